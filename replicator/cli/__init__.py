@@ -1,0 +1,1 @@
+"""dtctl and the console: parse, call the control API, render."""

@@ -1,0 +1,1 @@
+"""Failure monitoring, addresses and epochs."""

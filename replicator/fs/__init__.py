@@ -1,0 +1,1 @@
+"""Capture and exact application: everything that touches a file tree."""

@@ -1,0 +1,52 @@
+"""Every limit and default of the product, in one place; tests shrink them.
+
+Units are the last word of each name. Feature rows (QU-*, RS-*, …) name where a value comes from.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- journal (QU-*) ---
+SEGMENT_BYTES = 5 * MIB  # QU-03: transaction logs of 5 MB; a record is never split
+MEMORY_QUEUE_BYTES = 128 * MIB  # QU-01: memory tier
+MEMORY_QUEUE_MIN_BYTES = 32 * MIB  # QU-01: smallest memory tier accepted
+DISK_QUEUE_BYTES: int | None = None  # QU-08: None is unlimited, 0 is no disk queue
+DISK_FREE_MIN_BYTES = 50 * MIB  # QU-09: always left free for others
+QUEUE_ALERT_PERCENT = 50  # QU-10
+CURSOR_SLOTS = 64  # readers one journal can have at a time
+PATH_BYTES = 4095  # RS-08: longer paths are skipped and reported
+RECORD_PAYLOAD_BYTES = 16 * MIB  # larger than any request the kernel sends; bounds a decoder's allocation
+READ_CHUNK_BYTES = 512 * KIB  # one read of a cursor
+
+# --- capture ---
+NODE_DESCRIPTORS = 8192  # open O_PATH descriptors per capture; the rest are reopened by file handle
+ATTRIBUTE_TIMEOUT_S = 60.0  # nobody else changes the storage below a mount
+QUIET_MTIME_S = 1.0  # an unchanged file's or directory's mtime is journaled after this pause
+
+# --- session ---
+PORT = 1500  # NT-01
+FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header
+RUN_BYTES = 256 * KIB  # records travel in runs of about this size
+WINDOW_BYTES = 8 * MIB  # sent and not yet received by the spool: back-pressure
+HEARTBEAT_S = 3.0  # something is sent at least this often
+PEER_SILENCE_S = 12.0  # nothing heard for this long ends a session
+CONNECT_TIMEOUT_S = 10.0
+RECONNECT_FIRST_S = 0.2
+RECONNECT_MAX_S = 10.0
+
+# --- target ---
+SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
+APPLY_RETRY_FIRST_S = 0.2
+APPLY_RETRY_MAX_S = 5.0
+DIRECTORY_DESCRIPTORS = 1024  # directories a target keeps open
+
+# --- mirror ---
+PART_BYTES = 1 * MIB  # content of one piece
+PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
+PIECE_BYTES_IN_FLIGHT = 16 * MIB
+TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
+PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
+
+# --- replication sets (RS-*) ---
+RULE_PATH_CHARS = 259  # RS-07
+NAME_CHARS = 100

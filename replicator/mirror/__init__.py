@@ -1,0 +1,1 @@
+"""Scan, plan, pieces: the copy of what is already there, ordered with what changes."""

@@ -1,0 +1,1 @@
+"""Sessions between agents: frames, protocol engine, heartbeats. Knows no file system."""

@@ -1,0 +1,1 @@
+"""The journal: records, segments, cursors. FORMAT.md specifies the bytes."""

@@ -1,0 +1,131 @@
+"""States and statistics of a connection, as values. Clients only render them.
+
+State names and meanings: features CS-01…CS-07; statistics ST-01…ST-13. The dimensions are independent enumerations.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class ConnectionState(StrEnum):
+    """CS-01."""
+
+    STARTED = "Started"
+    STOPPED = "Stopped"
+    PAUSED = "Paused"
+    SCHEDULED = "Scheduled"
+    ERROR = "Error"
+
+
+class TargetDataState(StrEnum):
+    """CS-02: how good the target's copy is."""
+
+    OK = "OK"
+    MIRRORING = "Mirroring"
+    MIRROR_REQUIRED = "Mirror Required"
+    RESTORE_REQUIRED = "Restore Required"
+
+
+class TargetStatus(StrEnum):
+    """CS-03."""
+
+    OK = "OK"
+    NOT_LOADED = "Not Loaded"
+    PAUSED = "Paused"
+    PAUSE_PENDING = "Pause Pending"
+    RETRYING = "Retrying"
+
+
+class TransmitMode(StrEnum):
+    """CS-05."""
+
+    STARTED = "Started"
+    PAUSED = "Paused"
+    SCHEDULED = "Scheduled"
+    STOPPED = "Stopped"
+    ERROR = "Error"
+
+
+class MirrorStatus(StrEnum):
+    """CS-06. While the size is known, clients show `mirror_percent` in place of "Mirroring"."""
+
+    IDLE = "Idle"
+    MIRRORING = "Mirroring"
+    PAUSED = "Paused"
+    WAITING = "Waiting"
+    STOPPED = "Stopped"
+
+
+class ReplicationStatus(StrEnum):
+    """CS-07."""
+
+    REPLICATING = "Replicating"
+    READY = "Ready"
+    STOPPED = "Stopped"
+    PENDING = "Pending"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One file that could not be handled: shown, counted, and not the end of the run."""
+
+    path: str
+    reason: str
+
+
+class MirrorProgress(msgspec.Struct, frozen=True):
+    """Progress of the running, or result of the last, mirror. Sizes in bytes, times in seconds."""
+
+    kind: str = ""  # full, difference
+    status: MirrorStatus = MirrorStatus.IDLE
+    percent: float | None = None  # None until the size is known
+    total_files: int = 0
+    total_bytes: int = 0
+    total_known: bool = False
+    done_files: int = 0
+    done_bytes: int = 0
+    sent_bytes: int = 0
+    skipped_bytes: int = 0
+    remaining_bytes: int = 0
+    rate_bytes_per_s: float = 0.0
+    elapsed_s: float = 0.0
+    problem_count: int = 0
+    problems: tuple[Problem, ...] = ()
+    current: str = ""
+
+
+class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection as `dtctl status --json` prints it (design: the command contract)."""
+
+    id: int
+    uuid: str
+    repset: str
+    target: str
+    target_address: str = ""
+    state: ConnectionState = ConnectionState.STOPPED
+    state_reason: str = ""
+    target_data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
+    target_status: TargetStatus = TargetStatus.NOT_LOADED
+    target_status_reason: str = ""
+    transmit_mode: TransmitMode = TransmitMode.STOPPED
+    mirror_status: MirrorStatus = MirrorStatus.IDLE
+    replication_status: ReplicationStatus = ReplicationStatus.STOPPED
+    queued_ops: int = 0
+    queued_bytes: int = 0
+    memory_queue_bytes: int = 0
+    disk_queue_bytes: int = 0
+    sent_bytes: int = 0
+    sent_compressed_bytes: int = 0
+    sent_ops: int = 0
+    sent_mirror_bytes: int = 0
+    skipped_mirror_bytes: int = 0
+    remaining_mirror_bytes: int = 0
+    lag_seconds: float = 0.0
+    last_file: str = ""
+    connected_since: float | None = None  # seconds since the epoch
+    received: dict[str, int] = {}
+    applied: dict[str, int] = {}
+    durable: dict[str, int] = {}
+    sender_pid: int | None = None
+    receiver_pid: int | None = None  # on the target's host
+    mirror: MirrorProgress = MirrorProgress()
