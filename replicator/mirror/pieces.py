@@ -1,0 +1,150 @@
+"""Pieces: what a scanner reads from the source and a target puts into its tree.
+
+A piece stands in the ordered stream at a place (see docs/developers/architecture.md, "Ordering"). Paths are bytes relative to
+the captured root of one journal. One `Batch` travels as one frame: small entries are packed together.
+"""
+
+import msgspec
+
+from replicator.ops import Attributes, Identity
+
+Xattrs = dict[bytes, bytes]
+
+
+class Entry(msgspec.Struct, frozen=True, tag_field="t", array_like=True):
+    """Base of all entries of a batch."""
+
+    path: bytes
+
+
+class Listing(Entry, frozen=True, tag=1):
+    """A directory: create it if missing (replacing what is no directory), with these attributes and xattrs (mtime excepted).
+
+    `directories` are its sub-directories in the set, created empty at once if missing so that the mtime set by `Times`
+    stays. `exact`: remove every other name not in `names` (recursively); otherwise `names` is empty and nothing is removed.
+    """
+
+    attributes: Attributes
+    xattrs: Xattrs
+    directories: tuple[bytes, ...] = ()
+    exact: bool = False
+    names: tuple[bytes, ...] = ()
+
+
+class Object(Entry, frozen=True, tag=2):
+    """Anything without content: symlink (`link_text`), fifo, socket, device."""
+
+    identity: Identity
+    links: int
+    attributes: Attributes
+    xattrs: Xattrs
+    link_text: bytes = b""
+
+
+class File(Entry, frozen=True, tag=3):
+    """A regular file, whole. `data` holds the extents one after another; what is in none of them is a hole."""
+
+    identity: Identity
+    links: int
+    attributes: Attributes
+    xattrs: Xattrs
+    size: int
+    extents: tuple[tuple[int, int], ...]  # (offset, length)
+    data: bytes
+
+
+class Part(Entry, frozen=True, tag=4):
+    """Some content of a file too large for one entry. Parts of a transfer come in order; `first` opens it."""
+
+    identity: Identity
+    transfer: int
+    first: bool
+    extents: tuple[tuple[int, int], ...]
+    data: bytes
+
+
+class Finish(Entry, frozen=True, tag=5):
+    """The end of a transfer: the copy gets its size, attributes and xattrs and takes its name."""
+
+    identity: Identity
+    transfer: int
+    links: int
+    attributes: Attributes
+    xattrs: Xattrs
+    size: int
+
+
+class Abandon(Entry, frozen=True, tag=6):
+    """A transfer ends without a file: its name changed on the source meanwhile."""
+
+    transfer: int
+
+
+class Same(Entry, frozen=True, tag=7):
+    """A claim: the target's file has this size and mtime, so only attributes and xattrs need care. Checked in its turn."""
+
+    identity: Identity
+    links: int
+    attributes: Attributes
+    xattrs: Xattrs
+    size: int
+
+
+class LinkTo(Entry, frozen=True, tag=8):
+    """Another name of a file that was already sent under a different one. `Refused` if the target does not know it."""
+
+    identity: Identity
+    links: int
+
+
+class Times(Entry, frozen=True, tag=9):
+    """mtime of a directory whose entries are all in place."""
+
+    mtime_ns: int
+
+
+AnyEntry = Listing | Object | File | Part | Finish | Abandon | Same | LinkTo | Times
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """One frame of pieces: all of one journal, all with the same place. `number` counts batches of a sender's session."""
+
+    number: int
+    journal: int  # index of the journal within the connection
+    entries: tuple[AnyEntry, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True):
+    """A piece the target could not put in place, by path: the sender sends it again, whole.
+
+    `retry` False: it failed for a reason that sending again does not mend (permission, name too long): a problem to show.
+    """
+
+    journal: int
+    path: bytes
+    identity: Identity
+    reason: str
+    retry: bool = True
+
+
+class Listed(msgspec.Struct, frozen=True, array_like=True):
+    """What a target has under one name: the hint a difference mirror compares with."""
+
+    name: bytes
+    mode: int
+    size: int
+    mtime_ns: int
+    links: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Batch)
+
+
+def encode_batch(batch: Batch) -> bytes:
+    return _encoder.encode(batch)
+
+
+def decode_batch(data: bytes | memoryview) -> Batch:
+    """Raises msgspec.DecodeError / ValidationError on malformed input."""
+    return _decoder.decode(data)

@@ -1,0 +1,182 @@
+"""Typed frames of a session. `docs/developers/protocol.md` has the bytes.
+
+Stream frames (RECORDS, DERIVED, BATCH, MIRROR_BEGIN, MIRROR_END) form the ordered stream: the target applies them strictly in the order
+of their arrival, across sessions. All others are conversation. Bulk data travels as raw bytes, everything else as msgpack.
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class FrameType(IntEnum):
+    """First byte after the length. 0 is invalid."""
+
+    HELLO = 1
+    CONNECT = 2
+    CONNECTED = 3
+    REFUSED = 4
+    RECORDS = 10
+    DERIVED = 11
+    BATCH = 12
+    MIRROR_BEGIN = 13
+    MIRROR_END = 14
+    ACKNOWLEDGE = 20
+    PIECES_REFUSED = 21
+    LIST = 22
+    LISTED = 23
+    TARGET_STATE = 24
+    DISCONNECT = 25
+    PING = 30
+    BYE = 31
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all frames with a msgpack body."""
+
+
+class Hello(Frame, frozen=True):
+    """First frame of both sides."""
+
+    version: int
+    agent_uuid: str
+    agent_name: str
+    features: tuple[str, ...] = ()
+
+
+class PathMap(Frame, frozen=True):
+    """Objects at `source` (relative to the root of that journal) and below go to the absolute path `target`."""
+
+    journal: int
+    source: bytes
+    target: bytes
+
+
+class JournalInfo(Frame, frozen=True):
+    """One journal of a connection; frames name it by its index in Connect.journals."""
+
+    journal_id: str
+    root: bytes  # absolute path on the source, for messages and link remapping
+
+
+class Connect(Frame, frozen=True):
+    """Source → target: this session carries that connection."""
+
+    connection_uuid: str
+    repset: str
+    generation: int
+    set_definition: str  # JSON, kept by the target (RS-01)
+    journals: tuple[JournalInfo, ...]
+    maps: tuple[PathMap, ...]
+    remap_links: bool = False
+
+
+class Mark(Frame, frozen=True):
+    """A position in one journal: sequence with its chain value as proof."""
+
+    sequence: int
+    chain: int
+
+
+class Connected(Frame, frozen=True):
+    """Target → source: accepted; the stream goes on after `received` of each journal. No mark: the target knows nothing yet."""
+
+    received: tuple[Mark | None, ...]
+    applied: tuple[Mark | None, ...]
+    durable: tuple[Mark | None, ...]
+    data_state: str  # status.TargetDataState
+    mirroring: bool  # the stream is between MIRROR_BEGIN and MIRROR_END
+    stream_batches: int  # batches received since the last MIRROR_BEGIN
+    mirror_id: str  # of that MIRROR_BEGIN; "" for none
+    receiver_pid: int
+
+
+class RefusedConnection(Frame, frozen=True):
+    """Target → source: not accepted. `retry`: whether trying again by itself can help."""
+
+    reason: str
+    retry: bool
+
+
+class Records(Frame, frozen=True):
+    """Head of a RECORDS or DERIVED frame. In RECORDS the raw records that follow continue `previous` without a gap; the last of
+    them is `last`. In DERIVED one record follows that stands for `last` (whose chain it does not continue); it may be missing when
+    the operation concerns nothing of the set: the frame then only advances the position. `by_identity`: apply these only to hard-linked
+    files the target knows by identity, never by path."""
+
+    journal: int
+    previous: Mark
+    last: Mark
+    by_identity: bool = False
+
+
+class MirrorBegin(Frame, frozen=True):
+    """From here on the target is tolerant: a mirror brings what is missing."""
+
+    mirror_id: str
+    kind: str
+
+
+class MirrorEnd(Frame, frozen=True):
+    """From here on the target is strict. `complete` False: the mirror was stopped; the data state becomes Mirror Required."""
+
+    mirror_id: str
+    complete: bool
+
+
+class Acknowledge(Frame, frozen=True):
+    """Target → source: the three marks, one per journal (sequence only), and the batches applied since MIRROR_BEGIN."""
+
+    received: tuple[int, ...]
+    applied: tuple[int, ...]
+    durable: tuple[int, ...]
+    batches_received: int
+    batches_applied: int
+
+
+class TargetState(Frame, frozen=True):
+    """Target → source, when it changes: status.TargetStatus and TargetDataState values, and the reason to show."""
+
+    status: str
+    data_state: str
+    reason: str
+    queued_bytes: int
+
+
+class ListRequest(Frame, frozen=True):
+    """Source → target: what is in this directory now? A hint outside of the ordered stream."""
+
+    request: int
+    journal: int
+    path: bytes
+
+
+class ListReply(Frame, frozen=True):
+    """`entries` are pieces.Listed, encoded by the caller (net knows no trees); None: no such directory."""
+
+    request: int
+    entries: bytes | None
+
+
+class PiecesRefused(Frame, frozen=True):
+    """Target → source: pieces.Refused values, encoded by the caller."""
+
+    refused: bytes
+
+
+class Disconnect(Frame, frozen=True):
+    """Source → target: the connection ends; the target forgets it (data stays)."""
+
+    connection_uuid: str
+
+
+class Ping(Frame, frozen=True):
+    """Sent when nothing else was."""
+
+
+class Bye(Frame, frozen=True):
+    """A side ends the session on purpose."""
+
+    reason: str
