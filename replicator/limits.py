@@ -26,11 +26,17 @@ QUIET_MTIME_S = 1.0  # an unchanged file's or directory's mtime is journaled aft
 # --- session ---
 PORT = 1500  # NT-01
 FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header
+CONNECT_FRAME_BYTES = 4 * MIB  # a connection with its replication set and all its maps
+CONTROL_FRAME_BYTES = 64 * KIB  # any other frame without bulk data
+GREETING_BYTES = 128  # the first line of a session with its newline
+RECEIVE_BYTES = 64 * KIB  # one read of a socket, unless a larger frame is known to follow
 RUN_BYTES = 256 * KIB  # records travel in runs of about this size
 WINDOW_BYTES = 8 * MIB  # sent and not yet received by the spool: back-pressure
 HEARTBEAT_S = 3.0  # something is sent at least this often
 PEER_SILENCE_S = 12.0  # nothing heard for this long ends a session
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0  # for the peer to hear that a session ends
+KEEPALIVE_IDLE_S = 30  # TCP's own probes: for sessions that wait before the first heartbeat
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 10.0
 
@@ -50,3 +56,4 @@ PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 # --- replication sets (RS-*) ---
 RULE_PATH_CHARS = 259  # RS-07
 NAME_CHARS = 100
+FILTER_DIRECTORIES = 4096  # directories whose decisions one filter remembers

@@ -1,18 +1,24 @@
 """Typed frames of a session. `docs/developers/protocol.md` has the bytes.
 
-Stream frames (RECORDS, DERIVED, BATCH, MIRROR_BEGIN, MIRROR_END) form the ordered stream: the target applies them strictly in the order
-of their arrival, across sessions. All others are conversation. Bulk data travels as raw bytes, everything else as msgpack.
+Stream frames (RECORDS, DERIVED, BATCH, MIRROR_BEGIN, MIRROR_END) form the ordered stream: the target applies
+them strictly in the order of their arrival, across sessions. All others are conversation. Bulk data travels
+as raw bytes behind its head, everything else as msgpack.
 """
 
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
 
 PROTOCOL_VERSION = 1
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""A sequence, an index or a number of something: never negative, at most 64 bits (msgpack)."""
+
+
 class FrameType(IntEnum):
-    """First byte after the length. 0 is invalid."""
+    """What a frame is. 0 is invalid."""
 
     HELLO = 1
     CONNECT = 2
@@ -34,7 +40,17 @@ class FrameType(IntEnum):
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """Base of all frames with a msgpack body."""
+    """Base of all frames."""
+
+
+class Greeting(Frame, frozen=True):
+    """The first line of a session. No frame of its own: it stands before the first one, readable for a
+    person.
+    """
+
+    version: int
+    purpose: str  # "replicate"
+    connection_uuid: str
 
 
 class Hello(Frame, frozen=True):
@@ -47,9 +63,11 @@ class Hello(Frame, frozen=True):
 
 
 class PathMap(Frame, frozen=True):
-    """Objects at `source` (relative to the root of that journal) and below go to the absolute path `target`."""
+    """Objects at `source` (relative to the root of that journal) and below go to the absolute path
+    `target`.
+    """
 
-    journal: int
+    journal: Count
     source: bytes
     target: bytes
 
@@ -76,19 +94,21 @@ class Connect(Frame, frozen=True):
 class Mark(Frame, frozen=True):
     """A position in one journal: sequence with its chain value as proof."""
 
-    sequence: int
-    chain: int
+    sequence: Count
+    chain: Count
 
 
 class Connected(Frame, frozen=True):
-    """Target → source: accepted; the stream goes on after `received` of each journal. No mark: the target knows nothing yet."""
+    """Target → source: accepted; the stream goes on after `received` of each journal. No mark: the target
+    knows nothing yet.
+    """
 
     received: tuple[Mark | None, ...]
     applied: tuple[Mark | None, ...]
     durable: tuple[Mark | None, ...]
     data_state: str  # status.TargetDataState
     mirroring: bool  # the stream is between MIRROR_BEGIN and MIRROR_END
-    stream_batches: int  # batches received since the last MIRROR_BEGIN
+    stream_batches: Count  # batches received since the last MIRROR_BEGIN
     mirror_id: str  # of that MIRROR_BEGIN; "" for none
     receiver_pid: int
 
@@ -100,16 +120,32 @@ class RefusedConnection(Frame, frozen=True):
     retry: bool
 
 
-class Records(Frame, frozen=True):
-    """Head of a RECORDS or DERIVED frame. In RECORDS the raw records that follow continue `previous` without a gap; the last of
-    them is `last`. In DERIVED one record follows that stands for `last` (whose chain it does not continue); it may be missing when
-    the operation concerns nothing of the set: the frame then only advances the position. `by_identity`: apply these only to hard-linked
-    files the target knows by identity, never by path."""
+class StreamHead(Frame, frozen=True):
+    """What the heads of RECORDS and DERIVED have in common. `by_identity`: apply these only to hard-linked
+    files the target knows by identity, never by path.
+    """
 
-    journal: int
+    journal: Count
     previous: Mark
     last: Mark
     by_identity: bool = False
+
+
+class Records(StreamHead, frozen=True):
+    """Head of RECORDS: the raw records that follow continue `previous` without a gap; the last of them is
+    `last`.
+    """
+
+
+class Derived(StreamHead, frozen=True):
+    """Head of DERIVED: one record follows that stands for all of (previous, last]; it continues nobody's
+    chain (its own previous chain value is 0). It is missing when those operations concern nothing of the set:
+    the frame then only advances the position.
+    """
+
+
+class PieceBatch(Frame, frozen=True):
+    """Head of BATCH: the bytes that follow are an encoded pieces.Batch."""
 
 
 class MirrorBegin(Frame, frozen=True):
@@ -120,43 +156,49 @@ class MirrorBegin(Frame, frozen=True):
 
 
 class MirrorEnd(Frame, frozen=True):
-    """From here on the target is strict. `complete` False: the mirror was stopped; the data state becomes Mirror Required."""
+    """From here on the target is strict. `complete` False: the mirror was stopped; the data state becomes
+    Mirror Required.
+    """
 
     mirror_id: str
     complete: bool
 
 
 class Acknowledge(Frame, frozen=True):
-    """Target → source: the three marks, one per journal (sequence only), and the batches applied since MIRROR_BEGIN."""
+    """Target → source: the three marks, one per journal (sequence only), and the batches applied since
+    MIRROR_BEGIN.
+    """
 
-    received: tuple[int, ...]
-    applied: tuple[int, ...]
-    durable: tuple[int, ...]
-    batches_received: int
-    batches_applied: int
+    received: tuple[Count, ...]
+    applied: tuple[Count, ...]
+    durable: tuple[Count, ...]
+    batches_received: Count
+    batches_applied: Count
 
 
 class TargetState(Frame, frozen=True):
-    """Target → source, when it changes: status.TargetStatus and TargetDataState values, and the reason to show."""
+    """Target → source, when it changes: status.TargetStatus and TargetDataState values, and the reason to
+    show.
+    """
 
     status: str
     data_state: str
     reason: str
-    queued_bytes: int
+    queued_bytes: Count
 
 
 class ListRequest(Frame, frozen=True):
     """Source → target: what is in this directory now? A hint outside of the ordered stream."""
 
-    request: int
-    journal: int
+    request: Count
+    journal: Count
     path: bytes
 
 
 class ListReply(Frame, frozen=True):
     """`entries` are pieces.Listed, encoded by the caller (net knows no trees); None: no such directory."""
 
-    request: int
+    request: Count
     entries: bytes | None
 
 
@@ -180,3 +222,27 @@ class Bye(Frame, frozen=True):
     """A side ends the session on purpose."""
 
     reason: str
+
+
+FRAME_TYPE: dict[type[Frame], FrameType] = {
+    Hello: FrameType.HELLO,
+    Connect: FrameType.CONNECT,
+    Connected: FrameType.CONNECTED,
+    RefusedConnection: FrameType.REFUSED,
+    Records: FrameType.RECORDS,
+    Derived: FrameType.DERIVED,
+    PieceBatch: FrameType.BATCH,
+    MirrorBegin: FrameType.MIRROR_BEGIN,
+    MirrorEnd: FrameType.MIRROR_END,
+    Acknowledge: FrameType.ACKNOWLEDGE,
+    PiecesRefused: FrameType.PIECES_REFUSED,
+    ListRequest: FrameType.LIST,
+    ListReply: FrameType.LISTED,
+    TargetState: FrameType.TARGET_STATE,
+    Disconnect: FrameType.DISCONNECT,
+    Ping: FrameType.PING,
+    Bye: FrameType.BYE,
+}
+
+BULK_TYPES = frozenset({FrameType.RECORDS, FrameType.DERIVED, FrameType.BATCH})
+"""Frames whose msgpack body is only a head: raw bytes follow it."""

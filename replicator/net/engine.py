@@ -1,0 +1,342 @@
+"""The protocol of a session without I/O: bytes in, events out; frames in, buffers out.
+
+`docs/developers/protocol.md` has the bytes. An engine knows no stream, clock or disk. Everything that can
+change the state of a session stands in `TRANSITIONS`. What comes from the peer is checked before memory is
+spent on it and before anybody acts on it; a violation is a `RemoteProtocolError`, a violation of ours a
+`LocalProtocolError`.
+"""
+
+import re
+import struct
+from enum import Enum
+from typing import NoReturn
+
+import msgspec
+import xxhash
+
+from replicator import limits
+from replicator.errors import LocalProtocolError, RemoteProtocolError
+from replicator.net.frames import (
+    BULK_TYPES,
+    FRAME_TYPE,
+    PROTOCOL_VERSION,
+    Frame,
+    FrameType,
+    Greeting,
+)
+
+Buffer = bytes | bytearray | memoryview
+Event = Frame | tuple[Frame, memoryview]
+"""A frame; one with bulk data as (head, data). The data may be kept: no later call changes it."""
+
+PURPOSE = "replicate"
+
+_HEADER = struct.Struct("<IBBHQ")  # bytes after the header, type, zero, bytes of the head, checksum
+_FIELDS = struct.Struct("<IBBH")
+_SEED = struct.Struct("<Q")
+HEADER_BYTES = _HEADER.size
+
+_GREETING = re.compile(rb"REPLICATOR ([1-9][0-9]{0,4}) ([a-z]{1,20}) ([0-9A-Za-z-]{1,64})\n")
+
+_MAX_BYTES = dict.fromkeys(FrameType, limits.CONTROL_FRAME_BYTES) | {
+    FrameType.CONNECT: limits.CONNECT_FRAME_BYTES,
+    FrameType.LISTED: limits.FRAME_BYTES,
+    FrameType.PIECES_REFUSED: limits.FRAME_BYTES,
+    **dict.fromkeys(BULK_TYPES, limits.FRAME_BYTES),
+}
+
+
+class Role(Enum):
+    SOURCE = "source"  # connects, sends the stream
+    TARGET = "target"  # accepts, applies the stream
+
+
+class State(Enum):
+    """Of a session, as one side has seen it so far."""
+
+    SILENT = "silent"  # nothing was said: the source's first line is next
+    GREETED = "greeted"  # the source introduces itself
+    NAMED = "named"  # the target introduces itself
+    INTRODUCED = "introduced"  # the source says which connection this is
+    CONNECTING = "connecting"  # the target accepts or refuses
+    OPEN = "open"
+    SOURCE_LEFT = "source left"  # the source said BYE; what the target had sent may still arrive
+    TARGET_LEFT = "target left"
+    CLOSED = "closed"
+
+
+_F = FrameType
+_FROM_SOURCE = (
+    *(_F.RECORDS, _F.DERIVED, _F.BATCH, _F.MIRROR_BEGIN, _F.MIRROR_END),
+    *(_F.LIST, _F.DISCONNECT, _F.PING),
+)
+_FROM_TARGET = (_F.ACKNOWLEDGE, _F.PIECES_REFUSED, _F.LISTED, _F.TARGET_STATE, _F.PING)
+
+TRANSITIONS: dict[Role, dict[State, dict[FrameType, State]]] = {
+    Role.SOURCE: {
+        State.GREETED: {_F.HELLO: State.NAMED, _F.BYE: State.SOURCE_LEFT},
+        State.NAMED: {_F.PING: State.NAMED, _F.BYE: State.SOURCE_LEFT},
+        State.INTRODUCED: {
+            _F.CONNECT: State.CONNECTING,
+            _F.PING: State.INTRODUCED,
+            _F.BYE: State.SOURCE_LEFT,
+        },
+        State.CONNECTING: {_F.PING: State.CONNECTING, _F.BYE: State.SOURCE_LEFT},
+        State.OPEN: dict.fromkeys(_FROM_SOURCE, State.OPEN) | {_F.BYE: State.SOURCE_LEFT},
+        # Sent before the source heard the target's BYE:
+        State.TARGET_LEFT: dict.fromkeys((_F.HELLO, _F.CONNECT, *_FROM_SOURCE), State.TARGET_LEFT)
+        | {_F.BYE: State.CLOSED},
+    },
+    Role.TARGET: {
+        State.GREETED: {_F.REFUSED: State.CLOSED, _F.BYE: State.TARGET_LEFT},
+        State.NAMED: {_F.HELLO: State.INTRODUCED, _F.REFUSED: State.CLOSED, _F.BYE: State.TARGET_LEFT},
+        State.INTRODUCED: {
+            _F.PING: State.INTRODUCED,
+            _F.REFUSED: State.CLOSED,
+            _F.BYE: State.TARGET_LEFT,
+        },
+        State.CONNECTING: {
+            _F.PING: State.CONNECTING,
+            _F.CONNECTED: State.OPEN,
+            _F.REFUSED: State.CLOSED,
+            _F.BYE: State.TARGET_LEFT,
+        },
+        State.OPEN: dict.fromkeys(_FROM_TARGET, State.OPEN) | {_F.BYE: State.TARGET_LEFT},
+        # Sent before the target heard the source's BYE:
+        State.SOURCE_LEFT: dict.fromkeys((_F.HELLO, _F.CONNECTED, *_FROM_TARGET), State.SOURCE_LEFT)
+        | {_F.REFUSED: State.CLOSED, _F.BYE: State.CLOSED},
+    },
+}
+"""(who sends, state, frame type) → state. What is missing is forbidden."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {FRAME_TYPE[frame]: msgspec.msgpack.Decoder(frame) for frame in FRAME_TYPE}
+
+
+def encode_greeting(connection_uuid: str, purpose: str = PURPOSE, version: int = PROTOCOL_VERSION) -> bytes:
+    """The first line of a session."""
+    line = f"REPLICATOR {version} {purpose} {connection_uuid}\n".encode()
+    if not _GREETING.fullmatch(line):
+        raise LocalProtocolError(f"impossible greeting {line!r}")
+    return line
+
+
+def split_greeting(data: Buffer) -> tuple[Greeting, int] | None:
+    """The greeting at the beginning of `data` and its length with the newline; None if more bytes are needed.
+
+    Raises `RemoteProtocolError` as soon as `data` cannot become a greeting.
+    """
+    start = bytes(data[: limits.GREETING_BYTES])
+    known = b"REPLICATOR "[: len(start)]
+    end = start.find(b"\n") + 1
+    if start.startswith(known) and not end and len(start) < limits.GREETING_BYTES:
+        return None
+    match = _GREETING.fullmatch(start, 0, end)
+    if match is None:
+        raise RemoteProtocolError(f"the peer is not a replication agent: it began with {start[:40]!r}")
+    version, purpose, connection_uuid = match.groups()
+    return Greeting(int(version), purpose.decode(), connection_uuid.decode()), end
+
+
+def encode_frame(frame: Frame, data: Buffer | None = None) -> list[Buffer]:
+    """The buffers of one frame; `data` is not copied. Raises `LocalProtocolError` if it is too large or its
+    kind is wrong.
+    """
+    frame_type = FRAME_TYPE.get(type(frame))
+    if frame_type is None or (data is not None) != (frame_type in BULK_TYPES):
+        raise LocalProtocolError(
+            f"{type(frame).__name__} cannot be sent {'with' if data is not None else 'without'} data"
+        )
+    body = _encoder.encode(frame)
+    length = len(body)
+    head_length = 0
+    if data is not None:
+        head_length = length
+        length += len(data)
+    if length > _MAX_BYTES[frame_type]:
+        raise LocalProtocolError(f"a {frame_type.name} frame of {length} bytes is too large")
+    fields = _FIELDS.pack(length, frame_type, 0, head_length)
+    seed = _SEED.unpack(fields)[0]
+    if data is None or frame_type is FrameType.RECORDS:
+        check = xxhash.xxh3_64_intdigest(body, seed)
+    else:
+        digest = xxhash.xxh3_64(body, seed)
+        digest.update(data)
+        check = digest.intdigest()
+    start = b"".join((fields, _SEED.pack(check), body))
+    return [start] if data is None else [start, data]
+
+
+class Engine:
+    """One side of one session."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.state = State.SILENT
+        self.failure: RemoteProtocolError | None = None
+        """Set when the peer broke the protocol: the next `receive` raises it."""
+        self._peer = Role.TARGET if role is Role.SOURCE else Role.SOURCE
+        self._start = bytearray()  # of a greeting or a header that is not complete yet
+        # The frame that is not complete yet: its buffer is allocated once and filled, so that no byte is
+        # moved twice.
+        self._body: bytearray | None = None
+        self._filled = 0
+        self._header: tuple[int, FrameType, int, int, int] = (0, FrameType.PING, 0, 0, 0)
+        self._heard_frame = False
+
+    # --- sending
+
+    def greet(self, connection_uuid: str, purpose: str = PURPOSE) -> list[Buffer]:
+        """The source's first words."""
+        if self.role is not Role.SOURCE or self.state is not State.SILENT:
+            raise LocalProtocolError(f"a {self.role.value} cannot greet in state {self.state.value!r}")
+        line = encode_greeting(connection_uuid, purpose)
+        self.state = State.GREETED
+        return [line]
+
+    def send(self, frame: Frame, data: Buffer | None = None) -> list[Buffer]:
+        """The buffers that carry `frame`; write all of them in order, once. `data` belongs to bulk frames and
+        is not copied.
+        """
+        buffers = encode_frame(frame, data)
+        state = self._next_state(self.role, FRAME_TYPE[type(frame)])
+        if state is None:
+            raise LocalProtocolError(f"{type(frame).__name__} is not allowed in state {self.state.value!r}")
+        self.state = state
+        return buffers
+
+    def may_send(self, frame: type[Frame]) -> bool:
+        return self._next_state(self.role, FRAME_TYPE[frame]) is not None
+
+    # --- receiving
+
+    @property
+    def in_frame(self) -> bool:
+        """Whether the end of the stream would come in the middle of a frame."""
+        return self._body is not None or bool(self._start)
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How much is missing from the frame that has begun; 0 if unknown. A hint for the size of the next
+        read.
+        """
+        return 0 if self._body is None else len(self._body) - self._filled
+
+    def receive(self, data: Buffer) -> list[Event]:
+        """Events that `data` completes, in order.
+
+        Raises `RemoteProtocolError`; if valid events stood before the violation, they are returned and the
+        next call raises (`failure` is set at once), so that events do not depend on how the stream was cut
+        into pieces.
+        """
+        if self.failure is not None:
+            raise self.failure
+        events: list[Event] = []
+        try:
+            self._parse(memoryview(data), events)
+        except RemoteProtocolError as error:
+            self.failure = error
+            if not events:
+                raise
+        return events
+
+    def _parse(self, data: memoryview, events: list[Event]) -> None:
+        offset = 0
+        if self.state is State.SILENT and self._peer is Role.SOURCE:
+            before = len(self._start)
+            self._start += data[: limits.GREETING_BYTES - before]
+            found = split_greeting(self._start)
+            if found is None:
+                return
+            greeting, length = found
+            if greeting.version != PROTOCOL_VERSION:
+                raise RemoteProtocolError(
+                    f"the peer speaks version {greeting.version} of the protocol, "
+                    f"this agent version {PROTOCOL_VERSION}"
+                )
+            self._start.clear()
+            self.state = State.GREETED
+            events.append(greeting)
+            offset = length - before
+        size = len(data)
+        while offset < size or (self._body is not None and self._filled == len(self._body)):
+            if self._body is None:
+                if self._start or size - offset < HEADER_BYTES:
+                    missing = HEADER_BYTES - len(self._start)
+                    self._start += data[offset : offset + missing]
+                    offset = min(offset + missing, size)
+                    if len(self._start) < HEADER_BYTES:
+                        self._check_early()
+                        return
+                    self._read_header(self._start, 0)
+                    self._start.clear()
+                else:
+                    self._read_header(data, offset)
+                    offset += HEADER_BYTES
+                length = self._header[0]
+                if size - offset >= length:  # complete in this piece: no copy
+                    events.append(self._decode(data[offset : offset + length]))
+                    offset += length
+                else:
+                    self._body = bytearray(length)
+                    self._body[: size - offset] = data[offset:]
+                    self._filled = size - offset
+                    return
+            else:
+                count = min(len(self._body) - self._filled, size - offset)
+                self._body[self._filled : self._filled + count] = data[offset : offset + count]
+                self._filled += count
+                offset += count
+                if self._filled < len(self._body):
+                    return
+                body, self._body = self._body, None
+                events.append(self._decode(memoryview(body)))
+
+    def _check_early(self) -> None:
+        """A peer that is no agent may send a few bytes and wait: do not wait for a whole header with it."""
+        if not self._heard_frame and len(self._start) >= 5:
+            self._check_fields(*struct.unpack_from("<IB", self._start))
+
+    def _check_fields(self, length: int, number: int) -> FrameType:
+        try:
+            frame_type = FrameType(number)
+        except ValueError:
+            self._fail(f"frame type {number} does not exist")
+        if length > _MAX_BYTES[frame_type]:
+            self._fail(f"a {frame_type.name} frame of {length} bytes is too large")
+        if self._next_state(self._peer, frame_type) is None:
+            self._fail(f"{frame_type.name} is not allowed in state {self.state.value!r}")
+        return frame_type
+
+    def _read_header(self, buffer: Buffer, offset: int) -> None:
+        length, number, zero, head_length, check = _HEADER.unpack_from(buffer, offset)
+        frame_type = self._check_fields(length, number)
+        if zero != 0 or head_length > length or (head_length > 0) != (frame_type in BULK_TYPES):
+            self._fail(f"the header of a {frame_type.name} frame makes no sense")
+        seed = _SEED.unpack_from(buffer, offset)[0]
+        self._header = (length, frame_type, head_length, seed, check)
+
+    def _decode(self, body: memoryview) -> Event:
+        _, frame_type, head_length, seed, check = self._header
+        checked = body[:head_length] if frame_type is FrameType.RECORDS else body
+        if xxhash.xxh3_64_intdigest(checked, seed) != check:
+            self._fail(f"a {frame_type.name} frame does not match its checksum")
+        bulk = frame_type in BULK_TYPES
+        try:
+            frame: Frame = _decoders[frame_type].decode(body[:head_length] if bulk else body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            self._fail(f"a {frame_type.name} frame cannot be decoded: {error}")
+        state = self._next_state(self._peer, frame_type)
+        if state is None:
+            self._fail(f"{frame_type.name} is not allowed in state {self.state.value!r}")
+        self.state = state
+        self._heard_frame = True
+        return (frame, body[head_length:]) if bulk else frame
+
+    def _next_state(self, sender: Role, frame_type: FrameType) -> State | None:
+        return TRANSITIONS[sender].get(self.state, {}).get(frame_type)
+
+    def _fail(self, reason: str) -> NoReturn:
+        if not self._heard_frame:
+            reason = f"the peer is not a replication agent: {reason}"
+        raise RemoteProtocolError(reason)

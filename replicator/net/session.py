@@ -1,0 +1,242 @@
+"""A session over a stream: the engine with a socket, heartbeats and an orderly end.
+
+One task reads (`receive`), any task may send: sends are serialised and keep the order in which they were
+called. `heartbeat` runs beside both. Nothing is buffered here beyond the frame that is arriving: a reader
+that does not call `receive` holds the peer up (back-pressure), and that time does not count as the peer's
+silence. All waiting follows trio's clock.
+"""
+
+import socket
+from collections import deque
+from collections.abc import AsyncIterator
+
+import trio
+
+from replicator import limits
+from replicator.errors import RemoteProtocolError
+from replicator.net.engine import Buffer, Engine, Event
+from replicator.net.frames import Bye, Frame, Ping
+
+_JOIN_BYTES = 32 * limits.KIB  # below this, copying is cheaper than a second system call
+
+
+class SessionEnded(Exception):
+    """A session is over; the text says why, for a person."""
+
+
+class PeerLeft(SessionEnded):
+    """The peer said BYE: the end was meant."""
+
+
+class ConnectionLost(SessionEnded):
+    """The stream ended or broke."""
+
+
+class PeerSilent(SessionEnded):
+    """Nothing was heard for too long."""
+
+
+def tune_socket(stream: trio.abc.Stream) -> None:
+    """Options of a session's socket; other streams are left alone."""
+    if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a record must not wait for the next
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.KEEPALIVE_IDLE_S)
+
+
+class Session:
+    """Frames over `stream`. The creator runs `heartbeat()` in a nursery of its own and ends with
+    `close()`.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        engine: Engine,
+        *,
+        heartbeat_s: float = limits.HEARTBEAT_S,
+        silence_s: float = limits.PEER_SILENCE_S,
+        first_bytes: bytes = b"",
+    ) -> None:
+        """`first_bytes`: what somebody has already read from the stream."""
+        tune_socket(stream)
+        self.engine = engine
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._stream = stream
+        self._heartbeat_s = heartbeat_s
+        self._silence_s = silence_s
+        self._first_bytes = first_bytes
+        self._events: deque[Event] = deque()
+        self._send_lock = trio.StrictFIFOLock()
+        self._last_sent = trio.current_time()
+        self._waiting_since: float | None = None  # the reader waits for the peer since then
+        self._read_scope: trio.CancelScope | None = None
+        self._ended: SessionEnded | RemoteProtocolError | None = None
+        self._reader_done = trio.Event()
+        self._reading = False
+
+    async def greet(self, connection_uuid: str, purpose: str = "replicate") -> None:
+        """The source's first words."""
+        async with self._send_lock:
+            await self._write(self.engine.greet(connection_uuid, purpose))
+
+    async def send(self, frame: Frame, data: Buffer | None = None) -> None:
+        """Send `frame` (with the bulk data behind it), after everything sent before.
+
+        Returns when the stream has taken the bytes; `data` may be changed then. Raises `SessionEnded`.
+        Cancelling it in the middle of a frame ends the session, because the peer could not tell where the
+        next one starts.
+        """
+        async with self._send_lock:
+            if self._ended is not None:
+                raise SessionEnded(str(self._ended)) from self._ended
+            await self._write(self.engine.send(frame, data))
+
+    async def receive(self) -> Event:
+        """The next event, PING excepted. For one task only.
+
+        Raises `SessionEnded` (`PeerLeft`, `ConnectionLost`, `PeerSilent`) or `RemoteProtocolError`.
+        Cancelling it loses nothing.
+        """
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, Bye):
+                    raise self._end(PeerLeft(event.reason))
+                if not isinstance(event, Ping):
+                    return event
+            if self._ended is not None:
+                raise self._ended
+            if self.engine.failure is not None:
+                raise self._end(self.engine.failure)
+            data = await self._read()
+            try:
+                self._events.extend(self.engine.receive(data))
+            except RemoteProtocolError as error:
+                raise self._end(error) from None
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """All events; ends when the peer says BYE, and raises as `receive` does for any other end."""
+        while True:
+            try:
+                event = await self.receive()
+            except PeerLeft:
+                return
+            yield event
+
+    async def heartbeat(self) -> None:
+        """Send PING when nothing else was sent, and end a session whose peer is silent: then `receive`
+        raises.
+
+        Returns when the session has ended.
+        """
+        while self._ended is None:
+            now = trio.current_time()
+            if self._waiting_since is not None and now - self._waiting_since >= self._silence_s:
+                self._end(PeerSilent(f"nothing was heard from the peer for {self._silence_s:g} s"))
+                if self._read_scope is not None:
+                    self._read_scope.cancel()
+                return
+            if now - self._last_sent >= self._heartbeat_s and not self._send_lock.locked():
+                # While a send is under way the peer hears us, or does not read: a PING could change neither.
+                self._last_sent = now
+                if self.engine.may_send(Ping):
+                    try:
+                        await self.send(Ping())
+                    except SessionEnded:
+                        return  # the reader finds out by itself
+            silent_from = now if self._waiting_since is None else self._waiting_since
+            ping_at = now if self._send_lock.locked() else self._last_sent
+            await trio.sleep_until(min(ping_at + self._heartbeat_s, silent_from + self._silence_s))
+
+    async def close(self, reason: str) -> None:
+        """End the session: BYE if that is still possible, then the stream. Takes at most `CLOSE_TIMEOUT_S`.
+
+        The reader, if another task is reading, gets what the peer had sent before it heard us, then
+        `SessionEnded`.
+        """
+        with trio.move_on_after(limits.CLOSE_TIMEOUT_S) as scope:
+            scope.shield = True
+            try:
+                if self.engine.may_send(Bye) and not isinstance(self._ended, ConnectionLost):
+                    async with self._send_lock:
+                        await self._write(self.engine.send(Bye(reason[:1000])))
+                        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                            await self._stream.send_eof()
+                    await self._linger()
+            except (SessionEnded, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the peer is gone: there is nobody to tell
+        if self._ended is None:
+            self._end(SessionEnded(reason))
+        if self._read_scope is not None:
+            self._read_scope.cancel()
+        await trio.aclose_forcefully(self._stream)
+
+    async def _linger(self) -> None:
+        """Wait until the peer has closed: closing a socket with unread bytes would destroy our BYE on its
+        way.
+        """
+        if self._reading:
+            await self._reader_done.wait()
+            return
+        self._end(SessionEnded("the session was closed"))  # a reader that comes now must not read beside us
+        while await self._stream.receive_some(limits.RECEIVE_BYTES):
+            pass
+
+    async def _read(self) -> bytes:
+        if self._first_bytes:
+            data, self._first_bytes = self._first_bytes, b""
+            return data
+        # A large frame arrives in as few reads as possible; the socket's buffer bounds them anyway.
+        wanted = max(limits.RECEIVE_BYTES, min(self.engine.wanted_bytes, limits.MIB))
+        self._waiting_since = trio.current_time()
+        self._reading = True
+        data = b""
+        try:
+            with trio.CancelScope() as self._read_scope:
+                data = bytes(await self._stream.receive_some(wanted))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._end(ConnectionLost(_reason(error))) from error
+        finally:
+            self._waiting_since = None
+            self._reading = False
+            self._read_scope = None
+        if self._ended is not None:  # while we waited: by `heartbeat` or `close`
+            raise self._ended
+        if not data:
+            where = " in the middle of a frame" if self.engine.in_frame else ""
+            raise self._end(ConnectionLost(f"the peer closed the connection{where}"))
+        self.received_bytes += len(data)
+        return data
+
+    async def _write(self, buffers: list[Buffer]) -> None:
+        """Under the lock. After a failure in the middle of a frame nothing more can be said."""
+        if len(buffers) > 1 and sum(map(len, buffers)) <= _JOIN_BYTES:
+            buffers = [b"".join(buffers)]
+        whole = False
+        try:
+            for buffer in buffers:
+                await self._stream.send_all(buffer)
+                self.sent_bytes += len(buffer)
+            whole = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._end(ConnectionLost(_reason(error))) from error
+        finally:
+            if not whole and self._ended is None:  # cancelled
+                self._end(ConnectionLost("a send was given up in the middle of a frame"))
+        self._last_sent = trio.current_time()
+
+    def _end(self, reason: SessionEnded | RemoteProtocolError) -> SessionEnded | RemoteProtocolError:
+        """Note why the session is over; the first reason stays. Returns it, for `raise`."""
+        if self._ended is None:
+            self._ended = reason
+        self._reader_done.set()
+        return self._ended
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"the connection broke: {cause.strerror}"
+    return "the connection broke"
