@@ -48,6 +48,7 @@ DIRECTORY_DESCRIPTORS = 1024  # directories a target keeps open
 
 # --- mirror ---
 PART_BYTES = 1 * MIB  # content of one piece
+STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
