@@ -1,0 +1,34 @@
+# Every target sets up what it needs by itself: Debian packages, .venv, dependencies (scripts/setup.sh).
+
+PYTHON ?= python3
+SRC ?= /usr/share
+DST ?=
+# Mounts need root. Set-up and demo ask for it themselves; tests that cannot run without are skipped and say so.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+VENV := .venv/bin
+
+.PHONY: demo test lint bench soak clean
+
+demo: .venv/.ready
+	@$(AS_ROOT) $(VENV)/python scripts/demo.py --source '$(SRC)' $(if $(DST),--target '$(DST)')
+
+test: .venv/.ready
+	$(VENV)/python -m pytest -m 'not soak'
+
+lint: .venv/.ready
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+bench: .venv/.ready
+	@$(AS_ROOT) $(VENV)/python scripts/bench.py
+
+soak: .venv/.ready
+	$(VENV)/python -m pytest -m soak
+
+clean:
+	rm -rf .venv build bench/results *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.ready: pyproject.toml scripts/setup.sh
+	@PYTHON='$(PYTHON)' sh scripts/setup.sh
