@@ -6,6 +6,27 @@ Units are the last word of each name. Feature rows (QU-*, RS-*, …) name where 
 KIB = 1024
 MIB = 1024 * KIB
 
+# --- agent ---
+LISTEN = "127.0.0.1:1500"  # without authentication nobody else may reach an agent
+TARGET_ROOT = "/srv/replicas"  # CN-05: all-to-one copies go to TARGET_ROOT/<source>/<set>/<path>
+UNIX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its NUL
+GREETING_TIMEOUT_S = 5.0  # for the first line of an accepted socket
+GREETINGS_WAITING = 64  # accepted sockets that have not sent their first line
+CHILD_START_TIMEOUT_S = 20.0  # for a child to answer on its control socket
+CHILD_STOP_TIMEOUT_S = 20.0  # for a child to end after it was told to
+CONTROL_TIMEOUT_S = 10.0  # for an answer of a child
+RESTART_FIRST_S = 0.2  # back-off of a child that ends by itself
+RESTART_MAX_S = 30.0
+CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back-off again
+SUPERVISION_INTERVAL_S = 1.0  # between two looks at children that are not ours (adopted)
+EVENTS_KEPT = 1000  # recent events the API shows (CL-16)
+LOG_BYTES = 1 * MIB  # LG-02: size of one log file
+LOG_MIN_BYTES = 16 * KIB
+LOG_FILES = 5  # LG-02
+API_BODY_BYTES = 1 * MIB
+API_CONNECTIONS = 256
+WAIT_TIMEOUT_MAX_S = 7 * 86400.0  # longest wait one request may ask for
+
 # --- journal (QU-*) ---
 SEGMENT_BYTES = 5 * MIB  # QU-03: transaction logs of 5 MB; a record is never split
 MEMORY_QUEUE_BYTES = 128 * MIB  # QU-01: memory tier
@@ -13,6 +34,9 @@ MEMORY_QUEUE_MIN_BYTES = 32 * MIB  # QU-01: smallest memory tier accepted
 DISK_QUEUE_BYTES: int | None = None  # QU-08: None is unlimited, 0 is no disk queue
 DISK_FREE_MIN_BYTES = 50 * MIB  # QU-09: always left free for others
 QUEUE_ALERT_PERCENT = 50  # QU-10
+MEMORY_DIRECTORY = "/dev/shm"  # tmpfs: the memory tier outlives every process
+SEGMENT_MIN_BYTES = 64 * KIB
+SEGMENT_MAX_BYTES = 1024 * MIB
 CURSOR_SLOTS = 64  # readers one journal can have at a time
 PATH_BYTES = 4095  # RS-08: longer paths are skipped and reported
 RECORD_PAYLOAD_BYTES = 16 * MIB  # larger than any request the kernel sends; bounds a decoder's allocation
@@ -52,6 +76,7 @@ STEP_FILES = 256  # files read in one step of the scanner; the stream waits for 
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
+REMAP_LINKS = True  # LK-02
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 
 # --- replication sets (RS-*) ---

@@ -1,0 +1,195 @@
+"""What an agent remembers across restarts: who it is, its mounts, replication sets and connections.
+
+`agent.json` and `state.json` in the home directory are replaced as a whole, so that a crash leaves the old or
+the new one. A damaged file is never overwritten: the agent refuses to start and says what to do.
+"""
+
+import os
+import socket
+import uuid
+from typing import TypeVar
+
+import msgspec
+
+from replicator.errors import ReplicatorError
+from replicator.repset import ReplicationSet
+
+VERSION = 1
+
+T = TypeVar("T", bound="_Versioned")
+
+
+class StateError(ReplicatorError):
+    """A state file cannot be read or written."""
+
+
+class _Versioned(msgspec.Struct, frozen=True, kw_only=True):
+    version: int = VERSION
+
+
+class AgentIdentity(_Versioned, frozen=True, kw_only=True):
+    """agent.json: made once, at the first start. Peers know an agent by its uuid; the name is for people."""
+
+    uuid: str
+    name: str
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory that is captured. Both paths are absolute; equal when it is mounted over itself."""
+
+    id: str  # uuid: names the journal and the control socket
+    path: str
+    mountpoint: str
+    binding: str = "auto"
+
+
+class Map(msgspec.Struct, frozen=True):
+    """Objects at `source` and below go to `target`. Absolute paths on the two hosts."""
+
+    source: str
+    target: str
+
+
+class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for when the connection was made, and what of it was changed since."""
+
+    mirror: str = "none"  # none, full, difference: at the first session only
+    newer: bool = False
+    checksum: bool = False
+    replicate: bool = True
+    remap_links: bool = True
+    orphans: str = "keep"
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """One replication set and one target."""
+
+    uuid: str
+    id: int  # what users type; only unique on this agent
+    repset: (
+        ReplicationSet  # with the rules it was connected with: a later save needs a new connection (RS-19)
+    )
+    target_host: str  # "": this same agent
+    target_port: int
+    maps: tuple[Map, ...]
+    options: ConnectionOptions = ConnectionOptions()
+    created: float  # seconds since the epoch
+
+    @property
+    def target(self) -> str:
+        """The target as users see it."""
+        return f"{self.target_host or 'localhost'}:{self.target_port}"
+
+
+class State(_Versioned, frozen=True, kw_only=True):
+    """state.json."""
+
+    mounts: tuple[Mount, ...] = ()
+    repsets: tuple[ReplicationSet, ...] = ()
+    connections: tuple[Connection, ...] = ()
+    last_connection_id: int = (
+        0  # ids are not given twice, so that a script's old id never means another connection
+    )
+
+
+def new_uuid() -> str:
+    return str(uuid.uuid4())
+
+
+def load_state(path: str) -> State:
+    """The state at `path`; an empty one if there is no file. Raises StateError if it is damaged."""
+    state = _load(path, State)
+    if state is None:
+        return State()
+    if not state.connections:
+        # CN-12: numbers start at 1 again, once none of them is in use.
+        state = msgspec.structs.replace(state, last_connection_id=0)
+    _check(path, state)
+    return state
+
+
+def load_identity(path: str, name: str) -> AgentIdentity:
+    """Who the agent is, made at the first call. `name` renames it; "" keeps its name (at first: the host
+    name).
+    """
+    known = _load(path, AgentIdentity)
+    if known is None:
+        identity = AgentIdentity(uuid=new_uuid(), name=name or socket.gethostname() or "agent")
+    else:
+        identity = msgspec.structs.replace(known, name=name or known.name)
+    if identity != known:
+        save(path, identity)
+    return identity
+
+
+def save(path: str, value: State | AgentIdentity) -> None:
+    """Replace the file at `path`, durably: the new content and its name are on the disk when this returns.
+
+    The file it replaces stays beside it as `….previous`. Raises StateError; the old file is then still in
+    place.
+    """
+    temporary, previous = f"{path}.new", f"{path}.previous"
+    data = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        try:
+            os.unlink(previous)
+        except FileNotFoundError:
+            pass
+        try:
+            os.link(path, previous)
+        except OSError:
+            pass  # the first save, or a file system without links: only the copy for emergencies is missing
+        os.replace(temporary, path)
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StateError(f"{path}: cannot be written: {error.strerror}; nothing was changed") from error
+
+
+def _load(path: str, type_: type[T]) -> T | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).version
+        if version > VERSION:
+            raise StateError(
+                f"{path}: written by a newer release (format {version}, this one knows {VERSION}): use that"
+                " release"
+            )
+        return msgspec.json.decode(data, type=type_)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise StateError(_damaged(path, str(error))) from error
+
+
+def _check(path: str, state: State) -> None:
+    for what, keys in (
+        ("mount", [m.id for m in state.mounts]),
+        ("mountpoint", [m.mountpoint for m in state.mounts]),
+        ("replication set", [s.name for s in state.repsets]),
+        ("connection", [c.uuid for c in state.connections]),
+        ("connection id", [str(c.id) for c in state.connections]),
+    ):
+        for key in keys:
+            if keys.count(key) > 1:
+                raise StateError(_damaged(path, f"{what} {key} is there twice"))
+
+
+def _damaged(path: str, reason: str) -> str:
+    return (
+        f"{path}: damaged ({reason}); it was left as it is: put {os.path.basename(path)}.previous or a"
+        " backup in its"
+        f" place, or move it away to start without mounts and connections"
+    )

@@ -1,0 +1,254 @@
+"""Configuration: a TOML file, checked whole before anything uses it.
+
+The file is `replicator.toml` in the agent's home, else `/etc/replicator/replicator.toml`, else there is none
+and the defaults of `limits.py` hold. `etc/replicator.toml` shows every key with its default.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import msgspec
+
+from replicator import limits
+from replicator.addresses import parse_host_port
+from replicator.errors import ConfigError, UsageError
+
+SYSTEM_FILE = "/etc/replicator/replicator.toml"
+UNLIMITED = "unlimited"
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """[agent]"""
+
+    name: str = ""  # "": the host name
+    listen: str = limits.LISTEN
+    insecure: bool = False
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """[queue]: journals on a source and spools on a target alike. Sizes in bytes."""
+
+    memory_directory: str = limits.MEMORY_DIRECTORY
+    memory_size: int = limits.MEMORY_QUEUE_BYTES
+    segment_size: int = limits.SEGMENT_BYTES
+    disk_directory: str = ""  # "": `queue` in the home directory
+    disk_size_max: int | None = limits.DISK_QUEUE_BYTES  # None: unlimited; 0: no disk queue
+    disk_free_min: int = limits.DISK_FREE_MIN_BYTES
+    alert_percent: int = limits.QUEUE_ALERT_PERCENT
+
+
+class Target(msgspec.Struct, frozen=True):
+    """[target]"""
+
+    root: str = limits.TARGET_ROOT
+
+
+class Mirror(msgspec.Struct, frozen=True):
+    """[mirror]"""
+
+    remap_links: bool = limits.REMAP_LINKS
+
+
+class Log(msgspec.Struct, frozen=True):
+    """[log]. Sizes in bytes."""
+
+    size_max: int = limits.LOG_BYTES
+    files: int = limits.LOG_FILES
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The whole configuration."""
+
+    agent: Agent = Agent()
+    queue: Queue = Queue()
+    target: Target = Target()
+    mirror: Mirror = Mirror()
+    log: Log = Log()
+
+
+# --- what a value may be ---
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KIB": limits.KIB,
+    "MIB": limits.MIB,
+    "GIB": 1024 * limits.MIB,
+    "TIB": 1024**2 * limits.MIB,
+}
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of a size like "128 MiB" or "5242880"; None if it is none."""
+    match = re.fullmatch(r"\s*(\d{1,15})\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        return None
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def show_size(size_bytes: int | None) -> str:
+    """The shortest exact spelling of a size that `parse_size` reads."""
+    if size_bytes is None:
+        return UNLIMITED
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size_bytes and size_bytes % _UNITS[unit.upper()] == 0:
+            return f"{size_bytes // _UNITS[unit.upper()]} {unit}"
+    return str(size_bytes)
+
+
+class _Wrong(Exception):
+    """A value is not allowed; its text says what is."""
+
+
+Check = Callable[[Any], object]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise _Wrong('must be a text in "quotes"')
+    return value
+
+
+def _name(value: Any) -> str:
+    if len(_text(value)) > limits.NAME_CHARS or any(not c.isprintable() or c == "/" for c in value):
+        raise _Wrong(f"must be at most {limits.NAME_CHARS} printable characters without /")
+    return str(value)
+
+
+def _listen(value: Any) -> str:
+    try:
+        parse_host_port(_text(value), default_port=limits.PORT)
+    except UsageError as error:
+        raise _Wrong(f'must be "HOST:PORT": {error}') from None
+    return str(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Wrong("must be true or false")
+    return value
+
+
+def _directory(value: Any) -> str:
+    if not os.path.isabs(_text(value)) or os.path.normpath(value) != value:
+        raise _Wrong("must be an absolute path")
+    return str(value)
+
+
+def _directory_or_default(value: Any) -> str:
+    return "" if value == "" else _directory(value)
+
+
+def _number(low: int, high: int) -> Check:
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _Wrong(f"must be a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _size(low: int, high: int = 1024**5, *, unlimited: bool = False) -> Check:
+    def check(value: Any) -> int | None:
+        if unlimited and value == UNLIMITED:
+            return None
+        size = parse_size(value) if isinstance(value, str) else value
+        if not isinstance(size, int) or isinstance(size, bool) or not low <= size <= high:
+            also = f' or "{UNLIMITED}"' if unlimited else ""
+            raise _Wrong(f'must be a size from "{show_size(low)}" to "{show_size(high)}"{also}')
+        return size
+
+    return check
+
+
+_CHECKS: dict[str, Check] = {
+    "agent.name": _name,
+    "agent.listen": _listen,
+    "agent.insecure": _flag,
+    "queue.memory_directory": _directory,
+    "queue.memory_size": _size(limits.MEMORY_QUEUE_MIN_BYTES),
+    "queue.segment_size": _size(limits.SEGMENT_MIN_BYTES, limits.SEGMENT_MAX_BYTES),
+    "queue.disk_directory": _directory_or_default,
+    "queue.disk_size_max": _size(0, unlimited=True),
+    "queue.disk_free_min": _size(0),
+    "queue.alert_percent": _number(1, 100),
+    "target.root": _directory,
+    "mirror.remap_links": _flag,
+    "log.size_max": _size(limits.LOG_MIN_BYTES),
+    "log.files": _number(1, 999),
+}
+
+
+# --- reading ---
+
+
+def load(home: str, explicit: str | None = None) -> Config:
+    """The configuration in force for the agent at `home`. `explicit` names a file that must exist.
+
+    Raises ConfigError: one line that names the file, the key, and what is allowed.
+    """
+    for path in [explicit] if explicit is not None else [os.path.join(home, "replicator.toml"), SYSTEM_FILE]:
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            if explicit is None:
+                continue
+            raise ConfigError(f"{path}: no such configuration file") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        return parse(data, path)
+    return Config()
+
+
+def parse(data: bytes, path: str) -> Config:
+    """The configuration that `data` spells; `path` is only named in errors. Raises ConfigError."""
+    try:
+        document = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    sections = get_type_hints(Config)
+    _check_known(path, "section", document, list(sections), "")
+    values: dict[str, Any] = {}
+    for section, content in document.items():
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: {section}: must be a section: write [{section}] above its keys")
+        _check_known(path, "key", content, list(sections[section].__struct_fields__), f"{section}.")
+        checked = {}
+        for key, value in content.items():
+            try:
+                checked[key] = _CHECKS[f"{section}.{key}"](value)
+            except _Wrong as wrong:
+                raise ConfigError(f"{path}: {section}.{key} = {_show(value)}: {wrong}") from None
+        values[section] = sections[section](**checked)
+    config = Config(**values)
+    if config.queue.segment_size * 2 > config.queue.memory_size:
+        raise ConfigError(
+            f"{path}: queue.segment_size: must be at most half of queue.memory_size"
+            f' ("{show_size(config.queue.memory_size)}")'
+        )
+    return config
+
+
+def _check_known(path: str, kind: str, given: dict[str, Any], known: list[str], prefix: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{path}: {prefix}{name}: unknown {kind}; {hint}")
+
+
+def _show(value: Any) -> str:
+    text = (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f'"{value}"'
+        if isinstance(value, str)
+        else str(value)
+    )
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."

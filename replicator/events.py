@@ -1,0 +1,117 @@
+"""Events: what an agent tells about itself, each with an id that scripts and administrators can rely on.
+
+Ids and meanings follow the system-log events (EV-*) and log messages (LG-*) of the feature list where these
+have one; ids from 9000 are our own. An event is one line in the log and one value in the ring that the
+control API shows.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from replicator import limits
+
+
+class Severity(StrEnum):
+    """As in syslog; the letter begins the feature list's rows."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class EventType(NamedTuple):
+    """One row of the catalogue. `text` is a format whose fields the event fills."""
+
+    id: int
+    severity: Severity
+    text: str
+
+
+_I, _W, _E = Severity.INFO, Severity.WARNING, Severity.ERROR
+
+# Parameter order for events of connections: target name, set, connection id, reason (features 1.28).
+AGENT_STARTED = EventType(4000, _I, "agent {name} started (pid {pid}, home {home}, listening on {listen})")
+AGENT_STOPPED = EventType(4005, _I, "agent {name} stopped; mounts stay")
+AGENT_FAILED = EventType(4006, _E, "agent {name} stops because of an unexpected error: {reason}")
+AUTO_RECONNECTED = EventType(4010, _I, "connection {id} ({repset} to {target}) started again after a restart")
+AUTO_RECONNECT_FAILED = EventType(
+    4011, _E, "connection {id} ({repset} to {target}) cannot be started: {reason}"
+)
+CONNECTED = EventType(4016, _I, "connection {id} established: {repset} to {target}")
+DISCONNECTED = EventType(4017, _I, "connection {id} removed: {repset} to {target}")
+MIRROR_STARTED = EventType(4019, _I, "connection {id}: {kind} mirror started by request")
+MIRROR_PAUSED = EventType(4020, _I, "connection {id}: mirror paused")
+MIRROR_RESUMED = EventType(4021, _I, "connection {id}: mirror resumed")
+MIRROR_STOPPED = EventType(4022, _I, "connection {id}: mirror stopped by request")
+REPLICATION_STARTED = EventType(4024, _I, "connection {id}: replication started")
+REPLICATION_STOPPED = EventType(4025, _I, "connection {id}: replication stopped")
+TARGET_PAUSED = EventType(4026, _I, "applying paused for {count} connections by request")
+TARGET_RESUMED = EventType(4027, _I, "applying resumed for {count} connections by request")
+TRANSMISSION_STARTED = EventType(4014, _I, "connection {id}: transmission started")
+TRANSMISSION_STOPPED = EventType(4015, _I, "connection {id}: transmission {how}")
+REPSET_MODIFIED = EventType(99, _I, "replication set {repset} modified: generation {generation}")  # RS-24
+REPSET_DELETED = EventType(9001, _I, "replication set {repset} deleted")
+MOUNT_ADDED = EventType(9010, _I, "{path} is captured at {mountpoint}")
+MOUNT_REMOVED = EventType(9011, _I, "{path} is no longer captured")
+MOUNT_RESTORED = EventType(
+    9012, _W, "{mountpoint}: stale mount of an earlier process cleaned up and mounted again"
+)
+MOUNT_FAILED = EventType(9013, _E, "{path} cannot be captured: {reason}")
+CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
+CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
+CHILD_ENDED = EventType(
+    9022, _W, "{role} {id} ended unexpectedly ({how}); next start in {delay_s:.1f} s; see {log}"
+)
+CHILD_SILENT = EventType(9023, _E, "{role} {id} does not answer: {reason}; see {log}")
+CHILD_STOPPED = EventType(9024, _I, "{role} {id} stopped")
+INSECURE = EventType(9030, _W, "listening on {listen} without authentication or encryption (--insecure)")
+PEER_ACCEPTED = EventType(72, _I, "source {peer} connects as {connection}")
+PEER_REFUSED = EventType(9031, _W, "closed a socket from {peer}: {reason}")
+STATE_DAMAGED = EventType(9040, _E, "{reason}")
+ADVICE = EventType(9050, _I, "{text}")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event. `time` in seconds since the epoch."""
+
+    sequence: int
+    time: float
+    id: int
+    severity: Severity
+    text: str
+
+    def line(self) -> str:
+        """The event as the log shows it: local time with its offset, id, severity, text; always one line."""
+        when = datetime.fromtimestamp(self.time).astimezone().isoformat(sep=" ", timespec="milliseconds")
+        return f"{when} {self.id:>5} {self.severity:<7} {' '.join(self.text.split())}"
+
+
+class EventRing:
+    """Recent events. Each new one goes to `sink` too, which must not raise."""
+
+    def __init__(
+        self, wall_ns: Callable[[], int], sink: Callable[[Event], None], kept: int = limits.EVENTS_KEPT
+    ) -> None:
+        self._wall_ns = wall_ns
+        self._sink = sink
+        self._events: deque[Event] = deque(maxlen=kept)
+        self._sequence = 0
+
+    def add(self, type_: EventType, **fields: object) -> Event:
+        """Remember and log an event of this type."""
+        self._sequence += 1
+        text = type_.text.format(**fields)
+        event = Event(self._sequence, self._wall_ns() / 1e9, type_.id, type_.severity, text)
+        self._events.append(event)
+        self._sink(event)
+        return event
+
+    def since(self, sequence: int = 0, count: int | None = None) -> list[Event]:
+        """Events after `sequence`, oldest first; with `count` the newest so many of them."""
+        found = [event for event in self._events if event.sequence > sequence]
+        return found if count is None else found[max(0, len(found) - count) :]

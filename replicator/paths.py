@@ -1,0 +1,120 @@
+"""Where an agent keeps what it owns. One home directory per agent, so that several agents run on one host.
+
+`docs/developers/architecture.md` ("Home directory") lists the layout; nobody else puts these names together.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from replicator import limits
+from replicator.errors import UsageError
+
+DEFAULT_HOME = "/var/lib/replicator"
+HOME_VARIABLE = "REPLICATOR_HOME"
+
+Role = Literal["capture", "sender", "receiver"]
+ROLES: tuple[Role, ...] = ("capture", "sender", "receiver")
+
+
+def default_home() -> str:
+    """`REPLICATOR_HOME`, or the system's place."""
+    return os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below one home directory. `path` is absolute."""
+
+    path: str
+
+    @classmethod
+    def at(cls, path: str) -> "Home":
+        """The home at `path`. Raises UsageError if sockets in it could not be reached."""
+        home = cls(os.path.abspath(path))
+        # A Unix socket's address is short: better one line here than a failure of each child.
+        longest = len(os.fsencode(home.socket("receiver", "0" * 36)))
+        if longest > limits.UNIX_SOCKET_PATH_BYTES:
+            room = limits.UNIX_SOCKET_PATH_BYTES - longest + len(os.fsencode(home.path))
+            raise UsageError(f"home directory {home.path}: path too long for sockets; at most {room} bytes")
+        return home
+
+    @property
+    def lock(self) -> str:
+        return os.path.join(self.path, "agent.lock")
+
+    @property
+    def identity(self) -> str:
+        return os.path.join(self.path, "agent.json")
+
+    @property
+    def state(self) -> str:
+        return os.path.join(self.path, "state.json")
+
+    @property
+    def configuration(self) -> str:
+        return os.path.join(self.path, "replicator.toml")
+
+    @property
+    def api_socket(self) -> str:
+        return os.path.join(self.path, "api.sock")
+
+    @property
+    def run(self) -> str:
+        return os.path.join(self.path, "run")
+
+    @property
+    def log(self) -> str:
+        return os.path.join(self.path, "log")
+
+    @property
+    def event_log(self) -> str:
+        return os.path.join(self.log, "dtd.log")
+
+    @property
+    def queue(self) -> str:
+        """The disk tier of journals, if the configuration names no other place."""
+        return os.path.join(self.path, "queue")
+
+    def target(self, connection_uuid: str) -> str:
+        """State and spool of a receiver."""
+        return os.path.join(self.path, "target", connection_uuid)
+
+    @property
+    def targets(self) -> str:
+        return os.path.join(self.path, "target")
+
+    def socket(self, role: Role, identifier: str) -> str:
+        """Control socket of a child."""
+        return os.path.join(self.run, f"{role}-{identifier}.sock")
+
+    def arguments(self, role: Role, identifier: str) -> str:
+        """What a child was started with, as JSON."""
+        return os.path.join(self.run, f"{role}-{identifier}.json")
+
+    def child_log(self, role: Role, identifier: str) -> str:
+        """stdout and stderr of a child."""
+        return os.path.join(self.log, f"{role}-{identifier}.log")
+
+    def children(self) -> list[tuple[Role, str]]:
+        """(role, identifier) of every child that has a control socket, alive or not."""
+        try:
+            names = sorted(os.listdir(self.run))
+        except FileNotFoundError:
+            return []
+        found: list[tuple[Role, str]] = []
+        for name in names:
+            for role in ROLES:
+                if name.startswith(role + "-") and name.endswith(".sock"):
+                    found.append((role, name.removeprefix(role + "-").removesuffix(".sock")))
+        return found
+
+    def create(self) -> None:
+        """Create what is missing of the directories, for root only."""
+        for directory in (self.path, self.run, self.log, self.queue, self.targets):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+
+
+def memory_directory(base: str, agent_uuid: str, *below: str) -> str:
+    """Where an agent keeps its memory tiers: `below` is a mount id, or `spool-<connection uuid>`."""
+    return os.path.join(base, f"replicator-{agent_uuid}", *below)
