@@ -1,8 +1,8 @@
 """What holds for every test: a time limit, garbage collected after each, nothing left behind by the session.
 
-A test that hangs on a dead mount must not hang the run, and a mount, process or memory directory that outlives its test
-would make the next one fail for no reason of its own. So the session sweeps before it starts (what killed sessions
-left) and after it ends (what its own tests left: that is an error, and is reported as one).
+A test that hangs on a dead mount must not hang the run, and a mount, process or memory directory that outlives
+its test would make the next one fail for no reason of its own. So the session sweeps before it starts (what killed
+sessions left) and after it ends (what its own tests left: that is an error, and is reported as one).
 """
 
 import faulthandler
@@ -34,7 +34,7 @@ class TestTimeoutError(Exception):
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "timeout_s(seconds): another time limit than the usual one")
-    # Standard error proper, before output is captured: the only way to say anything when the process is stuck.
+    # Standard error proper, before output is captured: the only way to say anything when the process hangs.
     config.stash[_stderr_descriptor] = os.dup(2)
     faulthandler.register(signal.SIGUSR1, file=config.stash[_stderr_descriptor], all_threads=True)
 
@@ -76,7 +76,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         except RuntimeError:  # no trio here
             first = False
         if first:
-            # An exception out of the blue breaks trio's loop and the tests after this one; cancelling does not.
+            # An exception out of the blue breaks trio's loop and later tests; cancelling does not.
             token.run_sync_soon(_cancel_main_task)
         else:
             raise TestTimeoutError(item.stash[_too_late])
@@ -111,7 +111,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """An unclosed file or stream becomes a warning, hence a failure, of the test that forgot it, not of a later one."""
+    """An unclosed file or stream becomes a failure of the test that forgot it, not of a later one."""
     gc.collect()
 
 

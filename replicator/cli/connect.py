@@ -1,0 +1,128 @@
+"""`dtctl protect`, `connect`, `disconnect`: connections come and go."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from replicator.cli import output
+from replicator.cli.options import (
+    Checksum,
+    Connection,
+    Json,
+    MirrorKind,
+    Newer,
+    RepsetName,
+    Timeout,
+    absolute,
+    agent,
+)
+from replicator.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("protect", epilog="Example: dtctl protect /srv/data backup:/srv/data --wait")(protect)
+    app.command("connect", epilog="Example: dtctl connect web backup:1500 --map /srv/www=/replica/www")(
+        connect
+    )
+    app.command("disconnect", epilog="Example: dtctl disconnect 1")(disconnect)
+
+
+def protect(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Directory to protect.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="HOST[:PORT]:/path, or /path on this host.")
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the target equals the source.")] = False,
+    timeout: Timeout = None,
+    json: Json = False,
+) -> None:
+    """Protect a directory: the whole job in one line.
+
+    Captures SRC, mirrors it to DEST, and replicates every change from now on.
+    """
+    client = agent(context)
+    status = client.post(
+        "protect", body={"source": absolute(source), "destination": _destination(destination)}
+    )
+    if wait:
+        from replicator.cli.progress import wait_for
+
+        status = wait_for(client, str(status["uuid"]), timeout, quiet=json)
+    output.emit(status, json, "connected")
+
+
+def connect(
+    context: typer.Context,
+    repset: RepsetName,
+    target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Agent that gets the copy.")],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="SRC=DST", help="SRC and what is below goes to DST. Repeatable."),
+    ] = None,
+    one_to_one: Annotated[
+        bool, typer.Option("--one-to-one", help="Everything goes to the same path on the target.")
+    ] = False,
+    no_mirror: Annotated[
+        bool, typer.Option("--no-mirror", help="Do not copy what is there already.")
+    ] = False,
+    no_replicate: Annotated[bool, typer.Option("--no-replicate", help="Do not send changes.")] = False,
+    mirror: MirrorKind = None,
+    newer: Newer = False,
+    checksum: Checksum = False,
+    json: Json = False,
+) -> None:
+    """Connect a replication set to a target.
+
+    Mirrors the set and replicates every change from now on.
+    """
+    if mapping and one_to_one:
+        raise UsageError("--map and --one-to-one exclude each other; give one of them")
+    if no_mirror and (mirror or newer or checksum):
+        raise UsageError(
+            "--no-mirror leaves nothing for --mirror, --newer or --checksum to do; drop one side"
+        )
+    status = agent(context).post(
+        "connections",
+        body={
+            "repset": repset,
+            "target": target,
+            "maps": [_pair(text) for text in mapping or []],
+            "one_to_one": one_to_one,
+            "mirror": None if no_mirror else mirror_kind(mirror),
+            "replicate": not no_replicate,
+            "newer": newer,
+            "checksum": checksum,
+        },
+    )
+    output.emit(status, json, "connected")
+
+
+def disconnect(context: typer.Context, connection: Connection, json: Json = False) -> None:
+    """End a connection. The copy on the target stays as it is."""
+    ended = agent(context).post("connections", connection, "disconnect")
+    if json:
+        output.print_json(ended)
+    else:
+        output.say(f"connection {connection} has ended; the copy on the target stays")
+
+
+def mirror_kind(text: str | None) -> str:
+    if text not in (None, "full", "difference"):
+        raise UsageError(f"'{text}' is no kind of mirror; use full or difference")
+    return text or "full"
+
+
+def _pair(text: str) -> dict[str, str]:
+    source, separator, target = text.partition("=")
+    if not (source and separator and target):
+        raise UsageError(f"--map {text}: write it as SRC=DST, for example /srv/www=/replica/www")
+    return {"source": absolute(source), "target": target}
+
+
+def _destination(text: str) -> str:
+    """A local path as the user sees it; anything with a host is the agent's to judge."""
+    if ":" in text.split("/", 1)[0]:
+        return text
+    return os.path.abspath(text)

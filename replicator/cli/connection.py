@@ -1,0 +1,117 @@
+"""`dtctl wait`, `mirror`, `replicate`, `transmit`, `target`: what to do with a connection."""
+
+from typing import Annotated
+
+import typer
+
+from replicator.cli import output
+from replicator.cli.connect import mirror_kind
+from replicator.cli.options import Checksum, Connection, Json, MirrorKind, Newer, Timeout, agent
+
+_DONE = {"start": "started", "stop": "stopped", "pause": "paused", "resume": "resumed"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("wait", epilog="Example: dtctl wait 1 --timeout 60")(wait)
+    app.add_typer(_mirror, name="mirror")
+    app.add_typer(
+        _group("replicate", "Replication: the sending of changes.", "start", "stop"), name="replicate"
+    )
+    app.add_typer(
+        _group(
+            "transmit",
+            "Transmission: whether anything goes to the target.",
+            "start",
+            "stop",
+            "pause",
+            "resume",
+        ),
+        name="transmit",
+    )
+    app.add_typer(
+        _group("target", "The target: whether it applies what arrives.", "pause", "resume"), name="target"
+    )
+
+
+def wait(context: typer.Context, connection: Connection, timeout: Timeout = None, json: Json = False) -> None:
+    """Wait until the target equals the source.
+
+    Returns once everything captured before is applied on the target and no mirror runs.
+    """
+    from replicator.cli.progress import wait_for
+
+    status = wait_for(agent(context), connection, timeout, quiet=json)
+    if json:
+        output.print_json(status)
+
+
+def _act(
+    context: typer.Context, connection: str, what: str, action: str, as_json: bool, **options: object
+) -> None:
+    status = agent(context).post("connections", connection, what, body={"action": action, **options})
+    if as_json:
+        output.print_json(status)
+    else:
+        output.say(f"connection {connection}: {what} {_DONE[action]}")
+
+
+_HELP = {
+    ("mirror", "stop"): "End the running mirror; the next one begins anew.",
+    ("mirror", "pause"): "Hold the mirror at its place; changes still flow.",
+    ("mirror", "resume"): "Go on where the mirror was paused.",
+    ("replicate", "start"): "Send changes again; what was missed meanwhile needs a mirror.",
+    ("replicate", "stop"): "Send changes no more. The target needs a mirror afterwards.",
+    ("transmit", "start"): "Connect to the target and send.",
+    ("transmit", "stop"): "Close the connection to the target; changes are queued.",
+    ("transmit", "pause"): "Hold everything in the queue; the connection stays.",
+    ("transmit", "resume"): "Send again.",
+    ("target", "pause"): "Keep what arrives in the target's queue, so that the copy stands still.",
+    ("target", "resume"): "Apply what arrived meanwhile, and go on.",
+}
+
+
+def _add(group: typer.Typer, what: str, action: str) -> None:
+    def command(context: typer.Context, connection: Connection, json: Json = False) -> None:
+        _act(context, connection, what, action, json)
+
+    group.command(action, help=_HELP[what, action], epilog=f"Example: dtctl {what} {action} 1")(command)
+
+
+def _group(what: str, help_text: str, *actions: str) -> typer.Typer:
+    group = typer.Typer(help=help_text)
+    for action in actions:
+        _add(group, what, action)
+    return group
+
+
+_mirror = _group("mirror", "The mirror: copies what is there already.")
+
+
+@_mirror.command("start", epilog="Example: dtctl mirror start 1 --mirror difference")
+def _mirror_start(
+    context: typer.Context,
+    connection: Connection,
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="[full|difference]", help="The same as --mirror.", show_default=False),
+    ] = None,
+    mirror: MirrorKind = None,
+    newer: Newer = False,
+    checksum: Checksum = False,
+    json: Json = False,
+) -> None:
+    """Copy the whole set, or what differs, to the target while changes flow."""
+    _act(
+        context,
+        connection,
+        "mirror",
+        "start",
+        json,
+        kind=mirror_kind(mirror or kind),
+        newer=newer,
+        checksum=checksum,
+    )
+
+
+for _action in ("stop", "pause", "resume"):
+    _add(_mirror, "mirror", _action)

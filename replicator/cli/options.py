@@ -1,0 +1,50 @@
+"""Arguments and options that several commands share, written once."""
+
+import os
+from typing import Annotated, cast
+
+import typer
+
+from replicator.cli import complete
+from replicator.cli.client import Client
+
+DEFAULT_HOME = "/var/lib/replicator"
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Connection = Annotated[
+    str,
+    typer.Argument(
+        metavar="CON",
+        help="Connection: its id, its uuid or the name of its replication set.",
+        autocompletion=complete.connections,
+    ),
+]
+RepsetName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Name of a replication set.", autocompletion=complete.repsets),
+]
+NewName = Annotated[str, typer.Argument(metavar="NEW_NAME", help="Name that no replication set has yet.")]
+MirrorKind = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror",
+        metavar="full|difference",
+        help="What the mirror sends: everything, or files whose size or mtime differ.",
+    ),
+]
+Newer = Annotated[bool, typer.Option("--newer", help="Send only files that are newer on the source.")]
+Checksum = Annotated[bool, typer.Option("--checksum", help="Compare blocks and send only those that differ.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Give up after this time (exit code 1)."),
+]
+
+
+def agent(context: typer.Context) -> Client:
+    """The client for the home given on the command line."""
+    return cast(Client, context.obj)
+
+
+def absolute(path: str) -> str:
+    """What the user means by a path here, for an agent that runs in another directory."""
+    return os.path.abspath(path)

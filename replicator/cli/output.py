@@ -1,0 +1,34 @@
+"""Where results go: one JSON document, or something a person likes to read.
+
+rich is imported only when something is rendered: scripts that ask for --json do not pay for it.
+"""
+
+import json
+import sys
+from typing import Any
+
+
+def emit(document: Any, as_json: bool, view: str) -> None:
+    """Print a document of the API, for people by the function of that name in `render`."""
+    if as_json:
+        print_json(document)
+        return
+    from replicator.cli import render
+
+    render.show(getattr(render, view)(document))
+
+
+def print_json(document: Any) -> None:
+    # ASCII only: file names that are not UTF-8 survive as escapes, and every terminal can show them.
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """One line for people."""
+    print(text, flush=True)
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty()

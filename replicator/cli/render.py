@@ -1,0 +1,285 @@
+"""Documents of the API as rich renderables. Pure: a document in, something to show out."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from replicator.cli.units import bytes_text, count_text, seconds_text
+
+_PIPE_COLUMNS = 240  # nobody wraps a pipe: cells are never cut there
+
+# Colours: what is well, what waits for something, what a person should look at. Everything else stays plain.
+_STYLES = {
+    "OK": "green",
+    "Started": "green",
+    "Replicating": "green",
+    "Mirroring": "cyan",
+    "Waiting": "cyan",
+    "Ready": "",
+    "Idle": "",
+    "Paused": "yellow",
+    "Pause Pending": "yellow",
+    "Scheduled": "yellow",
+    "Stopped": "yellow",
+    "Pending": "yellow",
+    "Retrying": "bold red",
+    "Not Loaded": "bold red",
+    "Mirror Required": "bold red",
+    "Restore Required": "bold red",
+    "Error": "bold red",
+}
+
+
+def show(renderable: RenderableType) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPE_COLUMNS)
+    console.print(renderable)
+
+
+def _table(*headings: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    return table
+
+
+def _state(name: Any) -> Text:
+    return Text(str(name), style=_STYLES.get(str(name), ""))
+
+
+# --- connections ---
+
+
+def connections(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """All connections: states, and what is on its way."""
+    if not statuses:
+        return Text(
+            "no connections; make one with 'dtctl protect SRC DEST' or 'dtctl connect REPSET HOST:PORT'"
+        )
+    table = _table(
+        "id",
+        "set",
+        "target",
+        "state",
+        "target data",
+        "target",
+        "transmit",
+        "mirror",
+        "replication",
+        "queued",
+        "lag",
+        right=("id", "queued", "lag"),
+    )
+    for status in statuses:
+        table.add_row(
+            str(status["id"]),
+            Text(str(status["repset"])),
+            Text(str(status["target"])),
+            _state(status["state"]),
+            _state(status["target_data_state"]),
+            _state(status["target_status"]),
+            _state(status["transmit_mode"]),
+            mirror_text(status),
+            _state(status["replication_status"]),
+            _queued(status),
+            seconds_text(status.get("lag_seconds") or 0.0),
+        )
+    notes = [line for status in statuses for line in _notes(status)]
+    return Group(table, *notes) if notes else table
+
+
+def connection(status: Mapping[str, Any]) -> RenderableType:
+    """Everything about one connection."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    rows: list[tuple[str, RenderableType]] = [
+        ("connection", Text(f"{status['id']}  ({status['uuid']})")),
+        ("replication set", Text(str(status["repset"]))),
+        ("target", Text(_target(status))),
+        ("state", _state(status["state"])),
+        ("target data state", _state(status["target_data_state"])),
+        ("target status", _state(status["target_status"])),
+        ("transmit mode", _state(status["transmit_mode"])),
+        ("mirror status", mirror_text(status)),
+        ("replication status", _state(status["replication_status"])),
+        ("queued", Text(_queued(status))),
+        (
+            "queue",
+            Text(
+                f"{_bytes(status, 'memory_queue_bytes')} in memory, "
+                f"{_bytes(status, 'disk_queue_bytes')} on disk"
+            ),
+        ),
+        (
+            "sent",
+            Text(
+                f"{_bytes(status, 'sent_bytes')} ({_bytes(status, 'sent_compressed_bytes')} on the wire), "
+                f"{count_text(status.get('sent_ops') or 0)} operations"
+            ),
+        ),
+        (
+            "mirror",
+            Text(
+                f"{_bytes(status, 'sent_mirror_bytes')} sent, "
+                f"{_bytes(status, 'skipped_mirror_bytes')} skipped, "
+                f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
+            ),
+        ),
+        ("lag", Text(seconds_text(status.get("lag_seconds") or 0.0))),
+        ("last file", Text(str(status.get("last_file") or "–"))),
+        ("connected since", Text(_clock(status.get("connected_since")))),
+    ]
+    for label, value in rows:
+        grid.add_row(label, value)
+    mirror = status.get("mirror") or {}
+    problems = [
+        Text(f"  {problem['path']}: {problem['reason']}", style="red")
+        for problem in mirror.get("problems") or []
+    ]
+    if problems:
+        problems.insert(0, Text(f"{mirror.get('problem_count', len(problems))} problems of the last mirror:"))
+    return Group(grid, *_notes(status), *problems)
+
+
+def connected(status: Mapping[str, Any]) -> RenderableType:
+    """What `connect` and `protect` have made."""
+    return Text(f"connection {status['id']}: {status['repset']} → {_target(status)}")
+
+
+def mirror_text(status: Mapping[str, Any]) -> Text:
+    """CS-06: while the size is known, the percentage stands in place of "Mirroring"."""
+    name = str(status["mirror_status"])
+    percent = (status.get("mirror") or {}).get("percent")
+    if name == "Mirroring" and percent is not None:
+        return Text(f"{percent:.0f} %", style=_STYLES[name])
+    return _state(name)
+
+
+def is_mirroring(status: Mapping[str, Any]) -> bool:
+    return status["mirror_status"] in ("Mirroring", "Waiting", "Paused")
+
+
+def mirror_bar(status: Mapping[str, Any]) -> RenderableType:
+    """One line: how far a mirror is."""
+    mirror = status.get("mirror") or {}
+    percent = mirror.get("percent")
+    total = f" of {count_text(mirror.get('total_files') or 0)}" if mirror.get("total_known") else ""
+    rate = mirror.get("rate_bytes_per_s") or 0.0
+    done_files, done_bytes = mirror.get("done_files") or 0, mirror.get("done_bytes") or 0
+    figures = f"{count_text(done_files)}{total} files, {bytes_text(done_bytes)}"
+    if rate:
+        figures += f", {bytes_text(rate)}/s"
+        if mirror.get("total_known"):
+            figures += f", {seconds_text((mirror.get('remaining_bytes') or 0) / rate)} left"
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(width=30)
+    grid.add_column()
+    grid.add_row(
+        Text(f"{status['id']} {status['repset']}", style="bold"),
+        ProgressBar(total=100, completed=percent or 0.0, width=30, pulse=percent is None),
+        Text(f"{'' if percent is None else f'{percent:5.1f} %  '}{figures}"),
+    )
+    return grid
+
+
+def _notes(status: Mapping[str, Any]) -> list[Text]:
+    """Reasons a person should read, one line each."""
+    notes = []
+    for member in ("state_reason", "target_status_reason"):
+        if status.get(member):
+            notes.append(Text(f"{status['id']} {status['repset']}: {status[member]}", style="red"))
+    count = (status.get("mirror") or {}).get("problem_count") or 0
+    if count:
+        where = f"see 'dtctl status {status['id']}'"
+        text = f"{status['id']} {status['repset']}: {count} problems in the mirror; {where}"
+        notes.append(Text(text, style="yellow"))
+    return notes
+
+
+def _target(status: Mapping[str, Any]) -> str:
+    name, address = str(status["target"]), str(status.get("target_address") or "")
+    return name if address in ("", name) else f"{name} ({address})"
+
+
+def _queued(status: Mapping[str, Any]) -> str:
+    operations = status.get("queued_ops") or 0
+    return f"{count_text(operations)} ops, {_bytes(status, 'queued_bytes')}" if operations else "–"
+
+
+def _bytes(status: Mapping[str, Any], member: str) -> str:
+    return bytes_text(status.get(member) or 0)
+
+
+def _clock(seconds: Any) -> str:
+    """Local date and time of seconds since the epoch."""
+    return "–" if not seconds else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(seconds)))
+
+
+# --- mounts, sets, events ---
+
+
+def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not found:
+        return Text("nothing is captured; add a directory with 'dtctl mount add PATH'")
+    table = _table("path", "mounted at", "binding", "pid", "state", right=("pid",))
+    for mount in found:
+        table.add_row(
+            Text(str(mount["path"])),
+            Text(str(mount["mountpoint"])),
+            Text(str(mount["binding"])),
+            "–" if mount.get("pid") is None else str(mount["pid"]),
+            Text(str(mount["state"])),
+        )
+    return table
+
+
+def mount_added(mount: Mapping[str, Any]) -> RenderableType:
+    return Text(f"changes below {mount['mountpoint']} are captured (process {mount['pid']})")
+
+
+def repsets(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not found:
+        return Text("no replication sets; create one with 'dtctl repset create NAME'")
+    table = _table("name", "rules", "generation", right=("rules", "generation"))
+    for repset in found:
+        table.add_row(Text(str(repset["name"])), str(len(repset["rules"])), str(repset["generation"]))
+    return table
+
+
+def repset(found: Mapping[str, Any]) -> RenderableType:
+    """One set; rules in the text form administrators know: path, inc/exc, rec/nonrec (RS-02)."""
+    title = Text(f"{found['name']} (generation {found['generation']})", style="bold")
+    if not found["rules"]:
+        hint = f"no rules; add one with 'dtctl repset rule {found['name']} add PATH'"
+        return Group(title, Text(hint))
+    table = _table("path", "", "")
+    for rule in found["rules"]:
+        include = Text("include") if rule["include"] else Text("exclude", style="yellow")
+        table.add_row(
+            Text(str(rule["path"])), include, "recursive" if rule["recursive"] else "this level only"
+        )
+    return Group(title, table)
+
+
+def events(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not found:
+        return Text("no events")
+    table = _table("time", "severity", "event")
+    styles = {"error": "bold red", "warning": "yellow"}
+    for event in found:
+        severity = str(event.get("severity", ""))
+        table.add_row(
+            _clock(event.get("time")),
+            Text(severity, style=styles.get(severity, "")),
+            Text(str(event.get("text", ""))),
+        )
+    return table
