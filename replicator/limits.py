@@ -77,6 +77,7 @@ PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
 REMAP_LINKS = True  # LK-02
+SIZE_COUNT_DELAY_S = 1.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 
 # --- replication sets (RS-*) ---

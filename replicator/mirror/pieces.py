@@ -148,3 +148,16 @@ def encode_batch(batch: Batch) -> bytes:
 def decode_batch(data: bytes | memoryview) -> Batch:
     """Raises msgspec.DecodeError / ValidationError on malformed input."""
     return _decoder.decode(data)
+
+
+_refused_encoder = msgspec.msgpack.Encoder()
+_refused_decoder = msgspec.msgpack.Decoder(list[Refused])
+
+
+def encode_refused(refused: list[Refused]) -> bytes:
+    return _refused_encoder.encode(refused)
+
+
+def decode_refused(data: bytes | memoryview) -> list[Refused]:
+    """Raises msgspec.DecodeError / ValidationError on malformed input."""
+    return _refused_decoder.decode(data)

@@ -1,0 +1,188 @@
+"""One journal of a connection, as its sender sees it: where the stream stands, and what waits for its place in it."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from replicator.mirror.order import Order, parent_of
+from replicator.mirror.pieces import Abandon, Listing, Times
+from replicator.mirror.scan import Found, Source, Transfer
+from replicator.ops import NAME_KINDS, NO_IDENTITY, START, Identity, Kind, Position, Record
+from replicator.queue.cursor import Cursor, Run
+from replicator.repset import Filter
+
+
+@dataclass
+class OpenTransfer:
+    """A large file on its way. `sent`: its first part is in the stream; `ended`: nothing of it may follow."""
+
+    transfer: Transfer
+    first_place: int = -1
+    sent: bool = False
+    ended: bool = False
+
+
+@dataclass
+class QueuedPiece:
+    """Something the scanner brought; it goes into the stream when the stream has reached `place`."""
+
+    place: int
+    found: list[Found]
+    directories: list[bytes] = field(default_factory=list)  # of a listing: pending from here on
+    names: list[bytes] = field(default_factory=list)
+    transfer: OpenTransfer | None = None
+    bytes: int = 0
+
+
+_NAMES_UNKNOWN = frozenset({Kind.HOLE, Kind.DOUBT})
+
+
+class Flow:
+    """The stream of one journal. Only the sender's tasks touch it; between two checkpoints it is consistent."""
+
+    def __init__(
+        self,
+        index: int,
+        journal_id: str,
+        cursor: Cursor,
+        lookahead: Cursor,
+        set_filter: Filter,
+        source: Source,
+    ) -> None:
+        self.index = index
+        self.journal_id = journal_id
+        self.cursor = cursor
+        self.filter = set_filter
+        self.source = source
+        self.order = Order()
+        self.position: Position = START  # of the last record that is in the stream
+        self.pieces: deque[QueuedPiece] = deque()
+        self.transfers: list[OpenTransfer] = []  # being read, or read and waiting for their places
+        self.again: dict[bytes, set[bytes]] = {}  # names to read again, by directory
+        self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
+        self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
+        self.record_wall_ns = 0  # of the newest record in the stream
+        self._lookahead = lookahead
+        self._open_place: int | None = None
+        self._run: Run | None = None
+        self._run_index = 0
+
+    # --- places ---
+
+    def open_place(self) -> int:
+        """A read of the source begins: its piece will stand after the present head, and the stream waits there for it."""
+        assert self._open_place is None, "one scanner at a time"
+        self._open_place = self._lookahead.seek_head().sequence
+        return self._open_place
+
+    def close_place(self) -> list[Record]:
+        """The read has ended. Returns the records since `open_place` that changed names (or may have). Call, queue the
+        piece, and only then reach a checkpoint."""
+        changes: list[Record] = []
+        while (run := self._lookahead.read()) is not None:
+            for _, _, record in run.records:
+                if record.kind in NAME_KINDS or record.kind in _NAMES_UNKNOWN:
+                    changes.append(record._replace(payload=b""))
+        self.order.scanned_head = max(self.order.scanned_head, self._lookahead.position.sequence)
+        self._open_place = None
+        return changes
+
+    def abort_place(self) -> None:
+        """The read was cancelled."""
+        self._open_place = None
+
+    @property
+    def barrier(self) -> int | None:
+        """The sequence that the stream must not pass now."""
+        first = self.pieces[0].place if self.pieces else None
+        if self._open_place is None:
+            return first
+        return self._open_place if first is None else min(first, self._open_place)
+
+    # --- reading the journal ---
+
+    def seek(self, position: Position) -> None:
+        """Go on after `position`. Raises JournalError if the journal does not have it (any more)."""
+        self.cursor.seek(position)
+        self.position = position
+        self._run = None
+
+    def seek_head(self) -> None:
+        """Go on with what comes next."""
+        self.position = self.cursor.seek_head()
+        self._run = None
+
+    def peek(self) -> tuple[Run, int] | None:
+        """The run being shipped and the index of its next record; None at the head of the journal."""
+        if self._run is None:
+            self._run = self.cursor.read()
+            self._run_index = 0
+        return None if self._run is None else (self._run, self._run_index)
+
+    def peek_is_empty(self) -> bool:
+        """Whether everything read from the journal is in the stream."""
+        return self._run is None
+
+    def advance(self, count: int) -> None:
+        """The next `count` records of the run are in the stream."""
+        assert self._run is not None
+        self._run_index += count
+        record = self._run.records[self._run_index - 1][2]
+        self.position = Position(record.sequence, record.chain)
+        self.record_wall_ns = record.wall_ns
+        if self._run_index == len(self._run.records):
+            self._run = None
+
+    # --- reading the source again ---
+
+    def read_again(self, path: bytes, touched: Identity | None = None) -> None:
+        """Bring one file again. `touched`: whole, without comparing."""
+        self.order.pend(path, touched=touched)
+        if touched is not None:
+            self.links_seen.discard(touched)
+        directory = parent_of(path)
+        self.again.setdefault(directory, set()).add(path[len(directory) + 1 if directory else 0 :])
+
+    def lost(self, found: Found) -> None:
+        """This did not reach the target and will not: see that it is brought again."""
+        entry = found.entry
+        if isinstance(entry, Times):
+            self.times_again.add(found.path)
+        elif isinstance(entry, Listing):
+            self.order.require(found.path)
+        elif not isinstance(entry, Abandon):
+            self.read_again(found.path, found.identity if found.identity != NO_IDENTITY else None)
+
+    def nothing_to_read(self) -> bool:
+        return not self.again and not self.times_again and self.order.everything_read()
+
+    def forget_mirror(self) -> None:
+        """The mirror is over, complete or stopped."""
+        self.pieces.clear()
+        self.again.clear()
+        self.times_again.clear()
+        self.links_seen.clear()
+        self.end_transfers()
+        self.order.end()
+
+    def session_ended(self) -> None:
+        """What was queued is read again in the next session, at new places."""
+        for piece in self.pieces:
+            for found in piece.found:
+                self.lost(found)
+        self.pieces.clear()
+        self.end_transfers()
+        self._run = None
+        self._open_place = None
+
+    def end_transfers(self) -> None:
+        for transfer in self.transfers:
+            transfer.ended = True  # the scanner, which owns the descriptor, closes it when it sees this
+        self.transfers.clear()
+
+    def end_transfer(self, transfer: OpenTransfer) -> None:
+        """Nothing of this transfer may follow; parts that wait are dropped."""
+        transfer.ended = True
+        if transfer in self.transfers:
+            self.transfers.remove(transfer)
+        if any(piece.transfer is transfer for piece in self.pieces):
+            self.pieces = deque(piece for piece in self.pieces if piece.transfer is not transfer)

@@ -1,0 +1,95 @@
+"""One run of a mirror: its options, its counters, its progress as a value."""
+
+from dataclasses import dataclass, field
+
+from replicator import limits
+from replicator.status import MirrorProgress, MirrorStatus, Problem
+
+FULL = "full"
+DIFFERENCE = "difference"
+RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set left to bring
+KINDS = frozenset({FULL, DIFFERENCE})
+
+_RATE_WINDOW_NS = 2_000_000_000
+
+
+@dataclass
+class MirrorRun:
+    """Options and counters of one run. Times are monotonic ns of the World's clock."""
+
+    run_id: str
+    kind: str
+    exact: bool
+    started_ns: int
+    distrust_ctime_after_ns: int | None = None
+    total_files: int = 0
+    total_bytes: int = 0
+    total_known: bool = False
+    done_files: int = 0
+    done_bytes: int = 0
+    sent_bytes: int = 0
+    skipped_bytes: int = 0
+    current: str = ""
+    problem_count: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    paused: bool = False
+    stopped: bool = False
+    partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
+    waiting: bool = False  # everything is sent, the target still writes (MR-10)
+    finished_ns: int | None = None
+    _rate_mark: tuple[int, int] = (0, 0)
+    _rate: float = 0.0
+
+    @property
+    def compares(self) -> bool:
+        return self.kind != FULL
+
+    def problem(self, path: bytes, reason: str) -> None:
+        """One path that could not be brought: shown, counted, and not the end of the run."""
+        self.problem_count += 1
+        if len(self.problems) < limits.PROBLEMS_KEPT:
+            self.problems.append(Problem(path.decode(errors="surrogateescape"), reason))
+
+    def progress(self, now_ns: int) -> MirrorProgress:
+        if self.finished_ns is not None:
+            status = MirrorStatus.STOPPED if self.stopped else MirrorStatus.IDLE
+        elif self.paused:
+            status = MirrorStatus.PAUSED
+        else:
+            status = MirrorStatus.WAITING if self.waiting else MirrorStatus.MIRRORING
+        end_ns = self.finished_ns if self.finished_ns is not None else now_ns
+        elapsed_s = max(end_ns - self.started_ns, 0) / 1e9
+        percent: float | None = None
+        if self.finished_ns is not None and not self.stopped:
+            percent = 100.0
+        elif self.total_known:
+            whole = self.total_bytes + self.total_files
+            percent = min(100.0 * (self.done_bytes + self.done_files) / whole, 100.0) if whole else 100.0
+        return MirrorProgress(
+            kind=self.kind,
+            status=status,
+            percent=percent,
+            total_files=self.total_files,
+            total_bytes=self.total_bytes,
+            total_known=self.total_known,
+            done_files=self.done_files,
+            done_bytes=self.done_bytes,
+            sent_bytes=self.sent_bytes,
+            skipped_bytes=self.skipped_bytes,
+            remaining_bytes=max(self.total_bytes - self.done_bytes, 0) if self.total_known else 0,
+            rate_bytes_per_s=self._current_rate(end_ns, elapsed_s),
+            elapsed_s=elapsed_s,
+            problem_count=self.problem_count,
+            problems=tuple(self.problems),
+            current=self.current,
+        )
+
+    def _current_rate(self, now_ns: int, elapsed_s: float) -> float:
+        if self.finished_ns is not None:
+            return self.done_bytes / elapsed_s if elapsed_s else 0.0
+        mark_ns, mark_bytes = self._rate_mark
+        if now_ns - mark_ns >= _RATE_WINDOW_NS:
+            if mark_ns:
+                self._rate = (self.done_bytes - mark_bytes) * 1e9 / (now_ns - mark_ns)
+            self._rate_mark = (now_ns, self.done_bytes)
+        return self._rate or (self.done_bytes / elapsed_s if elapsed_s else 0.0)

@@ -1,0 +1,803 @@
+"""The sender: one process per connection, on the source. Connects, ships journals and pieces in order, reconnects, resumes.
+
+`Sender` has its edges (World, flows) given, so that the simulator runs it as it is; `main` puts it in a process.
+"""
+
+import itertools
+import os
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+import trio
+
+from replicator import limits
+from replicator.agent import control
+from replicator.agent.flow import Flow
+from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
+from replicator.agent.scanner import Scanner
+from replicator.agent.shipper import RootChanged, Shipper
+from replicator.errors import JournalError, ProtocolError, ReplicatorError, UsageError
+from replicator.mirror.pieces import decode_refused
+from replicator.mirror.scan import Source
+from replicator.net.engine import Engine, Event, Role
+from replicator.net.frames import (
+    PROTOCOL_VERSION,
+    Acknowledge,
+    Connect,
+    Connected,
+    Derived,
+    Disconnect,
+    Hello,
+    JournalInfo,
+    Mark,
+    PathMap,
+    PiecesRefused,
+    RefusedConnection,
+    TargetState,
+)
+from replicator.net.session import Session, SessionEnded
+from replicator.ops import START, Identity, Position
+from replicator.queue.cursor import Cursor
+from replicator.queue.journal import JournalSettings
+from replicator.repset import ReplicationSet, compile_filter
+from replicator.status import (
+    ConnectionState,
+    ConnectionStatus,
+    MirrorProgress,
+    MirrorStatus,
+    ReplicationStatus,
+    TargetDataState,
+    TargetStatus,
+    TransmitMode,
+)
+from replicator.world import World
+
+
+class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One mount of the set: its journal and how to reach its capture."""
+
+    mount_id: str
+    root: str  # absolute path of the captured directory
+    capture_socket: str
+    memory_directory: str
+    disk_directory: str
+
+
+class MapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`source` is relative to the root of journal number `journal`; `target` is absolute."""
+
+    journal: int
+    source: str
+    target: str
+
+
+class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the administrator asked for when connecting."""
+
+    mirror: str | None = "difference"  # full, difference; None: no mirror by itself
+    replicate: bool = True
+    remap_links: bool = False
+    orphans: str = "keep"  # keep, delete: names the source does not have
+
+
+class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments file of a sender process. Paths are text with surrogate escapes."""
+
+    home: str
+    connection_uuid: str
+    agent_uuid: str
+    agent_name: str
+    target_host: str
+    target_port: int
+    repset: ReplicationSet
+    journals: list[JournalArguments]
+    maps: list[MapArguments]
+    options: SenderOptions = SenderOptions()
+
+
+class SenderState(msgspec.Struct):
+    """What a sender remembers over a restart of its process (home/source/<connection>.json)."""
+
+    transmit: TransmitMode = TransmitMode.STARTED
+    replicating: bool = True
+    mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
+    mirror_exact: bool = False
+    mirror_started_wall_ns: int | None = None
+
+
+class Sender:
+    """See the module. `run` until `stop`; everything else may be called from other tasks of the same trio run."""
+
+    def __init__(self, world: World, arguments: SenderArguments, flows: list[Flow]) -> None:
+        self._world = world
+        self._arguments = arguments
+        self._flows = flows
+        self._state_path = os.path.join(arguments.home, "source", arguments.connection_uuid + ".json")
+        self._state = self._load_state()
+        self._run: MirrorRun | None = None
+        self._last_run: MirrorRun | None = None
+        self._ended: tuple[MirrorRun, list[int]] | None = (
+            None  # the run that ended, and where in each journal
+        )
+        self._first_connect = not self._state_existed
+        self.shipper = Shipper(
+            flows,
+            lambda: self._run,
+            self._begin_recovery,
+            self._run_ended,
+            self._wake_scanner,
+            world.clock.monotonic_ns,
+        )
+        self.shipper.replicating = self._state.replicating
+        # Larger than the number of any batch of an earlier process, so that late acknowledgements cannot be confused.
+        self.shipper.batches = world.clock.wall_ns() // 1000
+        self._scanner = Scanner(world, flows, lambda: self._run, self._may_scan, self.shipper.wake)
+        self._session: Session | None = None
+        self._state_name = ConnectionState.STOPPED
+        self._state_reason = ""
+        self._target_status = TargetStatus.NOT_LOADED
+        self._target_reason = ""
+        self._received = [0] * len(flows)
+        self._applied = [0] * len(flows)
+        self._durable = [0] * len(flows)
+        self._connected_since: float | None = None
+        self._receiver_pid: int | None = None
+        self._changed = trio.Event()
+        self._stopping = False
+        self._removed = False
+        self._transmit_scope: trio.CancelScope | None = None
+
+    # --- life ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connection up until `stop` or `disconnect`."""
+        task_status.started()
+        delay_s = limits.RECONNECT_FIRST_S
+        while not self._stopping:
+            if (
+                self._state.transmit is not TransmitMode.STARTED
+                and self._state.transmit is not TransmitMode.PAUSED
+            ):
+                await self._wait_changed()
+                continue
+            self._transmit_scope = trio.CancelScope()
+            with self._transmit_scope:
+                connected = False
+                try:
+                    connected = await self._session_once()
+                except RootChanged as error:
+                    self._set_transmit(TransmitMode.ERROR)
+                    self._set_state(ConnectionState.ERROR, str(error))
+                    continue
+                except (OSError, SessionEnded, ProtocolError, ReplicatorError) as error:
+                    connected = self._connected_since is not None
+                    retry = getattr(error, "retry", True)
+                    self._set_state(ConnectionState.ERROR, _reason(error, self._target_name))
+                    if not retry:
+                        self._set_transmit(TransmitMode.ERROR)
+                        continue
+                finally:
+                    self._session_over()
+                if connected:
+                    delay_s = limits.RECONNECT_FIRST_S
+                if not self._stopping:
+                    await trio.sleep(delay_s * (0.75 + self._world.random.random() / 2))
+                    delay_s = min(delay_s * 2, limits.RECONNECT_MAX_S)
+        self._set_state(ConnectionState.STOPPED, "")
+
+    @property
+    def _target_name(self) -> str:
+        return f"{self._arguments.target_host}:{self._arguments.target_port}"
+
+    async def _session_once(self) -> bool:
+        """One session, from connecting to its end. Raises what ended it."""
+        arguments = self._arguments
+        with trio.fail_after(limits.CONNECT_TIMEOUT_S):
+            stream = await self._world.connect(arguments.target_host, arguments.target_port)
+        session = Session(stream, Engine(Role.SOURCE))
+        try:
+            with trio.fail_after(limits.CONNECT_TIMEOUT_S):
+                connected = await self._introduce(session)
+            self._resume_at(connected)
+            self._session = session
+            self._connected_since = self._world.clock.wall_ns() / 1e9
+            self._receiver_pid = connected.receiver_pid
+            self._target_status = TargetStatus.OK
+            self._set_state(
+                ConnectionState.PAUSED
+                if self._state.transmit is TransmitMode.PAUSED
+                else ConnectionState.STARTED,
+                "",
+            )
+            for frame in self._starting_positions:
+                await session.send(frame, b"")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.heartbeat)
+                nursery.start_soon(self.shipper.run, session, self._may_ship)
+                nursery.start_soon(self._scanner.run)
+                nursery.start_soon(self._count_sizes)
+                while True:
+                    self._handle(await session.receive())
+        except* (SessionEnded, ProtocolError, OSError, ReplicatorError) as group:
+            raise _first(group) from None
+        except* trio.TooSlowError:
+            raise OSError("no answer in time") from None
+        finally:
+            with trio.move_on_after(1) as scope:
+                scope.shield = True
+                await session.close("sender stops" if self._stopping else "")
+        return True
+
+    async def _introduce(self, session: Session) -> Connected:
+        arguments = self._arguments
+        await session.greet(arguments.connection_uuid)
+        await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
+        hello = await session.receive()
+        if isinstance(hello, RefusedConnection):
+            raise ConnectionRefused(hello.reason, retry=hello.retry)
+        assert isinstance(hello, Hello)
+        await session.send(
+            Connect(
+                arguments.connection_uuid,
+                arguments.repset.name,
+                arguments.repset.generation,
+                msgspec.json.encode(arguments.repset).decode(),
+                tuple(JournalInfo(f.journal_id, os.fsencode(j.root)) for f, j in self._pairs()),
+                tuple(
+                    PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps
+                ),
+                arguments.options.remap_links,
+            )
+        )
+        answer = await session.receive()
+        if isinstance(answer, RefusedConnection):
+            raise ConnectionRefused(answer.reason, retry=answer.retry)
+        assert isinstance(answer, Connected)
+        return answer
+
+    def _pairs(self) -> list[tuple[Flow, JournalArguments]]:
+        return list(zip(self._flows, self._arguments.journals, strict=True))
+
+    def _session_over(self) -> None:
+        self._session = None
+        self._connected_since = None
+        self._receiver_pid = None
+        self._target_status = TargetStatus.NOT_LOADED
+        for flow in self._flows:
+            flow.session_ended()
+        self._notify()
+
+    # --- where to go on ---
+
+    def _resume_at(self, connected: Connected) -> None:
+        """Bring flows, orders and the mirror in line with what the target has."""
+        self.shipper.data_state = TargetDataState(connected.data_state)
+        self._starting_positions: list[Derived] = []
+        lost = False
+        for index, flow in enumerate(self._flows):
+            mark = connected.received[index]
+            if mark is None:
+                flow.seek_head()
+                self._starting_positions.append(Derived(index, Mark(*START), Mark(*flow.position)))
+                lost = lost or connected.data_state == TargetDataState.OK
+                continue
+            try:
+                flow.seek(Position(mark.sequence, mark.chain))
+            except JournalError:
+                flow.seek_head()
+                self._starting_positions.append(Derived(index, mark, Mark(*flow.position)))
+                lost = True
+            self._received[index] = mark.sequence
+            applied, durable = connected.applied[index], connected.durable[index]
+            self._applied[index] = applied.sequence if applied else 0
+            self._durable[index] = durable.sequence if durable else 0
+        self._resume_mirror(connected, lost)
+
+    def _resume_mirror(self, connected: Connected, lost: bool) -> None:
+        run, shipper = self._run, self.shipper
+        if (
+            lost
+        ):  # operations between the target's position and ours are not in the journal: compare everything
+            self._begin_run(RECOVERY, exact=True)
+            return
+        if run is not None:
+            known = connected.mirroring and connected.mirror_id == run.run_id
+            while shipper.sent_batches and (
+                not known or shipper.sent_batches[-1].number > connected.stream_batches
+            ):
+                batch = shipper.sent_batches.pop()
+                shipper.piece_bytes_in_flight -= batch.bytes
+                for found in batch.found:
+                    batch.flow.lost(found)
+            if not known:
+                shipper.announced = ""
+            return
+        if connected.mirroring:
+            if self._ended is not None and self._ended[0].run_id == connected.mirror_id:
+                self._end_again()  # the target has not heard that it was complete
+            else:  # of a predecessor of this process, which died
+                self._begin_run(
+                    self._state.mirror_wanted or RECOVERY,
+                    exact=self._state.mirror_exact,
+                    distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
+                )
+            return
+        wanted = self._state.mirror_wanted
+        if connected.data_state != TargetDataState.OK and wanted is not None:
+            self._begin_run(
+                wanted,
+                exact=self._state.mirror_exact,
+                distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
+            )
+
+    def _end_again(self) -> None:
+        assert self._ended is not None
+        run, ends = self._ended
+        run.finished_ns = None
+        self._run = run
+        self.shipper.announced = run.run_id
+        for flow, end in zip(self._flows, ends, strict=True):
+            flow.order.active = True
+            flow.order.scanned_head = end
+
+    # --- what the target says ---
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Acknowledge):
+            self._received = list(event.received)
+            self._applied = list(event.applied)
+            self._durable = list(event.durable)
+            for flow, durable in zip(self._flows, event.durable, strict=True):
+                flow.cursor.acknowledge(durable)
+            unapplied = self.shipper.unapplied
+            while unapplied and self._applied[unapplied[0][0]] >= unapplied[0][1]:
+                unapplied.popleft()
+            self.shipper.acknowledged(event.batches_applied)
+            if self._run is not None:
+                self._scanner.wake()
+                self.shipper.wake()
+            self._notify()
+        elif isinstance(event, TargetState):
+            self._target_status = TargetStatus(event.status)
+            self._target_reason = event.reason
+            self.shipper.data_state = TargetDataState(event.data_state)
+            self._notify()
+        elif isinstance(event, PiecesRefused):
+            for refused in decode_refused(event.refused):
+                self._refused_piece(
+                    refused.journal, refused.path, refused.identity, refused.reason, refused.retry
+                )
+            self._scanner.wake()
+
+    def _refused_piece(self, journal: int, path: bytes, identity: Identity, reason: str, retry: bool) -> None:
+        flow = self._flows[journal]
+        if self._run is None or not flow.order.active:
+            return
+        if retry:
+            flow.read_again(path, identity)
+        else:
+            self._run.problem(path, f"target: {reason}")
+
+    # --- mirror ---
+
+    def _begin_run(self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None) -> MirrorRun:
+        clock = self._world.clock
+        run = MirrorRun(
+            str(uuid.UUID(int=self._world.random.getrandbits(128))),
+            kind,
+            exact,
+            clock.monotonic_ns(),
+            distrust_ctime_after_ns,
+        )
+        self._run = self._last_run = run
+        self._state.mirror_wanted = kind
+        self._state.mirror_exact = exact
+        if distrust_ctime_after_ns is None:
+            self._state.mirror_started_wall_ns = (
+                clock.wall_ns() - 1_000_000_000
+            )  # file systems stamp with a coarser clock
+        self._save_state()
+        for flow in self._flows:
+            flow.forget_mirror()
+            flow.order.begin(flow.filter.roots)
+        self._scanner.wake()
+        self.shipper.wake()
+        return run
+
+    def _begin_recovery(self) -> MirrorRun:
+        """A run for some paths only; the orders are told by the caller which."""
+        run = MirrorRun(
+            str(uuid.UUID(int=self._world.random.getrandbits(128))),
+            RECOVERY,
+            False,
+            self._world.clock.monotonic_ns(),
+        )
+        run.partial = self.shipper.data_state is not TargetDataState.OK
+        self._run = self._last_run = run
+        self._state.mirror_wanted = RECOVERY
+        self._state.mirror_exact = True
+        self._state.mirror_started_wall_ns = self._world.clock.wall_ns() - 1_000_000_000
+        self._save_state()
+        for flow in self._flows:
+            flow.order.begin(())
+        self.shipper.announced = ""
+        self.shipper.wake()
+        return run
+
+    def _run_ended(self, complete: bool) -> None:
+        run = self._run
+        assert run is not None
+        run.finished_ns = self._world.clock.monotonic_ns()
+        run.waiting = False
+        self._ended = (run, [flow.position.sequence for flow in self._flows])
+        self._run = None
+        self._state.mirror_wanted = None
+        self._state.mirror_started_wall_ns = None
+        self._save_state()
+        self._notify()
+
+    async def _may_scan(self) -> None:
+        while True:
+            run = self._run
+            if run is not None and not run.paused and not run.stopped and self.shipper.may_send_pieces():
+                return
+            await self._wait_changed()
+
+    def _wake_scanner(self) -> None:
+        self._scanner.wake()
+
+    async def _count_sizes(self) -> None:
+        """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay the start)."""
+        while True:
+            run = self._run
+            if run is None or run.total_known or run.kind == RECOVERY:
+                await self._wait_changed()
+                continue
+            await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be
+            if run is not self._run:
+                continue
+            files = size = 0
+            for flow in self._flows:
+                for root in flow.filter.roots:
+                    walk = flow.source.walk_sizes(root)
+                    while chunk := await self._world.in_thread(
+                        lambda walk=walk: list(itertools.islice(walk, 256))
+                    ):  # type: ignore[misc]
+                        files += sum(c[0] for c in chunk)
+                        size += sum(c[1] for c in chunk)
+            run.total_files, run.total_bytes, run.total_known = files, size, True
+
+    # --- commands ---
+
+    def mirror_start(self, kind: str = "difference", orphans: str = "") -> None:
+        """MR-08. A mirror that runs is stopped and begun anew."""
+        if kind not in KINDS:
+            raise UsageError(f"unknown kind of mirror {kind!r}: use full or difference")
+        if self._run is not None:
+            self.mirror_stop()
+        self._begin_run(kind, exact=(orphans or self._arguments.options.orphans) == "delete")
+        self._notify()
+
+    def mirror_stop(self) -> None:
+        """MR-07: the position is lost; the data state becomes Mirror Required."""
+        if self._run is None:
+            raise UsageError("no mirror is running")
+        self._run.stopped = True
+        self._state.mirror_wanted = None
+        self._save_state()
+        if self._session is None or self.shipper.announced != self._run.run_id:
+            for flow in self._flows:
+                flow.forget_mirror()
+            self._run_ended(False)
+        self._notify()
+        self.shipper.wake()
+
+    def mirror_pause(self) -> None:
+        """MR-06."""
+        if self._run is None:
+            raise UsageError("no mirror is running")
+        self._run.paused = True
+        self._notify()
+
+    def mirror_resume(self) -> None:
+        if self._run is None or not self._run.paused:
+            raise UsageError("no mirror is paused")
+        self._run.paused = False
+        self._notify()
+
+    def replicate_start(self) -> None:
+        """RP-01. What happened meanwhile was not kept: a mirror is advised (RP-02)."""
+        self._set_replicating(True)
+
+    def replicate_stop(self) -> None:
+        self._set_replicating(False)
+
+    def _set_replicating(self, on: bool) -> None:
+        self._state.replicating = self.shipper.replicating = on
+        self._save_state()
+        if not on and self._run is None and self.shipper.data_state is TargetDataState.OK:
+            run = self._begin_recovery()  # begins and ends in the stream: from here on the copy is not exact
+            run.stopped = True
+        self._notify()
+        self.shipper.wake()
+
+    def transmit_start(self) -> None:
+        self._set_transmit(TransmitMode.STARTED)
+        if self._session is not None:
+            self._set_state(ConnectionState.STARTED, "")
+
+    def transmit_stop(self) -> None:
+        """The network connection ends, changes are queued here (CS-01 Stopped)."""
+        self._set_transmit(TransmitMode.STOPPED)
+        self._set_state(ConnectionState.STOPPED, "transmission was stopped")
+        self._interrupt()
+
+    def transmit_pause(self) -> None:
+        """The network connection stays, changes are queued here (CS-01 Paused)."""
+        self._set_transmit(TransmitMode.PAUSED)
+        if self._session is not None:
+            self._set_state(ConnectionState.PAUSED, "")
+
+    def transmit_resume(self) -> None:
+        self.transmit_start()
+
+    async def wait(self, sequences: dict[str, int], timeout_s: float | None) -> bool:
+        """Whether, in that time, everything up to these sequences (by journal id) was applied and no mirror runs any more."""
+        with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
+            while True:
+                if not self._state.replicating:
+                    raise ReplicatorError("replication is stopped: `dtctl replicate start`")
+                if self._run is None and all(
+                    applied >= sequences.get(flow.journal_id, 0)
+                    for flow, applied in zip(self._flows, self._applied, strict=True)
+                ):
+                    return True
+                await self._wait_changed()
+        return False
+
+    async def disconnect(self) -> bool:
+        """End the connection for good. Returns whether the target was told."""
+        told = False
+        session = self._session
+        if session is not None:
+            with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
+                try:
+                    await session.send(Disconnect(self._arguments.connection_uuid))
+                    told = True
+                except (SessionEnded, OSError):
+                    pass
+        self._removed = True
+        for flow in self._flows:
+            flow.cursor.remove()
+        try:
+            self._world.disk.unlink(self._state_path)
+        except FileNotFoundError:
+            pass
+        self.stop()
+        return told
+
+    def stop(self) -> None:
+        """End `run`. The connection stays and goes on with the next process."""
+        self._stopping = True
+        self._notify()
+        self._interrupt()
+
+    # --- status ---
+
+    def status(self) -> ConnectionStatus:
+        """The snapshot of this connection; number and target name are the agent's to fill in."""
+        totals = self.shipper.totals
+        now_ns = self._world.clock.monotonic_ns()
+        progress = self._last_run.progress(now_ns) if self._last_run is not None else MirrorProgress()
+        ops = bytes_ = 0
+        for flow, applied in zip(self._flows, self._applied, strict=True):
+            queued_ops, queued_bytes = flow.cursor.backlog()
+            ops += max(flow.cursor.head().sequence - applied, 0) if applied else queued_ops
+            bytes_ += queued_bytes
+        if not self._state.replicating:
+            replication = ReplicationStatus.STOPPED
+        elif ops and self._session is not None:
+            replication = ReplicationStatus.REPLICATING
+        else:
+            replication = ReplicationStatus.READY
+        oldest = self.shipper.unapplied[0][2] if self.shipper.unapplied else None
+        lag_s = max(self._world.clock.wall_ns() - oldest, 0) / 1e9 if oldest is not None else 0.0
+        ids = [flow.journal_id for flow in self._flows]
+        return ConnectionStatus(
+            id=0,
+            uuid=self._arguments.connection_uuid,
+            repset=self._arguments.repset.name,
+            target=self._target_name,
+            state=self._state_name,
+            state_reason=self._state_reason,
+            target_data_state=self.shipper.data_state if self._run is None else TargetDataState.MIRRORING,
+            target_status=self._target_status,
+            target_status_reason=self._target_reason,
+            transmit_mode=self._state.transmit,
+            mirror_status=progress.status if self._run is not None else MirrorStatus.IDLE,
+            replication_status=replication,
+            queued_ops=ops,
+            queued_bytes=bytes_,
+            sent_bytes=totals.bytes,
+            sent_compressed_bytes=totals.bytes,
+            sent_ops=totals.operations,
+            sent_mirror_bytes=totals.mirror_bytes,
+            skipped_mirror_bytes=progress.skipped_bytes,
+            remaining_mirror_bytes=progress.remaining_bytes if self._run is not None else 0,
+            lag_seconds=lag_s,
+            last_file=totals.last_path.decode(errors="surrogateescape"),
+            connected_since=self._connected_since,
+            received=dict(zip(ids, self._received, strict=True)),
+            applied=dict(zip(ids, self._applied, strict=True)),
+            durable=dict(zip(ids, self._durable, strict=True)),
+            sender_pid=os.getpid(),
+            receiver_pid=self._receiver_pid,
+            mirror=progress,
+        )
+
+    # --- small things ---
+
+    def _may_ship(self) -> bool:
+        return self._state.transmit is TransmitMode.STARTED
+
+    def _set_transmit(self, mode: TransmitMode) -> None:
+        self._state.transmit = mode
+        self._save_state()
+        self._notify()
+        self.shipper.wake()
+
+    def _set_state(self, state: ConnectionState, reason: str) -> None:
+        if (state, reason) != (self._state_name, self._state_reason):
+            print(f"{state.value}{': ' if reason else ''}{reason}", file=sys.stderr, flush=True)
+        self._state_name, self._state_reason = state, reason
+        self._notify()
+
+    def _interrupt(self) -> None:
+        if self._transmit_scope is not None:
+            self._transmit_scope.cancel()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _wait_changed(self) -> None:
+        await self._changed.wait()
+
+    def _load_state(self) -> SenderState:
+        disk = self._world.disk
+        self._state_existed = disk.exists(self._state_path)
+        if self._state_existed:
+            handle = disk.open_read(self._state_path)
+            try:
+                return msgspec.json.decode(disk.read(handle, 65536, 0), type=SenderState)
+            finally:
+                disk.close(handle)
+        options = self._arguments.options
+        return SenderState(
+            replicating=options.replicate,
+            mirror_wanted=options.mirror,
+            mirror_exact=options.orphans == "delete",
+        )
+
+    def _save_state(self) -> None:
+        if self._removed:
+            return
+        disk = self._world.disk
+        disk.makedirs(os.path.dirname(self._state_path))
+        temporary = self._state_path + ".new"
+        handle = disk.open_append(temporary)
+        try:
+            data = msgspec.json.encode(self._state)
+            disk.append(handle, [data], 0)
+        finally:
+            disk.close(handle)
+        disk.truncate(temporary, len(data))
+        disk.replace(temporary, self._state_path)
+
+
+class ConnectionRefused(ReplicatorError):
+    """The target does not accept this connection. `retry`: trying again by itself may help."""
+
+    def __init__(self, reason: str, *, retry: bool) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that ended a session: RootChanged before anything that only followed from it."""
+    leaves: list[BaseException] = []
+
+    def collect(error: BaseException) -> None:
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                collect(inner)
+        else:
+            leaves.append(error)
+
+    collect(group)
+    return next((e for e in leaves if isinstance(e, RootChanged)), leaves[0])
+
+
+def _reason(error: BaseException, target: str) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and not isinstance(error, ReplicatorError):
+        return f"{target}: {error.strerror or text}"
+    return text
+
+
+# --- the process ---
+
+
+async def open_flows(world: World, arguments: SenderArguments) -> list[Flow]:
+    """Journals, cursors and source trees of a connection; waits for captures that are not up yet."""
+    flows: list[Flow] = []
+    for index, journal in enumerate(arguments.journals):
+        settings = JournalSettings(journal.memory_directory, journal.disk_directory)
+        while True:
+            try:
+                root_fd = await _capture_root(journal.capture_socket)
+                cursor = Cursor.open(
+                    world, settings, journal.mount_id, arguments.connection_uuid, create=True
+                )
+                lookahead = Cursor.open(world, settings, journal.mount_id, None)
+                break
+            except (OSError, ReplicatorError) as error:
+                print(f"waiting for the mount {journal.root}: {error}", file=sys.stderr, flush=True)
+                await trio.sleep(limits.RECONNECT_FIRST_S)
+        make_filter = partial(compile_filter, arguments.repset, os.fsencode(journal.root))
+        source = Source(root_fd, make_filter)
+        flows.append(Flow(index, journal.mount_id, cursor, lookahead, make_filter(), source))
+    return flows
+
+
+async def _capture_root(socket_path: str) -> int:
+    async with control.Control(socket_path) as capture:
+        _, descriptors = await capture.call_with_descriptors("root")
+    return descriptors[0]
+
+
+def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
+    """Control calls of a sender."""
+
+    def plain(function: Callable[..., object]) -> Callable[..., Awaitable[object]]:
+        async def call(**arguments: object) -> object:
+            return function(**arguments)
+
+        return call
+
+    async def wait(sequences: dict[str, int], timeout_s: float | None = None) -> bool:
+        return await sender.wait(sequences, timeout_s)
+
+    names = (
+        "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
+        "transmit_start transmit_stop transmit_pause transmit_resume stop"
+    )
+    calls = {name: plain(getattr(sender, name)) for name in names.split()}
+    return calls | {"wait": wait, "disconnect": sender.disconnect}
+
+
+async def serve(world: World, arguments: SenderArguments) -> None:
+    """The whole process: flows, control socket, sender."""
+    flows = await open_flows(world, arguments)
+    sender = Sender(world, arguments, flows)
+    socket_path = os.path.join(arguments.home, "run", f"sender-{arguments.connection_uuid}.sock")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(control.serve, socket_path, handlers(sender)))
+        await sender.run()
+        nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    """`python -m replicator.agent.sender --arguments FILE`."""
+    if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
+        raise SystemExit("usage: python -m replicator.agent.sender --arguments FILE")
+    with open(sys.argv[2], "rb") as file:
+        arguments = msgspec.json.decode(file.read(), type=SenderArguments)
+    trio.run(serve, World(), arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,532 @@
+"""The shipper of a sender: makes one ordered stream of records and pieces, and sends it.
+
+One task. The decisions between two checkpoints are atomic: what a record does to the order of its flow and the frame that carries it
+belong together, so `ship` collects frames first and sends them afterwards.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import trio
+
+from replicator import limits
+from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
+from replicator.agent.mirroring import MirrorRun
+from replicator.errors import ReplicatorError
+from replicator.mirror.order import Decision, is_below_or_equal, name_change_touches
+from replicator.mirror.pieces import Abandon, Batch, Finish, LinkTo, Listing, Part, Same, Times, encode_batch
+from replicator.mirror.scan import Found
+from replicator.net.engine import Buffer
+from replicator.net.frames import Derived, Frame, Mark, MirrorBegin, MirrorEnd, PieceBatch, Records
+from replicator.net.session import Session
+from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Kind, Position, Record
+from replicator.queue import record as codec
+from replicator.queue.cursor import Run
+from replicator.status import TargetDataState
+
+
+class RootChanged(ReplicatorError):
+    """The root of a connected set was renamed or deleted (RS-15): shipping it would empty the target. A person decides."""
+
+
+class SentBatch(NamedTuple):
+    """A batch the target has not yet acknowledged as applied."""
+
+    number: int
+    bytes: int
+    flow: Flow
+    found: list[Found]
+
+
+class Shipment(NamedTuple):
+    """A frame ready to be sent."""
+
+    frame: Frame
+    data: Buffer | None
+
+
+@dataclass
+class Totals:
+    """What was sent, of all sessions of this sender."""
+
+    bytes: int = 0
+    operations: int = 0
+    replication_bytes: int = 0
+    mirror_bytes: int = 0
+    last_path: bytes = b""
+
+
+@dataclass
+class Shipper:
+    """See the module. `begin_run` starts a mirror run of the kind given (for paths that moved into the set, or were lost)."""
+
+    flows: list[Flow]
+    mirror_run: Callable[[], MirrorRun | None]
+    begin_recovery: Callable[[], MirrorRun]
+    end_run: Callable[[bool], None]
+    wake_scanner: Callable[[], None]
+    now_ns: Callable[[], int]
+    totals: Totals = field(default_factory=Totals)
+    replicating: bool = True
+    data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
+    sent_batches: deque[SentBatch] = field(default_factory=deque)
+    batches: int = 0  # number of the last batch; never starts again
+    piece_bytes_in_flight: int = 0
+    unapplied: deque[tuple[int, int, int]] = field(
+        default_factory=deque
+    )  # (flow, sequence, wall ns) of what was sent
+    announced: str = ""  # id of the run whose MIRROR_BEGIN is in the stream
+    _wake: trio.Event = field(default_factory=trio.Event)
+    _halted: RootChanged | None = None
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self, session: Session, allowed: Callable[[], bool]) -> None:
+        """Ship until cancelled. Nothing is shipped while `allowed` says no. Raises RootChanged, SessionEnded."""
+        self._halted = None
+        async with trio.open_nursery() as nursery:
+            bells = [_Bell(flow, self.wake) for flow in self.flows]
+            for bell in bells:
+                nursery.start_soon(bell.run)
+            while True:
+                self._wake = trio.Event()
+                if allowed():
+                    shipments = self._collect()
+                    for frame, data in shipments:
+                        await session.send(frame, data)
+                    if self._halted is not None:
+                        raise self._halted
+                    if shipments:
+                        continue
+                for bell in bells:
+                    bell.arm()
+                await self._wake.wait()
+
+    # --- between two checkpoints ---
+
+    def _collect(self) -> list[Shipment]:
+        """What can be sent now; empty if there is nothing. Positions and orders are as if it were sent already."""
+        out: list[Shipment] = []
+        run = self.mirror_run()
+        if run is not None and self.announced != run.run_id:
+            self._announce(run, out)
+        for flow in self.flows:
+            while flow.pieces and flow.pieces[0].place <= flow.position.sequence:
+                self._emit(flow, flow.pieces.popleft(), out)
+                if len(out) >= 8:
+                    return out
+        flow_next = self._next_flow()
+        if flow_next is not None:
+            self._ship(flow_next, out)
+        elif not out and run is not None:
+            self._finish_run(run, out)
+        return out
+
+    def _next_flow(self) -> Flow | None:
+        """The flow whose next record is the oldest, among those that may go on. A set of one mount has no choice to make."""
+        best: Flow | None = None
+        best_stamp = 0
+        for flow in self.flows:
+            barrier = flow.barrier
+            if barrier is not None and flow.position.sequence >= barrier:
+                if len(self.flows) > 1:
+                    return None  # what is behind it in another journal may be newer: wait
+                continue
+            head = flow.peek()
+            if head is None:
+                continue
+            if len(self.flows) == 1:
+                return flow
+            stamp = head[0].records[head[1]][2].monotonic_ns
+            if best is None or stamp < best_stamp:
+                best, best_stamp = flow, stamp
+        return best
+
+    def _ship(self, flow: Flow, out: list[Shipment]) -> None:
+        """The next records of `flow`, up to its barrier, as frames."""
+        head = flow.peek()
+        assert head is not None
+        run, index = head
+        barrier = flow.barrier
+        records = run.records
+        count = len(records) - index
+        if barrier is not None:
+            count = min(count, barrier - flow.position.sequence)
+        if len(self.flows) > 1:
+            count = self._until_other_journal(flow, records, index, count)
+        if self._ships_all(flow, records, index, count):
+            self._records(flow, run, index, index + count, out)
+            flow.advance(count)
+            return
+        done = 0
+        while done < count:
+            try:
+                taken = self._decided(flow, run, index + done, index + count, out)
+            except RootChanged as error:  # what was decided before it is sent first
+                self._halted = error
+                return
+            done += taken
+            flow.advance(taken)
+            if flow.pieces and flow.pieces[0].place <= flow.position.sequence:
+                break
+            if flow.barrier is not None and flow.position.sequence >= flow.barrier:
+                break
+
+    def _until_other_journal(
+        self, flow: Flow, records: list[tuple[int, int, Record]], index: int, count: int
+    ) -> int:
+        """How many of them are older than the next record of every other journal."""
+        limit_ns: int | None = None
+        for other in self.flows:
+            if other is flow:
+                continue
+            head = other.peek()
+            bound = (
+                head[0].records[head[1]][2].monotonic_ns if head is not None else other.cursor.low_mark_ns()
+            )
+            limit_ns = bound if limit_ns is None else min(limit_ns, bound)
+        assert limit_ns is not None
+        within = 0
+        while within < count and records[index + within][2].monotonic_ns <= limit_ns:
+            within += 1
+        return max(within, 1)
+
+    def _ships_all(self, flow: Flow, records: list[tuple[int, int, Record]], index: int, count: int) -> bool:
+        """The common case, quickly: no mirror, the whole mount, nothing special among the records."""
+        if not self.replicating or flow.order.active or not flow.filter.everything_below(b""):
+            return False
+        for position in range(index, index + count):
+            record = records[position][2]
+            if record.kind >= Kind.DOUBT:
+                return False
+        return True
+
+    def _decided(self, flow: Flow, run: Run, index: int, end: int, out: list[Shipment]) -> int:
+        """Ship or skip as many records from `index` as share one decision. Returns how many."""
+        first = run.records[index][2]
+        decision = self._decide(flow, first, out)
+        if isinstance(decision, Record):
+            self._derived(flow, run.records[index][2], decision, out)
+            return 1
+        stop = index + 1
+        # Only plain data operations are taken together: they change nothing in the order of the flow.
+        if first.kind not in NAME_KINDS and decision is not Decision.BY_IDENTITY:
+            while stop < end:
+                record = run.records[stop][2]
+                if record.kind in NAME_KINDS or record.kind >= Kind.DOUBT:
+                    break
+                if self._decide(flow, record, out) is not decision:
+                    # Asking twice is harmless: the answer for a data operation has no other effect than "touched".
+                    break
+                stop += 1
+        if decision is Decision.SKIP:
+            self._advance_only(flow, run, index, stop, out)
+        else:
+            self._records(flow, run, index, stop, out, by_identity=decision is Decision.BY_IDENTITY)
+        return stop - index
+
+    def _decide(self, flow: Flow, record: Record, out: list[Shipment]) -> Decision | Record:
+        """What to do with one record; a `Record` is to be shipped in its stead."""
+        if not self.replicating:
+            return Decision.SKIP
+        kind = record.kind
+        if kind == Kind.HOLE:
+            self._recover(flow, list(flow.filter.roots), exact=True)
+            return Decision.SKIP
+        if kind == Kind.DOUBT:
+            self._recover(
+                flow, [p for p in (record.path, record.path2) if flow.filter.may_contain(p)], exact=True
+            )
+            return Decision.SKIP
+        derived = self._filtered(flow, record)
+        if derived is not None:
+            return derived
+        if not flow.order.active:
+            return Decision.SHIP
+        if kind in NAME_KINDS:
+            self._abandon(flow, record, out)
+        decision = flow.order.ship(record)
+        if kind in NAME_KINDS:
+            self.wake_scanner()
+        return decision
+
+    def _filtered(self, flow: Flow, record: Record) -> Decision | Record | None:
+        """What the set's rules say: None to go on, else the answer."""
+        rules = flow.filter
+        if not rules.everything_below(b""):
+            is_directory = bool(record.flags & Flag.DIRECTORY)
+            inside = rules.may_contain(record.path) if is_directory else rules.includes(record.path)
+        else:
+            is_directory = False
+            inside = True
+        if record.kind in NAME_KINDS and inside:
+            self._guard_roots(flow, record)
+        if inside and (record.kind not in TWO_PATH_KINDS or rules.everything_below(b"")):
+            return None
+        if record.kind not in TWO_PATH_KINDS:
+            return Decision.SKIP
+        inside2 = rules.may_contain(record.path2) if is_directory else rules.includes(record.path2)
+        if not inside and not inside2:
+            return Decision.SKIP
+        if record.kind == Kind.LINK:
+            if inside and inside2:
+                return None
+            if inside2:  # LK-10: from outside: its content has to be read
+                self._recover(flow, [record.path2], exact=False)
+            return Decision.SKIP
+        if record.arg0 & RENAME_EXCHANGE:
+            if inside and inside2 and not is_directory:
+                return None
+            self._recover(
+                flow, [p for p, i in ((record.path, inside), (record.path2, inside2)) if i], exact=True
+            )
+            return None if inside and inside2 else Decision.SKIP
+        if inside and inside2:
+            if is_directory and not (
+                rules.everything_below(record.path) and rules.everything_below(record.path2)
+            ):
+                self._recover(flow, [record.path2], exact=True)  # the rules below may differ at the new place
+            return None
+        if inside:  # LK-04, LK-13: moved out of the set
+            return record._replace(kind=Kind.REMOVE_TREE, path2=b"", payload=b"", arg0=0)
+        self._recover(flow, [record.path2], exact=True)  # moved into the set
+        return record._replace(kind=Kind.REMOVE_TREE, path=record.path2, path2=b"", payload=b"", arg0=0)
+
+    def _guard_roots(self, flow: Flow, record: Record) -> None:
+        if record.kind not in (Kind.RENAME, Kind.UNLINK, Kind.RMDIR):
+            return
+        for root in flow.filter.roots:
+            if root and is_below_or_equal(root, record.path):
+                what = "renamed" if record.kind == Kind.RENAME else "deleted"
+                name = root.decode(errors="surrogateescape")
+                raise RootChanged(
+                    f"the root {name!r} of the replication set was {what} on the source; the target was left as it is: "
+                    "put it back and `dtctl transmit start`, or disconnect"
+                )
+
+    # --- frames ---
+
+    def _records(
+        self, flow: Flow, run: Run, index: int, end: int, out: list[Shipment], *, by_identity: bool = False
+    ) -> None:
+        previous = _position_before(run, index)
+        first_offset = run.records[index][0]
+        last_offset, last_length, last = run.records[end - 1]
+        data = run.data[first_offset : last_offset + last_length]
+        head = Records(flow.index, Mark(*previous), Mark(last.sequence, last.chain), by_identity)
+        out.append(Shipment(head, data))
+        self._count(flow, last, len(data), end - index)
+
+    def _advance_only(self, flow: Flow, run: Run, index: int, end: int, out: list[Shipment]) -> None:
+        last = run.records[end - 1][2]
+        head = Derived(flow.index, Mark(*_position_before(run, index)), Mark(last.sequence, last.chain))
+        out.append(Shipment(head, b""))
+
+    def _derived(self, flow: Flow, original: Record, derived: Record, out: list[Shipment]) -> None:
+        buffers, _, _ = codec.encode(
+            derived.kind,
+            derived.sequence,
+            0,
+            derived.boot,
+            derived.monotonic_ns,
+            derived.wall_ns,
+            derived.path,
+            derived.path2,
+            derived.payload,
+            derived.flags,
+            derived.inode,
+            derived.generation,
+            derived.arg0,
+            derived.arg1,
+        )
+        head = Derived(flow.index, Mark(*flow.position), Mark(original.sequence, original.chain))
+        data = b"".join(buffers)
+        out.append(Shipment(head, data))
+        self._count(flow, original, len(data), 1)
+
+    def _count(self, flow: Flow, last: Record, size: int, operations: int) -> None:
+        totals = self.totals
+        totals.bytes += size
+        totals.replication_bytes += size
+        totals.operations += operations
+        totals.last_path = last.path
+        self.unapplied.append((flow.index, last.sequence, last.wall_ns))
+        if len(self.unapplied) > 65536:  # thin out: lag is measured, not accounted
+            self.unapplied = deque(list(self.unapplied)[::2])
+
+    # --- mirror ---
+
+    def _announce(self, run: MirrorRun, out: list[Shipment]) -> None:
+        self.announced = run.run_id
+        self.sent_batches.clear()
+        self.piece_bytes_in_flight = 0
+        out.append(Shipment(MirrorBegin(run.run_id, run.kind), None))
+
+    def _recover(self, flow: Flow, paths: list[bytes], *, exact: bool) -> None:
+        """Bring these paths: start a run for them if none is active."""
+        if not paths:
+            return
+        run = self.mirror_run() or self.begin_recovery()
+        run.exact = run.exact or exact
+        flow.order.active = True
+        for path in paths:
+            flow.order.require(path)
+        self.wake_scanner()
+
+    def _abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
+        """A name on the way to a file that is being transferred changes here: what was sent of it is void."""
+        for transfer in list(flow.transfers):
+            if transfer.sent and name_change_touches(record, transfer.transfer.path):
+                flow.end_transfer(transfer)
+                read = transfer.transfer
+                flow.order.forget_link(read.identity)
+                self._send_batch(flow, [Found(read.path, Abandon(read.path, read.number))], out)
+
+    def _emit(self, flow: Flow, piece: QueuedPiece, out: list[Shipment]) -> None:
+        """A piece has come to its place. Claims that meanwhile cannot be trusted are read again instead."""
+        order = flow.order
+        if not order.active:
+            return
+        entries: list[Found] = []
+        for found in piece.found:
+            entry = found.entry
+            if isinstance(entry, Same) and order.must_send_whole(found.identity):
+                flow.read_again(found.path, found.identity)
+                continue
+            if isinstance(entry, LinkTo) and not order.link_is_known(found.identity):
+                flow.read_again(found.path, found.identity)
+                continue
+            self._enter(flow, piece, found, piece.transfer)
+            if entry is not None:
+                entries.append(found)
+        if flow.again:
+            self.wake_scanner()
+        if entries:
+            self._send_batch(flow, entries, out)
+
+    def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
+        """Account for one entry that enters the stream."""
+        order, entry = flow.order, found.entry
+        run = self.mirror_run()
+        assert run is not None
+        if isinstance(entry, Listing):
+            order.directory_sent(found.path, piece.directories, piece.names)
+        elif isinstance(entry, Part):
+            if entry.first:
+                assert transfer is not None
+                transfer.sent = True
+                order.file_sent(found.path, found.identity, whole=True, links=found.links)
+            run.done_bytes += found.size
+            run.sent_bytes += found.size
+        elif isinstance(entry, Finish):
+            order.file_sent(found.path, found.identity, whole=True, links=found.links)
+            run.done_files += 1
+            if transfer in flow.transfers:
+                flow.transfers.remove(transfer)
+        elif isinstance(entry, Abandon):
+            assert transfer is not None
+            order.forget_link(transfer.transfer.identity)
+            if transfer in flow.transfers:
+                flow.transfers.remove(transfer)
+        elif isinstance(entry, Times):
+            return
+        else:
+            order.file_sent(found.path, found.identity, whole=found.whole, links=found.links)
+            if entry is None:
+                return
+            run.done_files += 1
+            run.done_bytes += found.size
+            if found.whole:
+                run.sent_bytes += found.size
+            else:
+                run.skipped_bytes += found.size
+            run.current = found.path.decode(errors="surrogateescape")
+
+    def _send_batch(self, flow: Flow, entries: list[Found], out: list[Shipment]) -> None:
+        self.batches += 1
+        batch = Batch(self.batches, flow.index, tuple(f.entry for f in entries if f.entry is not None))
+        data = encode_batch(batch)
+        out.append(Shipment(PieceBatch(), data))
+        # Contents are not kept: what is lost on the way is read again.
+        kept = [f if f.entry is None else _without_data(f) for f in entries]
+        self.sent_batches.append(SentBatch(self.batches, len(data), flow, kept))
+        self.piece_bytes_in_flight += len(data)
+        self.totals.bytes += len(data)
+        self.totals.mirror_bytes += len(data)
+
+    def may_send_pieces(self) -> bool:
+        """Whether the scanner may read on: mirror data in flight and in the queue is bounded, so replication goes first."""
+        queued = sum(len(flow.pieces) for flow in self.flows)
+        queued_bytes = sum(piece.bytes for flow in self.flows for piece in flow.pieces)
+        return (
+            len(self.sent_batches) + queued < limits.PIECES_IN_FLIGHT
+            and self.piece_bytes_in_flight + queued_bytes < limits.PIECE_BYTES_IN_FLIGHT
+        )
+
+    def acknowledged(self, batches_applied: int) -> None:
+        """The target has applied the batches up to this number."""
+        while self.sent_batches and self.sent_batches[0].number <= batches_applied:
+            self.piece_bytes_in_flight -= self.sent_batches.popleft().bytes
+
+    def _finish_run(self, run: MirrorRun, out: list[Shipment]) -> None:
+        """Nothing can be shipped now: is the mirror complete?"""
+        if run.stopped:
+            self._end(run, False, out)
+            return
+        if any(f.pieces or f.barrier is not None or not f.nothing_to_read() for f in self.flows):
+            run.waiting = False
+            return
+        if any(f.position.sequence < f.order.scanned_head for f in self.flows):
+            return
+        run.waiting = True
+        if self.sent_batches:
+            return
+        assert all(f.order.nothing_pending() for f in self.flows), "a pending path nobody would bring"
+        self._end(run, run.problem_count == 0 and not run.partial, out)
+
+    def _end(self, run: MirrorRun, complete: bool, out: list[Shipment]) -> None:
+        out.append(Shipment(MirrorEnd(run.run_id, complete), None))
+        for flow in self.flows:
+            flow.forget_mirror()
+        self.sent_batches.clear()
+        self.piece_bytes_in_flight = 0
+        self.announced = ""
+        self.end_run(complete)
+
+
+class _Bell:
+    """Wakes the shipper when its cursor has something to read; waits only while armed."""
+
+    def __init__(self, flow: Flow, wake: Callable[[], None]) -> None:
+        self._flow = flow
+        self._wake_shipper = wake
+        self._armed = trio.Event()
+
+    def arm(self) -> None:
+        """The shipper is about to sleep. A flow that stands at its barrier is woken by the scanner instead."""
+        if self._flow.peek_is_empty():
+            self._armed.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._armed.wait()
+            await self._flow.cursor.wait()
+            self._armed = trio.Event()
+            self._wake_shipper()
+
+
+def _position_before(run: Run, index: int) -> Position:
+    if index == 0:
+        return run.previous
+    record = run.records[index - 1][2]
+    return Position(record.sequence, record.chain)
+
+
+def _without_data(found: Found) -> Found:
+    entry = found.entry
+    if isinstance(entry, Times | Listing | Abandon):
+        return found
+    return Found(found.path, None, found.identity, found.links, found.size)

@@ -1,0 +1,224 @@
+"""The rules that let a mirror run while changes flow (docs/developers/architecture.md, "Ordering"). Pure: no I/O, no clock.
+
+One `Order` belongs to one journal of a connection. It is told what enters the ordered stream, record by record and piece by piece, and
+answers two questions: may this record be shipped, and what must the scanner (still, or again) bring. Everything here happens between
+two checkpoints of the sender's shipper, so it needs no lock.
+
+Memory: one entry per pending sub-directory or path, the names of directories being read, and at most `limits.TOUCHED_FILES`
+identities.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from enum import Enum, auto
+
+from replicator import limits
+from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Identity, Kind, Record
+
+
+class Decision(Enum):
+    """What the shipper does with a record of the set."""
+
+    SHIP = auto()
+    BY_IDENTITY = auto()  # ship, for a hard-linked copy the target knows; never by path
+    SKIP = auto()  # a piece will carry its effect
+
+
+class Remaining:
+    """Names of one directory that the mirror has still to bring; they are brought in sorted order."""
+
+    __slots__ = ("_names", "_next")
+
+    def __init__(self, names: list[bytes]) -> None:
+        assert all(names[i] < names[i + 1] for i in range(len(names) - 1)), "sorted, each once"
+        self._names = names
+        self._next = 0
+
+    def __contains__(self, name: bytes) -> bool:
+        index = bisect_left(self._names, name, self._next)
+        return index < len(self._names) and self._names[index] == name
+
+    def advance_past(self, name: bytes) -> None:
+        index = bisect_left(self._names, name, self._next)
+        if index < len(self._names) and self._names[index] == name:
+            self._next = index + 1
+
+    def __bool__(self) -> bool:
+        return self._next < len(self._names)
+
+
+def parent_of(path: bytes) -> bytes:
+    """The directory of `path`; the root's is the root."""
+    return path[: path.rindex(b"/")] if b"/" in path else b""
+
+
+def is_below_or_equal(path: bytes, ancestor: bytes) -> bool:
+    return not ancestor or path == ancestor or path.startswith(ancestor + b"/")
+
+
+def name_change_touches(record: Record, path: bytes) -> bool:
+    """Whether this record changed a name on `path` or above it, so that what was read there may be another object."""
+    if record.kind not in NAME_KINDS:
+        return False
+    if is_below_or_equal(path, record.path):
+        return True
+    return record.kind in (Kind.RENAME, Kind.LINK) and is_below_or_equal(path, record.path2)
+
+
+def name_change_in_directory(record: Record, directory: bytes) -> bool:
+    """Whether this record changed the list of names of `directory`, or what `directory` is."""
+    if record.kind not in NAME_KINDS:
+        return False
+    paths = (record.path, record.path2) if record.kind in (Kind.RENAME, Kind.LINK) else (record.path,)
+    return any(is_below_or_equal(directory, p) or parent_of(p) == directory for p in paths)
+
+
+class Order:
+    """Pending paths, touched files and the scanner's list of one journal."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.scanned_head = 0
+        """Highest journal head that a scan saw. The mirror ends only after the stream has passed it."""
+        self._work: list[bytes] = []
+        self._in_work: set[bytes] = set()
+        self._pending: set[bytes] = set()
+        self._remaining: dict[bytes, Remaining] = {}
+        self._touched: set[Identity] = set()
+        self._distrust_all = False
+        self._linked: set[Identity] = set()
+
+    # --- the scanner's side ---
+
+    def begin(self, roots: Iterable[bytes]) -> None:
+        """A mirror of these paths starts; what an earlier one had left is forgotten."""
+        self.__init__()  # type: ignore[misc]
+        self.active = True
+        for root in roots:
+            self.require(root)
+
+    def end(self) -> None:
+        """The mirror is over, complete or stopped."""
+        self.__init__()  # type: ignore[misc]
+
+    def require(self, path: bytes, *, touched: Identity | None = None) -> None:
+        """Bring `path` with all below it, again. `touched`: and that file whole, without comparing."""
+        self.pend(path, touched=touched)
+        self.read_later(path)
+
+    def pend(self, path: bytes, *, touched: Identity | None = None) -> None:
+        """The same, but the caller sees to it that `path` is read."""
+        if touched is not None:
+            self._touch(touched)
+            self._linked.discard(touched)
+        self._pending.add(path)
+
+    def read_later(self, path: bytes) -> None:
+        """Put `path` on the scanner's list. Every pending path has its own entry there, or a piece under way that ends
+        its pending; an entry for a path above it would not do: the path may be gone when that one is read."""
+        if path not in self._in_work:
+            self._in_work.add(path)
+            self._work.append(path)
+
+    def next_work(self) -> bytes | None:
+        """The next path to read, with all below it: the newest first, so that the list stays as deep as the tree."""
+        if not self._work:
+            return None
+        path = self._work.pop()
+        self._in_work.discard(path)
+        return path
+
+    def must_send_whole(self, identity: Identity) -> bool:
+        """Whether a comparison by size and mtime could be fooled for this file."""
+        return self._distrust_all or identity in self._touched
+
+    def link_is_known(self, identity: Identity) -> bool:
+        """Whether the stream already brought this hard-linked file under another name, and kept it up to date."""
+        return identity in self._linked
+
+    def everything_read(self) -> bool:
+        return not self._work
+
+    def nothing_pending(self) -> bool:
+        return not self._pending and not self._remaining
+
+    def forget_link(self, identity: Identity) -> None:
+        """The target does not have this hard-linked file after all."""
+        self._linked.discard(identity)
+
+    # --- the stream's side ---
+
+    def is_pending(self, path: bytes) -> bool:
+        """Whether the mirror has still to bring `path` or something above it."""
+        pending = self._pending
+        remaining = self._remaining
+        if not pending and not remaining:
+            return False
+        if path in pending or b"" in pending:
+            return True
+        end = len(path)
+        while True:
+            cut = path.rfind(b"/", 0, end)
+            directory = path[:cut] if cut >= 0 else b""
+            names = remaining.get(directory)
+            if names is not None and path[cut + 1 : end] in names:
+                return True
+            if cut < 0:
+                return False
+            if directory in pending:
+                return True
+            end = cut
+
+    def ship(self, record: Record) -> Decision:
+        """`record` is next in the stream: ship it, and how? Changes of names make paths pending again."""
+        kind = record.kind
+        if kind in NAME_KINDS:
+            if kind == Kind.RENAME:
+                self.require(record.path2)
+                if record.arg0 & RENAME_EXCHANGE:
+                    self.require(record.path)
+            elif kind == Kind.LINK:
+                self.require(record.path)
+                self.require(record.path2)
+            return Decision.SHIP
+        if not self.is_pending(record.path):
+            return Decision.SHIP
+        identity = record.identity
+        if record.flags & Flag.MULTILINK and identity in self._linked:
+            return Decision.BY_IDENTITY
+        if not record.flags & Flag.DIRECTORY:
+            self._touch(identity)
+        return Decision.SKIP
+
+    def directory_sent(self, path: bytes, directories: Iterable[bytes], names: list[bytes]) -> None:
+        """The listing of `path` entered the stream: its sub-directories (full paths) and `names` (sorted) are pending now."""
+        self._pending.discard(path)
+        self._pending.update(directories)
+        if names:
+            self._remaining[path] = Remaining(names)
+
+    def file_sent(
+        self, path: bytes, identity: Identity | None = None, *, whole: bool = False, links: int = 1
+    ) -> None:
+        """What is at `path` entered the stream (for a large file: its first part), or is no longer there.
+
+        `whole`: with its content, so the target's copy is right from here on.
+        """
+        self._pending.discard(path)
+        directory = parent_of(path)
+        names = self._remaining.get(directory)
+        if names is not None:
+            names.advance_past(path[len(directory) + 1 if directory else 0 :])
+            if not names:
+                del self._remaining[directory]
+        if identity is not None:
+            if whole:
+                self._touched.discard(identity)
+            if links > 1:
+                self._linked.add(identity)
+
+    def _touch(self, identity: Identity) -> None:
+        if len(self._touched) < limits.TOUCHED_FILES:
+            self._touched.add(identity)
+        else:
+            self._distrust_all = True

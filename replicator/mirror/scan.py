@@ -1,0 +1,369 @@
+"""Read the source tree, piece by piece. Blocking functions, meant for a thread; no state but descriptors.
+
+Everything is read below the root's own descriptor, that is beneath the capture mount, so that a mirror neither passes through
+FUSE nor disturbs what it reads. A path that changes while it is read is the caller's business (`replicator.mirror.order`).
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from replicator import limits
+from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
+from replicator.fs.beneath import Root
+from replicator.mirror.order import parent_of
+from replicator.mirror.pieces import (
+    AnyEntry,
+    File,
+    Finish,
+    LinkTo,
+    Listing,
+    Object,
+    Part,
+    Same,
+    Times,
+)
+from replicator.ops import NO_IDENTITY, Identity
+from replicator.repset import Filter
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found under one path. `entry` None and no `problem`, not `large`: nothing (it is gone)."""
+
+    path: bytes
+    entry: AnyEntry | None = None
+    identity: Identity = NO_IDENTITY
+    links: int = 1
+    size: int = 0
+    whole: bool = False  # the entry carries content
+    large: bool = False  # a regular file that needs a transfer of its own
+    directory: bool = False  # a directory now, where the listing had none
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory's listing, restricted to the set. Paths of `directories` are full, `names` are bare; both sorted."""
+
+    listing: Listing
+    directories: list[bytes]
+    names: list[bytes]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to bring regular files: the caller's knowledge, asked per file. All functions must be safe to call from a thread."""
+
+    compare: bool  # difference mirror: claim "same", let the target check
+    exact: bool  # listings remove what the source does not have
+    must_send_whole: Callable[[Identity], bool]
+    link_is_known: Callable[[Identity], bool]
+    links_seen: set[Identity]  # hard-linked files already read under another name; grows with their number
+    distrust_ctime_after_ns: int | None = (
+        None  # files changed later were being mirrored when a sender died: send whole
+    )
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+class Source:
+    """The tree below a captured directory's root descriptor, as far as one replication set goes. Owns `root_fd`."""
+
+    def __init__(self, root_fd: int, make_filter: Callable[[], Filter]) -> None:
+        self._root = Root(f"/proc/self/fd/{root_fd}")
+        os.close(root_fd)
+        self._filter = make_filter()  # a filter belongs to one thread; `walk_sizes` runs beside the scanner
+        self._size_filter = make_filter()
+        self._device = self._root.device
+
+    def close(self) -> None:
+        self._root.close()
+
+    # --- looking ---
+
+    def look(self, path: bytes, choice: Choice) -> Directory | Found:
+        """What is at `path` now."""
+        directory_fd = -1
+        try:
+            directory_fd = self._root.open_directory(parent_of(path))
+            name = path.rpartition(b"/")[2] or b"."
+            state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+            if stat.S_ISDIR(state.st_mode):
+                return self._list(path, choice) if self._filter.may_contain(path) else Found(path)
+            return (
+                self._read(directory_fd, name, path, choice) if self._filter.includes(path) else Found(path)
+            )
+        except OSError as error:
+            return _failed(path, error)
+        finally:
+            if directory_fd >= 0:
+                os.close(directory_fd)
+
+    def read_names(
+        self, directory: bytes, names: list[bytes], start: int, choice: Choice, bytes_max: int, count_max: int
+    ) -> list[Found]:
+        """Entries for `names[start:]` of a directory, in order: as many as fit, at least one. A large file ends the batch."""
+        results: list[Found] = []
+        total = 0
+        try:
+            directory_fd = self._root.open_directory(directory)
+        except OSError as error:
+            return [_failed(join(directory, name), error) for name in names[start : start + count_max]]
+        try:
+            for name in names[start : start + count_max]:
+                path = join(directory, name)
+                try:
+                    found = self._read(directory_fd, name, path, choice)
+                except OSError as error:
+                    found = _failed(path, error)
+                results.append(found)
+                if found.large:
+                    break
+                if found.whole:
+                    total += found.size
+                if total >= bytes_max:
+                    break
+        finally:
+            os.close(directory_fd)
+        return results
+
+    def directory_times(self, directory: bytes) -> Times | None:
+        """The directory's mtime, once all its entries are sent; None if it is gone."""
+        try:
+            directory_fd = self._root.open_directory(directory)
+        except OSError:
+            return None
+        try:
+            return Times(directory, os.fstat(directory_fd).st_mtime_ns)
+        finally:
+            os.close(directory_fd)
+
+    def open_transfer(self, path: bytes, number: int) -> "Transfer | Found":
+        """Start to read a large file."""
+        try:
+            directory_fd = self._root.open_directory(parent_of(path))
+            try:
+                descriptor = os.open(path.rpartition(b"/")[2], _OPEN_FILE, dir_fd=directory_fd)
+            finally:
+                os.close(directory_fd)
+        except OSError as error:
+            return _failed(path, error)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return Found(path)
+        return Transfer(path, descriptor, number)
+
+    def walk_sizes(self, root: bytes) -> Iterator[tuple[int, int]]:
+        """(files, bytes) of each directory below `root`: an estimate for the progress, never an error."""
+        stack = [root]
+        while stack:
+            directory = stack.pop()
+            files = size = 0
+            try:
+                directory_fd = self._root.open_directory(directory)
+            except NotADirectoryError:
+                yield 1, 0
+                continue
+            except OSError:
+                continue
+            try:
+                with os.scandir(directory_fd) as entries:
+                    for entry in entries:
+                        path = join(directory, os.fsencode(entry.name))
+                        if entry.is_dir(follow_symlinks=False):
+                            if self._size_filter.may_contain(path):
+                                stack.append(path)
+                        elif self._size_filter.includes(path):
+                            files += 1
+                            if entry.is_file(follow_symlinks=False):
+                                try:
+                                    size += entry.stat(follow_symlinks=False).st_size
+                                except OSError:
+                                    pass  # gone: it does not count
+            except OSError:
+                pass  # the mirror itself reports what cannot be read
+            finally:
+                os.close(directory_fd)
+            yield files, size
+
+    # --- reading ---
+
+    def _list(self, path: bytes, choice: Choice) -> Directory | Found:
+        directory_fd = self._root.open_directory(path)
+        try:
+            state = os.fstat(directory_fd)
+            if state.st_dev != self._device:
+                return Found(path, problem="another file system is mounted here: protect it by itself")
+            xattrs = read_xattrs(directory_fd)
+            directories: list[bytes] = []
+            names: list[bytes] = []
+            with os.scandir(directory_fd) as entries:
+                for entry in entries:
+                    name = os.fsencode(entry.name)
+                    child = join(path, name)
+                    if entry.is_dir(follow_symlinks=False):
+                        if self._filter.may_contain(child):
+                            directories.append(child)
+                    elif self._filter.includes(child):
+                        names.append(name)
+        finally:
+            os.close(directory_fd)
+        directories.sort()
+        names.sort()
+        cut = len(path) + 1 if path else 0
+        sub_names = tuple(d[cut:] for d in directories)
+        # An empty root is no reason to empty the target: that has to be asked for by name.
+        exact = choice.exact and (bool(path) or bool(names) or bool(directories))
+        listing = Listing(
+            path, attributes_of(state), xattrs, sub_names, exact, tuple(names) + sub_names if exact else ()
+        )
+        return Directory(listing, directories, names)
+
+    def _read(self, directory_fd: int, name: bytes, path: bytes, choice: Choice) -> Found:
+        state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        mode = state.st_mode
+        identity = identity_of(state)
+        links = state.st_nlink
+        if links > 1 and not stat.S_ISDIR(mode):
+            if identity in choice.links_seen or choice.link_is_known(identity):
+                return Found(path, LinkTo(path, identity, links), identity, links, state.st_size)
+            choice.links_seen.add(identity)
+        if stat.S_ISREG(mode):
+            return self._read_file(directory_fd, name, path, state, identity, choice)
+        if stat.S_ISDIR(mode):
+            return Found(path, directory=True)
+        text = os.readlink(name, dir_fd=directory_fd) if stat.S_ISLNK(mode) else b""
+        xattrs = read_xattrs(f"/proc/self/fd/{directory_fd}/".encode() + name)
+        entry = Object(path, identity, links, attributes_of(state), xattrs, text)
+        return Found(path, entry, identity, links, 0, whole=True)
+
+    def _read_file(
+        self,
+        directory_fd: int,
+        name: bytes,
+        path: bytes,
+        state: os.stat_result,
+        identity: Identity,
+        choice: Choice,
+    ) -> Found:
+        claim = (
+            choice.compare
+            and not choice.must_send_whole(identity)
+            and (choice.distrust_ctime_after_ns is None or state.st_ctime_ns < choice.distrust_ctime_after_ns)
+        )
+        if not claim and state.st_size > limits.PART_BYTES:
+            return Found(path, None, identity, state.st_nlink, state.st_size, large=True)
+        descriptor = os.open(name, _OPEN_FILE, dir_fd=directory_fd)
+        try:
+            # One more fstat after the content, so that size and times are not older than what was read.
+            if claim:
+                state = os.fstat(descriptor)
+                attributes, links = attributes_of(state), state.st_nlink
+                entry: AnyEntry = Same(
+                    path, identity_of(state), links, attributes, read_xattrs(descriptor), state.st_size
+                )
+                return Found(path, entry, identity_of(state), links, state.st_size)
+            size = state.st_size
+            data = b""
+            extents: tuple[tuple[int, int], ...] = ()
+            if size:
+                if state.st_blocks * 512 >= size:
+                    data = os.pread(descriptor, limits.PART_BYTES, 0)
+                    extents = ((0, len(data)),) if data else ()
+                else:
+                    data, extents = _read_extents(descriptor, size)
+            state = os.fstat(descriptor)
+            if state.st_size > limits.PART_BYTES:  # it grew meanwhile
+                return Found(path, None, identity_of(state), state.st_nlink, state.st_size, large=True)
+            entry = File(
+                path,
+                identity_of(state),
+                state.st_nlink,
+                attributes_of(state),
+                read_xattrs(descriptor),
+                state.st_size,
+                extents,
+                data,
+            )
+            return Found(path, entry, identity_of(state), state.st_nlink, state.st_size, whole=True)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass
+class Transfer:
+    """A large file being read, part by part. Not thread-safe: one call at a time."""
+
+    path: bytes
+    descriptor: int
+    number: int
+    offset: int = 0
+    started: bool = False
+    identity: Identity = field(init=False)
+    links: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = os.fstat(self.descriptor)
+        self.identity = identity_of(state)
+        self.links = state.st_nlink
+
+    def next(self, bytes_max: int = limits.PART_BYTES) -> Part | Finish:
+        """The next part of the content, or the end. OSError if it cannot be read."""
+        state = os.fstat(self.descriptor)
+        first, self.started = not self.started, True
+        if self.offset < state.st_size:
+            try:
+                start = os.lseek(self.descriptor, self.offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                start = state.st_size  # only a hole is left
+            if start < state.st_size:
+                # One extent a part: a part never covers a hole, and the hole stays one.
+                end = os.lseek(self.descriptor, start, os.SEEK_HOLE)
+                data = os.pread(self.descriptor, min(bytes_max, end - start), start)
+                self.offset = start + len(data) if data else state.st_size
+                extents = ((start, len(data)),) if data else ()
+                return Part(self.path, self.identity, self.number, first, extents, data)
+            self.offset = start
+        if first:
+            return Part(self.path, self.identity, self.number, True, (), b"")
+        return Finish(
+            self.path,
+            self.identity,
+            self.number,
+            state.st_nlink,
+            attributes_of(state),
+            read_xattrs(self.descriptor),
+            state.st_size,
+        )
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def _read_extents(descriptor: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+    chunks: list[bytes] = []
+    extents: list[tuple[int, int]] = []
+    for start, length in data_extents(descriptor, size):
+        data = os.pread(descriptor, length, start)
+        if data:
+            chunks.append(data)
+            extents.append((start, len(data)))
+    return b"".join(chunks), tuple(extents)
+
+
+def _failed(path: bytes, error: OSError) -> Found:
+    if error.errno in _GONE:
+        return Found(path)
+    return Found(path, problem=error.strerror or str(error))
