@@ -1,7 +1,7 @@
 """Errors a user meets, and the exit code each of them has.
 
-A `ReplicatorError` is a user's or an environment's mistake: one line, no traceback. Anything else that escapes
-is a bug and keeps its traceback.
+A `ReplicatorError` is a user's or an environment's mistake: one line, no traceback. Anything else that
+escapes is a bug and keeps its traceback.
 """
 
 from enum import IntEnum

@@ -11,6 +11,7 @@ LISTEN = "127.0.0.1:1500"  # without authentication nobody else may reach an age
 TARGET_ROOT = "/srv/replicas"  # CN-05: all-to-one copies go to TARGET_ROOT/<source>/<set>/<path>
 UNIX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its NUL
 GREETING_TIMEOUT_S = 5.0  # for the first line of an accepted socket
+ACCEPT_PAUSE_S = 0.1  # after an accept that failed for want of descriptors or memory
 GREETINGS_WAITING = 64  # accepted sockets that have not sent their first line
 CHILD_START_TIMEOUT_S = 20.0  # for a child to answer on its control socket
 CHILD_STOP_TIMEOUT_S = 20.0  # for a child to end after it was told to
@@ -18,7 +19,9 @@ CONTROL_TIMEOUT_S = 10.0  # for an answer of a child
 RESTART_FIRST_S = 0.2  # back-off of a child that ends by itself
 RESTART_MAX_S = 30.0
 CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back-off again
-SUPERVISION_INTERVAL_S = 1.0  # between two looks at children that are not ours (adopted)
+CHILD_KILL_TIMEOUT_S = 5.0  # for each of SIGTERM and SIGKILL
+CHILD_POLL_S = 0.02  # between two looks whether a new child answers
+LOG_TAIL_BYTES = 4096  # of a child's log, searched for why it did not start
 EVENTS_KEPT = 1000  # recent events the API shows (CL-16)
 LOG_BYTES = 1 * MIB  # LG-02: size of one log file
 LOG_MIN_BYTES = 16 * KIB
@@ -69,6 +72,8 @@ SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
 APPLY_RETRY_FIRST_S = 0.2
 APPLY_RETRY_MAX_S = 5.0
 DIRECTORY_DESCRIPTORS = 1024  # directories a target keeps open
+FILE_DESCRIPTORS = 256  # files being written that a target keeps open
+REMOVE_DIRECTORIES = 1000  # sub-directories remembered at a time while a tree is removed
 
 # --- mirror ---
 PART_BYTES = 1 * MIB  # content of one piece

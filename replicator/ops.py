@@ -1,7 +1,7 @@
 """Operations: what capture records, a journal keeps, a session ships and a target applies.
 
-A record is self-explaining: it carries its paths, the identity of its file and its place in time. Paths are bytes
-relative to the root of the captured directory, without a leading slash; the root itself is b"".
+A record is self-explaining: it carries its paths, the identity of its file and its place in time. Paths are
+bytes relative to the root of the captured directory, without a leading slash; the root itself is b"".
 `replicator/queue/FORMAT.md` specifies the encoding.
 """
 
@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 
 class Kind(IntEnum):
-    """What a record does. 0 is invalid, so that unwritten space is recognised."""
+    """What a record does.
+
+    0 is invalid, so that unwritten space is recognised.
+    """
 
     CREATE = 1  # regular file; attributes in payload
     MKDIR = 2  # attributes in payload
@@ -35,7 +38,17 @@ class Kind(IntEnum):
 
 
 NAME_KINDS = frozenset(
-    {Kind.CREATE, Kind.MKDIR, Kind.SYMLINK, Kind.MKNOD, Kind.LINK, Kind.UNLINK, Kind.RMDIR, Kind.RENAME, Kind.REMOVE_TREE}
+    {
+        Kind.CREATE,
+        Kind.MKDIR,
+        Kind.SYMLINK,
+        Kind.MKNOD,
+        Kind.LINK,
+        Kind.UNLINK,
+        Kind.RMDIR,
+        Kind.RENAME,
+        Kind.REMOVE_TREE,
+    }
 )
 """Kinds that change a name; all others change what a name refers to."""
 
@@ -81,7 +94,10 @@ _ATTRIBUTES = struct.Struct("<IIIIQqq")
 
 
 class Attributes(NamedTuple):
-    """Attributes of an object as they are after the operation. `mode` is st_mode with the type; times are ns."""
+    """Attributes of an object as they are after the operation.
+
+    `mode` is st_mode with the type; times are ns.
+    """
 
     mask: int = 0
     mode: int = 0
@@ -100,7 +116,10 @@ class Attributes(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One decoded record. `path`, `path2` are bytes; `payload` is bytes or a view that lives as long as its buffer."""
+    """One decoded record.
+
+    `path`, `path2` are bytes; `payload` is bytes or a view that lives as long as its buffer.
+    """
 
     kind: int
     flags: int
@@ -123,7 +142,8 @@ class Record(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A place in one journal: the sequence of the last record before it, and that record's chain value as proof.
+    """A place in one journal: the sequence of the last record before it, and that record's chain value as
+    proof.
 
     Position(0, 0) is the beginning.
     """

@@ -1,6 +1,7 @@
-"""States and statistics of a connection, as values. Clients only render them.
+"""States and statistics of a connection, as values.
 
-State names and meanings: features CS-01…CS-07; statistics ST-01…ST-13. The dimensions are independent enumerations.
+Clients only render them. State names and meanings: features CS-01…CS-07; statistics ST-01…ST-13. The
+dimensions are independent enumerations.
 """
 
 from enum import StrEnum
@@ -48,7 +49,10 @@ class TransmitMode(StrEnum):
 
 
 class MirrorStatus(StrEnum):
-    """CS-06. While the size is known, clients show `mirror_percent` in place of "Mirroring"."""
+    """CS-06.
+
+    While the size is known, clients show `mirror_percent` in place of "Mirroring".
+    """
 
     IDLE = "Idle"
     MIRRORING = "Mirroring"
@@ -74,7 +78,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class MirrorProgress(msgspec.Struct, frozen=True):
-    """Progress of the running, or result of the last, mirror. Sizes in bytes, times in seconds."""
+    """Progress of the running, or result of the last, mirror.
+
+    Sizes in bytes, times in seconds.
+    """
 
     kind: str = ""  # full, difference
     status: MirrorStatus = MirrorStatus.IDLE

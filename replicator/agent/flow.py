@@ -1,4 +1,6 @@
-"""One journal of a connection, as its sender sees it: where the stream stands, and what waits for its place in it."""
+"""One journal of a connection, as its sender sees it: where the stream stands, and what waits for its place
+in it.
+"""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,7 +15,10 @@ from replicator.repset import Filter
 
 @dataclass
 class OpenTransfer:
-    """A large file on its way. `sent`: its first part is in the stream; `ended`: nothing of it may follow."""
+    """A large file on its way.
+
+    `sent`: its first part is in the stream; `ended`: nothing of it may follow.
+    """
 
     transfer: Transfer
     first_place: int = -1
@@ -37,7 +42,10 @@ _NAMES_UNKNOWN = frozenset({Kind.HOLE, Kind.DOUBT})
 
 
 class Flow:
-    """The stream of one journal. Only the sender's tasks touch it; between two checkpoints it is consistent."""
+    """The stream of one journal.
+
+    Only the sender's tasks touch it; between two checkpoints it is consistent.
+    """
 
     def __init__(
         self,
@@ -69,14 +77,19 @@ class Flow:
     # --- places ---
 
     def open_place(self) -> int:
-        """A read of the source begins: its piece will stand after the present head, and the stream waits there for it."""
+        """A read of the source begins: its piece will stand after the present head, and the stream waits
+        there for it.
+        """
         assert self._open_place is None, "one scanner at a time"
         self._open_place = self._lookahead.seek_head().sequence
         return self._open_place
 
     def close_place(self) -> list[Record]:
-        """The read has ended. Returns the records since `open_place` that changed names (or may have). Call, queue the
-        piece, and only then reach a checkpoint."""
+        """The read has ended.
+
+        Returns the records since `open_place` that changed names (or may have). Call, queue the piece, and
+        only then reach a checkpoint.
+        """
         changes: list[Record] = []
         while (run := self._lookahead.read()) is not None:
             for _, _, record in run.records:
@@ -101,7 +114,10 @@ class Flow:
     # --- reading the journal ---
 
     def seek(self, position: Position) -> None:
-        """Go on after `position`. Raises JournalError if the journal does not have it (any more)."""
+        """Go on after `position`.
+
+        Raises JournalError if the journal does not have it (any more).
+        """
         self.cursor.seek(position)
         self.position = position
         self._run = None
@@ -135,7 +151,10 @@ class Flow:
     # --- reading the source again ---
 
     def read_again(self, path: bytes, touched: Identity | None = None) -> None:
-        """Bring one file again. `touched`: whole, without comparing."""
+        """Bring one file again.
+
+        `touched`: whole, without comparing.
+        """
         self.order.pend(path, touched=touched)
         if touched is not None:
             self.links_seen.discard(touched)

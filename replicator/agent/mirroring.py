@@ -15,7 +15,10 @@ _RATE_WINDOW_NS = 2_000_000_000
 
 @dataclass
 class MirrorRun:
-    """Options and counters of one run. Times are monotonic ns of the World's clock."""
+    """Options and counters of one run.
+
+    Times are monotonic ns of the World's clock.
+    """
 
     run_id: str
     kind: str

@@ -1,7 +1,7 @@
 """The scanner of a sender: works off what its flows' orders require, and queues pieces at their places.
 
-One task. It reads in a thread, in small steps, because the stream waits at the open place of each step: replication goes first,
-so a step ends after `limits.PART_BYTES` or `limits.STEP_FILES`.
+One task. It reads in a thread, in small steps, because the stream waits at the open place of each step:
+replication goes first, so a step ends after `limits.PART_BYTES` or `limits.STEP_FILES`.
 """
 
 import errno
@@ -56,7 +56,10 @@ class Scanner:
                 await self._wake.wait()
 
     async def _bring_something(self, flow: Flow) -> bool:
-        """One item of what `flow` has to read. On cancellation nothing is lost: it is read again in the next session."""
+        """One item of what `flow` has to read.
+
+        On cancellation nothing is lost: it is read again in the next session.
+        """
         if flow.again:
             directory = next(iter(flow.again))
             names = sorted(flow.again.pop(directory))
@@ -229,9 +232,7 @@ class Scanner:
         """Queue what is certain; require again what a change of names made uncertain."""
         valid: list[Found] = []
         for found in batch:
-            if changes and _touched(changes, found.path):
-                flow.order.require(found.path)
-            elif found.directory:
+            if found.directory or (changes and _touched(changes, found.path)):
                 flow.order.require(found.path)
             else:
                 if found.problem:

@@ -1,6 +1,7 @@
-"""The sender: one process per connection, on the source. Connects, ships journals and pieces in order, reconnects, resumes.
+"""The sender: one process per connection, on the source.
 
-`Sender` has its edges (World, flows) given, so that the simulator runs it as it is; `main` puts it in a process.
+Connects, ships journals and pieces in order, reconnects, resumes. `Sender` has its edges (World, flows)
+given, so that the simulator runs it as it is; `main` puts it in a process.
 """
 
 import itertools
@@ -84,7 +85,10 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The arguments file of a sender process. Paths are text with surrogate escapes."""
+    """The arguments file of a sender process.
+
+    Paths are text with surrogate escapes.
+    """
 
     home: str
     connection_uuid: str
@@ -109,7 +113,10 @@ class SenderState(msgspec.Struct):
 
 
 class Sender:
-    """See the module. `run` until `stop`; everything else may be called from other tasks of the same trio run."""
+    """See the module.
+
+    `run` until `stop`; everything else may be called from other tasks of the same trio run.
+    """
 
     def __init__(self, world: World, arguments: SenderArguments, flows: list[Flow]) -> None:
         self._world = world
@@ -132,7 +139,7 @@ class Sender:
             world.clock.monotonic_ns,
         )
         self.shipper.replicating = self._state.replicating
-        # Larger than the number of any batch of an earlier process, so that late acknowledgements cannot be confused.
+        # Larger than any number of an earlier process: late acknowledgements cannot be confused.
         self.shipper.batches = world.clock.wall_ns() // 1000
         self._scanner = Scanner(world, flows, lambda: self._run, self._may_scan, self.shipper.wake)
         self._session: Session | None = None
@@ -193,7 +200,10 @@ class Sender:
         return f"{self._arguments.target_host}:{self._arguments.target_port}"
 
     async def _session_once(self) -> bool:
-        """One session, from connecting to its end. Raises what ended it."""
+        """One session, from connecting to its end.
+
+        Raises what ended it.
+        """
         arguments = self._arguments
         with trio.fail_after(limits.CONNECT_TIMEOUT_S):
             stream = await self._world.connect(arguments.target_host, arguments.target_port)
@@ -450,7 +460,9 @@ class Sender:
         self._scanner.wake()
 
     async def _count_sizes(self) -> None:
-        """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay the start)."""
+        """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay
+        the start).
+        """
         while True:
             run = self._run
             if run is None or run.total_known or run.kind == RECOVERY:
@@ -473,7 +485,10 @@ class Sender:
     # --- commands ---
 
     def mirror_start(self, kind: str = "difference", orphans: str = "") -> None:
-        """MR-08. A mirror that runs is stopped and begun anew."""
+        """MR-08.
+
+        A mirror that runs is stopped and begun anew.
+        """
         if kind not in KINDS:
             raise UsageError(f"unknown kind of mirror {kind!r}: use full or difference")
         if self._run is not None:
@@ -509,7 +524,10 @@ class Sender:
         self._notify()
 
     def replicate_start(self) -> None:
-        """RP-01. What happened meanwhile was not kept: a mirror is advised (RP-02)."""
+        """RP-01.
+
+        What happened meanwhile was not kept: a mirror is advised (RP-02).
+        """
         self._set_replicating(True)
 
     def replicate_stop(self) -> None:
@@ -545,7 +563,9 @@ class Sender:
         self.transmit_start()
 
     async def wait(self, sequences: dict[str, int], timeout_s: float | None) -> bool:
-        """Whether, in that time, everything up to these sequences (by journal id) was applied and no mirror runs any more."""
+        """Whether, in that time, everything up to these sequences (by journal id) was applied and no mirror
+        runs any more.
+        """
         with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
             while True:
                 if not self._state.replicating:
@@ -559,7 +579,10 @@ class Sender:
         return False
 
     async def disconnect(self) -> bool:
-        """End the connection for good. Returns whether the target was told."""
+        """End the connection for good.
+
+        Returns whether the target was told.
+        """
         told = False
         session = self._session
         if session is not None:
@@ -580,7 +603,10 @@ class Sender:
         return told
 
     def stop(self) -> None:
-        """End `run`. The connection stays and goes on with the next process."""
+        """End `run`.
+
+        The connection stays and goes on with the next process.
+        """
         self._stopping = True
         self._notify()
         self._interrupt()
@@ -699,7 +725,10 @@ class Sender:
 
 
 class ConnectionRefused(ReplicatorError):
-    """The target does not accept this connection. `retry`: trying again by itself may help."""
+    """The target does not accept this connection.
+
+    `retry`: trying again by itself may help.
+    """
 
     def __init__(self, reason: str, *, retry: bool) -> None:
         super().__init__(reason)

@@ -1,7 +1,7 @@
 """The shipper of a sender: makes one ordered stream of records and pieces, and sends it.
 
-One task. The decisions between two checkpoints are atomic: what a record does to the order of its flow and the frame that carries it
-belong together, so `ship` collects frames first and sends them afterwards.
+One task. The decisions between two checkpoints are atomic: what a record does to the order of its flow and
+the frame that carries it belong together, so `ship` collects frames first and sends them afterwards.
 """
 
 from collections import deque
@@ -28,7 +28,10 @@ from replicator.status import TargetDataState
 
 
 class RootChanged(ReplicatorError):
-    """The root of a connected set was renamed or deleted (RS-15): shipping it would empty the target. A person decides."""
+    """The root of a connected set was renamed or deleted (RS-15): shipping it would empty the target.
+
+    A person decides.
+    """
 
 
 class SentBatch(NamedTuple):
@@ -60,7 +63,10 @@ class Totals:
 
 @dataclass
 class Shipper:
-    """See the module. `begin_run` starts a mirror run of the kind given (for paths that moved into the set, or were lost)."""
+    """See the module.
+
+    `begin_run` starts a mirror run of the kind given (for paths that moved into the set, or were lost).
+    """
 
     flows: list[Flow]
     mirror_run: Callable[[], MirrorRun | None]
@@ -85,7 +91,10 @@ class Shipper:
         self._wake.set()
 
     async def run(self, session: Session, allowed: Callable[[], bool]) -> None:
-        """Ship until cancelled. Nothing is shipped while `allowed` says no. Raises RootChanged, SessionEnded."""
+        """Ship until cancelled.
+
+        Nothing is shipped while `allowed` says no. Raises RootChanged, SessionEnded.
+        """
         self._halted = None
         async with trio.open_nursery() as nursery:
             bells = [_Bell(flow, self.wake) for flow in self.flows]
@@ -108,7 +117,10 @@ class Shipper:
     # --- between two checkpoints ---
 
     def _collect(self) -> list[Shipment]:
-        """What can be sent now; empty if there is nothing. Positions and orders are as if it were sent already."""
+        """What can be sent now; empty if there is nothing.
+
+        Positions and orders are as if it were sent already.
+        """
         out: list[Shipment] = []
         run = self.mirror_run()
         if run is not None and self.announced != run.run_id:
@@ -126,7 +138,10 @@ class Shipper:
         return out
 
     def _next_flow(self) -> Flow | None:
-        """The flow whose next record is the oldest, among those that may go on. A set of one mount has no choice to make."""
+        """The flow whose next record is the oldest, among those that may go on.
+
+        A set of one mount has no choice to make.
+        """
         best: Flow | None = None
         best_stamp = 0
         for flow in self.flows:
@@ -205,7 +220,10 @@ class Shipper:
         return True
 
     def _decided(self, flow: Flow, run: Run, index: int, end: int, out: list[Shipment]) -> int:
-        """Ship or skip as many records from `index` as share one decision. Returns how many."""
+        """Ship or skip as many records from `index` as share one decision.
+
+        Returns how many.
+        """
         first = run.records[index][2]
         decision = self._decide(flow, first, out)
         if isinstance(decision, Record):
@@ -219,7 +237,7 @@ class Shipper:
                 if record.kind in NAME_KINDS or record.kind >= Kind.DOUBT:
                     break
                 if self._decide(flow, record, out) is not decision:
-                    # Asking twice is harmless: the answer for a data operation has no other effect than "touched".
+                    # Asked twice, which is harmless: a data operation has no other effect than "touched".
                     break
                 stop += 1
         if decision is Decision.SKIP:
@@ -303,8 +321,8 @@ class Shipper:
                 what = "renamed" if record.kind == Kind.RENAME else "deleted"
                 name = root.decode(errors="surrogateescape")
                 raise RootChanged(
-                    f"the root {name!r} of the replication set was {what} on the source; the target was left as it is: "
-                    "put it back and `dtctl transmit start`, or disconnect"
+                    f"the root {name!r} of the replication set was {what} on the source; the target was left "
+                    "as it is: put it back and `dtctl transmit start`, or disconnect"
                 )
 
     # --- frames ---
@@ -386,7 +404,10 @@ class Shipper:
                 self._send_batch(flow, [Found(read.path, Abandon(read.path, read.number))], out)
 
     def _emit(self, flow: Flow, piece: QueuedPiece, out: list[Shipment]) -> None:
-        """A piece has come to its place. Claims that meanwhile cannot be trusted are read again instead."""
+        """A piece has come to its place.
+
+        Claims that meanwhile cannot be trusted are read again instead.
+        """
         order = flow.order
         if not order.active:
             return
@@ -458,7 +479,9 @@ class Shipper:
         self.totals.mirror_bytes += len(data)
 
     def may_send_pieces(self) -> bool:
-        """Whether the scanner may read on: mirror data in flight and in the queue is bounded, so replication goes first."""
+        """Whether the scanner may read on: mirror data in flight and in the queue is bounded, so replication
+        goes first.
+        """
         queued = sum(len(flow.pieces) for flow in self.flows)
         queued_bytes = sum(piece.bytes for flow in self.flows for piece in flow.pieces)
         return (
@@ -506,7 +529,10 @@ class _Bell:
         self._armed = trio.Event()
 
     def arm(self) -> None:
-        """The shipper is about to sleep. A flow that stands at its barrier is woken by the scanner instead."""
+        """The shipper is about to sleep.
+
+        A flow that stands at its barrier is woken by the scanner instead.
+        """
         if self._flow.peek_is_empty():
             self._armed.set()
 

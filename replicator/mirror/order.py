@@ -1,11 +1,12 @@
-"""The rules that let a mirror run while changes flow (docs/developers/architecture.md, "Ordering"). Pure: no I/O, no clock.
+"""The rules that let a mirror run while changes flow (docs/developers/architecture.md, "Ordering").
 
-One `Order` belongs to one journal of a connection. It is told what enters the ordered stream, record by record and piece by piece, and
-answers two questions: may this record be shipped, and what must the scanner (still, or again) bring. Everything here happens between
-two checkpoints of the sender's shipper, so it needs no lock.
+Pure: no I/O, no clock. One `Order` belongs to one journal of a connection. It is told what enters the ordered
+stream, record by record and piece by piece, and answers two questions: may this record be shipped, and what
+must the scanner (still, or again) bring. Everything here happens between two checkpoints of the sender's
+shipper, so it needs no lock.
 
-Memory: one entry per pending sub-directory or path, the names of directories being read, and at most `limits.TOUCHED_FILES`
-identities.
+Memory: one entry per pending sub-directory or path, the names of directories being read, and at most
+`limits.TOUCHED_FILES` identities.
 """
 
 from bisect import bisect_left
@@ -57,7 +58,9 @@ def is_below_or_equal(path: bytes, ancestor: bytes) -> bool:
 
 
 def name_change_touches(record: Record, path: bytes) -> bool:
-    """Whether this record changed a name on `path` or above it, so that what was read there may be another object."""
+    """Whether this record changed a name on `path` or above it, so that what was read there may be another
+    object.
+    """
     if record.kind not in NAME_KINDS:
         return False
     if is_below_or_equal(path, record.path):
@@ -79,7 +82,10 @@ class Order:
     def __init__(self) -> None:
         self.active = False
         self.scanned_head = 0
-        """Highest journal head that a scan saw. The mirror ends only after the stream has passed it."""
+        """Highest journal head that a scan saw.
+
+        The mirror ends only after the stream has passed it.
+        """
         self._work: list[bytes] = []
         self._in_work: set[bytes] = set()
         self._pending: set[bytes] = set()
@@ -102,7 +108,10 @@ class Order:
         self.__init__()  # type: ignore[misc]
 
     def require(self, path: bytes, *, touched: Identity | None = None) -> None:
-        """Bring `path` with all below it, again. `touched`: and that file whole, without comparing."""
+        """Bring `path` with all below it, again.
+
+        `touched`: and that file whole, without comparing.
+        """
         self.pend(path, touched=touched)
         self.read_later(path)
 
@@ -114,14 +123,19 @@ class Order:
         self._pending.add(path)
 
     def read_later(self, path: bytes) -> None:
-        """Put `path` on the scanner's list. Every pending path has its own entry there, or a piece under way that ends
-        its pending; an entry for a path above it would not do: the path may be gone when that one is read."""
+        """Put `path` on the scanner's list.
+
+        Every pending path has its own entry there, or a piece under way that ends its pending; an entry for a
+        path above it would not do: the path may be gone when that one is read.
+        """
         if path not in self._in_work:
             self._in_work.add(path)
             self._work.append(path)
 
     def next_work(self) -> bytes | None:
-        """The next path to read, with all below it: the newest first, so that the list stays as deep as the tree."""
+        """The next path to read, with all below it: the newest first, so that the list stays as deep as the
+        tree.
+        """
         if not self._work:
             return None
         path = self._work.pop()
@@ -133,7 +147,9 @@ class Order:
         return self._distrust_all or identity in self._touched
 
     def link_is_known(self, identity: Identity) -> bool:
-        """Whether the stream already brought this hard-linked file under another name, and kept it up to date."""
+        """Whether the stream already brought this hard-linked file under another name, and kept it up to
+        date.
+        """
         return identity in self._linked
 
     def everything_read(self) -> bool:
@@ -170,7 +186,10 @@ class Order:
             end = cut
 
     def ship(self, record: Record) -> Decision:
-        """`record` is next in the stream: ship it, and how? Changes of names make paths pending again."""
+        """`record` is next in the stream: ship it, and how?
+
+        Changes of names make paths pending again.
+        """
         kind = record.kind
         if kind in NAME_KINDS:
             if kind == Kind.RENAME:
@@ -191,7 +210,9 @@ class Order:
         return Decision.SKIP
 
     def directory_sent(self, path: bytes, directories: Iterable[bytes], names: list[bytes]) -> None:
-        """The listing of `path` entered the stream: its sub-directories (full paths) and `names` (sorted) are pending now."""
+        """The listing of `path` entered the stream: its sub-directories (full paths) and `names` (sorted) are
+        pending now.
+        """
         self._pending.discard(path)
         self._pending.update(directories)
         if names:

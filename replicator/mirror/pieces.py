@@ -1,7 +1,8 @@
 """Pieces: what a scanner reads from the source and a target puts into its tree.
 
-A piece stands in the ordered stream at a place (see docs/developers/architecture.md, "Ordering"). Paths are bytes relative to
-the captured root of one journal. One `Batch` travels as one frame: small entries are packed together.
+A piece stands in the ordered stream at a place (see docs/developers/architecture.md, "Ordering"). Paths are
+bytes relative to the captured root of one journal. One `Batch` travels as one frame: small entries are packed
+together.
 """
 
 import msgspec
@@ -18,10 +19,12 @@ class Entry(msgspec.Struct, frozen=True, tag_field="t", array_like=True):
 
 
 class Listing(Entry, frozen=True, tag=1):
-    """A directory: create it if missing (replacing what is no directory), with these attributes and xattrs (mtime excepted).
+    """A directory: create it if missing (replacing what is no directory), with these attributes and xattrs
+    (mtime excepted).
 
-    `directories` are its sub-directories in the set, created empty at once if missing so that the mtime set by `Times`
-    stays. `exact`: remove every other name not in `names` (recursively); otherwise `names` is empty and nothing is removed.
+    `directories` are its sub-directories in the set, created empty at once if missing so that the mtime set
+    by `Times` stays. `exact`: remove every other name not in `names` (recursively); otherwise `names` is
+    empty and nothing is removed.
     """
 
     attributes: Attributes
@@ -42,7 +45,10 @@ class Object(Entry, frozen=True, tag=2):
 
 
 class File(Entry, frozen=True, tag=3):
-    """A regular file, whole. `data` holds the extents one after another; what is in none of them is a hole."""
+    """A regular file, whole.
+
+    `data` holds the extents one after another; what is in none of them is a hole.
+    """
 
     identity: Identity
     links: int
@@ -54,7 +60,10 @@ class File(Entry, frozen=True, tag=3):
 
 
 class Part(Entry, frozen=True, tag=4):
-    """Some content of a file too large for one entry. Parts of a transfer come in order; `first` opens it."""
+    """Some content of a file too large for one entry.
+
+    Parts of a transfer come in order; `first` opens it.
+    """
 
     identity: Identity
     transfer: int
@@ -81,7 +90,10 @@ class Abandon(Entry, frozen=True, tag=6):
 
 
 class Same(Entry, frozen=True, tag=7):
-    """A claim: the target's file has this size and mtime, so only attributes and xattrs need care. Checked in its turn."""
+    """A claim: the target's file has this size and mtime, so only attributes and xattrs need care.
+
+    Checked in its turn.
+    """
 
     identity: Identity
     links: int
@@ -91,14 +103,17 @@ class Same(Entry, frozen=True, tag=7):
 
 
 class LinkTo(Entry, frozen=True, tag=8):
-    """Another name of a file that was already sent under a different one. `Refused` if the target does not know it."""
+    """Another name of a file that was already sent under a different one.
+
+    `Refused` if the target does not know it.
+    """
 
     identity: Identity
     links: int
 
 
 class Times(Entry, frozen=True, tag=9):
-    """mtime of a directory whose entries are all in place."""
+    """Mtime of a directory whose entries are all in place."""
 
     mtime_ns: int
 
@@ -107,7 +122,10 @@ AnyEntry = Listing | Object | File | Part | Finish | Abandon | Same | LinkTo | T
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """One frame of pieces: all of one journal, all with the same place. `number` counts batches of a sender's session."""
+    """One frame of pieces: all of one journal, all with the same place.
+
+    `number` counts batches of a sender's session.
+    """
 
     number: int
     journal: int  # index of the journal within the connection
@@ -117,7 +135,8 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
 class Refused(msgspec.Struct, frozen=True, array_like=True):
     """A piece the target could not put in place, by path: the sender sends it again, whole.
 
-    `retry` False: it failed for a reason that sending again does not mend (permission, name too long): a problem to show.
+    `retry` False: it failed for a reason that sending again does not mend (permission, name too long): a
+    problem to show.
     """
 
     journal: int

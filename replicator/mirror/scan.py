@@ -1,7 +1,8 @@
-"""Read the source tree, piece by piece. Blocking functions, meant for a thread; no state but descriptors.
+"""Read the source tree, piece by piece.
 
-Everything is read below the root's own descriptor, that is beneath the capture mount, so that a mirror neither passes through
-FUSE nor disturbs what it reads. A path that changes while it is read is the caller's business (`replicator.mirror.order`).
+Blocking functions, meant for a thread; no state but descriptors. Everything is read below the root's own
+descriptor, that is beneath the capture mount, so that a mirror neither passes through FUSE nor disturbs what
+it reads. A path that changes while it is read is the caller's business (`replicator.mirror.order`).
 """
 
 import errno
@@ -34,7 +35,10 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 @dataclass(frozen=True)
 class Found:
-    """What was found under one path. `entry` None and no `problem`, not `large`: nothing (it is gone)."""
+    """What was found under one path.
+
+    `entry` None and no `problem`, not `large`: nothing (it is gone).
+    """
 
     path: bytes
     entry: AnyEntry | None = None
@@ -49,7 +53,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory's listing, restricted to the set. Paths of `directories` are full, `names` are bare; both sorted."""
+    """A directory's listing, restricted to the set.
+
+    Paths of `directories` are full, `names` are bare; both sorted.
+    """
 
     listing: Listing
     directories: list[bytes]
@@ -58,7 +65,10 @@ class Directory:
 
 @dataclass(frozen=True)
 class Choice:
-    """How to bring regular files: the caller's knowledge, asked per file. All functions must be safe to call from a thread."""
+    """How to bring regular files: the caller's knowledge, asked per file.
+
+    All functions must be safe to call from a thread.
+    """
 
     compare: bool  # difference mirror: claim "same", let the target check
     exact: bool  # listings remove what the source does not have
@@ -75,7 +85,10 @@ def join(directory: bytes, name: bytes) -> bytes:
 
 
 class Source:
-    """The tree below a captured directory's root descriptor, as far as one replication set goes. Owns `root_fd`."""
+    """The tree below a captured directory's root descriptor, as far as one replication set goes.
+
+    Owns `root_fd`.
+    """
 
     def __init__(self, root_fd: int, make_filter: Callable[[], Filter]) -> None:
         self._root = Root(f"/proc/self/fd/{root_fd}")
@@ -110,7 +123,10 @@ class Source:
     def read_names(
         self, directory: bytes, names: list[bytes], start: int, choice: Choice, bytes_max: int, count_max: int
     ) -> list[Found]:
-        """Entries for `names[start:]` of a directory, in order: as many as fit, at least one. A large file ends the batch."""
+        """Entries for `names[start:]` of a directory, in order: as many as fit, at least one.
+
+        A large file ends the batch.
+        """
         results: list[Found] = []
         total = 0
         try:
@@ -300,7 +316,10 @@ class Source:
 
 @dataclass
 class Transfer:
-    """A large file being read, part by part. Not thread-safe: one call at a time."""
+    """A large file being read, part by part.
+
+    Not thread-safe: one call at a time.
+    """
 
     path: bytes
     descriptor: int
@@ -316,7 +335,10 @@ class Transfer:
         self.links = state.st_nlink
 
     def next(self, bytes_max: int = limits.PART_BYTES) -> Part | Finish:
-        """The next part of the content, or the end. OSError if it cannot be read."""
+        """The next part of the content, or the end.
+
+        OSError if it cannot be read.
+        """
         state = os.fstat(self.descriptor)
         first, self.started = not self.started, True
         if self.offset < state.st_size:
