@@ -153,6 +153,7 @@ class Sender:
         self._connected_since: float | None = None
         self._receiver_pid: int | None = None
         self._changed = trio.Event()
+        self._root_changed = False
         self._stopping = False
         self._removed = False
         self._transmit_scope: trio.CancelScope | None = None
@@ -176,6 +177,7 @@ class Sender:
                 try:
                     connected = await self._session_once()
                 except RootChanged as error:
+                    self._root_changed = True
                     self._set_transmit(TransmitMode.ERROR)
                     self._set_state(ConnectionState.ERROR, str(error))
                     continue
@@ -295,6 +297,10 @@ class Sender:
                 lost = lost or connected.data_state == TargetDataState.OK
                 continue
             try:
+                if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
+                    raise JournalError(
+                        "a person put the root back: what happened between is compared, not repeated"
+                    )
                 flow.seek(Position(mark.sequence, mark.chain))
             except JournalError:
                 flow.seek_head()
@@ -304,6 +310,7 @@ class Sender:
             applied, durable = connected.applied[index], connected.durable[index]
             self._applied[index] = applied.sequence if applied else 0
             self._durable[index] = durable.sequence if durable else 0
+        self._root_changed = self._root_changed and not lost
         self._resume_mirror(connected, lost)
 
     def _resume_mirror(self, connected: Connected, lost: bool) -> None:
@@ -458,6 +465,7 @@ class Sender:
 
     def _wake_scanner(self) -> None:
         self._scanner.wake()
+        self._notify()
 
     async def _count_sizes(self) -> None:
         """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay

@@ -423,10 +423,9 @@ class Shipper:
             self._enter(flow, piece, found, piece.transfer)
             if entry is not None:
                 entries.append(found)
-        if flow.again:
-            self.wake_scanner()
         if entries:
             self._send_batch(flow, entries, out)
+        self.wake_scanner()  # there is room for another piece, or something to read again
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
         """Account for one entry that enters the stream."""

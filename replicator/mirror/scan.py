@@ -80,6 +80,9 @@ class Choice:
     )
 
 
+_JUST_LOOK = Choice(True, False, lambda identity: False, lambda identity: False, set())
+
+
 def join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
@@ -101,6 +104,10 @@ class Source:
         self._root.close()
 
     # --- looking ---
+
+    def exists(self, path: bytes) -> bool:
+        """Whether there is anything at `path`."""
+        return self.look(path, _JUST_LOOK) != Found(path)
 
     def look(self, path: bytes, choice: Choice) -> Directory | Found:
         """What is at `path` now."""
