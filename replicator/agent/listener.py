@@ -1,0 +1,123 @@
+"""The listening port of a target: reads the first line of each socket and hands it to the receiver of that
+connection.
+
+Nothing but the line is read here, within a time and a size, and never more than a bounded number of sockets
+at a time. What is no greeting is closed with a logged reason.
+"""
+
+import errno
+import socket
+import uuid
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from replicator import events, limits
+from replicator.addresses import Address
+from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
+from replicator.events import EventRing
+from replicator.net.engine import PURPOSE, split_greeting
+
+Adopt = Callable[[str, int, bytes], Awaitable[None]]
+"""Hand over the socket of a connection, and what was read from it, to its receiver. Raises ReplicatorError.
+"""
+
+
+class ListenError(ReplicatorError):
+    """The port cannot be listened on."""
+
+
+async def open_listeners(address: Address) -> list[trio.SocketListener]:
+    """Listen on all addresses of `address.host`. Raises ListenError."""
+    try:
+        return await trio.open_tcp_listeners(address.port, host=address.host)
+    except socket.gaierror as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror}") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(
+                f"cannot listen on {address}: the port is in use; choose another one with --listen HOST:PORT"
+            ) from error
+        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+class Greeter:
+    """Accepts the sockets of sources. `adopt` takes over each one that said which connection it carries."""
+
+    def __init__(self, adopt: Adopt, ring: EventRing) -> None:
+        self._adopt = adopt
+        self._ring = ring
+        self._free = trio.Semaphore(limits.GREETINGS_WAITING)
+
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until cancelled. Closes the listeners."""
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(self._accept, listener)
+            task_status.started()
+
+    async def _accept(self, listener: trio.SocketListener) -> None:
+        async with listener, trio.open_nursery() as nursery:
+            while True:
+                # Taken before accepting: who comes too many waits in the kernel's backlog.
+                await self._free.acquire()
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    self._free.release()
+                    if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                        raise
+                    await trio.sleep(limits.ACCEPT_PAUSE_S)
+                else:
+                    nursery.start_soon(self._greet, stream)
+
+    async def _greet(self, stream: trio.SocketStream) -> None:
+        peer = "?"
+        try:
+            peer = _peer(stream)
+            reason = await self._hand_over(stream, peer)
+        except (ReplicatorError, ProtocolError) as error:
+            reason = str(error)
+        except (OSError, trio.BrokenResourceError) as error:
+            reason = f"connection lost: {error}"
+        finally:
+            self._free.release()
+            await trio.aclose_forcefully(stream)
+        if reason:
+            self._ring.add(events.PEER_REFUSED, peer=peer, reason=reason)
+
+    async def _hand_over(self, stream: trio.SocketStream, peer: str) -> str:
+        """Returns why the socket is of no use; empty if it was handed over."""
+        data = b""
+        with trio.move_on_after(limits.GREETING_TIMEOUT_S) as scope:
+            while (found := split_greeting(data)) is None:
+                chunk = await stream.receive_some(limits.GREETING_BYTES - len(data))
+                if not chunk:
+                    return (
+                        "closed before it said what it wants" if not data else "closed within its first line"
+                    )
+                data += chunk
+        if scope.cancelled_caught:
+            return f"said nothing useful within {limits.GREETING_TIMEOUT_S:.0f} s"
+        greeting, _ = found
+        try:
+            canonical = str(uuid.UUID(greeting.connection_uuid))
+        except ValueError:
+            canonical = ""
+        if canonical != greeting.connection_uuid:
+            raise RemoteProtocolError(f"{greeting.connection_uuid!r} is not a connection")
+        if greeting.purpose != PURPOSE:
+            raise RemoteProtocolError(f"purpose {greeting.purpose!r} is not known here")
+        await self._adopt(canonical, stream.socket.fileno(), data)
+        self._ring.add(events.PEER_ACCEPTED, peer=peer, connection=canonical)
+        return ""
+
+
+def _peer(stream: trio.SocketStream) -> str:
+    host, port = stream.socket.getpeername()[:2]
+    return str(Address(host, port))
