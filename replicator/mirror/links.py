@@ -1,0 +1,128 @@
+"""Which paths of the target hold files that have several names on the source, in bounded memory.
+
+A file is known by its identity on the source. Paths are those of the source, relative to the root of one
+journal. Nothing here is verified: whoever gets a path looks at what is there.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from replicator.ops import NO_IDENTITY, Identity
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS name (
+    path BLOB PRIMARY KEY,          -- relative to the root of the journal
+    inode BLOB NOT NULL,            -- 8 bytes: SQLite's integers are signed
+    generation BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS name_of ON name (inode, generation);
+"""
+
+
+class LinkTable:
+    """Identity → names. False while it is empty, so that trees without hard links cost nothing.
+
+    With a `file`, every change (or `transaction`) is safe from a kill of this process, not from a power cut:
+    a mirror that was interrupted by one starts anew. Not thread-safe.
+    """
+
+    def __init__(self, file: str | None = None) -> None:
+        self._database = sqlite3.connect(file or "", isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA synchronous = OFF")
+        if file is not None:
+            self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.executescript(_SCHEMA)
+        self._database.create_function("moved", 3, lambda path, start, new: new + path[start:])
+        self._any = self._count() > 0
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __bool__(self) -> bool:
+        return self._any
+
+    def __len__(self) -> int:
+        return self._count()
+
+    def _count(self) -> int:
+        count: int = self._database.execute("SELECT count(*) FROM name").fetchone()[0]
+        return count
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes within, or none, are there after a kill."""
+        if self._database.in_transaction:
+            yield
+            return
+        self._database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            # What was done to the tree was done: the table must go with it.
+            self._database.execute("COMMIT")
+            raise
+        self._database.execute("COMMIT")
+
+    def add(self, identity: Identity, path: bytes) -> None:
+        """`path` holds the file `identity`. NO_IDENTITY is nobody's and is not kept."""
+        if identity == NO_IDENTITY:
+            return
+        self._database.execute("INSERT OR REPLACE INTO name VALUES (?, ?, ?)", (path, *_key(identity)))
+        self._any = True
+
+    def find(self, identity: Identity) -> bytes | None:
+        """One path that holds this file."""
+        if not self._any:
+            return None
+        row = self._database.execute(
+            "SELECT path FROM name WHERE inode = ? AND generation = ? LIMIT 1", _key(identity)
+        ).fetchone()
+        return row[0] if row else None
+
+    def names(self, identity: Identity) -> list[bytes]:
+        """All paths known to hold this file."""
+        if not self._any:
+            return []
+        rows = self._database.execute(
+            "SELECT path FROM name WHERE inode = ? AND generation = ? ORDER BY path", _key(identity)
+        )
+        return [row[0] for row in rows]
+
+    def forget(self, path: bytes) -> None:
+        """`path` and all below it hold nothing known any more."""
+        if self._any:
+            self._database.execute(
+                "DELETE FROM name WHERE path = ? OR (path > ? AND path < ?)", (path, *_below(path))
+            )
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """What was at `old` and below is now at `new` and below. `forget(new)` comes first."""
+        if self._any:
+            self._database.execute(
+                "UPDATE name SET path = moved(path, ?, ?) WHERE path = ? OR (path > ? AND path < ?)",
+                (len(old), new, old, *_below(old)),
+            )
+
+    def exchange(self, one: bytes, other: bytes) -> None:
+        """Both paths, with all below, change places."""
+        if self._any:
+            with self.transaction():
+                aside = b"\0" + one  # no path holds a NUL
+                self.rename(one, aside)
+                self.rename(other, one)
+                self.rename(aside, other)
+
+    def clear(self) -> None:
+        """Forget everything: the mirror is over."""
+        self._database.execute("DELETE FROM name")
+        self._any = False
+
+
+def _key(identity: Identity) -> tuple[bytes, bytes]:
+    return identity.inode.to_bytes(8, "big"), identity.generation.to_bytes(8, "big")
+
+
+def _below(path: bytes) -> tuple[bytes, bytes]:
+    """Between these two, both excluded, lie exactly the paths below `path`."""
+    return path + b"/", path + b"0"  # "0" follows "/"

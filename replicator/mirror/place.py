@@ -1,0 +1,690 @@
+"""Put the pieces of a mirror into a target tree.
+
+A file that is there already is never changed in place: its new content is built beside it and takes its name
+in one step, so that neither a reader nor another hard link ever sees half of it. Large files arrive in parts
+and are built without any name. Placing the same batch twice gives the same tree, which is what a receiver
+does after a kill.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replicator import limits
+from replicator.errors import ReplicatorError
+from replicator.fs.apply import Applier, write_at
+from replicator.fs.attributes import (
+    data_extents,
+    proc_path,
+    read_xattrs,
+    set_attributes,
+    set_times,
+    write_xattrs,
+)
+from replicator.fs.beneath import MISSING, Root, check_name
+from replicator.mirror.links import LinkTable
+from replicator.mirror.pieces import (
+    Abandon,
+    AnyEntry,
+    Batch,
+    Entry,
+    File,
+    Finish,
+    LinkTo,
+    Listed,
+    Listing,
+    Object,
+    Part,
+    Refused,
+    Same,
+    Times,
+    Xattrs,
+)
+from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity
+
+_CREATE_FLAGS = (
+    os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+)
+_NAMELESS_FLAGS = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_UNFINISHED_MODE = 0o600
+_ALL = AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME
+_ACCESS_ACL = b"system.posix_acl_access"
+_DEFAULT_ACL = b"system.posix_acl_default"
+_FICLONE = 0x40049409
+_NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+_NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
+_TARGET_IS_ILL = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
+)
+"""Errors that concern the whole target and not one piece: waiting may help, refusing every piece not."""
+
+
+class _NotAsClaimed(Exception):
+    """The target does not have what the piece builds on: it has to be sent whole."""
+
+
+@dataclass
+class _Transfer:
+    """A copy being built. `name` is that of a temporary file where files without a name are not supported."""
+
+    descriptor: int
+    identity: Identity
+    path: bytes
+    name: bytes | None
+
+
+class OpenTransfers:
+    """Copies being built: by number for parts, by identity for the records that change them meanwhile."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, _Transfer] = {}
+        self._by_identity: dict[Identity, _Transfer] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_number)
+
+    def get(self, identity: Identity) -> int | None:
+        """The descriptor of the copy of that file, None if none is open."""
+        transfer = self._by_identity.get(identity)
+        return transfer.descriptor if transfer is not None else None
+
+    def numbered(self, number: int) -> _Transfer | None:
+        return self._by_number.get(number)
+
+    def number_of(self, identity: Identity) -> int | None:
+        transfer = self._by_identity.get(identity)
+        if transfer is None:
+            return None
+        return next(number for number, other in self._by_number.items() if other is transfer)
+
+    def add(self, number: int, transfer: _Transfer) -> None:
+        self._by_number[number] = transfer
+        if transfer.identity != NO_IDENTITY:
+            self._by_identity[transfer.identity] = transfer
+
+    def pop(self, number: int) -> _Transfer | None:
+        transfer = self._by_number.pop(number, None)
+        if transfer is not None and self._by_identity.get(transfer.identity) is transfer:
+            del self._by_identity[transfer.identity]
+        return transfer
+
+    def numbers(self) -> list[int]:
+        return list(self._by_number)
+
+    def has_name(self, name: bytes) -> bool:
+        return any(transfer.name == name for transfer in self._by_number.values())
+
+
+class Placer:
+    """Places batches of one journal, in the order of the stream, in the thread that applies its records.
+
+    Becomes the applier's source of open transfers and of identities. `tag` makes the names of unfinished
+    files this connection's own. `list_directory` may be called from any thread.
+    """
+
+    def __init__(self, applier: Applier, links: LinkTable, *, tag: bytes = b"0") -> None:
+        self._maps = applier.maps
+        self._applier = applier
+        self._links = links
+        self._transfers = OpenTransfers()
+        applier.links = links
+        applier.transfers = self._transfers
+        self._incoming = b".replicator-incoming-" + tag
+        self._given_up: OrderedDict[int, None] = OrderedDict()
+        self._interrupted: tuple[Batch, int, list[Refused]] | None = None
+        self._default_acl: dict[bytes, bool] = {}
+        self._handlers: dict[type[Entry], Callable[[Any], None]] = {
+            Listing: self._place_listing,
+            Object: self._place_object,
+            File: self._place_file,
+            Part: self._place_part,
+            Finish: self._place_finish,
+            Abandon: self._place_abandon,
+            Same: self._place_same,
+            LinkTo: self._place_link,
+            Times: self._place_times,
+        }
+
+    def place(self, batch: Batch) -> list[Refused]:
+        """Place all entries and return what was refused.
+
+        OSError if the target itself is ill (full, read-only): call again with this batch.
+        """
+        start = 0
+        refused: list[Refused] = []
+        if self._interrupted is not None and self._interrupted[0] is batch:
+            _, start, refused = self._interrupted
+        self._interrupted = None
+        self._default_acl.clear()
+        entries = batch.entries
+        with self._links.transaction():
+            for index in range(start, len(entries)):
+                entry = entries[index]
+                try:
+                    self._handlers[type(entry)](entry)
+                except _NotAsClaimed as reason:
+                    refused.append(_refusal(batch, entry, str(reason), retry=True))
+                except ReplicatorError as error:
+                    refused.append(_refusal(batch, entry, str(error), retry=False))
+                except OSError as error:
+                    if error.errno in _TARGET_IS_ILL:
+                        self._interrupted = (batch, index, refused)
+                        raise
+                    refused.append(_refusal(batch, entry, error.strerror or str(error), retry=False))
+        return refused
+
+    def close(self) -> None:
+        """Give up all open transfers."""
+        for number in self._transfers.numbers():
+            self._give_up(number)
+
+    def list_directory(self, path: bytes) -> list[Listed] | None:
+        """What is in the directory now, None if there is none: a hint. From any thread."""
+        try:
+            root, below = self._maps.place(path)
+            descriptor = root.open_directory(below)
+        except (OSError, ReplicatorError):
+            return None
+        found: list[Listed] = []
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    try:
+                        state = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    found.append(
+                        Listed(
+                            os.fsencode(entry.name),
+                            state.st_mode,
+                            state.st_size,
+                            state.st_mtime_ns,
+                            state.st_nlink,
+                        )
+                    )
+        finally:
+            os.close(descriptor)
+        return found
+
+    # --- directories ---
+
+    def _place_listing(self, entry: Listing) -> None:
+        root, path = self._maps.place(entry.path)
+        for name in entry.directories:
+            check_name(name)
+        directory = self._ensure_directory(root, path)
+        if entry.exact:
+            self._remove_others(root, path, entry)
+            directory = root.directory(path)
+        self._dress_existing(directory, entry.attributes, entry.xattrs)
+        for name in entry.directories:
+            child = _join(path, name)
+            if self._maps.is_root(_join(entry.path, name)):
+                continue
+            try:
+                os.mkdir(name, 0o700, dir_fd=directory)
+            except FileExistsError:
+                state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if not stat.S_ISDIR(state.st_mode):
+                    self._forget_links(_join(entry.path, name))
+                    root.remove(child)
+                    directory = root.directory(path)
+                    os.mkdir(name, 0o700, dir_fd=directory)
+        self._default_acl.pop(entry.path, None)
+
+    def _ensure_directory(self, root: Root, path: bytes) -> int:
+        try:
+            return root.directory(path)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+        root.make_directories(path)
+        return root.directory(path)
+
+    def _remove_others(self, root: Root, path: bytes, entry: Listing) -> None:
+        keep = {*entry.names, *entry.directories}
+        others: list[bytes] = []
+        with os.scandir(root.directory(path)) as entries:
+            for found in entries:
+                name = os.fsencode(found.name)
+                if name not in keep and not self._transfers.has_name(name):
+                    others.append(name)
+        for name in others:
+            self._forget_links(_join(entry.path, name))
+            root.remove(_join(path, name))
+
+    def _place_times(self, entry: Times) -> None:
+        root, path = self._maps.place(entry.path)
+        try:
+            descriptor = root.directory(path)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+            return  # moved or removed meanwhile: it is brought again, with its times
+        set_times(descriptor, None, entry.mtime_ns)
+
+    # --- files ---
+
+    def _place_file(self, entry: File) -> None:
+        root, path = self._maps.place_name(entry.path)
+        directory, name = self._parent(root, path)
+        try:
+            descriptor = os.open(name, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory)
+            temporary = name
+        except FileExistsError:
+            descriptor, temporary = self._create_beside(directory)
+        try:
+            _fill(descriptor, entry.extents, entry.data)
+            if not entry.extents or sum(entry.extents[-1]) != entry.size:
+                os.ftruncate(descriptor, entry.size)
+            self._dress_new(directory, descriptor, entry.path, entry.attributes, entry.xattrs)
+            if temporary is not name:
+                self._take_name(root, path, directory, temporary)
+        except BaseException:
+            _unlink_quietly(directory, temporary)
+            raise
+        finally:
+            os.close(descriptor)
+        self._know(entry.path, entry.identity, entry.links)
+
+    def _place_part(self, entry: Part) -> None:
+        if entry.first:
+            self._open_transfer(entry)
+        transfer = self._transfers.numbered(entry.transfer)
+        if transfer is None:
+            self._refuse_unknown(entry.transfer)
+            return
+        _fill(transfer.descriptor, entry.extents, entry.data)
+
+    def _open_transfer(self, entry: Part) -> None:
+        root, path = self._maps.place_name(entry.path)
+        self._give_up(entry.transfer)
+        earlier = self._transfers.number_of(entry.identity)
+        if earlier is not None:
+            self._give_up(earlier)
+        directory, _ = self._parent(root, path)
+        name = None
+        try:
+            descriptor = os.open(b".", _NAMELESS_FLAGS, _UNFINISHED_MODE, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in _NO_NAMELESS:
+                raise
+            name = self._incoming + b"-%d" % entry.transfer
+            _unlink_quietly(directory, name)
+            descriptor = os.open(name, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory)
+        self._transfers.add(entry.transfer, _Transfer(descriptor, entry.identity, entry.path, name))
+
+    def _place_finish(self, entry: Finish) -> None:
+        transfer = self._transfers.numbered(entry.transfer)
+        if transfer is None:
+            self._refuse_unknown(entry.transfer)
+            return
+        root, path = self._maps.place_name(entry.path)
+        directory, name = self._parent(root, path)
+        descriptor = transfer.descriptor
+        os.ftruncate(descriptor, entry.size)
+        self._dress_new(directory, descriptor, entry.path, entry.attributes, entry.xattrs)
+        if transfer.name is None:
+            self._name_nameless(root, path, directory, name, descriptor)
+        else:
+            try:
+                self._take_name(root, path, directory, transfer.name)
+            except FileNotFoundError:
+                self._give_up(entry.transfer)
+                raise _NotAsClaimed("the unfinished copy was removed") from None
+        self._transfers.pop(entry.transfer)
+        os.close(descriptor)
+        self._know(entry.path, transfer.identity, entry.links)
+
+    def _place_abandon(self, entry: Abandon) -> None:
+        self._give_up(entry.transfer)
+
+    def _refuse_unknown(self, number: int) -> None:
+        """Refuse a transfer once, however many parts of it are still under way."""
+        if number in self._given_up:
+            return
+        self._given_up[number] = None
+        if len(self._given_up) > limits.PIECES_IN_FLIGHT:
+            self._given_up.popitem(last=False)
+        raise _NotAsClaimed("this target does not know the transfer")
+
+    def _give_up(self, number: int) -> None:
+        transfer = self._transfers.pop(number)
+        if transfer is None:
+            return
+        os.close(transfer.descriptor)
+        if transfer.name is not None:
+            root, path = self._maps.place_name(transfer.path)
+            try:
+                directory, _ = root.parent(path)
+            except OSError:
+                return  # its directory is gone, and so is it
+            _unlink_quietly(directory, transfer.name)
+
+    def _place_same(self, entry: Same) -> None:
+        root, path = self._maps.place_name(entry.path)
+        try:
+            directory, name = root.parent(path)
+            state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+            raise _NotAsClaimed("there is no such file") from None
+        same = stat.S_ISREG(state.st_mode) and state.st_size == entry.size
+        if not same or state.st_mtime_ns != entry.attributes.mtime_ns:
+            raise _NotAsClaimed("size or time differ")
+        if entry.links > 1 or state.st_nlink > 1:
+            known = self._links.names(entry.identity)
+            registered = entry.path in known
+            if entry.links > 1 and not registered and self._link_to_known(entry.path, known):
+                self._links.forget(entry.path)
+                self._links.add(entry.identity, entry.path)
+            else:
+                if state.st_nlink > (entry.links if registered else 1):
+                    # Who else has this inode is not known: writing to it could change a file that is no link
+                    # of this.
+                    self._copy_of_its_own(root, path, state)
+                self._know(entry.path, entry.identity, entry.links)
+            directory, name = root.parent(path)
+        elif self._links:
+            self._links.forget(entry.path)
+        self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
+
+    def _copy_of_its_own(self, root: Root, path: bytes, state: os.stat_result) -> None:
+        directory, name = root.parent(path)
+        source = os.open(name, _READ_FLAGS, dir_fd=directory)
+        try:
+            descriptor, temporary = self._create_beside(directory)
+            try:
+                _copy_content(source, descriptor, state.st_size)
+                os.utime(descriptor, ns=(state.st_atime_ns, state.st_mtime_ns))
+                self._take_name(root, path, directory, temporary)
+            except BaseException:
+                _unlink_quietly(directory, temporary)
+                raise
+            finally:
+                os.close(descriptor)
+        finally:
+            os.close(source)
+
+    # --- other objects ---
+
+    def _place_object(self, entry: Object) -> None:
+        root, path = self._maps.place_name(entry.path)
+        if entry.links > 1 and self._links:
+            known = self._links.names(entry.identity)
+            if entry.path not in known and self._link_to_known(entry.path, known):
+                self._links.forget(entry.path)
+                self._links.add(entry.identity, entry.path)
+                return
+        directory, name = self._parent(root, path)
+        text = self._applier.link_text(entry.link_text)
+        try:
+            state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            _make_object(directory, name, entry, text)
+        else:
+            alone = state.st_nlink == 1 or entry.path in self._links.names(entry.identity)
+            if not (alone and _is_like(directory, name, state, entry, text)):
+                self._remove_incoming(directory)
+                _make_object(directory, self._incoming, entry, text)
+                self._take_name(root, path, directory, self._incoming)
+                directory, name = root.parent(path)
+        self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
+        self._know(entry.path, entry.identity, entry.links)
+
+    # --- hard links ---
+
+    def _place_link(self, entry: LinkTo) -> None:
+        known = self._links.names(entry.identity)
+        if entry.path in known:
+            self._maps.place_name(entry.path)
+            if self._state(entry.path) is not None:
+                return
+        self._parent(*self._maps.place_name(entry.path))
+        if not self._link_to_known(entry.path, known):
+            raise _NotAsClaimed("this target does not know the file under another name")
+        self._links.forget(entry.path)
+        self._links.add(entry.identity, entry.path)
+
+    def _link_to_known(self, path: bytes, known: list[bytes]) -> bool:
+        """Make `path` another name of the copy that is there under one of the `known` ones."""
+        for other in known:
+            state = self._state(other) if other != path else None
+            if state is None or stat.S_ISDIR(state.st_mode):
+                continue
+            try:
+                self._link_over(other, path, state)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                continue
+            return True
+        return False
+
+    def _link_over(self, source: bytes, path: bytes, state: os.stat_result) -> None:
+        """Give the object at `source` (its state) the name `path` too, in place of what has it."""
+        there = self._state(path)
+        if there is not None and os.path.samestat(there, state):
+            return
+        source_root, source_below = self._maps.place_name(source)
+        root, below = self._maps.place_name(path)
+        source_directory, source_name = source_root.parent(source_below)
+        directory, name = root.parent(below)
+        target = name if there is None else self._incoming
+        if there is not None:
+            self._remove_incoming(directory)
+        os.link(
+            source_name,
+            target,
+            src_dir_fd=source_directory,
+            dst_dir_fd=directory,
+            follow_symlinks=False,
+        )
+        if there is not None:
+            self._take_name(root, below, directory, target)
+
+    def _know(self, path: bytes, identity: Identity, links: int) -> None:
+        """`path` is now the copy of that file: every other known name of it becomes a link to this copy."""
+        if links <= 1 and not self._links:
+            return
+        others = [other for other in self._links.names(identity) if other != path] if links > 1 else []
+        self._links.forget(path)
+        if links <= 1:
+            return
+        self._links.add(identity, path)
+        if not others:
+            return
+        state = self._state(path)
+        assert state is not None
+        for other in others:
+            if self._state(other) is None:
+                self._links.forget(other)
+            else:
+                self._link_over(path, other, state)
+
+    def _forget_links(self, path: bytes) -> None:
+        if self._links:
+            self._links.forget(path)
+
+    def _state(self, path: bytes) -> os.stat_result | None:
+        root, below = self._maps.place_name(path)
+        try:
+            directory, name = root.parent(below)
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in MISSING:
+                return None
+            raise
+
+    # --- names ---
+
+    def _parent(self, root: Root, path: bytes) -> tuple[int, bytes]:
+        """As `Root.parent`; a missing directory is made, its own piece brings the attributes."""
+        try:
+            return root.parent(path)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+        root.make_directories(path.rpartition(b"/")[0])
+        return root.parent(path)
+
+    def _create_beside(self, directory: int) -> tuple[int, bytes]:
+        try:
+            return os.open(self._incoming, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory), self._incoming
+        except FileExistsError:  # left by a kill
+            self._remove_incoming(directory)
+        return os.open(self._incoming, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory), self._incoming
+
+    def _remove_incoming(self, directory: int) -> None:
+        _unlink_quietly(directory, self._incoming)
+
+    def _take_name(self, root: Root, path: bytes, directory: int, temporary: bytes) -> None:
+        """Rename what is ready over whatever has the name."""
+        name = path.rpartition(b"/")[2]
+        try:
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except IsADirectoryError:
+            root.remove(path)
+            directory, name = root.parent(path)
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        root.forget(path)
+
+    def _name_nameless(self, root: Root, path: bytes, directory: int, name: bytes, descriptor: int) -> None:
+        source = proc_path(descriptor).encode()
+        try:
+            os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
+            return
+        except FileExistsError:
+            self._remove_incoming(directory)
+        os.link(source, self._incoming, dst_dir_fd=directory, follow_symlinks=True)
+        self._take_name(root, path, directory, self._incoming)
+
+    # --- attributes ---
+
+    def _dress_new(
+        self, directory: int, descriptor: int, path: bytes, attributes: Attributes, xattrs: Xattrs
+    ) -> None:
+        """Attributes of a file made just now, whose content is complete."""
+        head = path.rpartition(b"/")[0]
+        inherits = self._default_acl.get(head)
+        if inherits is None:
+            inherits = self._default_acl[head] = _has_default_acl(directory)
+        if attributes.mask & _ALL == _ALL:
+            os.fchown(descriptor, attributes.uid, attributes.gid)
+            os.fchmod(descriptor, attributes.mode & 0o7777)
+        else:
+            set_attributes(descriptor, attributes)
+        if inherits:
+            write_xattrs(descriptor, xattrs)
+        elif xattrs:
+            for name, value in xattrs.items():
+                os.setxattr(descriptor, name, value)
+        os.utime(descriptor, ns=(attributes.mtime_ns, attributes.mtime_ns))
+
+    def _dress_existing(self, descriptor: int, attributes: Attributes, xattrs: Xattrs) -> None:
+        """Attributes of a directory, but for its times, which come when all in it is in place."""
+        mask = attributes.mask & ~(AttributeMask.MTIME | AttributeMask.ATIME)
+        set_attributes(descriptor, attributes._replace(mask=mask), current=os.fstat(descriptor))
+        write_xattrs(descriptor, xattrs)
+
+    def _dress_named(
+        self,
+        root: Root,
+        path: bytes,
+        directory: int,
+        name: bytes,
+        attributes: Attributes,
+        xattrs: Mapping[bytes, bytes],
+    ) -> None:
+        """Attributes of an object that is no directory: as few calls as it lacks."""
+        state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        set_attributes(directory, attributes, name=name, current=state)
+        current = read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name))
+        if current != xattrs:
+            pinned = root.open_object(path)
+            try:
+                write_xattrs(pinned, xattrs, current)
+            finally:
+                os.close(pinned)
+
+
+def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, retry: bool) -> Refused:
+    identity = getattr(entry, "identity", NO_IDENTITY)
+    return Refused(batch.journal, entry.path, identity, reason, retry)
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _unlink_quietly(directory: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+
+
+def _has_default_acl(directory: int) -> bool:
+    try:
+        os.getxattr(directory, _DEFAULT_ACL)
+    except OSError as error:
+        if error.errno in _NO_ACL:
+            return False
+        raise
+    return True
+
+
+def _fill(descriptor: int, extents: tuple[tuple[int, int], ...], data: bytes) -> None:
+    if len(extents) == 1:
+        if extents[0][1] != len(data):
+            raise ReplicatorError("malformed piece: its extents do not describe its data")
+        write_at(descriptor, data, extents[0][0])
+        return
+    if sum(length for _, length in extents) != len(data):
+        raise ReplicatorError("malformed piece: its extents do not describe its data")
+    view = memoryview(data)
+    for offset, length in extents:
+        write_at(descriptor, view[:length], offset)
+        view = view[length:]
+
+
+def _copy_content(source: int, descriptor: int, size: int) -> None:
+    """A copy on the same file system: shared blocks where it can, else extent by extent, holes left out."""
+    try:
+        fcntl.ioctl(descriptor, _FICLONE, source)
+        return
+    except OSError:
+        pass  # no reflinks here
+    os.ftruncate(descriptor, size)
+    for offset, length in data_extents(source, size):
+        end = offset + length
+        while offset < end:
+            count = os.copy_file_range(source, descriptor, end - offset, offset, offset)
+            if not count:
+                break
+            offset += count
+
+
+def _make_object(directory: int, name: bytes, entry: Object, text: bytes) -> None:
+    mode = entry.attributes.mode
+    if stat.S_ISLNK(mode):
+        os.symlink(text, name, dir_fd=directory)
+    elif stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        raise ReplicatorError("malformed piece: files and directories come otherwise")
+    else:
+        os.mknod(name, stat.S_IFMT(mode) | _UNFINISHED_MODE, entry.attributes.rdev, dir_fd=directory)
+
+
+def _is_like(directory: int, name: bytes, state: os.stat_result, entry: Object, text: bytes) -> bool:
+    if stat.S_IFMT(state.st_mode) != stat.S_IFMT(entry.attributes.mode):
+        return False
+    if stat.S_ISLNK(state.st_mode):
+        return os.readlink(name, dir_fd=directory) == text
+    return state.st_rdev == entry.attributes.rdev
