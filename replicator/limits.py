@@ -44,6 +44,8 @@ CURSOR_SLOTS = 64  # readers one journal can have at a time
 PATH_BYTES = 4095  # RS-08: longer paths are skipped and reported
 RECORD_PAYLOAD_BYTES = 16 * MIB  # larger than any request the kernel sends; bounds a decoder's allocation
 READ_CHUNK_BYTES = 512 * KIB  # one read of a cursor
+WAKE_CHECK_S = 1.0  # a sleeping reader looks by itself this often: a safety net, not the way it is woken
+STAMP_MARGIN_NS = 1_000_000  # a store of one processor is visible to all others long before this
 
 # --- capture ---
 NODE_DESCRIPTORS = 8192  # open O_PATH descriptors per capture; the rest are reopened by file handle

@@ -1,14 +1,19 @@
-"""What the core gets from outside: clock, disk, randomness, threads, network.
+"""What the core gets from outside: clock, disk, shared memory, doorbells, randomness, threads, network.
 
 The simulator runs whole agents on trio's MockClock with an in-memory network and a fault-injecting disk, so nothing
 in sender, receiver, journal or mirror calls time.time(), open(), random or a thread by itself.
 """
 
+import contextlib
+import errno
+import fcntl
+import mmap
 import os
-import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from random import Random
 from typing import Protocol, TypeVar
 
 import trio
@@ -109,6 +114,163 @@ class RealDisk:
         return state.f_bavail * state.f_frsize
 
 
+class SharedMemory(Protocol):
+    """A small file mapped by several processes. It outlives each of them, but not a reboot when it lies on tmpfs."""
+
+    @property
+    def buffer(self) -> memoryview:
+        """Writable, bytes. An aligned store of 8 bytes through `buffer.cast("Q")` is never seen half done."""
+        ...
+
+    def claim(self) -> bool:
+        """Become its only owner until `close` or the end of the process; False: somebody else is."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Short exclusion between processes. Nothing inside may wait."""
+        ...
+
+    def remove(self) -> None:
+        """Take its name away; those who have it open keep it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MappedFile:
+    """`SharedMemory` on the operating system."""
+
+    def __init__(self, path: str, size: int, create: bool) -> None:
+        """Raises FileNotFoundError if it is not there and `create` is False; ValueError if it has another size."""
+        self._path = path
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        self._descriptor = os.open(path, flags, 0o600)
+        try:
+            if create:
+                os.ftruncate(self._descriptor, size)
+            self._map = mmap.mmap(self._descriptor, size)  # a smaller file is a ValueError
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._buffer = memoryview(self._map)
+
+    @property
+    def buffer(self) -> memoryview:
+        return self._buffer
+
+    def claim(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        # A record lock, which does not meet the flock of `claim`. Within one process it excludes nobody:
+        # there, the absence of a checkpoint does.
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def close(self) -> None:
+        """All views taken of `buffer` must have been released."""
+        self._buffer.release()
+        self._map.close()
+        os.close(self._descriptor)
+
+
+class Bell(Protocol):
+    """The hearing side of a doorbell."""
+
+    async def wait(self) -> None:
+        """Return once it was rung since the last return, at once if that is so already."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Doorbells(Protocol):
+    """Wake another process. A ring carries no data: the one who wakes looks for himself."""
+
+    def listen(self, path: str) -> Bell: ...
+    def ring(self, path: str) -> bool:
+        """Never blocks, never raises. False: nobody listens there."""
+        ...
+
+    def remove(self, path: str) -> None: ...
+
+
+class FifoBell:
+    """`Bell` on a named pipe."""
+
+    def __init__(self, path: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        # Read and write: the pipe then never reports end-of-file while its ringer restarts.
+        self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    async def wait(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            try:
+                os.read(self._descriptor, 65536)
+                return
+            except BlockingIOError:
+                continue  # a spurious wake-up
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class FifoDoorbells:
+    """`Doorbells` on named pipes. The ringer's descriptors are kept: a ring is one write of one byte."""
+
+    _KEPT = 128
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, int] = {}
+
+    def listen(self, path: str) -> FifoBell:
+        return FifoBell(path)
+
+    def ring(self, path: str) -> bool:
+        for _ in range(2):  # a kept descriptor may be of a listener that is gone; then open again
+            descriptor = self._descriptors.get(path)
+            kept = descriptor is not None
+            try:
+                if descriptor is None:
+                    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                    if len(self._descriptors) >= self._KEPT:
+                        os.close(self._descriptors.pop(next(iter(self._descriptors))))
+                    self._descriptors[path] = descriptor
+                os.write(descriptor, b"\0")
+                return True
+            except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    return True  # full: it has been rung often enough
+                self._forget(path)
+                if not kept:
+                    return False
+        return False
+
+    def _forget(self, path: str) -> None:
+        descriptor = self._descriptors.pop(path, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def remove(self, path: str) -> None:
+        self._forget(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 class Clock(Protocol):
     """Time for stamps. Waiting is trio's business (trio.sleep), which follows the same clock in the simulator."""
 
@@ -148,8 +310,10 @@ class World:
 
     disk: Disk = field(default_factory=RealDisk)
     clock: Clock = field(default_factory=RealClock)
-    random: random.Random = field(default_factory=random.Random)
+    random: Random = field(default_factory=Random)
     connect: Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]] = _connect_tcp
+    shared_memory: Callable[[str, int, bool], SharedMemory] = MappedFile  # path, size, create
+    doorbells: Doorbells = field(default_factory=FifoDoorbells)
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         return await _run_in_thread(function)

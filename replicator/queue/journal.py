@@ -1,0 +1,408 @@
+"""The writing side of a journal: append, spill, collect, open, stop.
+
+One process and one thread write a journal. `append` is called between an operation and its reply, so it is short: one
+write into tmpfs, a few stores into the shared header, and a bell only for readers that sleep.
+"""
+
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+
+from replicator.errors import JournalError
+from replicator.ops import Kind, Position
+from replicator.queue import header as headers
+from replicator.queue import recovery as recoveries
+from replicator.queue import segment as segments
+from replicator.queue.doorbell import bell_path, ring_all, ring_sleepers
+from replicator.queue.header import Flight, Header, State, identify, short_boot_id
+from replicator.queue.record import encode
+from replicator.queue.recovery import Recovery, Row, Segment, Tier, directory_of
+from replicator.queue.segment import SegmentHeader
+from replicator.queue.settings import JournalSettings
+from replicator.world import World
+
+__all__ = ["Flight", "JournalSettings", "JournalStatistics", "JournalWriter", "Recovery"]
+
+
+@dataclass(frozen=True)
+class JournalStatistics:
+    """Size of a journal. Bytes include segment headers and records still kept for a slow reader."""
+
+    memory_bytes: int
+    disk_bytes: int
+    head_sequence: int
+    lost_ops: int  # ever
+    segments: int
+    percent: float | None  # of memory and disk limit together; None: the disk tier is unlimited
+
+
+class JournalWriter:
+    """The only writer of one journal. Open it with `JournalWriter.open`."""
+
+    def __init__(
+        self, world: World, settings: JournalSettings, header: Header, row: Row, recovery: Recovery
+    ) -> None:
+        self._world = world
+        self._disk = world.disk
+        self._clock = world.clock
+        self._settings = settings
+        self._segment_bytes = settings.segment_bytes
+        self._header = header
+        self._journal = header.journal
+        self._boot = short_boot_id(world.clock.boot_id())
+        self._segments = deque(row.segments)
+        self._number = row.head.segment
+        self._offset = row.head.offset
+        self._sequence = row.head.sequence
+        self._chain = row.head.chain
+        self._total = row.head.bytes
+        self._stamp = 1  # a lower bound of the next record's
+        self._leftover: str | None = None  # a segment file whose creation failed half-way
+        self._handle = -1
+        self._writable = False  # whether the last segment can take more
+        if row.segments:
+            self._handle = self._disk.open_append(row.segments[-1].path)
+            self._writable = True
+        header.publish(row.head)
+        self._pending_ops = header.pending_ops
+        self.recovery = recovery
+        if self._pending_ops:
+            header.busy_stamp = self._stamp
+            self._append_hole()  # if it does not fit, the next append tries again
+        header.busy_stamp = 0
+        ring_all(world, settings.memory_directory, header)
+
+    # --- opening ---
+
+    @classmethod
+    def open(cls, world: World, settings: JournalSettings, journal_id: str) -> "JournalWriter":
+        """Open the journal, whatever its last writer left; create it if there is none.
+
+        Raises JournalError: another process writes it, it is another journal, or its files cannot be read.
+        """
+        try:
+            header, row, recovery = recoveries.recover(world, settings, journal_id)
+            try:
+                return cls(world, settings, header, row, recovery)
+            except BaseException:
+                header.close()
+                raise
+        except OSError as error:
+            raise JournalError(
+                f"cannot open the journal in {settings.memory_directory} and {settings.disk_directory}: {error}"
+            ) from error
+
+    # --- appending ---
+
+    def append(
+        self,
+        kind: int,
+        path: bytes,
+        *,
+        path2: bytes = b"",
+        payload: bytes | memoryview = b"",
+        flags: int = 0,
+        inode: int = 0,
+        generation: int = 0,
+        arg0: int = 0,
+        arg1: int = 0,
+    ) -> int:
+        """Append one record, stamped now; return its sequence, or 0 if the journal could not take it.
+
+        A loss is counted, and the next record that fits is preceded by a HOLE. Never raises OSError; ValueError if a path or
+        the payload is longer than any operation can have.
+        """
+        header = self._header
+        # Readers that merge journals may conclude nothing from the time until this is cleared (see Cursor.low_mark).
+        header.busy_stamp = self._stamp
+        try:
+            if self._pending_ops and not self._append_hole():
+                self._lose()
+                return 0
+            self._stamp = monotonic_ns = self._clock.monotonic_ns()
+            sequence = self._sequence + 1
+            buffers, length, chain = encode(
+                kind,
+                sequence,
+                self._chain,
+                self._boot,
+                monotonic_ns,
+                self._clock.wall_ns(),
+                path,
+                path2,
+                payload,
+                flags,
+                inode,
+                generation,
+                arg0,
+                arg1,
+            )
+            if not self._write(buffers, length, sequence, chain):
+                self._lose()
+                return 0
+        finally:
+            header.busy_stamp = 0
+        header.fence()
+        if header.has_sleepers:
+            ring_sleepers(self._world, self._settings.memory_directory, header)
+        return sequence
+
+    def _append_hole(self) -> bool:
+        self._stamp = monotonic_ns = self._clock.monotonic_ns()
+        sequence = self._sequence + 1
+        buffers, length, chain = encode(
+            Kind.HOLE,
+            sequence,
+            self._chain,
+            self._boot,
+            monotonic_ns,
+            self._clock.wall_ns(),
+            b"",
+            arg0=self._pending_ops,
+        )
+        if not self._write(buffers, length, sequence, chain):
+            return False
+        self._pending_ops = 0
+        self._header.pending_ops = 0
+        return True
+
+    def _lose(self) -> None:
+        self._pending_ops += 1
+        self._header.pending_ops = self._pending_ops
+        self._header.lost_ops += 1
+
+    def _write(self, buffers: list[bytes | memoryview], length: int, sequence: int, chain: int) -> bool:
+        """Write a record behind the last one and publish it. False: there is no room, or no disk that takes it."""
+        offset = self._offset
+        if self._writable and offset + length <= self._segment_bytes:
+            try:
+                self._disk.append(self._handle, buffers, offset)
+            except OSError:
+                # What reached the file lies behind the head and means nothing. Go on in a new segment.
+                self._writable = False
+            else:
+                self._offset = offset = offset + length
+                self._sequence = sequence
+                self._chain = chain
+                self._total += length
+                self._header.publish_head(self._number, offset, sequence, chain, self._total)
+                return True
+        return self._create_segment(buffers, length, sequence, chain)
+
+    def _create_segment(
+        self, buffers: list[bytes | memoryview], length: int, sequence: int, chain: int
+    ) -> bool:
+        """Begin a new segment with this record, in memory if there is room, else on disk."""
+        if self._segments:
+            self._segments[-1].size = self._offset
+        self.collect()
+        number = self._number + 1
+        head = SegmentHeader(number, self._boot, self._journal, sequence, self._chain, self._total).encode()
+        size = segments.HEADER_BYTES + length
+        for tier in Tier:
+            path = segments.path_of(directory_of(self._settings, tier), number)
+            if not self._has_room(tier, max(size, self._segment_bytes)) or not self._remove_leftover(path):
+                continue
+            handle = None
+            try:
+                handle = self._disk.open_append(path)
+                self._leftover = path
+                self._disk.append(handle, [head, *buffers], 0)
+            except OSError:
+                if handle is not None:
+                    self._close(handle)
+                self._remove_leftover("")
+                continue
+            self._leftover = None
+            if self._handle >= 0:
+                self._close(self._handle)
+            self._handle = handle
+            self._writable = True
+            self._segments.append(Segment(number, tier, path, sequence, self._total, size))
+            self._number = number
+            self._offset = size
+            self._sequence = sequence
+            self._chain = chain
+            self._total += length
+            self._header.publish_head(number, size, sequence, chain, self._total)
+            return True
+        return False
+
+    def _remove_leftover(self, keep: str) -> bool:
+        """A number must not be there twice: remove what a failed creation left, unless it is about to be overwritten."""
+        if self._leftover is None or self._leftover == keep:
+            return True
+        try:
+            self._disk.unlink(self._leftover)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        self._leftover = None
+        return True
+
+    def _close(self, handle: int) -> None:
+        with contextlib.suppress(OSError):  # nothing depends on it: durability is fsync's business
+            self._disk.close(handle)
+
+    def _has_room(self, tier: Tier, needed: int) -> bool:
+        used = self._used(tier) + needed
+        if tier is Tier.MEMORY:
+            return used <= self._settings.memory_bytes
+        limit = self._settings.disk_bytes
+        if limit is not None and used > limit:
+            return False
+        try:
+            free = self._disk.free_bytes(self._settings.disk_directory)
+        except OSError:
+            return False
+        return free - needed >= self._settings.disk_free_min_bytes
+
+    def _used(self, tier: Tier) -> int:
+        return sum(part.size for part in self._segments if part.tier is tier)
+
+    # --- what is known ---
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether anything need be journaled. Ask after the operation, not before it: a reader that registers in between
+        sees the operation's effect in the tree."""
+        return self._header.has_readers
+
+    @property
+    def position(self) -> Position:
+        """Position of the last record."""
+        return Position(self._sequence, self._chain)
+
+    def readers(self) -> list[str]:
+        """Ids of the cursors registered here."""
+        return [str(self._header.slot_uuid(index)) for index in self._header.readers()]
+
+    def remove_reader(self, cursor_id: str) -> None:
+        """Give up the slot of a cursor whose own process no longer exists, and what is kept for it."""
+        header = self._header
+        with header.lock():
+            index = header.find_slot(identify(cursor_id))
+            if index is not None:
+                header.give_slot(index)
+                headers.save(self._world, self._settings.disk_directory, header.image(State.OPEN))
+        self._world.doorbells.remove(bell_path(self._settings.memory_directory, identify(cursor_id)))
+
+    def statistics(self) -> JournalStatistics:
+        if self._segments:
+            self._segments[-1].size = self._offset
+        memory = self._used(Tier.MEMORY)
+        disk = self._used(Tier.DISK)
+        limit = self._settings.disk_bytes
+        return JournalStatistics(
+            memory_bytes=memory,
+            disk_bytes=disk,
+            head_sequence=self._sequence,
+            lost_ops=self._header.lost_ops,
+            segments=len(self._segments),
+            percent=None
+            if limit is None
+            else 100.0 * (memory + disk) / max(1, limit + self._settings.memory_bytes),
+        )
+
+    # --- flight slot ---
+
+    def flight(self, kind: int, path: bytes, path2: bytes = b"") -> None:
+        """Name the operation about to be performed: if this process ends before `clear_flight`, its successor finds it in
+        `recovery.flight`."""
+        self._header.set_flight(kind, path, path2)
+
+    def clear_flight(self) -> None:
+        self._header.clear_flight()
+
+    # --- collecting ---
+
+    def collect(self) -> None:
+        """Remove segments that nobody needs: every cursor has acknowledged all of their records. Never raises OSError."""
+        if len(self._segments) < 2:
+            return
+        header = self._header
+        header.fence()  # a cursor that registers now starts at a head that this look already knows
+        needed_after = min(
+            (header.durable_sequence(index) for index in header.readers()), default=self._sequence
+        )
+        while len(self._segments) > 1 and self._segments[1].first_sequence - 1 <= needed_after:
+            try:
+                self._disk.unlink(self._segments[0].path)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return  # tried again with the next segment
+            self._segments.popleft()
+
+    # --- stopping ---
+
+    def close(self, persist: bool) -> None:
+        """Stop writing. `persist` False: the journal stays as it is, for the next process of this boot.
+
+        `persist` True (a clean stop): everything moves to the disk tier and is durable there; readers that wait get a
+        JournalError. Raises JournalError if that fails: nothing is lost then, the journal is still open, and what is in
+        memory is lost with the next boot.
+        """
+        if persist:
+            try:
+                self._persist()
+            except OSError as error:
+                raise JournalError(
+                    f"cannot save the journal to {self._settings.disk_directory}: {error}"
+                ) from error
+        if self._handle >= 0:
+            self._close(self._handle)
+            self._handle = -1
+        self._writable = False
+        self._header.close()
+
+    def _persist(self) -> None:
+        self.collect()
+        disk, header, settings = self._disk, self._header, self._settings
+        if self._segments:
+            self._segments[-1].size = self._offset
+        in_memory = [part for part in self._segments if part.tier is Tier.MEMORY]
+        for part in self._segments:
+            if part.tier is Tier.MEMORY:
+                self._copy_to_disk(part)
+            else:
+                handle = disk.open_append(part.path)
+                try:
+                    disk.fsync(handle)
+                finally:
+                    disk.close(handle)
+        disk.fsync_directory(settings.disk_directory)
+        with header.lock():
+            headers.save(self._world, settings.disk_directory, header.image(State.CLOSED))
+            header.state = State.CLOSED
+        # From here on the disk tier is the journal; what follows only tidies up, and opening does it again.
+        ring_all(self._world, settings.memory_directory, header)
+        with contextlib.suppress(OSError):
+            for index in header.readers():
+                self._world.doorbells.remove(bell_path(settings.memory_directory, header.slot_uuid(index)))
+            for part in in_memory:
+                disk.unlink(part.path)
+            header.remove()
+
+    def _copy_to_disk(self, part: Segment) -> None:
+        disk = self._disk
+        path = segments.path_of(self._settings.disk_directory, part.number)
+        temporary = path + segments.TEMPORARY_SUFFIX
+        source = disk.open_read(part.path)
+        try:
+            target = disk.open_append(temporary)
+            try:
+                offset = 0
+                while offset < part.size:
+                    data = disk.read(source, min(recoveries.COPY_BYTES, part.size - offset), offset)
+                    if not data:
+                        raise JournalError(f"segment {part.number} is shorter than it was")
+                    disk.append(target, [data], offset)
+                    offset += len(data)
+                disk.fsync(target)
+            finally:
+                disk.close(target)
+        finally:
+            disk.close(source)
+        disk.replace(temporary, path)
