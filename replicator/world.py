@@ -1,7 +1,7 @@
 """What the core gets from outside: clock, disk, shared memory, doorbells, randomness, threads, network.
 
-The simulator runs whole agents on trio's MockClock with an in-memory network and a fault-injecting disk, so nothing
-in sender, receiver, journal or mirror calls time.time(), open(), random or a thread by itself.
+The simulator runs whole agents on trio's MockClock with an in-memory network and a fault-injecting disk, so
+nothing in sender, receiver, journal or mirror calls time.time(), open(), random or a thread by itself.
 """
 
 import contextlib
@@ -115,7 +115,10 @@ class RealDisk:
 
 
 class SharedMemory(Protocol):
-    """A small file mapped by several processes. It outlives each of them, but not a reboot when it lies on tmpfs."""
+    """A small file mapped by several processes.
+
+    It outlives each of them, but not a reboot when it lies on tmpfs.
+    """
 
     @property
     def buffer(self) -> memoryview:
@@ -141,7 +144,7 @@ class MappedFile:
     """`SharedMemory` on the operating system."""
 
     def __init__(self, path: str, size: int, create: bool) -> None:
-        """Raises FileNotFoundError if it is not there and `create` is False; ValueError if it has another size."""
+        """Raises FileNotFoundError if it is not there and not to be created; ValueError if it is too small."""
         self._path = path
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         self._descriptor = os.open(path, flags, 0o600)
@@ -272,7 +275,10 @@ class FifoDoorbells:
 
 
 class Clock(Protocol):
-    """Time for stamps. Waiting is trio's business (trio.sleep), which follows the same clock in the simulator."""
+    """Time for stamps.
+
+    Waiting is trio's business (trio.sleep), which follows the same clock in the simulator.
+    """
 
     def monotonic_ns(self) -> int: ...
     def wall_ns(self) -> int: ...

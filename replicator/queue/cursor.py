@@ -51,7 +51,10 @@ class _Place:
             self._following = None
 
     def find_segment(self, sequence: int, newest: int) -> None:
-        """Go to the start of the segment that holds the record after `sequence`. JournalError: there is none."""
+        """Go to the start of the segment that holds the record after `sequence`.
+
+        JournalError: there is none.
+        """
         numbers = sorted(
             {
                 n
@@ -175,8 +178,8 @@ class _Place:
 class Cursor:
     """One reader of a journal. Open it with `Cursor.open`. Errors of the disk are JournalErrors.
 
-    Its slot in the shared header keeps what it has not acknowledged, across restarts of either side; a cursor without slot
-    only looks.
+    Its slot in the shared header keeps what it has not acknowledged, across restarts of either side; a cursor
+    without slot only looks.
     """
 
     def __init__(
@@ -206,10 +209,11 @@ class Cursor:
         cursor_id: str | None,
         create: bool = False,
     ) -> "Cursor":
-        """Open the cursor of that id at the last record it has acknowledged; `create` registers it, at the head, if it is new.
+        """Open the cursor of that id at the last record it has acknowledged.
 
-        `cursor_id` None: a cursor without slot, at the head; nothing is kept for it. Raises JournalError: the journal is not
-        open, the cursor is unknown, or all slots are taken.
+        `create` registers it, at the head, if it is new.
+        `cursor_id` None: a cursor without slot, at the head; nothing is kept for it. Raises JournalError: the
+        journal is not open, the cursor is unknown, or all slots are taken.
         """
         header = cls._open_header(world, settings, journal_id)
         try:
@@ -270,7 +274,10 @@ class Cursor:
         self._header.close()
 
     def remove(self) -> None:
-        """Give up the slot and close: nothing is kept for this reader any more. JournalError: that could not be saved."""
+        """Give up the slot and close: nothing is kept for this reader any more.
+
+        JournalError: that could not be saved.
+        """
         try:
             if self._slot is not None:
                 with self._header.lock():
@@ -300,7 +307,10 @@ class Cursor:
         return self._header.durable_sequence(self._slot) if self._slot is not None else self.position.sequence
 
     def seek(self, position: Position) -> None:
-        """Go on reading after `position`. JournalError: no such record is in the journal, or it is a different one."""
+        """Go on reading after `position`.
+
+        JournalError: no such record is in the journal, or it is a different one.
+        """
         head = self._header.head()
         if position == head.position:
             self._move(self._place_at(head))
@@ -324,7 +334,7 @@ class Cursor:
         return head.position
 
     def _resume(self) -> None:
-        """Go to the acknowledged mark, or to the oldest record there is if the journal has begun anew behind it."""
+        """Go to the acknowledged mark."""
         head = self._header.head()
         sequence = self.acknowledged
         if sequence >= head.sequence:
@@ -333,7 +343,8 @@ class Cursor:
         try:
             self._walk(place, head, sequence)
         except JournalError as error:
-            # Not the caller's problem yet: he may seek elsewhere. But nothing is read as if nothing were missing.
+            # Not the caller's problem yet: he may seek elsewhere. But nothing is read as if nothing were
+            # missing.
             place.close()
             self._problem = error
         except BaseException:
@@ -376,8 +387,8 @@ class Cursor:
     def read(self, max_bytes: int = limits.RUN_BYTES) -> Run | None:
         """The next records: as many whole ones as `max_bytes` hold, but at least one; None at the head.
 
-        A run may be shorter than what there is. Raises JournalError if the journal is damaged here (the position does not
-        move), or if what would follow is gone.
+        A run may be shorter than what there is. Raises JournalError if the journal is damaged here (the
+        position does not move), or if what would follow is gone.
         """
         if self._problem is not None:
             raise self._problem
@@ -434,11 +445,12 @@ class Cursor:
             header.set_sleeping(self._slot, False)
 
     def low_mark(self) -> int:
-        """No record that the journal does not have yet will have a stamp (monotonic ns of this boot) below this.
+        """No record still to come will have a stamp below this (monotonic ns of this boot).
 
         Ask for it before `read`, not after: what is published until then may have any stamp.
         """
-        # A writer is busy before it takes a stamp. The margin is for its store to become visible to this processor.
+        # A writer is busy before it takes a stamp. The margin is for its store to become visible to this
+        # processor.
         now = self._world.clock.monotonic_ns() - limits.STAMP_MARGIN_NS
         self._header.fence()
         busy = self._header.busy_stamp

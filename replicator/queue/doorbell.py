@@ -1,7 +1,7 @@
-"""Who is to be woken: the part of the doorbell that a journal decides. The bells themselves come with the World.
+"""Who is to be woken: the part of the doorbell that a journal decides. The bells come with the World.
 
-A reader says in the header that it sleeps, looks again, and waits. The writer publishes, looks for sleepers, and rings
-only those. Either the writer sees the flag, or the reader sees the head.
+A reader says in the header that it sleeps, looks again, and waits. The writer publishes, looks for sleepers,
+and rings only those. Either the writer sees the flag, or the reader sees the head.
 """
 
 from uuid import UUID
@@ -20,7 +20,8 @@ def ring_sleepers(world: World, memory_directory: str, header: Header) -> None:
     """Wake the readers that sleep; each is rung once for one sleep."""
     for index in header.readers():
         if header.sleeping(index):
-            # First the flag, then the bell: a reader that goes to sleep in between is rung once too often, never too seldom.
+            # First the flag, then the bell: a reader that goes to sleep in between is rung once too often,
+            # never too seldom.
             header.set_sleeping(index, False)
             world.doorbells.ring(bell_path(memory_directory, header.slot_uuid(index)))
 

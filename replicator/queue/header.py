@@ -1,8 +1,8 @@
 """The shared header of a journal: what its writer and its readers, in other processes, tell one another.
 
-A file of a few pages in the memory directory, mapped by all. Each word has one owner: the writer has the head, the
-counters and the flight slot; a reader has its own cursor slot. Slots are given and taken under the lock of the mapping.
-Words are aligned and stored whole. FORMAT.md has the layout.
+A file of a few pages in the memory directory, mapped by all. Each word has one owner: the writer has the
+head, the counters and the flight slot; a reader has its own cursor slot. Slots are given and taken under the
+lock of the mapping. Words are aligned and stored whole. FORMAT.md has the layout.
 """
 
 import struct
@@ -41,7 +41,7 @@ _W_PENDING = 13
 _W_BUSY = 14
 _W_VERSION = 15
 _W_SLEEPING = 40
-_W_SLEEPING_WORDS = 48
+_W_SLOT_WORDS = 48
 # Bytes
 _HEADS = (128, 192)
 _IN_USE = 256
@@ -53,7 +53,7 @@ _SLOT_READ, _SLOT_DURABLE, _SLOT_DURABLE_BYTES = 2, 3, 4  # words of a slot, aft
 
 _SLOT_AREAS = (
     slice(_IN_USE, _IN_USE + 64),
-    slice(_W_SLEEPING_WORDS * 8, _W_SLEEPING_WORDS * 8 + 8),
+    slice(_W_SLOT_WORDS * 8, _W_SLOT_WORDS * 8 + 8),
     slice(_SLOTS, _SLOTS + 64 * _SLOT_BYTES),
 )
 
@@ -117,7 +117,10 @@ class Header:
     """Typed access to the shared header. Cheap: every property is one or a few loads from mapped memory."""
 
     def __init__(self, world: World, memory_directory: str, create: bool = False) -> None:
-        """Raises FileNotFoundError, ValueError (wrong size). A new one is all zero: `prepare` or `restore` it."""
+        """Raises FileNotFoundError, ValueError (wrong size).
+
+        A new one is all zero: `prepare` or `restore` it.
+        """
         self._memory = world.shared_memory(f"{memory_directory}/{FILE_NAME}", HEADER_BYTES, create)
         self._bytes = self._memory.buffer
         self._words = self._bytes.cast("Q")
@@ -141,7 +144,10 @@ class Header:
         self._memory.remove()
 
     def fence(self) -> None:
-        """Order all stores before all later loads: a locked instruction, about 50 ns. For store-then-look protocols."""
+        """Order all stores before all later loads: a locked instruction, about 50 ns.
+
+        For store-then-look protocols.
+        """
         self._fence.acquire(False)
         self._fence.release()
 
@@ -217,7 +223,8 @@ class Header:
     def image(self, state: State) -> bytes:
         """The page as `save` keeps it: valid, in `state`, with a checksum.
 
-        Taken by a reader while the writer appends, the head in it may be torn; only in state CLOSED is it ever used.
+        Taken by a reader while the writer appends, the head in it may be torn; only in state CLOSED is it
+        ever used.
         """
         words = memoryview(bytearray(self._bytes)).cast("Q")
         words[_W_MAGIC] = _MAGIC
@@ -231,7 +238,7 @@ class Header:
         self.publish_head(head.segment, head.offset, head.sequence, head.chain, head.bytes)
 
     def publish_head(self, segment: int, offset: int, sequence: int, chain: int, total: int) -> None:
-        """Two copies, and a version that says which one counts: a writer killed in the middle leaves the old one."""
+        """Two copies, and a version that says which one counts: a writer killed in between leaves the old one."""
         version = self._version + 1
         _HEAD.pack_into(self._bytes, _HEADS[version & 1], segment << 32 | offset, sequence, chain, total)
         self._version = version
@@ -307,15 +314,17 @@ class Header:
         words = self._words
         if words[_IN_USE // 8]:
             return True
-        return any(words[_IN_USE // 8 + n] for n in range(1, words[_W_SLEEPING_WORDS]))
+        return words[_W_SLOT_WORDS] > 1 and any(
+            words[_IN_USE // 8 + n] for n in range(1, words[_W_SLOT_WORDS])
+        )
 
     @property
     def has_sleepers(self) -> bool:
         words = self._words
         if words[_W_SLEEPING]:
             return True
-        return words[_W_SLEEPING_WORDS] > 1 and any(
-            words[_W_SLEEPING + n] for n in range(1, words[_W_SLEEPING_WORDS])
+        return words[_W_SLOT_WORDS] > 1 and any(
+            words[_W_SLEEPING + n] for n in range(1, words[_W_SLOT_WORDS])
         )
 
     def readers(self) -> Iterator[int]:
@@ -340,7 +349,7 @@ class Header:
         self.set_read(index, sequence)
         self.set_durable(index, sequence, total)
         self._bytes[_SLEEPING + index] = 0
-        self._words[_W_SLEEPING_WORDS] = max(self._words[_W_SLEEPING_WORDS], index // 8 + 1)
+        self._words[_W_SLOT_WORDS] = max(self._words[_W_SLOT_WORDS], index // 8 + 1)
         self._bytes[_IN_USE + index] = 1
         return index
 

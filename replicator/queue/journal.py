@@ -1,7 +1,7 @@
 """The writing side of a journal: append, spill, collect, open, stop.
 
-One process and one thread write a journal. `append` is called between an operation and its reply, so it is short: one
-write into tmpfs, a few stores into the shared header, and a bell only for readers that sleep.
+One process and one thread write a journal. `append` is called between an operation and its reply, so it is
+short: one write into tmpfs, a few stores into the shared header, and a bell only for readers that sleep.
 """
 
 import contextlib
@@ -88,9 +88,8 @@ class JournalWriter:
                 header.close()
                 raise
         except OSError as error:
-            raise JournalError(
-                f"cannot open the journal in {settings.memory_directory} and {settings.disk_directory}: {error}"
-            ) from error
+            where = f"{settings.memory_directory} and {settings.disk_directory}"
+            raise JournalError(f"cannot open the journal in {where}: {error}") from error
 
     # --- appending ---
 
@@ -109,11 +108,12 @@ class JournalWriter:
     ) -> int:
         """Append one record, stamped now; return its sequence, or 0 if the journal could not take it.
 
-        A loss is counted, and the next record that fits is preceded by a HOLE. Never raises OSError; ValueError if a path or
-        the payload is longer than any operation can have.
+        A loss is counted, and the next record that fits is preceded by a HOLE. Never raises OSError;
+        ValueError if a path or the payload is longer than any operation can have.
         """
         header = self._header
-        # Readers that merge journals may conclude nothing from the time until this is cleared (see Cursor.low_mark).
+        # Readers that merge journals may conclude nothing from the time until this is cleared (see
+        # Cursor.low_mark).
         header.busy_stamp = self._stamp
         try:
             if self._pending_ops and not self._append_hole():
@@ -172,7 +172,10 @@ class JournalWriter:
         self._header.lost_ops += 1
 
     def _write(self, buffers: list[bytes | memoryview], length: int, sequence: int, chain: int) -> bool:
-        """Write a record behind the last one and publish it. False: there is no room, or no disk that takes it."""
+        """Write a record behind the last one and publish it.
+
+        False: there is no room, or no disk that takes it.
+        """
         offset = self._offset
         if self._writable and offset + length <= self._segment_bytes:
             try:
@@ -229,7 +232,7 @@ class JournalWriter:
         return False
 
     def _remove_leftover(self, keep: str) -> bool:
-        """A number must not be there twice: remove what a failed creation left, unless it is about to be overwritten."""
+        """Remove what a failed creation left, unless it is overwritten now: no number may be there twice."""
         if self._leftover is None or self._leftover == keep:
             return True
         try:
@@ -265,8 +268,10 @@ class JournalWriter:
 
     @property
     def has_readers(self) -> bool:
-        """Whether anything need be journaled. Ask after the operation, not before it: a reader that registers in between
-        sees the operation's effect in the tree."""
+        """Whether anything need be journaled. Cheap.
+
+        Ask after the operation, not before it: a reader that registers in between sees its effect in the tree.
+        """
         return self._header.has_readers
 
     @property
@@ -308,8 +313,10 @@ class JournalWriter:
     # --- flight slot ---
 
     def flight(self, kind: int, path: bytes, path2: bytes = b"") -> None:
-        """Name the operation about to be performed: if this process ends before `clear_flight`, its successor finds it in
-        `recovery.flight`."""
+        """Name the operation about to be performed.
+
+        If this process ends before `clear_flight`, its successor finds it in `recovery.flight`.
+        """
         self._header.set_flight(kind, path, path2)
 
     def clear_flight(self) -> None:
@@ -318,7 +325,10 @@ class JournalWriter:
     # --- collecting ---
 
     def collect(self) -> None:
-        """Remove segments that nobody needs: every cursor has acknowledged all of their records. Never raises OSError."""
+        """Remove segments that nobody needs: every cursor has acknowledged all of their records.
+
+        Never raises OSError.
+        """
         if len(self._segments) < 2:
             return
         header = self._header
@@ -340,9 +350,9 @@ class JournalWriter:
     def close(self, persist: bool) -> None:
         """Stop writing. `persist` False: the journal stays as it is, for the next process of this boot.
 
-        `persist` True (a clean stop): everything moves to the disk tier and is durable there; readers that wait get a
-        JournalError. Raises JournalError if that fails: nothing is lost then, the journal is still open, and what is in
-        memory is lost with the next boot.
+        `persist` True (a clean stop): everything moves to the disk tier and is durable there; readers that
+        wait get a JournalError. Raises JournalError if that fails: nothing is lost then, the journal is still
+        open, and what is in memory is lost with the next boot.
         """
         if persist:
             try:

@@ -1,7 +1,7 @@
 """Records as bytes: the same in the journal, on the wire and in a target's spool. FORMAT.md has the layout.
 
-Every record carries a chain value: xxh3_64 over the record (with its chain field zero), seeded with the chain value of the
-record before it. It is checksum and proof of place at once.
+Every record carries a chain value: xxh3_64 over the record (with its chain field zero), seeded with the chain
+value of the record before it. It is checksum and proof of place at once.
 """
 
 import struct
@@ -58,7 +58,10 @@ def encode(
     arg0: int = 0,
     arg1: int = 0,
 ) -> tuple[list[bytes | memoryview], int, int]:
-    """Return (buffers, length in bytes, chain). `payload` is not copied. ValueError: a path or the payload is too long."""
+    """Return (buffers, length in bytes, chain).
+
+    `payload` is not copied. ValueError: a path or the payload is too long.
+    """
     path_bytes = len(path)
     path2_bytes = len(path2)
     payload_bytes = len(payload)
@@ -111,7 +114,8 @@ def encode(
 def decode(buffer: Buffer, offset: int = 0) -> tuple[Record, int]:
     """Decode the record at `offset`; return it and its length. Does not check the chain (see `check`).
 
-    The payload is a view of `buffer`. Raises CorruptRecord, or IncompleteRecord when the buffer ends inside of the record.
+    The payload is a view of `buffer`. Raises CorruptRecord, or IncompleteRecord when the buffer ends inside
+    of the record.
     """
     view = buffer if type(buffer) is memoryview else memoryview(buffer)
     if len(view) - offset < HEADER_BYTES:
@@ -172,7 +176,10 @@ def decode(buffer: Buffer, offset: int = 0) -> tuple[Record, int]:
 
 
 def record_length(buffer: Buffer, offset: int = 0) -> int:
-    """Length in bytes of the record that begins at `offset`, whole or not. CorruptRecord: no record can be that long."""
+    """Length in bytes of the record that begins at `offset`, whole or not.
+
+    CorruptRecord: no record can be that long.
+    """
     (length,) = _LENGTH.unpack_from(buffer, offset)
     if not HEADER_BYTES <= length <= RECORD_BYTES_MAX or length % ALIGNMENT:
         raise CorruptRecord(f"no record at byte {offset}")
@@ -180,7 +187,10 @@ def record_length(buffer: Buffer, offset: int = 0) -> int:
 
 
 def check(buffer: Buffer, offset: int, length: int, previous_chain: int) -> int:
-    """Chain value of the record of `length` bytes at `offset`, which must follow `previous_chain`; else CorruptRecord."""
+    """Verify that the record of `length` bytes at `offset` follows `previous_chain`; return its own chain value.
+
+    Raises CorruptRecord.
+    """
     view = buffer if type(buffer) is memoryview else memoryview(buffer)
     after = offset + _AFTER_CHAIN
     state = _xxh3(view[offset : offset + _CHAIN_OFFSET], previous_chain)
@@ -195,7 +205,8 @@ def check(buffer: Buffer, offset: int, length: int, previous_chain: int) -> int:
 def iterate(buffer: Buffer, previous: Position) -> Iterator[tuple[int, int, Record]]:
     """Yield (offset, length, record) of the records that fill `buffer` and follow `previous` without a gap.
 
-    Each is verified, sequence and chain, before it is yielded. Raises CorruptRecord or IncompleteRecord at the first that is not so.
+    Each is verified, sequence and chain, before it is yielded. Raises CorruptRecord or IncompleteRecord at
+    the first that is not so.
     """
     view = memoryview(buffer)
     end = len(view)

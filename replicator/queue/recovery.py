@@ -1,7 +1,7 @@
 """Opening a journal: which segments belong to it, where it ends, what is torn and what is damaged.
 
-Recovery is the normal open path. Only the tail of a journal can be torn by the end of a process; anything wrong before
-the published head is damage. FORMAT.md lists the cases.
+Recovery is the normal open path. Only the tail of a journal can be torn by the end of a process; anything
+wrong before the published head is damage. FORMAT.md lists the cases.
 """
 
 import contextlib
@@ -84,8 +84,9 @@ def directory_of(settings: JournalSettings, tier: Tier) -> str:
 def recover(world: World, settings: JournalSettings, journal_id: str) -> tuple[Header, Row, Recovery]:
     """Open or create the journal's header and find its row. Raises JournalError, OSError.
 
-    The header says which of three things happened: the last writer's process ended (header in memory), it stopped cleanly
-    (header saved on disk as closed), or the memory tier was lost. The first two go on where the journal ended.
+    The header says which of three things happened: the last writer's process ended (header in memory), it
+    stopped cleanly (header saved on disk as closed), or the memory tier was lost. The first two go on where
+    the journal ended.
     """
     world.disk.makedirs(settings.memory_directory)
     if not world.disk.exists(settings.disk_directory):
@@ -145,7 +146,8 @@ def _recover(world: World, settings: JournalSettings, journal: UUID, header: Hea
     else:
         if saved is None or saved.state != State.OPEN or saved.row != header.row:
             # Before anything is appended: a closed header on disk would hide it after a loss of power.
-            headers.save(world, settings.disk_directory, header.image(State.OPEN))
+            with header.lock():
+                headers.save(world, settings.disk_directory, header.image(State.OPEN))
         header.state = State.OPEN
     records = row.head.sequence - row.segments[0].first_sequence + 1 if row.segments else 0
     size = row.head.bytes - row.segments[0].bytes_before if row.segments else 0
@@ -162,7 +164,7 @@ def _begin_row(
     slots: bytes,
     lost_ops: int,
 ) -> Row:
-    """Begin anew with sequence numbers of its own, so that no position of before can be mistaken for one of these.
+    """Begin anew with sequence numbers of its own: no position of before is mistaken for one of these.
 
     Readers of before are told by a HOLE.
     """
@@ -179,8 +181,8 @@ def _begin_row(
 def find_row(world: World, settings: JournalSettings, row: int, head: Head, first: Tier) -> Row:
     """Find the row whose published head is `head`, and go on to what was written after that.
 
-    A number present in both tiers belongs to `first`: the other is a copy that a clean stop began or has left.
-    Cuts a torn tail. Raises Damaged, OSError.
+    A number present in both tiers belongs to `first`: the other is a copy that a clean stop began or has
+    left. Cuts a torn tail. Raises Damaged, OSError.
     """
     finder = _Finder(world, settings, first)
     return finder.find(row, head)
@@ -269,7 +271,10 @@ class _Finder:
         return segments
 
     def _scan(self, part: Segment, header: SegmentHeader, head: Head | None) -> Head:
-        """Verify a segment from its start; return its end. With `head`, that place must hold what was published."""
+        """Verify a segment from its start; return its end.
+
+        With `head`, that place must hold what was published.
+        """
         data = self._read(part.path)
         offset = segment.HEADER_BYTES
         position = header.previous
@@ -327,9 +332,10 @@ class _Finder:
 
 
 def discard(world: World, settings: JournalSettings) -> tuple[int, int]:
-    """Remove all segments of both tiers; return the highest number and row seen (0 and -1: none). Raises OSError.
+    """Remove all segments of both tiers; return the highest number and row seen (0 and -1: none).
 
-    What is left after a loss of the memory tier lies behind a gap: every reader has to compare the whole set anyway.
+    What is left after a loss of the memory tier lies behind a gap: every reader has to compare the whole set
+    anyway.
     """
     highest, row = 0, -1
     for tier in Tier:
