@@ -144,7 +144,7 @@ class MappedFile:
     """`SharedMemory` on the operating system."""
 
     def __init__(self, path: str, size: int, create: bool) -> None:
-        """Raises FileNotFoundError if it is not there and not to be created; ValueError if it is too small."""
+        """Raises FileNotFoundError (not there and not to be created), ValueError (too small)."""
         self._path = path
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         self._descriptor = os.open(path, flags, 0o600)

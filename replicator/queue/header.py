@@ -238,7 +238,7 @@ class Header:
         self.publish_head(head.segment, head.offset, head.sequence, head.chain, head.bytes)
 
     def publish_head(self, segment: int, offset: int, sequence: int, chain: int, total: int) -> None:
-        """Two copies, and a version that says which one counts: a writer killed in between leaves the old one."""
+        """Two copies, and a version that says which one counts: a killed writer leaves the old one."""
         version = self._version + 1
         _HEAD.pack_into(self._bytes, _HEADS[version & 1], segment << 32 | offset, sequence, chain, total)
         self._version = version

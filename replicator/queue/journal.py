@@ -270,7 +270,7 @@ class JournalWriter:
     def has_readers(self) -> bool:
         """Whether anything need be journaled. Cheap.
 
-        Ask after the operation, not before it: a reader that registers in between sees its effect in the tree.
+        Ask after the operation, not before: a reader that registers in between sees its effect in the tree.
         """
         return self._header.has_readers
 

@@ -187,7 +187,7 @@ def record_length(buffer: Buffer, offset: int = 0) -> int:
 
 
 def check(buffer: Buffer, offset: int, length: int, previous_chain: int) -> int:
-    """Verify that the record of `length` bytes at `offset` follows `previous_chain`; return its own chain value.
+    """Verify that the record of `length` bytes at `offset` follows `previous_chain`; return its own chain.
 
     Raises CorruptRecord.
     """
