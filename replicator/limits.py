@@ -45,6 +45,8 @@ PATH_BYTES = 4095  # RS-08: longer paths are skipped and reported
 RECORD_PAYLOAD_BYTES = 16 * MIB  # larger than any request the kernel sends; bounds a decoder's allocation
 READ_CHUNK_BYTES = 512 * KIB  # one read of a cursor
 WAKE_CHECK_S = 1.0  # a sleeping reader looks by itself this often: a safety net, not the way it is woken
+MERGE_PAUSE_FIRST_S = 0.001  # a merge looks again when a journal may still get an older record
+MERGE_PAUSE_MAX_S = 0.05
 STAMP_MARGIN_NS = 1_000_000  # a store of one processor is visible to all others long before this
 
 # --- capture ---

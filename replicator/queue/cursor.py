@@ -13,7 +13,7 @@ from replicator.queue import header as headers
 from replicator.queue import record as records
 from replicator.queue import segment as segments
 from replicator.queue.doorbell import bell_path
-from replicator.queue.header import Head, Header, State, identify
+from replicator.queue.header import Head, Header, State, identify, short_boot_id
 from replicator.queue.segment import SegmentHeader
 from replicator.queue.settings import JournalSettings
 from replicator.world import Bell, World
@@ -291,6 +291,11 @@ class Cursor:
                 self._world.doorbells.remove(bell_path(self._settings.memory_directory, self._uuid))
 
     # --- position ---
+
+    @property
+    def boot(self) -> int:
+        """What records of the current boot carry in `boot`."""
+        return short_boot_id(self._world.clock.boot_id())
 
     @property
     def position(self) -> Position:

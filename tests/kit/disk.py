@@ -1,8 +1,8 @@
 """A host's disks, shared memory and doorbells in memory, with every fault that a test can ask for.
 
-`MemoryDisk` keeps a page cache and a medium apart: what was not synced may be lost, in part and in any combination, when
-the power goes; what lies below a volatile directory is lost as a whole. A process can end, and a call can fail, at any
-call, which is counted from 1.
+`MemoryDisk` keeps a page cache and a medium apart: what was not synced may be lost, in part and in any
+combination, when the power goes; what lies below a volatile directory is lost as a whole. A process can end,
+and a call can fail, at any call; calls are counted from 1.
 """
 
 import contextlib
