@@ -1,11 +1,11 @@
 """Owner, mode, times, extended attributes, data extents: one way for capture, scanner and apply.
 
-Objects are named by a descriptor (O_PATH or not) or by a name relative to a directory descriptor, and a symlink
-is never followed. A descriptor is addressed as /proc/self/fd/N: its magic link leads to the object itself, also
-to a symlink, for which the kernel has no other way (fchmod, fsetxattr and their kin refuse O_PATH).
+Objects are named by a descriptor (O_PATH or not) or by a name relative to a directory descriptor, and a
+symlink is never followed. A descriptor is addressed as /proc/self/fd/N: its magic link leads to the object
+itself, also to a symlink, for which the kernel has no other way (fchmod, fsetxattr and their kin refuse O_PATH).
 
-Order: `set_attributes` first, then `write_xattrs`. A change of owner drops security.capability and the suid bits,
-and a change of mode changes the mask of an access ACL; the values written last are the ones that stay.
+Order: `set_attributes` first, then `write_xattrs`. A change of owner drops security.capability and the suid
+bits, and a change of mode changes the mask of an access ACL; the values written last are the ones that stay.
 """
 
 import ctypes
@@ -49,15 +49,15 @@ def attributes_of(state: os.stat_result, mask: int = MIRROR_MASK) -> Attributes:
 def identity_of(state: os.stat_result) -> Identity:
     """Identity of the object `state` describes.
 
-    The generation is 0: telling a reused inode number from its predecessor would take a system call of its own
-    for every file of a scan (stat(2) does not tell it), and whoever remembers an identity reads, in order, the
-    UNLINK that ends it.
+    The generation is 0: telling a reused inode number from its predecessor would take a system call of its
+    own for every file of a scan (stat(2) does not tell it), and whoever remembers an identity reads, in
+    order, the UNLINK that ends it.
     """
     return Identity(state.st_ino, 0)
 
 
 def is_replicated_xattr(name: bytes) -> bool:
-    """Whether a target gets this one. Labels of the source's security modules would mean something else there."""
+    """Whether a target gets it. Labels of the source's security modules would mean something else there."""
     return name.startswith(_PREFIXES) or name in _SYSTEM_NAMES
 
 
@@ -136,8 +136,8 @@ def set_attributes(
 ) -> None:
     """Set what `attributes.mask` names on the object behind `descriptor`, or on `name` in that directory.
 
-    `current` (its state now) saves calls for what is equal already. Type and rdev of an object cannot be set. A
-    symlink's mode is fixed: asked for, it is ignored. Raises OSError.
+    `current` (its state now) saves calls for what is equal already. Type and rdev of an object cannot be
+    set. A symlink's mode is fixed: asked for, it is ignored. Raises OSError.
     """
     mask = attributes.mask
     suid_dropped = False
@@ -150,7 +150,7 @@ def set_attributes(
             or gid not in (_UNCHANGED, current.st_gid)
         ):
             _chown(descriptor, name, uid, gid)
-            mode_dropped = True  # suid and sgid go with the owner
+            suid_dropped = True  # the kernel clears suid and sgid with a change of owner
     if mask & AttributeMask.MODE and not stat.S_ISLNK(attributes.mode):
         mode = attributes.mode & _PERMISSIONS
         if current is None or current.st_mode & _PERMISSIONS != mode or (suid_dropped and mode & 0o6000):
@@ -208,7 +208,7 @@ def _chmod(descriptor: int, name: bytes | None, mode: int) -> None:
 
 
 def data_extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of what is no hole in the first `size` bytes, in order. One extent if holes are unknown."""
+    """(offset, length) of the data in the first `size` bytes, in order. One extent if holes are unknown."""
     offset = 0
     while offset < size:
         try:

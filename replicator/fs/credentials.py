@@ -1,11 +1,11 @@
 """Create objects as their owner in one step, so that no chown afterwards is needed (or seen half done).
 
 The file-system ids of a thread (setfsuid(2)) decide who owns what it creates, and whether a set-group-id
-directory passes on its group. Leaving uid 0 also takes the file-system capabilities out of the effective set; they
-are raised again, because permission was already decided by the kernel above (capture) or on the source (apply).
+directory passes on its group. Leaving uid 0 also takes the file-system capabilities out of the effective set;
+they are raised again, because permission was already decided by the kernel above (capture) or on the source.
 
-A thread returns to its own ids at the end of the block. Staying would save calls, but what the thread creates next
-may be a segment of a journal, and that must never belong to a user.
+A thread returns to its own ids at the end of the block. Staying would save calls, but what the thread creates
+next may be a segment of a journal, and that must never belong to a user.
 """
 
 import ctypes
@@ -71,7 +71,7 @@ _nothing: AbstractContextManager[None] = nullcontext()
 
 
 def as_owner(uid: int, gid: int) -> AbstractContextManager[None]:
-    """Within the block, what this thread creates belongs to `uid` and `gid` (a set-group-id directory overrules gid).
+    """Within the block, what this thread creates belongs to `uid` and `gid` (or a set-gid directory's group).
 
     Costs nothing for the process's own ids, and does nothing without root, where nobody else's objects can be
     made. There must be no checkpoint within the block.
@@ -82,5 +82,5 @@ def as_owner(uid: int, gid: int) -> AbstractContextManager[None]:
 
 
 def prepare_process() -> None:
-    """Call once, before anything is created on behalf of others: their modes come in full, nothing is masked."""
+    """Call once, before anything is created for others: their modes come in full, nothing is masked."""
     os.umask(0)
