@@ -1,8 +1,9 @@
 """What holds for every test: a time limit, garbage collected after each, nothing left behind by the session.
 
-A test that hangs on a dead mount must not hang the run, and a mount, process or memory directory that outlives
-its test would make the next one fail for no reason of its own. So the session sweeps before it starts (what killed
-sessions left) and after it ends (what its own tests left: that is an error, and is reported as one).
+A test that hangs on a dead mount must not hang the run, and a mount, process or memory directory that
+outlives its test would make the next one fail for no reason of its own. So the session sweeps before it
+starts (what killed sessions left) and after it ends (what its own tests left: that is an error, and is
+reported as one).
 """
 
 import faulthandler

@@ -32,7 +32,8 @@ _ERRORS: dict[int, type[ReplicatorError]] = {
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP to a socket in a directory.
 
-    It is named relative to a descriptor of the directory: a socket address holds 107 bytes, a home may be deeper.
+    It is named relative to a descriptor of the directory: a socket address holds 107 bytes, a home may be
+    deeper.
     """
 
     def __init__(self, directory: str, name: str, timeout_s: float | None) -> None:

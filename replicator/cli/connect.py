@@ -83,19 +83,18 @@ def connect(
         raise UsageError(
             "--no-mirror leaves nothing for --mirror, --newer or --checksum to do; drop one side"
         )
-    status = agent(context).post(
-        "connections",
-        body={
-            "repset": repset,
-            "target": target,
-            "maps": [_pair(text) for text in mapping or []],
-            "one_to_one": one_to_one,
-            "mirror": None if no_mirror else mirror_kind(mirror),
-            "replicate": not no_replicate,
-            "newer": newer,
-            "checksum": checksum,
-        },
-    )
+    body: dict[str, object] = {
+        "repset": repset,
+        "target": target,
+        "maps": [_pair(text) for text in mapping or []],
+        "one_to_one": one_to_one,
+        "replicate": not no_replicate,
+        "newer": newer,
+        "checksum": checksum,
+    }
+    if no_mirror or mirror is not None:  # otherwise the agent's default
+        body["mirror"] = mirror
+    status = agent(context).post("connections", body=body)
     output.emit(status, json, "connected")
 
 
@@ -106,12 +105,6 @@ def disconnect(context: typer.Context, connection: Connection, json: Json = Fals
         output.print_json(ended)
     else:
         output.say(f"connection {connection} has ended; the copy on the target stays")
-
-
-def mirror_kind(text: str | None) -> str:
-    if text not in (None, "full", "difference"):
-        raise UsageError(f"'{text}' is no kind of mirror; use full or difference")
-    return text or "full"
 
 
 def _pair(text: str) -> dict[str, str]:

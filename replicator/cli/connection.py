@@ -1,11 +1,11 @@
 """`dtctl wait`, `mirror`, `replicate`, `transmit`, `target`: what to do with a connection."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from replicator.cli import output
-from replicator.cli.connect import mirror_kind
 from replicator.cli.options import Checksum, Connection, Json, MirrorKind, Newer, Timeout, agent
 
 _DONE = {"start": "started", "stop": "stopped", "pause": "paused", "resume": "resumed"}
@@ -13,24 +13,13 @@ _DONE = {"start": "started", "stop": "stopped", "pause": "paused", "resume": "re
 
 def register(app: typer.Typer) -> None:
     app.command("wait", epilog="Example: dtctl wait 1 --timeout 60")(wait)
-    app.add_typer(_mirror, name="mirror")
-    app.add_typer(
-        _group("replicate", "Replication: the sending of changes.", "start", "stop"), name="replicate"
-    )
-    app.add_typer(
-        _group(
-            "transmit",
-            "Transmission: whether anything goes to the target.",
-            "start",
-            "stop",
-            "pause",
-            "resume",
-        ),
-        name="transmit",
-    )
-    app.add_typer(
-        _group("target", "The target: whether it applies what arrives.", "pause", "resume"), name="target"
-    )
+    for name, group in (
+        ("mirror", _mirror),
+        ("replicate", _replicate),
+        ("transmit", _transmit),
+        ("target", _target),
+    ):
+        app.add_typer(group, name=name)
 
 
 def wait(context: typer.Context, connection: Connection, timeout: Timeout = None, json: Json = False) -> None:
@@ -46,9 +35,16 @@ def wait(context: typer.Context, connection: Connection, timeout: Timeout = None
 
 
 def _act(
-    context: typer.Context, connection: str, what: str, action: str, as_json: bool, **options: object
+    context: typer.Context,
+    connection: str,
+    what: str,
+    action: str,
+    *,
+    as_json: bool,
+    options: Mapping[str, object] | None = None,
 ) -> None:
-    status = agent(context).post("connections", connection, what, body={"action": action, **options})
+    body = {"action": action, **(options or {})}
+    status = agent(context).post("connections", connection, what, body=body)
     if as_json:
         output.print_json(status)
     else:
@@ -72,7 +68,7 @@ _HELP = {
 
 def _add(group: typer.Typer, what: str, action: str) -> None:
     def command(context: typer.Context, connection: Connection, json: Json = False) -> None:
-        _act(context, connection, what, action, json)
+        _act(context, connection, what, action, as_json=json)
 
     group.command(action, help=_HELP[what, action], epilog=f"Example: dtctl {what} {action} 1")(command)
 
@@ -101,17 +97,25 @@ def _mirror_start(
     json: Json = False,
 ) -> None:
     """Copy the whole set, or what differs, to the target while changes flow."""
-    _act(
-        context,
-        connection,
-        "mirror",
-        "start",
-        json,
-        kind=mirror_kind(mirror or kind),
-        newer=newer,
-        checksum=checksum,
-    )
+    wanted = mirror or kind
+    options: dict[str, object] = {"newer": newer, "checksum": checksum}
+    if wanted is not None:  # otherwise the agent's default
+        options["kind"] = wanted
+    _act(context, connection, "mirror", "start", options=options, as_json=json)
 
 
 for _action in ("stop", "pause", "resume"):
     _add(_mirror, "mirror", _action)
+
+
+_replicate = _group("replicate", "Replication: the sending of changes.", "start", "stop")
+_transmit = _group(
+    "transmit", "Transmission: whether anything goes to the target.", "start", "stop", "pause", "resume"
+)
+_target = _group("target", "The target: whether it applies what arrives.", "pause", "resume")
+
+
+@_target.command("list", epilog="Example: dtctl target list")
+def _target_list(context: typer.Context, json: Json = False) -> None:
+    """Show the copies that are kept on this host."""
+    output.emit(agent(context).get("targets"), json, "targets")

@@ -43,9 +43,14 @@ def list_(context: typer.Context, json: Json = False) -> None:
 
 
 @app.command("remove", epilog="Example: dtctl mount remove /srv/data")
-def remove(context: typer.Context, path: MountedPath, json: Json = False) -> None:
-    """Unmount PATH and forget it. Its files stay; nothing may use the mount any more."""
-    removed = agent(context).delete("mounts", body={"path": absolute(path)})
+def remove(
+    context: typer.Context,
+    path: MountedPath,
+    force: Annotated[bool, typer.Option("--force", help="Also if programs use it: they see errors.")] = False,
+    json: Json = False,
+) -> None:
+    """Unmount PATH and forget it. Its files stay."""
+    removed = agent(context).delete("mounts", body={"path": absolute(path), "force": force})
     if json:
         output.print_json(removed)
     else:

@@ -258,16 +258,28 @@ def repsets(found: Sequence[Mapping[str, Any]]) -> RenderableType:
 def repset(found: Mapping[str, Any]) -> RenderableType:
     """One set; rules in the text form administrators know: path, inc/exc, rec/nonrec (RS-02)."""
     title = Text(f"{found['name']} (generation {found['generation']})", style="bold")
+    advice = [Text(str(found["advice"]), style="yellow")] if found.get("advice") else []
     if not found["rules"]:
         hint = f"no rules; add one with 'dtctl repset rule {found['name']} add PATH'"
-        return Group(title, Text(hint))
+        return Group(title, Text(hint), *advice)
     table = _table("path", "", "")
     for rule in found["rules"]:
         include = Text("include") if rule["include"] else Text("exclude", style="yellow")
         table.add_row(
             Text(str(rule["path"])), include, "recursive" if rule["recursive"] else "this level only"
         )
-    return Group(title, table)
+    return Group(title, table, *advice)
+
+
+def targets(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Copies kept here for sources elsewhere."""
+    if not found:
+        return Text("no copies are kept on this host")
+    table = _table("connection", "pid", "problem", right=("pid",))
+    for target in found:
+        pid = "–" if target.get("pid") is None else str(target["pid"])
+        table.add_row(str(target["uuid"]), pid, Text(str(target.get("problem") or ""), style="red"))
+    return table
 
 
 def events(found: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -1,7 +1,7 @@
 """Mounts, processes and memory directories that tests left behind, found by their temporary directory.
 
-Only what lies below a pytest base directory (/tmp/pytest-of-USER/pytest-N) is touched: several sessions, and a
-real agent, may run on this machine at the same time.
+Only what lies below a pytest base directory (/tmp/pytest-of-USER/pytest-N) is touched: several sessions,
+and a real agent, may run on this machine at the same time.
 """
 
 import getpass
