@@ -22,12 +22,16 @@ CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back
 CHILD_KILL_TIMEOUT_S = 5.0  # for each of SIGTERM and SIGKILL
 CHILD_POLL_S = 0.02  # between two looks whether a new child answers
 LOG_TAIL_BYTES = 4096  # of a child's log, searched for why it did not start
+ESTABLISH_TIMEOUT_S = 15.0  # for the first session of a new connection
+DISCONNECT_TIMEOUT_S = 15.0  # for a sender to tell its target that the connection ends
+RECEIVERS = 256  # connections that may end at one agent
 EVENTS_KEPT = 1000  # recent events the API shows (CL-16)
 LOG_BYTES = 1 * MIB  # LG-02: size of one log file
 LOG_MIN_BYTES = 16 * KIB
 LOG_FILES = 5  # LG-02
 API_BODY_BYTES = 1 * MIB
-API_CONNECTIONS = 256
+API_HEAD_BYTES = 16 * KIB  # request line and headers
+API_GRACE_S = 1.0  # for answers under way when the agent stops
 WAIT_TIMEOUT_MAX_S = 7 * 86400.0  # longest wait one request may ask for
 
 # --- journal (QU-*) ---
@@ -73,6 +77,13 @@ RECONNECT_MAX_S = 10.0
 
 # --- target ---
 SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
+ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
+ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
+TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog
+SPOOL_RETRY_S = 0.5  # between two looks for room in a full spool
+POSITION_BYTES = 64 * KIB  # positions of all journals of one connection, as a receiver stores them
+LISTS_WAITING = 64  # directory listings asked for and not yet answered
+JOURNALS = 256  # of one connection
 APPLY_RETRY_FIRST_S = 0.2
 APPLY_RETRY_MAX_S = 5.0
 DIRECTORY_DESCRIPTORS = 1024  # directories a target keeps open
@@ -93,3 +104,8 @@ PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 RULE_PATH_CHARS = 259  # RS-07
 NAME_CHARS = 100
 FILTER_DIRECTORIES = 4096  # directories whose decisions one filter remembers
+
+# --- control sockets of children ---
+CONTROL_LINE_BYTES = 4 * MIB  # one request or answer
+CONTROL_DESCRIPTORS = 8  # file descriptors beside one of them
+CONTROL_BACKLOG = 16

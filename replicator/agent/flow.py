@@ -9,7 +9,7 @@ from replicator.mirror.order import Order, parent_of
 from replicator.mirror.pieces import Abandon, Listing, Times
 from replicator.mirror.scan import Found, Source, Transfer
 from replicator.ops import NAME_KINDS, NO_IDENTITY, START, Identity, Kind, Position, Record
-from replicator.queue.cursor import Cursor, Run
+from replicator.queue.cursor import Cursor
 from replicator.repset import Filter
 
 
@@ -68,11 +68,8 @@ class Flow:
         self.again: dict[bytes, set[bytes]] = {}  # names to read again, by directory
         self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
         self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
-        self.record_wall_ns = 0  # of the newest record in the stream
         self._lookahead = lookahead
         self._open_place: int | None = None
-        self._run: Run | None = None
-        self._run_index = 0
 
     # --- places ---
 
@@ -120,33 +117,10 @@ class Flow:
         """
         self.cursor.seek(position)
         self.position = position
-        self._run = None
 
     def seek_head(self) -> None:
         """Go on with what comes next."""
         self.position = self.cursor.seek_head()
-        self._run = None
-
-    def peek(self) -> tuple[Run, int] | None:
-        """The run being shipped and the index of its next record; None at the head of the journal."""
-        if self._run is None:
-            self._run = self.cursor.read()
-            self._run_index = 0
-        return None if self._run is None else (self._run, self._run_index)
-
-    def peek_is_empty(self) -> bool:
-        """Whether everything read from the journal is in the stream."""
-        return self._run is None
-
-    def advance(self, count: int) -> None:
-        """The next `count` records of the run are in the stream."""
-        assert self._run is not None
-        self._run_index += count
-        record = self._run.records[self._run_index - 1][2]
-        self.position = Position(record.sequence, record.chain)
-        self.record_wall_ns = record.wall_ns
-        if self._run_index == len(self._run.records):
-            self._run = None
 
     # --- reading the source again ---
 
@@ -190,7 +164,6 @@ class Flow:
                 self.lost(found)
         self.pieces.clear()
         self.end_transfers()
-        self._run = None
         self._open_place = None
 
     def end_transfers(self) -> None:

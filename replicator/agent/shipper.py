@@ -24,6 +24,7 @@ from replicator.net.session import Session
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Kind, Position, Record
 from replicator.queue import record as codec
 from replicator.queue.cursor import Run
+from replicator.queue.merge import Merge
 from replicator.status import TargetDataState
 
 
@@ -86,6 +87,8 @@ class Shipper:
     announced: str = ""  # id of the run whose MIRROR_BEGIN is in the stream
     _wake: trio.Event = field(default_factory=trio.Event)
     _halted: RootChanged | None = None
+    _merge: Merge | None = None
+    _current: tuple[Flow, Run, int] | None = None
 
     def wake(self) -> None:
         self._wake.set()
@@ -96,10 +99,11 @@ class Shipper:
         Nothing is shipped while `allowed` says no. Raises RootChanged, SessionEnded.
         """
         self._halted = None
-        async with trio.open_nursery() as nursery:
-            bells = [_Bell(flow, self.wake) for flow in self.flows]
-            for bell in bells:
-                nursery.start_soon(bell.run)
+        self._current = None
+        self._merge = Merge([flow.cursor for flow in self.flows])
+        bell = _Bell(self._merge, self.wake)
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            nursery.start_soon(bell.run)
             while True:
                 self._wake = trio.Event()
                 if allowed():
@@ -110,8 +114,8 @@ class Shipper:
                         raise self._halted
                     if shipments:
                         continue
-                for bell in bells:
-                    bell.arm()
+                    if self._current is None:
+                        bell.arm()
                 await self._wake.wait()
 
     # --- between two checkpoints ---
@@ -130,84 +134,56 @@ class Shipper:
                 self._emit(flow, flow.pieces.popleft(), out)
                 if len(out) >= 8:
                     return out
-        flow_next = self._next_flow()
-        if flow_next is not None:
-            self._ship(flow_next, out)
+        following = self._next()
+        if following is not None:
+            self._ship(*following, out)
         elif not out and run is not None:
             self._finish_run(run, out)
         return out
 
-    def _next_flow(self) -> Flow | None:
-        """The flow whose next record is the oldest, among those that may go on.
+    def _next(self) -> tuple[Flow, Run, int] | None:
+        """The next records in order: their flow, their run, the index of the first.
 
-        A set of one mount has no choice to make.
+        None: nothing may be shipped now.
         """
-        best: Flow | None = None
-        best_stamp = 0
-        for flow in self.flows:
-            barrier = flow.barrier
-            if barrier is not None and flow.position.sequence >= barrier:
-                if len(self.flows) > 1:
-                    return None  # what is behind it in another journal may be newer: wait
-                continue
-            head = flow.peek()
-            if head is None:
-                continue
-            if len(self.flows) == 1:
-                return flow
-            stamp = head[0].records[head[1]][2].monotonic_ns
-            if best is None or stamp < best_stamp:
-                best, best_stamp = flow, stamp
-        return best
-
-    def _ship(self, flow: Flow, out: list[Shipment]) -> None:
-        """The next records of `flow`, up to its barrier, as frames."""
-        head = flow.peek()
-        assert head is not None
-        run, index = head
+        assert self._merge is not None
+        if self._current is None:
+            read = self._merge.read()
+            if read is None:
+                return None
+            self._current = (self.flows[read[0]], read[1], 0)
+        flow = self._current[0]
         barrier = flow.barrier
-        records = run.records
-        count = len(records) - index
+        return None if barrier is not None and flow.position.sequence >= barrier else self._current
+
+    def _advance(self, count: int) -> None:
+        """The next `count` records are in the stream."""
+        assert self._current is not None
+        flow, run, index = self._current
+        index += count
+        record = run.records[index - 1][2]
+        flow.position = Position(record.sequence, record.chain)
+        self._current = (flow, run, index) if index < len(run.records) else None
+
+    def _ship(self, flow: Flow, run: Run, index: int, out: list[Shipment]) -> None:
+        """Records from `index` on, up to the barrier of their flow, as frames."""
+        barrier = flow.barrier
+        count = len(run.records) - index
         if barrier is not None:
             count = min(count, barrier - flow.position.sequence)
-        if len(self.flows) > 1:
-            count = self._until_other_journal(flow, records, index, count)
-        if self._ships_all(flow, records, index, count):
+        if self._ships_all(flow, run.records, index, count):
             self._records(flow, run, index, index + count, out)
-            flow.advance(count)
+            self._advance(count)
             return
-        done = 0
-        while done < count:
+        end = index + count
+        while index < end and (flow.barrier is None or flow.position.sequence < flow.barrier):
             try:
-                taken = self._decided(flow, run, index + done, index + count, out)
+                taken = self._decided(flow, run, index, end, out)
             except RootChanged as error:  # what was decided before it is sent first
                 self._halted = error
                 return
-            done += taken
-            flow.advance(taken)
-            if flow.pieces and flow.pieces[0].place <= flow.position.sequence:
-                break
-            if flow.barrier is not None and flow.position.sequence >= flow.barrier:
-                break
-
-    def _until_other_journal(
-        self, flow: Flow, records: list[tuple[int, int, Record]], index: int, count: int
-    ) -> int:
-        """How many of them are older than the next record of every other journal."""
-        limit_ns: int | None = None
-        for other in self.flows:
-            if other is flow:
-                continue
-            head = other.peek()
-            bound = (
-                head[0].records[head[1]][2].monotonic_ns if head is not None else other.cursor.low_mark_ns()
-            )
-            limit_ns = bound if limit_ns is None else min(limit_ns, bound)
-        assert limit_ns is not None
-        within = 0
-        while within < count and records[index + within][2].monotonic_ns <= limit_ns:
-            within += 1
-        return max(within, 1)
+            index += taken
+            self._advance(taken)
 
     def _ships_all(self, flow: Flow, records: list[tuple[int, int, Record]], index: int, count: int) -> bool:
         """The common case, quickly: no mirror, the whole mount, nothing special among the records."""
@@ -520,25 +496,22 @@ class Shipper:
 
 
 class _Bell:
-    """Wakes the shipper when its cursor has something to read; waits only while armed."""
+    """Wakes the shipper when the journals have something to read; waits only while armed, that is when it had
+    read all.
+    """
 
-    def __init__(self, flow: Flow, wake: Callable[[], None]) -> None:
-        self._flow = flow
+    def __init__(self, merge: Merge, wake: Callable[[], None]) -> None:
+        self._merge = merge
         self._wake_shipper = wake
         self._armed = trio.Event()
 
     def arm(self) -> None:
-        """The shipper is about to sleep.
-
-        A flow that stands at its barrier is woken by the scanner instead.
-        """
-        if self._flow.peek_is_empty():
-            self._armed.set()
+        self._armed.set()
 
     async def run(self) -> None:
         while True:
             await self._armed.wait()
-            await self._flow.cursor.wait()
+            await self._merge.wait()
             self._armed = trio.Event()
             self._wake_shipper()
 
