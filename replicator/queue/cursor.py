@@ -255,6 +255,8 @@ class Cursor:
     @staticmethod
     def _register(world: World, settings: JournalSettings, header: Header, cursor: UUID) -> int:
         with header.lock():
+            if header.state != State.OPEN:
+                raise JournalError("the journal was stopped")
             head = header.head()
             slot = header.take_slot(cursor, head.sequence, head.bytes)
             try:
@@ -276,11 +278,13 @@ class Cursor:
     def remove(self) -> None:
         """Give up the slot and close: nothing is kept for this reader any more.
 
-        JournalError: that could not be saved.
+        JournalError: that could not be saved, or the journal was stopped meanwhile; the slot is kept then.
         """
         try:
             if self._slot is not None:
                 with self._header.lock():
+                    if self._header.state != State.OPEN:
+                        raise JournalError("the journal was stopped")
                     self._header.give_slot(self._slot)
                     headers.save(self._world, self._settings.disk_directory, self._header.image(State.OPEN))
         except OSError as error:

@@ -39,9 +39,8 @@ class Merge:
         mark: _Key | None = None
         for index, cursor in enumerate(self._cursors):
             if self._runs[index] is None:
-                low_mark = (
-                    cursor.low_mark()
-                )  # before the read: what comes after an empty read is not below it
+                # The mark first: what comes after an empty read is not below it.
+                low_mark = cursor.low_mark()
                 self._runs[index] = cursor.read(max_bytes)
                 self._next[index] = 0
                 if self._runs[index] is None:
@@ -72,7 +71,7 @@ class Merge:
         return False, began, record.monotonic_ns
 
     def _take(self, index: int, boot: int, limit: _Key | None, mark: _Key | None) -> Run | None:
-        """The records of one run that come before what the others have (`limit`) or may still get (`mark`)."""
+        """The records of a run that come before what the others have (`limit`) or may still get (`mark`)."""
         run = self._runs[index]
         assert run is not None
         first = end = self._next[index]

@@ -7,6 +7,7 @@ wrong before the published head is damage. FORMAT.md lists the cases.
 import contextlib
 from dataclasses import dataclass
 from enum import Enum
+from itertools import zip_longest
 from uuid import UUID
 
 from replicator.errors import JournalError
@@ -122,19 +123,21 @@ def _recover(world: World, settings: JournalSettings, journal: UUID, header: Hea
     slots, lost_ops = b"", 0
     damaged = False
     flight = None
-    if header.valid and header.boot_id == boot_id and header.state == State.OPEN:
-        first = Tier.MEMORY
+    if header.valid and header.boot_id == boot_id:
+        # Closed: a clean stop, or the opening after it, was interrupted; both tiers may hold the same segments.
+        first = Tier.MEMORY if header.state == State.OPEN else Tier.DISK
     elif saved is not None and saved.state == State.CLOSED:
         first = Tier.DISK
         header.restore(saved.data, boot_id)
-        header.make_valid()  # still closed: if this process ends here, the next one comes by the same way
+        header.make_valid()
     else:
         highest, former = discard(world, settings)
         if saved is not None:
             former = max(former, saved.row)
             slots = headers.slots_of(saved.data)
         row = _begin_row(world, settings, journal, header, former + 1, highest, slots, lost_ops)
-        return row, Recovery(0, 0, 0, former >= 0, None, False)
+        lost = highest > 0 or header.has_readers  # else the first opening of all was interrupted
+        return row, Recovery(0, 0, 0, lost, None, False)
     flight = header.flight
     try:
         row = find_row(world, settings, header.row, header.head(), first)
@@ -254,7 +257,7 @@ class _Finder:
 
     def _segments(self, headers: list[SegmentHeader], head: Head) -> list[Segment]:
         segments = []
-        for header, following in zip(headers, [*headers[1:], None], strict=True):
+        for header, following in zip_longest(headers, headers[1:]):
             tier = self._tiers[header.number]
             path = self._path(header.number, tier)
             if following is None:

@@ -136,6 +136,13 @@ class MemoryDisk:
         self.owners.clear()
         self.fault = None
 
+    def sync(self) -> None:
+        """sync(2): everything is on the medium now."""
+        for file in self._files.values():
+            file.sync()
+        self._durable_names = dict(self._names)
+        self._name_changes.clear()
+
     def lose_power(self) -> None:
         """The host loses power and starts again: of what was not synced, any part may be left."""
         self.die()
@@ -168,9 +175,11 @@ class MemoryDisk:
             self._end()
         if fault.error and name not in ("append", "fsync"):
             raise OSError(fault.error, os.strerror(fault.error), path)
-        yield fault
-        if fault.die:
-            self._end()
+        try:
+            yield fault
+        finally:
+            if fault.die:
+                self._end()
 
     def _end(self) -> None:
         self.fault = None
