@@ -3,8 +3,8 @@
     demo_writer.py DIRECTORY SEED
 
 Creates, appends, overwrites, truncates, renames (also over existing files), links, deletes, changes modes,
-times and extended attributes, and calls fsync. Keeps the number of operations done at the start of its standard
-output, which should be a file.
+times and extended attributes, and calls fsync. Keeps the number of operations done at the start of its
+standard output, which should be a file.
 """
 
 import os
@@ -31,16 +31,8 @@ class Writer:
     def run(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
         log = os.open(os.path.join(self.directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        actions = (
-            self.create,
-            self.create,
-            self.append,
-            self.overwrite,
-            self.truncate,
-            self.rename,
-            self.replace,
-        )
-        actions += (self.link, self.delete, self.attributes, self.move_directory)
+        actions = [self.create, self.create, self.append, self.overwrite, self.truncate, self.rename]
+        actions += [self.replace, self.link, self.delete, self.attributes, self.move_directory]
         while not self.stopping:
             if not self.files or len(self.files) < 5:
                 self.create()

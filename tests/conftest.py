@@ -62,6 +62,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[_swept] = leftovers.sweep_dead_sessions()
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now stays for good: collecting after each test need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """One limit for set-up, call and tear-down together."""

@@ -1,0 +1,624 @@
+"""dtctl against a small HTTP server on a Unix socket: what it sends, what it prints, how it fails."""
+
+import http.server
+import json
+import os
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from replicator.cli import render, units
+from replicator.cli.client import Client
+from replicator.cli.console import Shell
+from replicator.cli.main import run
+from replicator.cli.monitor import View
+from replicator.errors import NotPermittedError, UnreachableError
+from replicator.status import (
+    ConnectionState,
+    ConnectionStatus,
+    MirrorProgress,
+    MirrorStatus,
+    Problem,
+    TargetDataState,
+)
+
+STATUS = ConnectionStatus(
+    id=1,
+    uuid="b1c4",
+    repset="web",
+    target="backup:1500",
+    target_address="10.0.0.9",
+    state=ConnectionState.STARTED,
+    target_data_state=TargetDataState.MIRRORING,
+    mirror_status=MirrorStatus.MIRRORING,
+    queued_ops=12345,
+    queued_bytes=1536,
+    lag_seconds=0.0042,
+    mirror=MirrorProgress(
+        kind="full",
+        percent=42.4,
+        total_files=1000,
+        total_known=True,
+        done_files=424,
+        done_bytes=10 << 20,
+        remaining_bytes=20 << 20,
+        rate_bytes_per_s=1 << 20,
+        problem_count=1,
+        problems=(Problem("a/b", "Permission denied"),),
+    ),
+)
+
+
+class FakeAgent(socketserver.ThreadingUnixStreamServer):
+    """Answers with prepared documents, and remembers what was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, home: Path) -> None:
+        self.requests: list[tuple[str, str, Any]] = []
+        self.answers: dict[tuple[str, str], tuple[int, object]] = {}
+        super().__init__(str(home / "api.sock"), _Handler)
+
+    def answer(self, method: str, path: str, document: object, status: int = 200) -> None:
+        self.answers[method, path] = (status, document)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients that leave early are part of the tests
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: FakeAgent
+
+    def setup(self) -> None:
+        super().setup()
+        self.client_address = ("local", 0)
+
+    def respond(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.server.requests.append((self.command, self.path, body))
+        path = self.path.split("?")[0].removeprefix("/v1/")
+        missing = (404, {"error": f"no answer for\n{path}", "exit_code": 2})
+        status, document = self.server.answers.get((self.command, path), missing)
+        data = document if isinstance(document, bytes) else msgspec.json.encode(document)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = respond
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def fake(home: Path) -> Iterator[FakeAgent]:
+    with FakeAgent(home) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def dtctl(home: Path, *arguments: str) -> int:
+    return run(["--home", str(home), *arguments])
+
+
+# --- what is asked ---
+
+MOUNT = {"path": "/d", "mountpoint": "/d", "binding": "auto", "pid": 7, "state": "serving", "problem": ""}
+REPSET = {"name": "web", "generation": 2, "rules": [], "connections": [], "advice": ""}
+HERE = os.getcwd()
+
+
+@pytest.mark.parametrize(
+    ("line", "method", "path", "body", "answer"),
+    [
+        (
+            "mount add data",
+            "POST",
+            "mounts",
+            {"path": f"{HERE}/data", "mountpoint": None, "binding": "auto"},
+            MOUNT,
+        ),
+        (
+            "mount add /d --at /m --binding pyfuse3",
+            "POST",
+            "mounts",
+            {"path": "/d", "mountpoint": "/m", "binding": "pyfuse3"},
+            MOUNT,
+        ),
+        ("mount list", "GET", "mounts", None, [MOUNT]),
+        ("mount remove /d --force", "DELETE", "mounts", {"path": "/d", "force": True}, {}),
+        ("repset create web", "POST", "repsets", {"name": "web"}, REPSET),
+        (
+            "repset rule web add /srv/*.tmp --exclude --no-recurse",
+            "POST",
+            "repsets/web/rules",
+            {"path": "/srv/*.tmp", "include": False, "recursive": False},
+            REPSET,
+        ),
+        (
+            "repset rule remove web /srv --generation 3",
+            "DELETE",
+            "repsets/web/rules",
+            {"path": "/srv", "include": True, "recursive": True, "generation": 3},
+            REPSET,
+        ),
+        ("repset show web", "GET", "repsets/web", None, REPSET),
+        ("repset delete web", "DELETE", "repsets/web", {}, {}),
+        ("repset rename web w2", "POST", "repsets/web/rename", {"new_name": "w2"}, REPSET),
+        ("repset copy web w2", "POST", "repsets/web/copy", {"new_name": "w2"}, REPSET),
+        (
+            "connect web backup:1500 --map /a=/b --map /c=/d --mirror full --newer",
+            "POST",
+            "connections",
+            {
+                "repset": "web",
+                "target": "backup:1500",
+                "maps": [{"source": "/a", "target": "/b"}, {"source": "/c", "target": "/d"}],
+                "one_to_one": False,
+                "mirror": "full",
+                "replicate": True,
+                "newer": True,
+                "checksum": False,
+            },
+            STATUS,
+        ),
+        (
+            "connect web backup:1500 --one-to-one --no-mirror --no-replicate",
+            "POST",
+            "connections",
+            {
+                "repset": "web",
+                "target": "backup:1500",
+                "maps": [],
+                "one_to_one": True,
+                "mirror": None,
+                "replicate": False,
+                "newer": False,
+                "checksum": False,
+            },
+            STATUS,
+        ),
+        ("disconnect 1", "POST", "connections/1/disconnect", {}, {}),
+        (
+            "mirror start 1",
+            "POST",
+            "connections/1/mirror",
+            {"action": "start", "newer": False, "checksum": False},
+            {},
+        ),
+        (
+            "mirror start 1 full --checksum",
+            "POST",
+            "connections/1/mirror",
+            {"action": "start", "kind": "full", "newer": False, "checksum": True},
+            {},
+        ),
+        ("mirror pause 1", "POST", "connections/1/mirror", {"action": "pause"}, {}),
+        ("replicate stop 1", "POST", "connections/1/replicate", {"action": "stop"}, {}),
+        ("transmit resume 1", "POST", "connections/1/transmit", {"action": "resume"}, {}),
+        ("target pause 1", "POST", "connections/1/target", {"action": "pause"}, {}),
+        ("target list", "GET", "targets", None, []),
+        (
+            "protect data backup:/d",
+            "POST",
+            "protect",
+            {"source": f"{HERE}/data", "destination": "backup:/d"},
+            STATUS,
+        ),
+        ("protect /d copy", "POST", "protect", {"source": "/d", "destination": f"{HERE}/copy"}, STATUS),
+        (
+            "protect /d [::1]:1500:/d",
+            "POST",
+            "protect",
+            {"source": "/d", "destination": "[::1]:1500:/d"},
+            STATUS,
+        ),
+    ],
+)
+def test_request(
+    fake: FakeAgent, home: Path, line: str, method: str, path: str, body: object, answer: object
+) -> None:
+    fake.answer(method, path, answer)
+    assert dtctl(home, *line.split()) == 0
+    assert fake.requests == [(method, f"/v1/{path}", body)]
+
+
+def test_names_are_quoted(fake: FakeAgent, home: Path) -> None:
+    fake.answer("GET", "repsets/a%2Fb%20c", REPSET)
+    assert dtctl(home, "repset", "show", "a/b c") == 0
+
+
+def test_wait_asks_once_and_passes_the_limit(fake: FakeAgent, home: Path) -> None:
+    fake.answer("POST", "connections/web/wait", {"done": True})
+    fake.answer("GET", "connections/web", STATUS)
+    assert dtctl(home, "wait", "web", "--timeout", "2.5") == 0
+    assert fake.requests[0] == ("POST", "/v1/connections/web/wait", {"timeout": 2.5})
+
+
+def test_wait_that_times_out_fails(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("POST", "connections/1/wait", {"error": "not done within 1 s", "exit_code": 1}, 409)
+    assert dtctl(home, "wait", "1", "--timeout", "1") == 1
+    assert capsys.readouterr().err == "dtctl: not done within 1 s\n"
+
+
+def test_protect_and_wait(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("POST", "protect", STATUS)
+    fake.answer("POST", "connections/b1c4/wait", {"done": True})
+    fake.answer("GET", "connections/b1c4", STATUS)
+    assert dtctl(home, "protect", "/d", "/e", "--wait") == 0
+    assert "connection 1: web → backup:1500 (10.0.0.9)" in capsys.readouterr().out
+
+
+# --- what is printed ---
+
+
+def test_json_is_one_document(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "connections", [STATUS])
+    assert dtctl(home, "status", "--json") == 0
+    (status,) = json.loads(capsys.readouterr().out)
+    assert status["target_data_state"] == "Mirroring"
+    assert status["queued_ops"] == 12345
+
+
+def test_status_of_one_is_a_list_too(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "connections/1", STATUS)
+    assert dtctl(home, "status", "1", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+
+
+@pytest.mark.parametrize("line", ["disconnect 1", "mirror stop 1", "repset delete x", "mount remove /d"])
+def test_actions_print_json_if_asked(
+    fake: FakeAgent, home: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method, path in (
+        ("POST", "connections/1/disconnect"),
+        ("POST", "connections/1/mirror"),
+        ("DELETE", "repsets/x"),
+        ("DELETE", "mounts"),
+    ):
+        fake.answer(method, path, {})
+    assert dtctl(home, *line.split(), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {}
+
+
+def test_status_table(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "connections", [STATUS])
+    assert dtctl(home, "status") == 0
+    text = capsys.readouterr().out
+    for part in ("web", "backup:1500", "Started", "42 %", "12 345 ops, 1.5 KiB", "4 ms", "1 problems"):
+        assert part in text
+
+
+def test_status_of_one_shows_problems(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("GET", "connections/web", STATUS)
+    assert dtctl(home, "status", "web") == 0
+    assert "a/b: Permission denied" in capsys.readouterr().out
+
+
+def test_markup_in_names_is_text(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "mounts", [MOUNT | {"path": "/[red]x[/]", "mountpoint": "/y[/z]"}])
+    assert dtctl(home, "mount", "list") == 0
+    out = capsys.readouterr().out
+    assert "/[red]x[/]" in out
+    assert "/y[/z]" in out
+
+
+def test_rules_and_advice(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [
+        {"path": "/srv", "include": True, "recursive": True},
+        {"path": "/srv/t", "include": False, "recursive": False},
+    ]
+    fake.answer("GET", "repsets/web", REPSET | {"rules": rules, "advice": "mirror again"})
+    assert dtctl(home, "repset", "show", "web") == 0
+    out = capsys.readouterr().out
+    for part in ("web (generation 2)", "recursive", "exclude", "this level only", "mirror again"):
+        assert part in out
+
+
+def test_events(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "events", [{"sequence": 1, "time": 1e9, "severity": "error", "text": "disk full"}])
+    assert dtctl(home, "events", "--limit", "5") == 0
+    assert fake.requests[0][1] == "/v1/events?limit=5"
+    assert "disk full" in capsys.readouterr().out
+
+
+def test_every_state_has_a_style() -> None:
+    from replicator import status
+
+    named = {
+        state.value
+        for enumeration in vars(status).values()
+        if isinstance(enumeration, type) and issubclass(enumeration, status.StrEnum)
+        for state in enumeration
+    }
+    assert named <= set(render._STYLES)
+
+
+@pytest.mark.parametrize("percent", [None, 0.0, 100.0])
+def test_mirror_bar(percent: float | None) -> None:
+    status = msgspec.to_builtins(STATUS)
+    status["mirror"]["percent"] = percent
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(render.mirror_bar(status))
+    assert "424 of 1 000 files" in capture.get()
+    assert ("%" in capture.get()) == (percent is not None)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (1 << 40, "1.0 TiB"), (1 << 70, "1048576 PiB")],
+)
+def test_bytes(count: int, text: str) -> None:
+    assert units.bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.0042, "4 ms"),
+        (1.25, "1.2 s"),
+        (75, "1 min 15 s"),
+        (8000, "2 h 13 min"),
+        (1e6, "11 d 13 h"),
+    ],
+)
+def test_seconds(seconds: float, text: str) -> None:
+    assert units.seconds_text(seconds) == text
+
+
+# --- how it fails ---
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code"),
+    [(409, 1), (404, 2), (503, 3), (403, 4)],
+)
+def test_errors_of_the_agent(
+    fake: FakeAgent, home: Path, status: int, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer(
+        "GET", "connections/9", {"error": "no such\nconnection; do this", "exit_code": exit_code}, status
+    )
+    assert dtctl(home, "status", "9") == exit_code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "dtctl: no such connection; do this\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "nonsense",
+        "status --nonsense",
+        "wait",
+        "wait 1 --timeout x",
+        "wait 1 --timeout -1",
+        "mirror",
+        "mirror begin 1",
+        "repset rule web append /x",
+        "connect web b:1 --map /x",
+        "connect web b:1 --map /x=/y --one-to-one",
+        "connect web b:1 --no-mirror --newer",
+        "monitor",
+    ],
+)
+def test_usage_errors(home: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dtctl(home, *line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("dtctl: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_no_agent(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for missing in (home, home / "nowhere"):
+        assert dtctl(missing, "status") == 3
+        err = capsys.readouterr().err
+        assert f"dtd --home {missing}" in err
+        assert err.count("\n") == 1
+
+
+def test_agent_that_is_gone_leaves_a_socket(home: Path) -> None:
+    FakeAgent(home).server_close()
+    with pytest.raises(UnreachableError, match="no agent answers"):
+        Client(str(home)).get("agent")
+
+
+def test_agent_that_breaks_off(fake: FakeAgent, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Handler, "respond", lambda self: self.connection.close())
+    monkeypatch.setattr(_Handler, "do_GET", lambda self: self.connection.close())
+    with pytest.raises(UnreachableError, match="broke off"):
+        Client(str(home)).get("agent")
+
+
+def test_agent_that_hangs(fake: FakeAgent, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Handler, "do_POST", lambda self: time.sleep(0.5))
+    with pytest.raises(UnreachableError, match="did not answer"):
+        Client(str(home)).post("protect", timeout_s=0.05)
+
+
+def test_answer_that_is_no_document(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "mounts", b"<html>", 500)
+    assert dtctl(home, "mount", "list") == 1
+    assert "HTTP status 500" in capsys.readouterr().err
+
+
+def test_no_permission(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(NotPermittedError, match="run as root"):
+        Client(str(home)).get("agent")
+
+
+def test_deep_home(tmp_path: Path) -> None:
+    """A socket address holds 107 bytes only."""
+    home = tmp_path.joinpath(*["directory" * 5] * 4)
+    home.mkdir(parents=True)
+    before = os.getcwd()
+    os.chdir(home)
+    try:
+        server = FakeAgent(Path("."))
+    finally:
+        os.chdir(before)
+    with server:
+        server.answer("GET", "agent", {"name": "deep"})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            assert Client(str(home)).get("agent") == {"name": "deep"}
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# --- monitor, console, completion ---
+
+
+def shown(renderable: Any) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_monitor_keeps_values_of_a_lost_agent(fake: FakeAgent, home: Path) -> None:
+    fake.answer("GET", "agent", {"name": "alpha"})
+    fake.answer("GET", "connections", [STATUS])
+    view = View(Client(str(home)))
+    view.update()
+    text = shown(view.render())
+    assert "alpha" in text
+    assert "42.4 %" in text
+    view.lost("no agent answers")
+    text = shown(view.render())
+    assert "no agent answers" in text
+    assert "web" in text
+
+
+def test_console_runs_commands(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "connections", [STATUS])
+    shell = Shell(Client(str(home)))
+    assert shell.execute("status") == 0
+    assert shell.execute("dtctl status --json  # pasted") == 0
+    assert "backup:1500" in capsys.readouterr().out
+    assert shell.execute("") == 0
+    assert shell.execute("nonsense") == 2
+    assert shell.execute("status 'open") == 2
+    assert shell.execute("console") == 2
+    assert capsys.readouterr().err.count("\n") == 3
+    assert shell.execute("help mirror") == 0
+    assert "pause" in capsys.readouterr().out
+    assert shell.execute("exit") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sta", {"status"}),
+        ("mirror ", {"start", "stop", "pause", "resume"}),
+        ("mirror pause ", {"1", "web"}),
+        ("mirror pause w", {"web"}),
+        ("status 1 --j", {"--json"}),
+        ("connect ", {"web", "db"}),
+        ("repset rule web ", {"add", "remove"}),
+        ("mount remove /", {"/d"}),
+        ("mirror start 1 d", {"difference"}),
+        ("help mon", {"monitor"}),
+        ("status 'op", set()),
+    ],
+)
+def test_console_completes(fake: FakeAgent, home: Path, text: str, expected: set[str]) -> None:
+    fake.answer("GET", "connections", [STATUS])
+    fake.answer("GET", "repsets", [REPSET, REPSET | {"name": "db"}])
+    fake.answer("GET", "mounts", [MOUNT])
+    assert {word for word, _, _ in Shell(Client(str(home))).candidates(text)} == expected
+
+
+def test_completion_without_an_agent(home: Path) -> None:
+    assert list(Shell(Client(str(home))).candidates("mirror pause ")) == []
+
+
+def run_dtctl(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-c",
+        "from replicator.cli.main import main; main()",
+        "--home",
+        str(home),
+        *arguments,
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_shell_completion(fake: FakeAgent, home: Path) -> None:
+    fake.answer("GET", "connections", [STATUS])
+    result = run_dtctl(
+        home, _DTCTL_COMPLETE="complete_bash", COMP_WORDS=f"dtctl --home {home} wait w", COMP_CWORD="4"
+    )
+    assert result.stdout.split() == ["web"]
+
+
+def test_console_runs_a_script(fake: FakeAgent, home: Path) -> None:
+    fake.answer("GET", "agent", {"name": "alpha"})
+    fake.answer("GET", "mounts", [MOUNT])
+    command = [sys.executable, "-c", "from replicator.cli.main import main; main()", "console"]
+    result = subprocess.run(
+        command,
+        input="mount list\nnonsense\nmount list\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "REPLICATOR_HOME": str(home)},
+    )
+    assert result.returncode == 2
+    assert result.stdout.count("/d") == 2  # path and mountpoint, once: the script ends at the first error
+
+
+def test_start_needs_no_heavy_import(fake: FakeAgent, home: Path) -> None:
+    """`dtctl status --json` in a script's loop must not pay for tables, prompts or trio."""
+    code = (
+        "import sys; from replicator.cli.main import run\n"
+        f"run(['--home', {str(home)!r}, 'status', '--json'])\n"
+        "print([m for m in ('rich.table', 'prompt_toolkit', 'trio', 'starlette') if m in sys.modules])"
+    )
+    fake.answer("GET", "connections", [])
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert result.stdout.split("\n")[-2] == "[]"
+
+
+def test_version_and_help(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    assert "protect" in capsys.readouterr().out
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("dtctl ")
