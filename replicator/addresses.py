@@ -23,6 +23,11 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def connectable_host(self) -> str:
+        """The host to connect to from here, if this is where somebody listens on all addresses."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this host reaches it. A name is one only if it is `localhost`: others may resolve to
         anything.

@@ -72,6 +72,11 @@ CHILD_STOPPED = EventType(9024, _I, "{role} {id} stopped")
 INSECURE = EventType(9030, _W, "listening on {listen} without authentication or encryption (--insecure)")
 PEER_ACCEPTED = EventType(72, _I, "source {peer} connects as {connection}")
 PEER_REFUSED = EventType(9031, _W, "closed a socket from {peer}: {reason}")
+TARGET_NOT_TOLD = EventType(
+    9032, _W, "connection {id}: {target} could not be told; there: dtctl target forget {uuid}"
+)
+STRAY = EventType(9025, _W, "{role} {id} (pid {pid}) runs, but nothing is known of it here: {reason}")
+UNDO_FAILED = EventType(9041, _W, "what was begun could not be undone completely: {reason}")
 STATE_DAMAGED = EventType(9040, _E, "{reason}")
 ADVICE = EventType(9050, _I, "{text}")
 

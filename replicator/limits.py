@@ -19,6 +19,7 @@ CONTROL_TIMEOUT_S = 10.0  # for an answer of a child
 RESTART_FIRST_S = 0.2  # back-off of a child that ends by itself
 RESTART_MAX_S = 30.0
 CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back-off again
+AGENT_STOP_TIMEOUT_S = 60.0  # for an agent to end after SIGTERM
 CHILD_KILL_TIMEOUT_S = 5.0  # for each of SIGTERM and SIGKILL
 CHILD_POLL_S = 0.02  # between two looks whether a new child answers
 LOG_TAIL_BYTES = 4096  # of a child's log, searched for why it did not start

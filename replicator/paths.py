@@ -4,11 +4,12 @@
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from replicator import limits
-from replicator.errors import UsageError
 
 DEFAULT_HOME = "/var/lib/replicator"
 HOME_VARIABLE = "REPLICATOR_HOME"
@@ -27,17 +28,6 @@ class Home:
     """Paths below one home directory. `path` is absolute."""
 
     path: str
-
-    @classmethod
-    def at(cls, path: str) -> "Home":
-        """The home at `path`. Raises UsageError if sockets in it could not be reached."""
-        home = cls(os.path.abspath(path))
-        # A Unix socket's address is short: better one line here than a failure of each child.
-        longest = len(os.fsencode(home.socket("receiver", "0" * 36)))
-        if longest > limits.UNIX_SOCKET_PATH_BYTES:
-            room = limits.UNIX_SOCKET_PATH_BYTES - longest + len(os.fsencode(home.path))
-            raise UsageError(f"home directory {home.path}: path too long for sockets; at most {room} bytes")
-        return home
 
     @property
     def lock(self) -> str:
@@ -113,6 +103,23 @@ class Home:
         """Create what is missing of the directories, for root only."""
         for directory in (self.path, self.run, self.log, self.queue, self.targets):
             os.makedirs(directory, mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def socket_address(path: str) -> Iterator[str]:
+    """A spelling of `path` that fits into the address of a Unix socket, however deep the home directory lies.
+
+    Good until the end of the block, in this process. OSError if its directory is not there.
+    """
+    if len(os.fsencode(path)) <= limits.UNIX_SOCKET_PATH_BYTES:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 def memory_directory(base: str, agent_uuid: str, *below: str) -> str:

@@ -17,6 +17,7 @@ from replicator.addresses import Address
 from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
 from replicator.events import EventRing
 from replicator.net.engine import PURPOSE, split_greeting
+from replicator.net.frames import Greeting
 
 Adopt = Callable[[str, int, bytes], Awaitable[None]]
 """Hand over the socket of a connection, and what was read from it, to its receiver. Raises ReplicatorError.
@@ -94,17 +95,17 @@ class Greeter:
     async def _hand_over(self, stream: trio.SocketStream, peer: str) -> str:
         """Returns why the socket is of no use; empty if it was handed over."""
         data = b""
-        with trio.move_on_after(limits.GREETING_TIMEOUT_S) as scope:
-            while (found := split_greeting(data)) is None:
+        found: tuple[Greeting, int] | None = None
+        with trio.move_on_after(limits.GREETING_TIMEOUT_S):
+            while found is None:
                 chunk = await stream.receive_some(limits.GREETING_BYTES - len(data))
                 if not chunk:
-                    return (
-                        "closed before it said what it wants" if not data else "closed within its first line"
-                    )
+                    return "closed within its first line" if data else "closed before it said what it wants"
                 data += chunk
-        if scope.cancelled_caught:
-            return f"said nothing useful within {limits.GREETING_TIMEOUT_S:.0f} s"
-        greeting, _ = found
+                found = split_greeting(data)
+        if found is None:
+            return f"did not say what it wants within {limits.GREETING_TIMEOUT_S:.0f} s"
+        greeting = found[0]
         try:
             canonical = str(uuid.UUID(greeting.connection_uuid))
         except ValueError:

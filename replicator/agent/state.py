@@ -53,7 +53,7 @@ class Map(msgspec.Struct, frozen=True):
 class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for when the connection was made, and what of it was changed since."""
 
-    mirror: str = "none"  # none, full, difference: at the first session only
+    mirror: str | None = None  # full, difference; None: no mirror at the first session
     newer: bool = False
     checksum: bool = False
     replicate: bool = True

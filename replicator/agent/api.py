@@ -1,0 +1,434 @@
+"""The control API: HTTP and JSON on a Unix socket. docs/developers/api.md describes it to those who write
+clients.
+
+Here requests are decoded and checked, handed to the service, and answers encoded; nothing is decided.
+"""
+
+import logging
+import os
+import re
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import hypercorn.trio
+import msgspec
+import trio
+from hypercorn.config import Config as HypercornConfig
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from replicator import limits
+from replicator.agent.service import ConnectRequest, NotFoundError, Service
+from replicator.errors import (
+    ExitCode,
+    NotPermittedError,
+    ReplicatorError,
+    UnreachableError,
+    UsageError,
+)
+from replicator.paths import socket_address
+from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+# The first that fits.
+_STATUS: tuple[tuple[type[ReplicatorError], int], ...] = (
+    (NotFoundError, 404),
+    (StaleGenerationError, 412),
+    (NotPermittedError, 403),
+    (UsageError, 400),
+    (UnreachableError, 503),
+)
+_STATUS_OTHERWISE = 409
+
+_LIVE_ACTIONS = ("start", "stop", "pause", "resume")
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all request bodies: what is not known is refused."""
+
+
+class StopBody(Body, frozen=True, kw_only=True):
+    mounts: bool = False
+    force: bool = False
+
+
+class MountBody(Body, frozen=True, kw_only=True):
+    path: str
+    mountpoint: str | None = None
+    binding: str = "auto"
+
+
+class UnmountBody(Body, frozen=True, kw_only=True):
+    path: str
+    force: bool = False
+
+
+class RepsetBody(Body, frozen=True, kw_only=True):
+    name: str = DEFAULT_NAME
+    rules: tuple[Rule, ...] = ()
+
+
+class RulesBody(Body, frozen=True, kw_only=True):
+    rules: tuple[Rule, ...]
+    generation: int | None = None
+
+
+class RuleBody(Body, frozen=True, kw_only=True):
+    path: str
+    include: bool = True
+    recursive: bool = True
+    generation: int | None = None
+
+
+class NameBody(Body, frozen=True, kw_only=True):
+    new_name: str
+
+
+class ActionBody(Body, frozen=True, kw_only=True):
+    action: str
+
+
+class MirrorBody(ActionBody, frozen=True, kw_only=True):
+    kind: str = "difference"
+    newer: bool = False
+    checksum: bool = False
+    orphans: str = "keep"
+
+
+class WaitBody(Body, frozen=True, kw_only=True):
+    timeout: float | None = None
+
+
+class ProtectBody(Body, frozen=True, kw_only=True):
+    source: str
+    destination: str
+
+
+class TargetsBody(ActionBody, frozen=True, kw_only=True):
+    uuid: str | None = None
+
+
+class Empty(Body, frozen=True, kw_only=True):
+    pass
+
+
+class Api:
+    """Handlers of all resources. Each takes a request and returns what becomes the JSON of the answer."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    # --- agent ---
+
+    async def agent(self, request: Request) -> object:
+        return self._service.agent()
+
+    async def stop_agent(self, request: Request) -> object:
+        body = await _body(request, StopBody)
+        await self._service.stop(mounts=body.mounts, force=body.force)
+        return {"stopping": True}
+
+    async def events(self, request: Request) -> object:
+        known = {"since", "limit"}
+        for name in request.query_params:
+            if name not in known:
+                raise UsageError(f"query parameter {name!r}: must be one of {', '.join(sorted(known))}")
+        return self._service.events.since(
+            _number(request, "since", 0), _number(request, "limit", limits.EVENTS_KEPT)
+        )
+
+    # --- mounts ---
+
+    async def mounts(self, request: Request) -> object:
+        return self._service.mounts()
+
+    async def add_mount(self, request: Request) -> object:
+        body = await _body(request, MountBody)
+        return await self._service.add_mount(body.path, body.mountpoint, body.binding)
+
+    async def remove_mount(self, request: Request) -> object:
+        body = await _body(request, UnmountBody)
+        return await self._service.remove_mount(body.path, force=body.force)
+
+    # --- replication sets ---
+
+    async def repsets(self, request: Request) -> object:
+        return self._service.repsets()
+
+    async def create_repset(self, request: Request) -> object:
+        body = await _body(request, RepsetBody)
+        return await self._service.create_repset(body.name, body.rules)
+
+    async def repset(self, request: Request) -> object:
+        return self._service.repset(request.path_params["name"])
+
+    async def set_rules(self, request: Request) -> object:
+        body = await _body(request, RulesBody)
+        generation = _generation(request, body.generation)
+        return await self._service.set_rules(request.path_params["name"], body.rules, generation)
+
+    async def delete_repset(self, request: Request) -> object:
+        await _body(request, Empty)
+        return await self._service.delete_repset(request.path_params["name"])
+
+    async def add_rule(self, request: Request) -> object:
+        body = await _body(request, RuleBody)
+        rule = Rule(body.path, body.include, body.recursive)
+        generation = _generation(request, body.generation)
+        return await self._service.add_rule(request.path_params["name"], rule, generation)
+
+    async def remove_rule(self, request: Request) -> object:
+        body = await _body(request, RuleBody)
+        generation = _generation(request, body.generation)
+        return await self._service.remove_rule(request.path_params["name"], body.path, generation)
+
+    async def rename_repset(self, request: Request) -> object:
+        body = await _body(request, NameBody)
+        return await self._service.rename_repset(request.path_params["name"], body.new_name)
+
+    async def copy_repset(self, request: Request) -> object:
+        body = await _body(request, NameBody)
+        return await self._service.copy_repset(request.path_params["name"], body.new_name)
+
+    # --- connections ---
+
+    async def connections(self, request: Request) -> object:
+        return await self._service.connections()
+
+    async def connect(self, request: Request) -> object:
+        return await self._service.connect(await _body(request, ConnectRequest))
+
+    async def connection(self, request: Request) -> object:
+        return await self._service.connection(request.path_params["connection"])
+
+    async def disconnect(self, request: Request) -> object:
+        await _body(request, Empty)
+        return await self._service.disconnect(request.path_params["connection"])
+
+    async def mirror(self, request: Request) -> object:
+        body = await _body(request, MirrorBody)
+        return await self._service.mirror(
+            request.path_params["connection"],
+            _action(body, *_LIVE_ACTIONS),
+            kind=body.kind,
+            newer=body.newer,
+            checksum=body.checksum,
+            orphans=body.orphans,
+        )
+
+    async def replicate(self, request: Request) -> object:
+        action = _action(await _body(request, ActionBody), "start", "stop")
+        return await self._service.replicate(request.path_params["connection"], action)
+
+    async def transmit(self, request: Request) -> object:
+        action = _action(await _body(request, ActionBody), *_LIVE_ACTIONS)
+        return await self._service.transmit(request.path_params["connection"], action)
+
+    async def target(self, request: Request) -> object:
+        action = _action(await _body(request, ActionBody), "pause", "resume")
+        key = request.path_params["connection"]
+        await self._service.target(key, action)
+        return {"connection": key, "action": action}
+
+    async def wait(self, request: Request) -> object:
+        body = await _body(request, WaitBody)
+        if body.timeout is not None and not 0 <= body.timeout <= limits.WAIT_TIMEOUT_MAX_S:
+            raise UsageError(
+                f"timeout {body.timeout}: must be from 0 to {limits.WAIT_TIMEOUT_MAX_S:.0f} seconds"
+            )
+        answer: object = None
+        failure: ReplicatorError | None = None
+        async with trio.open_nursery() as nursery:
+            # Nobody waits for ever for a client that is gone.
+            nursery.start_soon(_cancel_when_gone, request, nursery.cancel_scope)
+            try:
+                answer = await self._service.wait(request.path_params["connection"], body.timeout)
+            except ReplicatorError as error:
+                failure = error  # kept from becoming a group
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if answer is None:
+            raise ClientDisconnect
+        return answer
+
+    async def protect(self, request: Request) -> object:
+        body = await _body(request, ProtectBody)
+        return await self._service.protect(body.source, body.destination)
+
+    # --- targets ---
+
+    async def targets(self, request: Request) -> object:
+        return await self._service.targets()
+
+    async def act_on_targets(self, request: Request) -> object:
+        body = await _body(request, TargetsBody)
+        action = _action(body, "pause", "resume", "forget")
+        if action == "forget" and body.uuid is None:
+            raise UsageError("forget: name the connection's uuid")
+        return {"count": await self._service.target(body.uuid, action)}
+
+    def routes(self) -> list[BaseRoute]:
+        table: dict[str, dict[str, Callable[[Request], Awaitable[object]]]] = {
+            "/v1/agent": {"GET": self.agent},
+            "/v1/agent/stop": {"POST": self.stop_agent},
+            "/v1/events": {"GET": self.events},
+            "/v1/mounts": {"GET": self.mounts, "POST": self.add_mount, "DELETE": self.remove_mount},
+            "/v1/repsets": {"GET": self.repsets, "POST": self.create_repset},
+            "/v1/repsets/{name}": {"GET": self.repset, "PUT": self.set_rules, "DELETE": self.delete_repset},
+            "/v1/repsets/{name}/rules": {"POST": self.add_rule, "DELETE": self.remove_rule},
+            "/v1/repsets/{name}/rename": {"POST": self.rename_repset},
+            "/v1/repsets/{name}/copy": {"POST": self.copy_repset},
+            "/v1/connections": {"GET": self.connections, "POST": self.connect},
+            "/v1/connections/{connection}": {"GET": self.connection, "DELETE": self.disconnect},
+            "/v1/connections/{connection}/disconnect": {"POST": self.disconnect},
+            "/v1/connections/{connection}/mirror": {"POST": self.mirror},
+            "/v1/connections/{connection}/replicate": {"POST": self.replicate},
+            "/v1/connections/{connection}/transmit": {"POST": self.transmit},
+            "/v1/connections/{connection}/target": {"POST": self.target},
+            "/v1/connections/{connection}/wait": {"POST": self.wait},
+            "/v1/protect": {"POST": self.protect},
+            "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
+        }
+        return [Route(path, _endpoint(methods), methods=_METHODS) for path, methods in table.items()]
+
+
+# --- requests ---
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+_ETAG = re.compile(r'(?:W/)?"(\d{1,9})"')
+
+
+async def _body(request: Request, type_: type[T]) -> T:
+    """The checked body; an empty one stands for {}. Raises UsageError."""
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limits.API_BODY_BYTES:
+            raise BodyTooLargeError(f"request body: at most {limits.API_BODY_BYTES} bytes are allowed")
+    try:
+        return msgspec.json.decode(data or b"{}", type=type_)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"request body: {error}") from None
+    except msgspec.DecodeError as error:
+        raise UsageError(f"request body: not valid JSON: {error}") from None
+
+
+class BodyTooLargeError(UsageError):
+    """A request is larger than any sensible one."""
+
+
+async def _cancel_when_gone(request: Request, scope: trio.CancelScope) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _action(body: ActionBody, *allowed: str) -> str:
+    if body.action not in allowed:
+        raise UsageError(f"action {body.action!r}: must be one of {', '.join(allowed)}")
+    return body.action
+
+
+def _generation(request: Request, given: int | None) -> int | None:
+    """The generation a change was made from: of the body, else of If-Match (RS-12)."""
+    header = request.headers.get("if-match")
+    if given is not None or header is None or header.strip() == "*":
+        return given
+    match = _ETAG.fullmatch(header.strip())
+    if match is None:
+        raise UsageError(f'If-Match: {header!r} is no generation; write it as "3", with the quotes')
+    return int(match[1])
+
+
+def _number(request: Request, name: str, otherwise: int) -> int:
+    text = request.query_params.get(name, str(otherwise))
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise UsageError(f"{name}={text}: must be a whole number")
+    return int(text)
+
+
+# --- answers ---
+
+
+def _endpoint(
+    methods: dict[str, Callable[[Request], Awaitable[object]]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        handler = methods.get(request.method)
+        if handler is None:
+            allowed = ", ".join(methods)
+            return _error(
+                405, f"{request.method} {request.url.path}: must be {allowed}", ExitCode.USAGE, Allow=allowed
+            )
+        try:
+            answer = await handler(request)
+        except BodyTooLargeError as error:
+            return _error(413, str(error), error.exit_code, Connection="close")
+        except ReplicatorError as error:
+            status = next((s for type_, s in _STATUS if isinstance(error, type_)), _STATUS_OTHERWISE)
+            return _error(status, " ".join(str(error).split()), error.exit_code)
+        except ClientDisconnect:
+            return _error(400, "the client left", ExitCode.USAGE)
+        except Exception as error:
+            traceback.print_exc()
+            text = f"unexpected {type(error).__name__}: a bug of the agent; its log has the details"
+            return _error(500, text, ExitCode.FAILED)
+        generation = getattr(answer, "generation", None)
+        headers = {"ETag": f'"{generation}"'} if generation is not None else {}
+        return _json(200, answer, **headers)
+
+    return endpoint
+
+
+def _json(status: int, value: object, **headers: str) -> Response:
+    return Response(msgspec.json.encode(value) + b"\n", status, headers, "application/json")
+
+
+def _error(status: int, text: str, exit_code: ExitCode, **headers: str) -> Response:
+    return _json(status, {"error": text, "exit_code": int(exit_code)}, **headers)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    return _error(404, f"{request.url.path}: no such resource; see docs/developers/api.md", ExitCode.USAGE)
+
+
+# --- serving ---
+
+
+def application(service: Service) -> Starlette:
+    return Starlette(routes=Api(service).routes(), exception_handlers={404: _unknown})
+
+
+async def serve(
+    service: Service, path: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer on the Unix socket `path` until cancelled. Started when clients can connect."""
+    config = HypercornConfig()
+    config.umask = 0o177  # for the socket: its owner only
+    config.graceful_timeout = limits.API_GRACE_S
+    config.h11_max_incomplete_size = limits.API_HEAD_BYTES
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("replicator.api")
+    config.accesslog = None
+    # Hypercorn and starlette each declare the same protocol with types of their own.
+    app: Any = application(service)
+    try:
+        async with trio.open_nursery() as nursery:
+            with socket_address(path) as address:
+                config.bind = [f"unix:{address}"]
+                start = partial(
+                    hypercorn.trio.serve, app, config, mode="asgi", shutdown_trigger=trio.sleep_forever
+                )
+                await nursery.start(start)
+            task_status.started()
+    finally:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass

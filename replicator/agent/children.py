@@ -1,0 +1,329 @@
+"""Which children an agent has, and what each of them is started with.
+
+The arguments of a child are made anew for every start, so that one that crashed comes back with what holds
+now.
+"""
+
+import base64
+import os
+from collections.abc import Callable, Sequence
+
+import trio
+
+from replicator import events, limits
+from replicator.addresses import Address
+from replicator.agent import planning
+from replicator.agent.capture import CaptureArguments
+from replicator.agent.receiver import ReceiverArguments
+from replicator.agent.sender import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.agent.state import AgentIdentity, Connection, Mount, State
+from replicator.agent.supervisor import Child, Plan, Supervisor, serving_process, stop_serving
+from replicator.config import Config
+from replicator.errors import JournalError, ReplicatorError
+from replicator.events import EventRing
+from replicator.fs import mounts as fs_mounts
+from replicator.paths import Home, memory_directory
+from replicator.queue.cursor import Cursor
+from replicator.queue.settings import JournalSettings
+from replicator.world import World
+
+
+class Children:
+    """Captures, senders and receivers of one agent.
+
+    `state` and `listen` are asked for at every start of a child.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        identity: AgentIdentity,
+        config: Config,
+        listen: Address,
+        ring: EventRing,
+        supervisor: Supervisor,
+        state: Callable[[], State],
+    ) -> None:
+        self._home = home
+        self._identity = identity
+        self._config = config
+        self._listen = listen
+        self._ring = ring
+        self._supervisor = supervisor
+        self._state = state
+
+    # --- captures ---
+
+    def capture(self, mount: Mount) -> Child | None:
+        return self._supervisor.get("capture", mount.id)
+
+    async def start_capture(self, mount: Mount, *, patient: bool = False) -> Child:
+        """Raises ChildError with the reason if it cannot be mounted, unless `patient`."""
+
+        async def clean_stale() -> None:
+            await trio.to_thread.run_sync(self._clean_stale, mount)
+
+        plan = Plan("capture", mount.id, lambda: self._capture_arguments(mount), prepare=clean_stale)
+        return await self._supervisor.start(plan, patient=patient)
+
+    async def stop_capture(self, mount: Mount, *, force: bool, persist: bool) -> None:
+        """Unmount.
+
+        `persist`: what its journal holds in memory goes to disk. Raises ReplicatorError if it is in use.
+        """
+        await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
+
+    def active_prefixes(self, mount: Mount) -> list[str]:
+        """What of a mount has to be journaled: the parts that connections read."""
+        filters = [
+            journal.filter
+            for connection in self._state().connections
+            for journal in self.journals(connection)
+            if journal.mount.id == mount.id
+        ]
+        return [prefix.decode() for prefix in planning.active_prefixes(filters)]
+
+    def journals(self, connection: Connection) -> list[planning.Journal]:
+        """The mounts a connection reads; none if they are gone."""
+        try:
+            return planning.journals_of(connection.repset, self._state().mounts)
+        except ReplicatorError:
+            return []
+
+    def _capture_arguments(self, mount: Mount) -> CaptureArguments:
+        queue = self._config.queue
+        settings = self._journal(mount)
+        return CaptureArguments(
+            home=self._home.path,
+            mount_id=mount.id,
+            path=mount.path,
+            mountpoint=mount.mountpoint,
+            binding=mount.binding,
+            memory_directory=settings.memory_directory,
+            disk_directory=settings.disk_directory,
+            segment_bytes=queue.segment_size,
+            memory_bytes=queue.memory_size,
+            disk_bytes=queue.disk_size_max,
+            disk_free_min_bytes=queue.disk_free_min,
+            active=self.active_prefixes(mount),
+        )
+
+    def _journal(self, mount: Mount) -> JournalSettings:
+        queue = self._config.queue
+        return JournalSettings(
+            memory_directory(queue.memory_directory, self._identity.uuid, mount.id),
+            os.path.join(queue.disk_directory or self._home.queue, mount.id),
+            queue.segment_size,
+            queue.memory_size,
+            queue.disk_size_max,
+            queue.disk_free_min,
+        )
+
+    def _clean_stale(self, mount: Mount) -> None:
+        if fs_mounts.clean_stale(mount.mountpoint):
+            self._ring.add(events.MOUNT_RESTORED, mountpoint=mount.mountpoint)
+
+    # --- senders ---
+
+    def sender(self, connection: Connection) -> Child | None:
+        return self._supervisor.get("sender", connection.uuid)
+
+    async def start_sender(self, connection: Connection, *, patient: bool = False) -> Child:
+        plan = Plan(
+            "sender",
+            connection.uuid,
+            lambda: self._sender_arguments(connection),
+            may_end=lambda: connection.uuid not in {c.uuid for c in self._state().connections},
+        )
+        return await self._supervisor.start(plan, patient=patient)
+
+    async def end_sender(self, connection: Connection, mounts: Sequence[Mount]) -> bool:
+        """End a connection for good. Returns whether the target was told.
+
+        A sender that does not run cannot give back its places in the journals: that is done for it.
+        """
+        child = self.sender(connection)
+        told = False
+        if child is not None:
+            try:
+                told = bool(await child.call("disconnect", limits.DISCONNECT_TIMEOUT_S))
+            except ReplicatorError:
+                pass  # it does not run, or not well: below
+            await self._supervisor.stop("sender", connection.uuid)
+        world = World()
+        for mount in mounts:
+            try:
+                Cursor.open(world, self._journal(mount), mount.id, connection.uuid).remove()
+            except JournalError:
+                pass  # the sender did it itself
+        return told
+
+    def _sender_arguments(self, connection: Connection) -> SenderArguments:
+        journals = planning.journals_of(connection.repset, self._state().mounts)
+        return SenderArguments(
+            home=self._home.path,
+            connection_uuid=connection.uuid,
+            agent_uuid=self._identity.uuid,
+            agent_name=self._identity.name,
+            target_host=connection.target_host or self._listen.connectable_host,
+            target_port=connection.target_port if connection.target_host else self._listen.port,
+            repset=connection.repset,
+            journals=[self._journal_arguments(journal) for journal in journals],
+            maps=[
+                MapArguments(index, source, target)
+                for index, journal in enumerate(journals)
+                for source, target in planning.journal_maps(journal.root, connection.maps)
+            ],
+            options=SenderOptions(
+                mirror=connection.options.mirror,
+                replicate=connection.options.replicate,
+                remap_links=connection.options.remap_links,
+                orphans=connection.options.orphans,
+            ),
+        )
+
+    def _journal_arguments(self, journal: planning.Journal) -> JournalArguments:
+        settings = self._journal(journal.mount)
+        return JournalArguments(
+            mount_id=journal.mount.id,
+            root=journal.root,
+            capture_socket=self._home.socket("capture", journal.mount.id),
+            memory_directory=settings.memory_directory,
+            disk_directory=settings.disk_directory,
+        )
+
+    # --- receivers ---
+
+    def receiver(self, uuid: str) -> Child | None:
+        return self._supervisor.get("receiver", uuid)
+
+    def receivers(self) -> list[Child]:
+        return self._supervisor.all("receiver")
+
+    def receivers_known(self) -> list[str]:
+        """Connections whose copies are kept here, from their directories: a receiver has no place in the
+        state.
+        """
+        try:
+            uuids = sorted(os.listdir(self._home.targets))
+        except FileNotFoundError:
+            return []
+        return [uuid for uuid in uuids if self._has_target(uuid)]
+
+    async def start_receiver(self, uuid: str, *, patient: bool = False) -> Child:
+        plan = Plan(
+            "receiver",
+            uuid,
+            lambda: self._receiver_arguments(uuid),
+            may_end=lambda: not self._has_target(uuid),
+        )
+        return await self._supervisor.start(plan, patient=patient)
+
+    async def adopt(self, uuid: str, descriptor: int, data: bytes) -> None:
+        """Hand a source's socket, with what was read from it, to the receiver of a connection.
+
+        Raises ReplicatorError.
+        """
+        child = self.receiver(uuid)
+        if child is None:
+            await self._make_room()
+            child = await self.start_receiver(uuid)
+        await child.wait_running()
+        await child.call_with_descriptors(
+            "adopt",
+            limits.CONTROL_TIMEOUT_S,
+            [descriptor],
+            first=base64.b64encode(data).decode(),
+            other_targets=await self._targets(except_uuid=uuid),
+        )
+
+    async def _make_room(self) -> None:
+        """Whoever says a greeting gets a process: end those that came to nothing, and bound the rest."""
+        for child in self.receivers():
+            try:
+                status = await child.call("status")
+            except ReplicatorError:
+                continue
+            if not status["source_uuid"] and not status["connected"]:
+                await child.call("forget")
+        if len(self.receivers()) >= limits.RECEIVERS:
+            raise ReplicatorError(f"{limits.RECEIVERS} connections end here already: no more are accepted")
+
+    async def _targets(self, *, except_uuid: str) -> list[str]:
+        """Where the other receivers write."""
+        found: list[str] = []
+        for child in self.receivers():
+            if child.plan.id != except_uuid:
+                try:
+                    found += (await child.call("status"))["targets"]
+                except ReplicatorError:
+                    continue  # it is getting up again, and will be asked in its turn
+        return found
+
+    def _has_target(self, uuid: str) -> bool:
+        try:
+            return any(os.scandir(self._home.target(uuid)))
+        except OSError:
+            return False
+
+    def _receiver_arguments(self, uuid: str) -> ReceiverArguments:
+        queue = self._config.queue
+        return ReceiverArguments(
+            home=self._home.path,
+            connection_uuid=uuid,
+            agent_uuid=self._identity.uuid,
+            agent_name=self._identity.name,
+            memory_directory=memory_directory(queue.memory_directory, self._identity.uuid, f"spool-{uuid}"),
+            segment_bytes=queue.segment_size,
+            memory_bytes=queue.memory_size,
+            disk_bytes=queue.disk_size_max,
+            disk_free_min_bytes=queue.disk_free_min,
+        )
+
+    # --- all of them ---
+
+    async def stop_flows(self) -> None:
+        """Stop senders and receivers; they go on where they were when they are started again."""
+        await self._stop_all([*self._supervisor.all("sender"), *self._supervisor.all("receiver")])
+
+    async def stop_captures(self, *, force: bool) -> None:
+        """Unmount everything and save journals to disk. Raises ReplicatorError if something is in use."""
+        await self._stop_all(self._supervisor.all("capture"), force=force, persist=True)
+
+    async def _stop_all(self, children: list[Child], **arguments: bool) -> None:
+        errors: list[ReplicatorError] = []
+
+        async def stop(child: Child) -> None:
+            try:
+                await self._supervisor.stop(child.plan.role, child.plan.id, **arguments)
+            except ReplicatorError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for child in children:
+                nursery.start_soon(stop, child)
+        if errors:
+            raise ReplicatorError("; ".join(str(error) for error in errors))
+
+    async def adopt_strays(self) -> None:
+        """Look after processes of an earlier agent that the state does not know."""
+        state = self._state()
+        known = {c.uuid for c in state.connections} | {m.id for m in state.mounts}
+        for role, identifier in self._home.children():
+            path = self._home.socket(role, identifier)
+            process = serving_process(path)
+            if process is None:
+                os.unlink(path)  # left by a process that was killed
+                continue
+            process.close()
+            if role == "receiver" or identifier in known:
+                continue
+            reason = "it is not in the state"
+            if role == "sender":
+                try:
+                    await stop_serving(self._home, role, identifier)
+                    continue
+                except ReplicatorError as error:
+                    reason = str(error)
+            # A capture is left alone: applications use its mount, nothing is taken from them unasked.
+            self._ring.add(events.STRAY, role=role, id=identifier, pid=process.pid, reason=reason)

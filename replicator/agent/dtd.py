@@ -1,0 +1,248 @@
+"""`dtd`: the agent of a host, in the foreground.
+
+Everything is assembled in `run_agent`; it ends in the reverse order. The processes that move data are its
+children and are not ended with it unless that is asked for.
+"""
+
+import argparse
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import trio
+
+from replicator import events, limits
+from replicator.addresses import Address, parse_host_port
+from replicator.agent import api
+from replicator.agent.children import Children
+from replicator.agent.eventlog import EventLog
+from replicator.agent.listener import Greeter, open_listeners
+from replicator.agent.service import Service
+from replicator.agent.state import State, load_identity, load_state
+from replicator.agent.supervisor import Process, Supervisor, stop_serving
+from replicator.config import Config, load
+from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UsageError
+from replicator.events import EventRing
+from replicator.paths import HOME_VARIABLE, Home, Role, default_home
+
+_DESCRIPTION = (
+    "The replication agent of a host, in the foreground. SIGTERM ends it cleanly; mounts go on serving."
+)
+
+_EXAMPLES = f"""\
+examples:
+  dtd                                            home {HOME_VARIABLE}, else /var/lib/replicator
+  dtd --home /srv/agent --listen 127.0.0.1:1600  a second agent on the same host
+  dtd --home /srv/agent --stop-mounts            stop everything, mounts too
+"""
+
+
+class LockedError(ReplicatorError):
+    """Another agent has this home."""
+
+
+# --- command line ---
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with a code of `errors.ExitCode`; users' mistakes are one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        if os.geteuid() != 0:
+            raise NotPermittedError("dtd must run as root: it mounts file systems and keeps owners of files")
+        home = Home(os.path.abspath(options.home))
+        if options.stop_mounts:
+            stop_mounts(home, force=options.force)
+        else:
+            run(home, options)
+    except ReplicatorError as error:
+        print(f"dtd: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(int(ExitCode.FAILED))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "dtd",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--home", metavar="DIR", default=default_home(), help="everything of this agent lives there"
+    )
+    parser.add_argument(
+        "--name", help="how others see this agent (default: as before, at first the host name)"
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", help=f"for sources (default: {limits.LISTEN})")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow listening on other than loopback addresses: nobody is authenticated, nothing encrypted",
+    )
+    parser.add_argument("--config", metavar="FILE", help="instead of DIR/replicator.toml")
+    parser.add_argument(
+        "--stop-mounts", action="store_true", help="stop the agent of DIR and unmount what it captures"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="with --stop-mounts: detach mounts that are in use"
+    )
+    return parser
+
+
+def run(home: Home, options: argparse.Namespace) -> None:
+    """Be the agent of `home` until a signal. Raises ReplicatorError if it cannot be."""
+    config = load(home.path, options.config)
+    listen = _listen_address(config, options)
+    _create(home)
+    with locked(home):
+        state = load_state(home.state)
+        os.chdir("/")  # whatever was the current directory must not be kept busy
+        trio.run(run_agent, home, config, listen, options.name or config.agent.name, state)
+
+
+def _create(home: Home) -> None:
+    try:
+        home.create()
+    except OSError as error:
+        raise ReplicatorError(f"home directory {home.path}: {error.strerror} ({error.filename})") from error
+
+
+def _listen_address(config: Config, options: argparse.Namespace) -> Address:
+    address = parse_host_port(options.listen or config.agent.listen)
+    if not address.is_loopback and not (options.insecure or config.agent.insecure):
+        raise UsageError(
+            f"listening on {address} is refused: nobody is authenticated and nothing encrypted yet. Listen on"
+            f" 127.0.0.1 (through a tunnel), or accept that with --insecure"
+        )
+    return address
+
+
+@contextmanager
+def locked(home: Home) -> Iterator[None]:
+    """Hold the lock of `home`. Raises LockedError if another agent has it."""
+    descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise LockedError(
+                f"another agent{f' (pid {owner})' if owner else ''} runs with the home {home.path}: use"
+                " that one, or"
+                f" another --home"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# --- the agent ---
+
+
+async def run_agent(home: Home, config: Config, listen: Address, name: str, state: State) -> None:
+    """The whole agent, until SIGTERM, SIGINT or a request to stop."""
+    log = EventLog(home.event_log, config.log.size_max, config.log.files)
+    ring = EventRing(time.time_ns, log.write)
+    identity = load_identity(home.identity, name)
+    listeners = await open_listeners(listen)
+    listen = Address(listen.host, listeners[0].socket.getsockname()[1])
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor(home, ring, nursery)
+            children = Children(home, identity, config, listen, ring, supervisor, lambda: service.state)
+            service = Service(home, identity, config, state, listen, ring, children)
+            nursery.start_soon(_stop_on_signal, signals, service)
+            ring.add(events.AGENT_STARTED, name=identity.name, pid=os.getpid(), home=home.path, listen=listen)
+            if not listen.is_loopback:
+                ring.add(events.INSECURE, listen=listen)
+            await nursery.start(partial(api.serve, service, home.api_socket))
+            await service.start()
+            await nursery.start(Greeter(children.adopt, ring).serve, listeners)
+            _notify_systemd("READY=1")
+            await service.stop_requested.wait()
+            _notify_systemd("STOPPING=1")
+            await children.stop_flows()
+            ring.add(events.AGENT_STOPPED, name=identity.name)
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], service: Service) -> None:
+    async for _ in signals:
+        service.stop_requested.set()
+
+
+def _notify_systemd(text: str) -> None:
+    """Tell systemd, if it started us, that mounts are up (Type=notify)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        try:
+            notifier.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError:
+            pass  # systemd will wait in vain and say so; nothing of ours depends on it
+
+
+# --- taking everything down ---
+
+
+def stop_mounts(home: Home, *, force: bool) -> None:
+    """Stop the agent of `home`, if it runs, and all its children. What journals hold in memory goes to disk.
+
+    Raises ReplicatorError if a mount is in use; the others are down then.
+    """
+    if not os.path.isdir(home.path):
+        raise UsageError(f"{home.path}: no such home directory")
+    _stop_agent(home)
+    with locked(home):
+        trio.run(partial(_stop_children, home, force=force))
+
+
+def _stop_agent(home: Home) -> None:
+    deadline_s = time.monotonic() + limits.AGENT_STOP_TIMEOUT_S
+    while True:
+        try:
+            with locked(home):
+                return
+        except LockedError:
+            if time.monotonic() > deadline_s:
+                raise ReplicatorError(
+                    f"the agent of {home.path} did not stop within {limits.AGENT_STOP_TIMEOUT_S:.0f} s"
+                ) from None
+        with open(home.lock) as file:
+            process = Process.open(int(file.read() or 0))
+        if process is not None:
+            process.send(signal.SIGTERM)
+            process.wait(limits.AGENT_STOP_TIMEOUT_S)
+            process.close()
+        time.sleep(limits.CHILD_POLL_S)
+
+
+async def _stop_children(home: Home, *, force: bool) -> None:
+    errors: list[str] = []
+
+    async def stop(role: Role, identifier: str) -> None:
+        arguments = {"persist": True, "force": force} if role == "capture" else {}
+        try:
+            await stop_serving(home, role, identifier, **arguments)
+        except ReplicatorError as error:
+            errors.append(str(error))
+
+    for roles in (("sender", "receiver"), ("capture",)):
+        async with trio.open_nursery() as nursery:
+            for role, identifier in home.children():
+                if role in roles:
+                    nursery.start_soon(stop, role, identifier)
+    if errors:
+        raise ReplicatorError("; ".join(errors))

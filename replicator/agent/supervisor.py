@@ -1,0 +1,489 @@
+"""The agent's children: started, adopted, watched, restarted, stopped.
+
+Children outlive the agent. So nothing here depends on having started one: a child is known by its control
+socket in home/run, its process by the credentials of that socket, and its end by a pidfd, whoever its parent
+is.
+"""
+
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import trio
+
+import replicator
+from replicator import events, limits
+from replicator.agent.control import Control
+from replicator.errors import ReplicatorError
+from replicator.events import EventRing
+from replicator.paths import Home, Role, socket_address
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class ChildError(ReplicatorError):
+    """A child did not start, answer or stop."""
+
+
+# --- processes ---
+
+
+@dataclass(eq=False)
+class Process:
+    """A process by id and pidfd: the id cannot come to mean another process while the pidfd is open."""
+
+    pid: int
+    descriptor: int
+
+    @classmethod
+    def open(cls, pid: int) -> "Process | None":
+        """The process `pid`, None if there is none."""
+        try:
+            return cls(pid, os.pidfd_open(pid))
+        except ProcessLookupError:
+            return None
+
+    def has_ended(self) -> bool:
+        return self.wait(0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended within that time. Blocks."""
+        return bool(select.select([self.descriptor], [], [], timeout_s)[0])
+
+    async def ended(self) -> str:
+        """Wait for the end. Returns how it ended, in words; "ended" if that is not ours to know."""
+        await trio.lowlevel.wait_readable(self.descriptor)
+        return _reap(self.descriptor)
+
+    def send(self, number: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(self.descriptor, number)
+        except ProcessLookupError:
+            pass  # it ended by itself
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def _reap(descriptor: int) -> str:
+    """How an ended process ended, in words."""
+    try:
+        result = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        result = None  # another agent started it: how it ended is not ours to know
+    if result is None:
+        return "ended"
+    if result.si_code == os.CLD_EXITED:
+        return f"exit code {result.si_status}"
+    return f"killed by {signal.Signals(result.si_status).name}"
+
+
+def spawn(arguments: list[str], log: str) -> Process:
+    """Start a program in a session of its own, with nothing of ours open but its log. Raises OSError."""
+    environment = dict(os.environ)
+    # The very code that runs here, wherever the agent was started from.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [package, *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
+    )
+    environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
+    pid = os.posix_spawn(
+        arguments[0],
+        arguments,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+    )
+    # Not reaped yet, so the id is still its own.
+    return Process(pid, os.pidfd_open(pid))
+
+
+def serving_process(path: str) -> Process | None:
+    """The process that listens on the Unix socket `path`; None if nobody does (the file may be there)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(limits.CONTROL_TIMEOUT_S)  # only passes while its backlog is full
+        try:
+            with socket_address(path) as address:
+                probe.connect(address)
+            data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return None
+    pid = _CREDENTIALS.unpack(data)[0]
+    return Process.open(pid) if pid > 0 else None
+
+
+async def stop_serving(home: Home, role: Role, identifier: str, **arguments: Any) -> None:
+    """Stop a child that is nobody's, by its control socket. Raises ReplicatorError if it refuses or stays."""
+    path = home.socket(role, identifier)
+    process = serving_process(path)
+    if process is None:
+        return
+    try:
+        with trio.move_on_after(limits.CHILD_STOP_TIMEOUT_S):
+            try:
+                async with Control(path) as control:
+                    await control.call("stop", **arguments)
+            except OSError:
+                pass  # it ended before it could answer
+            await process.ended()
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL) if role != "capture" else ():
+            process.send(number)
+            with trio.move_on_after(limits.CHILD_KILL_TIMEOUT_S):
+                await process.ended()
+                return
+        log = home.child_log(role, identifier)
+        raise ChildError(f"{role} {identifier} (pid {process.pid}) does not stop; see {log}")
+    finally:
+        process.close()
+
+
+# --- children ---
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a child is started with. `prepare` runs before every start, e.g. to clean a stale mount.
+
+    `may_end` is asked when it ended by itself: a receiver does so when its source disconnected.
+    """
+
+    role: Role
+    id: str
+    arguments: Callable[[], msgspec.Struct]  # asked before every start
+    prepare: Callable[[], Awaitable[None]] | None = None
+    may_end: Callable[[], bool] = lambda: False
+
+
+class Child:
+    """One child that should run: `run` keeps it running until `stop`."""
+
+    def __init__(self, plan: Plan, home: Home, ring: EventRing) -> None:
+        self.plan = plan
+        self.log = home.child_log(plan.role, plan.id)
+        self.problem = ""  # why it does not run now
+        self._socket = home.socket(plan.role, plan.id)
+        self._arguments_file = home.arguments(plan.role, plan.id)
+        self._ring = ring
+        self._process: Process | None = None  # only while it answers
+        self._running = trio.Event()  # replaced when it ends
+        self._idle = trio.CancelScope()  # starting, or pausing before the next start
+        self._stopping = False
+        self._done = trio.Event()
+
+    def __str__(self) -> str:
+        return f"{self.plan.role} {self.plan.id}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    async def call(self, name: str, timeout_s: float = limits.CONTROL_TIMEOUT_S, /, **arguments: Any) -> Any:
+        """A control call. Raises ChildError if it does not run or answer, ReplicatorError if it refuses."""
+        return (await self.call_with_descriptors(name, timeout_s, [], **arguments))[0]
+
+    async def call_with_descriptors(
+        self, name: str, timeout_s: float, descriptors: Sequence[int], /, **arguments: Any
+    ) -> tuple[Any, list[int]]:
+        """A control call that passes and returns descriptors; those returned are the caller's to close."""
+        if self._process is None:
+            raise self._not_running()
+        try:
+            with trio.fail_after(timeout_s):
+                async with Control(self._socket) as control:
+                    result: tuple[Any, list[int]] = await control.call_with_descriptors(
+                        name, descriptors, **arguments
+                    )
+                    return result
+        except trio.TooSlowError:
+            raise ChildError(
+                f"{self} did not answer '{name}' within {timeout_s:.0f} s; see {self.log}"
+            ) from None
+        except OSError as error:
+            raise ChildError(f"{self} cannot be asked: {_one_line(error)}; see {self.log}") from error
+
+    async def wait_running(self, timeout_s: float = limits.CHILD_START_TIMEOUT_S) -> None:
+        """Wait until it answers. Raises ChildError after `timeout_s`, or if it was stopped."""
+        with trio.move_on_after(timeout_s):
+            while self._process is None and not self._done.is_set():
+                await self._running.wait()
+        if self._process is None:
+            raise self._not_running()
+
+    async def run(
+        self, *, patient: bool, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Adopt or start it and keep it running until `stop`. Started when it answers; ChildError if it does
+        not.
+
+        `patient`: started at once, and what fails is tried again. Cancellation leaves the process as it is.
+        """
+        if patient:
+            task_status.started()
+        first = not patient
+        delays = _back_off()
+        try:
+            while not self._stopping:
+                began_s = trio.current_time()
+                try:
+                    process = await self._adopt_or_start()
+                except (ReplicatorError, OSError) as error:
+                    how = _one_line(error)
+                    if first:
+                        self.problem = how
+                        raise ChildError(f"{self.plan.role} cannot be started: {how}") from error
+                else:
+                    if process is None:
+                        break  # stopped meanwhile
+                    if first:
+                        task_status.started()
+                        first = False
+                    how = await self._watch(process)
+                    if self._stopping or self.plan.may_end():
+                        break
+                if trio.current_time() - began_s >= limits.CHILD_STABLE_S:
+                    delays = _back_off()
+                await self._pause(how, next(delays))
+        finally:
+            self._stopping = True
+            self._done.set()
+            self._running.set()  # whoever waits for it looks again
+
+    async def stop(self, timeout_s: float = limits.CHILD_STOP_TIMEOUT_S, /, **arguments: Any) -> None:
+        """Ask it to stop, wait, and insist: SIGTERM, then SIGKILL.
+
+        Raises what it answers if it refuses; it then goes on.
+        """
+        self._stopping = True
+        while not self._done.is_set():
+            self._idle.cancel()
+            if self._process is None:
+                await self._running.wait()  # also set when it is done
+            else:
+                await self._end(self._process, timeout_s, arguments)
+
+    async def _end(self, process: Process, timeout_s: float, arguments: dict[str, Any]) -> None:
+        with trio.move_on_after(timeout_s):
+            try:
+                await self.call("stop", timeout_s, **arguments)
+            except ChildError:
+                pass  # it does not answer, or ended before it could
+            except ReplicatorError:
+                if self._process is process:
+                    self._stopping = False
+                    raise
+            await self._done.wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not self._done.is_set():
+                process.send(number)
+                with trio.move_on_after(limits.CHILD_KILL_TIMEOUT_S):
+                    await self._done.wait()
+
+    def _not_running(self) -> ChildError:
+        return ChildError(f"{self} does not run" + (f": {self.problem}" if self.problem else ""))
+
+    async def _adopt_or_start(self) -> Process | None:
+        """A process that answers; None if it was stopped before it did."""
+        process = await self._adopt()
+        if process is not None:
+            return process
+        self._idle = trio.CancelScope()
+        with self._idle:
+            if not self._stopping:
+                return await self._start()
+        return None
+
+    async def _watch(self, process: Process) -> str:
+        """Until the process has ended. Returns how."""
+        self.problem = ""
+        self._process = process
+        self._running.set()
+        try:
+            how = await process.ended()
+        finally:
+            self._process = None
+            self._running = trio.Event()
+            process.close()
+        self.problem = how
+        return how
+
+    async def _pause(self, how: str, delay_s: float) -> None:
+        role, identifier = self.plan.role, self.plan.id
+        self.problem = how
+        self._ring.add(events.CHILD_ENDED, role=role, id=identifier, how=how, delay_s=delay_s, log=self.log)
+        self._idle = trio.CancelScope()
+        with self._idle:
+            if not self._stopping:
+                await trio.sleep(delay_s)
+
+    async def _adopt(self) -> Process | None:
+        """A process of an earlier agent that still serves; None if there is none."""
+        process = serving_process(self._socket)
+        if process is None:
+            return None
+        role, identifier = self.plan.role, self.plan.id
+        try:
+            with trio.fail_after(limits.CONTROL_TIMEOUT_S):
+                async with Control(self._socket) as control:
+                    await control.call("status")
+        except (trio.TooSlowError, ReplicatorError, OSError) as error:
+            if not process.has_ended():
+                reason = "no answer in time" if isinstance(error, trio.TooSlowError) else _one_line(error)
+                self._ring.add(events.CHILD_SILENT, role=role, id=identifier, reason=reason, log=self.log)
+                if role == "capture":
+                    # Ending it would make its mount fail for applications: that is for a person to decide.
+                    return process
+                process.send(signal.SIGKILL)  # what it had is in journals and spools
+                await process.ended()
+            process.close()
+            return None
+        self._ring.add(events.CHILD_ADOPTED, role=role, id=identifier, pid=process.pid)
+        return process
+
+    async def _start(self) -> Process:
+        """Start it and wait until it answers. Raises ChildError with the reason it left in its log."""
+        if self.plan.prepare is not None:
+            await self.plan.prepare()
+        write_arguments(self._arguments_file, self.plan.arguments())
+        log_bytes = _size(self.log)
+        process = spawn(
+            [sys.executable, "-m", f"replicator.agent.{self.plan.role}", "--arguments", self._arguments_file],
+            self.log,
+        )
+        answers = False
+        try:
+            how = await self._wait_for_answer(process)
+            answers = not how
+        finally:
+            if not answers:
+                process.send(signal.SIGKILL)
+                with trio.CancelScope(shield=True):
+                    await process.ended()
+                process.close()
+        if not answers:
+            raise ChildError(_last_line(self.log, log_bytes) or f"{how}; see {self.log}")
+        self._ring.add(events.CHILD_STARTED, role=self.plan.role, id=self.plan.id, pid=process.pid)
+        return process
+
+    async def _wait_for_answer(self, process: Process) -> str:
+        """Empty once the control socket answers, otherwise what happened instead."""
+        with trio.move_on_after(limits.CHILD_START_TIMEOUT_S):
+            while not process.has_ended():
+                if _serves(self._socket, process.pid):
+                    try:
+                        async with Control(self._socket) as control:
+                            await control.call("status")
+                        return ""
+                    except (ReplicatorError, OSError):
+                        pass  # going down again: the next look tells
+                await trio.sleep(limits.CHILD_POLL_S)
+            return await process.ended()
+        return f"no answer within {limits.CHILD_START_TIMEOUT_S:.0f} s"
+
+
+def write_arguments(path: str, arguments: msgspec.Struct) -> None:
+    """Write the arguments file of a child, readable for its owner only."""
+    data = msgspec.json.format(msgspec.json.encode(arguments), indent=2)
+    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+    os.replace(f"{path}.new", path)
+
+
+class Supervisor:
+    """All children of one agent. Cancelling its nursery leaves the processes as they are."""
+
+    def __init__(self, home: Home, ring: EventRing, nursery: trio.Nursery) -> None:
+        self._home = home
+        self._ring = ring
+        self._nursery = nursery
+        self._children: dict[tuple[Role, str], Child] = {}
+
+    def get(self, role: Role, identifier: str) -> Child | None:
+        return self._children.get((role, identifier))
+
+    def all(self, role: Role) -> list[Child]:
+        return [child for (of_role, _), child in self._children.items() if of_role == role]
+
+    async def start(self, plan: Plan, *, patient: bool = False) -> Child:
+        """Adopt or start a child and keep it running. Returns when it answers, `patient` or not at all at
+        once.
+
+        Raises ChildError if it does not start and is not `patient`.
+        """
+        known = self._children.get((plan.role, plan.id))
+        if known is not None:
+            if not patient:
+                await known.wait_running()
+            return known
+        child = Child(plan, self._home, self._ring)
+        self._children[plan.role, plan.id] = child
+        await self._nursery.start(self._keep, child, patient)
+        return child
+
+    async def stop(self, role: Role, identifier: str, **arguments: Any) -> None:
+        """Stop a child for good; nothing happens if there is none. Raises what it answers if it refuses."""
+        child = self._children.get((role, identifier))
+        if child is not None:
+            await child.stop(**arguments)
+            self._ring.add(events.CHILD_STOPPED, role=role, id=identifier)
+
+    async def _keep(
+        self, child: Child, patient: bool, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            await child.run(patient=patient, task_status=task_status)
+        finally:
+            del self._children[child.plan.role, child.plan.id]
+
+
+def _back_off() -> Iterator[float]:
+    delay_s = limits.RESTART_FIRST_S
+    while True:
+        yield delay_s
+        delay_s = min(delay_s * 2, limits.RESTART_MAX_S)
+
+
+def _serves(path: str, pid: int) -> bool:
+    process = serving_process(path)
+    if process is None:
+        return False
+    process.close()
+    return process.pid == pid
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _last_line(path: str, offset: int) -> str:
+    """The last line a child left in its log after `offset`; "" if there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(offset, os.path.getsize(path) - limits.LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _one_line(error: BaseException) -> str:
+    text = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+    return " ".join(text.split())
