@@ -58,6 +58,10 @@ STAMP_MARGIN_NS = 1_000_000  # a store of one processor is visible to all others
 NODE_DESCRIPTORS = 8192  # open O_PATH descriptors per capture; the rest are reopened by file handle
 ATTRIBUTE_TIMEOUT_S = 60.0  # nobody else changes the storage below a mount
 QUIET_MTIME_S = 1.0  # an unchanged file's or directory's mtime is journaled after this pause
+PENDING_MTIMES = 10_000  # mtimes that wait for their pause; beyond, the oldest no longer waits
+NAME_SEARCH_ENTRIES = 200_000  # looked at for another name of a hard-linked file that lost all known ones
+CAPTURE_THREADS = 32  # fsyncs, cold reads and the like in flight at a time
+CAPTURE_TICK_S = 0.25  # between two looks at mtimes that are due
 
 # --- session ---
 PORT = 1500  # NT-01

@@ -2,7 +2,7 @@
 
 Objects are named by a descriptor (O_PATH or not) or by a name relative to a directory descriptor, and a
 symlink is never followed. A descriptor is addressed as /proc/self/fd/N: its magic link leads to the object
-itself, also to a symlink, for which the kernel has no other way (fchmod, fsetxattr and their kin refuse O_PATH).
+itself, also to a symlink, for which the kernel has no other way (fchmod and fsetxattr refuse O_PATH).
 
 Order: `set_attributes` first, then `write_xattrs`. A change of owner drops security.capability and the suid
 bits, and a change of mode changes the mask of an access ACL; the values written last are the ones that stay.

@@ -12,11 +12,37 @@ import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
+from typing import NamedTuple
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _OWN_THREAD = 0
 
 _libc = ctypes.PyDLL(None)  # keeps the interpreter lock: these calls take less time than handing it over
+
+
+class Caller(NamedTuple):
+    """Who asks for an operation: file-system ids, and the umask the kernel has not applied yet."""
+
+    uid: int
+    gid: int
+    process_id: int = 0
+    umask: int = 0
+
+    def is_in_group(self, gid: int) -> bool:
+        """Also by a supplementary group, as far as the process still exists."""
+        if gid == self.gid:
+            return True
+        try:
+            with open(f"/proc/{self.process_id}/status", "rb") as file:
+                for line in file:
+                    if line.startswith(b"Groups:"):
+                        return str(gid).encode() in line.split()[1:]
+        except OSError:
+            pass
+        return False
+
+
+ROOT = Caller(0, 0)
 
 
 class _Header(ctypes.Structure):
@@ -79,6 +105,29 @@ def as_owner(uid: int, gid: int) -> AbstractContextManager[None]:
     if not _IS_ROOT or (uid == _OWN_UID and gid == _OWN_GID):
         return _nothing
     return _AsOwner(uid, gid)
+
+
+class CreatedBy:
+    """Within the block, what this thread creates belongs to `caller`, with its umask.
+
+    The umask is the whole process's: no other thread may create anything meanwhile.
+    """
+
+    __slots__ = ("_owner", "_umask")
+
+    def __init__(self, caller: Caller) -> None:
+        self._owner = as_owner(caller.uid, caller.gid)
+        self._umask = caller.umask
+
+    def __enter__(self) -> None:
+        os.umask(self._umask)
+        self._owner.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._owner.__exit__(kind, error, traceback)
+        os.umask(0)
 
 
 def prepare_process() -> None:

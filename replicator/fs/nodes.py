@@ -1,0 +1,372 @@
+"""The node table: every object the kernel knows, the names it has, and a way to reach it.
+
+An object is reached by one of its names, relative to a descriptor of its parent directory. That is exact,
+because all changes of names pass through capture, and it costs no descriptor per file: only directories hold
+one, up to a cap, and are opened again by name when they are needed. An object whose last known name goes away
+is *pinned* first by a descriptor of its own, which also keeps its inode number from being given to another
+object while the kernel still uses it.
+
+Not thread-safe: one thread owns a table.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from replicator.fs.attributes import proc_path
+from replicator.ops import Flag
+
+ROOT_ID: Final = 1  # the kernel's number for the root
+
+_OPEN_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FIRST_FOREIGN_ID = 1 << 62  # above any inode number in use
+
+Name = tuple["Node", bytes]
+
+
+class Node:
+    """One object. `name` within `parent` is the name it is reached by; hard links have more in `others`."""
+
+    __slots__ = (
+        "_epoch",
+        "_path",
+        "changed_ns",
+        "descriptor",
+        "device",
+        "id",
+        "inode",
+        "is_directory",
+        "lacks_capability",
+        "links",
+        "lookups",
+        "name",
+        "others",
+        "parent",
+        "used",
+        "uses",
+    )
+
+    def __init__(self, node_id: int, inode: int, device: int, is_directory: bool) -> None:
+        self.id = node_id
+        self.inode = inode
+        self.device = device
+        self.is_directory = is_directory
+        self.links = 1  # st_nlink
+        self.parent: Node | None = None  # None: the root, or no known name
+        self.name = b""
+        self.others: set[Name] | None = None
+        self.lookups = 0  # references the kernel holds
+        self.uses = 0  # references of ours: names of children, open handles, pending times
+        self.descriptor = -1  # O_PATH
+        self.used = False  # since the last look for a descriptor to close
+        self.changed_ns = 0  # monotonic time of the last change of content or entries
+        self.lacks_capability = False  # known to have no security.capability
+        self._path: bytes | None = None  # directories only
+        self._epoch = -1
+
+    @property
+    def flags(self) -> Flag:
+        """Flags of a record about this object."""
+        if self.is_directory:
+            return Flag.DIRECTORY
+        return Flag.MULTILINK if self.links > 1 else Flag.NONE
+
+
+class NodeTable:
+    """All nodes of one capture. Owns `root_fd`."""
+
+    def __init__(self, root_fd: int, descriptors_max: int) -> None:
+        state = os.fstat(root_fd)
+        self.root = Node(ROOT_ID, state.st_ino, state.st_dev, True)
+        self.root.descriptor = root_fd
+        self.root.lookups = 1
+        self.root._path = b""
+        self._descriptors_max = max(descriptors_max, 4)
+        self._nodes: dict[int, Node] = {ROOT_ID: self.root}
+        self._foreign: dict[tuple[int, int], int] = {}  # (inode, device) of other devices' objects -> id
+        self._next_foreign_id = _FIRST_FOREIGN_ID
+        self._open_directories: dict[int, Node] = {}  # by id; the first is the next to be closed
+        self._held: Node | None = None  # a directory whose descriptor is in use
+        self._epoch = 0  # counts renames of directories: cached paths of an older epoch are void
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    @property
+    def open_directories(self) -> int:
+        return len(self._open_directories)
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            if node.descriptor >= 0:
+                os.close(node.descriptor)
+                node.descriptor = -1
+
+    # --- finding ---
+
+    def get(self, node_id: int) -> Node:
+        """ESTALE if the kernel names a node it was never given (or has forgotten)."""
+        try:
+            return self._nodes[node_id]
+        except KeyError:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
+    def find(self, state: os.stat_result) -> Node | None:
+        """The node of the object `state` describes, if the kernel knows it."""
+        node_id = self._id_of(state)
+        return None if node_id is None else self._nodes.get(node_id)
+
+    def _id_of(self, state: os.stat_result) -> int | None:
+        inode, device = state.st_ino, state.st_dev
+        if device == self.root.device:
+            if inode == self.root.inode:
+                return ROOT_ID
+            if inode != ROOT_ID and inode < _FIRST_FOREIGN_ID:
+                return inode
+        return self._foreign.get((inode, device))
+
+    def attach(self, parent: Node, name: bytes, state: os.stat_result) -> Node:
+        """The node of the object that stands at `name` in `parent`; created if it is new."""
+        node_id = self._id_of(state)
+        if node_id is None:
+            node_id = self._next_foreign_id
+            self._next_foreign_id += 1
+            self._foreign[state.st_ino, state.st_dev] = node_id
+        node = self._nodes.get(node_id)
+        if node is None:
+            is_directory = stat.S_ISDIR(state.st_mode)
+            node = self._nodes[node_id] = Node(node_id, state.st_ino, state.st_dev, is_directory)
+        node.links = state.st_nlink
+        if node.parent is not parent or node.name != name:
+            self.add_name(node, parent, name)
+        return node
+
+    # --- names ---
+
+    def add_name(self, node: Node, parent: Node, name: bytes) -> None:
+        if node is self.root:
+            return
+        if node.is_directory and node.parent is not None:
+            if node.parent is parent and node.name == name:
+                return
+            self.remove_name(node, node.parent, node.name)  # somebody renamed it in the storage below
+        if node.parent is None:
+            node.parent, node.name = parent, name
+            self._epoch += node._path is not None  # paths cached while it had its former name are void
+        elif node.parent is parent and node.name == name:
+            return
+        elif node.others is None:
+            node.others = {(parent, name)}
+        elif (parent, name) in node.others:
+            return
+        else:
+            node.others.add((parent, name))
+        parent.uses += 1
+
+    def remove_name(self, node: Node, parent: Node, name: bytes) -> None:
+        """`name` in `parent` is no longer this object's. Unknown names are ignored."""
+        if node.parent is parent and node.name == name:
+            if node.others:
+                node.parent, node.name = node.others.pop()
+            else:
+                node.parent, node.name = None, b""
+        elif node.others is not None and (parent, name) in node.others:
+            node.others.remove((parent, name))
+        else:
+            return
+        if not node.others:
+            node.others = None
+        self.release(parent)
+
+    def move_name(self, node: Node, old_parent: Node, old_name: bytes, parent: Node, name: bytes) -> None:
+        """Rename: one name becomes another. A descriptor the object was pinned by is not touched."""
+        old = (old_parent, old_name)
+        if node.parent is old_parent and node.name == old_name:
+            node.parent, node.name = parent, name
+        elif node.others is not None and old in node.others:
+            node.others.remove(old)
+            node.others.add((parent, name))
+        else:  # a name nobody had looked up
+            self.add_name(node, parent, name)
+            return
+        parent.uses += 1
+        self.release(old_parent)
+        if node.is_directory:
+            self._epoch += 1
+
+    def names(self, node: Node) -> list[Name]:
+        """All known names."""
+        found: list[Name] = [] if node.parent is None else [(node.parent, node.name)]
+        if node.others:
+            found += node.others
+        return found
+
+    def path(self, node: Node) -> bytes | None:
+        """Path relative to the root by the name it is reached by; None if no name is known."""
+        parent = node.parent
+        if parent is None:
+            return b"" if node is self.root else None
+        if not node.is_directory:
+            directory = parent._path if parent._epoch == self._epoch else self.path(parent)
+            if directory:
+                return directory + b"/" + node.name
+            return node.name if directory is not None else None
+        if node._epoch == self._epoch:
+            return node._path
+        directory = self.path(parent)
+        if directory is None:
+            return None
+        node._path = directory + b"/" + node.name if directory else node.name
+        node._epoch = self._epoch
+        return node._path
+
+    def child_path(self, parent: Node, name: bytes) -> bytes | None:
+        """Path of a name within a directory; None if the directory itself has none any more."""
+        directory = parent._path if parent._epoch == self._epoch else self.path(parent)
+        if directory:
+            return directory + b"/" + name
+        return name if directory is not None else None
+
+    # --- reaching ---
+
+    def directory(self, node: Node) -> int:
+        """A descriptor of this directory, valid until the next call of this table."""
+        descriptor = node.descriptor
+        if descriptor < 0:
+            descriptor = self._open_directory(node)
+        node.used = True
+        return descriptor
+
+    def two_directories(self, one: Node, other: Node) -> tuple[int, int]:
+        """Descriptors of both, valid until the next call of this table."""
+        descriptor = self.directory(one)
+        self._held = one
+        try:
+            return descriptor, self.directory(other)
+        finally:
+            self._held = None
+
+    def _open_directory(self, node: Node) -> int:
+        parent = node.parent
+        if parent is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        descriptor = os.open(node.name, _OPEN_DIRECTORY, dir_fd=self.directory(parent))
+        state = os.fstat(descriptor)
+        if state.st_ino != node.inode or state.st_dev != node.device:
+            os.close(descriptor)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        node.descriptor = descriptor
+        self._open_directories[node.id] = node
+        if len(self._open_directories) > self._descriptors_max:
+            self._close_one(keep=node)
+        return descriptor
+
+    def _close_one(self, keep: Node) -> None:
+        """Second chance: a directory used since the last look goes to the end of the row once."""
+        row = self._open_directories
+        for _ in range(2 * len(row)):
+            node_id, node = next(iter(row.items()))
+            del row[node_id]
+            if node.used or node is keep or node is self._held:
+                node.used = False
+                row[node_id] = node
+            else:
+                os.close(node.descriptor)
+                node.descriptor = -1
+                return
+
+    def close_directories(self) -> None:
+        """Give all descriptors back that can be opened again: the process has run out of them."""
+        for node in self._open_directories.values():
+            os.close(node.descriptor)
+            node.descriptor = -1
+        self._open_directories.clear()
+
+    def pin(self, node: Node) -> None:
+        """Open a descriptor that stays while the node lives. Call before its last known name goes away."""
+        if node.descriptor >= 0:
+            self._open_directories.pop(node.id, None)
+            return
+        if node.parent is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        node.descriptor = os.open(node.name, _OPEN_ANY, dir_fd=self.directory(node.parent))
+
+    def unpin(self, node: Node) -> None:
+        """The name stays after all, or another was found."""
+        if node is self.root or node.descriptor < 0:
+            return
+        if node.is_directory:
+            self._open_directories[node.id] = node
+        else:
+            os.close(node.descriptor)
+            node.descriptor = -1
+
+    def stat(self, node: Node) -> os.stat_result:
+        """State of the object. ESTALE if another stands at its name: somebody changed the storage below."""
+        if node.descriptor >= 0:
+            state = os.fstat(node.descriptor)
+        else:
+            parent = node.parent
+            if parent is None:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            state = os.stat(node.name, dir_fd=self.directory(parent), follow_symlinks=False)
+            if state.st_ino != node.inode or state.st_dev != node.device:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        node.links = state.st_nlink
+        return state
+
+    def address_and_directory(self, node: Node, directory: Node) -> tuple[bytes, int]:
+        """`address` of an object and the descriptor of a directory, valid until the next call."""
+        if node.descriptor >= 0 or node.parent is None:
+            return self.address(node)[0], self.directory(directory)
+        descriptor, other = self.two_directories(node.parent, directory)
+        return b"/proc/self/fd/%d/%s" % (descriptor, node.name), other
+
+    def address(self, node: Node) -> tuple[bytes, bool]:
+        """A path by which this process reaches the object, and whether its last part is to be followed."""
+        if node.descriptor >= 0:
+            return proc_path(node.descriptor).encode(), True
+        if node.parent is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return b"/proc/self/fd/%d/%s" % (self.directory(node.parent), node.name), False
+
+    # --- living ---
+
+    def forget(self, node_id: int, count: int) -> None:
+        """The kernel gives `count` references back."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.lookups -= count
+            self._drop_unused(node)
+
+    def release(self, node: Node) -> None:
+        """Give one of our own references (`uses`) back."""
+        node.uses -= 1
+        self._drop_unused(node)
+
+    def _drop_unused(self, node: Node) -> None:
+        # A parent may go with its last child, and its parent with it: a loop, because trees can be deep.
+        while node.lookups <= 0 and node.uses <= 0 and node is not self.root:
+            if self._nodes.pop(node.id, None) is None:
+                return
+            if node.id >= _FIRST_FOREIGN_ID:
+                del self._foreign[node.inode, node.device]
+            if node.descriptor >= 0:
+                self._open_directories.pop(node.id, None)
+                os.close(node.descriptor)
+                node.descriptor = -1
+            if node.others:
+                for parent, _ in node.others:
+                    self.release(parent)
+                node.others = None
+            if node.parent is None:
+                return
+            parent, node.parent = node.parent, None
+            parent.uses -= 1
+            node = parent

@@ -1,0 +1,743 @@
+"""The file system: performs every operation on the storage below and records it. Synchronous; knows no FUSE.
+
+A binding translates a kernel's requests into calls; tests call directly. Objects are named by node ids, open
+files and directories by handle ids, names are bytes. Every operation raises OSError with the errno for the
+application.
+
+Mutations must come from one thread, one after another: the order of calls is the order of records. `read` and
+the syncs touch nothing but a descriptor and may run in threads beside them.
+
+A record tells the state after its operation and is appended before the call returns. Failed operations leave
+none, and so do operations on files that have no name any more.
+"""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from replicator import limits
+from replicator.fs.attributes import attributes_of, is_replicated_xattr, set_times
+from replicator.fs.calls import renameat2
+from replicator.fs.credentials import Caller, CreatedBy
+from replicator.fs.handles import DirectoryHandle, FileHandle
+from replicator.fs.nodes import Node, NodeTable
+from replicator.fs.recorder import Recorder
+from replicator.fs.search import Search, find_name
+from replicator.ops import (
+    CREATION_MASK,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    AttributeMask,
+    Flag,
+    Kind,
+)
+
+# The kernel writes dirty pages of a shared mapping through any open handle, at the right offset: a backing descriptor
+# with O_APPEND would put them at the end. O_DIRECT would need aligned buffers. O_SYNC is done apart from the write, so that
+# waiting for the disk holds up nobody else.
+_SYNC_FLAGS = os.O_SYNC | os.O_DSYNC
+_DROPPED_FLAGS = (
+    os.O_APPEND | os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_NONBLOCK | _SYNC_FLAGS
+)
+_ACCESS_ACL = b"system.posix_acl_access"
+_CAPABILITY = b"security.capability"
+_NS_PER_S = 1_000_000_000
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+class Entry(NamedTuple):
+    """An object as a reply names it. The kernel now holds one more reference to the node."""
+
+    node_id: int
+    state: os.stat_result
+
+
+class DirectoryEntry(NamedTuple):
+    """One name of a directory. `position` is where reading goes on after it."""
+
+    name: bytes
+    position: int
+    node_id: int
+    state: os.stat_result
+
+
+class Passthrough:
+    """One captured directory. Owns `root_fd`, a descriptor of the directory below the mount."""
+
+    def __init__(
+        self,
+        root_fd: int,
+        recorder: Recorder,
+        *,
+        descriptors_max: int = limits.NODE_DESCRIPTORS,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.nodes = NodeTable(root_fd, descriptors_max)
+        self._recorder = recorder
+        self._monotonic_ns = monotonic_ns
+        self._files: dict[int, FileHandle] = {}
+        self._directories: dict[int, DirectoryHandle] = {}
+        self._pending: dict[int, Node] = {}  # nodes whose mtime is still to be journaled; oldest first
+        self._outside: set[int] = set()  # nodes without known name: all their names lie outside the root
+
+    def close(self) -> None:
+        """Close every descriptor. Pending mtimes are the business of `settle`."""
+        for descriptor in (*self._files, *self._directories):
+            os.close(descriptor)
+        self._files.clear()
+        self._directories.clear()
+        self.nodes.close()
+
+    @property
+    def root_fd(self) -> int:
+        return self.nodes.root.descriptor
+
+    # --- nodes ---
+
+    def lookup(self, parent_id: int, name: bytes) -> Entry:
+        parent = self.nodes.get(parent_id)
+        state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        return self._entry(parent, name, state)
+
+    def forget(self, references: Iterable[tuple[int, int]]) -> None:
+        """The kernel gives references back: (node id, count)."""
+        for node_id, count in references:
+            self.nodes.forget(node_id, count)
+
+    def _entry(self, parent: Node, name: bytes, state: os.stat_result) -> Entry:
+        node = self.nodes.attach(parent, name, state)
+        node.lookups += 1
+        return Entry(node.id, state)
+
+    def _directory(self, node: Node) -> int:
+        try:
+            return self.nodes.directory(node)
+        except OSError as error:
+            if error.errno not in _OUT_OF_DESCRIPTORS:
+                raise
+        self.nodes.close_directories()
+        return self.nodes.directory(node)
+
+    # --- attributes ---
+
+    def getattr(self, node_id: int) -> os.stat_result:
+        return self.nodes.stat(self.nodes.get(node_id))
+
+    def setattr(
+        self,
+        node_id: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        handle_id: int | None = None,
+    ) -> os.stat_result:
+        """Change what is given. Records: TRUNCATE for the size, one SETATTR with the results for the rest."""
+        node = self.nodes.get(node_id)
+        is_link = stat.S_ISLNK(self.nodes.stat(node).st_mode)
+        if is_link and (mode is not None or size is not None):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        path = self._path(node)
+        recording = self._recorder.begin(Kind.SETATTR if size is None else Kind.TRUNCATE, path)
+        resized = False
+        mask = 0
+        try:
+            address, follow = self.nodes.address(node)
+            if size is not None:
+                if handle_id is not None and handle_id in self._files:
+                    os.ftruncate(handle_id, size)
+                else:
+                    os.truncate(address, size)
+                resized = True
+            if uid is not None or gid is not None:
+                owner = -1 if uid is None else uid
+                group = -1 if gid is None else gid
+                os.chown(address, owner, group, follow_symlinks=follow)
+                # The kernel below may have cleared suid and sgid.
+                mask |= AttributeMask.UID | AttributeMask.GID | AttributeMask.MODE
+            if mode is not None:
+                os.chmod(address, mode & 0o7777)
+                mask |= AttributeMask.MODE
+            if atime_ns is not None or mtime_ns is not None:
+                self._set_times(node, atime_ns, mtime_ns)
+                mask |= AttributeMask.ATIME if atime_ns is not None else 0
+                mask |= AttributeMask.MTIME if mtime_ns is not None else 0
+            state = self.nodes.stat(node)
+        except OSError:
+            if recording and path is not None:
+                self._recorder.abandon()
+                if resized or mask:
+                    self._recorder.doubt(path)
+            raise
+        if not recording or path is None:
+            return state
+        payload = attributes_of(state, mask).encode() if mask else b""
+        flags = int(node.flags)
+        if size is not None:
+            self._recorder.append(Kind.TRUNCATE, path, flags=flags, inode=node.inode, arg0=size)
+            self._note_change(node)
+            if mask:
+                self._recorder.append_more(Kind.SETATTR, path, payload=payload, flags=flags, inode=node.inode)
+        else:
+            self._recorder.append(Kind.SETATTR, path, payload=payload, flags=flags, inode=node.inode)
+        if mtime_ns is not None and self._pending.pop(node.id, None) is not None:
+            self.nodes.release(node)  # what would have been journaled later has just been
+        return state
+
+    def _set_times(self, node: Node, atime_ns: int | None, mtime_ns: int | None) -> None:
+        if node.descriptor >= 0 or node.parent is None:
+            set_times(node.descriptor, atime_ns, mtime_ns)
+        else:
+            set_times(self._directory(node.parent), atime_ns, mtime_ns, name=node.name)
+
+    def readlink(self, node_id: int) -> bytes:
+        node = self.nodes.get(node_id)
+        if node.descriptor >= 0 or node.parent is None:
+            return os.readlink(b"", dir_fd=node.descriptor)
+        return os.readlink(node.name, dir_fd=self._directory(node.parent))
+
+    # --- creating ---
+
+    def mknod(self, parent_id: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Entry:
+        parent = self.nodes.get(parent_id)
+        kind = Kind.CREATE if stat.S_ISREG(mode) else Kind.MKNOD
+        path, recording = self._begin_creation(kind, parent, name)
+        try:
+            descriptor = self._directory(parent)
+            with CreatedBy(caller):
+                os.mknod(name, mode, rdev, dir_fd=descriptor)
+            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        return self._created(kind, parent, name, path, recording, state)
+
+    def mkdir(self, parent_id: int, name: bytes, mode: int, caller: Caller) -> Entry:
+        parent = self.nodes.get(parent_id)
+        path, recording = self._begin_creation(Kind.MKDIR, parent, name)
+        try:
+            descriptor = self._directory(parent)
+            with CreatedBy(caller):
+                os.mkdir(name, mode & 0o7777, dir_fd=descriptor)
+            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        return self._created(Kind.MKDIR, parent, name, path, recording, state)
+
+    def symlink(self, parent_id: int, name: bytes, text: bytes, caller: Caller) -> Entry:
+        parent = self.nodes.get(parent_id)
+        path, recording = self._begin_creation(Kind.SYMLINK, parent, name)
+        try:
+            descriptor = self._directory(parent)
+            with CreatedBy(caller):
+                os.symlink(text, name, dir_fd=descriptor)
+            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        return self._created(Kind.SYMLINK, parent, name, path, recording, state, text)
+
+    def create(self, parent_id: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[int, Entry]:
+        """Create a regular file and open it. Returns its handle id and entry."""
+        parent = self.nodes.get(parent_id)
+        path, recording = self._begin_creation(Kind.CREATE, parent, name)
+        open_flags = (
+            flags & ~(_DROPPED_FLAGS | os.O_TRUNC) | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
+        try:
+            directory = self._directory(parent)
+            with CreatedBy(caller):
+                descriptor = os.open(name, open_flags, mode & 0o7777, dir_fd=directory)
+            state = os.fstat(descriptor)
+        except OSError as error:
+            if recording:
+                self._recorder.abandon()
+            if error.errno in _OUT_OF_DESCRIPTORS and self.nodes.open_directories:
+                self.nodes.close_directories()
+                return self.create(parent_id, name, mode, flags, caller)
+            if error.errno == errno.EEXIST and not flags & os.O_EXCL:
+                # Somebody made it in the storage below since the kernel found nothing there.
+                entry = self.lookup(parent_id, name)
+                return self.open(entry.node_id, flags, caller), entry
+            raise
+        entry = self._created(Kind.CREATE, parent, name, path, recording, state)
+        return self._add_handle(descriptor, self.nodes.get(entry.node_id), flags), entry
+
+    def _begin_creation(self, kind: Kind, parent: Node, name: bytes) -> tuple[bytes, bool]:
+        path = self.nodes.child_path(parent, name)
+        return path or b"", self._recorder.begin(kind, path)
+
+    def _created(
+        self,
+        kind: Kind,
+        parent: Node,
+        name: bytes,
+        path: bytes,
+        recording: bool,
+        state: os.stat_result,
+        text: bytes = b"",
+    ) -> Entry:
+        if recording:
+            self._recorder.append(
+                kind,
+                path,
+                path2=text,
+                payload=attributes_of(state, CREATION_MASK).encode(),
+                flags=int(Flag.DIRECTORY) if kind is Kind.MKDIR else 0,
+                inode=state.st_ino,
+            )
+            self._note_change(parent)
+        return self._entry(parent, name, state)
+
+    # --- names ---
+
+    def link(self, node_id: int, parent_id: int, name: bytes) -> Entry:
+        node = self.nodes.get(node_id)
+        parent = self.nodes.get(parent_id)
+        old_path = self._path(node)
+        new_path = self.nodes.child_path(parent, name)
+        recording = new_path is not None and self._recorder.begin(Kind.LINK, old_path, new_path)
+        try:
+            address, descriptor = self.nodes.address_and_directory(node, parent)
+            # A pinned object's address is a magic link to it; another's is its own name, maybe a symlink.
+            os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=node.descriptor >= 0)
+            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        node.links = state.st_nlink
+        if recording and old_path is not None and new_path is not None:
+            self._recorder.append(
+                Kind.LINK, old_path, path2=new_path, flags=int(node.flags), inode=node.inode
+            )
+            self._note_change(parent)
+        return self._entry(parent, name, state)
+
+    def unlink(self, parent_id: int, name: bytes) -> None:
+        self._remove(Kind.UNLINK, self.nodes.get(parent_id), name)
+
+    def rmdir(self, parent_id: int, name: bytes) -> None:
+        self._remove(Kind.RMDIR, self.nodes.get(parent_id), name)
+
+    def _remove(self, kind: Kind, parent: Node, name: bytes) -> None:
+        state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        node = self.nodes.find(state)
+        path = self.nodes.child_path(parent, name)
+        recording = self._recorder.begin(kind, path)
+        pinned = False
+        try:
+            pinned = node is not None and self._pin_last_name(node, parent, name)
+            remove = os.rmdir if kind is Kind.RMDIR else os.unlink
+            remove(name, dir_fd=self._directory(parent))
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            if pinned and node is not None:
+                self.nodes.unpin(node)
+            raise
+        if recording and path is not None:
+            self._recorder.append(kind, path, flags=_flags_of(state), inode=state.st_ino)
+            self._note_change(parent)
+        if node is not None:
+            self._name_removed(node, parent, name, state)
+
+    def _pin_last_name(self, node: Node, parent: Node, name: bytes) -> bool:
+        """Before `name` goes away: keep a grip on the object if that is the only name we know."""
+        if node.others is not None or node.parent is not parent or node.name != name:
+            return False
+        try:
+            self.nodes.pin(node)
+        except OSError as error:
+            if error.errno not in _OUT_OF_DESCRIPTORS:
+                raise
+            self.nodes.close_directories()
+            self.nodes.pin(node)
+        return True
+
+    def _name_removed(self, node: Node, parent: Node, name: bytes, before: os.stat_result) -> None:
+        node.links = 0 if node.is_directory else before.st_nlink - 1
+        self.nodes.remove_name(node, parent, name)
+
+    def rename(
+        self, parent_id: int, name: bytes, new_parent_id: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        """rename(2) with the flags RENAME_NOREPLACE or RENAME_EXCHANGE; others are EINVAL."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        nodes = self.nodes
+        parent, new_parent = nodes.get(parent_id), nodes.get(new_parent_id)
+        state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        replaced: os.stat_result | None
+        try:
+            replaced = os.stat(new_name, dir_fd=self._directory(new_parent), follow_symlinks=False)
+        except FileNotFoundError:
+            replaced = None
+        is_same = replaced is not None and os.path.samestat(state, replaced)
+        other = None if replaced is None or is_same else nodes.find(replaced)
+        path, new_path = nodes.child_path(parent, name), nodes.child_path(new_parent, new_name)
+        recording = not is_same and new_path is not None and self._recorder.begin(Kind.RENAME, path, new_path)
+        pinned = False
+        try:
+            pinned = other is not None and not flags and self._pin_last_name(other, new_parent, new_name)
+            old_fd, new_fd = nodes.two_directories(parent, new_parent)
+            if flags:
+                renameat2(old_fd, name, new_fd, new_name, flags)
+            else:
+                os.rename(name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            if pinned and other is not None:
+                nodes.unpin(other)
+            raise
+        if is_same:  # two names of one file: rename(2) leaves both
+            return
+        if recording and path is not None and new_path is not None:
+            self._recorder.append(
+                Kind.RENAME,
+                path,
+                path2=new_path,
+                flags=_flags_of(state),
+                inode=state.st_ino,
+                arg0=flags,
+            )
+            self._note_change(parent)
+            if new_parent is not parent:
+                self._note_change(new_parent)
+        moved = nodes.find(state)
+        if flags & RENAME_EXCHANGE:
+            if moved is not None:
+                nodes.move_name(moved, parent, name, new_parent, new_name)
+            if other is not None:
+                nodes.move_name(other, new_parent, new_name, parent, name)
+            return
+        if other is not None and replaced is not None:
+            self._name_removed(other, new_parent, new_name, replaced)
+        if moved is not None:
+            nodes.move_name(moved, parent, name, new_parent, new_name)
+
+    # --- files ---
+
+    def open(self, node_id: int, flags: int, caller: Caller) -> int:
+        """Open a regular file; returns a handle id. O_TRUNC truncates, and is recorded as that."""
+        node = self.nodes.get(node_id)
+        if flags & os.O_TRUNC:
+            return self._open_truncated(node, flags, caller)
+        return self._add_handle(self._open(node, flags), node, flags)
+
+    def _open(self, node: Node, flags: int) -> int:
+        flags = flags & ~_DROPPED_FLAGS | os.O_CLOEXEC
+        try:
+            return self._open_once(node, flags)
+        except OSError as error:
+            if error.errno not in _OUT_OF_DESCRIPTORS:
+                raise
+        self.nodes.close_directories()
+        return self._open_once(node, flags)
+
+    def _open_once(self, node: Node, flags: int) -> int:
+        if node.descriptor >= 0 or node.parent is None:
+            return os.open(self.nodes.address(node)[0], flags & ~os.O_NOFOLLOW)
+        descriptor = os.open(node.name, flags | os.O_NOFOLLOW, dir_fd=self.nodes.directory(node.parent))
+        state = os.fstat(descriptor)
+        if state.st_ino != node.inode or state.st_dev != node.device:
+            os.close(descriptor)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return descriptor
+
+    def _open_truncated(self, node: Node, flags: int, caller: Caller) -> int:
+        path = self._path(node)
+        recording = self._recorder.begin(Kind.TRUNCATE, path)
+        try:
+            descriptor = self._open(node, flags & ~os.O_TRUNC)
+            try:
+                os.ftruncate(descriptor, 0)
+                # The kernel clears these bits itself on other truncations, but not on this one.
+                mode = os.fstat(descriptor).st_mode
+                unprivileged = _without_privileges(mode, caller)
+                if unprivileged != mode:
+                    os.fchmod(descriptor, unprivileged & 0o7777)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        if recording and path is not None:
+            self._recorder.append(Kind.TRUNCATE, path, flags=int(node.flags), inode=node.inode, arg0=0)
+            if unprivileged != mode:
+                self._record_mode(node, path, os.fstat(descriptor))
+            self._note_change(node)
+        return self._add_handle(descriptor, node, flags)
+
+    def _add_handle(self, descriptor: int, node: Node, flags: int) -> int:
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self._files[descriptor] = FileHandle(descriptor, node, writable, bool(flags & _SYNC_FLAGS))
+        node.uses += 1
+        return descriptor
+
+    def read(self, handle_id: int, offset: int, size: int) -> bytes:
+        return os.pread(handle_id, size, offset)
+
+    def write(self, handle_id: int, offset: int, data: bytes) -> int:
+        """Returns the bytes written, which the record carries: fewer only if the storage is full."""
+        node = self._files[handle_id].node
+        path = self._path(node)
+        recorder = self._recorder
+        if not recorder.begin(Kind.WRITE, path) or path is None:
+            if path is None and node.links > 0:
+                self._note_change(node)
+            return os.pwrite(handle_id, data, offset)
+        try:
+            count = os.pwrite(handle_id, data, offset)
+        except OSError:
+            recorder.abandon()
+            raise
+        recorder.append(
+            Kind.WRITE,
+            path,
+            payload=data if count == len(data) else data[:count],
+            flags=int(node.flags),
+            inode=node.inode,
+            arg0=offset,
+        )
+        self._note_change(node)
+        return count
+
+    def is_synchronous(self, handle_id: int) -> bool:
+        """Whether a write is to be followed by `fsync` before its reply (O_SYNC, O_DSYNC)."""
+        return self._files[handle_id].synchronous
+
+    def flush(self, handle_id: int) -> None:
+        """An application closed one of its descriptors."""
+
+    def release(self, handle_id: int) -> None:
+        """The last descriptor of an open file is gone: its mtime is final as far as this program goes."""
+        handle = self._files.pop(handle_id)
+        node = handle.node
+        if handle.writable and self._pending.pop(node.id, None) is not None:
+            self._record_mtime(node)
+            self.nodes.release(node)
+        try:
+            os.close(handle_id)
+        finally:
+            self.nodes.release(node)
+
+    def fsync(self, handle_id: int, datasync: bool) -> None:
+        (os.fdatasync if datasync else os.fsync)(handle_id)
+
+    # --- directories ---
+
+    def opendir(self, node_id: int) -> int:
+        node = self.nodes.get(node_id)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        descriptor = os.open(".", flags, dir_fd=self._directory(node))
+        self._directories[descriptor] = DirectoryHandle(node)
+        node.uses += 1
+        return descriptor
+
+    def readdir(self, handle_id: int, position: int) -> Iterator[DirectoryEntry]:
+        """Entries from `position` on, without "." and "..". Each one consumed is a reference for the kernel."""
+        handle = self._directories[handle_id]
+        if position == 0 or not handle.is_read:
+            handle.names = [os.fsencode(name) for name in os.listdir(handle_id)]
+            handle.is_read = True
+        for index in range(position, len(handle.names)):
+            name = handle.names[index]
+            try:
+                state = os.stat(name, dir_fd=handle_id, follow_symlinks=False)
+            except FileNotFoundError:  # removed since the snapshot
+                continue
+            yield DirectoryEntry(name, index + 1, *self._entry(handle.node, name, state))
+
+    def releasedir(self, handle_id: int) -> None:
+        handle = self._directories.pop(handle_id)
+        os.close(handle_id)
+        self.nodes.release(handle.node)
+
+    def fsyncdir(self, handle_id: int, datasync: bool) -> None:
+        self.fsync(handle_id, datasync)
+
+    def statfs(self) -> os.statvfs_result:
+        return os.fstatvfs(self.nodes.root.descriptor)
+
+    # --- extended attributes ---
+
+    def lacks_capability(self, node_id: int) -> bool:
+        """Whether it is known that there is no security.capability: the kernel asks before every write."""
+        return self.nodes.get(node_id).lacks_capability
+
+    def getxattr(self, node_id: int, name: bytes) -> bytes:
+        node = self.nodes.get(node_id)
+        address, follow = self.nodes.address(node)
+        try:
+            return os.getxattr(address, name, follow_symlinks=follow)
+        except OSError as error:
+            if name == _CAPABILITY and error.errno in (errno.ENODATA, errno.ENOTSUP):
+                node.lacks_capability = True
+            raise
+
+    def listxattr(self, node_id: int) -> list[bytes]:
+        address, follow = self.nodes.address(self.nodes.get(node_id))
+        return [os.fsencode(name) for name in os.listxattr(address, follow_symlinks=follow)]
+
+    def setxattr(self, node_id: int, name: bytes, value: bytes, caller: Caller, flags: int = 0) -> None:
+        """Set an attribute. An access ACL may change the mode: a SETATTR follows then."""
+        node = self.nodes.get(node_id)
+        node.lacks_capability = node.lacks_capability and name != _CAPABILITY
+        path = self._path(node) if is_replicated_xattr(name) else None
+        recording = self._recorder.begin(Kind.SETXATTR, path)
+        before = self.nodes.stat(node) if name == _ACCESS_ACL else None
+        try:
+            address, follow = self.nodes.address(node)
+            os.setxattr(address, name, value, flags, follow_symlinks=follow)
+            after = None if before is None else self._drop_group_id(node, caller)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        if recording and path is not None:
+            self._recorder.append(
+                Kind.SETXATTR,
+                path,
+                path2=name,
+                payload=value,
+                flags=int(node.flags),
+                inode=node.inode,
+                arg0=flags,
+            )
+            if after is not None and before is not None and after.st_mode != before.st_mode:
+                self._record_mode(node, path, after)
+
+    def _drop_group_id(self, node: Node, caller: Caller) -> os.stat_result:
+        """Who sets an ACL without being in the file's group takes its sgid bit away; we are in every group."""
+        state = self.nodes.stat(node)
+        if state.st_mode & stat.S_ISGID and caller.uid != 0 and not caller.is_in_group(state.st_gid):
+            os.chmod(self.nodes.address(node)[0], state.st_mode & 0o7777 & ~stat.S_ISGID)
+            state = self.nodes.stat(node)
+        return state
+
+    def removexattr(self, node_id: int, name: bytes) -> None:
+        node = self.nodes.get(node_id)
+        path = self._path(node) if is_replicated_xattr(name) else None
+        recording = self._recorder.begin(Kind.REMOVEXATTR, path)
+        try:
+            address, follow = self.nodes.address(node)
+            os.removexattr(address, name, follow_symlinks=follow)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        if recording and path is not None:
+            self._recorder.append(Kind.REMOVEXATTR, path, path2=name, flags=int(node.flags), inode=node.inode)
+
+    # --- late mtimes ---
+
+    def tick(self) -> None:
+        """Journal the mtimes of files and directories that have been quiet for `limits.QUIET_MTIME_S`."""
+        if not self._pending:
+            return
+        quiet_since_ns = self._monotonic_ns() - int(limits.QUIET_MTIME_S * _NS_PER_S)
+        for node in [node for node in self._pending.values() if node.changed_ns <= quiet_since_ns]:
+            self._flush_mtime(node)
+
+    def settle(self) -> None:
+        """Journal all mtimes that are still pending, at once."""
+        for node in list(self._pending.values()):
+            self._flush_mtime(node)
+
+    @property
+    def pending_mtimes(self) -> int:
+        return len(self._pending)
+
+    def _note_change(self, node: Node) -> None:
+        node.changed_ns = self._monotonic_ns()
+        if node.id not in self._pending:
+            self._pending[node.id] = node
+            node.uses += 1
+            if len(self._pending) > limits.PENDING_MTIMES:
+                self._flush_mtime(next(iter(self._pending.values())))
+
+    def _flush_mtime(self, node: Node) -> None:
+        del self._pending[node.id]
+        self._record_mtime(node)
+        self.nodes.release(node)
+
+    def _record_mtime(self, node: Node) -> None:
+        path = self._path(node)
+        if path is None:
+            if node.links > 0 and not node.is_directory and node.id not in self._outside:
+                self._recorder.doubt(b"")  # it changed under a name that a search did not find
+            return
+        try:
+            state = self.nodes.stat(node)
+        except OSError:  # changed in the storage below: nothing of ours to tell
+            return
+        self._recorder.append_more(
+            Kind.SETATTR,
+            path,
+            payload=attributes_of(state, AttributeMask.MTIME).encode(),
+            flags=int(node.flags | Flag.AFTER_CLOSE),
+            inode=node.inode,
+        )
+
+    def _record_mode(self, node: Node, path: bytes, state: os.stat_result) -> None:
+        payload = attributes_of(state, AttributeMask.MODE).encode()
+        self._recorder.append_more(
+            Kind.SETATTR, path, payload=payload, flags=int(node.flags), inode=node.inode
+        )
+
+    # --- paths ---
+
+    def _path(self, node: Node) -> bytes | None:
+        """The path to record an operation under, an active one if the file has several; None without a name."""
+        path = self.nodes.path(node)
+        if path is None:
+            if node.links > 0 and not node.is_directory:
+                path = self._search_name(node)
+        elif node.others is not None and not self._recorder.is_active(path):
+            for parent, name in node.others:
+                other = self.nodes.child_path(parent, name)
+                if other is not None and self._recorder.is_active(other):
+                    return other
+        return path
+
+    def _search_name(self, node: Node) -> bytes | None:
+        """A file that lives on under a hard link that was never looked up."""
+        if node.id in self._outside or not self._recorder.active:
+            return None
+        result = find_name(self.nodes, node, limits.NAME_SEARCH_ENTRIES)
+        if result is Search.FOUND:
+            self.nodes.unpin(node)
+            return self.nodes.path(node)
+        if result is Search.NOWHERE:
+            self._outside.add(node.id)
+        return None
+
+
+def _flags_of(state: os.stat_result) -> int:
+    if stat.S_ISDIR(state.st_mode):
+        return int(Flag.DIRECTORY)
+    return int(Flag.MULTILINK) if state.st_nlink > 1 else 0
+
+
+def _without_privileges(mode: int, caller: Caller) -> int:
+    """The mode after `caller` changed the content: suid goes, and sgid if the group may execute."""
+    if caller.uid == 0:
+        return mode
+    mode &= ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return mode
