@@ -63,7 +63,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is imported by now stays for good: collecting after each test need not look at it again and again."""
+    """What is imported by now stays for good: collecting after each test need not look at it again."""
     gc.collect()
     gc.freeze()
 

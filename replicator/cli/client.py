@@ -18,8 +18,8 @@ from replicator.errors import (
     UnreachableError,
     UsageError,
 )
+from replicator.paths import Home
 
-SOCKET_NAME = "api.sock"
 ANSWER_TIMEOUT_S = 60.0  # mounting, or a peer that has to be asked, may take a while
 
 _ERRORS: dict[int, type[ReplicatorError]] = {
@@ -36,10 +36,9 @@ class _UnixConnection(http.client.HTTPConnection):
     deeper.
     """
 
-    def __init__(self, directory: str, name: str, timeout_s: float | None) -> None:
+    def __init__(self, path: str, timeout_s: float | None) -> None:
         super().__init__("localhost", timeout=timeout_s)
-        self._directory = directory
-        self._name = name
+        self._directory, self._name = os.path.split(path)
 
     def connect(self) -> None:
         directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -56,6 +55,7 @@ class Client:
 
     def __init__(self, home: str) -> None:
         self.home = home
+        self._log = Home(home).event_log
 
     def get(self, *path: str, **query: str | int | float | None) -> Any:
         """GET /v1/<path>, quoted, and `query` without its None members. Returns the document."""
@@ -83,7 +83,7 @@ class Client:
         timeout_s: float | None = ANSWER_TIMEOUT_S,
     ) -> Any:
         target = "/v1/" + "/".join(quote(part, safe="") for part in path) + query
-        connection = _UnixConnection(self.home, SOCKET_NAME, timeout_s)
+        connection = _UnixConnection(Home(self.home).api_socket, timeout_s)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, target, None if body is None else json.dumps(body), headers)
@@ -100,13 +100,12 @@ class Client:
             ) from None
         except TimeoutError:
             raise UnreachableError(
-                f"the agent of {self.home} did not answer within {timeout_s:.0f} s;"
-                f" see {self.home}/log/dtd.log"
+                f"the agent of {self.home} did not answer within {timeout_s:.0f} s; see {self._log}"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise UnreachableError(
-                f"the agent of {self.home} broke off the conversation ({reason}); see {self.home}/log/dtd.log"
+                f"the agent of {self.home} broke off the conversation ({reason}); see {self._log}"
             ) from None
         finally:
             connection.close()

@@ -1,5 +1,6 @@
 """Names for shell completion, asked of the agent. A shell must never be disturbed: no agent, no names."""
 
+import os
 from typing import Any
 
 import typer
@@ -39,7 +40,7 @@ def mount_paths(client: Client) -> list[str]:
 
 def _client(context: typer.Context) -> Client:
     # While completing, no callback runs: the options of the outermost command are there, its object is not.
-    return Client(str(context.find_root().params.get("home")))
+    return Client(os.path.abspath(str(context.find_root().params.get("home"))))
 
 
 def _listed(client: Client, what: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """`dtctl`: the command line of an agent. Assembles the commands; errors become one line and an exit code."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -8,8 +9,8 @@ import typer
 
 from replicator.cli import connect, connection, console, events, monitor, mount, repset, status
 from replicator.cli.client import Client
-from replicator.cli.options import DEFAULT_HOME
 from replicator.errors import ExitCode, ReplicatorError
+from replicator.paths import DEFAULT_HOME, HOME_VARIABLE
 
 # typer exports only a subclass of click's usage error, and newer releases carry click inside.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -39,14 +40,14 @@ def _options(
     context: typer.Context,
     home: Annotated[
         str,
-        typer.Option("--home", envvar="REPLICATOR_HOME", metavar="DIR", help="Home directory of the agent."),
+        typer.Option("--home", envvar=HOME_VARIABLE, metavar="DIR", help="Home directory of the agent."),
     ] = DEFAULT_HOME,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    context.obj = Client(home)
+    context.obj = Client(os.path.abspath(home))
 
 
 for _module in (connect, status, connection):

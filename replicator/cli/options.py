@@ -8,8 +8,6 @@ import typer
 from replicator.cli import complete
 from replicator.cli.client import Client
 
-DEFAULT_HOME = "/var/lib/replicator"
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Connection = Annotated[
     str,

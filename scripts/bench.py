@@ -1,0 +1,55 @@
+"""Run the benchmarks and keep their tables. `make bench` runs this.
+
+    bench.py [NAME...]
+
+Each bench/bench_*.py prints one Markdown document; it goes to bench/results/NAME.md, below a line about the
+machine it was measured on. Names choose some of them: `bench.py mirror latency`.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+
+
+def machine() -> str:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (
+        f"Measured on: {os.cpu_count()} processors, {memory_bytes / 2**30:.0f} GiB of memory,"
+        f" Linux {platform.release()}, Python {platform.python_version()}.\n"
+    )
+
+
+def main(names: list[str]) -> int:
+    programs = {path.stem.removeprefix("bench_"): path for path in sorted(BENCH.glob("bench_*.py"))}
+    unknown = [name for name in names if name not in programs]
+    if unknown or not programs:
+        print(
+            f"bench: no such benchmark: {' '.join(unknown)}; there are: {' '.join(programs)}", file=sys.stderr
+        )
+        return 2
+    results = BENCH / "results"
+    results.mkdir(exist_ok=True)
+    failed = []
+    for name in names or programs:
+        print(f"\n# {name}", flush=True)
+        program = subprocess.Popen([sys.executable, programs[name]], stdout=subprocess.PIPE, text=True)
+        assert program.stdout is not None
+        lines = []
+        for line in program.stdout:  # shown while it is measured
+            print(line, end="", flush=True)
+            lines.append(line)
+        if program.wait() == 0:
+            (results / f"{name}.md").write_text(f"{machine()}\n{''.join(lines)}")
+        else:
+            failed.append(name)
+    for name in failed:
+        print(f"bench: {name} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
