@@ -119,3 +119,17 @@ _target = _group("target", "The target: whether it applies what arrives.", "paus
 def _target_list(context: typer.Context, json: Json = False) -> None:
     """Show the copies that are kept on this host."""
     output.emit(agent(context).get("targets"), json, "targets")
+
+
+@_target.command("forget", epilog="Example: dtctl target forget 6f0e3c52-9d1b-4c55-a8f1-3f6b9c1d2e77")
+def _target_forget(
+    context: typer.Context,
+    uuid: Annotated[str, typer.Argument(metavar="UUID", help="Connection whose source is gone for good.")],
+    json: Json = False,
+) -> None:
+    """Forget a connection that ends here; its copy stays."""
+    forgotten = agent(context).post("targets", body={"action": "forget", "uuid": uuid})
+    if json:
+        output.print_json(forgotten)
+    else:
+        output.say(f"connection {uuid} is forgotten; its copy stays")

@@ -217,6 +217,7 @@ HERE = os.getcwd()
         ("transmit resume 1", "POST", "connections/1/transmit", {"action": "resume"}, {}),
         ("target pause 1", "POST", "connections/1/target", {"action": "pause"}, {}),
         ("target list", "GET", "targets", None, []),
+        ("target forget b1c4", "POST", "targets", {"action": "forget", "uuid": "b1c4"}, {"count": 1}),
         (
             "protect data backup:/d",
             "POST",
