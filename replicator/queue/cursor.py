@@ -1,5 +1,6 @@
 """The reading side of a journal: one cursor per reader, in any process of the host."""
 
+import contextlib
 from collections import deque
 from typing import NamedTuple
 from uuid import UUID
@@ -43,12 +44,12 @@ class _Place:
         self.bytes = head.bytes  # of all records up to here
 
     def close(self) -> None:
-        if self._handle is not None:
-            self._disk.close(self._handle)
-            self._handle = None
-        if self._following is not None:
-            self._disk.close(self._following[0])
-            self._following = None
+        handles = (self._handle, self._following[0] if self._following else None)
+        self._handle = self._following = None
+        for handle in handles:
+            if handle is not None:
+                with contextlib.suppress(OSError):  # it was only read from
+                    self._disk.close(handle)
 
     def find_segment(self, sequence: int, newest: int) -> None:
         """Go to the start of the segment that holds the record after `sequence`.
