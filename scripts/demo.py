@@ -47,7 +47,7 @@ from replicator.cli import render
 from replicator.cli.client import Client
 from replicator.cli.units import bytes_text, count_text, seconds_text
 from replicator.errors import ReplicatorError
-from replicator.limits import QUIET_MTIME_S
+from replicator.limits import MEMORY_DIRECTORY, QUIET_MTIME_S
 
 SCRIPTS = Path(__file__).resolve().parent
 PROGRAMS = Path(sys.executable).parent  # where dtd and dtctl are installed: the same virtual environment
@@ -73,8 +73,9 @@ class DemoError(Exception):
 
 def outside(options: argparse.Namespace) -> int:
     source = os.path.realpath(options.source)
+    if os.geteuid() == 0:
+        sweep_killed_demos(source)
     check_machine(source, options.target)
-    sweep_killed_demos(source)
     with ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix=PREFIX))
         stack.callback(remove_work, work)
@@ -173,13 +174,13 @@ def remove_work(work: Path) -> None:
     for point, _ in reversed(list(mounts())):
         if point.startswith(f"{work}/"):
             run_quietly("umount", "-l", point)
-    for identity in work.glob("*/agent.json"):
-        try:
-            uuid = json.loads(identity.read_bytes())["uuid"]
-        except (OSError, ValueError, KeyError):
-            continue
-        shutil.rmtree(f"/dev/shm/replicator-{uuid}", ignore_errors=True)
+    shutil.rmtree(memory_of(work), ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def memory_of(work: Path) -> Path:
+    """Where the demo's agents keep the memory tier of their queues: a place of its own is easily removed."""
+    return Path(MEMORY_DIRECTORY, work.name)
 
 
 def processes_of(work: Path) -> Iterator[int]:
@@ -236,7 +237,10 @@ class Agent:
     def start(self) -> None:
         arguments = ["--home", self.home, "--name", self.name, "--listen", f"127.0.0.1:{self.port}"]
         show_command("dtd", *arguments)
-        os.makedirs(self.home, mode=0o700, exist_ok=True)
+        os.makedirs(self.home, mode=0o700)
+        memory = memory_of(Path(self.home).parent)
+        memory.mkdir(mode=0o700, exist_ok=True)
+        Path(self.home, "replicator.toml").write_text(f'[queue]\nmemory_directory = "{memory}"\n')
         with open(f"{self.home}/output.log", "wb") as log:
             self._process = subprocess.Popen([str(PROGRAMS / "dtd"), *arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S

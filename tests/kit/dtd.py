@@ -1,0 +1,118 @@
+"""Real agents as processes, driven by `dtctl` as a user drives them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START_TIMEOUT_S = 20.0
+COMMAND_TIMEOUT_S = 60.0
+
+_DTD = [sys.executable, "-c", "from replicator.agent.dtd import main; main()"]
+_DTCTL = [sys.executable, "-c", "from replicator.cli.main import main; main()"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Result:
+    """How a command ended."""
+
+    def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
+        self.code = process.returncode
+        self.out = process.stdout
+        self.err = process.stderr
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+class Agent:
+    """A dtd with a home of its own."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        self.home = home
+        self.name = name
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.home.mkdir(exist_ok=True)
+        with open(self.home / "dtd.out", "ab") as output:
+            self.process = subprocess.Popen(
+                [*_DTD, "--home", self.home, "--name", self.name, "--listen", self.address],
+                stdout=output,
+                stderr=output,
+            )
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while self.dtctl("status").code != 0:
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                raise AssertionError(f"{self.name} did not start:\n{(self.home / 'dtd.out').read_text()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """SIGTERM, as systemd does: mounts stay."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        process.send_signal(number)
+        process.wait(30)
+
+    def dtctl(self, *arguments: str | os.PathLike[str]) -> Result:
+        return self._run(_DTCTL, *arguments)
+
+    def dtd(self, *arguments: str) -> Result:
+        return self._run(_DTD, *arguments)
+
+    def json(self, *arguments: str | os.PathLike[str]) -> Any:
+        """The document of a command that must succeed."""
+        return self.dtctl(*arguments, "--json").json
+
+    def _run(self, program: list[str], *arguments: str | os.PathLike[str]) -> Result:
+        # --home comes before the command for dtctl; dtd takes it anywhere.
+        command = [*program, "--home", self.home, *arguments]
+        return Result(
+            subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
+        )
+
+    def close(self) -> None:
+        """Take everything down, whatever state it is in."""
+        self.stop()
+        if self.home.is_dir():
+            self.dtd("--stop-mounts", "--force")
+
+
+@contextmanager
+def running(directory: Path, *names: str) -> Iterator[list[Agent]]:
+    """Agents with homes below `directory`, started; everything of theirs is down afterwards."""
+    agents = [Agent(directory / name, name) for name in names]
+    try:
+        for agent in agents:
+            agent.start()
+        yield agents
+    finally:
+        for agent in agents:
+            agent.close()
