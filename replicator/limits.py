@@ -62,6 +62,13 @@ PENDING_MTIMES = 10_000  # mtimes that wait for their pause; beyond, the oldest 
 NAME_SEARCH_ENTRIES = 200_000  # looked at for another name of a hard-linked file that lost all known ones
 CAPTURE_THREADS = 32  # fsyncs, cold reads and the like in flight at a time
 CAPTURE_TICK_S = 0.25  # between two looks at mtimes that are due
+COLLECT_INTERVAL_S = 1.0  # between two looks for journal segments that nobody needs
+DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
+
+# --- control sockets ---
+CONTROL_LINE_BYTES = 4 * MIB  # one request or reply
+CONTROL_TIMEOUT_S = 10.0  # for an answer, unless the caller gives another
+CONTROL_REPLY_S = 1.0  # for a last reply to leave when the server ends
 
 # --- session ---
 PORT = 1500  # NT-01

@@ -108,7 +108,7 @@ class Connected(Frame, frozen=True):
     durable: tuple[Mark | None, ...]
     data_state: str  # status.TargetDataState
     mirroring: bool  # the stream is between MIRROR_BEGIN and MIRROR_END
-    stream_batches: Count  # batches received since the last MIRROR_BEGIN
+    stream_batches: Count  # number of the last batch received since the last MIRROR_BEGIN; 0: none
     mirror_id: str  # of that MIRROR_BEGIN; "" for none
     receiver_pid: int
 
@@ -165,8 +165,8 @@ class MirrorEnd(Frame, frozen=True):
 
 
 class Acknowledge(Frame, frozen=True):
-    """Target → source: the three marks, one per journal (sequence only), and the batches applied since
-    MIRROR_BEGIN.
+    """Target → source: the three marks, one per journal (sequence only), and the numbers of the last batches
+    since MIRROR_BEGIN; 0: none.
     """
 
     received: tuple[Count, ...]

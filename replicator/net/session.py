@@ -133,12 +133,12 @@ class Session:
         """
         while self._ended is None:
             now = trio.current_time()
-            if self._waiting_since is not None and now - self._waiting_since >= self._silence_s:
+            if self._waiting_since is not None and now >= self._waiting_since + self._silence_s:
                 self._end(PeerSilent(f"nothing was heard from the peer for {self._silence_s:g} s"))
                 if self._read_scope is not None:
                     self._read_scope.cancel()
                 return
-            if now - self._last_sent >= self._heartbeat_s and not self._send_lock.locked():
+            if now >= self._last_sent + self._heartbeat_s and not self._send_lock.locked():
                 # While a send is under way the peer hears us, or does not read: a PING could change neither.
                 self._last_sent = now
                 if self.engine.may_send(Ping):
@@ -150,8 +150,10 @@ class Session:
             ping_at = now if self._send_lock.locked() else self._last_sent
             await trio.sleep_until(min(ping_at + self._heartbeat_s, silent_from + self._silence_s))
 
-    async def close(self, reason: str) -> None:
+    async def close(self, reason: str, *, linger: bool = True) -> None:
         """End the session: BYE if that is still possible, then the stream. Takes at most `CLOSE_TIMEOUT_S`.
+
+        `linger`: wait for the peer to close as well; otherwise what it still sends may destroy the BYE.
 
         The reader, if another task is reading, gets what the peer had sent before it heard us, then
         `SessionEnded`.
@@ -164,7 +166,8 @@ class Session:
                         await self._write(self.engine.send(Bye(reason[:1000])))
                         if isinstance(self._stream, trio.abc.HalfCloseableStream):
                             await self._stream.send_eof()
-                    await self._linger()
+                    if linger:
+                        await self._linger()
             except (SessionEnded, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # the peer is gone: there is nobody to tell
         if self._ended is None:

@@ -60,8 +60,10 @@ class LinkStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task sends")
         self._sending = True
         try:
-            await trio.lowlevel.checkpoint()
+            # As a socket: a send that need not wait is not cut in two by a cancellation.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await self._send(bytes(data))
+            await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._sending = False
 

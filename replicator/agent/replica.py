@@ -1,0 +1,471 @@
+"""The replica: applies the spool to the target tree, strictly in order, exactly once, and knows how far it
+is.
+
+The applied position is stored in shared memory after every operation, so a successor of a killed process
+finds the one operation in doubt. What fails is tried again and shown; nothing overtakes it. One task runs
+`run`, another `keep_durable`; all state changes between two checkpoints.
+"""
+
+import errno
+import os
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import trio
+
+from replicator import limits
+from replicator.agent.replica_state import (
+    Applied,
+    Marks,
+    RefusedBatch,
+    ReplicaState,
+    StateFile,
+    encode,
+)
+from replicator.agent.replica_tree import Tree
+from replicator.agent.shared_value import SharedValue
+from replicator.agent.spool import Spool, Spooled
+from replicator.errors import ReplicatorError
+from replicator.mirror.pieces import Batch, Refused, decode_batch, encode_refused
+from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
+from replicator.ops import NO_IDENTITY, Kind, Position, Record
+from replicator.queue import record as codec
+from replicator.status import TargetDataState, TargetStatus
+from replicator.world import World
+
+_TARGET_IS_ILL = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE),
+    }
+)
+"""Errors that concern the whole target, not one path: also a tolerant target waits for their end."""
+
+_FAILURES = (OSError, ReplicatorError, ValueError, OverflowError, struct.error)
+"""How an operation fails. The last three mean values that no honest source sends; they must not end this
+process.
+"""
+
+_BREATH_OPERATIONS = 64
+_BREATH_NS = 3_000_000
+"""Other tasks get their turn after so many operations or so much time."""
+
+
+class Replica:
+    """`changed` is called when a mark, a status or a refusal is new; the caller then looks at the
+    attributes.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        spool: Spool,
+        state_file: StateFile,
+        state: ReplicaState,
+        applied: Applied,
+        page: SharedValue,
+        refused: list[RefusedBatch],
+        save_refused: Callable[[list[RefusedBatch]], None],
+        open_tree: Callable[[Connect], Tree],
+        changed: Callable[[], None],
+    ) -> None:
+        self.state = state
+        self.applied = applied
+        self.status = TargetStatus.OK
+        self.reason = ""  # why it is retrying
+        self.drained = False
+        self.operations = 0  # applied by this process
+        self.last_path = b""
+        self.refused: deque[RefusedBatch] = deque(refused)
+        self.refusals = len(refused)  # ever appended to `refused`
+        self.tree: Tree | None = None
+        self._world = world
+        self._spool = spool
+        self._state_file = state_file
+        self._page = page
+        self._save_refused = save_refused
+        self._open_tree = open_tree
+        self._changed = changed
+        self._journals: tuple[str, ...] = ()
+        self._wake = trio.Event()
+        self._held = False  # pause or stop was asked for: look before the next operation
+        self._paused = False
+        self._stopping = False
+        self._unsynced = trio.Event()
+        self._tree_lock = trio.Lock()  # the tree is being synced, or replaced
+        self._save_lock = trio.Lock()
+        self._since_breath = 0
+        self._breath_ns = 0
+        self._in_doubt = False
+
+    # --- what others ask for ---
+
+    def wake(self) -> None:
+        """There is something new in the spool."""
+        self.drained = False
+        self._wake.set()
+
+    def pause(self) -> None:
+        """PT-01: the operation in progress is finished, then nothing is applied until `resume`."""
+        if not self._paused:
+            self._paused = self._held = True
+            self._show(TargetStatus.PAUSE_PENDING, "")
+            self._wake.set()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._held = self._stopping
+            self._show(TargetStatus.OK, "")
+            self._wake.set()
+
+    def stop(self) -> None:
+        """`run` returns after the operation in progress."""
+        self._stopping = self._held = True
+        self._wake.set()
+
+    # --- applying ---
+
+    async def run(self) -> None:
+        """Apply what is in the spool and what comes, until `stop`. Raises JournalError if the spool is
+        damaged.
+        """
+        self._in_doubt = not self.state.clean and self._spool.head != self.applied.spool
+        try:
+            if self.state.connect is not None:
+                await self._configure(self.state.connect)
+            while not self._stopping:
+                frame = self._spool.read() if not self._paused else None
+                if frame is not None:
+                    await self._apply_frame(frame)
+                    self._since_breath += 1
+                    if self._since_breath >= _BREATH_OPERATIONS:
+                        await self._breathe()
+                    continue
+                if self._paused:
+                    self._show(TargetStatus.PAUSED, "")
+                else:
+                    self._in_doubt = False
+                    self.drained = True
+                    self._changed()
+                self._wake = trio.Event()
+                await self._wake.wait()
+                self._since_breath = 0
+                self._breath_ns = self._world.clock.monotonic_ns()
+        except _Stopped:
+            pass
+
+    def close(self) -> None:
+        """After `run`."""
+        if self.tree is not None:
+            self.tree.close()
+            self.tree = None
+
+    async def _apply_frame(self, frame: Spooled) -> None:
+        if self.state.clean:
+            # From here on the tree is newer than what was durable at the clean stop, whatever becomes of this
+            # host.
+            await self._save(durable=True, clean=False)
+        head = frame.frame
+        if isinstance(head, Records | Derived):
+            await self._apply_records(frame, head)
+        elif isinstance(head, PieceBatch):
+            await self._place(frame)
+        elif isinstance(head, MirrorBegin):
+            await self._begin_mirror(head)
+            self._frame_done(frame, batches=0)
+        elif isinstance(head, MirrorEnd):
+            await self._end_mirror(head)
+            self._frame_done(frame)
+        elif isinstance(head, Connect):
+            await self._configure(head)
+            self._frame_done(frame)
+        else:
+            raise ReplicatorError(f"the spool holds a {type(head).__name__}, which is not for a tree")
+
+    async def _apply_records(self, frame: Spooled, head: StreamHead) -> None:
+        applied = self.applied
+        journal, journal_id = head.journal, self._journals[head.journal]
+        begin = applied.done
+        index, offset, size = 0, 0, len(frame.data)
+        while offset < size:
+            record, length = codec.decode(
+                frame.data, offset
+            )  # verified when it arrived, and as part of the frame
+            offset += length
+            index += 1
+            if index <= begin:
+                continue
+            await self._apply(journal, record, head.by_identity)
+            if offset < size:
+                applied.done = index
+                applied.marks[journal_id] = Position(record.sequence, record.chain)
+                applied.intent = b""
+                self._page.store(encode(applied))
+        applied.marks[journal_id] = Position(head.last.sequence, head.last.chain)
+        self._frame_done(frame)
+
+    async def _apply(self, journal: int, record: Record, by_identity: bool) -> None:
+        """One record, as often as it takes. Almost always without a checkpoint."""
+        if self._held:
+            await self._hold()
+        tree = self.tree
+        assert tree is not None
+        tolerant = self.state.mirroring
+        kind = record.kind
+        if kind == Kind.HOLE or kind == Kind.DOUBT:
+            await self._lost_something()
+            return
+        in_doubt, self._in_doubt = self._in_doubt, False
+        intent = self.applied.intent if in_doubt else b""
+        delay_s = limits.APPLY_RETRY_FIRST_S
+        while True:
+            try:
+                if not in_doubt:
+                    intent = tree.intent(journal, record)
+                    if intent:
+                        self.applied.intent = intent
+                        self._page.store(encode(self.applied))
+                operation = partial(
+                    tree.apply,
+                    journal,
+                    record,
+                    tolerant=tolerant,
+                    by_identity=by_identity,
+                    in_doubt=in_doubt,
+                    intent=intent,
+                )
+                if kind == Kind.REMOVE_TREE or (tolerant and kind == Kind.RENAME):
+                    # It may remove a whole tree: heartbeats must go on meanwhile.
+                    await self._world.in_thread(operation)
+                else:
+                    operation()
+                break
+            except _FAILURES as error:
+                if tolerant and _errno(error) not in _TARGET_IS_ILL:
+                    # Not exact now: the mirror has to bring this path again.
+                    self._refuse(
+                        [
+                            Refused(journal, path, record.identity, _reason(error))
+                            for path in (
+                                record.path,
+                                record.path2 if kind in (Kind.RENAME, Kind.LINK) else b"",
+                            )
+                            if path
+                        ]
+                    )
+                    break
+                await self._wait_to_retry(_reason(error), delay_s)
+                delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
+        if self.status is TargetStatus.RETRYING:
+            self._show(TargetStatus.OK, "")
+        self.operations += 1
+        self.last_path = record.path
+        self._unsynced.set()
+        self._since_breath += 1
+        if self._since_breath >= _BREATH_OPERATIONS or (
+            self._world.clock.monotonic_ns() - self._breath_ns >= _BREATH_NS
+        ):
+            await self._breathe()
+
+    async def _breathe(self) -> None:
+        self._changed()
+        await trio.lowlevel.checkpoint()
+        self._since_breath = 0
+        self._breath_ns = self._world.clock.monotonic_ns()
+
+    async def _place(self, frame: Spooled) -> None:
+        batch: Batch = decode_batch(frame.data)
+        self._in_doubt = False  # placing the same batch twice gives the same tree
+        delay_s = limits.APPLY_RETRY_FIRST_S
+        while True:
+            if self._held:
+                await self._hold()
+            tree = self.tree
+            assert tree is not None
+            try:
+                refused = await self._world.in_thread(partial(tree.place, batch))
+                break
+            except OSError as error:
+                await self._wait_to_retry(_reason(error), delay_s)
+                delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
+            except _FAILURES as error:
+                refused = [
+                    Refused(batch.journal, e.path, NO_IDENTITY, _reason(error), False) for e in batch.entries
+                ]
+                break
+        if self.status is TargetStatus.RETRYING:
+            self._show(TargetStatus.OK, "")
+        if refused:
+            self._refuse(refused, batch.number)
+        self._unsynced.set()
+        self._frame_done(frame, batches=batch.number)
+        self._changed()
+
+    def _frame_done(self, frame: Spooled, *, batches: int | None = None) -> None:
+        applied = self.applied
+        applied.spool = frame.position
+        applied.done = 0
+        applied.intent = b""
+        if batches is not None:
+            applied.batches = batches
+        self._page.store(encode(applied))
+        self._spool.release(frame.position)
+
+    # --- the order of the stream also says what kind of target this is ---
+
+    async def _configure(self, connect: Connect) -> None:
+        """The maps and journals that count from here on."""
+        delay_s = limits.APPLY_RETRY_FIRST_S
+        async with self._tree_lock:
+            if self.tree is not None:
+                self.tree.close()
+                self.tree = None
+            while True:
+                try:
+                    self.tree = self._open_tree(connect)
+                    break
+                except (OSError, ReplicatorError) as error:
+                    await self._wait_to_retry(_reason(error), delay_s)
+                    delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
+        if self.status is TargetStatus.RETRYING:
+            self._show(TargetStatus.OK, "")
+        self._journals = tuple(journal.journal_id for journal in connect.journals)
+        if connect != self.state.connect:
+            former = self.state.connect
+            self.refused.clear()  # their journals' numbers mean nothing any more
+            self._save_refused([])
+            self.applied.marks = {k: v for k, v in self.applied.marks.items() if k in self._journals}
+            known = former is None or (former.journals == connect.journals and former.maps == connect.maps)
+            if not known:
+                self._set_data_state(TargetDataState.MIRROR_REQUIRED)
+            await self._save(durable=True, connect=connect)
+
+    async def _begin_mirror(self, begin: MirrorBegin) -> None:
+        assert self.tree is not None
+        self.refused.clear()
+        self._save_refused([])
+        self.tree.forget_links()
+        self._set_data_state(TargetDataState.MIRRORING)
+        await self._save(durable=False, mirroring=True, mirror_id=begin.mirror_id)
+        self._changed()
+
+    async def _end_mirror(self, end: MirrorEnd) -> None:
+        assert self.tree is not None
+        self.tree.forget_links()
+        self._set_data_state(TargetDataState.OK if end.complete else TargetDataState.MIRROR_REQUIRED)
+        await self._save(durable=False, mirroring=False, mirror_id=end.mirror_id)
+        self._unsynced.set()
+        self._changed()
+
+    async def _lost_something(self) -> None:
+        """A journal that says it lost operations: the source brings what is missing, until then this is no
+        exact copy.
+        """
+        if not self.state.mirroring and self.state.data_state is TargetDataState.OK:
+            self._set_data_state(TargetDataState.MIRROR_REQUIRED)
+            await self._save(durable=False)
+            self._changed()
+
+    def _set_data_state(self, data_state: TargetDataState) -> None:
+        self.state = msgspec.structs.replace(self.state, data_state=data_state)
+
+    # --- trouble ---
+
+    def _refuse(self, refused: list[Refused], batches: int | None = None) -> None:
+        """Keep refusals until the source has surely heard of them: it never has more batches under way than
+        this.
+        """
+        number = self.applied.batches if batches is None else batches
+        self.refused.append(RefusedBatch(number, encode_refused(refused)))
+        self.refusals += 1
+        while (
+            len(self.refused) > limits.PIECES_IN_FLIGHT
+            and self.refused[0].batches < number - limits.PIECES_IN_FLIGHT
+        ):
+            self.refused.popleft()
+        self._save_refused(list(self.refused))
+        self._changed()
+
+    async def _wait_to_retry(self, reason: str, delay_s: float) -> None:
+        if reason != self.reason:
+            print(f"retrying: {reason}", file=sys.stderr, flush=True)
+        self._show(TargetStatus.RETRYING, reason)
+        with trio.move_on_after(delay_s):
+            while not self._held:
+                self._wake = trio.Event()
+                await self._wake.wait()
+        if self._held:
+            await self._hold()
+
+    async def _hold(self) -> None:
+        while self._paused and not self._stopping:
+            self._show(TargetStatus.PAUSED, "")
+            self._wake = trio.Event()
+            await self._wake.wait()
+        if self._stopping:
+            raise _Stopped
+
+    def _show(self, status: TargetStatus, reason: str) -> None:
+        if (status, reason) != (self.status, self.reason):
+            self.status, self.reason = status, reason
+            self._changed()
+
+    # --- durability ---
+
+    async def keep_durable(self) -> None:
+        """Sync the target file systems while there is something new, and move the durable marks. Until
+        cancelled.
+        """
+        while True:
+            await self._unsynced.wait()
+            self._unsynced = trio.Event()
+            try:
+                await self.make_durable()
+            except OSError as error:
+                print(f"cannot make the copy durable: {_reason(error)}", file=sys.stderr, flush=True)
+                self._unsynced.set()
+            await trio.sleep(limits.SYNC_INTERVAL_S)
+
+    async def make_durable(self, *, clean: bool = False) -> None:
+        """Everything applied so far is on stable storage, and state.json says so. OSError."""
+        async with self._tree_lock:
+            tree, marks = self.tree, dict(self.applied.marks)
+            if tree is not None:
+                await self._world.in_thread(tree.sync)
+        await self._save(durable=True, marks=marks, clean=clean)
+        self._changed()
+
+    async def know_source(self, source_uuid: str, source_name: str) -> None:
+        if (source_uuid, source_name) != (self.state.source_uuid, self.state.source_name):
+            await self._save(durable=False, source_uuid=source_uuid, source_name=source_name)
+
+    async def _save(self, *, durable: bool, marks: Marks | None = None, **changes: object) -> None:
+        async with self._save_lock:
+            if marks is not None:
+                changes["durable"] = marks
+            state = msgspec.structs.replace(self.state, boot_id=self._world.clock.boot_id(), **changes)
+            await self._world.in_thread(lambda: self._state_file.save(state, durable=durable))
+            # Meanwhile the data state may have changed, and only that.
+            self.state = msgspec.structs.replace(state, data_state=self.state.data_state)
+
+
+class _Stopped(Exception):
+    """Applying ends between two operations."""
+
+
+def _errno(error: BaseException) -> int:
+    number = getattr(error, "errno", 0)
+    return number if isinstance(number, int) else 0
+
+
+def _reason(error: BaseException) -> str:
+    """One line: what failed on which path, and why."""
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return where + (error.strerror or str(error))
+    return str(error)

@@ -1,0 +1,120 @@
+"""The target tree of a connection: one applier and one placer per journal, over the mapped directories."""
+
+import os
+from typing import Protocol
+
+from replicator.fs.apply import Applier
+from replicator.fs.beneath import Root
+from replicator.mirror.links import LinkTable
+from replicator.mirror.pieces import Batch, Listed, Refused
+from replicator.mirror.place import Placer
+from replicator.net.frames import Connect
+from replicator.ops import Record
+
+
+class Tree(Protocol):
+    """What a replica needs of a tree. Journals are meant by their index in `Connect`. All calls block."""
+
+    def intent(self, journal: int, record: Record) -> bytes: ...
+
+    def apply(
+        self,
+        journal: int,
+        record: Record,
+        *,
+        tolerant: bool,
+        by_identity: bool,
+        in_doubt: bool,
+        intent: bytes,
+    ) -> None:
+        """Raises ReplicatorError (with `errno` if the operating system said no) or OSError."""
+        ...
+
+    def place(self, batch: Batch) -> list[Refused]:
+        """Raises OSError if the whole target is ill: call again with the same object."""
+        ...
+
+    def list_directory(self, journal: int, path: bytes) -> list[Listed] | None:
+        """From any thread."""
+        ...
+
+    def forget_links(self) -> None:
+        """A mirror begins or has ended: identities are learned anew."""
+        ...
+
+    def sync(self) -> None:
+        """All that was done before the call is on stable storage after it. From any thread. OSError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ReplicaTree:
+    """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
+
+    def __init__(self, connect: Connect, directory: str) -> None:
+        """`directory`: where tables of hard links are kept. OSError if a mapped directory cannot be
+        opened.
+        """
+        self._roots: dict[bytes, Root] = {}
+        self._links: list[LinkTable] = []
+        self._appliers: list[Applier] = []
+        self._placers: list[Placer] = []
+        try:
+            for path_map in connect.maps:
+                if path_map.target not in self._roots:
+                    self._roots[path_map.target] = Root(path_map.target)
+            for index, journal in enumerate(connect.journals):
+                maps = [(m.source, self._roots[m.target]) for m in connect.maps if m.journal == index]
+                source_root = journal.root if connect.remap_links else None
+                links = LinkTable(os.path.join(directory, f"links-{index}.sqlite"))
+                self._links.append(links)
+                applier = Applier(maps, source_root=source_root)
+                self._appliers.append(applier)
+                tag = f"{connect.connection_uuid[:8]}-{index}".encode()
+                self._placers.append(Placer(applier, links, tag=tag))
+        except BaseException:
+            self.close()
+            raise
+
+    def intent(self, journal: int, record: Record) -> bytes:
+        return self._appliers[journal].intent(record)
+
+    def apply(
+        self,
+        journal: int,
+        record: Record,
+        *,
+        tolerant: bool,
+        by_identity: bool,
+        in_doubt: bool,
+        intent: bytes,
+    ) -> None:
+        self._appliers[journal].apply(
+            record, tolerant=tolerant, by_identity=by_identity, in_doubt=in_doubt, intent=intent
+        )
+
+    def place(self, batch: Batch) -> list[Refused]:
+        return self._placers[batch.journal].place(batch)
+
+    def list_directory(self, journal: int, path: bytes) -> list[Listed] | None:
+        return self._placers[journal].list_directory(path)
+
+    def forget_links(self) -> None:
+        for links in self._links:
+            links.clear()
+
+    def sync(self) -> None:
+        synced: set[int] = set()
+        for root in self._roots.values():
+            if root.device not in synced:
+                root.sync()
+                synced.add(root.device)
+
+    def close(self) -> None:
+        for placer in self._placers:
+            placer.close()
+        for links in self._links:
+            links.close()
+        for root in self._roots.values():
+            root.close()

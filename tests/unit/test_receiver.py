@@ -1,0 +1,935 @@
+"""The receiver against a source played by hand: real trees, memory for everything else, virtual time."""
+
+import errno
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+import trio
+from kit.disk import MemoryDisk, ProcessDied, SteppingClock, memory_world
+from kit.links import Link
+from kit.recording import Source, make_record
+from kit.scripted_source import (
+    CONNECTION,
+    SOURCE_AGENT,
+    RecordedJournal,
+    ScriptedSession,
+    connect_frame,
+)
+from kit.trees import assert_same_tree
+
+from replicator import limits
+from replicator.agent.receiver import Receiver, ReceiverArguments
+from replicator.agent.replica_tree import ReplicaTree, Tree
+from replicator.fs.apply import ApplyError
+from replicator.mirror.pieces import Batch, File, Finish, Listed, Listing, Part, Times
+from replicator.net.frames import (
+    Connect,
+    Connected,
+    Disconnect,
+    ListRequest,
+    Mark,
+    MirrorBegin,
+    MirrorEnd,
+    PathMap,
+    RefusedConnection,
+)
+from replicator.ops import (
+    CREATION_MASK,
+    RENAME_EXCHANGE,
+    AttributeMask,
+    Attributes,
+    Identity,
+    Kind,
+    Position,
+    Record,
+)
+from replicator.status import TargetDataState, TargetStatus
+from replicator.world import World
+
+T = TypeVar("T")
+AGENT = "22222222-6f43-4b1b-9d0e-000000000001"
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Any:
+    former = os.umask(0)
+    yield
+    os.umask(former)
+
+
+class InlineWorld(World):
+    """No threads: virtual time must not run on while one works."""
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return function()
+
+
+class TestTree(ReplicaTree):
+    """The real tree, with what a test wants to go wrong before or after operation number `operations`."""
+
+    __test__ = False
+
+    def __init__(self, connect: Connect, directory: str, host: "Host") -> None:
+        super().__init__(connect, str(host.links))
+        self._host = host
+
+    def apply(self, journal: int, record: Record, **more: Any) -> None:
+        host = self._host
+        host.calls += 1
+        if host.before is not None:
+            host.before(record)
+        super().apply(journal, record, **more)
+        host.applied.append((journal, record.sequence))
+        if host.after is not None:
+            host.after(record)
+
+    def place(self, batch: Batch) -> Any:
+        if self._host.before_place is not None:
+            self._host.before_place(batch)
+        return super().place(batch)
+
+
+@dataclass
+class Host:
+    """A target host that outlives its receivers."""
+
+    directory: Path
+    disk: MemoryDisk = field(default_factory=MemoryDisk)
+    clock: SteppingClock = field(default_factory=SteppingClock)
+    before: Callable[[Record], None] | None = None
+    after: Callable[[Record], None] | None = None
+    before_place: Callable[[Batch], None] | None = None
+    calls: int = 0
+    applied: list[tuple[int, int]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.source = Source(self.directory / "source")
+        self.target = self.directory / "target"
+        self.links = self.directory / "links"
+        (self.directory / "source").mkdir(mode=0o755)
+        self.links.mkdir()
+        self.journal = RecordedJournal()
+
+    def world(self) -> World:
+        return InlineWorld(**vars(memory_world(self.disk, self.clock)))
+
+    def arguments(self) -> ReceiverArguments:
+        return ReceiverArguments(
+            home="/home",
+            connection_uuid=CONNECTION,
+            agent_uuid=AGENT,
+            agent_name="target",
+            memory_directory="/memory/spool",
+            **self.settings,
+        )
+
+    @asynccontextmanager
+    async def receiver(self) -> AsyncIterator[Receiver]:
+        """A receiver that is killed at the end of the block."""
+        receiver = Receiver(self.world(), self.arguments(), partial(TestTree, host=self))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(receiver.run)
+            yield receiver
+            nursery.cancel_scope.cancel()
+
+    def record_everything(self) -> None:
+        for record in self.source.records[len(self.journal) :]:
+            self.journal.add(record)
+
+    def link(self, seed: int = 1, **more: Any) -> Link:
+        return Link(random.Random(seed), **more)
+
+    @asynccontextmanager
+    async def session(
+        self, receiver: Receiver, connect: Connect | None = None, link: Link | None = None, **more: Any
+    ) -> AsyncIterator[tuple[ScriptedSession, Connected]]:
+        near, far = (link or self.link()).streams()
+        receiver.adopt(far)
+        source = ScriptedSession(near)
+        answer = await source.open(connect or connect_frame(str(self.target)), **more)
+        assert isinstance(answer, Connected), answer
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.listen)
+            nursery.start_soon(source.session.heartbeat)
+            yield source, answer
+            nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(near)
+
+    async def ask(self, receiver: Receiver, connect: Connect, **more: Any) -> Connected | RefusedConnection:
+        near, far = self.link().streams()
+        receiver.adopt(far, b"", more.pop("others", ()))
+        try:
+            return await ScriptedSession(near).open(connect, **more)
+        finally:
+            await trio.aclose_forcefully(near)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def some_work(source: Source) -> None:
+    """Operations of which none may be done twice, left out, or done in another order."""
+    source.mkdir(b"d")
+    source.create(b"d/a", 0o640, (3, 4))
+    source.write(b"d/a", 0, b"first" * 100)
+    source.create(b"b")
+    source.write(b"b", 5, b"second")
+    source.rename(b"d/a", b"b", RENAME_EXCHANGE)
+    source.link(b"b", b"d/c")
+    source.unlink(b"b")
+    source.rename(b"d/c", b"b")
+    source.truncate(b"b", 7)
+    source.create(b"d/c")
+    source.rename(b"d", b"e")
+    source.symlink(b"d", b"e/a")
+    source.setxattr(b"b", b"user.x", b"y")
+    source.removexattr(b"b", b"user.x")
+    source.unlink(b"e/c")
+    source.create(b"e/c", 0o600)
+    source.chmod(b"e/c", 0o400)
+    source.mkdir(b"gone")
+    source.rmdir(b"gone")
+    source.settle()
+
+
+def mark(position: Position) -> Mark:
+    return Mark(position.sequence, position.chain)
+
+
+async def test_operations_arrive_in_order_and_exactly(host: Host, autojump_clock: Any) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    async with host.receiver() as receiver, host.session(receiver) as (source, connected):
+        assert connected.received == connected.durable == (None,)
+        assert connected.data_state == TargetDataState.MIRROR_REQUIRED
+        for number in range(0, end, 3):
+            await source.send(*host.journal.run(number, min(number + 3, end)))
+        await source.applied(end)
+        assert_same_tree(host.directory / "source", host.target)
+        assert host.applied == [(0, number) for number in range(1, end + 1)]
+        await source.durable(end)
+        assert receiver.status().durable == {"j0": end}
+
+
+async def test_a_single_record_is_applied_at_once(host: Host, autojump_clock: Any) -> None:
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        for number in range(5):
+            host.source.create(b"f%d" % number)
+            host.record_everything()
+            await trio.sleep(10)
+            began = trio.current_time()
+            await source.send(*host.journal.run(number, number + 1))
+            await source.applied(number + 1)
+            assert trio.current_time() == began, "nothing may wait for a timer here"
+
+
+async def test_a_cut_at_any_place_loses_and_repeats_nothing(tmp_path: Path, autojump_clock: Any) -> None:
+    chance = random.Random(5)
+    for round_number in range(40):
+        directory = tmp_path / str(round_number)
+        directory.mkdir()
+        host = Host(directory)
+        some_work(host.source)
+        host.record_everything()
+        end = len(host.journal)
+        async with host.receiver() as receiver:
+            sent, sessions = 0, 0
+            while sent < end:
+                link = host.link(round_number, split=True, latency_s=0.01)
+                async with host.session(receiver, link=link) as (source, connected):
+                    mark_there = connected.received[0]
+                    begin = mark_there.sequence if mark_there is not None else 0
+                    assert begin >= sent and mark_there in (None, mark(host.journal.positions[begin]))
+                    sent = begin
+                    sessions += 1
+                    if sessions < 4:
+                        link.cut_after(chance.randrange(1, 1500))
+                    try:
+                        while begin < end:
+                            count = chance.randint(1, 4)
+                            await source.send(*host.journal.run(begin, min(begin + count, end)))
+                            begin = min(begin + count, end)
+                        await source.applied(end)
+                        sent = end
+                    except Exception as error:
+                        assert sessions < 4, error
+        assert_same_tree(directory / "source", host.target)
+        assert host.applied == [(0, number) for number in range(1, end + 1)]
+
+
+async def test_repetitions_are_dropped_and_overlaps_cut(host: Host, autojump_clock: Any) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        for begin, stop in ((0, 5), (0, 5), (2, 4), (3, 9), (8, 9), (4, 5), (0, end)):
+            await source.send(*host.journal.run(begin, stop))
+        await source.send(*host.journal.advance(3, 6))
+        await source.applied(end)
+    assert_same_tree(host.directory / "source", host.target)
+    assert host.applied == [(0, number) for number in range(1, end + 1)]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("gap", "do not continue"),
+        ("other chain", "do not continue"),
+        ("flipped", "prove themselves"),
+        ("cut short", "prove themselves"),
+        ("wrong end", "records end at"),
+        ("journal", "does not exist"),
+        ("derived gap", "does not continue"),
+        ("derived flipped", "does not prove itself"),
+        ("pieces", "outside of a mirror"),
+        ("end", "was not begun"),
+        ("delete another", "another connection"),
+    ],
+)
+async def test_what_does_not_continue_ends_the_session(
+    host: Host, autojump_clock: Any, case: str, reason: str
+) -> None:
+    some_work(host.source)
+    host.record_everything()
+    journal = host.journal
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(*journal.run(0, 4))
+        await source.applied(4)
+        head, data = journal.run(4, 8)
+        if case == "gap":
+            head, data = journal.run(5, 8)
+        elif case == "other chain":
+            other = RecordedJournal()
+            for _ in range(8):
+                other.add(make_record(Kind.UNLINK, b"b"))
+            head, data = other.run(4, 8)
+        elif case == "flipped":
+            data = data[:100] + bytes([data[100] ^ 1]) + data[101:]
+        elif case == "cut short":
+            data = data[:-8]
+        elif case == "wrong end":
+            head = msgspec.structs.replace(head, last=mark(journal.positions[7]))
+        elif case == "journal":
+            head = msgspec.structs.replace(head, journal=1)
+        if case == "derived gap":
+            await source.send(*journal.advance(5, 6))
+        elif case == "derived flipped":
+            await source.send(*journal.advance(4, 5, data[:80]))
+        elif case == "pieces":
+            await source.send_batch(Batch(1, 0, ()))
+        elif case == "end":
+            await source.send(MirrorEnd("m", True))
+        elif case == "delete another":
+            await source.send(Disconnect("another"))
+        else:
+            await source.send(head, data)
+        assert reason in await source.until_ended()
+        assert host.applied == [(0, number) for number in range(1, 5)]
+    async with host.receiver() as receiver, host.session(receiver) as (source, connected):
+        assert connected.received == (mark(journal.positions[4]),)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_kill_around_any_operation(tmp_path: Path, autojump_clock: Any, when: str) -> None:
+    """The operation in doubt is done exactly once."""
+    number = 0
+    while True:
+        number += 1
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        host = Host(directory)
+        some_work(host.source)
+        host.record_everything()
+        end = len(host.journal)
+        if number > end:
+            break
+
+        def die(record: Record, at: int = number) -> None:
+            if record.sequence == at:
+                raise ProcessDied
+
+        if when == "before":
+            host.before = die
+        else:
+            host.after = die
+        with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012
+            async with host.receiver() as receiver, host.session(receiver) as (source, _):
+                await source.send(*host.journal.run(0, end // 2))
+                await source.send(*host.journal.run(end // 2, end))
+                await trio.sleep(100)
+        assert caught.group_contains(ProcessDied)
+        host.before = host.after = None
+        async with host.receiver() as receiver:  # goes on before any source is there
+            while not receiver.replica.drained:
+                await trio.sleep(0.01)
+            async with host.session(receiver) as (source, connected):
+                begin = connected.received[0]
+                assert begin is not None
+                if begin.sequence < end:
+                    await source.send(*host.journal.run(begin.sequence, end))
+                await source.applied(end)
+        assert_same_tree(directory / "source", host.target)
+
+
+async def test_a_kill_while_spooling(tmp_path: Path, autojump_clock: Any) -> None:
+    """Ends at every call of the disk between two frames: what was acknowledged is there, nothing is there
+    twice.
+    """
+    for call in range(1, 30):
+        directory = tmp_path / str(call)
+        directory.mkdir()
+        host = Host(directory)
+        for number in range(8):
+            host.source.create(b"%d" % number)
+        host.source.settle()
+        host.record_everything()
+        end = len(host.journal)
+        acknowledged = 0
+        try:
+            async with host.receiver() as receiver, host.session(receiver) as (source, _):
+                await source.send(*host.journal.run(0, 1))
+                await source.applied(1)
+                host.disk.die_at(host.disk.calls + call, "before")
+                for number in range(1, end):
+                    await source.send(*host.journal.run(number, number + 1))
+                    with trio.move_on_after(0.1):
+                        await source.applied(number + 1)
+                acknowledged = source.acknowledged.received[0]
+        except BaseExceptionGroup as group:
+            assert group.split(ProcessDied)[0] is not None
+        host.disk.heal()
+        host.disk.die()
+        async with host.receiver() as receiver, host.session(receiver) as (source, connected):
+            received = connected.received[0]
+            assert received is not None and received.sequence >= acknowledged
+            await source.send(*host.journal.run(received.sequence, end))
+            await source.applied(end)
+        assert_same_tree(directory / "source", host.target)
+
+
+async def test_a_failing_operation_is_retried_and_nothing_overtakes_it(
+    host: Host, autojump_clock: Any
+) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    full_until = trio.current_time() + 20
+
+    def fail(record: Record) -> None:
+        if record.sequence == 5 and trio.current_time() < full_until:
+            raise ApplyError(record, "No space left on device", errno.ENOSPC)
+
+    host.before = fail
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(*host.journal.run(0, end))
+        await source.until(lambda: source.events != [] and source.state.status == TargetStatus.RETRYING)
+        assert "No space left" in source.state.reason and "b" in source.state.reason
+        await source.applied(4)
+        await source.until(lambda: source.acknowledged.received[0] == end)
+        assert host.calls < 10
+        await source.applied(end)
+        assert trio.current_time() >= full_until
+        await source.until(lambda: source.state.status == TargetStatus.OK)
+    assert_same_tree(host.directory / "source", host.target)
+    assert host.applied == [(0, number) for number in range(1, end + 1)]
+
+
+async def test_a_strict_target_holds_at_what_is_impossible(host: Host, autojump_clock: Any) -> None:
+    host.journal.add(make_record(Kind.UNLINK, b"never/there"))
+    host.journal.add(make_record(Kind.WRITE, b"x", arg0=2**63, payload=b"x"))
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(*host.journal.run(0, 2))
+        await source.until(lambda: source.events != [] and source.state.status == TargetStatus.RETRYING)
+        assert "never/there" in source.state.reason
+        await trio.sleep(60)
+        assert source.acknowledged.applied == (0,)
+
+
+async def test_pause_and_resume(host: Host, autojump_clock: Any) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(*host.journal.run(0, 3))
+        await source.applied(3)
+        receiver.pause()
+        await source.until(lambda: source.state.status == TargetStatus.PAUSED)
+        await source.send(*host.journal.run(3, end))
+        await source.until(lambda: source.acknowledged.received[0] == end)
+        await trio.sleep(30)
+        assert source.acknowledged.applied == (3,)
+        assert receiver.status().queued_bytes > 0
+        receiver.resume()
+        await source.applied(end)
+        await source.until(lambda: source.state.status == TargetStatus.OK)
+    assert_same_tree(host.directory / "source", host.target)
+
+
+async def test_pause_in_the_middle_of_a_frame(host: Host, autojump_clock: Any) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+
+        def pause(record: Record) -> None:
+            if record.sequence == 4:
+                receiver.pause()
+
+        host.after = pause
+        await source.send(*host.journal.run(0, end))
+        await source.until(lambda: source.events != [] and source.state.status == TargetStatus.PAUSED)
+        assert host.applied[-1] == (0, 4)
+        await source.applied(4)
+        receiver.resume()
+        await source.applied(end)
+    assert_same_tree(host.directory / "source", host.target)
+
+
+async def test_a_full_spool_holds_the_source_and_loses_nothing(host: Host, autojump_clock: Any) -> None:
+    host.settings = {"segment_bytes": 65536, "memory_bytes": 4 * 65536, "disk_bytes": 0}
+    host.source.create(b"f")
+    for number in range(120):
+        host.source.write(b"f", number * 8192, bytes([number]) * 8192)
+    host.record_everything()
+    end = len(host.journal)
+    async with host.receiver() as receiver:
+        link = host.link(window_bytes=65536)
+        async with host.session(receiver, link=link) as (source, _):
+            receiver.pause()
+
+            async def send_all() -> None:
+                for number in range(end):
+                    await source.send(*host.journal.run(number, number + 1))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_all)
+                await trio.sleep(60)
+                received = source.acknowledged.received[0]
+                assert 10 < received < end and receiver.status().spool_full
+                assert not source.ended, "a full spool is no reason to end a session"
+                receiver.resume()
+                await source.applied(end)
+            assert not receiver.status().spool_full
+    assert host.applied == [(0, number) for number in range(1, end + 1)]
+    assert (host.target / "f").read_bytes() == (host.directory / "source" / "f").read_bytes()
+
+
+async def test_a_frame_larger_than_a_record(
+    host: Host, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RECORD_PAYLOAD_BYTES", 5000)
+    host.source.create(b"f")
+    for number in range(20):
+        host.source.write(b"f", number * 1000, bytes([number]) * 1000)
+    host.record_everything()
+    end = len(host.journal)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(*host.journal.run(0, end))
+        await source.applied(end)
+    assert (host.target / "f").read_bytes() == (host.directory / "source" / "f").read_bytes()
+
+
+# --- power loss, clean stop ---
+
+
+async def make_exact(source: ScriptedSession) -> None:
+    """An empty mirror: afterwards the target counts as a copy."""
+    await source.send(MirrorBegin("m", "full"))
+    await source.send(MirrorEnd("m", True))
+    await source.until(lambda: source.events != [] and source.state.data_state == TargetDataState.OK)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_power_loss(host: Host, autojump_clock: Any, clean: bool) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    receiver = Receiver(host.world(), host.arguments(), partial(TestTree, host=host))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(receiver.run)
+        async with host.session(receiver) as (source, _):
+            await make_exact(source)
+            await source.send(*host.journal.run(0, 9))
+            await source.durable(9)
+            await source.send(*host.journal.run(9, end))
+            await source.applied(end)
+            assert source.acknowledged.durable == (9,)
+            if clean:
+                receiver.stop()
+                await source.until_ended()
+            else:
+                nursery.cancel_scope.cancel()
+    host.disk.lose_power()
+    host.clock.reboot()
+    async with host.receiver() as receiver, host.session(receiver) as (source, connected):
+        expected = (mark(host.journal.positions[end if clean else 9]),)
+        assert connected.received == connected.applied == connected.durable == expected
+        assert connected.data_state == (TargetDataState.OK if clean else TargetDataState.MIRROR_REQUIRED)
+        assert not connected.mirroring
+        if clean:  # it goes on without a mirror, and is in doubt about nothing
+            host.source.create(b"more")
+            host.record_everything()
+            await source.send(*host.journal.run(end, end + 1))
+            await source.applied(end + 1)
+            assert_same_tree(host.directory / "source", host.target)
+
+
+async def test_a_clean_stop_is_forgotten_as_soon_as_something_is_applied(
+    host: Host, autojump_clock: Any
+) -> None:
+    some_work(host.source)
+    host.record_everything()
+    receiver = Receiver(host.world(), host.arguments(), partial(TestTree, host=host))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(receiver.run)
+        async with host.session(receiver) as (source, _):
+            await make_exact(source)
+            await source.send(*host.journal.run(0, 3))
+            await source.applied(3)
+            receiver.stop()
+    host.before = lambda record: nursery.cancel_scope.cancel()  # the power goes with the first operation
+    async with host.receiver() as receiver:
+        async with host.session(receiver) as (source, _):
+            await source.send(*host.journal.run(3, 4))
+            with trio.move_on_after(0.5):
+                await source.applied(4)
+    host.disk.lose_power()
+    host.clock.reboot()
+    async with host.receiver() as receiver, host.session(receiver) as (_, connected):
+        assert connected.data_state == TargetDataState.MIRROR_REQUIRED
+
+
+# --- mirrors ---
+
+
+def directory_attributes() -> Attributes:
+    return Attributes(int(CREATION_MASK), 0o40755, 0, 0)
+
+
+def file_piece(path: bytes, data: bytes, inode: int) -> File:
+    attributes = Attributes(int(CREATION_MASK | AttributeMask.MTIME), 0o100640, 1, 2, mtime_ns=10**18)
+    return File(path, Identity(inode, 0), 1, attributes, {}, len(data), ((0, len(data)),), data)
+
+
+async def test_a_mirror_makes_a_target_ok(host: Host, autojump_clock: Any) -> None:
+    async with host.receiver() as receiver:
+        async with host.session(receiver) as (source, _):
+            await source.send(MirrorBegin("m", "full"))
+            await source.until(lambda: source.events != [] and source.state.data_state == "Mirroring")
+            host.journal.add(make_record(Kind.WRITE, b"x/later", payload=b"ignored"))
+            await source.send(*host.journal.run(0, 1))  # tolerant: nothing is there yet
+            entries = (
+                Listing(b"", directory_attributes(), {}, (b"x",)),
+                file_piece(b"x/f", b"content", 5),
+                Times(b"x", 10**18),
+            )
+            await source.send_batch(Batch(1001, 0, entries))
+            await source.batches(1001)
+            assert (host.target / "x/f").read_bytes() == b"content"
+        async with host.session(receiver) as (source, connected):
+            assert connected.mirroring and connected.mirror_id == "m" and connected.stream_batches == 1001
+            assert connected.data_state == TargetDataState.MIRRORING
+            await source.send(MirrorEnd("m", True))
+            await source.until(lambda: source.events != [] and source.state.data_state == "OK")
+        async with host.session(receiver) as (source, connected):
+            assert not connected.mirroring and connected.data_state == TargetDataState.OK
+            await source.send(MirrorBegin("n", "difference"))
+            await source.send(MirrorEnd("n", False))
+            await source.until(lambda: source.events != [] and source.state.data_state == "Mirror Required")
+
+
+async def test_refused_pieces_are_told_before_their_batch_is_acknowledged_and_again_later(
+    host: Host, autojump_clock: Any
+) -> None:
+    unknown = Part(b"big", Identity(9, 9), 77, False, ((0, 3),), b"abc")
+    async with host.receiver() as receiver:
+        async with host.session(receiver) as (source, _):
+            await source.send(MirrorBegin("m", "full"))
+            await source.send_batch(Batch(1, 0, (unknown,)))
+            await source.batches(1)
+            assert [(r.path, r.retry) for r in source.refused] == [(b"big", True)]
+    async with host.receiver() as receiver:  # also a new process tells a source that may not have heard it
+        async with host.session(receiver) as (source, connected):
+            assert connected.stream_batches == 1
+            await source.batches(1)
+            assert [r.path for r in source.refused] == [b"big"]
+            await source.send(MirrorEnd("m", False))
+            await source.send(MirrorBegin("n", "full"))
+            await source.send_batch(Batch(1, 0, ()))
+            await source.batches(1)
+        async with host.session(receiver) as (source, connected):
+            await source.batches(1)
+            assert source.refused == []
+
+
+async def test_what_fails_while_tolerant_is_brought_again(host: Host, autojump_clock: Any) -> None:
+    host.source.create(b"f")
+    host.source.create(b"g")
+    host.record_everything()
+
+    def fail(record: Record) -> None:
+        if record.path == b"f":
+            raise ApplyError(record, "Operation not permitted", errno.EPERM)
+
+    host.before = fail
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send(*host.journal.run(0, 2))
+        await source.applied(2)
+        await source.until(lambda: bool(source.refused))
+        assert [(r.journal, r.path, r.retry) for r in source.refused] == [(0, b"f", True)]
+        assert os.listdir(host.target) == ["g"]
+
+
+async def test_a_batch_waits_for_space(host: Host, autojump_clock: Any) -> None:
+    full_until = trio.current_time() + 10
+
+    def fail(batch: Batch) -> None:
+        if trio.current_time() < full_until:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    host.before_place = fail
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send_batch(Batch(1, 0, (file_piece(b"f", b"x", 1),)))
+        await source.until(lambda: source.events != [] and source.state.status == TargetStatus.RETRYING)
+        await source.batches(1)
+        assert trio.current_time() >= full_until and not source.refused
+        assert (host.target / "f").read_bytes() == b"x"
+
+
+async def test_a_malformed_piece_harms_nothing(host: Host, autojump_clock: Any) -> None:
+    bad = msgspec.structs.replace(file_piece(b"bad\0name", b"x", 1), size=2**63)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send_batch(Batch(1, 0, (bad, Finish(b"x", Identity(1, 1), 5, 1, bad.attributes, {}, 5))))
+        await source.batches(1)
+        assert {r.path for r in source.refused} == {b"bad\0name", b"x"}
+
+
+async def test_a_listing_is_answered_outside_of_the_order(host: Host, autojump_clock: Any) -> None:
+    host.source.create(b"f")
+    host.source.write(b"f", 0, b"12345")
+    host.record_everything()
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(*host.journal.run(0, 2))
+        await source.applied(2)
+        receiver.pause()
+        await source.send(ListRequest(1, 0, b""))
+        await source.send(ListRequest(2, 0, b"nothing"))
+        await source.until(lambda: len(source.lists) == 2)
+        first, second = source.lists
+        assert first.request == 1 and first.entries is not None and second.entries is None
+        listed = msgspec.msgpack.decode(first.entries, type=list[Listed])
+        assert [(entry.name, entry.size) for entry in listed] == [(b"f", 5)]
+
+
+# --- connections ---
+
+
+async def test_positions_of_the_source_are_taken_over_and_may_jump(host: Host, autojump_clock: Any) -> None:
+    some_work(host.source)
+    host.record_everything()
+    async with host.receiver() as receiver:
+        async with host.session(receiver) as (source, _):
+            await source.send(*host.journal.advance(0, 0))
+            await source.send(*host.journal.advance(0, 3))
+            await source.applied(3)
+        async with host.session(receiver) as (source, connected):
+            assert connected.received == (mark(host.journal.positions[3]),)
+    assert host.applied == []
+
+
+async def test_another_configuration_takes_effect_in_the_order_of_the_stream(
+    host: Host, autojump_clock: Any
+) -> None:
+    host.source.create(b"f")
+    host.source.create(b"g")
+    host.record_everything()
+    other = RecordedJournal("j1")
+    other.add(make_record(Kind.CREATE, b"h", payload=host.source.records[0].payload))
+    second = connect_frame(str(host.directory / "second"), ("j1", "j0"))
+    async with host.receiver() as receiver:
+        receiver.pause()
+        async with host.session(receiver) as (source, _):
+            await source.send(*host.journal.run(0, 1))
+            await source.until(lambda: source.acknowledged.received == (1,))
+        async with host.session(receiver, second) as (source, connected):
+            assert connected.received == (None, mark(host.journal.positions[1]))
+            await source.send(*host.journal.run(1, 2, 1))
+            await source.send(*other.run(0, 1, 0))
+            receiver.resume()
+            await source.applied(2, 1)
+            await source.applied(1, 0)
+            assert source.acknowledged.applied == (1, 2)
+    assert os.listdir(host.target) == ["f"]
+    assert os.listdir(host.directory / "second") == ["h"]
+    assert os.listdir(host.directory / "second-1") == ["g"]
+    async with host.receiver() as receiver, host.session(receiver, second) as (_, connected):
+        assert connected.applied == (mark(other.positions[1]), mark(host.journal.positions[2]))
+
+
+async def test_a_newer_session_replaces_the_older_one(host: Host, autojump_clock: Any) -> None:
+    async with host.receiver() as receiver, host.session(receiver) as (old, _):
+        async with host.session(receiver) as (new, connected):
+            assert "replaced" in await old.until_ended()
+            host.source.create(b"f")
+            host.record_everything()
+            await new.send(*host.journal.run(0, 1))
+            await new.applied(1)
+
+
+async def test_a_silent_source_is_given_up_and_applying_goes_on(host: Host, autojump_clock: Any) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    async with host.receiver() as receiver:
+        link = host.link()
+        async with host.session(receiver, link=link) as (source, _):
+            receiver.pause()
+            await source.send(*host.journal.run(0, end))
+            await source.until(lambda: source.acknowledged.received == (end,))
+            link.stall()
+            await trio.sleep(limits.PEER_SILENCE_S * 2)
+            assert not receiver.status().connected
+            receiver.resume()
+            await trio.sleep(1)
+            assert receiver.status().applied == {"j0": end}
+
+
+async def test_a_source_that_says_nothing_is_dropped(host: Host, autojump_clock: Any) -> None:
+    async with host.receiver() as receiver:
+        near, far = host.link().streams()
+        receiver.adopt(far)
+        await trio.sleep(limits.CONNECT_TIMEOUT_S + 2)
+        async with host.session(receiver):
+            pass
+        await trio.aclose_forcefully(near)
+
+
+async def test_disconnect_forgets_everything_but_the_copy(host: Host, autojump_clock: Any) -> None:
+    host.source.create(b"f")
+    host.record_everything()
+    receiver = Receiver(host.world(), host.arguments(), partial(TestTree, host=host))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(receiver.run)
+        async with host.session(receiver) as (source, _):
+            await source.send(*host.journal.run(0, 1))
+            await source.applied(1)
+            await source.send(Disconnect(CONNECTION))
+            assert "deleted" in await source.until_ended()
+    assert receiver.forgotten
+    assert host.disk.paths() == []
+    assert os.listdir(host.target) == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("relative", "not an absolute path"),
+        ("dots", "not an absolute path"),
+        ("root", "must not be /"),
+        ("link to root", "must not be /"),
+        ("proc", "no storage"),
+        ("file", "is not a directory"),
+        ("below file", "is not a directory"),
+        ("twice", "two maps lead to one place"),
+        ("nested", "two maps lead to one place"),
+        ("taken", "already written by another connection"),
+        ("inside taken", "already written by another connection"),
+        ("around taken", "already written by another connection"),
+        ("own source", "overlap"),
+        ("inside source", "overlap"),
+        ("around source", "overlap"),
+        ("no map", "maps no path"),
+        ("foreign journal", "does not exist"),
+    ],
+)
+async def test_impossible_targets_are_refused(
+    host: Host, autojump_clock: Any, case: str, reason: str
+) -> None:
+    base = host.directory
+    (base / "file").touch()
+    (base / "link").symlink_to("/")
+    (base / "alias").symlink_to(base)
+    target = {
+        "relative": "copy",
+        "dots": f"{base}/x/../y",
+        "root": "//",
+        "link to root": f"{base}/link",
+        "proc": "/proc/copy",
+        "file": f"{base}/file",
+        "below file": f"{base}/file/x",
+        "taken": f"{base}/alias/other/copy",
+        "inside taken": f"{base}/other/copy/deeper",
+        "around taken": f"{base}/other",
+        "own source": f"{base}/source",
+        "inside source": f"{base}/alias/source/x",
+        "around source": f"{base}",
+    }.get(case, f"{base}/good")
+    connect = connect_frame(target)
+    connect = msgspec.structs.replace(
+        connect, journals=(msgspec.structs.replace(connect.journals[0], root=os.fsencode(base / "source")),)
+    )
+    bad_maps: dict[str, tuple[PathMap, ...]] = {
+        "twice": (PathMap(0, b"a", target.encode()), PathMap(0, b"b", target.encode())),
+        "nested": (PathMap(0, b"a", target.encode()), PathMap(0, b"b", target.encode() + b"/b")),
+        "no map": (),
+        "foreign journal": (PathMap(1, b"", target.encode()),),
+    }
+    if case in bad_maps:
+        connect = msgspec.structs.replace(connect, maps=bad_maps[case])
+    same_host = "source" in case
+    async with host.receiver() as receiver:
+        answer = await host.ask(
+            receiver,
+            connect,
+            others=() if same_host else (f"{base}/other/copy",),
+            agent_uuid=AGENT if same_host else SOURCE_AGENT,
+        )
+        assert isinstance(answer, RefusedConnection)
+        assert reason in answer.reason and not answer.retry and "\n" not in answer.reason
+        assert not (base / "good").exists() and not (base / "other").exists(), "nothing half-made"
+
+
+async def test_a_nested_map_in_its_natural_place_is_fine(host: Host, autojump_clock: Any) -> None:
+    target = os.fsencode(host.target)
+    maps = (PathMap(0, b"", target), PathMap(0, b"a/b", target + b"/a/b"))
+    async with host.receiver() as receiver:
+        answer = await host.ask(receiver, connect_frame("", maps=maps))
+        assert isinstance(answer, Connected)
+
+
+async def test_a_target_that_has_disappeared_is_not_made_again(host: Host, autojump_clock: Any) -> None:
+    async with host.receiver() as receiver:
+        assert isinstance(await host.ask(receiver, connect_frame(str(host.target))), Connected)
+        host.target.rmdir()
+        answer = await host.ask(receiver, connect_frame(str(host.target)))
+        assert isinstance(answer, RefusedConnection)
+        assert "disappeared" in answer.reason and answer.retry
+
+
+async def test_another_connection_is_refused(host: Host, autojump_clock: Any) -> None:
+    async with host.receiver() as receiver:
+        near, far = host.link().streams()
+        receiver.adopt(far)
+        source = ScriptedSession(near)
+        async with trio.open_nursery() as nursery:
+            await source.session.greet("another")
+            nursery.start_soon(source.listen)
+            assert "not the connection" in await source.until_ended()
+            nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(near)
