@@ -65,11 +65,6 @@ CAPTURE_TICK_S = 0.25  # between two looks at mtimes that are due
 COLLECT_INTERVAL_S = 1.0  # between two looks for journal segments that nobody needs
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
-# --- control sockets ---
-CONTROL_LINE_BYTES = 4 * MIB  # one request or reply
-CONTROL_TIMEOUT_S = 10.0  # for an answer, unless the caller gives another
-CONTROL_REPLY_S = 1.0  # for a last reply to leave when the server ends
-
 # --- session ---
 PORT = 1500  # NT-01
 FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header
@@ -121,3 +116,4 @@ FILTER_DIRECTORIES = 4096  # directories whose decisions one filter remembers
 CONTROL_LINE_BYTES = 4 * MIB  # one request or answer
 CONTROL_DESCRIPTORS = 8  # file descriptors beside one of them
 CONTROL_BACKLOG = 16
+CONTROL_ANSWER_S = 1.0  # for a last answer to leave when the server ends

@@ -35,9 +35,9 @@ from replicator.ops import (
     Kind,
 )
 
-# The kernel writes dirty pages of a shared mapping through any open handle, at the right offset: a backing descriptor
-# with O_APPEND would put them at the end. O_DIRECT would need aligned buffers. O_SYNC is done apart from the write, so that
-# waiting for the disk holds up nobody else.
+# The kernel writes dirty pages of a shared mapping through any open handle, at the right offset: a backing
+# descriptor with O_APPEND would put them at the end. O_DIRECT would need aligned buffers. O_SYNC is done
+# apart from the write, so that waiting for the disk holds up nobody else.
 _SYNC_FLAGS = os.O_SYNC | os.O_DSYNC
 _DROPPED_FLAGS = (
     os.O_APPEND | os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_NONBLOCK | _SYNC_FLAGS
@@ -549,7 +549,7 @@ class Passthrough:
         return descriptor
 
     def readdir(self, handle_id: int, position: int) -> Iterator[DirectoryEntry]:
-        """Entries from `position` on, without "." and "..". Each one consumed is a reference for the kernel."""
+        """Entries from `position` on, without "." and "..". Each one consumed is a reference."""
         handle = self._directories[handle_id]
         if position == 0 or not handle.is_read:
             handle.names = [os.fsencode(name) for name in os.listdir(handle_id)]
@@ -622,7 +622,7 @@ class Passthrough:
                 self._record_mode(node, path, after)
 
     def _drop_group_id(self, node: Node, caller: Caller) -> os.stat_result:
-        """Who sets an ACL without being in the file's group takes its sgid bit away; we are in every group."""
+        """Who sets an ACL without being in the file's group takes its sgid bit away; capture is in all."""
         state = self.nodes.stat(node)
         if state.st_mode & stat.S_ISGID and caller.uid != 0 and not caller.is_in_group(state.st_gid):
             os.chmod(self.nodes.address(node)[0], state.st_mode & 0o7777 & ~stat.S_ISGID)
@@ -702,7 +702,7 @@ class Passthrough:
     # --- paths ---
 
     def _path(self, node: Node) -> bytes | None:
-        """The path to record an operation under, an active one if the file has several; None without a name."""
+        """The path to record an operation under, an active one if there are several; None without a name."""
         path = self.nodes.path(node)
         if path is None:
             if node.links > 0 and not node.is_directory:

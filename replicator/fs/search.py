@@ -1,7 +1,7 @@
 """Find a name of a file that capture knows by no name.
 
-It happens to hard links only: a program holds a file open by one name, that name is removed, and the file lives
-on under another that nobody has looked up. What the program writes then belongs to that other name.
+It happens to hard links only: a program holds a file open by one name, that name is removed, and the file
+lives on under another that nobody has looked up. What the program writes then belongs to that other name.
 """
 
 import os
@@ -22,7 +22,7 @@ class Search(Enum):
 
 
 def find_name(table: NodeTable, node: Node, entries_max: int) -> Search:
-    """Give `node` a name found by its inode number, looking at about `entries_max` directory entries at most."""
+    """Give `node` a name found by its inode number, looking at about `entries_max` entries at most."""
     root = os.open(".", _OPEN_DIRECTORY, dir_fd=table.root.descriptor)
     try:
         return _walk(root, table, node, entries_max)

@@ -1,0 +1,306 @@
+"""The capture process of one mount: opens its journal, mounts, serves the file system and the control socket.
+
+It outlives the agent. SIGTERM and SIGHUP are ignored, because they reach it when an agent or a terminal
+ends, and a mount that goes away takes the data from under applications. It ends by the control call
+`stop`, by SIGINT (the same as `stop`), or when somebody unmounts its file system. kill -9 loses no
+operation: its journal keeps what was appended, and the successor marks the one operation in flight as in
+doubt.
+
+Small on purpose: one such process runs per mount, in the path of every operation of the applications.
+"""
+
+import argparse
+import errno
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from functools import partial
+
+import msgspec
+import trio
+
+from replicator import limits
+from replicator.agent import control
+from replicator.errors import ExitCode, ReplicatorError
+from replicator.fs import mounts
+from replicator.fs.credentials import prepare_process
+from replicator.fs.passthrough import Passthrough
+from replicator.fs.pyfuse3_binding import Binding, run, terminate
+from replicator.fs.recorder import Recorder
+from replicator.ops import Kind
+from replicator.paths import Home
+from replicator.queue.journal import JournalSettings, JournalWriter
+from replicator.world import World
+
+logger = logging.getLogger("replicator.capture")
+
+BINDING = "pyfuse3"
+
+
+class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a capture process is told by its agent."""
+
+    home: str
+    mount_id: str
+    path: str  # the directory to capture, absolute and without links
+    mountpoint: str  # may be `path` itself
+    memory_directory: str
+    disk_directory: str
+    segment_bytes: int = limits.SEGMENT_BYTES
+    memory_bytes: int = limits.MEMORY_QUEUE_BYTES
+    disk_bytes: int | None = limits.DISK_QUEUE_BYTES
+    disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES
+    active: list[bytes] = []  # as for the call `set_active`
+
+    @property
+    def journal(self) -> JournalSettings:
+        return JournalSettings(
+            self.memory_directory,
+            self.disk_directory,
+            self.segment_bytes,
+            self.memory_bytes,
+            self.disk_bytes,
+            self.disk_free_min_bytes,
+        )
+
+
+class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to the call `status`."""
+
+    pid: int
+    state: str  # "serving" or "stopping"
+    path: str
+    mountpoint: str
+    binding: str
+    active: list[bytes]
+    head_sequence: int
+    memory_bytes: int
+    disk_bytes: int
+    lost_ops: int
+    segments: int
+    nodes: int
+    pending_mtimes: int
+    skipped_ops: int  # paths too long to be replicated
+    skipped_path: str  # the last of them
+
+
+class Capture:
+    """One running capture. Everything but waiting happens in the thread of `run`."""
+
+    def __init__(self, world: World, settings: CaptureSettings) -> None:
+        self._world = world
+        self._settings = settings
+        self._state = "starting"
+        self._stop_persists = True
+        self._unmounted = trio.Event()
+        self._stopped = trio.Event()
+        self._failure: ReplicatorError | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until stopped or unmounted.
+
+        Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted.
+        """
+        settings = self._settings
+        if mounts.clear_stale(settings.mountpoint):
+            logger.warning("cleared the mount that a former process left at %s", settings.mountpoint)
+        path, mountpoint = mounts.resolve(settings.path), mounts.resolve(settings.mountpoint)
+        own = [settings.home, settings.disk_directory, settings.memory_directory]
+        mounts.check_mount(path, mountpoint, mounts.read_mountinfo(), own_directories=own)
+        self._journal = JournalWriter.open(self._world, settings.journal, settings.mount_id)
+        self._recorder = Recorder(self._journal)
+        self._recorder.set_active(settings.active)
+        self._passthrough = Passthrough(
+            mounts.open_root(path),
+            self._recorder,
+            descriptors_max=_descriptors_max(),
+            monotonic_ns=self._world.clock.monotonic_ns,
+        )
+        try:
+            self._record_doubt()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    control.serve, Home(settings.home).socket("capture", settings.mount_id), self._handlers()
+                )
+                descriptor = mounts.mount_fuse(path, mountpoint)
+                nursery.start_soon(self._tick)
+                nursery.start_soon(self._heed_signals)
+                self._state = "serving"
+                logger.info("serving %s at %s", path, mountpoint)
+                task_status.started()
+                await run(Binding(self._passthrough), descriptor)
+                self._finish()
+                nursery.cancel_scope.cancel()
+        finally:
+            if not self._stopped.is_set():
+                self._journal.close(persist=False)
+            self._passthrough.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _handlers(self) -> dict[str, control.Handler]:
+        return {
+            "status": self.status,
+            "set_active": self.set_active,
+            "settle": self.settle,
+            "root": self.root,
+            "collect": self.collect,
+            "stop": self.stop,
+        }
+
+    def _record_doubt(self) -> None:
+        """The operation that a killed predecessor was in the middle of may have happened or not."""
+        flight = self._journal.recovery.flight
+        if flight is None:
+            return
+        logger.warning("the former process ended within an operation on %r", flight.path)
+        self._journal.append(Kind.DOUBT, flight.path)
+        if flight.path2:
+            self._journal.append(Kind.DOUBT, flight.path2)
+        self._journal.clear_flight()
+
+    async def _tick(self) -> None:
+        next_collect = trio.current_time()
+        while True:
+            await trio.sleep(limits.CAPTURE_TICK_S)
+            self._passthrough.tick()
+            if trio.current_time() >= next_collect:
+                next_collect = trio.current_time() + limits.COLLECT_INTERVAL_S
+                self._journal.collect()
+
+    async def _heed_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number != signal.SIGINT:
+                    logger.warning("%s ignored: a mount outlives its agent", signal.Signals(number).name)
+                    continue
+                try:
+                    await self.stop()
+                except ReplicatorError as error:
+                    logger.error("not stopped: %s", error)
+
+    def _finish(self) -> None:
+        """The file system is gone: journal what is left and close."""
+        self._state = "stopping"
+        self._unmounted.set()
+        self._passthrough.settle()
+        try:
+            self._journal.close(self._stop_persists)
+        except ReplicatorError as error:
+            self._failure = error
+        self._stopped.set()
+
+    # --- control calls ---
+
+    async def status(self) -> CaptureStatus:
+        journal = self._journal.statistics()
+        return CaptureStatus(
+            pid=os.getpid(),
+            state=self._state,
+            path=self._settings.path,
+            mountpoint=self._settings.mountpoint,
+            binding=BINDING,
+            active=list(self._recorder.active),
+            head_sequence=journal.head_sequence,
+            memory_bytes=journal.memory_bytes,
+            disk_bytes=journal.disk_bytes,
+            lost_ops=journal.lost_ops,
+            segments=journal.segments,
+            nodes=len(self._passthrough.nodes),
+            pending_mtimes=self._passthrough.pending_mtimes,
+            skipped_ops=self._recorder.skipped_ops,
+            skipped_path=self._recorder.skipped_path.decode(errors="backslashreplace"),
+        )
+
+    async def set_active(self, prefixes: list[str]) -> None:
+        """Journal from now on what happens at or below these mount-relative paths (in base64)."""
+        self._recorder.set_active(msgspec.convert(prefixes, list[bytes]))
+
+    async def settle(self) -> dict[str, int]:
+        """Journal every pending mtime; the sequence a target must have applied to equal the source."""
+        self._passthrough.settle()
+        return {"sequence": self._journal.position.sequence}
+
+    async def root(self) -> control.WithDescriptors:
+        """A descriptor of the directory below the mount, for readers of the storage itself."""
+        return control.WithDescriptors(None, [os.dup(self._passthrough.root_fd)])
+
+    async def collect(self) -> None:
+        self._journal.collect()
+
+    async def stop(self, persist: bool = True, force: bool = False) -> None:
+        """Unmount, save the journal to disk if `persist`, and end.
+
+        An error while the mount is busy, unless `force`: then it is detached, and programs that still have
+        files open there get errors after `limits.DETACHED_SERVE_S`.
+        """
+        self._stop_persists = persist
+        try:
+            await self._unmount(lazy=False)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise ReplicatorError(f"cannot unmount: {error.strerror}: {error.filename}") from error
+            if not force:
+                raise ReplicatorError(
+                    f"{self._settings.mountpoint} is busy: programs have files open there or stand in it"
+                ) from None
+            await self._unmount(lazy=True)
+            with trio.move_on_after(limits.DETACHED_SERVE_S):
+                await self._unmounted.wait()
+            if not self._unmounted.is_set():
+                terminate()
+        await self._stopped.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _unmount(self, lazy: bool) -> None:
+        # In a thread: the kernel may have requests for us before it lets go.
+        await trio.to_thread.run_sync(partial(mounts.unmount, self._settings.mountpoint, lazy=lazy))
+
+
+def _descriptors_max() -> int:
+    """How many directories may be kept open; raises this process's own limit as far as it goes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(limits.NODE_DESCRIPTORS, hard // 2)
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="replicator.agent.capture")
+    parser.add_argument("--arguments", required=True, metavar="FILE", help="CaptureSettings as JSON")
+    with open(parser.parse_args().arguments, "rb") as file:
+        settings = msgspec.json.decode(file.read(), type=CaptureSettings)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    prepare_process()
+    # Nodes are many, live long and form no cycles: looking through all of them would stop every application.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
+    try:
+        trio.run(Capture(World(), settings).run)
+    except ReplicatorError as error:
+        return _fail(error)
+    except BaseExceptionGroup as group:
+        cause = _single(group)
+        if not isinstance(cause, ReplicatorError):
+            raise
+        return _fail(cause)
+    return ExitCode.DONE
+
+
+def _fail(error: ReplicatorError) -> int:
+    logger.error("%s", error)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,334 @@
+"""pyfuse3 in front of `Passthrough`: translates requests and replies, decides nothing.
+
+Handlers of mutations have no checkpoint, so they run one after another in the order of the kernel's requests.
+What may wait for a disk (syncs, cold reads, statfs) runs in threads meanwhile. One guard turns whatever a
+handler raises into an errno: anything but a FUSEError would end the mount.
+"""
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from replicator import limits
+from replicator.fs.credentials import Caller
+from replicator.fs.passthrough import Entry, Passthrough
+
+logger = logging.getLogger(__name__)
+
+_CAPABILITY = b"security.capability"
+_MAX_TASKS = 1000  # requests in flight: many may wait for a thread, and still others be answered
+_NO_WAIT_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_no_attribute = FUSEError(errno.ENODATA)
+
+
+def _guarded(
+    function: Callable[Concatenate["Binding", _P], _T],
+) -> Callable[Concatenate["Binding", _P], Coroutine[Any, Any, _T]]:
+    """A handler without checkpoint."""
+
+    @functools.wraps(function)
+    async def handler(self: "Binding", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(self, *args, **kwargs)
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except FUSEError:
+            raise
+        except Exception:
+            raise _bug(function.__name__) from None
+
+    return handler
+
+
+def _guarded_async(
+    function: Callable[Concatenate["Binding", _P], Awaitable[_T]],
+) -> Callable[Concatenate["Binding", _P], Coroutine[Any, Any, _T]]:
+    """A handler that waits."""
+
+    @functools.wraps(function)
+    async def handler(self: "Binding", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await function(self, *args, **kwargs)
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except FUSEError:
+            raise
+        except Exception:
+            raise _bug(getattr(function, "__name__", "?")) from None
+
+    return handler
+
+
+def _bug(operation: str) -> FUSEError:
+    logger.exception("a bug in %s; the application got EIO", operation)
+    return FUSEError(errno.EIO)
+
+
+def _caller(context: RequestContext) -> Caller:
+    return Caller(context.uid, context.gid, context.pid, context.umask)
+
+
+def _attributes(node_id: int, state: os.stat_result) -> EntryAttributes:
+    attributes = EntryAttributes()
+    attributes.st_ino = node_id
+    attributes.generation = 0
+    attributes.entry_timeout = attributes.attr_timeout = limits.ATTRIBUTE_TIMEOUT_S
+    attributes.st_mode = state.st_mode
+    attributes.st_nlink = state.st_nlink
+    attributes.st_uid = state.st_uid
+    attributes.st_gid = state.st_gid
+    attributes.st_rdev = state.st_rdev
+    attributes.st_size = state.st_size
+    attributes.st_blksize = state.st_blksize
+    attributes.st_blocks = state.st_blocks
+    attributes.st_atime_ns = state.st_atime_ns
+    attributes.st_mtime_ns = state.st_mtime_ns
+    attributes.st_ctime_ns = state.st_ctime_ns
+    return attributes
+
+
+class Binding(pyfuse3.Operations):
+    """Handlers for one mount. The process can serve only one: pyfuse3 keeps its session in globals."""
+
+    enable_writeback_cache = False  # it would reorder writes of different files
+    enable_acl = True
+    supports_dot_lookup = False
+
+    def __init__(self, passthrough: Passthrough) -> None:
+        super().__init__()
+        self._fs = passthrough
+        self._threads = trio.CapacityLimiter(limits.CAPTURE_THREADS)
+        self._reads_without_waiting = True  # until the storage below refuses RWF_NOWAIT
+
+    async def _in_thread(self, function: Callable[..., _T], *args: object) -> _T:
+        return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
+
+    # --- nodes ---
+
+    @_guarded
+    def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        try:
+            return _attributes(*self._fs.lookup(parent_inode, name))
+        except FileNotFoundError:
+            absent = EntryAttributes()  # inode 0: the kernel remembers that there is nothing
+            absent.st_ino = 0
+            absent.entry_timeout = limits.ATTRIBUTE_TIMEOUT_S
+            return absent
+
+    @_guarded
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        self._fs.forget(inode_list)
+
+    @_guarded
+    def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return _attributes(inode, self._fs.getattr(inode))
+
+    @_guarded
+    def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        state = self._fs.setattr(
+            inode,
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            handle_id=fh,
+        )
+        return _attributes(inode, state)
+
+    @_guarded
+    def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return self._fs.readlink(inode)
+
+    # --- names ---
+
+    @_guarded
+    def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _attributes(*self._fs.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
+
+    @_guarded
+    def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return _attributes(*self._fs.mkdir(parent_inode, name, mode, _caller(ctx)))
+
+    @_guarded
+    def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        return _attributes(*self._fs.symlink(parent_inode, name, target, _caller(ctx)))
+
+    @_guarded
+    def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _attributes(*self._fs.link(inode, new_parent_inode, new_name))
+
+    @_guarded
+    def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._fs.unlink(parent_inode, name)
+
+    @_guarded
+    def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._fs.rmdir(parent_inode, name)
+
+    @_guarded
+    def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        self._fs.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    # --- files ---
+
+    @_guarded
+    def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        entry: Entry
+        handle_id, entry = self._fs.create(parent_inode, name, mode, flags, _caller(ctx))
+        return _file_info(handle_id), _attributes(*entry)
+
+    @_guarded
+    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        return _file_info(self._fs.open(inode, flags, _caller(ctx)))
+
+    @_guarded_async
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        if not self._reads_without_waiting:
+            return await self._in_thread(self._fs.read, fh, off, size)
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        try:
+            count = os.preadv(fh, [buffer], off, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return await self._in_thread(self._fs.read, fh, off, size)
+        except OSError as error:
+            if error.errno not in _NO_WAIT_UNSUPPORTED:
+                raise
+            self._reads_without_waiting = False
+            return await self._in_thread(self._fs.read, fh, off, size)
+        if count < size and off + count < os.fstat(fh).st_size:  # the rest is not in memory
+            rest = await self._in_thread(self._fs.read, fh, off + count, size - count)
+            return view[:count].tobytes() + rest
+        return view[:count]  # type: ignore[return-value]  # pyfuse3 takes any buffer, and this is no copy
+
+    @_guarded_async
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        count = self._fs.write(fh, off, buf)
+        if self._fs.is_synchronous(fh):
+            await self._in_thread(self._fs.fsync, fh, True)
+        return count
+
+    @_guarded
+    def flush(self, fh: int) -> None:
+        self._fs.flush(fh)
+
+    @_guarded
+    def release(self, fh: int) -> None:
+        self._fs.release(fh)
+
+    @_guarded_async
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._in_thread(self._fs.fsync, fh, datasync)
+
+    # --- directories ---
+
+    @_guarded
+    def opendir(self, inode: int, ctx: RequestContext) -> int:
+        return self._fs.opendir(inode)
+
+    @_guarded
+    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        for entry in self._fs.readdir(fh, start_id):
+            attributes = _attributes(entry.node_id, entry.state)
+            if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.position):
+                self._fs.forget([(entry.node_id, 1)])  # it did not fit: no reference went out
+                return
+
+    @_guarded
+    def releasedir(self, fh: int) -> None:
+        self._fs.releasedir(fh)
+
+    @_guarded_async
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._in_thread(self._fs.fsyncdir, fh, datasync)
+
+    @_guarded_async
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        state = await self._in_thread(self._fs.statfs)
+        reply = StatvfsData()
+        reply.f_bsize = state.f_bsize
+        reply.f_frsize = state.f_frsize
+        reply.f_blocks = state.f_blocks
+        reply.f_bfree = state.f_bfree
+        reply.f_bavail = state.f_bavail
+        reply.f_files = state.f_files
+        reply.f_ffree = state.f_ffree
+        reply.f_favail = state.f_favail
+        reply.f_namemax = state.f_namemax
+        return reply
+
+    # --- extended attributes ---
+
+    @_guarded
+    def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if name == _CAPABILITY and self._fs.lacks_capability(inode):
+            raise _no_attribute
+        return self._fs.getxattr(inode, name)
+
+    @_guarded
+    def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        names = self._fs.listxattr(inode)
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
+
+    @_guarded
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        self._fs.setxattr(inode, name, value, _caller(ctx))
+
+    @_guarded
+    def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._fs.removexattr(inode, name)
+
+
+def _file_info(handle_id: int) -> FileInfo:
+    # All changes pass through this mount, so what the kernel has cached stays right across opens.
+    return FileInfo(fh=handle_id, keep_cache=True)
+
+
+def terminate() -> None:
+    """End `run` although the mount is still there: for a mount that was detached."""
+    pyfuse3.terminate()
+
+
+async def run(binding: Binding, fuse_descriptor: int) -> None:
+    """Serve a mounted FUSE descriptor (see `mounts.mount_fuse`) until it is unmounted."""
+    pyfuse3.init(binding, f"/dev/fd/{fuse_descriptor}", set())
+    try:
+        await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+    finally:
+        pyfuse3.close(unmount=False)
