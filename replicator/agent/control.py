@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from replicator import limits
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, UnreachableError
 
 Handler = Callable[..., Awaitable[object]]
 
@@ -102,9 +102,10 @@ class _Line:
 
 
 class Control:
-    """A client of one control socket: `async with Control(path) as control`.
+    """A client of one control socket.
 
-    Calls come one after the other.
+    `async with Control(path) as control` keeps one connection, and calls come one after the other. Without
+    it every call has a connection of its own.
     """
 
     def __init__(self, path: str) -> None:
@@ -131,30 +132,56 @@ class Control:
         if self._line is not None:
             self._line.close()
 
-    async def call(self, name: str, /, **arguments: Any) -> Any:
+    async def call(
+        self, name: str, /, *, timeout_s: float = limits.CONTROL_TIMEOUT_S, **arguments: Any
+    ) -> Any:
         """The result, as plain JSON values.
 
-        ReplicatorError: the child refuses, in its words. OSError: it is gone.
+        ReplicatorError: the child refuses, in its words. UnreachableError: it is gone, or silent for
+        `timeout_s`; a kept connection is of no more use then.
         """
-        return (await self.call_with_descriptors(name, (), **arguments))[0]
+        result, descriptors = await self.call_with_descriptors(name, timeout_s=timeout_s, **arguments)
+        for descriptor in descriptors:  # nobody asked for them
+            os.close(descriptor)
+        return result
 
     async def call_with_descriptors(
-        self, name: str, descriptors: Sequence[int] = (), /, **arguments: Any
+        self,
+        name: str,
+        /,
+        send: Sequence[int] = (),
+        *,
+        timeout_s: float = limits.CONTROL_TIMEOUT_S,
+        **arguments: Any,
     ) -> tuple[Any, list[int]]:
         """The same, with descriptors both ways: those passed stay the caller's, those returned become so."""
-        assert self._line is not None, "not connected"
-        async with self._lock:
-            await self._line.send(
-                msgspec.json.encode(_Request(name, arguments, len(descriptors))), descriptors
-            )
-            line = await self._line.receive()
-            if line is None:
-                raise ConnectionResetError(errno.ECONNRESET, "the child ended during the call")
-            answer = msgspec.json.decode(line, type=_Answer)
-            received = self._line.take(answer.descriptors)
-        if answer.error is not None:
-            raise ReplicatorError(answer.error)
-        return answer.ok, received
+        try:
+            with trio.fail_after(timeout_s):
+                if self._line is not None:
+                    async with self._lock:
+                        return await _exchange(self._line, name, send, arguments)
+                async with Control(self._path) as connected:
+                    assert connected._line is not None
+                    return await _exchange(connected._line, name, send, arguments)
+        except trio.TooSlowError:
+            raise UnreachableError(f"{self._path} did not answer {name!r} within {timeout_s:g} s") from None
+        except OSError as error:
+            raise UnreachableError(f"nobody answers at {self._path}: {error.strerror or error}") from error
+
+
+async def _exchange(
+    line: _Line, name: str, descriptors: Sequence[int], arguments: dict[str, Any]
+) -> tuple[Any, list[int]]:
+    request = _Request(name, arguments, len(descriptors))
+    await line.send(msgspec.json.encode(request), descriptors)
+    data = await line.receive()
+    if data is None:
+        raise ConnectionResetError(errno.ECONNRESET, "the child ended during the call")
+    answer = msgspec.json.decode(data, type=_Answer)
+    received = line.take(answer.descriptors)
+    if answer.error is not None:
+        raise ReplicatorError(answer.error)
+    return answer.ok, received
 
 
 async def serve(
@@ -219,7 +246,9 @@ async def _serve_one(connection: trio.socket.SocketType, handlers: Mapping[str, 
         while (request := await line.receive()) is not None:
             answer, descriptors = await _answer(line, request, handlers)
             try:
-                await line.send(msgspec.json.encode(answer), descriptors)
+                # Shielded: the answer to "stop" must still leave while everything else is being cancelled.
+                with trio.move_on_after(limits.CONTROL_ANSWER_S, shield=True):
+                    await line.send(msgspec.json.encode(answer), descriptors)
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
