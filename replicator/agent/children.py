@@ -5,6 +5,7 @@ now.
 """
 
 import base64
+import errno
 import os
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ import trio
 from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent import planning
-from replicator.agent.capture import CaptureArguments
+from replicator.agent.capture import CaptureSettings
 from replicator.agent.receiver import ReceiverArguments
 from replicator.agent.sender import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
@@ -21,7 +22,6 @@ from replicator.agent.supervisor import Child, Plan, Supervisor, serving_process
 from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError
 from replicator.events import EventRing
-from replicator.fs import mounts as fs_mounts
 from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.settings import JournalSettings
@@ -60,10 +60,13 @@ class Children:
     async def start_capture(self, mount: Mount, *, patient: bool = False) -> Child:
         """Raises ChildError with the reason if it cannot be mounted, unless `patient`."""
 
-        async def clean_stale() -> None:
-            await trio.to_thread.run_sync(self._clean_stale, mount)
+        async def look() -> None:
+            await trio.to_thread.run_sync(self._note_stale, mount)
 
-        plan = Plan("capture", mount.id, lambda: self._capture_arguments(mount), prepare=clean_stale)
+        async def tell(child: Child) -> None:
+            await child.call("set_active", prefixes=self.active_prefixes(mount))
+
+        plan = Plan("capture", mount.id, lambda: self._capture_arguments(mount), prepare=look, greet=tell)
         return await self._supervisor.start(plan, patient=patient)
 
     async def stop_capture(self, mount: Mount, *, force: bool, persist: bool) -> None:
@@ -73,7 +76,7 @@ class Children:
         """
         await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
 
-    def active_prefixes(self, mount: Mount) -> list[str]:
+    def active_prefixes(self, mount: Mount) -> list[bytes]:
         """What of a mount has to be journaled: the parts that connections read."""
         filters = [
             journal.filter
@@ -81,7 +84,7 @@ class Children:
             for journal in self.journals(connection)
             if journal.mount.id == mount.id
         ]
-        return [prefix.decode() for prefix in planning.active_prefixes(filters)]
+        return planning.active_prefixes(filters)
 
     def journals(self, connection: Connection) -> list[planning.Journal]:
         """The mounts a connection reads; none if they are gone."""
@@ -90,15 +93,14 @@ class Children:
         except ReplicatorError:
             return []
 
-    def _capture_arguments(self, mount: Mount) -> CaptureArguments:
+    def _capture_arguments(self, mount: Mount) -> CaptureSettings:
         queue = self._config.queue
         settings = self._journal(mount)
-        return CaptureArguments(
+        return CaptureSettings(
             home=self._home.path,
             mount_id=mount.id,
             path=mount.path,
             mountpoint=mount.mountpoint,
-            binding=mount.binding,
             memory_directory=settings.memory_directory,
             disk_directory=settings.disk_directory,
             segment_bytes=queue.segment_size,
@@ -119,9 +121,13 @@ class Children:
             queue.disk_free_min,
         )
 
-    def _clean_stale(self, mount: Mount) -> None:
-        if fs_mounts.clean_stale(mount.mountpoint):
-            self._ring.add(events.MOUNT_RESTORED, mountpoint=mount.mountpoint)
+    def _note_stale(self, mount: Mount) -> None:
+        """A capture that was killed leaves a mount that fails; the next one clears it away."""
+        try:
+            os.statvfs(mount.mountpoint)
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                self._ring.add(events.MOUNT_STALE, mountpoint=mount.mountpoint)
 
     # --- senders ---
 

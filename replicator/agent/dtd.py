@@ -246,3 +246,7 @@ async def _stop_children(home: Home, *, force: bool) -> None:
                     nursery.start_soon(stop, role, identifier)
     if errors:
         raise ReplicatorError("; ".join(errors))
+
+
+if __name__ == "__main__":
+    main()

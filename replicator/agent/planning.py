@@ -82,6 +82,8 @@ def check_new_mount(path: str, mountpoint: str, mounts: Iterable[Mount], private
 
     What the file system below allows is for the capture itself to find out.
     """
+    if "/" in (path, mountpoint):
+        raise ReplicatorError("the root directory cannot be captured: name the directories that hold data")
     for mount in mounts:
         if path in (mount.path, mount.mountpoint) and mountpoint == mount.mountpoint:
             raise ReplicatorError(f"{path} is captured already")

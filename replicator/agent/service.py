@@ -156,7 +156,6 @@ class Service:
         child = await self.children.start_capture(mount, patient=True)
         try:
             await child.wait_running()
-            await self._tell_active(mount)
         except ReplicatorError as error:
             self.events.add(events.MOUNT_FAILED, path=mount.path, reason=str(error))
 

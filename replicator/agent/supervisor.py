@@ -6,6 +6,7 @@ is.
 """
 
 import os
+import re
 import select
 import signal
 import socket
@@ -21,10 +22,11 @@ import trio
 import replicator
 from replicator import events, limits
 from replicator.agent.control import Control
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, UnreachableError
 from replicator.events import EventRing
 from replicator.paths import Home, Role, socket_address
 
+_LOG_PREFIX = re.compile(r"^[-0-9]+ [:,.0-9]+ [A-Z]+ ")  # of logging: time and level
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
@@ -125,6 +127,28 @@ def serving_process(path: str) -> Process | None:
     return Process.open(pid) if pid > 0 else None
 
 
+async def call(
+    path: str,
+    name: str,
+    timeout_s: float = limits.CONTROL_TIMEOUT_S,
+    descriptors: Sequence[int] = (),
+    /,
+    **arguments: Any,
+) -> tuple[Any, list[int]]:
+    """One control call: its result, and descriptors that are the caller's to close.
+
+    Raises UnreachableError if nobody answers, ReplicatorError if the child refuses.
+    """
+    try:
+        with trio.fail_after(timeout_s):
+            async with Control(path) as control:
+                return await control.call_with_descriptors(name, descriptors, **arguments)
+    except trio.TooSlowError:
+        raise UnreachableError(f"did not answer '{name}' within {timeout_s:g} s") from None
+    except OSError as error:
+        raise UnreachableError(f"does not answer '{name}': {_one_line(error)}") from error
+
+
 async def stop_serving(home: Home, role: Role, identifier: str, **arguments: Any) -> None:
     """Stop a child that is nobody's, by its control socket. Raises ReplicatorError if it refuses or stays."""
     path = home.socket(role, identifier)
@@ -134,9 +158,8 @@ async def stop_serving(home: Home, role: Role, identifier: str, **arguments: Any
     try:
         with trio.move_on_after(limits.CHILD_STOP_TIMEOUT_S):
             try:
-                async with Control(path) as control:
-                    await control.call("stop", **arguments)
-            except OSError:
+                await call(path, "stop", limits.CHILD_STOP_TIMEOUT_S, **arguments)
+            except UnreachableError:
                 pass  # it ended before it could answer
             await process.ended()
             return
@@ -156,7 +179,7 @@ async def stop_serving(home: Home, role: Role, identifier: str, **arguments: Any
 
 @dataclass(frozen=True)
 class Plan:
-    """What a child is started with. `prepare` runs before every start, e.g. to clean a stale mount.
+    """What a child is started with. `prepare` runs before every start.
 
     `may_end` is asked when it ended by itself: a receiver does so when its source disconnected.
     """
@@ -165,6 +188,7 @@ class Plan:
     id: str
     arguments: Callable[[], msgspec.Struct]  # asked before every start
     prepare: Callable[[], Awaitable[None]] | None = None
+    greet: "Callable[[Child], Awaitable[None]] | None" = None  # before anybody else may use it
     may_end: Callable[[], bool] = lambda: False
 
 
@@ -203,18 +227,9 @@ class Child:
         if self._process is None:
             raise self._not_running()
         try:
-            with trio.fail_after(timeout_s):
-                async with Control(self._socket) as control:
-                    result: tuple[Any, list[int]] = await control.call_with_descriptors(
-                        name, descriptors, **arguments
-                    )
-                    return result
-        except trio.TooSlowError:
-            raise ChildError(
-                f"{self} did not answer '{name}' within {timeout_s:.0f} s; see {self.log}"
-            ) from None
-        except OSError as error:
-            raise ChildError(f"{self} cannot be asked: {_one_line(error)}; see {self.log}") from error
+            return await call(self._socket, name, timeout_s, descriptors, **arguments)
+        except UnreachableError as error:
+            raise ChildError(f"{self} {error}; see {self.log}") from error
 
     async def wait_running(self, timeout_s: float = limits.CHILD_START_TIMEOUT_S) -> None:
         """Wait until it answers. Raises ChildError after `timeout_s`, or if it was stopped."""
@@ -249,10 +264,8 @@ class Child:
                 else:
                     if process is None:
                         break  # stopped meanwhile
-                    if first:
-                        task_status.started()
-                        first = False
-                    how = await self._watch(process)
+                    how = await self._watch(process, task_status.started if first else _nobody)
+                    first = False
                     if self._stopping or self.plan.may_end():
                         break
                 if trio.current_time() - began_s >= limits.CHILD_STABLE_S:
@@ -287,6 +300,9 @@ class Child:
                     self._stopping = False
                     raise
             await self._done.wait()
+        if self.plan.role == "capture" and not self._done.is_set():
+            self._stopping = False  # ended by force it would take the files from under its applications
+            raise ChildError(f"{self} (pid {process.pid}) does not stop; see {self.log}")
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not self._done.is_set():
                 process.send(number)
@@ -307,12 +323,15 @@ class Child:
                 return await self._start()
         return None
 
-    async def _watch(self, process: Process) -> str:
-        """Until the process has ended. Returns how."""
+    async def _watch(self, process: Process, started: Callable[[], None]) -> str:
+        """Until the process has ended. Returns how. `started` is called when it may be used."""
         self.problem = ""
         self._process = process
-        self._running.set()
         try:
+            if self.plan.greet is not None:
+                await self._greet()
+            self._running.set()
+            started()
             how = await process.ended()
         finally:
             self._process = None
@@ -320,6 +339,16 @@ class Child:
             process.close()
         self.problem = how
         return how
+
+    async def _greet(self) -> None:
+        assert self.plan.greet is not None
+        try:
+            await self.plan.greet(self)
+        except ReplicatorError as error:
+            role, identifier = self.plan.role, self.plan.id
+            self._ring.add(
+                events.CHILD_SILENT, role=role, id=identifier, reason=_one_line(error), log=self.log
+            )
 
     async def _pause(self, how: str, delay_s: float) -> None:
         role, identifier = self.plan.role, self.plan.id
@@ -337,13 +366,12 @@ class Child:
             return None
         role, identifier = self.plan.role, self.plan.id
         try:
-            with trio.fail_after(limits.CONTROL_TIMEOUT_S):
-                async with Control(self._socket) as control:
-                    await control.call("status")
-        except (trio.TooSlowError, ReplicatorError, OSError) as error:
+            await call(self._socket, "status")
+        except ReplicatorError as error:
             if not process.has_ended():
-                reason = "no answer in time" if isinstance(error, trio.TooSlowError) else _one_line(error)
-                self._ring.add(events.CHILD_SILENT, role=role, id=identifier, reason=reason, log=self.log)
+                self._ring.add(
+                    events.CHILD_SILENT, role=role, id=identifier, reason=_one_line(error), log=self.log
+                )
                 if role == "capture":
                     # Ending it would make its mount fail for applications: that is for a person to decide.
                     return process
@@ -385,10 +413,9 @@ class Child:
             while not process.has_ended():
                 if _serves(self._socket, process.pid):
                     try:
-                        async with Control(self._socket) as control:
-                            await control.call("status")
+                        await call(self._socket, "status")
                         return ""
-                    except (ReplicatorError, OSError):
+                    except ReplicatorError:
                         pass  # going down again: the next look tells
                 await trio.sleep(limits.CHILD_POLL_S)
             return await process.ended()
@@ -451,6 +478,10 @@ class Supervisor:
             del self._children[child.plan.role, child.plan.id]
 
 
+def _nobody() -> None:
+    pass
+
+
 def _back_off() -> Iterator[float]:
     delay_s = limits.RESTART_FIRST_S
     while True:
@@ -481,7 +512,8 @@ def _last_line(path: str, offset: int) -> str:
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return _LOG_PREFIX.sub("", last)
 
 
 def _one_line(error: BaseException) -> str:
