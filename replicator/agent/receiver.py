@@ -6,11 +6,12 @@ socket replaces an older session. Everything comes through the World, so that th
 `main` puts it in a process.
 """
 
+import base64
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -692,14 +693,14 @@ def _close_now(stream: trio.abc.Stream) -> None:
 def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     """Control calls of a receiver."""
 
-    async def adopt(descriptors: list[int], first: bytes, other_targets: tuple[str, ...] = ()) -> None:
-        """One descriptor, a TCP socket, and what was read from it."""
+    async def adopt(first: str, other_targets: Sequence[str], descriptors: Sequence[int] = ()) -> None:
+        """One descriptor, a TCP socket; `first`: what was read from it, in base64."""
         if len(descriptors) != 1:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise UsageError("adopt needs one socket")
         stream = trio.SocketStream(trio.socket.socket(fileno=descriptors[0]))
-        receiver.adopt(stream, first, other_targets)
+        receiver.adopt(stream, base64.b64decode(first), tuple(other_targets))
 
     async def status() -> ReceiverStatus:
         return receiver.status()
