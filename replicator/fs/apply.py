@@ -128,7 +128,7 @@ class PathMaps:
         raise OutsideError(f"{os.fsdecode(path)} is outside of every mapped path")
 
     def place_name(self, path: bytes) -> Place:
-        """As `place`, for a name that is to be created, moved or removed: never a mapped root, nor above one."""
+        """As `place`, for a name to be created, moved or removed: never a mapped root, nor above one."""
         place = self.place(path)
         if not place.path or any(start.startswith(path + b"/") for start in self._starts):
             raise OutsideError(f"{os.fsdecode(path) or '/'} is the root of a mapping, or holds one")
@@ -514,7 +514,9 @@ class Applier:
             path, path2, old, new = path2, path, new, old
         if old is None:
             return Outcome.APPLIED if self.remove(path2) else Outcome.IGNORED
-        if new is not None and (old.st_dev, old.st_ino) == (new.st_dev, new.st_ino):
+        if path == path2:
+            return Outcome.ALREADY
+        if new is not None and os.path.samestat(old, new):
             # Two names of one file here, but not on the source: rename(2) would do nothing.
             self.remove(path)
             return Outcome.APPLIED

@@ -1,0 +1,497 @@
+"""Pieces on a target tree: exact, never half a file, links by identity, claims checked."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kit.recording import make_record
+from kit.trees import acl, assert_same_tree, build_random_tree, snapshot
+
+from replicator.fs.apply import Applier, Outcome
+from replicator.fs.attributes import attributes_of, data_extents, read_xattrs
+from replicator.fs.beneath import Root
+from replicator.mirror.links import LinkTable
+from replicator.mirror.pieces import (
+    Abandon,
+    AnyEntry,
+    Batch,
+    File,
+    Finish,
+    LinkTo,
+    Listing,
+    Object,
+    Part,
+    Refused,
+    Same,
+    Times,
+    decode_batch,
+    encode_batch,
+)
+from replicator.mirror.place import Placer
+from replicator.ops import Attributes, Identity, Kind
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
+_MTIME_NS = 1_600_000_000_123_456_789
+_FILE = Attributes(23, stat.S_IFREG | 0o4640, 1000, 1001, 0, 0, _MTIME_NS)
+_DIRECTORY = Attributes(23, stat.S_IFDIR | 0o2750, 1000, 1001, 0, 0, _MTIME_NS)
+_SYMLINK = Attributes(23, stat.S_IFLNK | 0o777, 1000, 1001, 0, 0, _MTIME_NS)
+_FIFO = Attributes(23, stat.S_IFIFO | 0o622, 1000, 1001, 0, 0, _MTIME_NS)
+_ID = Identity(5, 0)
+
+
+class Target:
+    """A target tree with all that places pieces on it."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.root = Root(base)
+        self.links = LinkTable()
+        self.applier = Applier([(b"", self.root)])
+        self.placer = Placer(self.applier, self.links)
+
+    def close(self) -> None:
+        self.placer.close()
+        self.root.close()
+        self.links.close()
+
+    def place(self, *entries: AnyEntry) -> list[Refused]:
+        return self.placer.place(decode_batch(encode_batch(Batch(1, 3, entries))))
+
+    def placed(self, *entries: AnyEntry) -> None:
+        assert self.place(*entries) == []
+
+    def read(self, path: str) -> bytes:
+        return (self.base / path).read_bytes()
+
+    def names(self) -> list[str]:
+        return sorted(os.fsdecode(path) for path in snapshot(self.base) if path)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    (tmp_path / "target").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    opened = Target(tmp_path / "target")
+    yield opened
+    opened.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def _file(path: bytes, data: bytes = b"content", identity: Identity = _ID, links: int = 1) -> File:
+    extents = ((0, len(data)),) if data else ()
+    return File(path, identity, links, _FILE, {b"user.a": b"1"}, len(data), extents, data)
+
+
+def _same(path: bytes, size: int = 7, identity: Identity = _ID, links: int = 1) -> Same:
+    return Same(path, identity, links, _FILE, {b"user.a": b"1"}, size)
+
+
+def _entries_of(base: Path) -> list[AnyEntry]:
+    """Pieces of a whole tree, as a scanner makes them."""
+    entries: list[AnyEntry] = []
+    times: list[AnyEntry] = []
+    seen: set[int] = set()
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        full = os.fsencode(base) + (b"/" + path if path else b"")
+        state = os.lstat(full)
+        attributes, xattrs = attributes_of(state), read_xattrs(full)
+        identity = Identity(state.st_ino, 0)
+        if stat.S_ISDIR(state.st_mode):
+            names = sorted(os.listdir(full))
+            folders = tuple(n for n in names if stat.S_ISDIR(os.lstat(full + b"/" + n).st_mode))
+            entries.append(Listing(path, attributes, xattrs, folders, True, tuple(names)))
+            times.append(Times(path, state.st_mtime_ns))
+            pending += [path + b"/" + name if path else name for name in names]
+        elif state.st_ino in seen:
+            entries.append(LinkTo(path, identity, state.st_nlink))
+        elif stat.S_ISREG(state.st_mode):
+            seen.add(state.st_ino)
+            with open(full, "rb") as file:
+                extents = tuple(data_extents(file.fileno(), state.st_size))
+                data = b"".join(os.pread(file.fileno(), length, offset) for offset, length in extents)
+            links, size = state.st_nlink, state.st_size
+            entries.append(File(path, identity, links, attributes, xattrs, size, extents, data))
+        else:
+            seen.add(state.st_ino)
+            text = os.readlink(full) if stat.S_ISLNK(state.st_mode) else b""
+            entries.append(Object(path, identity, state.st_nlink, attributes, xattrs, text))
+    return entries + times
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_random_tree_arrives_exactly_on_any_target(target: Target, tmp_path: Path, seed: int) -> None:
+    (tmp_path / "source").mkdir()
+    build_random_tree(tmp_path / "source", seed)
+    if seed % 2:
+        build_random_tree(target.base, seed + 100 * (seed % 3))
+    entries = _entries_of(tmp_path / "source")
+    target.placed(*entries)
+    assert_same_tree(tmp_path / "source", target.base)
+    target.placed(*entries)  # what a receiver does again after a kill
+    assert_same_tree(tmp_path / "source", target.base)
+
+
+# --- files ---
+
+
+def test_a_file_is_never_half_seen(target: Target) -> None:
+    target.placed(_file(b"x", b"old"))
+    os.link(target.base / "x", target.base / "link")
+    with open(target.base / "x", "rb") as reader:
+        target.placed(_file(b"x", b"new content"))
+        assert reader.read() == b"old"
+    assert target.read("link") == b"old"
+    assert target.read("x") == b"new content"
+    assert target.names() == ["link", "x"]
+    assert snapshot(target.base)[b"x"].mode == 0o4640
+
+
+@pytest.mark.parametrize("way", ["tree", "symlink", "fifo", "symlink above", "file above", "nothing above"])
+def test_a_file_replaces_what_is_in_the_way(target: Target, way: str) -> None:
+    outside = target.base.parent / "outside"
+    outside.mkdir()
+    if way == "tree":
+        (target.base / "d/x/y").mkdir(parents=True)
+    elif way == "symlink above":
+        (target.base / "d").symlink_to(outside)
+    elif way == "file above":
+        (target.base / "d").write_bytes(b"")
+    elif way != "nothing above":
+        (target.base / "d").mkdir()
+        (target.base / "d/x").symlink_to(outside) if way == "symlink" else os.mkfifo(target.base / "d/x")
+    target.placed(_file(b"d/x"))
+    assert target.names() == ["d", "d/x"]
+    assert target.read("d/x") == b"content"
+    assert os.listdir(outside) == []
+
+
+def test_holes_stay_holes(target: Target) -> None:
+    size = 1 << 20
+    entry = File(b"x", _ID, 1, _FILE, {}, size, ((65536, 4096), (262144, 3)), b"a" * 4096 + b"end")
+    target.placed(entry)
+    content = target.read("x")
+    assert len(content) == size
+    assert content[65536:69632] == b"a" * 4096 and content[262144:262147] == b"end"
+    assert (target.base / "x").stat().st_blocks * 512 < 65536
+
+
+def test_writes_reach_the_new_file_and_not_the_replaced_one(target: Target) -> None:
+    target.placed(_file(b"x", b"old"))
+    write = make_record(Kind.WRITE, b"x", payload=b"W")
+    target.applier.apply(write, tolerant=True)
+    target.placed(_file(b"x", b"new"))
+    target.applier.apply(write, tolerant=True)
+    assert target.read("x") == b"Wew"
+
+
+def test_no_inherited_acl_stays(target: Target) -> None:
+    default = {b"system.posix_acl_default": acl(4711, 7, 0o777)}
+    target.placed(
+        Listing(b"d", _DIRECTORY, default, (b"sub",)),
+        _file(b"d/f"),
+        Object(b"d/p", Identity(6, 0), 1, _FIFO, {}),
+        Listing(b"d/sub", _DIRECTORY, {}),
+        Part(b"d/large", Identity(7, 0), 1, True, ((0, 1),), b"x"),
+        Finish(b"d/large", Identity(7, 0), 1, 1, _FILE, {}, 1),
+    )
+    nodes = snapshot(target.base)
+    assert nodes[b"d"].xattrs == (("system.posix_acl_default", default[b"system.posix_acl_default"]),)
+    assert nodes[b"d/f"].xattrs == (("user.a", b"1"),)
+    assert nodes[b"d/p"].xattrs == nodes[b"d/sub"].xattrs == nodes[b"d/large"].xattrs == ()
+    assert (nodes[b"d/f"].mode, nodes[b"d/p"].mode, nodes[b"d/large"].mode) == (0o4640, 0o622, 0o4640)
+
+
+# --- directories and other objects ---
+
+
+def test_an_exact_listing_removes_the_others(target: Target) -> None:
+    for name in ("keep", "remove", "sub"):
+        (target.base / "d" / name).mkdir(parents=True)
+        (target.base / "d" / name / "x").write_bytes(b"")
+    target.placed(Listing(b"d", _DIRECTORY, {}, (b"sub", b"new"), False))
+    assert os.listdir(target.base / "d/remove") == ["x"]
+    target.links.add(_ID, b"d/remove/x")
+    target.placed(Listing(b"d", _DIRECTORY, {}, (b"sub", b"new"), True, (b"keep", b"sub", b"new")))
+    assert target.names() == ["d", "d/keep", "d/keep/x", "d/new", "d/sub", "d/sub/x"]
+    assert target.links.names(_ID) == []
+
+
+def test_times_come_last_and_stay(target: Target) -> None:
+    target.placed(Listing(b"d", _DIRECTORY, {}, (b"sub",)), _file(b"d/x"), Times(b"d", 77), Times(b"gone", 5))
+    target.placed(Listing(b"d/sub", _DIRECTORY, {}))
+    assert (target.base / "d").stat().st_mtime_ns == 77
+
+
+def test_attributes_of_the_root(target: Target) -> None:
+    target.placed(Listing(b"", _DIRECTORY, {b"user.r": b"1"}), Times(b"", 77))
+    node = snapshot(target.base)[b""]
+    assert (node.mode, node.owner, node.mtime_ns) == (0o2750, (1000, 1001), 77)
+    assert node.xattrs == (("user.r", b"1"),)
+
+
+def test_an_equal_object_is_left_alone_and_another_replaced(target: Target) -> None:
+    link = Object(b"l", _ID, 1, _SYMLINK, {}, b"text")
+    target.placed(link)
+    inode = os.lstat(target.base / "l").st_ino
+    target.placed(link)
+    assert os.lstat(target.base / "l").st_ino == inode
+    target.placed(Object(b"l", _ID, 1, _SYMLINK, {}, b"other"))
+    assert os.readlink(target.base / "l") == "other"
+    target.placed(Object(b"l", _ID, 1, _FIFO, {}))
+    node = snapshot(target.base)[b"l"]
+    assert (node.type, node.mode, node.owner, node.mtime_ns) == ("fifo", 0o622, (1000, 1001), _MTIME_NS)
+
+
+def test_what_a_target_lists(target: Target) -> None:
+    target.placed(Listing(b"d", _DIRECTORY, {}, (b"sub",)), _file(b"d/x"))
+    listed = target.placer.list_directory(b"d")
+    assert listed is not None
+    assert [(e.name, e.size, e.links) for e in listed if e.name == b"x"] == [(b"x", 7, 1)]
+    assert {e.name: e.mtime_ns for e in listed}[b"x"] == _MTIME_NS
+    for path in (b"none", b"d/x", b"../target"):
+        assert target.placer.list_directory(path) is None
+
+
+# --- transfers ---
+
+
+def _parts(path: bytes, number: int = 1, identity: Identity = _ID) -> list[AnyEntry]:
+    return [
+        Part(path, identity, number, True, ((0, 4),), b"aaaa"),
+        Part(path, identity, number, False, ((8, 4),), b"cccc"),
+        Finish(path, identity, number, 1, _FILE, {b"user.a": b"1"}, 16),
+    ]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_large_file_arrives_in_parts(
+    target: Target, nameless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not nameless:
+        real = os.open
+
+        def refuse(path: object, flags: int, *rest: object, **options: object) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, "no")
+            return real(path, flags, *rest, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "open", refuse)
+    first, second, finish = _parts(b"x")
+    target.placed(_file(b"x", b"old"))
+    target.placed(first)
+    target.placed(Listing(b"", _DIRECTORY, {}, (), True, (b"x",)))
+    target.placed(second)
+    assert target.read("x") == b"old"
+    target.placed(finish)
+    assert target.read("x") == b"aaaa\0\0\0\0cccc\0\0\0\0"
+    node = snapshot(target.base)[b"x"]
+    assert (node.mode, node.owner, node.mtime_ns) == (0o4640, (1000, 1001), _MTIME_NS)
+    assert target.names() == ["x"]
+    target.placed(*_parts(b"new/y", 2, Identity(6, 0)))
+    assert target.read("new/y") == target.read("x")
+
+
+def test_records_change_the_copy_being_built(target: Target) -> None:
+    first, second, finish = _parts(b"x")
+    target.placed(_file(b"x", b"old"), first)
+    write = make_record(Kind.WRITE, b"x", payload=b"W", arg0=1, inode=5)
+    assert target.applier.apply(write, tolerant=True) is Outcome.APPLIED
+    assert target.applier.apply(write._replace(arg0=2), tolerant=True, by_identity=True) is Outcome.APPLIED
+    target.placed(second)
+    target.applier.apply(make_record(Kind.TRUNCATE, b"x", arg0=10, inode=5), tolerant=True)
+    assert target.read("x") == b"old"
+    target.placed(finish)
+    assert target.read("x") == b"aWWa\0\0\0\0cc\0\0\0\0\0\0"
+    target.applier.apply(write, tolerant=True)
+    assert target.read("x")[:2] == b"aW"
+
+
+def test_unknown_and_abandoned_transfers(target: Target) -> None:
+    first, second, finish = _parts(b"x")
+    (refusal,) = target.place(second)
+    assert refusal == Refused(3, b"x", _ID, refusal.reason, True)
+    assert target.place(second, finish) == []  # told once
+    target.placed(first, Abandon(b"x", 1))
+    assert target.names() == []
+    target.placed(*_parts(b"x"))
+    assert target.names() == ["x"]
+
+
+def test_a_transfer_started_again_leaves_nothing_behind(target: Target) -> None:
+    first, second, finish = _parts(b"x", 1)
+    again = _parts(b"x", 2)
+    target.placed(first, second, *again)
+    assert [r.retry for r in target.place(finish)] == [True]
+    assert target.names() == ["x"]
+
+
+# --- claims ---
+
+
+@pytest.mark.parametrize("way", ["nothing", "size", "time", "directory", "symlink"])
+def test_a_false_claim_is_refused(target: Target, way: str) -> None:
+    if way in ("size", "time"):
+        target.placed(_file(b"x", b"content" if way == "time" else b"other size"))
+        if way == "time":
+            os.utime(target.base / "x", ns=(0, _MTIME_NS + 1))
+    elif way == "directory":
+        (target.base / "x").mkdir()
+    elif way == "symlink":
+        (target.base / "x").symlink_to("y")
+        target.placed(_file(b"y"))
+    before = snapshot(target.base)
+    (refusal,) = target.place(_same(b"x"))
+    assert (refusal.path, refusal.identity, refusal.retry, refusal.journal) == (b"x", _ID, True, 3)
+    assert snapshot(target.base) == before
+
+
+def test_a_true_claim_mends_the_attributes_only(target: Target) -> None:
+    target.placed(_file(b"x"))
+    wanted = snapshot(target.base)[b"x"]
+    inode = (target.base / "x").stat().st_ino
+    os.chown(target.base / "x", 1, 1)
+    os.chmod(target.base / "x", 0o600)
+    os.setxattr(target.base / "x", "user.other", b"")
+    os.removexattr(target.base / "x", "user.a")
+    target.placed(_same(b"x"))
+    assert snapshot(target.base)[b"x"] == wanted
+    assert (target.base / "x").stat().st_ino == inode
+
+
+def test_a_claim_never_shares_with_strangers(target: Target) -> None:
+    target.placed(_file(b"x"))
+    os.link(target.base / "x", target.base / "stranger")
+    target.placed(_same(b"x"))
+    target.applier.apply(make_record(Kind.WRITE, b"x", payload=b"W"), tolerant=True)
+    assert (target.read("x"), target.read("stranger")) == (b"Wontent", b"content")
+    assert snapshot(target.base)[b"x"].mode == 0o4640
+
+
+def test_a_copy_of_its_own_keeps_holes(target: Target) -> None:
+    target.placed(File(b"x", _ID, 1, _FILE, {}, 1 << 20, ((65536, 4096),), b"a" * 4096))
+    os.link(target.base / "x", target.base / "stranger")
+    target.placed(Same(b"x", _ID, 1, _FILE, {}, 1 << 20))
+    nodes = snapshot(target.base)
+    assert nodes[b"x"] == nodes[b"stranger"]
+    assert nodes[b"x"].links == ()
+
+
+# --- hard links ---
+
+
+def test_names_of_one_file_are_one_file(target: Target) -> None:
+    target.placed(_file(b"a", links=3), LinkTo(b"d/b", _ID, 3))
+    target.applier.apply(make_record(Kind.RENAME, b"a", b"c"), tolerant=True)
+    (target.base / "e").write_bytes(b"in the way")
+    (target.base / "f/g").mkdir(parents=True)
+    target.placed(LinkTo(b"e", _ID, 3), LinkTo(b"f", _ID, 3), LinkTo(b"e", _ID, 3))
+    assert snapshot(target.base)[b"c"].links == (b"c", b"d/b", b"e", b"f")
+
+
+def test_a_link_to_the_unknown_is_refused(target: Target) -> None:
+    assert [r.retry for r in target.place(LinkTo(b"b", _ID, 2))] == [True]
+    target.placed(_file(b"a", links=2))
+    (target.base / "a").unlink()  # behind our back
+    target.root.forget_all()
+    assert [r.retry for r in target.place(LinkTo(b"b", _ID, 2))] == [True]
+
+
+@pytest.mark.parametrize("by", ["file", "parts"])
+def test_new_content_reaches_every_known_name(target: Target, by: str) -> None:
+    target.placed(_file(b"a", links=2), LinkTo(b"b", _ID, 2))
+    if by == "file":
+        target.placed(_file(b"a", b"new content", links=2))
+    else:
+        *parts, _ = _parts(b"a")
+        target.placed(*parts, Finish(b"a", _ID, 1, 2, _FILE, {}, 16))
+    nodes = snapshot(target.base)
+    assert nodes[b"a"] == nodes[b"b"]
+    assert nodes[b"a"].links == (b"a", b"b")
+    assert target.names() == ["a", "b"]
+
+
+def test_claims_of_linked_files(target: Target) -> None:
+    """The target has links a+x where the source has a+b and, apart, x."""
+    target.placed(_file(b"a"))
+    os.link(target.base / "a", target.base / "x")
+    target.placed(_same(b"a", links=2), _same(b"x", identity=Identity(6, 0)), LinkTo(b"b", _ID, 2))
+    nodes = snapshot(target.base)
+    assert nodes[b"a"].links == nodes[b"b"].links == (b"a", b"b")
+    assert nodes[b"x"].links == ()
+    inode = (target.base / "a").stat().st_ino
+    target.placed(_same(b"a", links=2), _same(b"b", links=2))
+    assert (target.base / "a").stat().st_ino == (target.base / "b").stat().st_ino == inode
+
+
+def test_a_claim_joins_the_copy_that_is_known(target: Target) -> None:
+    target.placed(_file(b"a", links=2), _file(b"b", identity=Identity(6, 0)))
+    target.placed(_same(b"b", links=2))
+    assert snapshot(target.base)[b"a"].links == (b"a", b"b")
+
+
+def test_linked_objects(target: Target) -> None:
+    target.placed(
+        Object(b"l", _ID, 2, _SYMLINK, {}, b"text"),
+        Object(b"m", _ID, 2, _SYMLINK, {}, b"text"),
+        LinkTo(b"n", _ID, 2),
+    )
+    assert snapshot(target.base)[b"l"].links == (b"l", b"m", b"n")
+
+
+# --- what goes wrong ---
+
+
+@pytest.mark.parametrize("path", [b"../x", b"/x", b"a//b", b"a\0", b"d/" + b"n" * 256, b""])
+def test_impossible_paths_are_problems(target: Target, path: bytes) -> None:
+    before = snapshot(target.base.parent)
+    (refusal,) = target.place(_file(path))
+    assert not refusal.retry and refusal.reason
+    after = snapshot(target.base.parent)
+    after.pop(b"target/d", None)
+    assert {p: n._replace(mtime_ns=0) for p, n in after.items()} == {
+        p: n._replace(mtime_ns=0) for p, n in before.items()
+    }
+
+
+def test_one_bad_piece_is_not_the_end(target: Target) -> None:
+    refused = target.place(
+        _file(b"a"),
+        Listing(b"d", _DIRECTORY, {}, (b"../x",)),
+        File(b"malformed", _ID, 1, _FILE, {}, 5, ((0, 5),), b"1234"),
+        Object(b"odd", _ID, 1, _FILE, {}),
+        _file(b"b"),
+    )
+    assert [(r.path, r.retry) for r in refused] == [(b"d", False), (b"malformed", False), (b"odd", False)]
+    assert target.names() == ["a", "b"]
+
+
+def test_a_full_target_goes_on_where_it_stopped(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch(1, 0, (_same(b"gone"), *_parts(b"x"), _file(b"y"), _file(b"z")))
+    real = os.pwrite
+    room = [1, 0, 1, 0, 9, 9, 9]
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        if room.pop(0) == 0:
+            raise OSError(errno.ENOSPC, "full")
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    for _ in range(2):
+        with pytest.raises(OSError, match="full"):
+            target.placer.place(batch)
+    assert [r.path for r in target.placer.place(batch)] == [b"gone"]
+    assert target.names() == ["x", "y", "z"]
+    assert target.read("x") == b"aaaa\0\0\0\0cccc\0\0\0\0"
+
+
+def test_what_a_kill_left_is_cleaned_by_the_same_batch(target: Target) -> None:
+    target.placed(_file(b"x", b"old"))
+    (target.base / os.fsdecode(target.placer._incoming)).write_bytes(b"half")
+    target.placed(_file(b"x", b"new"))
+    assert target.names() == ["x"]
+    assert target.read("x") == b"new"
