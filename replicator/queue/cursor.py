@@ -109,6 +109,8 @@ class _Place:
         sequence, chain = self.position
         offset = 0
         try:
+            if not data:
+                raise records.IncompleteRecord("the segment ends too early")
             while offset < len(data):
                 record, length = records.decode(data, offset)
                 if record.sequence != sequence + 1:
