@@ -15,15 +15,14 @@ from replicator.repset import Filter
 
 @dataclass
 class OpenTransfer:
-    """A large file on its way.
+    """A large file on its way."""
 
-    `sent`: its first part is in the stream; `ended`: nothing of it may follow.
-    """
-
-    transfer: Transfer
-    first_place: int = -1
-    sent: bool = False
-    ended: bool = False
+    path: bytes
+    number: int
+    read: Transfer | None = None  # once it is opened; closed by the scanner
+    started: bool = False  # its first part is queued
+    sent: bool = False  # its first part is in the stream
+    ended: bool = False  # nothing of it may follow
 
 
 @dataclass

@@ -16,7 +16,7 @@ from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.mirroring import MirrorRun
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
 from replicator.mirror.pieces import Abandon, Finish, Part
-from replicator.mirror.scan import Choice, Directory, Found, Transfer, join
+from replicator.mirror.scan import Choice, Directory, Found, Source, join
 from replicator.ops import Kind, Record
 from replicator.world import World
 
@@ -39,6 +39,7 @@ class Scanner:
         self._wake_shipper = wake_shipper
         self._wake = trio.Event()
         self._transfers = 0
+        self.idle = True  # has nothing under way that is on no list
 
     def wake(self) -> None:
         """There may be work."""
@@ -48,10 +49,12 @@ class Scanner:
         """Until cancelled."""
         while True:
             self._wake = trio.Event()
+            self.idle = False
             for flow in self._flows:
                 if flow.order.active and await self._bring_something(flow):
                     break
             else:
+                self.idle = True
                 self._wake_shipper()  # the mirror may be complete
                 await self._wake.wait()
 
@@ -164,30 +167,27 @@ class Scanner:
             self._wake_shipper()
 
     async def _bring_large(self, flow: Flow, path: bytes) -> None:
+        """A file of its own transfer, part by part, each at a place of its own."""
         self._transfers += 1
-        opened = await self._world.in_thread(partial(flow.source.open_transfer, path, self._transfers))
-        if isinstance(opened, Found):  # gone, or no longer a file: look again at it as a whole
-            flow.order.require(path)
-            return
-        transfer = OpenTransfer(opened)
+        transfer = OpenTransfer(path, self._transfers)
         flow.transfers.append(transfer)
         try:
             while not transfer.ended:
                 await self._may_scan()
-                if transfer.ended:
-                    break
-                await self._transfer_step(flow, transfer)
+                if not transfer.ended:
+                    await self._transfer_step(flow, transfer)
         except trio.Cancelled:
-            flow.order.require(path, touched=opened.identity)
+            flow.read_again(path, transfer.read.identity if transfer.read is not None else None)
             raise
         finally:
-            opened.close()
+            if transfer.read is not None:
+                transfer.read.close()
 
     async def _transfer_step(self, flow: Flow, transfer: OpenTransfer) -> None:
-        path = transfer.transfer.path
+        path = transfer.path
         place = flow.open_place()
         try:
-            found = await self._world.in_thread(partial(_read_parts, transfer.transfer))
+            found = await self._world.in_thread(partial(_read_parts, flow.source, transfer))
         except BaseException:
             flow.abort_place()
             raise
@@ -195,24 +195,24 @@ class Scanner:
         if transfer.ended:  # the shipper met a change of its name
             self._wake_shipper()
             return
-        if _touched(changes, path) or isinstance(found, str):
-            if isinstance(found, str):
-                self._report(path, found)
-                found = [Found(path)]
-            else:
-                flow.order.require(path)
-                found = []
-            if transfer.first_place >= 0:
-                found = [Found(path, Abandon(path, transfer.transfer.number)), *found]
-            transfer.ended = True
-            self._queue(flow, QueuedPiece(place, found, transfer=transfer))
+        if _touched(changes, path) or transfer.read is None:
+            flow.order.require(path)
+            found = []
+        elif isinstance(found, str):
+            self._report(path, found)
+            found = [Found(path)]
+        if transfer.read is not None and found and found[-1].entry is not None:
+            size = sum(f.size for f in found)
+            self._queue(flow, QueuedPiece(place, found, transfer=transfer, bytes=size))
+            transfer.started = True
+            transfer.ended = isinstance(found[-1].entry, Finish)
             return
-        if transfer.first_place < 0:
-            transfer.first_place = place
-        size = sum(f.size for f in found)
-        self._queue(flow, QueuedPiece(place, found, transfer=transfer, bytes=size))
-        if isinstance(found[-1].entry, Finish):
-            transfer.ended = True
+        transfer.ended = True
+        if transfer.started:
+            found = [Found(path, Abandon(path, transfer.number)), *found]
+        elif transfer in flow.transfers:
+            flow.transfers.remove(transfer)
+        self._queue(flow, QueuedPiece(place, found, transfer=transfer))
 
     # --- queueing ---
 
@@ -251,16 +251,25 @@ class Scanner:
             run.problem(path, reason)
 
 
-def _read_parts(transfer: Transfer) -> list[Found] | str:
-    """Parts of about `limits.PART_BYTES` together; a reason if the file cannot be read."""
+def _read_parts(source: Source, transfer: OpenTransfer) -> list[Found] | str:
+    """Parts of about `limits.PART_BYTES` together; a reason if the file cannot be read; nothing if it is no
+    file now.
+
+    The first call opens it: it has to be what has the name at the place of that step.
+    """
     found: list[Found] = []
     total = 0
     try:
+        if transfer.read is None:
+            transfer.read = source.open_transfer(transfer.path, transfer.number)
+            if transfer.read is None:
+                return []
+        read = transfer.read
         while total < limits.PART_BYTES and len(found) < limits.STEP_FILES:
-            entry = transfer.next(limits.PART_BYTES - total)
+            entry = read.next(limits.PART_BYTES - total)
             size = len(entry.data) if isinstance(entry, Part) else 0
-            links = entry.links if isinstance(entry, Finish) else transfer.links
-            found.append(Found(transfer.path, entry, transfer.identity, links, size, whole=True))
+            links = entry.links if isinstance(entry, Finish) else read.links
+            found.append(Found(transfer.path, entry, read.identity, links, size, whole=True))
             total += size
             if isinstance(entry, Finish):
                 break

@@ -4,6 +4,7 @@ Connects, ships journals and pieces in order, reconnects, resumes. `Sender` has 
 given, so that the simulator runs it as it is; `main` puts it in a process.
 """
 
+import errno
 import itertools
 import os
 import sys
@@ -136,7 +137,7 @@ class Sender:
             self._begin_recovery,
             self._run_ended,
             self._wake_scanner,
-            world.clock.monotonic_ns,
+            lambda: self._scanner.idle,
         )
         self.shipper.replicating = self._state.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
@@ -155,7 +156,7 @@ class Sender:
         self._changed = trio.Event()
         self._root_changed = False
         self._stopping = False
-        self._removed = False
+        self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
 
     # --- life ---
@@ -233,10 +234,10 @@ class Sender:
                 nursery.start_soon(self._count_sizes)
                 while True:
                     self._handle(await session.receive())
-        except* (SessionEnded, ProtocolError, OSError, ReplicatorError) as group:
+        except BaseExceptionGroup as group:
             raise _first(group) from None
-        except* trio.TooSlowError:
-            raise OSError("no answer in time") from None
+        except trio.TooSlowError:
+            raise OSError(errno.ETIMEDOUT, "no answer in time") from None
         finally:
             with trio.move_on_after(1) as scope:
                 scope.shield = True
@@ -578,7 +579,8 @@ class Sender:
             while True:
                 if not self._state.replicating:
                     raise ReplicatorError("replication is stopped: `dtctl replicate start`")
-                if self._run is None and all(
+                mirrored = self._run is None and self.shipper.data_state is not TargetDataState.MIRRORING
+                if mirrored and all(
                     applied >= sequences.get(flow.journal_id, 0)
                     for flow, applied in zip(self._flows, self._applied, strict=True)
                 ):
@@ -600,7 +602,7 @@ class Sender:
                     told = True
                 except (SessionEnded, OSError):
                     pass
-        self._removed = True
+        self.removed = True
         for flow in self._flows:
             flow.cursor.remove()
         try:
@@ -717,7 +719,7 @@ class Sender:
         )
 
     def _save_state(self) -> None:
-        if self._removed:
+        if self.removed:
             return
         disk = self._world.disk
         disk.makedirs(os.path.dirname(self._state_path))
@@ -744,17 +746,22 @@ class ConnectionRefused(ReplicatorError):
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that ended a session: RootChanged before anything that only followed from it."""
+    """What ended a session: RootChanged before what only followed from it, a bug before all; the group if it
+    is cancelled.
+    """
     leaves: list[BaseException] = []
 
     def collect(error: BaseException) -> None:
         if isinstance(error, BaseExceptionGroup):
             for inner in error.exceptions:
                 collect(inner)
-        else:
+        elif not isinstance(error, trio.Cancelled):
             leaves.append(error)
 
     collect(group)
+    bug = any(not isinstance(e, SessionEnded | ProtocolError | OSError | ReplicatorError) for e in leaves)
+    if bug or not leaves:
+        return group
     return next((e for e in leaves if isinstance(e, RootChanged)), leaves[0])
 
 

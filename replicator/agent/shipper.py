@@ -74,7 +74,7 @@ class Shipper:
     begin_recovery: Callable[[], MirrorRun]
     end_run: Callable[[bool], None]
     wake_scanner: Callable[[], None]
-    now_ns: Callable[[], int]
+    scanner_idle: Callable[[], bool]
     totals: Totals = field(default_factory=Totals)
     replicating: bool = True
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
@@ -102,7 +102,7 @@ class Shipper:
         self._current = None
         self._merge = Merge([flow.cursor for flow in self.flows])
         bell = _Bell(self._merge, self.wake)
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(bell.run)
             while True:
                 self._wake = trio.Event()
@@ -373,11 +373,17 @@ class Shipper:
     def _abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
         """A name on the way to a file that is being transferred changes here: what was sent of it is void."""
         for transfer in list(flow.transfers):
-            if transfer.sent and name_change_touches(record, transfer.transfer.path):
+            if transfer.sent and name_change_touches(record, transfer.path):
                 flow.end_transfer(transfer)
-                read = transfer.transfer
-                flow.order.forget_link(read.identity)
-                self._send_batch(flow, [Found(read.path, Abandon(read.path, read.number))], out)
+                self._void(flow, transfer)
+                self._send_batch(flow, [Found(transfer.path, Abandon(transfer.path, transfer.number))], out)
+
+    def _void(self, flow: Flow, transfer: OpenTransfer) -> None:
+        assert transfer.read is not None
+        flow.order.forget_link(transfer.read.identity)
+        flow.links_seen.discard(transfer.read.identity)
+        if transfer in flow.transfers:
+            flow.transfers.remove(transfer)
 
     def _emit(self, flow: Flow, piece: QueuedPiece, out: list[Shipment]) -> None:
         """A piece has come to its place.
@@ -424,9 +430,7 @@ class Shipper:
                 flow.transfers.remove(transfer)
         elif isinstance(entry, Abandon):
             assert transfer is not None
-            order.forget_link(transfer.transfer.identity)
-            if transfer in flow.transfers:
-                flow.transfers.remove(transfer)
+            self._void(flow, transfer)
         elif isinstance(entry, Times):
             return
         else:
@@ -474,7 +478,7 @@ class Shipper:
         if run.stopped:
             self._end(run, False, out)
             return
-        if any(f.pieces or f.barrier is not None or not f.nothing_to_read() for f in self.flows):
+        if not self.scanner_idle() or any(f.pieces or not f.nothing_to_read() for f in self.flows):
             run.waiting = False
             return
         if any(f.position.sequence < f.order.scanned_head for f in self.flows):

@@ -213,7 +213,7 @@ class Order:
         """The listing of `path` entered the stream: its sub-directories (full paths) and `names` (sorted) are
         pending now.
         """
-        self._pending.discard(path)
+        self._no_longer_pending(path)
         self._pending.update(directories)
         if names:
             self._remaining[path] = Remaining(names)
@@ -225,18 +225,22 @@ class Order:
 
         `whole`: with its content, so the target's copy is right from here on.
         """
-        self._pending.discard(path)
-        directory = parent_of(path)
-        names = self._remaining.get(directory)
-        if names is not None:
-            names.advance_past(path[len(directory) + 1 if directory else 0 :])
-            if not names:
-                del self._remaining[directory]
+        self._no_longer_pending(path)
         if identity is not None:
             if whole:
                 self._touched.discard(identity)
             if links > 1:
                 self._linked.add(identity)
+
+    def _no_longer_pending(self, path: bytes) -> None:
+        self._pending.discard(path)
+        directory = parent_of(path)
+        names = self._remaining.get(directory)
+        if names is not None:
+            # Names before it that are not in the stream yet were required again, and are pending by themselves.
+            names.advance_past(path[len(directory) + 1 if directory else 0 :])
+            if not names:
+                del self._remaining[directory]
 
     def _touch(self, identity: Identity) -> None:
         if len(self._touched) < limits.TOUCHED_FILES:

@@ -30,6 +30,7 @@ from replicator.ops import NO_IDENTITY, Identity
 from replicator.repset import Filter
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_NO_FILE = _GONE | {errno.ENXIO}  # a socket
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -169,8 +170,11 @@ class Source:
         finally:
             os.close(directory_fd)
 
-    def open_transfer(self, path: bytes, number: int) -> "Transfer | Found":
-        """Start to read a large file."""
+    def open_transfer(self, path: bytes, number: int) -> "Transfer | None":
+        """Start to read a large file; None if there is no regular file at `path` now.
+
+        OSError: it cannot be read.
+        """
         try:
             directory_fd = self._root.open_directory(parent_of(path))
             try:
@@ -178,10 +182,12 @@ class Source:
             finally:
                 os.close(directory_fd)
         except OSError as error:
-            return _failed(path, error)
+            if error.errno in _NO_FILE:
+                return None
+            raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            return Found(path)
+            return None
         return Transfer(path, descriptor, number)
 
     def walk_sizes(self, root: bytes) -> Iterator[tuple[int, int]]:

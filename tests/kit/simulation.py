@@ -1,0 +1,270 @@
+"""A source and a target in one process: a real sender and a real receiver, real trees, everything else
+simulated.
+
+Time is trio's MockClock, the network is `kit.links`, journal and spool lie on `kit.disk`. Both trees are real
+directories, and the source is changed by `kit.recording.Source`, which says in records what a capture would
+have journaled. Same seed, same run.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
+from kit.links import Network
+from kit.recording import Source
+from kit.trees import assert_same_tree
+from replicator.agent.flow import Flow
+from replicator.agent.receiver import Receiver, ReceiverArguments
+from replicator.agent.sender import JournalArguments, MapArguments, Sender, SenderArguments, SenderOptions
+from replicator.fs import credentials
+from replicator.mirror.scan import Source as SourceTree
+from replicator.ops import Record
+from replicator.queue.cursor import Cursor
+from replicator.queue.journal import JournalWriter
+from replicator.queue.settings import JournalSettings
+from replicator.repset import ReplicationSet, Rule, compile_filter
+from replicator.status import ConnectionStatus
+from replicator.world import World
+
+T = TypeVar("T")
+PORT = 1500
+
+
+class MockedClock:
+    """`Clock` that follows trio's (mock) clock, from a fixed day on."""
+
+    def __init__(self) -> None:
+        self.boot = 1
+
+    def monotonic_ns(self) -> int:
+        return int(trio.current_time() * 1e9) + 1_000_000_000
+
+    def wall_ns(self) -> int:
+        return 1_700_000_000_000_000_000 + self.monotonic_ns()
+
+    def boot_id(self) -> str:
+        return f"boot-{self.boot}"
+
+
+@dataclass(frozen=True)
+class SimulatedWorld(World):
+    """A World whose threads are checkpoints: other tasks run before and after the function, by chance more
+    than once.
+    """
+
+    pauses: random.Random = field(default_factory=random.Random)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        await trio.sleep(self.pauses.choice((0, 0, 0.0001, 0.001)))
+        result = function()
+        await trio.sleep(self.pauses.choice((0, 0, 0.0001, 0.001)))
+        return result
+
+
+def simulated_world(
+    seed: int, connect: Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]]
+) -> SimulatedWorld:
+    disk = MemoryDisk()
+    rng = random.Random(seed)
+    return SimulatedWorld(
+        disk=disk,
+        clock=MockedClock(),
+        random=rng,
+        connect=connect,
+        shared_memory=lambda path, size, create: MemoryPage(disk, path, size, create),
+        doorbells=MemoryDoorbells(),
+        pauses=random.Random(seed + 1),
+    )
+
+
+class Simulation:
+    """One source, one target, one connection over one mount.
+
+    Use `simulate`.
+    """
+
+    def __init__(
+        self, seed: int, directory: Path, nursery: trio.Nursery, options: SenderOptions, rules: list[Rule]
+    ) -> None:
+        self.random = random.Random(seed)
+        self.network = Network(seed)
+        self.source_world = simulated_world(seed * 7 + 1, self._connect)
+        self.target_world = simulated_world(seed * 7 + 2, self._connect)
+        self.source_root = directory / "source"
+        self.target_root = directory / "target"
+        self.source_root.mkdir()
+        self.target_root.mkdir()
+        self.connection = str(uuid.UUID(int=seed + 1))
+        self.journal_id = str(uuid.UUID(int=seed + 2))
+        self.settings = JournalSettings("/memory/journal", "/home/queue/journal", segment_bytes=64 * 1024)
+        self.writer = JournalWriter.open(self.source_world, self.settings, self.journal_id)
+        self.journaling = True
+        self.source = Source(self.source_root, self._journal)
+        self.repset = ReplicationSet(
+            name="everything", generation=1, rules=tuple(rules or [Rule(str(self.source_root), True, True)])
+        )
+        self.options = options
+        self.sender: Sender | None = None
+        self.receiver: Receiver | None = None
+        self._nursery = nursery
+        self._sender_scope = trio.CancelScope()
+        self._receiver_scope = trio.CancelScope()
+
+    def _journal(self, record: Record) -> None:
+        if self.journaling and self.writer.has_readers:
+            assert self.writer.append(
+                record.kind,
+                record.path,
+                path2=record.path2,
+                payload=record.payload,
+                flags=record.flags,
+                inode=record.inode,
+                arg0=record.arg0,
+                arg1=record.arg1,
+            )
+
+    async def _connect(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
+        return await self.network.connect("source", host, port)
+
+    # --- the two sides ---
+
+    def start_sender(self) -> Sender:
+        arguments = SenderArguments(
+            home="/home",
+            connection_uuid=self.connection,
+            agent_uuid="source-agent",
+            agent_name="source",
+            target_host="target",
+            target_port=PORT,
+            repset=self.repset,
+            journals=[
+                JournalArguments(
+                    self.journal_id, str(self.source_root), "", "/memory/journal", "/home/queue/journal"
+                )
+            ],
+            maps=[MapArguments(0, "", str(self.target_root))],
+            options=self.options,
+        )
+        world = self.source_world
+
+        def make_filter() -> object:
+            return compile_filter(self.repset, os.fsencode(self.source_root))
+
+        tree = SourceTree(os.open(self.source_root, os.O_RDONLY | os.O_DIRECTORY), make_filter)
+        cursor = Cursor.open(world, self.settings, self.journal_id, self.connection, create=True)
+        lookahead = Cursor.open(world, self.settings, self.journal_id, None)
+        flow = Flow(0, self.journal_id, cursor, lookahead, make_filter(), tree)
+        sender = self.sender = Sender(world, arguments, [flow])
+        scope = self._sender_scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await sender.run()
+            tree.close()
+            if not sender.removed:
+                cursor.close()
+            lookahead.close()
+
+        self._nursery.start_soon(run)
+        return sender
+
+    def start_receiver(self) -> Receiver:
+        # The table of hard links is SQLite's own business, so that directory is real.
+        home = self.target_root.parent / "home"
+        (home / "target" / self.connection).mkdir(parents=True, exist_ok=True)
+        arguments = ReceiverArguments(
+            home=str(home),
+            connection_uuid=self.connection,
+            agent_uuid="target-agent",
+            agent_name="target",
+            memory_directory="/memory/spool",
+            segment_bytes=64 * 1024,
+        )
+        receiver = self.receiver = Receiver(self.target_world, arguments)
+        scope = self._receiver_scope = trio.CancelScope()
+        incoming = self.network.listen("target", PORT)
+
+        async def listen() -> None:
+            async with incoming:
+                async for stream in incoming:
+                    receiver.adopt(stream)
+
+        async def run() -> None:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(listen)
+                    await receiver.run()
+                    nursery.cancel_scope.cancel()
+
+        self._nursery.start_soon(run)
+        return receiver
+
+    async def kill_sender(self) -> None:
+        """As SIGKILL does: what is in memory is gone, what was written stays."""
+        self._sender_scope.cancel()
+        self.network.cut("source", "target")
+        await trio.testing.wait_all_tasks_blocked()
+        self.sender = None
+
+    async def kill_receiver(self) -> None:
+        self._receiver_scope.cancel()
+        self.network.close_listener("target", PORT)
+        self.network.cut("source", "target")
+        await trio.testing.wait_all_tasks_blocked()
+        self.receiver = None
+
+    # --- looking ---
+
+    @property
+    def status(self) -> ConnectionStatus:
+        assert self.sender is not None
+        return self.sender.status()
+
+    async def drained(self, timeout_s: float = 600) -> None:
+        """Everything captured is applied, and no mirror runs."""
+        assert self.sender is not None
+        self.source.settle()
+        sequences = {self.journal_id: self.writer.position.sequence}
+        assert await self.sender.wait(sequences, timeout_s), self.status
+
+    def assert_equal(self, ignore: frozenset[str] = frozenset()) -> None:
+        assert_same_tree(self.source_root, self.target_root, ignore)
+
+
+@contextlib.asynccontextmanager
+async def simulate(
+    seed: int,
+    *,
+    options: SenderOptions | None = None,
+    rules: Callable[[Path], list[Rule]] | None = None,
+    start: bool = True,
+) -> AsyncIterator[Simulation]:
+    """A running pair; both trees are removed in the end.
+
+    `rules` makes the set's rules from the source directory.
+    """
+    credentials.prepare_process()
+    directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
+    try:
+        async with trio.open_nursery() as nursery:
+            made = rules(directory / "source") if rules else []
+            simulation = Simulation(seed, directory, nursery, options or SenderOptions(mirror="full"), made)
+            if start:
+                simulation.start_receiver()
+                simulation.start_sender()
+            try:
+                yield simulation
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        shutil.rmtree(directory)
