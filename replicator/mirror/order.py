@@ -237,7 +237,7 @@ class Order:
         directory = parent_of(path)
         names = self._remaining.get(directory)
         if names is not None:
-            # Names before it that are not in the stream yet were required again, and are pending by themselves.
+            # Names before it that are not in the stream yet were required again: pending by themselves.
             names.advance_past(path[len(directory) + 1 if directory else 0 :])
             if not names:
                 del self._remaining[directory]

@@ -7,7 +7,9 @@ from replicator.mirror.order import Decision, Order, Remaining, name_change_in_d
 from replicator.ops import RENAME_EXCHANGE, Flag, Identity, Kind, Record
 
 
-def record(kind: Kind, path: bytes, path2: bytes = b"", *, inode: int = 7, flags: int = 0, arg0: int = 0) -> Record:
+def record(
+    kind: Kind, path: bytes, path2: bytes = b"", *, inode: int = 7, flags: int = 0, arg0: int = 0
+) -> Record:
     return Record(kind, flags, 1, 0, 0, 0, 0, inode, 0, arg0, 0, path, path2, b"")
 
 
