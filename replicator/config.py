@@ -84,7 +84,7 @@ _UNITS = {
 
 def parse_size(text: str) -> int | None:
     """Bytes of a size like "128 MiB" or "5242880"; None if it is none."""
-    match = re.fullmatch(r"\s*(\d{1,15})\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,15})\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in _UNITS:
         return None
     return int(match[1]) * _UNITS[match[2].upper()]

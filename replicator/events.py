@@ -58,9 +58,7 @@ REPSET_MODIFIED = EventType(99, _I, "replication set {repset} modified: generati
 REPSET_DELETED = EventType(9001, _I, "replication set {repset} deleted")
 MOUNT_ADDED = EventType(9010, _I, "{path} is captured at {mountpoint}")
 MOUNT_REMOVED = EventType(9011, _I, "{path} is no longer captured")
-MOUNT_RESTORED = EventType(
-    9012, _W, "{mountpoint}: stale mount of an earlier process cleaned up and mounted again"
-)
+MOUNT_STALE = EventType(9012, _W, "{mountpoint}: a capture ended without unmounting; it is mounted again")
 MOUNT_FAILED = EventType(9013, _E, "{path} cannot be captured: {reason}")
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")

@@ -408,7 +408,7 @@ def application(service: Service) -> Starlette:
 async def serve(
     service: Service, path: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Answer on the Unix socket `path` until cancelled. Started when clients can connect."""
+    """Answer on the Unix socket `path` until the service is to stop. Started when clients can connect."""
     config = HypercornConfig()
     config.umask = 0o177  # for the socket: its owner only
     config.graceful_timeout = limits.API_GRACE_S
@@ -423,7 +423,9 @@ async def serve(
             with socket_address(path) as address:
                 config.bind = [f"unix:{address}"]
                 start = partial(
-                    hypercorn.trio.serve, app, config, mode="asgi", shutdown_trigger=trio.sleep_forever
+                    *(hypercorn.trio.serve, app, config),
+                    mode="asgi",
+                    shutdown_trigger=service.stop_requested.wait,
                 )
                 await nursery.start(start)
             task_status.started()

@@ -239,7 +239,7 @@ async def _stop_children(home: Home, *, force: bool) -> None:
         except ReplicatorError as error:
             errors.append(str(error))
 
-    for roles in (("sender", "receiver"), ("capture",)):
+    for roles in (("sender", "receiver"), ("capture",)):  # first those that read, then those that write
         async with trio.open_nursery() as nursery:
             for role, identifier in home.children():
                 if role in roles:
