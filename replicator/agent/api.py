@@ -422,11 +422,8 @@ async def serve(
         async with trio.open_nursery() as nursery:
             with socket_address(path) as address:
                 config.bind = [f"unix:{address}"]
-                start = partial(
-                    *(hypercorn.trio.serve, app, config),
-                    mode="asgi",
-                    shutdown_trigger=service.stop_requested.wait,
-                )
+                stop = service.stop_requested.wait
+                start = partial(hypercorn.trio.serve, app, config, mode="asgi", shutdown_trigger=stop)
                 await nursery.start(start)
             task_status.started()
     finally:

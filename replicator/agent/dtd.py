@@ -166,12 +166,16 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
             ring.add(events.AGENT_STARTED, name=identity.name, pid=os.getpid(), home=home.path, listen=listen)
             if not listen.is_loopback:
                 ring.add(events.INSECURE, listen=listen)
-            await nursery.start(partial(api.serve, service, home.api_socket))
-            await service.start()
-            await nursery.start(Greeter(children.adopt, ring).serve, listeners)
-            _notify_systemd("READY=1")
-            await service.stop_requested.wait()
-            _notify_systemd("STOPPING=1")
+            async with trio.open_nursery() as answering:  # ends once the last answer is given
+                await answering.start(api.serve, service, home.api_socket)
+                async with trio.open_nursery() as starting:
+                    starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
+                    await service.start()
+                    await nursery.start(Greeter(children.adopt, ring).serve, listeners)
+                    _notify_systemd("READY=1")
+                    starting.cancel_scope.cancel()
+                await service.stop_requested.wait()
+                _notify_systemd("STOPPING=1")
             await children.stop_flows()
             ring.add(events.AGENT_STOPPED, name=identity.name)
             nursery.cancel_scope.cancel()
@@ -180,6 +184,11 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
 async def _stop_on_signal(signals: AsyncIterator[int], service: Service) -> None:
     async for _ in signals:
         service.stop_requested.set()
+
+
+async def _cancel_on_stop(service: Service, scope: trio.CancelScope) -> None:
+    await service.stop_requested.wait()
+    scope.cancel()
 
 
 def _notify_systemd(text: str) -> None:
