@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import trio
 
 from replicator import limits
+from replicator.errors import JournalError
 from replicator.ops import Position, Record
 from replicator.queue.cursor import Cursor, Run
 
@@ -100,14 +101,21 @@ class Merge:
             await trio.sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, limits.MERGE_PAUSE_MAX_S)
             return
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        problem: JournalError | None = None
+        async with trio.open_nursery() as nursery:
 
             async def first(cursor: Cursor) -> None:
-                await cursor.wait()
+                nonlocal problem
+                try:
+                    await cursor.wait()
+                except JournalError as error:
+                    problem = error
                 nursery.cancel_scope.cancel()
 
             for cursor in self._cursors:
                 nursery.start_soon(first, cursor)
+        if problem is not None:
+            raise problem
 
 
 def _part(run: Run, first: int, end: int) -> Run:

@@ -430,6 +430,7 @@ class SteppingClock:
 
     def __init__(self) -> None:
         self.now_ns = 10**9
+        self.wall_offset_ns = 1_700_000_000 * 10**9
         self.boot = 1
 
     def monotonic_ns(self) -> int:
@@ -437,7 +438,7 @@ class SteppingClock:
         return self.now_ns
 
     def wall_ns(self) -> int:
-        return 1_700_000_000 * 10**9 + self.now_ns
+        return self.wall_offset_ns + self.now_ns
 
     def boot_id(self) -> str:
         return f"boot-{self.boot}"
