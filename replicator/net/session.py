@@ -91,6 +91,9 @@ class Session:
         async with self._send_lock:
             if self._ended is not None:
                 raise SessionEnded(str(self._ended)) from self._ended
+            # Taking the lock has let others run. A cancellation that came meanwhile is heard here, where
+            # nothing is lost by it, and not with the frame begun.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await self._write(self.engine.send(frame, data))
 
     async def receive(self) -> Event:

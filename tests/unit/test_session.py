@@ -191,6 +191,23 @@ async def test_a_send_that_is_cancelled_in_the_middle_ends_the_session(autojump_
         await target.receive()
 
 
+async def test_a_send_that_is_cancelled_before_it_begins_harms_nothing(autojump_clock: Any) -> None:
+    """So that a task which is stopped while it reports does not cost the peer the BYE."""
+    for steps in range(6):
+        source, target = pair(make_link())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.send, MirrorBegin("m", "full"))
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.close, "enough")
+            with pytest.raises(PeerLeft, match="enough"):
+                while True:
+                    assert await target.receive() == MirrorBegin("m", "full")
+            await target.close("")
+
+
 async def test_a_receive_that_is_cancelled_loses_nothing(autojump_clock: Any) -> None:
     source, target = pair(make_link(split=True, latency_s=0.5))
     frames = [Records(0, Mark(n, n), Mark(n + 1, n)) for n in range(30)]
