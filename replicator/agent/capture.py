@@ -131,8 +131,10 @@ class Capture:
                 self._state = "serving"
                 logger.info("serving %s at %s", path, mountpoint)
                 task_status.started()
-                await run(Binding(self._passthrough), descriptor)
-                self._finish()
+                try:
+                    await run(Binding(self._passthrough), descriptor)
+                finally:
+                    self._finish()
                 nursery.cancel_scope.cancel()
         finally:
             if not self._stopped.is_set():
@@ -238,6 +240,14 @@ class Capture:
         files open there get errors after `limits.DETACHED_SERVE_S`.
         """
         self._stop_persists = persist
+        # Shielded: with the mount everything else ends, and the caller is to hear how it went.
+        with trio.CancelScope(shield=True):
+            await self._leave(force)
+            await self._stopped.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _leave(self, force: bool) -> None:
         try:
             await self._unmount(lazy=False)
         except OSError as error:
@@ -252,9 +262,6 @@ class Capture:
                 await self._unmounted.wait()
             if not self._unmounted.is_set():
                 terminate()
-        await self._stopped.wait()
-        if self._failure is not None:
-            raise self._failure
 
     async def _unmount(self, lazy: bool) -> None:
         # In a thread: the kernel may have requests for us before it lets go.

@@ -42,6 +42,8 @@ _SYNC_FLAGS = os.O_SYNC | os.O_DSYNC
 _DROPPED_FLAGS = (
     os.O_APPEND | os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_NONBLOCK | _SYNC_FLAGS
 )
+# The mtime as well: what is never written has no other occasion to tell it.
+_CREATION_MASK = CREATION_MASK | AttributeMask.MTIME
 _ACCESS_ACL = b"system.posix_acl_access"
 _CAPABILITY = b"security.capability"
 _NS_PER_S = 1_000_000_000
@@ -140,7 +142,10 @@ class Passthrough:
     ) -> os.stat_result:
         """Change what is given. Records: TRUNCATE for the size, one SETATTR with the results for the rest."""
         node = self.nodes.get(node_id)
-        is_link = stat.S_ISLNK(self.nodes.stat(node).st_mode)
+        state = self.nodes.stat(node)
+        if mode is uid is gid is size is atime_ns is mtime_ns is None:  # the kernel asked for a new ctime
+            return state
+        is_link = stat.S_ISLNK(state.st_mode)
         if is_link and (mode is not None or size is not None):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         path = self._path(node)
@@ -292,7 +297,7 @@ class Passthrough:
                 kind,
                 path,
                 path2=text,
-                payload=attributes_of(state, CREATION_MASK).encode(),
+                payload=attributes_of(state, _CREATION_MASK).encode(),
                 flags=int(Flag.DIRECTORY) if kind is Kind.MKDIR else 0,
                 inode=state.st_ino,
             )
