@@ -5,7 +5,7 @@ in it.
 from collections import deque
 from dataclasses import dataclass, field
 
-from replicator.mirror.order import Order, parent_of
+from replicator.mirror.order import Order, is_below_or_equal, parent_of
 from replicator.mirror.pieces import Abandon, Listing, Times
 from replicator.mirror.scan import Found, Source, Transfer
 from replicator.ops import NAME_KINDS, NO_IDENTITY, START, Identity, Kind, Position, Record
@@ -69,6 +69,10 @@ class Flow:
         self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
         self._lookahead = lookahead
         self._open_place: int | None = None
+
+    def has(self, directory: bytes) -> bool:
+        """Whether a directory belongs to the set's trees: above their roots nothing is ours to touch."""
+        return any(is_below_or_equal(directory, root) for root in self.filter.roots)
 
     # --- places ---
 

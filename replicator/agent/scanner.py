@@ -94,12 +94,16 @@ class Scanner:
             raise
         changes = flow.close_place()
         if isinstance(seen, Directory):
-            if any(_unsure(r) or name_change_in_directory(r, path) for r in changes):
+            if _unsettled(changes, path):
                 flow.order.read_later(path)
                 self._wake_shipper()
                 return
-            listed = Found(path, seen.listing, whole=True)
-            self._queue(flow, QueuedPiece(place, [listed], seen.directories, seen.names))
+            found = [Found(path, seen.listing, whole=True)]
+            parent = seen.parent_times.path
+            if path and flow.has(parent) and not _unsettled(changes, parent):
+                # If the listing has to make the directory, that changes the time of its parent.
+                found.append(Found(parent, seen.parent_times))
+            self._queue(flow, QueuedPiece(place, found, seen.directories, seen.names))
             for directory in reversed(seen.directories):  # taken from the end: in sorted order
                 flow.order.read_later(directory)
             await self._bring_names(flow, path, seen.names)
@@ -150,6 +154,8 @@ class Scanner:
             flow.read_again(join(directory, name))
 
     async def _bring_times(self, flow: Flow, directory: bytes) -> None:
+        if not flow.has(directory):
+            return
         place = flow.open_place()
         try:
             times = await self._world.in_thread(partial(flow.source.directory_times, directory))
@@ -159,9 +165,7 @@ class Scanner:
             raise
         changes = flow.close_place()
         # A later change of names journals the directory's mtime by itself.
-        if times is not None and not any(
-            _unsure(r) or name_change_in_directory(r, directory) for r in changes
-        ):
+        if times is not None and not _unsettled(changes, directory):
             self._queue(flow, QueuedPiece(place, [Found(directory, times)]))
         else:
             self._wake_shipper()
@@ -280,6 +284,10 @@ def _read_parts(source: Source, transfer: OpenTransfer) -> list[Found] | str:
 
 def _unsure(record: Record) -> bool:
     return record.kind in (Kind.HOLE, Kind.DOUBT)
+
+
+def _unsettled(changes: list[Record], directory: bytes) -> bool:
+    return any(_unsure(r) or name_change_in_directory(r, directory) for r in changes)
 
 
 def _touched(changes: list[Record], path: bytes) -> bool:

@@ -226,6 +226,7 @@ class Order:
         `whole`: with its content, so the target's copy is right from here on.
         """
         self._no_longer_pending(path)
+        self._remaining.pop(path, None)  # it was a directory when a scan that was cut off listed it
         if identity is not None:
             if whole:
                 self._touched.discard(identity)

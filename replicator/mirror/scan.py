@@ -62,6 +62,7 @@ class Directory:
     listing: Listing
     directories: list[bytes]
     names: list[bytes]
+    parent_times: Times
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ class Source:
             name = path.rpartition(b"/")[2] or b"."
             state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
             if stat.S_ISDIR(state.st_mode):
-                return self._list(path, choice) if self._filter.may_contain(path) else Found(path)
+                if not self._filter.may_contain(path):
+                    return Found(path)
+                parent_times = Times(parent_of(path), os.fstat(directory_fd).st_mtime_ns)
+                return self._list(path, choice, parent_times)
             return (
                 self._read(directory_fd, name, path, choice) if self._filter.includes(path) else Found(path)
             )
@@ -225,7 +229,7 @@ class Source:
 
     # --- reading ---
 
-    def _list(self, path: bytes, choice: Choice) -> Directory | Found:
+    def _list(self, path: bytes, choice: Choice, parent_times: Times) -> Directory | Found:
         directory_fd = self._root.open_directory(path)
         try:
             state = os.fstat(directory_fd)
@@ -254,7 +258,7 @@ class Source:
         listing = Listing(
             path, attributes_of(state), xattrs, sub_names, exact, tuple(names) + sub_names if exact else ()
         )
-        return Directory(listing, directories, names)
+        return Directory(listing, directories, names, parent_times)
 
     def _read(self, directory_fd: int, name: bytes, path: bytes, choice: Choice) -> Found:
         state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
