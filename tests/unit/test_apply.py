@@ -228,6 +228,17 @@ def test_writes_go_to_the_file_that_has_the_name_now(target: Target) -> None:
         target.strict(make_record(Kind.WRITE, b"b", payload=b"gone"))
 
 
+def test_writes_after_a_file_was_renamed_over_an_open_one(target: Target) -> None:
+    for path in (b"a", b"b", b"c"):
+        target.strict(_create(path))
+        target.strict(make_record(Kind.WRITE, path, payload=path * 3))
+    target.strict(_rename(b"a", b"b"))
+    target.strict(make_record(Kind.WRITE, b"b", payload=b"1"))
+    target.strict(make_record(Kind.LINK, b"c", b"a"))
+    target.strict(make_record(Kind.WRITE, b"a", payload=b"2", arg0=1))
+    assert ((target.base / "b").read_bytes(), (target.base / "c").read_bytes()) == (b"1aa", b"c2c")
+
+
 def test_writes_below_a_renamed_directory(target: Target) -> None:
     target.full_directory("d")
     target.strict(make_record(Kind.WRITE, b"d/sub/file", payload=b"D"))
@@ -409,8 +420,9 @@ def test_linking(target: Target) -> None:
 
 def test_linking_registers_only_what_is_known(target: Target) -> None:
     target.file("a")
+    target.links.add(Identity(6, 0), b"another")
     target.tolerant(make_record(Kind.LINK, b"a", b"b", inode=5))
-    assert not target.links
+    assert target.links.names(Identity(5, 0)) == []
     target.links.add(Identity(5, 0), b"a")
     target.tolerant(make_record(Kind.LINK, b"a", b"c", inode=5))
     assert target.links.names(Identity(5, 0)) == [b"a", b"c"]
@@ -543,9 +555,11 @@ def test_by_identity_reaches_known_copies_only(target: Target) -> None:
 
 
 @pytest.mark.parametrize("kind", [k for k in Kind if k not in (Kind.DOUBT, Kind.HOLE, Kind.FRAME)])
-@pytest.mark.parametrize("path", [b"/etc/x", b"../x", b"a/../../x", b"a//x", b"a/./x", b"a\0x", b"out/x"])
+@pytest.mark.parametrize(
+    "path", [b"/etc/x", b"../x", b"a/../../x", b"a//x", b"a/./x", b"a\0x", b"out/x", b"out/sub/x"]
+)
 def test_hostile_records_touch_nothing(target: Target, kind: Kind, path: bytes) -> None:
-    (target.base.parent / "out").mkdir()
+    (target.base.parent / "out/sub").mkdir(parents=True)
     (target.base.parent / "out" / "x").write_bytes(b"precious")
     (target.base.parent / "x").write_bytes(b"precious")
     (target.base / "out").symlink_to("../out")

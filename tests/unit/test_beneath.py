@@ -70,11 +70,16 @@ def test_hostile_names_are_refused(name: bytes) -> None:
 def test_no_symlink_is_followed(root: Root) -> None:
     _at(root, "out").symlink_to("../outside")
     _at(root, "secret").symlink_to("../outside/secret")
-    _at(root, "in").mkdir()
+    (_at(root, "..") / "outside" / "sub").mkdir()
+    _at(root, "in/sub").mkdir(parents=True)
     _at(root, "alias").symlink_to("in")
     for call, path in (
         (root.parent, b"out/secret"),
         (root.parent, b"alias/x"),
+        (root.parent, b"alias/sub/x"),
+        (root.parent, b"out/sub/x"),
+        (root.open_directory, b"alias/sub"),
+        (root.open_directory, b"out/sub"),
         (root.directory, b"out"),
         (root.directory, b"alias"),
         (root.file, b"secret"),
@@ -171,6 +176,14 @@ def test_make_directories_replaces_what_is_in_the_way(root: Root) -> None:
     assert _at(root, "a/b").is_dir() and not _at(root, "a/b").is_symlink()
     assert _at(root, "a/b/c").is_dir()
     assert (_at(root, "..") / "outside" / "secret").exists()
+
+
+def test_a_removed_file_is_not_lent_again(root: Root) -> None:
+    _at(root, "f").write_bytes(b"old")
+    root.file(b"f")
+    root.remove(b"f")
+    _at(root, "f").write_bytes(b"new")
+    assert os.pread(root.file(b"f"), 10, 0) == b"new"
 
 
 def test_removed_below_and_made_again_is_not_the_old_one(root: Root) -> None:
