@@ -94,7 +94,7 @@ class Root:
     # --- lending descriptors ---
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
-        """The open directory that holds the last component of `path`, and that component. OSError if missing."""
+        """The open directory that holds the last component of `path`, and that component. OSError if none."""
         head, slash, name = path.rpartition(b"/")
         if name in _BAD_NAMES or b"\0" in name or len(path) > limits.PATH_BYTES:
             raise UnsafePathError(path)
@@ -174,7 +174,7 @@ class Root:
     # --- names that changed ---
 
     def forget(self, path: bytes) -> None:
-        """The name of something that is no directory changed hands or went away, or its file is to be closed."""
+        """The name of what is no directory changed hands or went away, or its file is to be closed."""
         descriptor = self._files.pop(path, None)
         if descriptor is not None:
             os.close(descriptor)
@@ -187,7 +187,7 @@ class Root:
                 os.close(cache.pop(known))
 
     def forget_all(self) -> None:
-        """Close everything lent. Done now and then, it bounds how long changes behind our back can mislead us."""
+        """Close everything lent. Done regularly, it bounds how long changes behind our back mislead us."""
         for cache in (self._files, self._directories):
             while cache:
                 os.close(cache.popitem()[1])
@@ -301,7 +301,7 @@ class Root:
         return calls.openat2(directory, path, self._hows[flags])
 
     def _open_by_component(self, directory: int, path: bytes, flags: int) -> int:
-        """What openat2 does, for kernels before 5.6: no component is a symlink, all lie on one file system."""
+        """What openat2 does, for kernels before 5.6: no component is a symlink, all on one file system."""
         device = os.fstat(directory).st_dev
         *above, last = path.split(b"/")
         current = directory
