@@ -124,7 +124,7 @@ def _recover(world: World, settings: JournalSettings, journal: UUID, header: Hea
     damaged = False
     flight = None
     if header.valid and header.boot_id == boot_id:
-        # Closed: a clean stop, or the opening after it, was interrupted; both tiers may hold the same segments.
+        # Closed: a clean stop, or the opening after it, was interrupted. Both tiers may hold the same.
         first = Tier.MEMORY if header.state == State.OPEN else Tier.DISK
     elif saved is not None and saved.state == State.CLOSED:
         first = Tier.DISK

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from kit.disk import MemoryDisk, SteppingClock, memory_world
-
 from replicator.ops import Kind, Record
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalSettings, JournalWriter

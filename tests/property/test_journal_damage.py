@@ -1,4 +1,4 @@
-"""Damaged files: a valid prefix, then an error or a HOLE; never a wrong record, never an exception of another kind."""
+"""Damaged files: a valid prefix, then an error or a HOLE; never a wrong record, never another exception."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,10 @@ from replicator.queue.cursor import Cursor
 Operation = tuple[int, bytes, bytes]
 
 
-def filled(count: int = 8, size: int = 40, memory_bytes: int = 1100) -> tuple[Host, list[Operation], list[Position]]:
-    """A host with a few segments in both tiers, of a journal whose writer was killed; every position of it."""
+def filled(
+    count: int = 8, size: int = 40, memory_bytes: int = 1100
+) -> tuple[Host, list[Operation], list[Position]]:
+    """A host with segments in both tiers, of a journal whose writer was killed; every position of it."""
     host = Host(settings=small(memory_bytes=memory_bytes))
     writer = host.writer()
     host.cursor(create=True).close()
@@ -105,7 +107,7 @@ def test_a_segment_that_is_missing() -> None:
 
 @pytest.mark.parametrize("records_before", [1, 2, 3, 4, 6], ids=lambda n: f"after-{n}")
 def test_a_torn_tail_of_every_length(records_before: int) -> None:
-    """The process is killed in the middle of an append: cut at every byte, also where the append begins a segment."""
+    """Killed in the middle of an append, also of one that begins a segment: cut at every byte."""
 
     def torn(size: int | None) -> int:
         host = Host()

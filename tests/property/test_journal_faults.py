@@ -15,7 +15,7 @@ ERRORS = [errno.EIO, errno.ENOSPC]
 
 
 def check_account(records: list[Record], taken: dict[int, tuple[int, bytes, bytes]], lost: int) -> None:
-    """What was taken is there, in order; every loss is followed by a HOLE before the next record, and none is left out."""
+    """What was taken is there, in order; HOLEs tell of every loss."""
     operations = [record for record in records if record.kind != Kind.HOLE]
     assert [(record.kind, record.path, record.payload) for record in operations] == list(taken.values())
     assert [record.sequence for record in operations] == list(taken)

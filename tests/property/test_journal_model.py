@@ -1,8 +1,16 @@
-"""A journal against a model: what was appended is read back, in order, once by every reader, whatever happens between."""
+"""A journal against a model: every reader reads back what was appended, in order, each record once."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 from kit.journals import READERS, Host, append, contents, small, write
 
 from replicator.errors import JournalError
@@ -158,7 +166,9 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def collect(self) -> None:
         self.writer.collect()
-        needed = min((reader.acknowledged for reader in self.known.values()), default=max(self.model, default=0))
+        needed = min(
+            (reader.acknowledged for reader in self.known.values()), default=max(self.model, default=0)
+        )
         kept = self.writer.statistics().segments
         # Of the segments kept, only the first may begin at or before what is needed.
         firsts = [first for first in self.first_sequences() if first - 1 <= needed]

@@ -89,9 +89,7 @@ def test_anything_can_be_dumped(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "damaged" in capsys.readouterr().out
 
 
-def test_a_missing_file(
-    tmp_path: Path, segment: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_file(tmp_path: Path, segment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none"), str(segment)]) == 2
     captured = capsys.readouterr()
     assert "No such file" in captured.err

@@ -45,9 +45,7 @@ def test_everything_of_a_record_arrives() -> None:
     writer = host.writer()
     cursor = host.cursor(create=True)
     before = host.clock.now_ns
-    writer.append(
-        Kind.RENAME, b"d", path2=b"e", payload=b"x", arg0=1, inode=7, generation=8, flags=2, arg1=9
-    )
+    writer.append(Kind.RENAME, b"d", path2=b"e", payload=b"x", arg0=1, inode=7, generation=8, flags=2, arg1=9)
     (record,) = read_all(cursor)
     assert record[:3] == (Kind.RENAME, 2, 1)
     assert record[7:] == (7, 8, 1, 9, b"d", b"e", b"x")

@@ -93,7 +93,20 @@ def test_decode_gives_back_what_was_encoded(
     record, found_length = decode(data, offset)
     assert found_length == length == record_length(data, offset)
     assert record._replace(payload=bytes(record.payload)) == Record(
-        kind, flags, sequence, chain, boot, monotonic_ns, wall_ns, inode, generation, arg0, arg1, path, path2, payload
+        kind,
+        flags,
+        sequence,
+        chain,
+        boot,
+        monotonic_ns,
+        wall_ns,
+        inode,
+        generation,
+        arg0,
+        arg1,
+        path,
+        path2,
+        payload,
     )
     assert check(data, offset, length, previous_chain) == chain
 
@@ -125,12 +138,12 @@ def test_the_largest_record() -> None:
 
 
 def test_the_format_stays() -> None:
-    """Bytes written by an earlier version are read by a later one: this must never need another expectation."""
+    """Later versions read what earlier ones wrote: this must never need another expectation."""
     buffers, length, chain = encode(
         Kind.RENAME, 5, 0x1122334455667788, 9, 10, 11, b"old", b"new!", b"data", 3, 12, 13, 14, 15
     )
     assert length == 96
-    assert chain == 0xde4d05bc80f7956
+    assert chain == 0xDE4D05BC80F7956
     assert b"".join(buffers).hex() == (
         "6000000008030300050000000000000056790fc85bd0e40d0a000000000000000b00000000000000"
         "0c000000000000000d000000090000000e000000000000000f000000000000000400000004000000"
