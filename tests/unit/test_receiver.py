@@ -204,6 +204,10 @@ def some_work(source: Source) -> None:
     source.settle()
 
 
+def die_at_once(*_: object) -> None:
+    raise ProcessDied
+
+
 def mark(position: Position) -> Mark:
     return Mark(position.sequence, position.chain)
 
@@ -384,6 +388,29 @@ async def test_a_kill_around_any_operation(tmp_path: Path, autojump_clock: Any, 
         assert_same_tree(directory / "source", host.target)
 
 
+async def test_a_kill_between_spool_and_position(
+    host: Host, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor finds in the spool what the stored position does not tell of yet."""
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with host.receiver() as receiver, host.session(receiver) as (source, _):
+            await source.send(*host.journal.run(0, 5))
+            await source.applied(5)
+            monkeypatch.setattr(receiver._received_page, "store", die_at_once)
+            await source.send(*host.journal.run(5, 9))
+            await trio.sleep(100)
+    assert caught.group_contains(ProcessDied)
+    async with host.receiver() as receiver, host.session(receiver) as (source, connected):
+        assert connected.received == (mark(host.journal.positions[9]),)
+        await source.send(*host.journal.run(9, end))
+        await source.applied(end)
+    assert_same_tree(host.directory / "source", host.target)
+    assert host.applied == [(0, number) for number in range(1, end + 1)]
+
+
 async def test_a_kill_while_spooling(tmp_path: Path, autojump_clock: Any) -> None:
     """Ends at every call of the disk between two frames: what was acknowledged is there, nothing is there
     twice.
@@ -523,6 +550,9 @@ async def test_a_full_spool_holds_the_source_and_loses_nothing(host: Host, autoj
                 receiver.resume()
                 await source.applied(end)
             assert not receiver.status().spool_full
+    async with host.receiver() as receiver, host.session(receiver) as (source, connected):
+        # The segments of long ago are gone, and nothing depends on them.
+        assert connected.received == connected.applied == (mark(host.journal.positions[end]),)
     assert host.applied == [(0, number) for number in range(1, end + 1)]
     assert (host.target / "f").read_bytes() == (host.directory / "source" / "f").read_bytes()
 
@@ -581,9 +611,11 @@ async def test_power_loss(host: Host, autojump_clock: Any, clean: bool) -> None:
         assert not connected.mirroring
         if clean:  # it goes on without a mirror, and is in doubt about nothing
             host.source.create(b"more")
+            host.source.settle()
             host.record_everything()
-            await source.send(*host.journal.run(end, end + 1))
-            await source.applied(end + 1)
+            more = len(host.journal)
+            await source.send(*host.journal.run(end, more))
+            await source.applied(more)
             assert_same_tree(host.directory / "source", host.target)
 
 
@@ -600,11 +632,13 @@ async def test_a_clean_stop_is_forgotten_as_soon_as_something_is_applied(
             await source.send(*host.journal.run(0, 3))
             await source.applied(3)
             receiver.stop()
-    host.before = lambda record: nursery.cancel_scope.cancel()  # the power goes with the first operation
-    async with host.receiver() as receiver, host.session(receiver) as (source, _):
-        await source.send(*host.journal.run(3, 4))
-        with trio.move_on_after(0.5):
-            await source.applied(4)
+    host.before = die_at_once  # the power goes with the first operation
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with host.receiver() as receiver, host.session(receiver) as (source, _):
+            await source.send(*host.journal.run(3, 4))
+            await trio.sleep(100)
+    assert caught.group_contains(ProcessDied)
+    host.before = None
     host.disk.lose_power()
     host.clock.reboot()
     async with host.receiver() as receiver, host.session(receiver) as (_, connected):
@@ -648,6 +682,17 @@ async def test_a_mirror_makes_a_target_ok(host: Host, autojump_clock: Any) -> No
             await source.send(MirrorBegin("n", "difference"))
             await source.send(MirrorEnd("n", False))
             await source.until(lambda: source.events != [] and source.state.data_state == "Mirror Required")
+
+
+async def test_a_repeated_batch_is_dropped(host: Host, autojump_clock: Any) -> None:
+    placed: list[int] = []
+    host.before_place = lambda batch: placed.append(batch.number)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        for number in (5, 5, 4, 6, 6):
+            await source.send_batch(Batch(number, 0, (file_piece(b"f", b"%d" % number, 1),)))
+        await source.batches(6)
+    assert placed == [5, 6]
 
 
 async def test_refused_pieces_are_told_before_their_batch_is_acknowledged_and_again_later(
