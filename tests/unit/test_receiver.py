@@ -737,6 +737,42 @@ async def test_what_fails_while_tolerant_is_brought_again(host: Host, autojump_c
         assert os.listdir(host.target) == ["g"]
 
 
+async def test_a_tolerant_target_waits_for_space_too(host: Host, autojump_clock: Any) -> None:
+    host.source.create(b"f")
+    host.record_everything()
+    full_until = trio.current_time() + 10
+
+    def fail(record: Record) -> None:
+        if trio.current_time() < full_until:
+            raise ApplyError(record, "No space left on device", errno.ENOSPC)
+
+    host.before = fail
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send(*host.journal.run(0, 1))
+        await source.applied(1)
+        assert trio.current_time() >= full_until and not source.refused
+        assert os.listdir(host.target) == ["f"]
+
+
+async def test_batches_of_an_earlier_mirror_are_not_taken_for_this_ones(
+    host: Host, autojump_clock: Any
+) -> None:
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send_batch(Batch(7, 0, ()))
+        await source.batches(7)
+        await source.send(MirrorEnd("m", False))
+        receiver.pause()
+        await source.until(lambda: source.state.status == TargetStatus.PAUSED)
+        await source.send(MirrorBegin("n", "full"))
+        await source.send_batch(Batch(1, 0, ()))
+        await source.until(lambda: source.acknowledged.batches_received == 1)
+        assert source.acknowledged.batches_applied == 0
+        receiver.resume()
+        await source.batches(1)
+
+
 async def test_a_batch_waits_for_space(host: Host, autojump_clock: Any) -> None:
     full_until = trio.current_time() + 10
 
