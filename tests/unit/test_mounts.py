@@ -1,0 +1,105 @@
+"""What may be captured and mounted where: decisions on parsed mountinfo."""
+
+from pathlib import Path
+
+import pytest
+
+from replicator.errors import UsageError
+from replicator.fs.mounts import Captured, check_mount, mount_at, mount_over, parse_mountinfo, resolve
+
+MOUNTINFO = r"""
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 0:21 / /proc rw,nosuid - proc proc rw
+24 22 0:22 / /sys rw shared:7 master:2 - sysfs sysfs rw
+25 22 8:2 / /srv rw,relatime - xfs /dev/sda2 rw
+26 25 8:3 / /srv/big\040disk\134x rw,relatime - ext4 /dev/sda3 rw
+27 22 0:40 / /data rw,relatime - fuse.replicator /data rw,user_id=0
+28 22 0:41 / /srv rw,relatime - xfs /dev/sdb1 rw
+29 22 0:42 / /dev rw - devtmpfs devtmpfs rw
+"""
+MOUNTS = parse_mountinfo(MOUNTINFO)
+
+
+def test_mountinfo_is_parsed_with_escapes_and_optional_fields() -> None:
+    assert len(MOUNTS) == 8
+    assert MOUNTS[4].point == "/srv/big disk\\x"
+    assert MOUNTS[2].fstype == "sysfs"
+
+
+def test_of_several_mounts_on_one_point_the_last_counts() -> None:
+    at = mount_at("/srv", MOUNTS)
+    assert at is not None
+    assert at.source == "/dev/sdb1"
+    over = mount_over("/srv/a/b", MOUNTS)
+    assert over is not None
+    assert over.source == "/dev/sdb1"
+    assert mount_at("/srv/a", MOUNTS) is None
+    root = mount_over("/srvx", MOUNTS)
+    assert root is not None
+    assert root.point == "/"
+
+
+@pytest.mark.parametrize("path", ["/home/a", "/srv/small", "/home"])
+def test_ordinary_directories_may_be_captured(path: str) -> None:
+    check_mount(path, path, MOUNTS)
+    check_mount(path, "/mnt", MOUNTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "mountpoint", "reason"),
+    [
+        ("/", "/mnt", "the root directory"),
+        ("/home", "/", "the root directory"),
+        ("/proc/1", "/proc/1", "proc file system"),
+        ("/sys", "/mnt", "sysfs file system"),
+        ("/home", "/dev/shm", "devtmpfs file system"),
+        ("/data", "/data", "captured already"),
+        ("/data/sub", "/data/sub", "captured already"),
+        ("/data/sub", "/mnt", "captured already"),
+        ("/srv", "/srv", r"mounted at /srv/big disk\\x"),
+        ("/home", "/srv", r"mounted at /srv/big disk\\x"),
+        ("/home", "/home/at", "inside the other"),
+        ("/home/src", "/home", "inside the other"),
+    ],
+)
+def test_refusals_name_the_reason(path: str, mountpoint: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason) as caught:
+        check_mount(path, mountpoint, MOUNTS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "mountpoint"),
+    [
+        ("/home/a", "/home/a"),
+        ("/home/a/b", "/home/a/b"),
+        ("/home", "/home"),
+        ("/other", "/mnt/a"),
+        ("/other", "/mnt"),
+        ("/mnt/a", "/mnt/a"),
+    ],
+)
+def test_a_mount_inside_a_mount_is_refused_before_it_shows(path: str, mountpoint: str) -> None:
+    with pytest.raises(UsageError, match="captured already"):
+        check_mount(path, mountpoint, MOUNTS, captured=[Captured("/home/a", "/mnt/a")])
+
+
+def test_similar_names_are_no_nesting() -> None:
+    check_mount("/home/ab", "/mnt/ab", MOUNTS, captured=[Captured("/home/a", "/mnt/a")])
+
+
+def test_the_agents_own_directories_are_not_captured() -> None:
+    with pytest.raises(UsageError, match="own directory /var/lib/replicator/queue"):
+        check_mount("/var", "/var", MOUNTS, own_directories=["/var/lib/replicator/queue"])
+    check_mount("/var/lib/data", "/var/lib/data", MOUNTS, own_directories=["/var/lib/replicator"])
+
+
+def test_resolving(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "f").touch()
+    (tmp_path / "link").symlink_to("d")
+    assert resolve(str(tmp_path / "link")) == str(tmp_path / "d")
+    with pytest.raises(UsageError, match="not a directory"):
+        resolve(str(tmp_path / "f"))
+    with pytest.raises(UsageError, match="No such file"):
+        resolve(str(tmp_path / "none"))
