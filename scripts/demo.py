@@ -55,13 +55,17 @@ PREFIX = "replicator-demo-"
 WORK_NAME = ".replicator-demo"  # the writers' directory in the source
 MARKER = ".made-by-replicator-demo"
 WRITERS = 3
-WRITING_MIN_S = 5.0  # writers run at least this long, also when the mirror is faster
+WRITING_MIN_S = 5.0  # writers run at least this long, also when the mirror is faster,
+WRITING_MAX_S = 60.0  # and at most this long, so that the demo of a large tree does not fill the disk
 LATENCY_SAMPLES = 300
 STALL_S = 90.0  # no progress for so long: something is wrong
 START_TIMEOUT_S = 20.0
 NAMESPACES = ("--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child")
 
-console = Console(highlight=False)
+STARTED_S = time.monotonic()
+
+# A pipe has no width: nothing is wrapped there.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 class DemoError(Exception):
@@ -306,6 +310,10 @@ class Writers:
                 self._processes.append(subprocess.Popen(command, stdout=output))
 
     @property
+    def running(self) -> bool:
+        return bool(self._processes)
+
+    @property
     def operations(self) -> int:
         return sum(int(count.read_bytes() or 0) for count in self._counts if count.exists())
 
@@ -342,6 +350,7 @@ def inside(source: str, target: str | None, work: Path) -> int:
         for agent in (target_agent, source_agent):
             stack.callback(agent.stop)
             agent.start()
+        stack.callback(show_warnings, source_agent, target_agent)
         stack.callback(unmount, source)
         os.makedirs(copy, exist_ok=True)
 
@@ -379,6 +388,7 @@ def inside(source: str, target: str | None, work: Path) -> int:
             status=status,
             latencies_ms=latencies_ms,
         )
+        console.print()
         equal = all(not result["difference_count"] and not result["errors"] for result in results)
 
         # Cleaning up is replicated like everything else.
@@ -388,8 +398,11 @@ def inside(source: str, target: str | None, work: Path) -> int:
             raise DemoError("the writers' directory was removed from the source, but not from the target")
         source_agent.dtctl("disconnect", con)
         source_agent.dtctl("mount", "remove", source)
+    elapsed = seconds_text(time.monotonic() - STARTED_S)
     if equal:
-        console.print("\nSource and copy are equal. Everything is taken down.", style="bold green")
+        console.print(
+            f"\nSource and copy are equal. Everything is taken down, after {elapsed}.", style="bold green"
+        )
         return 0
     console.print("\nSource and copy DIFFER.", style="bold red")
     return 1
@@ -430,6 +443,8 @@ def watch(client: Client, con: str, writers: Writers, started_s: float) -> tuple
     with live() as update:
         while mirror_s is None or time.monotonic() - started_s < WRITING_MIN_S:
             time.sleep(0.2)
+            if writers.running and time.monotonic() - started_s > WRITING_MAX_S:
+                writers.stop()
             writers.check()
             status = client.get("connections", con)
             now_s = time.monotonic()
@@ -541,6 +556,19 @@ def show_figures(
     console.print(table)
 
 
+def show_warnings(*agents: Agent) -> None:
+    """What the agents themselves found remarkable: nothing, on a good day."""
+    for agent in agents:
+        try:
+            events = agent.client.get("events")
+        except ReplicatorError as error:
+            console.print(Text(f"{agent.name}: {error}", style="red"))
+            continue
+        for event in events:
+            if event["severity"] != "info":
+                console.print(Text(f"{agent.name}: {event['severity']}: {event['text']}", style="yellow"))
+
+
 def unmount(source: str) -> None:
     """If the agents did not: whatever went wrong, the demo leaves no mount."""
     while is_fuse(source):
@@ -549,7 +577,7 @@ def unmount(source: str) -> None:
 
 
 def show_command(*words: str) -> None:
-    console.print(Text("$ " + " ".join(words), style="dim"))
+    console.print(Text(f"{time.monotonic() - STARTED_S:6.1f} s  $ {' '.join(words)}", style="dim"))
 
 
 def main() -> int:

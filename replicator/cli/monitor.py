@@ -1,5 +1,6 @@
 """`dtctl monitor`: connections live, with their states, statistics and progress."""
 
+import os
 import select
 import sys
 import termios
@@ -136,4 +137,5 @@ def _key_pressed(key: str, timeout_s: float) -> bool:
         time.sleep(timeout_s)
         return False
     readable, _, _ = select.select([sys.stdin], [], [], timeout_s)
-    return bool(readable) and sys.stdin.read(1).lower() == key
+    # Not through sys.stdin: what its buffer holds, select does not see.
+    return bool(readable) and key in os.read(sys.stdin.fileno(), 64).decode(errors="replace").lower()

@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ class Terminal:
 
     def __init__(self, agent: Agent, *arguments: str) -> None:
         self._master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (40, 150))
         self._seen = ""
         command = [sys.executable, "-c", "from replicator.cli.main import main; main()", "--home", agent.home]
         self.process = subprocess.Popen(
@@ -30,7 +32,12 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "150", "XDG_STATE_HOME": str(agent.home)},
+            env={
+                **os.environ,
+                "TERM": "xterm",
+                "PROMPT_TOOLKIT_NO_CPR": "1",  # nobody here answers where the cursor is
+                "XDG_STATE_HOME": str(agent.home),
+            },
         )
         os.close(slave)
 
@@ -42,13 +49,24 @@ class Terminal:
         deadline_s = time.monotonic() + timeout_s
         while text not in self._seen:
             assert time.monotonic() < deadline_s, f"{text!r} did not appear in {self._seen!r}"
-            if select.select([self._master], [], [], 0.1)[0]:
-                try:
-                    data = os.read(self._master, 65536).decode(errors="replace")
-                except OSError:  # the program has closed the terminal
-                    continue
-                self._seen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", data)
+            self._read()
         self._seen = self._seen.split(text, 1)[1]
+
+    def _read(self) -> None:
+        if select.select([self._master], [], [], 0.1)[0]:
+            try:
+                data = os.read(self._master, 65536).decode(errors="replace")
+            except OSError:  # the program has closed the terminal
+                return
+            self._seen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", data)
+
+    def end(self, timeout_s: float = 10.0) -> int:
+        """The exit code. Reads on meanwhile: a program whose terminal is full cannot end."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline_s, "the program did not end"
+            self._read()
+        return self.process.returncode
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -72,7 +90,7 @@ def test_monitor_shows_and_ends_with_q(agent: Agent) -> None:
         terminal.see("no agent answers")
         agent.start()
         terminal.type("q")
-        assert terminal.process.wait(10) == 0
+        assert terminal.end() == 0
     finally:
         terminal.close()
 
@@ -82,7 +100,7 @@ def test_monitor_ends_with_ctrl_c(agent: Agent) -> None:
     try:
         terminal.see("no connections")
         terminal.process.send_signal(2)
-        assert terminal.process.wait(10) == 130
+        assert terminal.end() == 130
     finally:
         terminal.close()
 
@@ -91,11 +109,11 @@ def test_console_completes_runs_and_remembers(agent: Agent) -> None:
     for number in (1, 2):
         terminal = Terminal(agent, "console")
         try:
-            terminal.see("alpha> ")
+            terminal.see("alpha>")
             if number == 1:
-                terminal.type("repset cre\t")
-                terminal.see("create")
-                terminal.type(" web\r")
+                terminal.type("repset cre")
+                terminal.see("Create an empty set")  # the menu
+                terminal.type("\t web\r")
                 terminal.see("web (generation 1)")
                 terminal.type("nonsense\r")
                 terminal.see("No such command")
@@ -106,6 +124,6 @@ def test_console_completes_runs_and_remembers(agent: Agent) -> None:
                 terminal.type("repset list\r")
                 terminal.see("generation")
             terminal.type("exit\r")
-            assert terminal.process.wait(10) == 0
+            assert terminal.end() == 0
         finally:
             terminal.close()

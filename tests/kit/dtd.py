@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kit import leftovers
+
 START_TIMEOUT_S = 20.0
 COMMAND_TIMEOUT_S = 60.0
 
@@ -103,6 +105,7 @@ class Agent:
         self.stop()
         if self.home.is_dir():
             self.dtd("--stop-mounts", "--force")
+            leftovers.remove_memory_directories(self.home)
 
 
 @contextmanager

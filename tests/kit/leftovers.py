@@ -63,6 +63,14 @@ def memory_directories_of(base: Path) -> list[Path]:
     return found
 
 
+def remove_memory_directories(base: Path) -> list[Path]:
+    """Remove the memory tiers of agents whose homes are about to go. Returns them."""
+    found = memory_directories_of(base)
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
 def sweep(base: Path) -> list[str]:
     """Remove all of it. Returns what there was, for people."""
     found = []
@@ -78,10 +86,7 @@ def sweep(base: Path) -> list[str]:
     for point in mounts_below(base):
         found.append(f"mount {point}")
         subprocess.run(["umount", "-l", point], capture_output=True, timeout=10, check=False)
-    for path in memory_directories_of(base):
-        found.append(f"memory directory {path}")
-        shutil.rmtree(path, ignore_errors=True)
-    return found
+    return found + [f"memory directory {path}" for path in remove_memory_directories(base)]
 
 
 def sweep_dead_sessions() -> list[str]:
