@@ -29,7 +29,7 @@ from replicator import limits
 from replicator.agent.receiver import Receiver, ReceiverArguments
 from replicator.agent.replica_tree import ReplicaTree
 from replicator.fs.apply import ApplyError
-from replicator.mirror.pieces import Batch, File, Finish, Listed, Listing, Part, Times
+from replicator.mirror.pieces import Batch, File, Finish, Listed, Listing, Part, Times, decode_refused
 from replicator.net.frames import (
     Connect,
     Connected,
@@ -39,6 +39,7 @@ from replicator.net.frames import (
     MirrorBegin,
     MirrorEnd,
     PathMap,
+    PiecesRefused,
     RefusedConnection,
 )
 from replicator.ops import (
@@ -478,11 +479,41 @@ async def test_a_strict_target_holds_at_what_is_impossible(host: Host, autojump_
     host.journal.add(make_record(Kind.UNLINK, b"never/there"))
     host.journal.add(make_record(Kind.WRITE, b"x", arg0=2**63, payload=b"x"))
     async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send(MirrorEnd("m", True))
+        await make_exact(source)
         await source.send(*host.journal.run(0, 2))
         await source.until(lambda: source.events != [] and source.state.status == TargetStatus.RETRYING)
         assert "never/there" in source.state.reason
-        await trio.sleep(60)
+        await trio.sleep(limits.APPLY_GIVE_UP_S / 2)
         assert source.acknowledged.applied == (0,)
+        # One path must not hold up the rest for ever: it is left to the source to bring it again.
+        await source.applied(1)
+        await source.until(lambda: any(isinstance(e, PiecesRefused) for e in source.events))
+        (refused,) = decode_refused(next(e.refused for e in source.events if isinstance(e, PiecesRefused)))
+        assert (refused.path, refused.retry) == (b"never/there", True)
+
+
+async def test_a_foreign_object_in_the_way_is_replaced_but_its_directory_kept(
+    host: Host, autojump_clock: Any
+) -> None:
+    """Names nobody replicates may stand in a target that was not empty; the source knows nothing of them."""
+    Path(host.target, "taken").mkdir(parents=True)
+    Path(host.target, "taken", "foreign").write_text("x")
+    Path(host.target, "kept").mkdir()
+    Path(host.target, "kept", "foreign").write_text("x")
+    host.source.mkdir(b"kept")
+    host.source.create(b"taken")
+    host.source.write(b"taken", 0, b"ours")
+    host.source.rmdir(b"kept")
+    host.record_everything()
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send(MirrorEnd("m", True))
+        await source.send(*host.journal.run(0, len(host.journal)))
+        await source.applied(len(host.journal))
+    assert Path(host.target, "taken").read_text() == "ours"
+    assert Path(host.target, "kept", "foreign").read_text() == "x"
 
 
 async def test_pause_and_resume(host: Host, autojump_clock: Any) -> None:
