@@ -32,7 +32,7 @@ from replicator.agent.spool import Spool, Spooled
 from replicator.errors import ReplicatorError
 from replicator.mirror.pieces import Batch, Refused, decode_batch, encode_refused
 from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
-from replicator.ops import NO_IDENTITY, Kind, Position, Record
+from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record
 from replicator.queue import record as codec
 from replicator.status import TargetDataState, TargetStatus
 from replicator.world import World
@@ -50,6 +50,10 @@ _FAILURES = (OSError, ReplicatorError, ValueError, OverflowError, struct.error)
 process.
 """
 
+_IN_THE_WAY = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR})
+"""Errors of an operation on names that meets something here which the source does not have there."""
+
+_CREATING = frozenset({Kind.CREATE, Kind.MKDIR, Kind.SYMLINK, Kind.MKNOD})
 _BREATH_OPERATIONS = 64
 _BREATH_NS = 3_000_000
 """Other tasks get their turn after so many operations or so much time."""
@@ -101,6 +105,8 @@ class Replica:
         self._since_breath = 0
         self._breath_ns = 0
         self._in_doubt = False
+        self._given_up: set[bytes] = set()  # paths that failed for too long, until a mirror brings them
+        self._stale_descriptors = False  # the tree was synced: a good time to look at it afresh
 
     # --- what others ask for ---
 
@@ -141,6 +147,9 @@ class Replica:
             while not self._stopping:
                 frame = self._spool.read() if not self._paused else None
                 if frame is not None:
+                    if self._stale_descriptors and self.tree is not None:
+                        self.tree.forget_descriptors()
+                        self._stale_descriptors = False
                     await self._apply_frame(frame)
                     self._since_breath += 1
                     if self._since_breath >= _BREATH_OPERATIONS:
@@ -215,7 +224,8 @@ class Replica:
             await self._hold()
         tree = self.tree
         assert tree is not None
-        tolerant = self.state.mirroring
+        # Without a complete mirror the target lacks what nobody has promised to bring.
+        tolerant = self.state.data_state is not TargetDataState.OK
         kind = record.kind
         if kind == Kind.HOLE or kind == Kind.DOUBT:
             await self._lost_something()
@@ -223,6 +233,7 @@ class Replica:
         in_doubt, self._in_doubt = self._in_doubt, False
         intent = self.applied.intent if in_doubt else b""
         delay_s = limits.APPLY_RETRY_FIRST_S
+        failing_since_ns: int | None = None
         while True:
             try:
                 if not in_doubt:
@@ -247,18 +258,28 @@ class Replica:
                 break
             except _FAILURES as error:
                 if tolerant and _errno(error) not in _TARGET_IS_ILL:
-                    # Not exact now: the mirror has to bring this path again.
-                    self._refuse(
-                        [
-                            Refused(journal, path, record.identity, _reason(error))
-                            for path in (
-                                record.path,
-                                record.path2 if kind in (Kind.RENAME, Kind.LINK) else b"",
-                            )
-                            if path
-                        ]
-                    )
+                    self._refuse_record(journal, record, error)
                     break
+                if not tolerant and kind in NAME_KINDS and _errno(error) in _IN_THE_WAY:
+                    if kind == Kind.RMDIR:  # what nobody replicates stays, and keeps its directory
+                        print(f"kept: {_reason(error)}", file=sys.stderr, flush=True)
+                        break
+                    # The name was free on the source: what has it here is none of ours.
+                    print(f"replaced what was in the way: {_reason(error)}", file=sys.stderr, flush=True)
+                    tolerant = True
+                    continue
+                now_ns = self._world.clock.monotonic_ns()
+                failing_since_ns = failing_since_ns or now_ns
+                if _errno(error) not in _TARGET_IS_ILL and (
+                    record.path in self._given_up or now_ns - failing_since_ns > limits.APPLY_GIVE_UP_S * 1e9
+                ):
+                    # The rest must not wait for one path for ever: the source compares and brings it again.
+                    print(f"skipped, to be brought again: {_reason(error)}", file=sys.stderr, flush=True)
+                    self._refuse_record(journal, record, error)
+                    if len(self._given_up) < limits.PROBLEMS_KEPT:
+                        self._given_up.add(record.path)
+                    break
+                in_doubt = kind in _CREATING  # it may be there, without all of its attributes
                 await self._wait_to_retry(_reason(error), delay_s)
                 delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
         if self.status is TargetStatus.RETRYING:
@@ -271,6 +292,12 @@ class Replica:
             self._world.clock.monotonic_ns() - self._breath_ns >= _BREATH_NS
         ):
             await self._breathe()
+
+    def _refuse_record(self, journal: int, record: Record, error: BaseException) -> None:
+        """What this record speaks of is not exact now: the mirror has to bring it again."""
+        paths = [record.path, record.path2] if record.kind in TWO_PATH_KINDS else [record.path]
+        reason = _reason(error)
+        self._refuse([Refused(journal, path, record.identity, reason) for path in paths if path])
 
     async def _breathe(self) -> None:
         self._changed()
@@ -349,6 +376,7 @@ class Replica:
         assert self.tree is not None
         self.refused.clear()
         self._save_refused([])
+        self._given_up.clear()
         self.tree.forget_links()
         self._set_data_state(TargetDataState.MIRRORING)
         await self._save(durable=False, mirroring=True, mirror_id=begin.mirror_id)
@@ -437,6 +465,7 @@ class Replica:
             tree, marks = self.tree, dict(self.applied.marks)
             if tree is not None:
                 await self._world.in_thread(tree.sync)
+                self._stale_descriptors = True
         await self._save(durable=True, marks=marks, clean=clean)
         self._changed()
 

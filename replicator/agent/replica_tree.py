@@ -46,6 +46,10 @@ class Tree(Protocol):
         """All that was done before the call is on stable storage after it. From any thread. OSError."""
         ...
 
+    def forget_descriptors(self) -> None:
+        """Open everything afresh: a change behind our back must not mislead us for long."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -110,6 +114,10 @@ class ReplicaTree:
             if root.device not in synced:
                 root.sync()
                 synced.add(root.device)
+
+    def forget_descriptors(self) -> None:
+        for root in self._roots.values():
+            root.forget_all()
 
     def close(self) -> None:
         for placer in self._placers:

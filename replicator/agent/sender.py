@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import msgspec
@@ -392,6 +392,8 @@ class Sender:
 
     def _refused_piece(self, journal: int, path: bytes, identity: Identity, reason: str, retry: bool) -> None:
         flow = self._flows[journal]
+        if self._run is None and retry:  # a single path that the target could not keep up to date
+            self.shipper.recover(flow, [path], exact=True)
         if self._run is None or not flow.order.active:
             return
         if retry:
@@ -484,9 +486,7 @@ class Sender:
             for flow in self._flows:
                 for root in flow.filter.roots:
                     walk = flow.source.walk_sizes(root)
-                    while chunk := await self._world.in_thread(
-                        lambda walk=walk: list(itertools.islice(walk, 256))
-                    ):  # type: ignore[misc]
+                    while chunk := await self._world.in_thread(partial(_some, walk)):
                         files += sum(c[0] for c in chunk)
                         size += sum(c[1] for c in chunk)
             run.total_files, run.total_bytes, run.total_known = files, size, True
@@ -657,8 +657,8 @@ class Sender:
             replication_status=replication,
             queued_ops=ops,
             queued_bytes=bytes_,
-            sent_bytes=totals.bytes,
-            sent_compressed_bytes=totals.bytes,
+            sent_bytes=totals.sent_bytes,
+            sent_compressed_bytes=totals.sent_bytes,
             sent_ops=totals.operations,
             sent_mirror_bytes=totals.mirror_bytes,
             skipped_mirror_bytes=progress.skipped_bytes,
@@ -743,6 +743,10 @@ class ConnectionRefused(ReplicatorError):
     def __init__(self, reason: str, *, retry: bool) -> None:
         super().__init__(reason)
         self.retry = retry
+
+
+def _some(walk: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    return list(itertools.islice(walk, 256))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

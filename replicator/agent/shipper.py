@@ -55,9 +55,8 @@ class Shipment(NamedTuple):
 class Totals:
     """What was sent, of all sessions of this sender."""
 
-    bytes: int = 0
+    sent_bytes: int = 0
     operations: int = 0
-    replication_bytes: int = 0
     mirror_bytes: int = 0
     last_path: bytes = b""
 
@@ -228,10 +227,10 @@ class Shipper:
             return Decision.SKIP
         kind = record.kind
         if kind == Kind.HOLE:
-            self._recover(flow, list(flow.filter.roots), exact=True)
+            self.recover(flow, list(flow.filter.roots), exact=True)
             return Decision.SKIP
         if kind == Kind.DOUBT:
-            self._recover(
+            self.recover(
                 flow, [p for p in (record.path, record.path2) if flow.filter.may_contain(p)], exact=True
             )
             return Decision.SKIP
@@ -269,12 +268,12 @@ class Shipper:
             if inside and inside2:
                 return None
             if inside2:  # LK-10: from outside: its content has to be read
-                self._recover(flow, [record.path2], exact=False)
+                self.recover(flow, [record.path2], exact=False)
             return Decision.SKIP
         if record.arg0 & RENAME_EXCHANGE:
             if inside and inside2 and not is_directory:
                 return None
-            self._recover(
+            self.recover(
                 flow, [p for p, i in ((record.path, inside), (record.path2, inside2)) if i], exact=True
             )
             return None if inside and inside2 else Decision.SKIP
@@ -282,11 +281,11 @@ class Shipper:
             if is_directory and not (
                 rules.everything_below(record.path) and rules.everything_below(record.path2)
             ):
-                self._recover(flow, [record.path2], exact=True)  # the rules below may differ at the new place
+                self.recover(flow, [record.path2], exact=True)  # the rules below may differ at the new place
             return None
         if inside:  # LK-04, LK-13: moved out of the set
             return record._replace(kind=Kind.REMOVE_TREE, path2=b"", payload=b"", arg0=0)
-        self._recover(flow, [record.path2], exact=True)  # moved into the set
+        self.recover(flow, [record.path2], exact=True)  # moved into the set
         return record._replace(kind=Kind.REMOVE_TREE, path=record.path2, path2=b"", payload=b"", arg0=0)
 
     def _guard_roots(self, flow: Flow, record: Record) -> None:
@@ -343,8 +342,7 @@ class Shipper:
 
     def _count(self, flow: Flow, last: Record, size: int, operations: int) -> None:
         totals = self.totals
-        totals.bytes += size
-        totals.replication_bytes += size
+        totals.sent_bytes += size
         totals.operations += operations
         totals.last_path = last.path
         self.unapplied.append((flow.index, last.sequence, last.wall_ns))
@@ -359,7 +357,7 @@ class Shipper:
         self.piece_bytes_in_flight = 0
         out.append(Shipment(MirrorBegin(run.run_id, run.kind), None))
 
-    def _recover(self, flow: Flow, paths: list[bytes], *, exact: bool) -> None:
+    def recover(self, flow: Flow, paths: list[bytes], *, exact: bool) -> None:
         """Bring these paths: start a run for them if none is active."""
         if not paths:
             return
@@ -454,7 +452,7 @@ class Shipper:
         kept = [f if f.entry is None else _without_data(f) for f in entries]
         self.sent_batches.append(SentBatch(self.batches, len(data), flow, kept))
         self.piece_bytes_in_flight += len(data)
-        self.totals.bytes += len(data)
+        self.totals.sent_bytes += len(data)
         self.totals.mirror_bytes += len(data)
 
     def may_send_pieces(self) -> bool:
