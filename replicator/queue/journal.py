@@ -59,10 +59,9 @@ class JournalWriter:
         self._stamp = 1  # a lower bound of the next record's
         self._leftover: str | None = None  # a segment file whose creation failed half-way
         self._handle = -1
-        self._writable = False  # whether the last segment can take more
+        self._copies: dict[int, str] = {}  # segments that a failed clean stop has left on disk, too
         if row.segments:
             self._handle = self._disk.open_append(row.segments[-1].path)
-            self._writable = True
         header.publish(row.head)
         self._pending_ops = header.pending_ops
         self.recovery = recovery
@@ -177,12 +176,11 @@ class JournalWriter:
         False: there is no room, or no disk that takes it.
         """
         offset = self._offset
-        if self._writable and offset + length <= self._segment_bytes:
+        if self._handle >= 0 and offset + length <= self._segment_bytes:
             try:
                 self._disk.append(self._handle, buffers, offset)
             except OSError:
-                # What reached the file lies behind the head and means nothing. Go on in a new segment.
-                self._writable = False
+                pass  # what reached the file lies behind the head and means nothing; try a new segment
             else:
                 self._offset = offset = offset + length
                 self._sequence = sequence
@@ -220,7 +218,6 @@ class JournalWriter:
             if self._handle >= 0:
                 self._close(self._handle)
             self._handle = handle
-            self._writable = True
             self._segments.append(Segment(number, tier, path, sequence, self._total, size))
             self._number = number
             self._offset = size
@@ -235,11 +232,7 @@ class JournalWriter:
         """Remove what a failed creation left, unless it is overwritten now: no number may be there twice."""
         if self._leftover is None or self._leftover == keep:
             return True
-        try:
-            self._disk.unlink(self._leftover)
-        except FileNotFoundError:
-            pass
-        except OSError:
+        if not self._unlink(self._leftover):
             return False
         self._leftover = None
         return True
@@ -337,13 +330,28 @@ class JournalWriter:
             (header.durable_sequence(index) for index in header.readers()), default=self._sequence
         )
         while len(self._segments) > 1 and self._segments[1].first_sequence - 1 <= needed_after:
-            try:
-                self._disk.unlink(self._segments[0].path)
-            except FileNotFoundError:
-                pass
-            except OSError:
+            oldest = self._segments[0]
+            # The copy first: alone, it would look like a part of the row after the next start.
+            if not (self._remove_copy(oldest.number) and self._unlink(oldest.path)):
                 return  # tried again with the next segment
             self._segments.popleft()
+
+    def _remove_copy(self, number: int) -> bool:
+        path = self._copies.get(number)
+        if path is not None:
+            if not self._unlink(path):
+                return False
+            del self._copies[number]
+        return True
+
+    def _unlink(self, path: str) -> bool:
+        try:
+            self._disk.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        return True
 
     # --- stopping ---
 
@@ -357,14 +365,13 @@ class JournalWriter:
         if persist:
             try:
                 self._persist()
-            except OSError as error:
-                raise JournalError(
-                    f"cannot save the journal to {self._settings.disk_directory}: {error}"
-                ) from error
+            except (OSError, JournalError) as error:
+                self._undo_persist()
+                where = self._settings.disk_directory
+                raise JournalError(f"cannot save the journal to {where}: {error}") from error
         if self._handle >= 0:
             self._close(self._handle)
             self._handle = -1
-        self._writable = False
         self._header.close()
 
     def _persist(self) -> None:
@@ -395,6 +402,13 @@ class JournalWriter:
                 disk.unlink(part.path)
             header.remove()
 
+    def _undo_persist(self) -> None:
+        """The journal goes on in memory: what is on disk must not be taken for it after a loss of power."""
+        for number in list(self._copies):
+            self._remove_copy(number)
+        with contextlib.suppress(OSError), self._header.lock():
+            headers.save(self._world, self._settings.disk_directory, self._header.image(State.OPEN))
+
     def _copy_to_disk(self, part: Segment) -> None:
         disk = self._disk
         path = segments.path_of(self._settings.disk_directory, part.number)
@@ -415,4 +429,5 @@ class JournalWriter:
                 disk.close(target)
         finally:
             disk.close(source)
+        self._copies[part.number] = path
         disk.replace(temporary, path)

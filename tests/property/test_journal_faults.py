@@ -71,7 +71,9 @@ def test_failures_at_every_call_of_appending(error: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_failures_at_every_call_of_a_clean_stop(error: int) -> None:
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("acknowledged", [0, 9, 20])
+def test_failures_at_every_call_of_a_clean_stop(error: int, count: int, acknowledged: int) -> None:
     """A stop that fails says so; the journal is still there, for this boot."""
     operations = [write(b"f%d" % number, 100, number) for number in range(20)]
 
@@ -83,28 +85,66 @@ def test_failures_at_every_call_of_a_clean_stop(error: int) -> None:
             assert append(writer, operation)
         first = host.disk.calls
         if call is not None:
-            host.disk.fail_at(first + call, error)
+            host.disk.fail_at(first + call, error, count)
         try:
             writer.close(persist=True)
             stopped = True
         except JournalError:
             stopped = False
-            assert append(writer, operations[0])  # still open
         calls = host.disk.calls - first
         host.disk.heal()
+        expected = list(operations)
+        if not stopped:
+            # Still open, for its writer and its readers.
+            assert append(writer, operations[0])
+            expected.append(operations[0])
+            cursor = host.cursor()
+            assert contents(read_all(cursor)) == expected
+            cursor.acknowledge(acknowledged)
+            writer.collect()
+            del expected[:acknowledged]
         host.kill()
         if stopped:
             host.reboot()
         writer = host.writer()
         assert not writer.recovery.damaged
         assert not writer.recovery.new_boot
-        assert contents(read_all(host.cursor()))[: len(operations)] == operations
+        assert contents(read_all(host.cursor())) == expected
         if call is None:
             assert stopped
         return calls
 
     for call in range(1, stop(None) + 1):
         stop(call)
+
+
+def test_loss_of_power_after_a_clean_stop_that_failed() -> None:
+    """The stop has got far, then failed; the journal goes on in memory. What is on disk must not pass for it."""
+    call = failed = 0
+    while True:
+        call += 1
+        host = Host(disk=MemoryDisk())
+        host.disk.random.seed(call)
+        writer = host.writer()
+        host.cursor(create=True).close()
+        for number in range(20):
+            assert append(writer, write(b"f%d" % number, 100, number))
+        first = host.disk.calls
+        host.disk.fail_at(first + call, errno.EIO)
+        try:
+            writer.close(persist=True)
+        except JournalError:
+            failed += 1
+        else:
+            if host.disk.calls < first + call:
+                break
+            continue
+        host.disk.heal()
+        assert append(writer, write(b"later", 10))
+        host.lose_power()
+        assert host.writer().recovery.new_boot
+        assert [record.kind for record in read_all(host.cursor())] == [Kind.HOLE]
+    assert failed > 20
 
 
 @pytest.mark.parametrize("error", ERRORS)
