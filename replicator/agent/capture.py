@@ -27,6 +27,7 @@ from replicator.agent import control
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import mounts
 from replicator.fs.credentials import prepare_process
+from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.pyfuse3_binding import Binding, run, terminate
 from replicator.fs.recorder import Recorder
@@ -118,9 +119,10 @@ class Capture:
             self._recorder,
             descriptors_max=_descriptors_max(),
             monotonic_ns=self._world.clock.monotonic_ns,
+            notes=Notes(os.path.join(settings.memory_directory, "mtimes")),
         )
         try:
-            self._record_doubt()
+            self._recover()
             async with trio.open_nursery() as nursery:
                 await nursery.start(
                     control.serve, Home(settings.home).socket("capture", settings.mount_id), self._handlers()
@@ -153,16 +155,17 @@ class Capture:
             "stop": self.stop,
         }
 
-    def _record_doubt(self) -> None:
+    def _recover(self) -> None:
         """The operation that a killed predecessor was in the middle of may have happened or not."""
         flight = self._journal.recovery.flight
-        if flight is None:
-            return
-        logger.warning("the former process ended within an operation on %r", flight.path)
-        self._journal.append(Kind.DOUBT, flight.path)
-        if flight.path2:
-            self._journal.append(Kind.DOUBT, flight.path2)
-        self._journal.clear_flight()
+        in_doubt: list[bytes] = []
+        if flight is not None:
+            logger.warning("the former process ended within an operation on %r", flight.path)
+            in_doubt = [flight.path, flight.path2] if flight.path2 else [flight.path]
+            for path in in_doubt:
+                self._journal.append(Kind.DOUBT, path)
+            self._journal.clear_flight()
+        self._passthrough.recover(in_doubt)
 
     async def _tick(self) -> None:
         next_collect = trio.current_time()

@@ -23,6 +23,7 @@ from replicator.fs.attributes import attributes_of, is_replicated_xattr, set_tim
 from replicator.fs.calls import renameat2
 from replicator.fs.credentials import Caller, CreatedBy
 from replicator.fs.handles import DirectoryHandle, FileHandle
+from replicator.fs.mtimes import LateMtimes, Notes
 from replicator.fs.nodes import Node, NodeTable
 from replicator.fs.recorder import Recorder
 from replicator.fs.search import Search, find_name
@@ -46,7 +47,6 @@ _DROPPED_FLAGS = (
 _CREATION_MASK = CREATION_MASK | AttributeMask.MTIME
 _ACCESS_ACL = b"system.posix_acl_access"
 _CAPABILITY = b"security.capability"
-_NS_PER_S = 1_000_000_000
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -67,7 +67,7 @@ class DirectoryEntry(NamedTuple):
 
 
 class Passthrough:
-    """One captured directory. Owns `root_fd`, a descriptor of the directory below the mount."""
+    """One captured directory. Owns `root_fd`, a descriptor of the directory below the mount, and `notes`."""
 
     def __init__(
         self,
@@ -76,13 +76,14 @@ class Passthrough:
         *,
         descriptors_max: int = limits.NODE_DESCRIPTORS,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        notes: Notes | None = None,
     ) -> None:
         self.nodes = NodeTable(root_fd, descriptors_max)
         self._recorder = recorder
-        self._monotonic_ns = monotonic_ns
+        self._notes = notes
+        self._mtimes = LateMtimes(self.nodes, recorder, self._path, self._is_lost, monotonic_ns, notes)
         self._files: dict[int, FileHandle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
-        self._pending: dict[int, Node] = {}  # nodes whose mtime is still to be journaled; oldest first
         self._outside: set[int] = set()  # nodes without known name: all their names lie outside the root
 
     def close(self) -> None:
@@ -92,6 +93,8 @@ class Passthrough:
         self._files.clear()
         self._directories.clear()
         self.nodes.close()
+        if self._notes is not None:
+            self._notes.close()
 
     @property
     def root_fd(self) -> int:
@@ -186,13 +189,13 @@ class Passthrough:
         flags = int(node.flags)
         if size is not None:
             self._recorder.append(Kind.TRUNCATE, path, flags=flags, inode=node.inode, arg0=size)
-            self._note_change(node)
+            self._mtimes.changed(node)
             if mask:
                 self._recorder.append_more(Kind.SETATTR, path, payload=payload, flags=flags, inode=node.inode)
         else:
             self._recorder.append(Kind.SETATTR, path, payload=payload, flags=flags, inode=node.inode)
-        if mtime_ns is not None and self._pending.pop(node.id, None) is not None:
-            self.nodes.release(node)  # what would have been journaled later has just been
+        if mtime_ns is not None:
+            self._mtimes.told(node)
         return state
 
     def _set_times(self, node: Node, atime_ns: int | None, mtime_ns: int | None) -> None:
@@ -301,7 +304,7 @@ class Passthrough:
                 flags=int(Flag.DIRECTORY) if kind is Kind.MKDIR else 0,
                 inode=state.st_ino,
             )
-            self._note_change(parent)
+            self._mtimes.changed(parent)
         return self._entry(parent, name, state)
 
     # --- names ---
@@ -326,7 +329,7 @@ class Passthrough:
             self._recorder.append(
                 Kind.LINK, old_path, path2=new_path, flags=int(node.flags), inode=node.inode
             )
-            self._note_change(parent)
+            self._mtimes.changed(parent)
         return self._entry(parent, name, state)
 
     def unlink(self, parent_id: int, name: bytes) -> None:
@@ -353,7 +356,7 @@ class Passthrough:
             raise
         if recording and path is not None:
             self._recorder.append(kind, path, flags=_flags_of(state), inode=state.st_ino)
-            self._note_change(parent)
+            self._mtimes.changed(parent)
         if node is not None:
             self._name_removed(node, parent, name, state)
 
@@ -417,9 +420,11 @@ class Passthrough:
                 inode=state.st_ino,
                 arg0=flags,
             )
-            self._note_change(parent)
+            self._mtimes.changed(parent)
             if new_parent is not parent:
-                self._note_change(new_parent)
+                self._mtimes.changed(new_parent)
+            if stat.S_ISDIR(state.st_mode) or flags:
+                self._mtimes.directory_moved()
         moved = nodes.find(state)
         if flags & RENAME_EXCHANGE:
             if moved is not None:
@@ -484,7 +489,7 @@ class Passthrough:
             self._recorder.append(Kind.TRUNCATE, path, flags=int(node.flags), inode=node.inode, arg0=0)
             if unprivileged != mode:
                 self._record_mode(node, path, os.fstat(descriptor))
-            self._note_change(node)
+            self._mtimes.changed(node)
         return self._add_handle(descriptor, node, flags)
 
     def _add_handle(self, descriptor: int, node: Node, flags: int) -> int:
@@ -503,7 +508,7 @@ class Passthrough:
         recorder = self._recorder
         if not recorder.begin(Kind.WRITE, path) or path is None:
             if path is None and node.links > 0:
-                self._note_change(node)
+                self._mtimes.changed(node)
             return os.pwrite(handle_id, data, offset)
         try:
             count = os.pwrite(handle_id, data, offset)
@@ -518,7 +523,7 @@ class Passthrough:
             inode=node.inode,
             arg0=offset,
         )
-        self._note_change(node)
+        self._mtimes.changed(node)
         return count
 
     def is_synchronous(self, handle_id: int) -> bool:
@@ -532,9 +537,8 @@ class Passthrough:
         """The last descriptor of an open file is gone: its mtime is final as far as this program goes."""
         handle = self._files.pop(handle_id)
         node = handle.node
-        if handle.writable and self._pending.pop(node.id, None) is not None:
-            self._record_mtime(node)
-            self.nodes.release(node)
+        if handle.writable:
+            self._mtimes.closed(node)
         try:
             os.close(handle_id)
         finally:
@@ -652,51 +656,26 @@ class Passthrough:
 
     def tick(self) -> None:
         """Journal the mtimes of files and directories that have been quiet for `limits.QUIET_MTIME_S`."""
-        if not self._pending:
-            return
-        quiet_since_ns = self._monotonic_ns() - int(limits.QUIET_MTIME_S * _NS_PER_S)
-        for node in [node for node in self._pending.values() if node.changed_ns <= quiet_since_ns]:
-            self._flush_mtime(node)
+        self._mtimes.tick()
 
     def settle(self) -> None:
         """Journal all mtimes that are still pending, at once."""
-        for node in list(self._pending.values()):
-            self._flush_mtime(node)
+        self._mtimes.settle()
 
     @property
     def pending_mtimes(self) -> int:
-        return len(self._pending)
+        return len(self._mtimes)
 
-    def _note_change(self, node: Node) -> None:
-        node.changed_ns = self._monotonic_ns()
-        if node.id not in self._pending:
-            self._pending[node.id] = node
-            node.uses += 1
-            if len(self._pending) > limits.PENDING_MTIMES:
-                self._flush_mtime(next(iter(self._pending.values())))
+    def recover(self, in_doubt: Iterable[bytes]) -> None:
+        """Journal the mtimes a killed predecessor still had to, and those beside what it was changing."""
+        paths = dict.fromkeys(os.path.dirname(path) for path in in_doubt)
+        if self._notes is not None:
+            paths |= dict.fromkeys(self._notes.previous)
+        self._mtimes.tell_previous(paths)
 
-    def _flush_mtime(self, node: Node) -> None:
-        del self._pending[node.id]
-        self._record_mtime(node)
-        self.nodes.release(node)
-
-    def _record_mtime(self, node: Node) -> None:
-        path = self._path(node)
-        if path is None:
-            if node.links > 0 and not node.is_directory and node.id not in self._outside:
-                self._recorder.doubt(b"")  # it changed under a name that a search did not find
-            return
-        try:
-            state = self.nodes.stat(node)
-        except OSError:  # changed in the storage below: nothing of ours to tell
-            return
-        self._recorder.append_more(
-            Kind.SETATTR,
-            path,
-            payload=attributes_of(state, AttributeMask.MTIME).encode(),
-            flags=int(node.flags | Flag.AFTER_CLOSE),
-            inode=node.inode,
-        )
+    def _is_lost(self, node: Node) -> bool:
+        """Whether a node without a path lives on under a name that a search did not find."""
+        return node.links > 0 and not node.is_directory and node.id not in self._outside
 
     def _record_mode(self, node: Node, path: bytes, state: os.stat_result) -> None:
         payload = attributes_of(state, AttributeMask.MODE).encode()

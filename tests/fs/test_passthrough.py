@@ -499,6 +499,31 @@ def test_waiting_mtimes_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert bench.fs.pending_mtimes == 3
 
 
+def test_a_successor_tells_what_was_pending(root: Path, tmp_path: Path) -> None:
+    notes = str(tmp_path / "notes")
+    killed = Bench(root, notes=notes)
+    parent = killed.fs.mkdir(1, b"d", 0o755, ROOT).node_id
+    killed.fs.mkdir(parent, b"moving", 0o755, ROOT)
+    handle, _ = killed.fs.create(killed.id("d/moving"), b"f", 0o644, os.O_WRONLY, ROOT)
+    killed.fs.write(handle, 0, b"x")
+    killed.fs.rename(1, b"d", 1, b"e")
+    killed.fs.tick()  # notes the new paths
+    with open(notes, "ab") as file:
+        file.write(b"torn")
+    successor = Bench(root, notes=notes)
+    successor.fs.recover([b"e/moving/in flight"])
+    records = successor.records()
+    assert {record.path for record in records} == {b"", b"e", b"e/moving", b"e/moving/f"}
+    for record in records:
+        state = (root / os.fsdecode(record.path)).stat()
+        assert Attributes.decode(record.payload).mtime_ns == state.st_mtime_ns
+        assert record.inode == state.st_ino
+    successor.fs.tick()
+    successor.close()
+    assert not os.path.exists(notes)  # all is told
+    killed.close()
+
+
 # --- which paths ---
 
 

@@ -21,6 +21,7 @@ from replicator.agent.capture import CaptureSettings
 from replicator.agent.control import Control
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
+from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.recorder import Recorder
 from replicator.ops import Attributes, Kind, Record
@@ -86,7 +87,14 @@ class ManualClock:
 class Bench:
     """A `Passthrough` over a directory, driven without any mount."""
 
-    def __init__(self, root: Path, *, active: Iterable[bytes] = (b"",), descriptors_max: int = 64) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        active: Iterable[bytes] = (b"",),
+        descriptors_max: int = 64,
+        notes: str | None = None,
+    ) -> None:
         self.root = root
         self.journal = ListJournal()
         self.recorder = Recorder(self.journal)
@@ -97,6 +105,7 @@ class Bench:
             self.recorder,
             descriptors_max=descriptors_max,
             monotonic_ns=self.clock,
+            notes=None if notes is None else Notes(notes),
         )
 
     def id(self, path: str | bytes) -> int:
