@@ -233,7 +233,7 @@ class Replica:
         in_doubt, self._in_doubt = self._in_doubt, False
         intent = self.applied.intent if in_doubt else b""
         delay_s = limits.APPLY_RETRY_FIRST_S
-        failing_since_ns: int | None = None
+        failing_since: float | None = None
         while True:
             try:
                 if not in_doubt:
@@ -268,10 +268,10 @@ class Replica:
                     print(f"replaced what was in the way: {_reason(error)}", file=sys.stderr, flush=True)
                     tolerant = True
                     continue
-                now_ns = self._world.clock.monotonic_ns()
-                failing_since_ns = failing_since_ns or now_ns
+                now = trio.current_time()
+                failing_since = failing_since or now
                 if _errno(error) not in _TARGET_IS_ILL and (
-                    record.path in self._given_up or now_ns - failing_since_ns > limits.APPLY_GIVE_UP_S * 1e9
+                    record.path in self._given_up or now - failing_since > limits.APPLY_GIVE_UP_S
                 ):
                     # The rest must not wait for one path for ever: the source compares and brings it again.
                     print(f"skipped, to be brought again: {_reason(error)}", file=sys.stderr, flush=True)
