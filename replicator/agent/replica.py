@@ -269,17 +269,20 @@ class Replica:
                     tolerant = True
                     continue
                 now = trio.current_time()
-                failing_since = failing_since or now
+                if failing_since is None:
+                    failing_since = now
                 if _errno(error) not in _TARGET_IS_ILL and (
                     record.path in self._given_up or now - failing_since > limits.APPLY_GIVE_UP_S
                 ):
                     # The rest must not wait for one path for ever: the source compares and brings it again.
                     print(f"skipped, to be brought again: {_reason(error)}", file=sys.stderr, flush=True)
                     self._refuse_record(journal, record, error)
+                    await self._lost_something()
                     if len(self._given_up) < limits.PROBLEMS_KEPT:
                         self._given_up.add(record.path)
                     break
-                in_doubt = kind in _CREATING  # it may be there, without all of its attributes
+                # What was in doubt stays so. Otherwise it may be there, without all of its attributes.
+                in_doubt = in_doubt or kind in _CREATING
                 await self._wait_to_retry(_reason(error), delay_s)
                 delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
         if self.status is TargetStatus.RETRYING:

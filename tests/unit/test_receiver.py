@@ -491,6 +491,39 @@ async def test_a_strict_target_holds_at_what_is_impossible(host: Host, autojump_
         await source.until(lambda: any(isinstance(e, PiecesRefused) for e in source.events))
         (refused,) = decode_refused(next(e.refused for e in source.events if isinstance(e, PiecesRefused)))
         assert (refused.path, refused.retry) == (b"never/there", True)
+        await source.until(lambda: source.state.data_state == TargetDataState.MIRROR_REQUIRED)
+
+
+async def test_what_is_in_doubt_after_a_kill_stays_so_while_it_is_retried(
+    host: Host, autojump_clock: Any
+) -> None:
+    host.source.create(b"f")
+    host.source.rename(b"f", b"g")
+    host.source.settle()
+    host.record_everything()
+    end = len(host.journal)
+
+    def die(record: Record) -> None:
+        if record.sequence == 2:
+            raise ProcessDied
+
+    def fail(record: Record) -> None:
+        if trio.current_time() < full_until:
+            raise ApplyError(record, "No space left on device", errno.ENOSPC)
+
+    host.after = die
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with host.receiver() as receiver, host.session(receiver) as (source, _):
+            await make_exact(source)
+            await source.send(*host.journal.run(0, end))
+            await trio.sleep(100)
+    assert caught.group_contains(ProcessDied)
+    host.after, host.before = None, fail
+    full_until = trio.current_time() + 5
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.applied(end)
+        assert source.state.data_state == TargetDataState.OK and not source.refused
+    assert_same_tree(host.directory / "source", host.target)
 
 
 async def test_a_foreign_object_in_the_way_is_replaced_but_its_directory_kept(
