@@ -82,6 +82,17 @@ def test_descriptors_stay_below_the_cap(table: NodeTable, root: Path) -> None:
     assert os.fstat(two).st_ino == (root / "d7/sub").stat().st_ino
 
 
+def test_two_descriptors_are_there_together(table: NodeTable, root: Path) -> None:
+    deep = "/".join("abcdefghij")
+    (root / deep).mkdir(parents=True)
+    (root / "near").mkdir()
+    near, far = look_up(table, "near"), look_up(table, deep)
+    table.close_directories()
+    one, two = table.two_directories(near, far)  # reaching `far` opens more than the cap allows
+    assert os.fstat(one).st_ino == near.inode
+    assert os.fstat(two).st_ino == far.inode
+
+
 def test_a_pinned_object_is_reached_without_a_name(table: NodeTable, root: Path) -> None:
     (root / "s").symlink_to("nowhere")
     node = look_up(table, "s")
