@@ -134,6 +134,9 @@ def test_a_torn_tail_of_every_length(records_before: int) -> None:
         assert writer.recovery.torn_bytes == (0 if whole else size)
         expected = operations if whole else operations[:-1]
         assert writer.position.sequence == len(expected)
+        if not whole:
+            assert (last in before) == (last in host.disk.paths())
+            assert last not in before or len(host.disk.contents(last)) == start
         if not whole and size:
             (kept,) = (path for path in host.disk.paths() if path.endswith(segment.DAMAGED_SUFFIX))
             assert host.disk.contents(kept) == data[start : start + size]

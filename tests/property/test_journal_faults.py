@@ -1,6 +1,7 @@
 """Calls of the disk that fail: `append` never raises, what is lost is counted, and a HOLE says so."""
 
 import errno
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -73,12 +74,15 @@ def test_failures_at_every_call_of_appending(error: int, count: int) -> None:
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("count", [1, 30])
 @pytest.mark.parametrize("acknowledged", [0, 9, 20])
-def test_failures_at_every_call_of_a_clean_stop(error: int, count: int, acknowledged: int) -> None:
+@pytest.mark.parametrize("memory_bytes", [2048, 1 << 20])
+def test_failures_at_every_call_of_a_clean_stop(
+    error: int, count: int, acknowledged: int, memory_bytes: int
+) -> None:
     """A stop that fails says so; the journal is still there, for this boot."""
-    operations = [write(b"f%d" % number, 100, number) for number in range(20)]
+    operations = [write(b"f%d" % number, 100, number) for number in range(21)]  # the last segment has room
 
     def stop(call: int | None) -> int:
-        host = Host(disk=MemoryDisk())
+        host = Host(small(memory_bytes=memory_bytes))
         writer = host.writer()
         host.cursor(create=True).close()
         for operation in operations:
@@ -119,24 +123,24 @@ def test_failures_at_every_call_of_a_clean_stop(error: int, count: int, acknowle
 
 
 def test_loss_of_power_after_a_clean_stop_that_failed() -> None:
-    """The stop has got far, then failed; the journal goes on in memory. What is on disk must not pass for it."""
-    call = failed = 0
-    while True:
-        call += 1
+    """The journal goes on in memory after the stop; what that has left on disk must not pass for it."""
+    failed = 0
+    for number in itertools.count():
+        call, seed = divmod(number, 8)
         host = Host(disk=MemoryDisk())
-        host.disk.random.seed(call)
+        host.disk.random.seed(seed)
         writer = host.writer()
         host.cursor(create=True).close()
-        for number in range(20):
-            assert append(writer, write(b"f%d" % number, 100, number))
+        for n in range(20):
+            assert append(writer, write(b"f%d" % n, 100, n))
         first = host.disk.calls
-        host.disk.fail_at(first + call, errno.EIO)
+        host.disk.fail_at(first + call + 1, errno.EIO)
         try:
             writer.close(persist=True)
         except JournalError:
             failed += 1
         else:
-            if host.disk.calls < first + call:
+            if host.disk.calls <= first + call:
                 break
             continue
         host.disk.heal()
@@ -144,7 +148,7 @@ def test_loss_of_power_after_a_clean_stop_that_failed() -> None:
         host.lose_power()
         assert host.writer().recovery.new_boot
         assert [record.kind for record in read_all(host.cursor())] == [Kind.HOLE]
-    assert failed > 20
+    assert failed > 100
 
 
 @pytest.mark.parametrize("error", ERRORS)

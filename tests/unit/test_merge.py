@@ -100,6 +100,33 @@ def test_low_mark_never_goes_back() -> None:
     assert cursor.low_mark() >= first
 
 
+def test_low_mark_holds_in_the_middle_of_an_append(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is held up for long right before, and right after, it takes its stamp."""
+    mounts = Mounts(1)
+    (cursor,) = mounts.merge._cursors
+    look = mounts.clock.monotonic_ns
+    marks = []
+
+    def slow() -> int:
+        monkeypatch.undo()
+        mounts.pass_margin()
+        marks.append(cursor.low_mark())
+        stamp = look()
+        mounts.pass_margin()
+        marks.append(cursor.low_mark())
+        return stamp
+
+    mounts.append(0)
+    monkeypatch.setattr(mounts.clock, "monotonic_ns", slow)
+    mounts.append(0)
+    run = cursor.read()
+    assert run is not None
+    assert len(marks) == 2
+    assert max(marks) <= run.records[1][2].monotonic_ns
+    mounts.pass_margin()
+    assert cursor.low_mark() > run.records[1][2].monotonic_ns
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     steps=st.lists(
