@@ -118,7 +118,7 @@ def test_console_completes_runs_and_remembers(agent: Agent) -> None:
                 terminal.type("nonsense\r")
                 terminal.see("No such command")
             else:
-                terminal.type("\x1b[A\x1b[A")  # twice up: the history of the first console
+                terminal.type("\x1b[A" * 3)  # up, past exit and nonsense: the history of the first console
                 terminal.see("repset create web")
                 terminal.type("\x03")  # Ctrl-C drops the line, not the console
                 terminal.type("repset list\r")
