@@ -138,7 +138,7 @@ class JournalWriter:
             )
             if not self._write(buffers, length, sequence, chain):
                 self._lose()
-                return 0
+                sequence = 0  # a HOLE may have fitted nevertheless: readers are rung all the same
         finally:
             header.busy_stamp = 0
         header.fence()

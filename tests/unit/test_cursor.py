@@ -10,7 +10,7 @@ from kit.journals import JOURNAL, READER, READERS, Host, append, contents, read_
 
 from replicator import limits
 from replicator.errors import JournalError
-from replicator.ops import START, Position
+from replicator.ops import START, Kind, Position
 from replicator.queue.cursor import Cursor
 from replicator.queue.doorbell import bell_path, ring_sleepers
 from replicator.queue.header import identify
@@ -256,6 +256,21 @@ async def test_a_sleeping_reader_is_rung_once(autojump_clock: trio.testing.MockC
         assert bells.rings == 1
     assert trio.current_time() == 0
     assert len(read_all(cursor)) == 2
+
+
+async def test_a_hole_rings_although_its_record_is_lost(autojump_clock: trio.testing.MockClock) -> None:
+    host = Host(small(memory_bytes=512, disk_bytes=0))
+    writer = host.writer()
+    cursor = host.cursor(create=True)
+    assert append(writer, write(b"fits", 100))
+    assert not append(writer, write(b"does not", 1000))
+    read_all(cursor)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cursor.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not append(writer, write(b"neither", 1000))
+    assert trio.current_time() == 0
+    assert [record.kind for record in read_all(cursor)] == [Kind.HOLE]
 
 
 async def test_cancelled_waiting_is_waiting_no_more(autojump_clock: trio.testing.MockClock) -> None:
