@@ -46,6 +46,9 @@ class Recorder:
         self._everything = False
         self._skipped_ops = 0
         self._skipped_path = b""
+        self._doubtful: bytes | None = (
+            None  # what the operation begun last puts in doubt, in place of its record
+        )
 
     # --- which paths ---
 
@@ -96,13 +99,23 @@ class Recorder:
         elif not (self._everything or self.touches_active(path) or self.touches_active(path2)):
             return False
         if len(path) > limits.PATH_BYTES or (path2 is not None and len(path2) > limits.PATH_BYTES):
-            self._skip(path if path2 is None or len(path) > len(path2) else path2)
-            return False
+            return self._begin_too_long(kind, path, path2)
         self._journal.flight(kind, path, path2 or b"")
+        return True
+
+    def _begin_too_long(self, kind: Kind, path: bytes, path2: bytes | None) -> bool:
+        """An object comes from, or goes to, where it cannot be replicated: its other name is in doubt."""
+        names = (path,) if path2 is None else (path, path2)
+        self._skip(max(names, key=len))
+        self._doubtful = next((name for name in names if len(name) <= limits.PATH_BYTES), None)
+        if self._doubtful is None:
+            return False
+        self._journal.flight(kind, self._doubtful)
         return True
 
     def abandon(self) -> None:
         """The operation begun last failed."""
+        self._doubtful = None
         self._journal.clear_flight()
 
     def append(
@@ -119,7 +132,10 @@ class Recorder:
         """The operation begun last succeeded."""
         journal = self._journal
         # Asked after the operation: a reader that registers before it reads a tree without its effect.
-        if journal.has_readers:
+        if self._doubtful is not None:
+            self.doubt(self._doubtful)
+            self._doubtful = None
+        elif journal.has_readers:
             journal.append(kind, path, path2=path2, payload=payload, flags=flags, inode=inode, arg0=arg0)
         journal.clear_flight()
 

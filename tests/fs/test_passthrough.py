@@ -585,6 +585,21 @@ def test_paths_too_long_are_counted(bench: Bench) -> None:
     assert max(lengths) <= limits.PATH_BYTES
 
 
+def test_moves_from_and_to_paths_too_long_put_the_other_name_in_doubt(bench: Bench) -> None:
+    deep = 1
+    for _ in range(17):
+        deep = bench.fs.mkdir(deep, b"n" * 250, 0o755, ROOT).node_id
+    make_file(bench, "f")
+    bench.fs.rename(1, b"f", deep, b"f")
+    bench.fs.link(bench.fs.lookup(deep, b"f").node_id, 1, b"l")
+    bench.fs.rename(deep, b"f", 1, b"g")
+    with pytest.raises(OSError, match="No such file"):
+        bench.fs.rename(deep, b"none", 1, b"g")
+    bench.fs.unlink(1, b"g")
+    kept = [line for line in shown(bench.settled()) if "mtime" not in line]
+    assert kept == ["DOUBT f", "DOUBT l", "DOUBT g", "UNLINK g"]
+
+
 # --- directories ---
 
 
