@@ -195,7 +195,7 @@ def load(home: str, explicit: str | None = None) -> Config:
         try:
             with open(path, "rb") as file:
                 data = file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if explicit is None:
                 continue
             raise ConfigError(f"{path}: no such configuration file") from None

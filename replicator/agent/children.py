@@ -268,7 +268,7 @@ class Children:
 
     def _has_target(self, uuid: str) -> bool:
         try:
-            return any(os.scandir(self._home.target(uuid)))
+            return bool(os.listdir(self._home.target(uuid)))
         except OSError:
             return False
 

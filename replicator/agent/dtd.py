@@ -29,6 +29,7 @@ from replicator.agent.supervisor import Process, Supervisor, stop_serving
 from replicator.config import Config, load
 from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UsageError
 from replicator.events import EventRing
+from replicator.fs import mounts as fs_mounts
 from replicator.paths import HOME_VARIABLE, Home, Role, default_home
 
 _DESCRIPTION = (
@@ -253,8 +254,15 @@ async def _stop_children(home: Home, *, force: bool) -> None:
             for role, identifier in home.children():
                 if role in roles:
                     nursery.start_soon(stop, role, identifier)
+    for mount in load_state(home.state).mounts:
+        try:
+            fs_mounts.clear_stale(mount.mountpoint)  # of a capture that was killed
+        except UsageError:
+            pass  # it is served: why was said above
+        except OSError as error:
+            errors.append(f"{mount.mountpoint}: {error.strerror}")
     if errors:
-        raise ReplicatorError("; ".join(errors))
+        raise ReplicatorError("; ".join(dict.fromkeys(errors)))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class MountView(msgspec.Struct, frozen=True, kw_only=True):
     mountpoint: str
     binding: str
     pid: int | None
-    state: str  # serving, failed
+    state: str  # serving, starting, failed
     problem: str
 
 
@@ -132,11 +132,20 @@ class Service:
         self.stop_requested = trio.Event()
         self._started = time.time()
         self._changes = trio.Lock()
+        self._up = trio.Event()
 
     # --- life ---
 
     async def start(self) -> None:
-        """Bring everything up that should run. Returns when all mounts serve, or were tried."""
+        """Bring everything up that should run. Returns when all mounts serve, or were tried.
+
+        Whoever wants to change something meanwhile waits until then.
+        """
+        async with self._changes:
+            await self._start()
+        self._up.set()
+
+    async def _start(self) -> None:
         await self.children.adopt_strays()
         async with trio.open_nursery() as nursery:
             for mount in self.state.mounts:
@@ -242,14 +251,15 @@ class Service:
     def _mount_view(self, mount: Mount) -> MountView:
         child = self.children.capture(mount)
         pid = child.pid if child is not None else None
+        problem = child.problem if child is not None else ""
         return MountView(
             id=mount.id,
             path=mount.path,
             mountpoint=mount.mountpoint,
             binding=mount.binding,
             pid=pid,
-            state="serving" if pid is not None else "failed",
-            problem=child.problem if child is not None else "not started",
+            state="serving" if pid is not None else "failed" if problem else "starting",
+            problem=problem,
         )
 
     def _needs(self, connection: Connection, mount: Mount) -> bool:
@@ -530,11 +540,13 @@ class Service:
         """
         connection = self._find_connection(key)
         with trio.move_on_after(limits.WAIT_TIMEOUT_MAX_S if timeout_s is None else timeout_s):
+            await self._up.wait()
             sequences = {}
             for journal in self.children.journals(connection):
                 child = self.children.capture(journal.mount)
                 if child is None:
                     raise ChildError(f"{journal.mount.path} is not captured at the moment")
+                await child.wait_running(limits.WAIT_TIMEOUT_MAX_S)
                 sequences[journal.mount.id] = (await child.call("settle"))["sequence"]
             while True:
                 sender = self.children.sender(connection)
@@ -550,9 +562,11 @@ class Service:
         raise WaitTimeoutError(_behind(connection, status, timeout_s))
 
     async def _ask(self, connection: Connection, name: str, **arguments: object) -> Any:
+        await self._up.wait()
         child = self.children.sender(connection)
         if child is None:
             raise ChildError(f"connection {connection.id} does not run")
+        await child.wait_running()
         return await child.call(name, **arguments)
 
     async def _status(self, connection: Connection) -> ConnectionStatus:

@@ -96,6 +96,7 @@ def spawn(arguments: list[str], log: str) -> Process:
         [package, *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
     )
     environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
+    _keep_descriptors()
     pid = os.posix_spawn(
         arguments[0],
         arguments,
@@ -111,6 +112,21 @@ def spawn(arguments: list[str], log: str) -> Process:
     )
     # Not reaped yet, so the id is still its own.
     return Process(pid, os.pidfd_open(pid))
+
+
+def _keep_descriptors() -> None:
+    """Let no child inherit anything: neither what a library has made inheritable nor what our own parent left
+    open.
+
+    A child outlives us. A listening socket of ours in its hands would accept clients that nobody ever
+    answers.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                pass  # the listing's own descriptor
 
 
 def serving_process(path: str) -> Process | None:
@@ -392,20 +408,25 @@ class Child:
             [sys.executable, "-m", f"replicator.agent.{self.plan.role}", "--arguments", self._arguments_file],
             self.log,
         )
-        answers = False
         try:
             how = await self._wait_for_answer(process)
-            answers = not how
-        finally:
-            if not answers:
-                process.send(signal.SIGKILL)
+        except trio.Cancelled:
+            if self._stopping:
                 with trio.CancelScope(shield=True):
-                    await process.ended()
-                process.close()
-        if not answers:
+                    await self._put_down(process)
+            else:
+                process.close()  # the agent ends: its successor finds it
+            raise
+        if how:
+            await self._put_down(process)
             raise ChildError(_last_line(self.log, log_bytes) or f"{how}; see {self.log}")
         self._ring.add(events.CHILD_STARTED, role=self.plan.role, id=self.plan.id, pid=process.pid)
         return process
+
+    async def _put_down(self, process: Process) -> None:
+        process.send(signal.SIGKILL)
+        await process.ended()
+        process.close()
 
     async def _wait_for_answer(self, process: Process) -> str:
         """Empty once the control socket answers, otherwise what happened instead."""
