@@ -320,3 +320,37 @@ def test_state_is_readable_json(alone: Agent) -> None:
     alone.json("repset", "create", "web")
     state = json.loads((alone.home / "state.json").read_text())
     assert state["version"] == 1 and state["repsets"][0]["name"] == "web"
+
+
+# --- mount helper ---
+
+
+def test_an_fstab_line_works(alone: Agent, source: Path, tmp_path: Path) -> None:
+    helper = Path(__file__).parents[2] / "etc" / "mount.replicator"
+    dtctl = tmp_path / "dtctl"
+    dtctl.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "from replicator.cli.main import main; main()" "$@"\n'
+    )
+    dtctl.chmod(0o755)
+
+    def mount(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", helper, *arguments],
+            env={**os.environ, "DTCTL": str(dtctl)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    options = f"rw,nofail,home={alone.home},timeout=0"
+    for _ in range(2):  # as fstab has it, and again as if the agent had mounted it by itself
+        done = mount(source, source, "-o", options)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert serves(source)
+    failed = mount(tmp_path / "none", tmp_path / "none", "-o", options)
+    assert (failed.returncode, failed.stdout) == (32, "")
+    assert failed.stderr.startswith("mount.replicator: ") and failed.stderr.count("\n") == 1
+    assert mount(source).returncode == 1
+    nobody = mount(source, source, "-o", f"home={tmp_path},timeout=1")
+    assert nobody.returncode == 32 and "dtd" in nobody.stderr
