@@ -90,7 +90,6 @@ ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that kee
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog
 SPOOL_RETRY_S = 0.5  # between two looks for room in a full spool
 POSITION_BYTES = 64 * KIB  # positions of all journals of one connection, as a receiver stores them
-LISTS_WAITING = 64  # directory listings asked for and not yet answered
 JOURNALS = 256  # of one connection
 APPLY_RETRY_FIRST_S = 0.2
 APPLY_GIVE_UP_S = 60.0  # after this a single path is left to a mirror, and the rest goes on
@@ -106,7 +105,7 @@ PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
 REMAP_LINKS = True  # LK-02
-SIZE_COUNT_DELAY_S = 1.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
+SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 
 # --- replication sets (RS-*) ---

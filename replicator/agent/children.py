@@ -7,7 +7,8 @@ now.
 import base64
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -25,6 +26,7 @@ from replicator.events import EventRing
 from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.settings import JournalSettings
+from replicator.repset import overlapping
 from replicator.world import World
 
 
@@ -65,6 +67,8 @@ class Children:
 
         async def tell(child: Child) -> None:
             await child.call("set_active", prefixes=self.active_prefixes(mount))
+            async with self._receivers_away(mount):
+                pass  # they come back and write through the mount that is there now
 
         plan = Plan("capture", mount.id, lambda: self._capture_arguments(mount), prepare=look, greet=tell)
         return await self._supervisor.start(plan, patient=patient)
@@ -74,7 +78,28 @@ class Children:
 
         `persist`: what its journal holds in memory goes to disk. Raises ReplicatorError if it is in use.
         """
-        await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
+        async with self._receivers_away(mount):
+            await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
+
+    @asynccontextmanager
+    async def _receivers_away(self, mount: Mount) -> AsyncIterator[None]:
+        """No receiver writes at `mount` meanwhile: its open directories are of what was mounted there before."""
+        stopped = []
+        for child in self.receivers():
+            try:
+                targets = (await child.call("status"))["targets"]
+            except ReplicatorError:
+                continue  # not up: it will find what is there then
+            if any(
+                overlapping(target, place) for target in targets for place in (mount.path, mount.mountpoint)
+            ):
+                await self._supervisor.stop("receiver", child.plan.id)
+                stopped.append(child.plan.id)
+        try:
+            yield
+        finally:
+            for uuid in stopped:
+                await self.start_receiver(uuid, patient=True)
 
     def active_prefixes(self, mount: Mount) -> list[bytes]:
         """What of a mount has to be journaled: the parts that connections read."""

@@ -78,7 +78,7 @@ class Greeter:
                     nursery.start_soon(self._greet, stream)
 
     async def _greet(self, stream: trio.SocketStream) -> None:
-        peer = "?"
+        peer, reason = "?", ""
         try:
             peer = _peer(stream)
             reason = await self._hand_over(stream, peer)
@@ -87,10 +87,10 @@ class Greeter:
         except (OSError, trio.BrokenResourceError) as error:
             reason = f"connection lost: {error}"
         finally:
+            if reason:
+                self._ring.add(events.PEER_REFUSED, peer=peer, reason=reason)
             self._free.release()
             await trio.aclose_forcefully(stream)
-        if reason:
-            self._ring.add(events.PEER_REFUSED, peer=peer, reason=reason)
 
     async def _hand_over(self, stream: trio.SocketStream, peer: str) -> str:
         """Returns why the socket is of no use; empty if it was handed over."""

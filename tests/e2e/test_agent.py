@@ -255,6 +255,28 @@ def test_rules_changed_while_connected_are_kept_for_later(alone: Agent, source: 
     assert alone.dtctl("repset", "delete", name).code == 1
 
 
+def test_a_chain_on_one_agent(alone: Agent, source: Path, tmp_path: Path) -> None:
+    """What a receiver writes is captured in its turn, also if the capture came after the receiver, or came
+    back.
+    """
+    copy, further = tmp_path / "copy", tmp_path / "further"
+    alone.json("protect", source, copy, "--wait")
+    second = str(alone.json("protect", copy, further, "--wait")["id"])
+    (source / "new").write_text("handed on")
+    until(lambda: reads(further / "new") == "handed on")
+    (mount,) = (m for m in alone.json("mount", "list") if m["path"] == str(copy))
+    os.kill(mount["pid"], signal.SIGKILL)
+    until(lambda: not serves(copy))
+    until(lambda: serves(copy))
+    (source / "newer").write_text("again")
+    until(lambda: reads(further / "newer") == "again")
+    assert alone.dtctl("wait", second, "--timeout", "30").code == 0
+    assert alone.dtctl("disconnect", second).code == 0
+    assert alone.dtctl("mount", "remove", copy).code == 0
+    (source / "last").write_text("past the mount")
+    until(lambda: reads(copy / "last") == "past the mount")
+
+
 # --- refused at the start ---
 
 

@@ -1,0 +1,130 @@
+"""The listening port: who is let in, who is closed with a reason, and how many may wait."""
+
+from functools import partial
+
+import pytest
+import trio
+
+from replicator import events, limits
+from replicator.addresses import Address
+from replicator.agent.listener import Greeter, ListenError, open_listeners
+from replicator.errors import ReplicatorError
+from replicator.events import Event, EventRing
+
+UUID = "6f0e3c52-9d1b-4c55-a8f1-3f6b9c1d2e77"
+GREETING = f"REPLICATOR 1 replicate {UUID}\n".encode()
+
+
+class Door:
+    """A listening greeter on a real port, and what it did."""
+
+    def __init__(self) -> None:
+        self.adopted: list[tuple[str, bytes]] = []
+        self.events: list[Event] = []
+        self.refuse = ""
+        self.port = 0
+        self._ring = EventRing(lambda: 0, self.events.append)
+
+    async def adopt(self, uuid: str, descriptor: int, data: bytes) -> None:
+        if self.refuse:
+            raise ReplicatorError(self.refuse)
+        self.adopted.append((uuid, data))
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        listeners = await open_listeners(Address("127.0.0.1", 0))
+        self.port = listeners[0].socket.getsockname()[1]
+        await nursery.start(partial(Greeter(self.adopt, self._ring).serve, listeners))
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    async def say(self, *parts: bytes, eof: bool = False) -> None:
+        """Say something and wait until the other side has closed."""
+        async with await self.connect() as stream:
+            with trio.fail_after(10):
+                try:
+                    for part in parts:
+                        await stream.send_all(part)
+                        await trio.sleep(0.01)
+                    if eof:
+                        await stream.send_eof()
+                    assert await stream.receive_some(100) == b""
+                except trio.BrokenResourceError:
+                    pass  # reset: it had not read all we said
+
+    def reasons(self) -> list[str]:
+        return [e.text for e in self.events if e.id == events.PEER_REFUSED.id]
+
+
+@pytest.fixture
+async def door(nursery: trio.Nursery) -> Door:
+    door = Door()
+    await door.open(nursery)
+    return door
+
+
+async def test_a_source_is_handed_over_with_what_it_said(door: Door) -> None:
+    await door.say(GREETING)
+    await door.say(GREETING[:7], GREETING[7:30], GREETING[30:] + b"more")
+    assert door.adopted == [(UUID, GREETING), (UUID, GREETING + b"more")]
+    assert door.reasons() == [] and [e.id for e in door.events] == [events.PEER_ACCEPTED.id] * 2
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"GET / HTTP/1.1\r\n", "not a replication agent"),
+        (b"\0" * limits.GREETING_BYTES, "not a replication agent"),
+        (b"REPLICATOR 1 replicate " + b"x" * limits.GREETING_BYTES, "not a replication agent"),
+        (b"REPLICATOR 1 replicate ../../../etc/passwd\n", "not a replication agent"),
+        (b"REPLICATOR 1 replicate short\n", "is not a connection"),
+        (b"REPLICATOR 1 replicate " + UUID.upper().encode() + b"\n", "is not a connection"),
+        (b"REPLICATOR 1 dance " + UUID.encode() + b"\n", "purpose"),
+        (b"", "closed before"),
+        (b"REPLICATOR 1 repl", "closed within"),
+    ],
+)
+async def test_anybody_else_is_closed_with_a_reason(door: Door, said: bytes, words: str) -> None:
+    await door.say(said, eof=True)
+    assert door.adopted == []
+    (reason,) = door.reasons()
+    assert words in reason and "127.0.0.1:" in reason
+
+
+async def test_a_receiver_that_refuses(door: Door) -> None:
+    door.refuse = "too many connections"
+    await door.say(GREETING)
+    assert "too many connections" in door.reasons()[0]
+
+
+async def test_the_silent_are_closed(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GREETING_TIMEOUT_S", 0.05)
+    await door.say(b"REPL")
+    assert "did not say what it wants" in door.reasons()[0]
+
+
+async def test_only_so_many_may_wait(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GREETINGS_WAITING", 2)
+    monkeypatch.setattr(limits, "GREETING_TIMEOUT_S", 0.3)
+    door = Door()
+    await door.open(nursery)
+    silent = [await door.connect() for _ in range(2)]
+    late = await door.connect()
+    await late.send_all(GREETING)
+    await trio.sleep(0.1)
+    assert door.adopted == []  # it waits in the kernel
+    with trio.fail_after(10):
+        assert await late.receive_some(1) == b""  # handed over, and closed on this side
+    assert door.adopted
+    for stream in (*silent, late):
+        await stream.aclose()
+
+
+async def test_a_port_in_use_and_an_address_of_another_host() -> None:
+    (listener,) = await open_listeners(Address("127.0.0.1", 0))
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(ListenError, match="in use"):
+            await open_listeners(Address("127.0.0.1", port))
+    with pytest.raises(ListenError, match=r"192\.0\.2\.1"):
+        await open_listeners(Address("192.0.2.1", 0))
