@@ -41,8 +41,6 @@ from replicator.net.frames import (
     Frame,
     Greeting,
     Hello,
-    ListReply,
-    ListRequest,
     Mark,
     MirrorBegin,
     MirrorEnd,
@@ -375,11 +373,9 @@ class Receiver:
                     connect = await self._introduce(session, others)
                 self._connected = True
                 self._log(f"connected to {self.replica.state.source_name}")
-                lists, listed = trio.open_memory_channel[ListRequest](limits.LISTS_WAITING)
                 nursery.start_soon(self._report, session, connect)
-                nursery.start_soon(self._answer_lists, session, listed)
                 while True:
-                    await self._handle(await session.receive(), lists)
+                    await self._handle(await session.receive())
             except PeerLeft as end:
                 reason = "goodbye"
                 self._log(f"the source ended the session: {end}")
@@ -448,7 +444,7 @@ class Receiver:
 
     # --- what arrives ---
 
-    async def _handle(self, event: Event, lists: trio.MemorySendChannel[ListRequest]) -> None:
+    async def _handle(self, event: Event) -> None:
         if isinstance(event, tuple):
             frame, data = event
             if isinstance(frame, Records):
@@ -463,9 +459,6 @@ class Receiver:
             if not self._received.mirroring or event.mirror_id != self._received.mirror_id:
                 raise RemoteProtocolError("the end of a mirror that was not begun")
             await self._append(event)
-        elif isinstance(event, ListRequest):
-            self._journal_id(event.journal)
-            await lists.send(event)
         elif isinstance(event, Disconnect):
             if event.connection_uuid != self._arguments.connection_uuid:
                 raise RemoteProtocolError("a source deletes another connection than its own")
@@ -642,24 +635,6 @@ class Receiver:
         return TargetState(
             replica.status, replica.state.data_state, replica.reason[:1000], self._spool.queued_bytes
         )
-
-    async def _answer_lists(self, session: Session, requests: trio.MemoryReceiveChannel[ListRequest]) -> None:
-        """A hint for the source, outside of the order of the stream."""
-        try:
-            async for request in requests:
-                await session.send(await self._world.in_thread(partial(self._list, request)))
-        except SessionEnded:
-            pass  # the reader finds out by itself
-
-    def _list(self, request: ListRequest) -> ListReply:
-        tree = self.replica.tree
-        if tree is None:
-            return ListReply(request.request, None)
-        found = tree.list_directory(request.journal, request.path)
-        entries = msgspec.msgpack.encode(found) if found is not None else None
-        if entries is not None and len(entries) > limits.FRAME_BYTES - limits.KIB:
-            entries = None  # so large a directory is sent without comparing
-        return ListReply(request.request, entries)
 
     def _log(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)

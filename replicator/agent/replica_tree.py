@@ -6,7 +6,7 @@ from typing import Protocol
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
 from replicator.mirror.links import LinkTable
-from replicator.mirror.pieces import Batch, Listed, Refused
+from replicator.mirror.pieces import Batch, Refused
 from replicator.mirror.place import Placer
 from replicator.net.frames import Connect
 from replicator.ops import Record
@@ -32,10 +32,6 @@ class Tree(Protocol):
 
     def place(self, batch: Batch) -> list[Refused]:
         """Raises OSError if the whole target is ill: call again with the same object."""
-        ...
-
-    def list_directory(self, journal: int, path: bytes) -> list[Listed] | None:
-        """From any thread."""
         ...
 
     def forget_links(self) -> None:
@@ -100,9 +96,6 @@ class ReplicaTree:
 
     def place(self, batch: Batch) -> list[Refused]:
         return self._placers[batch.journal].place(batch)
-
-    def list_directory(self, journal: int, path: bytes) -> list[Listed] | None:
-        return self._placers[journal].list_directory(path)
 
     def forget_links(self) -> None:
         for links in self._links:

@@ -146,16 +146,6 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     retry: bool = True
 
 
-class Listed(msgspec.Struct, frozen=True, array_like=True):
-    """What a target has under one name: the hint a difference mirror compares with."""
-
-    name: bytes
-    mode: int
-    size: int
-    mtime_ns: int
-    links: int
-
-
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
 

@@ -36,7 +36,6 @@ from replicator.mirror.pieces import (
     File,
     Finish,
     LinkTo,
-    Listed,
     Listing,
     Object,
     Part,
@@ -125,7 +124,7 @@ class Placer:
     """Places batches of one journal, in the order of the stream, in the thread that applies its records.
 
     Becomes the applier's source of open transfers and of identities. `tag` makes the names of unfinished
-    files this connection's own. `list_directory` may be called from any thread.
+    files this connection's own.
     """
 
     def __init__(self, applier: Applier, links: LinkTable, *, tag: bytes = b"0") -> None:
@@ -183,34 +182,6 @@ class Placer:
         """Give up all open transfers."""
         for number in self._transfers.numbers():
             self._give_up(number)
-
-    def list_directory(self, path: bytes) -> list[Listed] | None:
-        """What is in the directory now, None if there is none: a hint. From any thread."""
-        try:
-            root, below = self._maps.place(path)
-            descriptor = root.open_directory(below)
-        except (OSError, ReplicatorError):
-            return None
-        found: list[Listed] = []
-        try:
-            with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    try:
-                        state = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    found.append(
-                        Listed(
-                            os.fsencode(entry.name),
-                            state.st_mode,
-                            state.st_size,
-                            state.st_mtime_ns,
-                            state.st_nlink,
-                        )
-                    )
-        finally:
-            os.close(descriptor)
-        return found
 
     # --- directories ---
 

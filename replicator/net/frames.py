@@ -31,10 +31,8 @@ class FrameType(IntEnum):
     MIRROR_END = 14
     ACKNOWLEDGE = 20
     PIECES_REFUSED = 21
-    LIST = 22
-    LISTED = 23
-    TARGET_STATE = 24
-    DISCONNECT = 25
+    TARGET_STATE = 22
+    DISCONNECT = 23
     PING = 30
     BYE = 31
 
@@ -187,21 +185,6 @@ class TargetState(Frame, frozen=True):
     queued_bytes: Count
 
 
-class ListRequest(Frame, frozen=True):
-    """Source → target: what is in this directory now? A hint outside of the ordered stream."""
-
-    request: Count
-    journal: Count
-    path: bytes
-
-
-class ListReply(Frame, frozen=True):
-    """`entries` are pieces.Listed, encoded by the caller (net knows no trees); None: no such directory."""
-
-    request: Count
-    entries: bytes | None
-
-
 class PiecesRefused(Frame, frozen=True):
     """Target → source: pieces.Refused values, encoded by the caller."""
 
@@ -236,8 +219,6 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     MirrorEnd: FrameType.MIRROR_END,
     Acknowledge: FrameType.ACKNOWLEDGE,
     PiecesRefused: FrameType.PIECES_REFUSED,
-    ListRequest: FrameType.LIST,
-    ListReply: FrameType.LISTED,
     TargetState: FrameType.TARGET_STATE,
     Disconnect: FrameType.DISCONNECT,
     Ping: FrameType.PING,

@@ -15,7 +15,6 @@ from replicator.net.frames import (
     Frame,
     Hello,
     JournalInfo,
-    ListReply,
     Mark,
     PathMap,
     PieceBatch,
@@ -150,10 +149,6 @@ class ScriptedSession:
     @property
     def state(self) -> TargetState:
         return [e for e in self.events if isinstance(e, TargetState)][-1]
-
-    @property
-    def lists(self) -> list[ListReply]:
-        return [e for e in self.events if isinstance(e, ListReply)]
 
     async def applied(self, sequence: int, index: int = 0) -> None:
         await self.until(lambda: self.acknowledged.applied[index] >= sequence)

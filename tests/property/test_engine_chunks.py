@@ -10,8 +10,8 @@ from replicator.net.engine import Engine, Role, State
 from replicator.net.frames import (
     Bye,
     Derived,
+    Disconnect,
     Frame,
-    ListRequest,
     Mark,
     MirrorBegin,
     MirrorEnd,
@@ -34,7 +34,7 @@ control = st.tuples(
     st.one_of(
         st.builds(MirrorBegin, st.text(max_size=20), st.text(max_size=5)),
         st.builds(MirrorEnd, st.text(max_size=20), st.booleans()),
-        st.builds(ListRequest, numbers, st.integers(0, 9), st.binary(max_size=50)),
+        st.builds(Disconnect, st.text(max_size=50)),
         st.just(Ping()),
     ),
     st.none(),

@@ -22,8 +22,6 @@ from replicator.net.frames import (
     Greeting,
     Hello,
     JournalInfo,
-    ListReply,
-    ListRequest,
     Mark,
     MirrorBegin,
     MirrorEnd,
@@ -49,14 +47,12 @@ FROM_SOURCE: list[tuple[Frame, bytes | None]] = [
     (MirrorBegin("m", "full"), None),
     (PieceBatch(), b"p" * 50),
     (MirrorEnd("m", True), None),
-    (ListRequest(5, 0, b"a/b"), None),
     (Ping(), None),
     (Disconnect(UUID), None),
 ]
 FROM_TARGET: list[tuple[Frame, bytes | None]] = [
     (Acknowledge((9,), (8,), (7,), 2, 1), None),
     (PiecesRefused(b"x" * 30), None),
-    (ListReply(5, None), None),
     (TargetState("OK", "Mirroring", "", 5), None),
     (Ping(), None),
 ]

@@ -247,16 +247,6 @@ def test_an_equal_object_is_left_alone_and_another_replaced(target: Target) -> N
     assert (node.type, node.mode, node.owner, node.mtime_ns) == ("fifo", 0o622, (1000, 1001), _MTIME_NS)
 
 
-def test_what_a_target_lists(target: Target) -> None:
-    target.placed(Listing(b"d", _DIRECTORY, {}, (b"sub",)), _file(b"d/x"))
-    listed = target.placer.list_directory(b"d")
-    assert listed is not None
-    assert [(e.name, e.size, e.links) for e in listed if e.name == b"x"] == [(b"x", 7, 1)]
-    assert {e.name: e.mtime_ns for e in listed}[b"x"] == _MTIME_NS
-    for path in (b"none", b"d/x", b"../target"):
-        assert target.placer.list_directory(path) is None
-
-
 # --- transfers ---
 
 

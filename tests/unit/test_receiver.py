@@ -29,12 +29,11 @@ from replicator import limits
 from replicator.agent.receiver import Receiver, ReceiverArguments
 from replicator.agent.replica_tree import ReplicaTree
 from replicator.fs.apply import ApplyError
-from replicator.mirror.pieces import Batch, File, Finish, Listed, Listing, Part, Times, decode_refused
+from replicator.mirror.pieces import Batch, File, Finish, Listing, Part, Times, decode_refused
 from replicator.net.frames import (
     Connect,
     Connected,
     Disconnect,
-    ListRequest,
     Mark,
     MirrorBegin,
     MirrorEnd,
@@ -860,23 +859,6 @@ async def test_a_malformed_piece_harms_nothing(host: Host, autojump_clock: Any) 
         await source.send_batch(Batch(1, 0, (bad, Finish(b"x", Identity(1, 1), 5, 1, bad.attributes, {}, 5))))
         await source.batches(1)
         assert {r.path for r in source.refused} == {b"bad\0name", b"x"}
-
-
-async def test_a_listing_is_answered_outside_of_the_order(host: Host, autojump_clock: Any) -> None:
-    host.source.create(b"f")
-    host.source.write(b"f", 0, b"12345")
-    host.record_everything()
-    async with host.receiver() as receiver, host.session(receiver) as (source, _):
-        await source.send(*host.journal.run(0, 2))
-        await source.applied(2)
-        receiver.pause()
-        await source.send(ListRequest(1, 0, b""))
-        await source.send(ListRequest(2, 0, b"nothing"))
-        await source.until(lambda: len(source.lists) == 2)
-        first, second = source.lists
-        assert first.request == 1 and first.entries is not None and second.entries is None
-        listed = msgspec.msgpack.decode(first.entries, type=list[Listed])
-        assert [(entry.name, entry.size) for entry in listed] == [(b"f", 5)]
 
 
 # --- connections ---
