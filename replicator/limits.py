@@ -103,6 +103,7 @@ PART_BYTES = 1 * MIB  # content of one piece
 STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
+BROUGHT_FILES = 500_000  # inodes remembered as sent, which a rename need not send again: 60 bytes each
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
 REMAP_LINKS = True  # LK-02
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes

@@ -70,11 +70,7 @@ class Scanner:
             return True
         path = flow.order.next_work()
         if path is not None:
-            try:
-                await self._bring(flow, path)
-            except trio.Cancelled:
-                flow.order.read_later(path)
-                raise
+            await self._bring(flow, path)
             return True
         if flow.times_again:
             await self._bring_times(flow, flow.times_again.pop())
@@ -84,13 +80,14 @@ class Scanner:
     # --- one path, with all below it (its sub-directories later) ---
 
     async def _bring(self, flow: Flow, path: bytes) -> None:
-        await self._may_scan()
-        choice = self._choice(flow)
-        place = flow.open_place()
         try:
+            await self._may_scan()
+            choice = self._choice(flow)
+            place = flow.open_place()
             seen = await self._world.in_thread(partial(flow.source.look, path, choice))
-        except BaseException:
+        except trio.Cancelled:
             flow.abort_place()
+            flow.order.read_later(path)
             raise
         changes = flow.close_place()
         if isinstance(seen, Directory):
@@ -117,35 +114,31 @@ class Scanner:
 
     async def _bring_names(self, flow: Flow, directory: bytes, names: list[bytes]) -> None:
         index = 0
-        while index < len(names):
-            await self._may_scan()
-            choice = self._choice(flow)
-            place = flow.open_place()
-            try:
+        try:
+            while index < len(names):
+                await self._may_scan()
+                place = flow.open_place()
                 read = partial(
                     flow.source.read_names,
                     directory,
                     names,
                     index,
-                    choice,
+                    self._choice(flow),
                     limits.PART_BYTES,
                     limits.STEP_FILES,
                 )
                 batch = await self._world.in_thread(read)
-            except BaseException:
-                flow.abort_place()
-                self._leave(flow, directory, names[index:])
-                raise
-            changes = flow.close_place()
-            index += len(batch)
-            large = batch.pop() if batch and batch[-1].large else None
-            self._queue_valid(flow, place, batch, changes)
-            if large is not None:
-                try:
+                changes = flow.close_place()
+                index += len(batch)
+                large = batch.pop() if batch and batch[-1].large else None
+                self._queue_valid(flow, place, batch, changes)
+                if large is not None:
                     await self._bring_large(flow, large.path)
-                except BaseException:
-                    self._leave(flow, directory, names[index:])
-                    raise
+        except trio.Cancelled:
+            flow.abort_place()
+            self._leave(flow, directory, names[index:])
+            flow.times_again.add(directory)
+            raise
         await self._bring_times(flow, directory)
 
     def _leave(self, flow: Flow, directory: bytes, names: list[bytes]) -> None:
@@ -227,6 +220,7 @@ class Scanner:
             run.compares,
             run.exact,
             flow.order.must_send_whole,
+            flow.order.was_brought,
             flow.order.link_is_known,
             flow.links_seen,
             run.distrust_ctime_after_ns,

@@ -378,7 +378,7 @@ class Shipper:
 
     def _void(self, flow: Flow, transfer: OpenTransfer) -> None:
         assert transfer.read is not None
-        flow.order.forget_link(transfer.read.identity)
+        flow.order.void(transfer.read.identity)
         flow.links_seen.discard(transfer.read.identity)
         if transfer in flow.transfers:
             flow.transfers.remove(transfer)
@@ -418,7 +418,7 @@ class Shipper:
             if entry.first:
                 assert transfer is not None
                 transfer.sent = True
-                order.file_sent(found.path, found.identity, whole=True, links=found.links)
+                order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
             run.done_bytes += found.size
             run.sent_bytes += found.size
         elif isinstance(entry, Finish):
@@ -432,9 +432,11 @@ class Shipper:
         elif isinstance(entry, Times):
             return
         else:
-            order.file_sent(found.path, found.identity, whole=found.whole, links=found.links)
-            if entry is None:
-                return
+            again = order.was_brought(found.identity)
+            identity = found.identity if entry is not None else None
+            order.file_sent(found.path, identity, whole=found.whole, links=found.links)
+            if entry is None or (again and found.links == 1):
+                return  # nothing, or moved meanwhile and counted before
             run.done_files += 1
             run.done_bytes += found.size
             if found.whole:

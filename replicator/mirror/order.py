@@ -93,6 +93,7 @@ class Order:
         self._touched: set[Identity] = set()
         self._distrust_all = False
         self._linked: set[Identity] = set()
+        self._brought: set[int] = set()  # inodes, at most `limits.BROUGHT_FILES` of them
 
     # --- the scanner's side ---
 
@@ -146,6 +147,14 @@ class Order:
         """Whether a comparison by size and mtime could be fooled for this file."""
         return self._distrust_all or identity in self._touched
 
+    def was_brought(self, identity: Identity) -> bool:
+        """Whether this mirror has brought the file already.
+
+        Brought again, because it or something above it was renamed, it need not be sent whole a second time.
+        False for files beyond the number that is remembered.
+        """
+        return identity.inode in self._brought
+
     def link_is_known(self, identity: Identity) -> bool:
         """Whether the stream already brought this hard-linked file under another name, and kept it up to
         date.
@@ -158,9 +167,13 @@ class Order:
     def nothing_pending(self) -> bool:
         return not self._pending and not self._remaining
 
-    def forget_link(self, identity: Identity) -> None:
-        """The target does not have this hard-linked file after all."""
+    def void(self, identity: Identity) -> None:
+        """A file that was on its way does not arrive after all, and with it what was shipped for it
+        meanwhile.
+        """
         self._linked.discard(identity)
+        self._brought.discard(identity.inode)
+        self._touch(identity)
 
     # --- the stream's side ---
 
@@ -219,15 +232,24 @@ class Order:
             self._remaining[path] = Remaining(names)
 
     def file_sent(
-        self, path: bytes, identity: Identity | None = None, *, whole: bool = False, links: int = 1
+        self,
+        path: bytes,
+        identity: Identity | None = None,
+        *,
+        whole: bool = False,
+        links: int = 1,
+        complete: bool = True,
     ) -> None:
-        """What is at `path` entered the stream (for a large file: its first part), or is no longer there.
+        """What is at `path` entered the stream, or is no longer there.
 
-        `whole`: with its content, so the target's copy is right from here on.
+        `whole`: with its content, so the target's copy is right from here on. `complete` False: the first
+        part of a large file, the rest follows.
         """
         self._no_longer_pending(path)
         self._remaining.pop(path, None)  # it was a directory when a scan that was cut off listed it
         if identity is not None:
+            if complete and len(self._brought) < limits.BROUGHT_FILES:
+                self._brought.add(identity.inode)
             if whole:
                 self._touched.discard(identity)
             if links > 1:

@@ -75,6 +75,7 @@ class Choice:
     compare: bool  # difference mirror: claim "same", let the target check
     exact: bool  # listings remove what the source does not have
     must_send_whole: Callable[[Identity], bool]
+    was_brought: Callable[[Identity], bool]
     link_is_known: Callable[[Identity], bool]
     links_seen: set[Identity]  # hard-linked files already read under another name; grows with their number
     distrust_ctime_after_ns: int | None = (
@@ -82,7 +83,11 @@ class Choice:
     )
 
 
-_JUST_LOOK = Choice(True, False, lambda identity: False, lambda identity: False, set())
+def _never(identity: Identity) -> bool:
+    return False
+
+
+_JUST_LOOK = Choice(True, False, _never, _never, _never, set())
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -288,7 +293,7 @@ class Source:
         choice: Choice,
     ) -> Found:
         claim = (
-            choice.compare
+            (choice.compare or choice.was_brought(identity))
             and not choice.must_send_whole(identity)
             and (choice.distrust_ctime_after_ns is None or state.st_ctime_ns < choice.distrust_ctime_after_ns)
         )

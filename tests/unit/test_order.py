@@ -99,7 +99,7 @@ def test_data_of_a_linked_file_goes_to_the_copy_that_was_sent() -> None:
     order.file_sent(b"a", Identity(7, 0), whole=True, links=2)
     assert order.ship(record(Kind.WRITE, b"b", flags=Flag.MULTILINK)) is Decision.BY_IDENTITY
     assert not order.must_send_whole(Identity(7, 0))
-    order.forget_link(Identity(7, 0))
+    order.void(Identity(7, 0))
     assert order.ship(record(Kind.WRITE, b"b", flags=Flag.MULTILINK)) is Decision.SKIP
     assert order.must_send_whole(Identity(7, 0))
 
