@@ -1,0 +1,136 @@
+"""A full mirror against `rsync -a` to an rsync daemon.
+
+Both go over loopback, from the same source to the same kind of disk: a fresh ext4 for every run. The two take
+turns at going first. rsync reads the source beneath the mount. Our time is from the start of `dtctl connect` to the end of `dtctl wait`. "On disk" adds the sync of the target's file
+system afterwards; neither of the two does that by itself.
+"""
+
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import harness
+from kit.dtd import free_port
+
+
+@contextmanager
+def rsync_daemon(work: Path, copy: Path) -> Iterator[str]:
+    """Where `copy` can be reached with rsync."""
+    port = free_port()
+    configuration = work / "rsyncd.conf"
+    configuration.write_text(
+        f"uid = 0\ngid = 0\nuse chroot = no\nlog file = {work}/rsyncd.log\n"
+        f"[copy]\npath = {copy}\nread only = no\n"
+    )
+    command = ["rsync", "--daemon", "--no-detach", f"--config={configuration}", f"--port={port}"]
+    daemon = subprocess.Popen([*command, "--address=127.0.0.1"])
+    try:
+        harness.until(lambda: _listens(port), interval_s=0.02)
+        yield f"rsync://127.0.0.1:{port}/copy/"
+    finally:
+        daemon.terminate()
+        daemon.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def timed(disk: harness.Disk, copy: Callable[[], None]) -> tuple[float, float]:
+    """Seconds until it returned, and until everything was on disk."""
+    start = time.perf_counter()
+    copy()
+    done = time.perf_counter() - start
+    disk.sync()
+    return done, time.perf_counter() - start
+
+
+def measure_tree(work: Path, source: Path, label: str, rounds: int, table: harness.Table) -> None:
+    below = work / "below"
+    below.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", source, below], check=True)
+    times: dict[str, list[tuple[float, float]]] = {"ours": [], "rsync": []}
+    with harness.pair(work) as agents:
+        agents.capture(source)
+        subprocess.run(
+            ["cp", "-a", below, work / "warm"], check=True
+        )  # the source is in the page cache for both
+        subprocess.run(["rm", "-rf", work / "warm"], check=True)
+
+        def ours(disk: harness.Disk) -> None:
+            copy = disk.path / "copy"
+
+            def mirror() -> None:
+                address = agents.target_agent.address
+                harness.dtctl(
+                    agents.source_agent,
+                    "connect",
+                    "bench",
+                    address,
+                    "--map",
+                    f"{source}={copy}",
+                    "--mirror",
+                    "full",
+                )
+                harness.dtctl(agents.source_agent, "wait", "bench")
+
+            times["ours"].append(timed(disk, mirror))
+            if len(times["ours"]) == 1:
+                harness.assert_equal(below, copy)
+            agents.disconnect()
+
+        def rsync(disk: harness.Disk) -> None:
+            copy = disk.path / "copy"
+            copy.mkdir()
+            with rsync_daemon(work, copy) as address:
+                command = ["rsync", "-a", f"{below}/", address]
+                times["rsync"].append(timed(disk, lambda: subprocess.run(command, check=True) and None))
+
+        for number in range(rounds):
+            for run in (ours, rsync) if number % 2 == 0 else (rsync, ours):
+                subprocess.run(["sync"], check=True)
+                with harness.disk(work / "disk", 6 * harness.GIB) as disk:
+                    run(disk)
+            harness.say(f"{label}: ours {times['ours'][-1][0]:.2f} s, rsync {times['rsync'][-1][0]:.2f} s")
+    subprocess.run(["umount", below], check=True)
+    for column, when in enumerate(("copied", "on disk")):
+        mine, theirs = ([pair[column] for pair in times[who]] for who in ("ours", "rsync"))
+        ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+        table.row(
+            f"{label}, {when}",
+            rounds,
+            harness.median_text(mine, 2),
+            harness.median_text(theirs, 2),
+            f"{ratio:.2f}",
+        )
+
+
+def measure(work: Path, quick: bool) -> None:
+    rounds = 1 if quick else 3
+    files, large_bytes = (5_000, 256 * harness.MIB) if quick else (50_000, 2 * harness.GIB)
+    table = harness.Table(
+        "Mirror, seconds, median (range)",
+        "what",
+        "pairs",
+        "replicator",
+        "rsync -a",
+        "median of the pairs' ratios",
+    )
+    small, large = work / "small", work / "large"
+    harness.make_small_files(small, files)
+    measure_tree(work, small, f"{files:,} files of 0–8 KiB", rounds, table)
+    large.mkdir()
+    harness.make_file(large / "file", large_bytes)
+    measure_tree(work, large, f"one file of {large_bytes // harness.MIB:,} MiB", rounds, table)
+
+
+if __name__ == "__main__":
+    harness.run(__doc__, measure)
