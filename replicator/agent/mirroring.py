@@ -37,6 +37,7 @@ class MirrorRun:
     problems: list[Problem] = field(default_factory=list)
     paused: bool = False
     stopped: bool = False
+    some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
     waiting: bool = False  # everything is sent, the target still writes (MR-10)
     finished_ns: int | None = None

@@ -387,6 +387,9 @@ class Replica:
 
     async def _end_mirror(self, end: MirrorEnd) -> None:
         assert self.tree is not None
+        # The source has heard of those before the last batch, or it would not have ended the mirror.
+        self.refused = deque(r for r in self.refused if r.batches >= self.applied.batches)
+        self._save_refused(list(self.refused))
         self.tree.forget_links()
         self._set_data_state(TargetDataState.OK if end.complete else TargetDataState.MIRROR_REQUIRED)
         await self._save(durable=False, mirroring=False, mirror_id=end.mirror_id)

@@ -200,6 +200,7 @@ class Scanner:
             found = [Found(path)]
         if transfer.read is not None and found and found[-1].entry is not None:
             size = sum(f.size for f in found)
+            self._widen(flow, found[0])
             self._queue(flow, QueuedPiece(place, found, transfer=transfer, bytes=size))
             transfer.started = True
             transfer.ended = isinstance(found[-1].entry, Finish)
@@ -235,6 +236,7 @@ class Scanner:
             else:
                 if found.problem:
                     self._report(found.path, found.problem)
+                self._widen(flow, found)
                 valid.append(found)
         self._queue(flow, QueuedPiece(place, valid, bytes=sum(f.size for f in valid if f.whole)))
 
@@ -242,6 +244,18 @@ class Scanner:
         if piece.found:
             flow.pieces.append(piece)
         self._wake_shipper()
+
+    def _widen(self, flow: Flow, found: Found) -> None:
+        """A hard-linked file in a run of a few paths: its other names are not known, and replacing it here
+        would part it from them on the target.
+
+        So everything is compared.
+        """
+        run = self._mirror_run()
+        if run is not None and run.some_paths and found.links > 1:
+            run.some_paths = False
+            for root in flow.filter.roots:
+                flow.order.require(root)
 
     def _report(self, path: bytes, reason: str) -> None:
         run = self._mirror_run()

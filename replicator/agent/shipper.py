@@ -15,13 +15,13 @@ from replicator import limits
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.mirroring import MirrorRun
 from replicator.errors import ReplicatorError
-from replicator.mirror.order import Decision, is_below_or_equal, name_change_touches
+from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
 from replicator.mirror.pieces import Abandon, Batch, Finish, LinkTo, Listing, Part, Same, Times, encode_batch
 from replicator.mirror.scan import Found
 from replicator.net.engine import Buffer
 from replicator.net.frames import Derived, Frame, Mark, MirrorBegin, MirrorEnd, PieceBatch, Records
 from replicator.net.session import Session
-from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Kind, Position, Record
+from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Identity, Kind, Position, Record
 from replicator.queue import record as codec
 from replicator.queue.cursor import Run
 from replicator.queue.merge import Merge
@@ -394,10 +394,7 @@ class Shipper:
         entries: list[Found] = []
         for found in piece.found:
             entry = found.entry
-            if isinstance(entry, Same) and order.must_send_whole(found.identity):
-                flow.read_again(found.path, found.identity)
-                continue
-            if isinstance(entry, LinkTo) and not order.link_is_known(found.identity):
+            if isinstance(entry, Same | LinkTo) and not self._still_holds(order, entry, found.identity):
                 flow.read_again(found.path, found.identity)
                 continue
             self._enter(flow, piece, found, piece.transfer)
@@ -406,6 +403,14 @@ class Shipper:
         if entries:
             self._send_batch(flow, entries, out)
         self.wake_scanner()  # there is room for another piece, or something to read again
+
+    def _still_holds(self, order: Order, entry: Same | LinkTo, identity: Identity) -> bool:
+        """Whether what the scanner knew when it chose not to send the content is true at this place."""
+        if isinstance(entry, LinkTo):
+            return order.link_is_known(identity)
+        run = self.mirror_run()
+        claims = run is not None and run.compares
+        return (claims or order.was_brought(identity)) and not order.must_send_whole(identity)
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
         """Account for one entry that enters the stream."""

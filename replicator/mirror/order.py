@@ -16,6 +16,8 @@ from enum import Enum, auto
 from replicator import limits
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Identity, Kind, Record
 
+_NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD})
+
 
 class Decision(Enum):
     """What the shipper does with a record of the set."""
@@ -212,6 +214,9 @@ class Order:
             elif kind == Kind.LINK:
                 self.require(record.path)
                 self.require(record.path2)
+            elif kind in _NEW_FILES:  # whatever had this inode number before is gone
+                self._linked.discard(record.identity)
+                self._brought.discard(record.inode)
             return Decision.SHIP
         if not self.is_pending(record.path):
             return Decision.SHIP
@@ -220,6 +225,7 @@ class Order:
             return Decision.BY_IDENTITY
         if not record.flags & Flag.DIRECTORY:
             self._touch(identity)
+            self._linked.discard(identity)  # it had other names once; the copy misses this operation
         return Decision.SKIP
 
     def directory_sent(self, path: bytes, directories: Iterable[bytes], names: list[bytes]) -> None:

@@ -104,6 +104,22 @@ def test_data_of_a_linked_file_goes_to_the_copy_that_was_sent() -> None:
     assert order.must_send_whole(Identity(7, 0))
 
 
+def test_a_copy_that_missed_an_operation_is_no_link_target() -> None:
+    order = mirrored(b"b")
+    order.file_sent(b"a", Identity(7, 0), whole=True, links=2)
+    assert order.ship(record(Kind.WRITE, b"b")) is Decision.SKIP  # its other name is gone meanwhile
+    assert not order.link_is_known(Identity(7, 0))
+
+
+def test_a_new_file_shares_nothing_with_the_former_owner_of_its_inode() -> None:
+    order = mirrored()
+    order.active = True
+    order.file_sent(b"a", Identity(7, 0), whole=True, links=2)
+    assert order.was_brought(Identity(7, 0))
+    order.ship(record(Kind.CREATE, b"new"))
+    assert not order.link_is_known(Identity(7, 0)) and not order.was_brought(Identity(7, 0))
+
+
 def test_a_refused_piece_is_sent_whole() -> None:
     order = mirrored()
     order.file_sent(b"a", Identity(7, 0), links=2)
