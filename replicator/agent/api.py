@@ -23,27 +23,28 @@ from starlette.routing import BaseRoute, Route
 
 from replicator import limits
 from replicator.agent.service import ConnectRequest, NotFoundError, Service
-from replicator.errors import (
-    ExitCode,
-    NotPermittedError,
-    ReplicatorError,
-    UnreachableError,
-    UsageError,
-)
+from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# The first that fits.
-_STATUS: tuple[tuple[type[ReplicatorError], int], ...] = (
-    (NotFoundError, 404),
-    (StaleGenerationError, 412),
-    (NotPermittedError, 403),
-    (UsageError, 400),
-    (UnreachableError, 503),
-)
-_STATUS_OTHERWISE = 409
+
+class BodyTooLargeError(UsageError):
+    """A request is larger than any sensible one."""
+
+
+_STATUS_OF_TYPE: dict[type[ReplicatorError], int] = {
+    NotFoundError: 404,
+    StaleGenerationError: 412,
+    BodyTooLargeError: 413,
+}
+_STATUS_OF_CODE: dict[ExitCode, int] = {
+    ExitCode.FAILED: 409,
+    ExitCode.USAGE: 400,
+    ExitCode.UNREACHABLE: 503,
+    ExitCode.NOT_PERMITTED: 403,
+}
 
 _LIVE_ACTIONS = ("start", "stop", "pause", "resume")
 
@@ -101,7 +102,7 @@ class MirrorBody(ActionBody, frozen=True, kw_only=True):
 
 
 class WaitBody(Body, frozen=True, kw_only=True):
-    timeout: float | None = None
+    timeout_s: float | None = None
 
 
 class ProtectBody(Body, frozen=True, kw_only=True):
@@ -237,9 +238,9 @@ class Api:
 
     async def wait(self, request: Request) -> object:
         body = await _body(request, WaitBody)
-        if body.timeout is not None and not 0 <= body.timeout <= limits.WAIT_TIMEOUT_MAX_S:
+        if body.timeout_s is not None and not 0 <= body.timeout_s <= limits.WAIT_TIMEOUT_MAX_S:
             raise UsageError(
-                f"timeout {body.timeout}: must be from 0 to {limits.WAIT_TIMEOUT_MAX_S:.0f} seconds"
+                f"timeout_s {body.timeout_s:g}: must be from 0 to {limits.WAIT_TIMEOUT_MAX_S:.0f} seconds"
             )
         answer: object = None
         failure: ReplicatorError | None = None
@@ -247,7 +248,7 @@ class Api:
             # Nobody waits for ever for a client that is gone.
             nursery.start_soon(_cancel_when_gone, request, nursery.cancel_scope)
             try:
-                answer = await self._service.wait(request.path_params["connection"], body.timeout)
+                answer = await self._service.wait(request.path_params["connection"], body.timeout_s)
             except ReplicatorError as error:
                 failure = error  # kept from becoming a group
             nursery.cancel_scope.cancel()
@@ -319,10 +320,6 @@ async def _body(request: Request, type_: type[T]) -> T:
         raise UsageError(f"request body: not valid JSON: {error}") from None
 
 
-class BodyTooLargeError(UsageError):
-    """A request is larger than any sensible one."""
-
-
 async def _cancel_when_gone(request: Request, scope: trio.CancelScope) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -368,11 +365,11 @@ def _endpoint(
             )
         try:
             answer = await handler(request)
-        except BodyTooLargeError as error:
-            return _error(413, str(error), error.exit_code, Connection="close")
         except ReplicatorError as error:
-            status = next((s for type_, s in _STATUS if isinstance(error, type_)), _STATUS_OTHERWISE)
-            return _error(status, " ".join(str(error).split()), error.exit_code)
+            status = _STATUS_OF_TYPE.get(type(error)) or _STATUS_OF_CODE[error.exit_code]
+            # Of a body that is too large the rest is not read.
+            headers = {"Connection": "close"} if isinstance(error, BodyTooLargeError) else {}
+            return _error(status, " ".join(str(error).split()), error.exit_code, **headers)
         except ClientDisconnect:
             return _error(400, "the client left", ExitCode.USAGE)
         except Exception as error:

@@ -3,8 +3,8 @@ them.
 
 A child listens on `home/run/<role>-<id>.sock`, readable by root alone, and outlives its agent; any later
 agent connects again. A request is `{"call": name, "arguments": {…}, "descriptors": n}`, the answer `{"ok":
-result, "descriptors": n}` or `{"error": text}`; the n descriptors travel by SCM_RIGHTS with the first byte of
-the line (unix(7)).
+result, "descriptors": n}` or `{"error": text, "exit_code": m}`; the n descriptors travel by SCM_RIGHTS with
+the first byte of the line (unix(7)).
 """
 
 import array
@@ -20,9 +20,15 @@ import msgspec
 import trio
 
 from replicator import limits
-from replicator.errors import ReplicatorError, UnreachableError
+from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UnreachableError, UsageError
 
 Handler = Callable[..., Awaitable[object]]
+
+# That nobody can be reached is said of the child itself, never of what it wanted to reach.
+_REFUSALS: dict[int, type[ReplicatorError]] = {
+    ExitCode.USAGE: UsageError,
+    ExitCode.NOT_PERMITTED: NotPermittedError,
+}
 
 
 class WithDescriptors(NamedTuple):
@@ -44,6 +50,7 @@ class _Request(msgspec.Struct):
 class _Answer(msgspec.Struct, omit_defaults=True):
     ok: Any = None
     error: str | None = None
+    exit_code: int = ExitCode.FAILED  # that the error stands for
     descriptors: int = 0
 
 
@@ -132,15 +139,13 @@ class Control:
         if self._line is not None:
             self._line.close()
 
-    async def call(
-        self, name: str, /, *, timeout_s: float = limits.CONTROL_TIMEOUT_S, **arguments: Any
-    ) -> Any:
+    async def call(self, name: str, timeout_s: float = limits.CONTROL_TIMEOUT_S, /, **arguments: Any) -> Any:
         """The result, as plain JSON values.
 
-        ReplicatorError: the child refuses, in its words. UnreachableError: it is gone, or silent for
-        `timeout_s`; a kept connection is of no more use then.
+        ReplicatorError: the child refuses, in its words and with its exit code. UnreachableError: it is gone,
+        or silent for `timeout_s`; a kept connection is of no more use then.
         """
-        result, descriptors = await self.call_with_descriptors(name, timeout_s=timeout_s, **arguments)
+        result, descriptors = await self.call_with_descriptors(name, timeout_s, **arguments)
         for descriptor in descriptors:  # nobody asked for them
             os.close(descriptor)
         return result
@@ -148,10 +153,9 @@ class Control:
     async def call_with_descriptors(
         self,
         name: str,
-        /,
-        send: Sequence[int] = (),
-        *,
         timeout_s: float = limits.CONTROL_TIMEOUT_S,
+        send: Sequence[int] = (),
+        /,
         **arguments: Any,
     ) -> tuple[Any, list[int]]:
         """The same, with descriptors both ways: those passed stay the caller's, those returned become so."""
@@ -180,7 +184,7 @@ async def _exchange(
     answer = msgspec.json.decode(data, type=_Answer)
     received = line.take(answer.descriptors)
     if answer.error is not None:
-        raise ReplicatorError(answer.error)
+        raise _REFUSALS.get(answer.exit_code, ReplicatorError)(answer.error)
     return answer.ok, received
 
 
@@ -273,7 +277,7 @@ async def _answer(line: _Line, data: bytes, handlers: Mapping[str, Handler]) -> 
     try:
         result = await handler(**request.arguments, **extra)
     except ReplicatorError as error:
-        return _Answer(error=str(error)), []
+        return _Answer(error=str(error), exit_code=error.exit_code), []
     except Exception as error:  # one bad call must not take the child, and what it carries, down
         traceback.print_exc(file=sys.stderr)
         return _Answer(error=f"{type(error).__name__}: {error}"), []

@@ -77,13 +77,13 @@ def _not_captured(path: str, mounts: Sequence[Mount]) -> str:
 
 
 def check_new_mount(path: str, mountpoint: str, mounts: Iterable[Mount], private: Iterable[str]) -> None:
-    """Raises ReplicatorError if a capture there would contain, or lie in, another one or what is `private` to
-    the agent.
+    """Raises ReplicatorError if a capture there would contain, or lie in, another one, UsageError if it never
+    can be: the root directory, or what is `private` to the agent.
 
     What the file system below allows is for the capture itself to find out.
     """
     if "/" in (path, mountpoint):
-        raise ReplicatorError("the root directory cannot be captured: name the directories that hold data")
+        raise UsageError("the root directory cannot be captured: name the directories that hold data")
     for mount in mounts:
         if path in (mount.path, mount.mountpoint) and mountpoint == mount.mountpoint:
             raise ReplicatorError(f"{path} is captured already")
@@ -96,16 +96,13 @@ def check_new_mount(path: str, mountpoint: str, mounts: Iterable[Mount], private
                         f" remove it first (dtctl mount remove {_quoted(mount.path)})"
                     )
     if path != mountpoint and overlapping(path, mountpoint):
-        raise ReplicatorError(
-            f"the mountpoint {mountpoint} and {path} lie inside each other: choose another one"
-        )
+        raise UsageError(f"the mountpoint {mountpoint} and {path} lie inside each other: choose another one")
     for directory in private:
         for new in {path, mountpoint}:
             if overlapping(new, directory):
-                raise ReplicatorError(
+                raise UsageError(
                     f"{new} cannot be captured: the agent keeps its own files in {directory}, whose changes"
-                    " would be"
-                    f" captured for ever"
+                    " would be captured for ever"
                 )
 
 

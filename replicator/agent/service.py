@@ -252,11 +252,17 @@ class Service:
         child = self.children.capture(mount)
         pid = child.pid if child is not None else None
         problem = child.problem if child is not None else ""
+        binding = mount.binding
+        try:
+            if child is not None and pid is not None:
+                binding = (await child.call("status"))["binding"]
+        except ReplicatorError as error:
+            problem = str(error)
         return MountView(
             id=mount.id,
             path=mount.path,
             mountpoint=mount.mountpoint,
-            binding=mount.binding,
+            binding=binding,
             pid=pid,
             state="serving" if pid is not None else "failed" if problem else "starting",
             problem=problem,
@@ -554,8 +560,12 @@ class Service:
                     raise ReplicatorError(f"connection {connection.id} was disconnected while waiting for it")
                 try:
                     await sender.wait_running(limits.WAIT_TIMEOUT_MAX_S)
-                    await sender.call("wait", limits.WAIT_TIMEOUT_MAX_S, sequences=sequences)
-                    return await self._status(connection)
+                    # With the time-out: a sender does not notice that we have stopped listening.
+                    caught_up = await sender.call(
+                        "wait", limits.WAIT_TIMEOUT_MAX_S, sequences=sequences, timeout_s=timeout_s
+                    )
+                    if caught_up:
+                        return await self._status(connection)
                 except ChildError:
                     await trio.sleep(limits.CHILD_POLL_S)  # it ended; its successor is asked again
         status = await self._status(connection)

@@ -22,16 +22,22 @@ import trio
 import replicator
 from replicator import events, limits
 from replicator.agent.control import Control
-from replicator.errors import ReplicatorError, UnreachableError
+from replicator.errors import ExitCode, ReplicatorError, UnreachableError
 from replicator.events import EventRing
 from replicator.paths import Home, Role, socket_address
 
 _LOG_PREFIX = re.compile(r"^[-0-9]+ [:,.0-9]+ [A-Z]+ ")  # of logging: time and level
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+# Ends of a child that say more than that it failed: what it was asked for cannot be.
+_REFUSALS = {f"exit code {code:d}": code for code in (ExitCode.USAGE, ExitCode.NOT_PERMITTED)}
 
 
 class ChildError(ReplicatorError):
-    """A child did not start, answer or stop."""
+    """A child did not start, answer or stop. `exit_code`: what it ended with, if that says more."""
+
+    def __init__(self, text: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 # --- processes ---
@@ -158,7 +164,7 @@ async def call(
     try:
         with trio.fail_after(timeout_s):
             async with Control(path) as control:
-                return await control.call_with_descriptors(name, descriptors, **arguments)
+                return await control.call_with_descriptors(name, timeout_s, descriptors, **arguments)
     except trio.TooSlowError:
         raise UnreachableError(f"did not answer '{name}' within {timeout_s:g} s") from None
     except OSError as error:
@@ -276,7 +282,8 @@ class Child:
                     how = _one_line(error)
                     if first:
                         self.problem = how
-                        raise ChildError(f"{self.plan.role} cannot be started: {how}") from error
+                        code = error.exit_code if isinstance(error, ReplicatorError) else ExitCode.FAILED
+                        raise ChildError(f"{self.plan.role} cannot be started: {how}", code) from error
                 else:
                     if process is None:
                         break  # stopped meanwhile
@@ -419,7 +426,8 @@ class Child:
             raise
         if how:
             await self._put_down(process)
-            raise ChildError(_last_line(self.log, log_bytes) or f"{how}; see {self.log}")
+            why = _last_line(self.log, log_bytes) or f"{how}; see {self.log}"
+            raise ChildError(why, _REFUSALS.get(how, ExitCode.FAILED))
         self._ring.add(events.CHILD_STARTED, role=self.plan.role, id=self.plan.id, pid=process.pid)
         return process
 

@@ -24,7 +24,7 @@ def wait_for(client: Client, connection: str, timeout_s: float | None, *, quiet:
 
 
 def _body(timeout_s: float | None) -> dict[str, object]:
-    return {} if timeout_s is None else {"timeout": timeout_s}
+    return {} if timeout_s is None else {"timeout_s": timeout_s}
 
 
 def _wait_and_show(client: Client, connection: str, timeout_s: float | None) -> None:

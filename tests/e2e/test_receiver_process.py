@@ -71,7 +71,7 @@ class ReceiverProcess:
 
     async def call(self, name: str, descriptors: tuple[int, ...] = (), **arguments: Any) -> Any:
         async with Control(self.socket) as control:
-            return (await control.call_with_descriptors(name, descriptors, **arguments))[0]
+            return (await control.call_with_descriptors(name, 10.0, descriptors, **arguments))[0]
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -233,13 +233,13 @@ class CaptureMount:
 
     def call(self, call: str, **arguments: Any) -> Any:
         async def main() -> Any:
-            return await Control(self.socket).call(call, timeout_s=CALL_TIMEOUT_S, **arguments)
+            return await Control(self.socket).call(call, CALL_TIMEOUT_S, **arguments)
 
         return trio.run(main)
 
     def call_for_descriptor(self, call: str) -> int:
         async def main() -> list[int]:
-            return (await Control(self.socket).call_with_descriptors(call, timeout_s=CALL_TIMEOUT_S))[1]
+            return (await Control(self.socket).call_with_descriptors(call, CALL_TIMEOUT_S))[1]
 
         (descriptor,) = trio.run(main)
         return descriptor

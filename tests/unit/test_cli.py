@@ -252,7 +252,7 @@ def test_wait_asks_once_and_passes_the_limit(fake: FakeAgent, home: Path) -> Non
     fake.answer("POST", "connections/web/wait", {"done": True})
     fake.answer("GET", "connections/web", STATUS)
     assert dtctl(home, "wait", "web", "--timeout", "2.5") == 0
-    assert fake.requests[0] == ("POST", "/v1/connections/web/wait", {"timeout": 2.5})
+    assert fake.requests[0] == ("POST", "/v1/connections/web/wait", {"timeout_s": 2.5})
 
 
 def test_wait_that_times_out_fails(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

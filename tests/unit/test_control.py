@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import trio
+
 from replicator.agent import control
-from replicator.errors import ReplicatorError
+from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UnreachableError, UsageError
 
 
 async def add(first: int, second: int) -> int:
@@ -16,6 +17,18 @@ async def add(first: int, second: int) -> int:
 
 async def refuse() -> None:
     raise ReplicatorError("not now: try later")
+
+
+async def refuse_as(kind: str) -> None:
+    raise {"usage": UsageError, "permission": NotPermittedError, "peer": UnreachableError}[kind](kind)
+
+
+async def echo(timeout_s: float, name: str) -> list[object]:
+    return [timeout_s, name]
+
+
+async def sleep() -> None:
+    await trio.sleep_forever()
 
 
 async def fail() -> None:
@@ -35,7 +48,9 @@ async def lend() -> control.WithDescriptors:
     return control.WithDescriptors("here", [reading])
 
 
-HANDLERS = {"add": add, "refuse": refuse, "fail": fail, "read_all": read_all, "lend": lend}
+HANDLERS: dict[str, control.Handler] = {
+    handler.__name__: handler for handler in (add, refuse, refuse_as, echo, sleep, fail, read_all, lend)
+}
 
 
 async def test_calls_and_refusals(
@@ -58,6 +73,28 @@ async def test_calls_and_refusals(
     assert "ValueError: a bug" in capsys.readouterr().err
 
 
+async def test_arguments_may_have_any_name(tmp_path: Path, nursery: trio.Nursery) -> None:
+    path = str(tmp_path / "x.sock")
+    await nursery.start(partial(control.serve, path, HANDLERS))
+    client = control.Control(path)
+    assert await client.call("echo", 5.0, timeout_s=0.5, name="n") == [0.5, "n"]
+    assert await client.call("echo", timeout_s=7, name="n") == [7, "n"]
+    with pytest.raises(UnreachableError, match=r"did not answer 'sleep' within 0\.05 s"):
+        await client.call("sleep", 0.05)
+
+
+async def test_a_refusal_keeps_its_exit_code(tmp_path: Path, nursery: trio.Nursery) -> None:
+    path = str(tmp_path / "x.sock")
+    await nursery.start(partial(control.serve, path, HANDLERS))
+    for kind, code in (("usage", ExitCode.USAGE), ("permission", ExitCode.NOT_PERMITTED)):
+        with pytest.raises(ReplicatorError, match=kind) as refused:
+            await control.Control(path).call("refuse_as", kind=kind)
+        assert refused.value.exit_code is code
+    with pytest.raises(ReplicatorError, match="peer") as refused:
+        await control.Control(path).call("refuse_as", kind="peer")
+    assert refused.value.exit_code is ExitCode.FAILED  # the child itself can be reached
+
+
 async def test_descriptors_travel_both_ways(tmp_path: Path, nursery: trio.Nursery) -> None:
     path = str(tmp_path / "x.sock")
     await nursery.start(partial(control.serve, path, HANDLERS))
@@ -65,7 +102,7 @@ async def test_descriptors_travel_both_ways(tmp_path: Path, nursery: trio.Nurser
     async with control.Control(path) as client:
         descriptor = os.open(tmp_path / "note", os.O_RDONLY)
         try:
-            assert await client.call_with_descriptors("read_all", [descriptor]) == ("hello", [])
+            assert await client.call_with_descriptors("read_all", 5.0, [descriptor]) == ("hello", [])
         finally:
             os.close(descriptor)
         value, (received,) = await client.call_with_descriptors("lend")
