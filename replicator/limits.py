@@ -16,6 +16,7 @@ GREETINGS_WAITING = 64  # accepted sockets that have not sent their first line
 CHILD_START_TIMEOUT_S = 20.0  # for a child to answer on its control socket
 CHILD_STOP_TIMEOUT_S = 20.0  # for a child to end after it was told to
 CONTROL_TIMEOUT_S = 10.0  # for an answer of a child
+WATCH_INTERVAL_S = 2.0  # between two looks for changes worth an event
 RESTART_FIRST_S = 0.2  # back-off of a child that ends by itself
 RESTART_MAX_S = 30.0
 CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back-off again
@@ -66,6 +67,11 @@ CAPTURE_TICK_S = 0.25  # between two looks at mtimes that are due
 COLLECT_INTERVAL_S = 1.0  # between two looks for journal segments that nobody needs
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
+# --- processes that read or place files in a thread beside their event loop ---
+# A thread that comes back from a system call waits this long for the interpreter; Python's 5 ms would be longer
+# than most of its calls, and halves the rate of a mirror.
+THREAD_SWITCH_S = 0.0001
+
 # --- session ---
 PORT = 1500  # NT-01
 FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header
@@ -84,6 +90,7 @@ RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 10.0
 
 # --- target ---
+SYNC_INTERVAL_MIRRORING_S = 10.0  # the same during a mirror, which may be repeated anyway
 SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up

@@ -729,6 +729,7 @@ def main() -> None:
     with open(sys.argv[2], "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=ReceiverArguments)
     credentials.prepare_process()
+    sys.setswitchinterval(limits.THREAD_SWITCH_S)
     try:
         trio.run(serve, World(), arguments)
     except ReplicatorError as error:

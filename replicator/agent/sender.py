@@ -155,6 +155,7 @@ class Sender:
         self._receiver_pid: int | None = None
         self._changed = trio.Event()
         self._root_changed = False
+        self._was_exact = False  # the target was, until it had to give a single path up
         self._stopping = False
         self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
@@ -381,6 +382,8 @@ class Sender:
         elif isinstance(event, TargetState):
             self._target_status = TargetStatus(event.status)
             self._target_reason = event.reason
+            if self._run is None and self.shipper.data_state is TargetDataState.OK:
+                self._was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self.shipper.data_state = TargetDataState(event.data_state)
             self._notify()
         elif isinstance(event, PiecesRefused):
@@ -435,7 +438,9 @@ class Sender:
             False,
             self._world.clock.monotonic_ns(),
         )
-        run.partial = self.shipper.data_state is not TargetDataState.OK
+        run.some_paths = True
+        run.partial = self.shipper.data_state is not TargetDataState.OK and not self._was_exact
+        self._was_exact = False
         self._run = self._last_run = run
         self._state.mirror_wanted = RECOVERY
         self._state.mirror_exact = True
@@ -844,6 +849,7 @@ def main() -> None:
         raise SystemExit("usage: python -m replicator.agent.sender --arguments FILE")
     with open(sys.argv[2], "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=SenderArguments)
+    sys.setswitchinterval(limits.THREAD_SWITCH_S)
     trio.run(serve, World(), arguments)
 
 
