@@ -1,8 +1,9 @@
 """A full mirror against `rsync -a` to an rsync daemon.
 
-Both go over loopback, from the same source to the same kind of disk: a fresh ext4 for every run. The two take
-turns at going first. rsync reads the source beneath the mount. Our time is from the start of `dtctl connect` to the end of `dtctl wait`. "On disk" adds the sync of the target's file
-system afterwards; neither of the two does that by itself.
+Both go over loopback, from the same source to the same kind of disk: a fresh ext4 for every run. The two
+take turns at going first. rsync reads the source beneath the mount. Our time is from the start of
+`dtctl connect` to the end of `dtctl wait`. "On disk" adds the sync of the target's file system afterwards,
+which neither of the two does by itself.
 """
 
 import socket

@@ -1,7 +1,7 @@
 """What 4 KiB appended to a file of 1 GiB cost: bytes on the wire, bytes on the disk, processor time.
 
-Two agents on loopback; the target's copy, queue and state lie on an ext4 of their own, so that its device counts
-all that the target writes. Processor time is that of all processes of both agents.
+Two agents on loopback; the target's copy, queue and state lie on an ext4 of their own, so that its device
+counts all that the target writes. Processor time is that of all processes of both agents.
 """
 
 import os
