@@ -68,8 +68,8 @@ COLLECT_INTERVAL_S = 1.0  # between two looks for journal segments that nobody n
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
 # --- processes that read or place files in a thread beside their event loop ---
-# A thread that comes back from a system call waits this long for the interpreter; Python's 5 ms would be longer
-# than most of its calls, and halves the rate of a mirror.
+# A thread that comes back from a system call waits this long for the interpreter. Python's 5 ms would be
+# longer than most of its calls, and halves the rate of a mirror.
 THREAD_SWITCH_S = 0.0001
 
 # --- session ---

@@ -464,11 +464,7 @@ class Replica:
                 print(f"cannot make the copy durable: {_reason(error)}", file=sys.stderr, flush=True)
                 self._unsynced.set()
             mirroring = self.state.mirroring
-            with trio.move_on_after(
-                limits.SYNC_INTERVAL_MIRRORING_S if mirroring else limits.SYNC_INTERVAL_S
-            ):
-                while self.state.mirroring or not mirroring:
-                    await trio.sleep(limits.SYNC_INTERVAL_S)
+            await trio.sleep(limits.SYNC_INTERVAL_MIRRORING_S if mirroring else limits.SYNC_INTERVAL_S)
 
     async def make_durable(self, *, clean: bool = False) -> None:
         """Everything applied so far is on stable storage, and state.json says so. OSError."""
