@@ -60,6 +60,23 @@ MOUNT_ADDED = EventType(9010, _I, "{path} is captured at {mountpoint}")
 MOUNT_REMOVED = EventType(9011, _I, "{path} is no longer captured")
 MOUNT_STALE = EventType(9012, _W, "{mountpoint}: a capture ended without unmounting; it is mounted again")
 MOUNT_FAILED = EventType(9013, _E, "{path} cannot be captured: {reason}")
+CONNECTION_BACK = EventType(73, _I, "connection {id} ({repset} to {target}) is connected again")
+CONNECTION_LOST = EventType(77, _W, "connection {id} ({repset} to {target}) lost: {reason}")
+MIRROR_COMPLETED = EventType(
+    4023, _I, "connection {id}: mirror completed: {files} files, {bytes} bytes sent, {problems} problems"
+)
+MIRROR_INCOMPLETE = EventType(
+    90, _W, "connection {id}: the mirror ended before it was complete: mirror required"
+)
+TARGET_RETRYING = EventType(
+    4113, _W, "connection {id}: {target} cannot apply an operation and tries again: {reason}"
+)
+TARGET_RECOVERED = EventType(4120, _I, "connection {id}: {target} applies again")
+QUEUE_ALERT = EventType(9060, _W, "the queue {name} is {percent:.0f} % full ({bytes} bytes)")
+QUEUE_NORMAL = EventType(9061, _I, "the queue {name} is {percent:.0f} % full again")
+OPERATIONS_LOST = EventType(
+    78, _E, "the queue {name} could not take {count} operations: what differs is compared"
+)
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

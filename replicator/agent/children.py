@@ -25,6 +25,7 @@ from replicator.errors import JournalError, ReplicatorError
 from replicator.events import EventRing
 from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
+from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
 from replicator.repset import overlapping
 from replicator.world import World
@@ -67,6 +68,7 @@ class Children:
 
         async def tell(child: Child) -> None:
             await child.call("set_active", prefixes=self.active_prefixes(mount))
+            self._drop_lost_readers(mount)
             async with self._receivers_away(mount):
                 pass  # they come back and write through the mount that is there now
 
@@ -83,7 +85,7 @@ class Children:
 
     @asynccontextmanager
     async def _receivers_away(self, mount: Mount) -> AsyncIterator[None]:
-        """No receiver writes at `mount` meanwhile: its open directories are of what was mounted there before."""
+        """No receiver writes at `mount` meanwhile: its open directories are of what was there before."""
         stopped = []
         for child in self.receivers():
             try:
@@ -146,6 +148,22 @@ class Children:
             queue.disk_free_min,
         )
 
+    def _drop_lost_readers(self, mount: Mount) -> None:
+        """Readers whose connection ended while the journal was closed: nothing is kept for them any more."""
+        world, settings = World(), self._journal(mount)
+        known = {connection.uuid for connection in self._state().connections}
+        try:
+            header = Header(world, settings.memory_directory)
+            try:
+                readers = [str(header.slot_uuid(index)) for index in header.readers()]
+            finally:
+                header.close()
+            for reader in readers:
+                if reader not in known:
+                    Cursor.open(world, settings, mount.id, reader).remove()
+        except (OSError, ValueError, JournalError) as error:
+            self._ring.add(events.ADVICE, text=f"{mount.path}: a reader of its journal is lost: {error}")
+
     def _note_stale(self, mount: Mount) -> None:
         """A capture that was killed leaves a mount that fails; the next one clears it away."""
         try:
@@ -181,12 +199,9 @@ class Children:
             except ReplicatorError:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
-        world = World()
         for mount in mounts:
-            try:
-                Cursor.open(world, self._journal(mount), mount.id, connection.uuid).remove()
-            except JournalError:
-                pass  # the sender did it itself
+            if self.capture(mount) is not None:
+                self._drop_lost_readers(mount)
         return told
 
     def _sender_arguments(self, connection: Connection) -> SenderArguments:

@@ -26,6 +26,7 @@ from replicator.agent.listener import Greeter, open_listeners
 from replicator.agent.service import Service
 from replicator.agent.state import State, load_identity, load_state
 from replicator.agent.supervisor import Process, Supervisor, stop_serving
+from replicator.agent.watch import Watch
 from replicator.config import Config, load
 from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UsageError
 from replicator.events import EventRing
@@ -173,6 +174,7 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
                     await service.start()
                     await nursery.start(Greeter(children.adopt, ring).serve, listeners)
+                    nursery.start_soon(Watch(service).run)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()
@@ -231,7 +233,8 @@ def _stop_agent(home: Home) -> None:
                     f"the agent of {home.path} did not stop within {limits.AGENT_STOP_TIMEOUT_S:.0f} s"
                 ) from None
         with open(home.lock) as file:
-            process = Process.open(int(file.read() or 0))
+            pid = int(file.read() or 0)
+        process = Process.open(pid) if pid > 0 else None
         if process is not None:
             process.send(signal.SIGTERM)
             process.wait(limits.AGENT_STOP_TIMEOUT_S)

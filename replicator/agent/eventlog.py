@@ -3,7 +3,9 @@
 import os
 import sys
 
-from replicator.events import Event
+from replicator.events import Event, Severity
+
+_SYSLOG = {Severity.INFO: 6, Severity.WARNING: 4, Severity.ERROR: 3}  # levels of syslog(3)
 
 
 class EventLog:
@@ -22,6 +24,8 @@ class EventLog:
     def write(self, event: Event) -> None:
         """Never raises."""
         line = event.line() + "\n"
+        if "JOURNAL_STREAM" in os.environ:  # stderr is the system log (LG-06)
+            print(f"<{_SYSLOG[event.severity]}>{event.id} {event.text}", file=sys.stderr, flush=True)
         try:
             self._rotate(len(line.encode()))
             with open(self._path, "a", opener=_private) as file:

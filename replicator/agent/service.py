@@ -197,18 +197,20 @@ class Service:
 
     # --- mounts ---
 
-    def mounts(self) -> list[MountView]:
-        return [self._mount_view(mount) for mount in self.state.mounts]
+    async def mounts(self) -> list[MountView]:
+        return [await self._mount_view(mount) for mount in self.state.mounts]
 
     async def add_mount(self, path: str, mountpoint: str | None, binding: str) -> MountView:
         async with self._changes:
-            return self._mount_view(await self._add_mount(path, mountpoint, binding))
+            return await self._mount_view(await self._add_mount(path, mountpoint, binding))
 
     async def _add_mount(self, path: str, mountpoint: str | None, binding: str) -> Mount:
         path = await _real_path(path, "path")
         mountpoint = path if mountpoint is None else await _real_path(mountpoint, "mountpoint")
         if binding not in ("auto", "kernel", "pyfuse3"):
             raise UsageError(f"binding {binding!r}: must be auto, kernel or pyfuse3")
+        if binding == "kernel":
+            raise UsageError("binding kernel: not in this release; use auto or pyfuse3")
         queue = self.config.queue
         private = [self.home.path, queue.memory_directory, *filter(None, [queue.disk_directory])]
         planning.check_new_mount(path, mountpoint, self.state.mounts, private)
@@ -234,7 +236,7 @@ class Service:
             raise ReplicatorError(
                 f"{mount.path} is needed by connection {numbers}: dtctl disconnect {used[0].id} first"
             )
-        view = self._mount_view(mount)
+        view = await self._mount_view(mount)
         await self.children.stop_capture(mount, force=force, persist=False)
         await self._save(mounts=tuple(m for m in self.state.mounts if m.id != mount.id))
         self.events.add(events.MOUNT_REMOVED, path=mount.path)
@@ -248,7 +250,7 @@ class Service:
         known = ", ".join(mount.path for mount in self.state.mounts) or "none"
         raise NotFoundError(f"{path} is not captured; captured directories: {known}")
 
-    def _mount_view(self, mount: Mount) -> MountView:
+    async def _mount_view(self, mount: Mount) -> MountView:
         child = self.children.capture(mount)
         pid = child.pid if child is not None else None
         problem = child.problem if child is not None else ""
@@ -583,19 +585,19 @@ class Service:
         """The sender's snapshot, completed; if it does not answer, what is known without it."""
         child = self.children.sender(connection)
         name = self._target_name(connection)
+        without = ConnectionStatus(
+            id=connection.id,
+            uuid=connection.uuid,
+            repset=connection.repset.name,
+            target=name,
+            state_reason="is being started",
+        )
+        if child is None or (child.pid is None and not child.problem):
+            return without
         try:
-            if child is None:
-                raise ChildError("starting")
             status = msgspec.convert(await child.call("status"), ConnectionStatus)
         except ReplicatorError as error:
-            return ConnectionStatus(
-                id=connection.id,
-                target=name,
-                uuid=connection.uuid,
-                repset=connection.repset.name,
-                state=ConnectionState.ERROR,
-                state_reason=str(error),
-            )
+            return msgspec.structs.replace(without, state=ConnectionState.ERROR, state_reason=str(error))
         memory, disk = await self._queue_bytes(connection)
         return msgspec.structs.replace(
             status, id=connection.id, target=name, memory_queue_bytes=memory, disk_queue_bytes=disk

@@ -1,0 +1,130 @@
+"""Changes of state that an administrator wants to find in the log, noticed by looking at statuses from time
+to time.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import trio
+
+from replicator import events, limits
+from replicator.agent.service import Service
+from replicator.agent.supervisor import Child
+from replicator.errors import ReplicatorError
+from replicator.events import EventType
+from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, TargetDataState, TargetStatus
+
+Change = tuple[EventType, dict[str, object]]
+
+
+class Queue(NamedTuple):
+    """How full a journal or spool is. Sizes in bytes; `disk_max` None: as much as the disk has."""
+
+    name: str
+    memory: int
+    disk: int
+    memory_max: int
+    disk_max: int | None
+    lost_ops: int = 0
+
+    @property
+    def percent(self) -> float:
+        """Of the size it may have; of its memory while the disk is unlimited: then an alert says that it
+        grows.
+        """
+        return 100.0 * (self.memory + self.disk) / max(self.memory_max + (self.disk_max or 0), 1)
+
+
+def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Iterator[Change]:
+    """What is worth an event between two looks at one connection."""
+    names: dict[str, object] = {"id": now.id, "repset": now.repset, "target": now.target}
+    if now.state is ConnectionState.ERROR and before.state is not ConnectionState.ERROR:
+        yield events.CONNECTION_LOST, {**names, "reason": now.state_reason}
+    elif now.state is ConnectionState.STARTED and before.state is ConnectionState.ERROR:
+        yield events.CONNECTION_BACK, names
+    if now.mirror_status is MirrorStatus.IDLE and before.mirror_status is not MirrorStatus.IDLE:
+        if now.target_data_state is TargetDataState.OK:
+            mirror = now.mirror
+            counts = {
+                "files": mirror.done_files,
+                "bytes": mirror.sent_bytes,
+                "problems": mirror.problem_count,
+            }
+            yield events.MIRROR_COMPLETED, {**names, **counts}
+        else:
+            yield events.MIRROR_INCOMPLETE, names
+    if now.target_status is TargetStatus.RETRYING and before.target_status is not TargetStatus.RETRYING:
+        yield events.TARGET_RETRYING, {**names, "reason": now.target_status_reason}
+    elif now.target_status is TargetStatus.OK and before.target_status is TargetStatus.RETRYING:
+        yield events.TARGET_RECOVERED, names
+
+
+def queue_changes(before: Queue, now: Queue, alert_percent: int) -> Iterator[Change]:
+    """What is worth an event between two looks at one queue (QU-10)."""
+    if now.percent >= alert_percent > before.percent:
+        yield events.QUEUE_ALERT, {"name": now.name, "percent": now.percent, "bytes": now.memory + now.disk}
+    elif before.percent >= alert_percent > now.percent:
+        yield events.QUEUE_NORMAL, {"name": now.name, "percent": now.percent}
+    if now.lost_ops > before.lost_ops:
+        yield events.OPERATIONS_LOST, {"name": now.name, "count": now.lost_ops - before.lost_ops}
+
+
+class Watch:
+    """Looks at everything every `limits.WATCH_INTERVAL_S`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._connections: dict[str, ConnectionStatus] = {}
+        self._queues: dict[str, Queue] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self.look()
+            await trio.sleep(limits.WATCH_INTERVAL_S)
+
+    async def look(self) -> None:
+        """One look at every connection and queue."""
+        connections = {status.uuid: status for status in await self._service.connections()}
+        for uuid, status in connections.items():
+            if uuid in self._connections:
+                self._add(connection_changes(self._connections[uuid], status))
+        self._connections = connections
+        queues = {queue.name: queue for queue in await self._look_at_queues()}
+        for name, queue in queues.items():
+            before = self._queues.get(name) or queue._replace(memory=0, disk=0)
+            self._add(queue_changes(before, queue, self._service.config.queue.alert_percent))
+        self._queues = queues
+
+    def _add(self, changes: Iterator[Change]) -> None:
+        for type_, fields in changes:
+            self._service.events.add(type_, **fields)
+
+    async def _look_at_queues(self) -> list[Queue]:
+        service, settings = self._service, self._service.config.queue
+        found = []
+
+        async def look(name: str, child: Child, memory: str, disk: str) -> None:
+            try:
+                status = await child.call("status")
+            except ReplicatorError:
+                return  # not running: the supervisor says so
+            found.append(
+                Queue(
+                    name,
+                    status[memory],
+                    status[disk],
+                    settings.memory_size,
+                    settings.disk_size_max,
+                    status.get("lost_ops", 0),
+                )
+            )
+
+        for mount in service.state.mounts:
+            child = service.children.capture(mount)
+            if child is not None:
+                await look(f"of {mount.path}", child, "memory_bytes", "disk_bytes")
+        for child in service.children.receivers():
+            name = f"of the copy of connection {child.plan.id}"
+            await look(name, child, "memory_queue_bytes", "disk_queue_bytes")
+        return found
