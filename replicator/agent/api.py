@@ -146,7 +146,7 @@ class Api:
     # --- mounts ---
 
     async def mounts(self, request: Request) -> object:
-        return self._service.mounts()
+        return await self._service.mounts()
 
     async def add_mount(self, request: Request) -> object:
         body = await _body(request, MountBody)
