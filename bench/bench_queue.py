@@ -1,7 +1,8 @@
 """What a queue takes while the target is away, and how long it takes to empty when the target is back.
 
 The target's agent is stopped, 1 GiB is written through the mount, and the target is started again. Peak
-memory of a process counts the pages of the memory tier that it looks at (shared); "own" is what it has beside them.
+memory of a process counts the pages of the memory tier that it looks at (shared); "own" is what it has
+beside them.
 """
 
 import time
