@@ -252,7 +252,7 @@ async def _serve_one(connection: trio.socket.SocketType, handlers: Mapping[str, 
             try:
                 # Shielded: the answer to "stop" must still leave while everything else is being cancelled.
                 with trio.move_on_after(limits.CONTROL_ANSWER_S, shield=True):
-                    await line.send(msgspec.json.encode(answer), descriptors)
+                    await line.send(_encode(answer), descriptors)
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -284,6 +284,14 @@ async def _answer(line: _Line, data: bytes, handlers: Mapping[str, Handler]) -> 
     if isinstance(result, WithDescriptors):
         return _Answer(ok=result.value, descriptors=len(result.descriptors)), result.descriptors
     return _Answer(ok=result), []
+
+
+def _encode(answer: _Answer) -> bytes:
+    try:
+        return msgspec.json.encode(answer)
+    except (TypeError, ValueError) as error:  # a bug, too: JSON has no bytes that are not text, for one
+        traceback.print_exc(file=sys.stderr)
+        return msgspec.json.encode(_Answer(error=f"the answer cannot be sent: {type(error).__name__}"))
 
 
 class _short_path:

@@ -52,7 +52,7 @@ class MirrorRun:
         """One path that could not be brought: shown, counted, and not the end of the run."""
         self.problem_count += 1
         if len(self.problems) < limits.PROBLEMS_KEPT:
-            self.problems.append(Problem(path.decode(errors="surrogateescape"), reason))
+            self.problems.append(Problem(path.decode(errors="backslashreplace"), reason))
 
     def progress(self, now_ns: int) -> MirrorProgress:
         if self.finished_ns is not None:

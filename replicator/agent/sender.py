@@ -669,7 +669,7 @@ class Sender:
             skipped_mirror_bytes=progress.skipped_bytes,
             remaining_mirror_bytes=progress.remaining_bytes if self._run is not None else 0,
             lag_seconds=lag_s,
-            last_file=totals.last_path.decode(errors="surrogateescape"),
+            last_file=totals.last_path.decode(errors="backslashreplace"),
             connected_since=self._connected_since,
             received=dict(zip(ids, self._received, strict=True)),
             applied=dict(zip(ids, self._applied, strict=True)),

@@ -294,7 +294,7 @@ class Shipper:
         for root in flow.filter.roots:
             if root and is_below_or_equal(root, record.path):
                 what = "renamed" if record.kind == Kind.RENAME else "deleted"
-                name = root.decode(errors="surrogateescape")
+                name = root.decode(errors="backslashreplace")
                 raise RootChanged(
                     f"the root {name!r} of the replication set was {what} on the source; the target was left "
                     "as it is: put it back and `dtctl transmit start`, or disconnect"
@@ -427,7 +427,7 @@ class Shipper:
             run.done_bytes += found.size
             run.sent_bytes += found.size
         elif isinstance(entry, Finish):
-            order.file_sent(found.path, found.identity, whole=True, links=found.links)
+            order.transfer_sent(found.path, found.identity)
             run.done_files += 1
             if transfer in flow.transfers:
                 flow.transfers.remove(transfer)
@@ -448,7 +448,7 @@ class Shipper:
                 run.sent_bytes += found.size
             else:
                 run.skipped_bytes += found.size
-            run.current = found.path.decode(errors="surrogateescape")
+            run.current = found.path.decode(errors="backslashreplace")
 
     def _send_batch(self, flow: Flow, entries: list[Found], out: list[Shipment]) -> None:
         self.batches += 1

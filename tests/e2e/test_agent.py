@@ -376,3 +376,22 @@ def test_an_fstab_line_works(alone: Agent, source: Path, tmp_path: Path) -> None
     assert mount(source).returncode == 1
     nobody = mount(source, source, "-o", f"home={tmp_path},timeout=1")
     assert nobody.returncode == 32 and "dtd" in nobody.stderr
+
+
+def test_names_that_are_no_text(alone: Agent, source: Path, tmp_path: Path) -> None:
+    """A status must be tellable whatever an application calls its files."""
+    copy = tmp_path / "copy"
+    name = b"latin-\xe4\xff"
+    with open(os.fsencode(source) + b"/" + name, "w") as file:
+        file.write("before")
+    con = str(alone.json("protect", source, copy, "--wait")["id"])
+    before = children(alone)
+    with open(os.fsencode(source) + b"/" + name, "w") as file:
+        file.write("after")
+    assert alone.dtctl("wait", con, "--timeout", "30").code == 0
+    time.sleep(2.5)  # the agent has looked, too
+    (status,) = alone.json("status")
+    assert (status["state"], status["state_reason"]) == ("Started", "") and "latin-" in status["last_file"]
+    assert alone.json("target", "list")[0]["status"]["connected"]
+    assert sorted(os.listdir(os.fsencode(copy))) == [b"file", name]
+    assert children(alone) == before
