@@ -15,7 +15,7 @@ BLOCK = os.urandom(4096)
 
 
 def changes(
-    agents: harness.Pair, disk: harness.Disk, path: Path, count: int, spacing_s: float
+    agents: harness.Pair, disk: harness.Disk, path: Path, count: int, spacing_s: float, idle: bool
 ) -> list[float]:
     """Per change: wire bytes, bytes written by the receiver, bytes written to its disk, processor ms."""
     agents.settle()
@@ -33,7 +33,8 @@ def changes(
     before = totals()
     with open(path, "ab", buffering=0) as file:
         for _ in range(count):
-            file.write(BLOCK)
+            if not idle:
+                file.write(BLOCK)
             time.sleep(spacing_s)
     time.sleep(1.5)  # not settle(): asking the agents would be counted as their work
     disk.sync()
@@ -64,8 +65,13 @@ def measure(work: Path, quick: bool) -> None:
             "bytes written to its disk",
             "processor time, ms",
         )
-        for label, count, spacing_s in (("every 20 ms", 250, 0.02), ("every 2.5 s", 3 if quick else 10, 2.5)):
-            found = [changes(agents, disk, source / "large", count, spacing_s) for _ in range(rounds)]
+        few = 3 if quick else 10
+        for label, count, spacing_s, idle in (
+            ("every 20 ms", 250, 0.02, False),
+            ("every 2.5 s", few, 2.5, False),
+            ("nothing appended, per 2.5 s", few, 2.5, True),
+        ):
+            found = [changes(agents, disk, source / "large", count, spacing_s, idle) for _ in range(rounds)]
             wire, written, on_disk, processor = (
                 statistics.median(values) for values in zip(*found, strict=True)
             )

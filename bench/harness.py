@@ -77,13 +77,19 @@ def _outside() -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, interrupt)
-        return inside.wait()
+        code = inside.wait()
+        return code if code >= 0 else 128 - code
     finally:
         os.close(lock)
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _inside(work: Path, quick: bool, measure: Callable[[Path, bool], None]) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # cleaning up is not to be interrupted
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     memory = work / "memory"
     memory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "replicator-bench", memory], check=True)
