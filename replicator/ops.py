@@ -10,6 +10,11 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 
+def shown(path: bytes) -> str:
+    """A path for people, logs and JSON: any bytes, as text that every encoding takes."""
+    return path.decode(errors="backslashreplace")
+
+
 class Kind(IntEnum):
     """What a record does.
 

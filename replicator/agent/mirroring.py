@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from replicator import limits
+from replicator.ops import shown
 from replicator.status import MirrorProgress, MirrorStatus, Problem
 
 FULL = "full"
@@ -52,7 +53,7 @@ class MirrorRun:
         """One path that could not be brought: shown, counted, and not the end of the run."""
         self.problem_count += 1
         if len(self.problems) < limits.PROBLEMS_KEPT:
-            self.problems.append(Problem(path.decode(errors="backslashreplace"), reason))
+            self.problems.append(Problem(shown(path), reason))
 
     def progress(self, now_ns: int) -> MirrorProgress:
         if self.finished_ns is not None:

@@ -52,8 +52,8 @@ from replicator.net.frames import (
     TargetState,
 )
 from replicator.net.session import PeerLeft, Session, SessionEnded
-from replicator.ops import Position
-from replicator.paths import Home
+from replicator.ops import Position, shown
+from replicator.paths import Home, remove_if_empty
 from replicator.queue import record as codec
 from replicator.queue.journal import JournalSettings
 from replicator.status import TargetDataState, TargetStatus
@@ -216,7 +216,7 @@ class Receiver:
             source_uuid=state.source_uuid,
             source_name=state.source_name,
             repset=connect.repset if connect is not None else "",
-            targets=tuple(m.target.decode(errors="backslashreplace") for m in connect.maps) if connect is not None else (),
+            targets=tuple(shown(m.target) for m in connect.maps) if connect is not None else (),
             target_status=replica.status,
             target_status_reason=replica.reason,
             target_data_state=state.data_state,
@@ -226,7 +226,7 @@ class Receiver:
             memory_queue_bytes=memory_bytes,
             disk_queue_bytes=disk_bytes,
             operations=replica.operations,
-            last_path=replica.last_path.decode(errors="backslashreplace"),
+            last_path=shown(replica.last_path),
             received=_sequences(self._received.marks),
             applied=_sequences(replica.applied.marks),
             durable=_sequences(state.durable),
@@ -421,7 +421,9 @@ class Receiver:
         try:
             make_targets(connect, self.replica.state.connect)
         except OSError as error:
-            raise _Refused(f"{os.fsdecode(error.filename or b'')}: {error.strerror}", retry=True) from None
+            raise _Refused(
+                f"{shown(os.fsencode(error.filename or ''))}: {error.strerror}", retry=True
+            ) from None
         except ReplicatorError as error:
             raise _Refused(str(error), retry=True) from None
         await self.replica.know_source(hello.agent_uuid, hello.agent_name)
@@ -720,6 +722,7 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
     if receiver.forgotten:
         for directory in (arguments.memory_directory, Home(arguments.home).target(arguments.connection_uuid)):
             shutil.rmtree(directory, ignore_errors=True)
+        remove_if_empty(os.path.dirname(arguments.memory_directory))
 
 
 def main() -> None:

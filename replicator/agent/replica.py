@@ -32,7 +32,7 @@ from replicator.agent.spool import Spool, Spooled
 from replicator.errors import ReplicatorError
 from replicator.mirror.pieces import Batch, Refused, decode_batch, encode_refused
 from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
-from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record
+from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record, shown
 from replicator.queue import record as codec
 from replicator.status import TargetDataState, TargetStatus
 from replicator.world import World
@@ -502,6 +502,6 @@ def _errno(error: BaseException) -> int:
 def _reason(error: BaseException) -> str:
     """One line: what failed on which path, and why."""
     if isinstance(error, OSError):
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        where = f"{shown(os.fsencode(error.filename))}: " if error.filename else ""
         return where + (error.strerror or str(error))
     return str(error)

@@ -41,7 +41,8 @@ from replicator.net.frames import (
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
-from replicator.ops import START, Identity, Position
+from replicator.ops import START, Identity, Position, shown
+from replicator.paths import Home
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalSettings
 from replicator.repset import ReplicationSet, compile_filter
@@ -123,7 +124,7 @@ class Sender:
         self._world = world
         self._arguments = arguments
         self._flows = flows
-        self._state_path = os.path.join(arguments.home, "source", arguments.connection_uuid + ".json")
+        self._state_path = Home(arguments.home).source(arguments.connection_uuid)
         self._state = self._load_state()
         self._run: MirrorRun | None = None
         self._last_run: MirrorRun | None = None
@@ -513,7 +514,7 @@ class Sender:
     def mirror_stop(self) -> None:
         """MR-07: the position is lost; the data state becomes Mirror Required."""
         if self._run is None:
-            raise UsageError("no mirror is running")
+            raise ReplicatorError("no mirror is running")
         self._run.stopped = True
         self._state.mirror_wanted = None
         self._save_state()
@@ -527,13 +528,13 @@ class Sender:
     def mirror_pause(self) -> None:
         """MR-06."""
         if self._run is None:
-            raise UsageError("no mirror is running")
+            raise ReplicatorError("no mirror is running")
         self._run.paused = True
         self._notify()
 
     def mirror_resume(self) -> None:
         if self._run is None or not self._run.paused:
-            raise UsageError("no mirror is paused")
+            raise ReplicatorError("no mirror is paused")
         self._run.paused = False
         self._notify()
 
@@ -669,7 +670,7 @@ class Sender:
             skipped_mirror_bytes=progress.skipped_bytes,
             remaining_mirror_bytes=progress.remaining_bytes if self._run is not None else 0,
             lag_seconds=lag_s,
-            last_file=totals.last_path.decode(errors="backslashreplace"),
+            last_file=shown(totals.last_path),
             connected_since=self._connected_since,
             received=dict(zip(ids, self._received, strict=True)),
             applied=dict(zip(ids, self._applied, strict=True)),
@@ -836,7 +837,7 @@ async def serve(world: World, arguments: SenderArguments) -> None:
     """The whole process: flows, control socket, sender."""
     flows = await open_flows(world, arguments)
     sender = Sender(world, arguments, flows)
-    socket_path = os.path.join(arguments.home, "run", f"sender-{arguments.connection_uuid}.sock")
+    socket_path = Home(arguments.home).socket("sender", arguments.connection_uuid)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(control.serve, socket_path, handlers(sender)))
         await sender.run()

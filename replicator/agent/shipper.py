@@ -21,7 +21,17 @@ from replicator.mirror.scan import Found
 from replicator.net.engine import Buffer
 from replicator.net.frames import Derived, Frame, Mark, MirrorBegin, MirrorEnd, PieceBatch, Records
 from replicator.net.session import Session
-from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Identity, Kind, Position, Record
+from replicator.ops import (
+    NAME_KINDS,
+    RENAME_EXCHANGE,
+    TWO_PATH_KINDS,
+    Flag,
+    Identity,
+    Kind,
+    Position,
+    Record,
+    shown,
+)
 from replicator.queue import record as codec
 from replicator.queue.cursor import Run
 from replicator.queue.merge import Merge
@@ -294,7 +304,7 @@ class Shipper:
         for root in flow.filter.roots:
             if root and is_below_or_equal(root, record.path):
                 what = "renamed" if record.kind == Kind.RENAME else "deleted"
-                name = root.decode(errors="backslashreplace")
+                name = shown(root)
                 raise RootChanged(
                     f"the root {name!r} of the replication set was {what} on the source; the target was left "
                     "as it is: put it back and `dtctl transmit start`, or disconnect"
@@ -448,7 +458,7 @@ class Shipper:
                 run.sent_bytes += found.size
             else:
                 run.skipped_bytes += found.size
-            run.current = found.path.decode(errors="backslashreplace")
+            run.current = shown(found.path)
 
     def _send_batch(self, flow: Flow, entries: list[Found], out: list[Shipment]) -> None:
         self.batches += 1

@@ -31,6 +31,7 @@ from replicator.ops import (
     Identity,
     Kind,
     Record,
+    shown,
 )
 
 _CREATE_FLAGS = (
@@ -57,9 +58,9 @@ class ApplyError(ReplicatorError):
 
     def __init__(self, record: Record, reason: str, number: int = 0) -> None:
         name = Kind(record.kind).name if record.kind in Kind.__members__.values() else f"kind {record.kind}"
-        paths = os.fsdecode(record.path)
+        paths = shown(record.path)
         if record.kind in (Kind.LINK, Kind.RENAME):
-            paths += " -> " + os.fsdecode(record.path2)
+            paths += " -> " + shown(record.path2)
         super().__init__(f"cannot apply {name} {paths}: {reason}")
         self.path = record.path
         self.errno = number
@@ -125,13 +126,13 @@ class PathMaps:
                 return Place(root, path[len(start) :])
             if path == prefix:
                 return Place(root, b"")
-        raise OutsideError(f"{os.fsdecode(path)} is outside of every mapped path")
+        raise OutsideError(f"{shown(path)} is outside of every mapped path")
 
     def place_name(self, path: bytes) -> Place:
         """As `place`, for a name to be created, moved or removed: never a mapped root, nor above one."""
         place = self.place(path)
         if not place.path or any(start.startswith(path + b"/") for start in self._starts):
-            raise OutsideError(f"{os.fsdecode(path) or '/'} is the root of a mapping, or holds one")
+            raise OutsideError(f"{shown(path) or '/'} is the root of a mapping, or holds one")
         return place
 
     def is_root(self, path: bytes) -> bool:

@@ -253,13 +253,27 @@ class Order:
         """
         self._no_longer_pending(path)
         self._remaining.pop(path, None)  # it was a directory when a scan that was cut off listed it
-        if identity is not None:
-            if complete and len(self._brought) < limits.BROUGHT_FILES:
-                self._brought.add(identity.inode)
-            if whole:
-                self._touched.discard(identity)
-            if links > 1:
-                self._linked.add(identity)
+        if identity is None:
+            return
+        if whole:
+            self._touched.discard(identity)
+        if links > 1:
+            self._linked.add(identity)
+        if complete and len(self._brought) < limits.BROUGHT_FILES:
+            self._brought.add(identity.inode)
+
+    def transfer_sent(self, path: bytes, identity: Identity) -> None:
+        """The end of a large file entered the stream.
+
+        Its path may have become pending again since its first part; what was not shipped meanwhile keeps it
+        touched.
+        """
+        self._no_longer_pending(path)
+        if self.must_send_whole(identity):
+            self._linked.discard(identity)
+            self.require(path)
+        elif len(self._brought) < limits.BROUGHT_FILES:
+            self._brought.add(identity.inode)
 
     def _no_longer_pending(self, path: bytes) -> None:
         self._pending.discard(path)
