@@ -3,6 +3,8 @@
 PYTHON ?= python3
 SRC ?= /usr/share
 DST ?=
+# Benchmarks to run, all by default, and --quick to see only that they work: make bench BENCH="mirror --quick"
+BENCH ?=
 # Mounts need root. Set-up and demo ask for it themselves; tests that cannot run without are skipped and say so.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv/bin
@@ -21,7 +23,7 @@ lint: .venv/.ready
 	$(VENV)/mypy
 
 bench: .venv/.ready
-	@$(AS_ROOT) $(VENV)/python scripts/bench.py
+	@$(AS_ROOT) $(VENV)/python scripts/bench.py $(BENCH)
 
 soak: .venv/.ready
 	$(VENV)/python -m pytest -m soak
