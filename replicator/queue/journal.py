@@ -146,6 +146,24 @@ class JournalWriter:
             ring_sleepers(self._world, self._settings.memory_directory, header)
         return sequence
 
+    def record_losses(self) -> bool:
+        """Journal the HOLE of losses that still wait for room. Returns whether none waits any more.
+
+        For quiet times: without another operation nobody would hear of what was lost last.
+        """
+        if not self._pending_ops:
+            return True
+        self._header.busy_stamp = self._stamp
+        try:
+            recorded = self._append_hole()
+        finally:
+            self._header.busy_stamp = 0
+        if recorded:
+            self._header.fence()
+            if self._header.has_sleepers:
+                ring_sleepers(self._world, self._settings.memory_directory, self._header)
+        return recorded
+
     def _append_hole(self) -> bool:
         self._stamp = monotonic_ns = self._clock.monotonic_ns()
         sequence = self._sequence + 1

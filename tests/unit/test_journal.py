@@ -188,6 +188,23 @@ def test_a_hole_that_is_pending_survives_the_process() -> None:
     assert writer.statistics().lost_ops == 2
 
 
+def test_a_hole_is_recorded_without_another_operation() -> None:
+    host = Host(small(disk_bytes=0))
+    writer = host.writer()
+    cursor = host.cursor(create=True)
+    assert writer.record_losses()  # nothing to tell
+    while append(writer, write(b"f", 110)):
+        pass
+    assert not writer.record_losses()  # no room for it yet
+    read_all(cursor)
+    cursor.acknowledge(writer.position.sequence)
+    assert writer.record_losses()
+    (hole,) = read_all(cursor)
+    assert (hole.kind, hole.arg0) == (Kind.HOLE, 1)
+    assert writer.record_losses()
+    assert read_all(cursor) == []
+
+
 def test_flight_of_a_killed_process_is_found() -> None:
     host = Host()
     writer = host.writer()
