@@ -175,6 +175,7 @@ class Capture:
             if trio.current_time() >= next_collect:
                 next_collect = trio.current_time() + limits.COLLECT_INTERVAL_S
                 self._journal.collect()
+                self._journal.record_losses()
 
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
@@ -227,7 +228,9 @@ class Capture:
     async def settle(self) -> dict[str, int]:
         """Journal every pending mtime; the sequence a target must have applied to equal the source."""
         self._passthrough.settle()
-        return {"sequence": self._journal.position.sequence}
+        complete = self._journal.record_losses()
+        # A HOLE that finds no room yet will be the next record: before it nothing equals the source.
+        return {"sequence": self._journal.position.sequence + (not complete)}
 
     async def root(self) -> control.WithDescriptors:
         """A descriptor of the directory below the mount, for readers of the storage itself."""
