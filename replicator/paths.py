@@ -4,12 +4,14 @@
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from replicator import limits
+from replicator.errors import ReplicatorError
 
 DEFAULT_HOME = "/var/lib/replicator"
 HOME_VARIABLE = "REPLICATOR_HOME"
@@ -70,6 +72,10 @@ class Home:
         """State and spool of a receiver."""
         return os.path.join(self.path, "target", connection_uuid)
 
+    def source(self, connection_uuid: str) -> str:
+        """What a sender remembers over a restart, as JSON."""
+        return os.path.join(self.path, "source", connection_uuid + ".json")
+
     @property
     def targets(self) -> str:
         return os.path.join(self.path, "target")
@@ -125,3 +131,27 @@ def socket_address(path: str) -> Iterator[str]:
 def memory_directory(base: str, agent_uuid: str, *below: str) -> str:
     """Where an agent keeps its memory tiers: `below` is a mount id, or `spool-<connection uuid>`."""
     return os.path.join(base, f"replicator-{agent_uuid}", *below)
+
+
+def create_memory_directory(path: str) -> None:
+    """Make the directory of all memory tiers of an agent, for root only. Raises ReplicatorError.
+
+    It lies where everybody may write: what somebody else has put there is not used.
+    """
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        state = os.lstat(path)
+        if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
+            raise ReplicatorError(f"{path} was made by somebody else: remove it, then start again")
+        os.chmod(path, 0o700)
+    except OSError as error:
+        raise ReplicatorError(f"memory directory {path}: {error.strerror}") from error
+
+
+def remove_if_empty(*paths: str) -> None:
+    """Remove directories, one after the other, until one is not empty or not there."""
+    try:
+        for path in paths:
+            os.rmdir(path)
+    except OSError:
+        pass  # something is kept there, or it was never made

@@ -24,7 +24,10 @@ T = TypeVar("T")
 class Disk(Protocol):
     """Files of a journal or a state directory. Synchronous; errors are OSError. Paths are str."""
 
-    def makedirs(self, path: str) -> None: ...
+    def makedirs(self, path: str) -> None:
+        """Make what is missing of it, for the owner only."""
+        ...
+
     def listdir(self, path: str) -> list[str]: ...
     def exists(self, path: str) -> bool: ...
     def size(self, path: str) -> int: ...
@@ -56,7 +59,15 @@ class RealDisk:
     """`Disk` on the operating system."""
 
     def makedirs(self, path: str) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        # os.makedirs would make the parents for everybody: who may write there may replace what is below.
+        parent = os.path.dirname(path)
+        if parent and not os.path.isdir(parent):
+            self.makedirs(parent)
+        try:
+            os.mkdir(path, mode=0o700)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)

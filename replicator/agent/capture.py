@@ -32,7 +32,7 @@ from replicator.fs.passthrough import Passthrough
 from replicator.fs.pyfuse3_binding import Binding, run, terminate
 from replicator.fs.recorder import Recorder
 from replicator.ops import Kind
-from replicator.paths import Home
+from replicator.paths import Home, remove_if_empty
 from replicator.queue.journal import JournalSettings, JournalWriter
 from replicator.world import World
 
@@ -142,6 +142,8 @@ class Capture:
             if not self._stopped.is_set():
                 self._journal.close(persist=False)
             self._passthrough.close()
+            memory = settings.memory_directory  # empty if the journal was saved to disk
+            remove_if_empty(memory, os.path.dirname(memory))
         if self._failure is not None:
             raise self._failure
 

@@ -7,8 +7,10 @@ now.
 import base64
 import errno
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import trio
 
@@ -21,8 +23,9 @@ from replicator.agent.sender import JournalArguments, MapArguments, SenderArgume
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, serving_process, stop_serving
 from replicator.config import Config
-from replicator.errors import JournalError, ReplicatorError
+from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
+from replicator.fs import mounts as fs_mounts
 from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
@@ -82,6 +85,15 @@ class Children:
         """
         async with self._receivers_away(mount):
             await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
+            # Of a capture that was killed, and stopped before it came up again.
+            with suppress(UsageError, OSError):
+                await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
+
+    async def discard_journal(self, mount: Mount) -> None:
+        """Remove what the journal of a mount that is no longer captured has left in memory and on disk."""
+        settings = self._journal(mount)
+        for directory in (settings.memory_directory, settings.disk_directory):
+            await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
 
     @asynccontextmanager
     async def _receivers_away(self, mount: Mount) -> AsyncIterator[None]:
@@ -199,6 +211,8 @@ class Children:
             except ReplicatorError:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
+        with suppress(FileNotFoundError):  # the sender did it itself
+            os.unlink(self._home.source(connection.uuid))
         for mount in mounts:
             if self.capture(mount) is not None:
                 self._drop_lost_readers(mount)

@@ -31,7 +31,15 @@ from replicator.config import Config, load
 from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
-from replicator.paths import HOME_VARIABLE, Home, Role, default_home
+from replicator.paths import (
+    HOME_VARIABLE,
+    Home,
+    Role,
+    create_memory_directory,
+    default_home,
+    memory_directory,
+    remove_if_empty,
+)
 
 _DESCRIPTION = (
     "The replication agent of a host, in the foreground. SIGTERM ends it cleanly; mounts go on serving."
@@ -157,6 +165,8 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
     log = EventLog(home.event_log, config.log.size_max, config.log.files)
     ring = EventRing(time.time_ns, log.write)
     identity = load_identity(home.identity, name)
+    memory = memory_directory(config.queue.memory_directory, identity.uuid)
+    create_memory_directory(memory)
     listeners = await open_listeners(listen)
     listen = Address(listen.host, listeners[0].socket.getsockname()[1])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -180,6 +190,7 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
                 await service.stop_requested.wait()
                 _notify_systemd("STOPPING=1")
             await children.stop_flows()
+            remove_if_empty(memory)
             ring.add(events.AGENT_STOPPED, name=identity.name)
             nursery.cancel_scope.cancel()
 

@@ -215,12 +215,13 @@ class Service:
         private = [self.home.path, queue.memory_directory, *filter(None, [queue.disk_directory])]
         planning.check_new_mount(path, mountpoint, self.state.mounts, private)
         mount = Mount(id=new_uuid(), path=path, mountpoint=mountpoint, binding=binding)
-        await self.children.start_capture(mount)
         try:
+            await self.children.start_capture(mount)
             await self._save(mounts=(*self.state.mounts, mount))
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.children.stop_capture(mount, force=True, persist=False)
+                await self.children.discard_journal(mount)
             raise
         self.events.add(events.MOUNT_ADDED, path=path, mountpoint=mountpoint)
         return mount
@@ -239,6 +240,7 @@ class Service:
         view = await self._mount_view(mount)
         await self.children.stop_capture(mount, force=force, persist=False)
         await self._save(mounts=tuple(m for m in self.state.mounts if m.id != mount.id))
+        await self.children.discard_journal(mount)
         self.events.add(events.MOUNT_REMOVED, path=mount.path)
         return view
 

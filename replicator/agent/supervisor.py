@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -282,6 +283,7 @@ class Child:
                     how = _one_line(error)
                     if first:
                         self.problem = how
+                        self._discard_arguments()
                         code = error.exit_code if isinstance(error, ReplicatorError) else ExitCode.FAILED
                         raise ChildError(f"{self.plan.role} cannot be started: {how}", code) from error
                 else:
@@ -294,10 +296,15 @@ class Child:
                 if trio.current_time() - began_s >= limits.CHILD_STABLE_S:
                     delays = _back_off()
                 await self._pause(how, next(delays))
+            self._discard_arguments()
         finally:
             self._stopping = True
             self._done.set()
             self._running.set()  # whoever waits for it looks again
+
+    def _discard_arguments(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._arguments_file)
 
     async def stop(self, timeout_s: float = limits.CHILD_STOP_TIMEOUT_S, /, **arguments: Any) -> None:
         """Ask it to stop, wait, and insist: SIGTERM, then SIGKILL.
