@@ -7,6 +7,7 @@ these seeds fail.
 
 import random
 import shutil
+import subprocess
 
 import pytest
 import trio
@@ -46,12 +47,14 @@ async def one_run(seed: int, *, kind: str, stale: bool, faults: bool) -> None:
             await trio.sleep(chance.choice((0, 0.0002, 0.001, 0.01)))
             if faults and chance.random() < 0.08:
                 await _fault(simulation, chance)
+        # The old copy was made by a tool that has its own idea of holes, and equal size and time are believed.
+        ignore = frozenset({"holes"}) if stale else frozenset()
         await simulation.drained()
-        simulation.assert_equal()
+        simulation.assert_equal(ignore)
         assert simulation.status.target_data_state == "OK"
         changes.steps(30)  # strict from here on
         await simulation.drained()
-        simulation.assert_equal()
+        simulation.assert_equal(ignore)
 
 
 async def _fault(simulation: Simulation, chance: random.Random) -> None:
@@ -69,15 +72,18 @@ async def _fault(simulation: Simulation, chance: random.Random) -> None:
 def _copy(simulation: Simulation) -> None:
     """An old copy, as an earlier connection may have left it: names, contents, times and owners."""
     shutil.rmtree(simulation.target_root)
-    import subprocess
-
     subprocess.run(["cp", "-a", str(simulation.source_root), str(simulation.target_root)], check=True)
 
 
-@pytest.mark.parametrize("kind", ["full", "difference"])
-@pytest.mark.parametrize("stale", [False, True], ids=["empty", "stale"])
-@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
-@pytest.mark.parametrize("seed", range(5))
+all_kinds = pytest.mark.parametrize("kind", ["full", "difference"])
+all_targets = pytest.mark.parametrize("stale", [False, True], ids=["empty", "stale"])
+all_weathers = pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+
+
+@all_kinds
+@all_targets
+@all_weathers
+@pytest.mark.parametrize("seed", [0, 1, 2, 61, 1025, 1067, 1114, 2017, 3017, 3078, 3084, 7017, 7216])
 async def test_both_trees_end_equal(
     seed: int,
     kind: str,
@@ -87,3 +93,21 @@ async def test_both_trees_end_equal(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     await one_run(seed, kind=kind, stale=stale, faults=faults)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout_s(3600)
+@all_kinds
+@all_targets
+@all_weathers
+@pytest.mark.parametrize("block", range(10))
+async def test_campaign(
+    block: int,
+    kind: str,
+    stale: bool,
+    faults: bool,
+    small_limits: None,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for seed in range(10_000 + 100 * block, 10_000 + 100 * (block + 1)):
+        await one_run(seed, kind=kind, stale=stale, faults=faults)
