@@ -3,7 +3,7 @@
 Each workload changes files in one directory, in an order that is part of its meaning; its check finds what no
 prefix of its operations could have left. They know nothing of replication, and the checks only look at files.
 
-    python -m kit.workloads NAME DIRECTORY     # until SIGTERM; prints the number of rounds, fails on any error
+    python -m kit.workloads NAME DIRECTORY     # until SIGTERM; prints its rounds, fails on any error
 
 A workload is a generator of rounds over `Files`, so that the same one also runs operation by operation
 (tests/unit/test_workloads.py breaks its order there, and sees the check notice).

@@ -54,7 +54,7 @@ class Writer:
 
 @contextmanager
 def writing(outputs: Path, *commands: tuple[str | Path, ...]) -> Iterator[list[Writer]]:
-    """Writers at work, each a module of the kit with its arguments; whoever still runs afterwards is killed."""
+    """Modules of the kit at work, with their arguments. Who still runs afterwards is killed."""
     outputs.mkdir()
     writers: list[Writer] = []
     try:
