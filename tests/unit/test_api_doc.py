@@ -1,0 +1,128 @@
+"""docs/developers/api.md and the API are the same: resources, methods, fields."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+from starlette.routing import Route
+
+from replicator.agent import api
+from replicator.agent.service import AgentView, ConnectRequest, MountView, RepsetView, Service, TargetView
+
+TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
+
+# What a request may say, and what only its group's beginning speaks of.
+BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
+    ("POST", "/v1/agent/stop"): api.StopBody,
+    ("POST", "/v1/mounts"): api.MountBody,
+    ("DELETE", "/v1/mounts"): api.UnmountBody,
+    ("POST", "/v1/repsets"): api.RepsetBody,
+    ("PUT", "/v1/repsets/{name}"): api.RulesBody,
+    ("POST", "/v1/repsets/{name}/rules"): api.RuleBody,
+    ("DELETE", "/v1/repsets/{name}/rules"): api.RuleBody,
+    ("POST", "/v1/repsets/{name}/copy"): api.NameBody,
+    ("POST", "/v1/repsets/{name}/rename"): api.NameBody,
+    ("POST", "/v1/connections"): ConnectRequest,
+    ("POST", "/v1/connections/{connection}/mirror"): api.MirrorBody,
+    ("POST", "/v1/connections/{connection}/replicate"): api.ActionBody,
+    ("POST", "/v1/connections/{connection}/transmit"): api.ActionBody,
+    ("POST", "/v1/connections/{connection}/target"): api.ActionBody,
+    ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
+    ("POST", "/v1/protect"): api.ProtectBody,
+    ("POST", "/v1/targets"): api.TargetsBody,
+}
+ANSWERS = {"Agent": AgentView, "Mounts": MountView, "Replication sets": RepsetView, "Targets": TargetView}
+
+
+def routes() -> set[tuple[str, str]]:
+    """(method, path) of everything the application answers, by asking its route table."""
+    application = api.application(cast(Service, None))
+    found = set()
+    for route in application.routes:
+        assert isinstance(route, Route)
+        cell = dict(zip(route.endpoint.__code__.co_freevars, route.endpoint.__closure__ or (), strict=True))
+        found |= {(method, route.path) for method in cell["methods"].cell_contents}
+    return found
+
+
+def path_of(text: str) -> str:
+    path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
+    path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
+    return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
+
+
+def documented() -> set[tuple[str, str]]:
+    headings = [line for line in TEXT.splitlines() if line.startswith("### ")]
+    return {
+        (method, path_of(path))
+        for line in headings
+        for method, path in re.findall(r"(GET|POST|PUT|DELETE|PATCH) (/v1[^`\s]*)", line)
+    }
+
+
+def groups() -> dict[str, str]:
+    """Text of each part of the document, by its heading."""
+    _, *parts = re.split(r"^## ", TEXT, flags=re.MULTILINE)
+    return {part.split("\n")[0]: part for part in parts}
+
+
+def examples() -> list[tuple[str, str, Any]]:
+    """(method, path, body) of all calls that the document shows."""
+    found = []
+    for call in re.findall(r"^\$ api ((?:[^\n]*\\\n|[^\n]*'\{[^']*\}'|[^\n]*))$", TEXT, flags=re.MULTILINE):
+        method = re.search(r"-X (\w+)", call)
+        url = re.search(r"http://agent(/v1[^\s']*)", call)
+        body = re.search(r"-d '(.*)'", call, flags=re.DOTALL)
+        assert url is not None, call
+        found.append((method[1] if method else "GET", url[1], json.loads(body[1]) if body else None))
+    return found
+
+
+def test_every_resource_is_documented_and_every_documented_one_is_there() -> None:
+    assert documented() == routes()
+
+
+def test_every_request_body_is_known_here() -> None:
+    bodies = {
+        value
+        for value in vars(api).values()
+        if isinstance(value, type) and issubclass(value, api.Body) and value not in (api.Body, api.Empty)
+    }
+    assert bodies | {ConnectRequest} == set(BODIES.values())
+    assert set(BODIES) <= routes()
+
+
+@pytest.mark.parametrize(("request_", "body"), BODIES.items(), ids=lambda value: str(value))
+def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec.Struct]) -> None:
+    (group,) = (text for text in groups().values() if request_ in _headings(text))
+    for field in body.__struct_fields__:
+        assert re.search(rf"[`\"]{field}[`\"]", group), field
+
+
+def _headings(group: str) -> set[tuple[str, str]]:
+    return {(m, path_of(p)) for m, p in re.findall(r"(GET|POST|PUT|DELETE) (/v1[^`\s]*)`", group)}
+
+
+@pytest.mark.parametrize(("group", "answer"), ANSWERS.items())
+def test_every_field_of_an_answer_is_documented(group: str, answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
+        assert f'"{field}"' in groups()[group], field
+
+
+def test_every_example_is_a_request_that_is_understood() -> None:
+    seen = set()
+    for method, url, body in examples():
+        request = (method, path_of(url))
+        assert request in routes()
+        if body is not None:
+            msgspec.convert(body, BODIES[request], strict=True)  # unknown and missing fields raise
+            seen.add(request)
+    missing = set(BODIES) - seen
+    # Each of these is shown by its twin.
+    assert missing == {
+        ("POST", "/v1/repsets/{name}/rename"),
+        ("POST", "/v1/connections/{connection}/replicate"),
+    }
