@@ -71,6 +71,9 @@ DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files 
 # A thread that comes back from a system call waits this long for the interpreter. Python's 5 ms would be
 # longer than most of its calls, and halves the rate of a mirror.
 THREAD_SWITCH_S = 0.0001
+COLLECT_AFTER_OBJECTS = (
+    50_000  # between two runs of the garbage collector; a batch of a mirror makes thousands
+)
 
 # --- session ---
 PORT = 1500  # NT-01

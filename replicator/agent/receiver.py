@@ -19,7 +19,7 @@ import trio
 import xxhash
 
 from replicator import limits
-from replicator.agent import control
+from replicator.agent import control, interpreter
 from replicator.agent import replica_state as states
 from replicator.agent.replica import Replica
 from replicator.agent.replica_paths import RefusedTarget, check_targets, make_targets
@@ -732,7 +732,7 @@ def main() -> None:
     with open(sys.argv[2], "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=ReceiverArguments)
     credentials.prepare_process()
-    sys.setswitchinterval(limits.THREAD_SWITCH_S)
+    interpreter.tune()
     try:
         trio.run(serve, World(), arguments)
     except ReplicatorError as error:

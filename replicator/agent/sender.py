@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from replicator import limits
-from replicator.agent import control
+from replicator.agent import control, interpreter
 from replicator.agent.flow import Flow
 from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
 from replicator.agent.scanner import Scanner
@@ -850,7 +850,7 @@ def main() -> None:
         raise SystemExit("usage: python -m replicator.agent.sender --arguments FILE")
     with open(sys.argv[2], "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=SenderArguments)
-    sys.setswitchinterval(limits.THREAD_SWITCH_S)
+    interpreter.tune()
     trio.run(serve, World(), arguments)
 
 

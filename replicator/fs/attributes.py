@@ -69,12 +69,16 @@ def proc_path(descriptor: int) -> str:
 # --- extended attributes ---
 
 
-def read_xattrs(target: int | bytes | str) -> Xattrs:
+def read_xattrs(target: int | bytes | str, *, readable: bool = False) -> Xattrs:
     """Replicated extended attributes of a descriptor (also O_PATH) or of a path, which is not followed.
+
+    `readable`: the descriptor is open for reading, which saves the way through /proc.
 
     Empty where the file system has none. An attribute that vanishes meanwhile is left out.
     """
-    target, follow = _reachable(target)
+    follow = True
+    if not readable:
+        target, follow = _reachable(target)
     try:
         names = os.listxattr(target, follow_symlinks=follow)
     except OSError as error:

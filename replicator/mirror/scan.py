@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
@@ -34,8 +35,7 @@ _NO_FILE = _GONE | {errno.ENXIO}  # a socket
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What was found under one path.
 
     `entry` None and no `problem`, not `large`: nothing (it is gone).
@@ -52,8 +52,7 @@ class Found:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory's listing, restricted to the set.
 
     Paths of `directories` are full, `names` are bare; both sorted.
@@ -301,37 +300,25 @@ class Source:
             return Found(path, None, identity, state.st_nlink, state.st_size, large=True)
         descriptor = os.open(name, _OPEN_FILE, dir_fd=directory_fd)
         try:
-            # One more fstat after the content, so that size and times are not older than what was read.
-            if claim:
-                state = os.fstat(descriptor)
-                attributes, links = attributes_of(state), state.st_nlink
-                entry: AnyEntry = Same(
-                    path, identity_of(state), links, attributes, read_xattrs(descriptor), state.st_size
-                )
-                return Found(path, entry, identity_of(state), links, state.st_size)
             size = state.st_size
             data = b""
             extents: tuple[tuple[int, int], ...] = ()
-            if size:
+            if size and not claim:
                 if state.st_blocks * 512 >= size:
-                    data = os.pread(descriptor, limits.PART_BYTES, 0)
+                    data = os.pread(descriptor, size, 0)
                     extents = ((0, len(data)),) if data else ()
                 else:
                     data, extents = _read_extents(descriptor, size)
+            # After the content, so that size and times are not older than what was read. If it grew meanwhile,
+            # the write that did it is in the journal behind this place.
             state = os.fstat(descriptor)
-            if state.st_size > limits.PART_BYTES:  # it grew meanwhile
-                return Found(path, None, identity_of(state), state.st_nlink, state.st_size, large=True)
-            entry = File(
-                path,
-                identity_of(state),
-                state.st_nlink,
-                attributes_of(state),
-                read_xattrs(descriptor),
-                state.st_size,
-                extents,
-                data,
-            )
-            return Found(path, entry, identity_of(state), state.st_nlink, state.st_size, whole=True)
+            identity, links = identity_of(state), state.st_nlink
+            attributes, xattrs = attributes_of(state), read_xattrs(descriptor, readable=True)
+            if claim:
+                same = Same(path, identity, links, attributes, xattrs, state.st_size)
+                return Found(path, same, identity, links, state.st_size)
+            file = File(path, identity, links, attributes, xattrs, state.st_size, extents, data)
+            return Found(path, file, identity, links, state.st_size, whole=True)
         finally:
             os.close(descriptor)
 
