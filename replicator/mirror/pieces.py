@@ -124,7 +124,7 @@ AnyEntry = Listing | Object | File | Part | Finish | Abandon | Same | LinkTo | T
 class Batch(msgspec.Struct, frozen=True, array_like=True):
     """One frame of pieces: all of one journal, all with the same place.
 
-    `number` counts batches of a sender's session.
+    `number` grows from batch to batch, and never restarts.
     """
 
     number: int

@@ -1,8 +1,8 @@
 """Typed frames of a session. `docs/developers/protocol.md` has the bytes.
 
-Stream frames (RECORDS, DERIVED, BATCH, MIRROR_BEGIN, MIRROR_END) form the ordered stream: the target applies
-them strictly in the order of their arrival, across sessions. All others are conversation. Bulk data travels
-as raw bytes behind its head, everything else as msgpack.
+Stream frames (CONNECT, RECORDS, DERIVED, BATCH, MIRROR_BEGIN, MIRROR_END) form the ordered stream: the target
+applies them strictly in the order of their arrival, across sessions. All others are conversation. Bulk data
+travels as raw bytes behind its head, everything else as msgpack.
 """
 
 from enum import IntEnum
