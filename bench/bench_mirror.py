@@ -1,9 +1,9 @@
 """A full mirror against `rsync -a` to an rsync daemon.
 
 Both go over loopback, from the same source to the same kind of disk: a fresh ext4 for every run. The two
-take turns at going first. rsync reads the source beneath the mount. Our time is from the start of
-`dtctl connect` to the end of `dtctl wait`. "On disk" adds the sync of the target's file system afterwards,
-which neither of the two does by itself.
+take turns at going first. The source has just been made and lies in the page cache; rsync reads it beneath
+the mount. Our time is from the start of `dtctl connect` to the end of `dtctl wait`. "On disk" adds the sync
+of the target's file system afterwards, which neither of the two does by itself.
 """
 
 import socket
@@ -61,27 +61,16 @@ def measure_tree(work: Path, source: Path, label: str, rounds: int, table: harne
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "rsync": []}
     with harness.pair(work) as agents:
         agents.capture(source)
-        subprocess.run(
-            ["cp", "-a", below, work / "warm"], check=True
-        )  # the source is in the page cache for both
-        subprocess.run(["rm", "-rf", work / "warm"], check=True)
 
         def ours(disk: harness.Disk) -> None:
             copy = disk.path / "copy"
 
             def mirror() -> None:
-                address = agents.target_agent.address
+                agent, address = agents.source_agent, agents.target_agent.address
                 harness.dtctl(
-                    agents.source_agent,
-                    "connect",
-                    "bench",
-                    address,
-                    "--map",
-                    f"{source}={copy}",
-                    "--mirror",
-                    "full",
+                    agent, "connect", "bench", address, "--map", f"{source}={copy}", "--mirror=full"
                 )
-                harness.dtctl(agents.source_agent, "wait", "bench")
+                harness.dtctl(agent, "wait", "bench")
 
             times["ours"].append(timed(disk, mirror))
             if len(times["ours"]) == 1:
