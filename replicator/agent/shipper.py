@@ -237,14 +237,13 @@ class Shipper:
             return Decision.SKIP
         kind = record.kind
         if kind == Kind.HOLE:
-            self.recover(flow, list(flow.filter.roots), exact=True)
+            self.recover(flow, list(flow.filter.roots), exact=True, out=out)
             return Decision.SKIP
         if kind == Kind.DOUBT:
-            self.recover(
-                flow, [p for p in (record.path, record.path2) if flow.filter.may_contain(p)], exact=True
-            )
+            paths = [p for p in (record.path, record.path2) if flow.filter.may_contain(p)]
+            self.recover(flow, paths, exact=True, out=out)
             return Decision.SKIP
-        derived = self._filtered(flow, record)
+        derived = self._filtered(flow, record, out)
         if derived is not None:
             return derived
         if not flow.order.active:
@@ -256,7 +255,7 @@ class Shipper:
             self.wake_scanner()
         return decision
 
-    def _filtered(self, flow: Flow, record: Record) -> Decision | Record | None:
+    def _filtered(self, flow: Flow, record: Record, out: list[Shipment]) -> Decision | Record | None:
         """What the set's rules say: None to go on, else the answer."""
         rules = flow.filter
         if not rules.everything_below(b""):
@@ -278,7 +277,7 @@ class Shipper:
             if inside and inside2:
                 return None
             if inside2:  # LK-10: from outside: its content has to be read
-                self.recover(flow, [record.path2], exact=False)
+                self.recover(flow, [record.path2], exact=False, out=out)
             return Decision.SKIP
         if record.arg0 & RENAME_EXCHANGE:
             if inside and inside2 and not is_directory:
@@ -291,11 +290,13 @@ class Shipper:
             if is_directory and not (
                 rules.everything_below(record.path) and rules.everything_below(record.path2)
             ):
-                self.recover(flow, [record.path2], exact=True)  # the rules below may differ at the new place
+                self.recover(
+                    flow, [record.path2], exact=True, out=out
+                )  # the rules below may differ at the new place
             return None
         if inside:  # LK-04, LK-13: moved out of the set
             return record._replace(kind=Kind.REMOVE_TREE, path2=b"", payload=b"", arg0=0)
-        self.recover(flow, [record.path2], exact=True)  # moved into the set
+        self.recover(flow, [record.path2], exact=True, out=out)  # moved into the set
         return record._replace(kind=Kind.REMOVE_TREE, path=record.path2, path2=b"", payload=b"", arg0=0)
 
     def _guard_roots(self, flow: Flow, record: Record) -> None:
@@ -367,8 +368,13 @@ class Shipper:
         self.piece_bytes_in_flight = 0
         out.append(Shipment(MirrorBegin(run.run_id, run.kind), None))
 
-    def recover(self, flow: Flow, paths: list[bytes], *, exact: bool) -> None:
-        """Bring these paths: start a run for them if none is active."""
+    def recover(
+        self, flow: Flow, paths: list[bytes], *, exact: bool, out: list[Shipment] | None = None
+    ) -> None:
+        """Bring these paths: start a run for them if none is active.
+
+        `out`: this happens in the stream, and what is shipped next needs a tolerant target.
+        """
         if not paths:
             return
         run = self.mirror_run() or self.begin_recovery()
@@ -376,6 +382,8 @@ class Shipper:
         flow.order.active = True
         for path in paths:
             flow.order.require(path)
+        if out is not None and self.announced != run.run_id:
+            self._announce(run, out)
         self.wake_scanner()
 
     def _abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
