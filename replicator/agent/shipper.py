@@ -282,9 +282,8 @@ class Shipper:
         if record.arg0 & RENAME_EXCHANGE:
             if inside and inside2 and not is_directory:
                 return None
-            self.recover(
-                flow, [p for p, i in ((record.path, inside), (record.path2, inside2)) if i], exact=True
-            )
+            paths = [p for p, i in ((record.path, inside), (record.path2, inside2)) if i]
+            self.recover(flow, paths, exact=True, out=out)
             return None if inside and inside2 else Decision.SKIP
         if inside and inside2:
             if is_directory and not (
