@@ -229,7 +229,7 @@ def check_deletable(repset: ReplicationSet, connection_ids: Collection[int]) -> 
     if connection_ids:
         raise ReplicatorError(
             f"replication set {repset.name!r} is connected ({_connections(connection_ids)}): disconnect it"
-            " before deleting it"
+            " first"
         )
 
 

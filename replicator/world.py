@@ -318,7 +318,15 @@ async def _run_in_thread(function: Callable[[], T]) -> T:
 
 
 async def _connect_tcp(host: str, port: int) -> trio.abc.HalfCloseableStream:
-    return await trio.open_tcp_stream(host, port)
+    try:
+        return await trio.open_tcp_stream(host, port)
+    except OSError as error:
+        cause: BaseException | None = error.__cause__  # of each address its own
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if isinstance(cause, OSError):
+            raise cause from None
+        raise
 
 
 @dataclass(frozen=True)

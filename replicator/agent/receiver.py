@@ -415,7 +415,9 @@ class Receiver:
         if not 0 < len(ids) <= limits.JOURNALS or len(set(ids)) != len(ids):
             raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
         try:
-            check_targets(connect, others=others, same_host=hello.agent_uuid == arguments.agent_uuid)
+            private = (arguments.home, os.path.dirname(arguments.memory_directory))
+            same_host = hello.agent_uuid == arguments.agent_uuid
+            check_targets(connect, others=others, private=private, same_host=same_host)
         except RefusedTarget as error:
             raise _Refused(str(error), retry=False) from None
         try:

@@ -17,10 +17,12 @@ class RefusedTarget(ReplicatorError):
     """A target path that must not be used; trying again does not help."""
 
 
-def check_targets(connect: Connect, *, others: tuple[str, ...], same_host: bool) -> None:
-    """Raises RefusedTarget. `others`: target directories of all other connections of this agent. `same_host`:
-    the source is this very agent, so its roots are paths here. Symlinks in what exists of a path are
-    followed.
+def check_targets(
+    connect: Connect, *, others: tuple[str, ...], private: tuple[str, ...], same_host: bool
+) -> None:
+    """Raises RefusedTarget. `others`: target directories of all other connections of this agent. `private`:
+    where this agent keeps its own files. `same_host`: the source is this very agent, so its roots are paths
+    here. Symlinks in what exists of a path are followed.
     """
     if not connect.maps:
         raise RefusedTarget("the connection maps no path: give it a target directory")
@@ -40,6 +42,12 @@ def check_targets(connect: Connect, *, others: tuple[str, ...], same_host: bool)
                 raise RefusedTarget(
                     f"{named} is already written by another connection (to {other}): "
                     "choose another target path"
+                )
+        for directory in private:
+            if overlapping(target, os.path.realpath(directory)):
+                raise RefusedTarget(
+                    f"the target {named} cannot be used: the agent keeps its own files in {directory};"
+                    " choose another target path"
                 )
         for root in roots if same_host else ():
             if overlapping(target, root):

@@ -472,8 +472,9 @@ class Service:
                 if status.state is ConnectionState.STARTED:
                     return
                 if status.state is ConnectionState.ERROR:
+                    name = self._target_name(connection)
                     raise ReplicatorError(
-                        f"cannot connect to {self._target_name(connection)}: {status.state_reason}"
+                        f"cannot connect to {name}: {status.state_reason.removeprefix(f'{name}: ')}"
                     )
                 await trio.sleep(limits.CHILD_POLL_S)
         raise ReplicatorError(

@@ -981,6 +981,8 @@ async def test_disconnect_forgets_everything_but_the_copy(host: Host, autojump_c
         ("own source", "overlap"),
         ("inside source", "overlap"),
         ("around source", "overlap"),
+        ("in the home", "keeps its own files in /home"),
+        ("at the memory", "keeps its own files in /memory"),
         ("no map", "maps no path"),
         ("foreign journal", "does not exist"),
     ],
@@ -1006,6 +1008,8 @@ async def test_impossible_targets_are_refused(
         "own source": f"{base}/source",
         "inside source": f"{base}/alias/source/x",
         "around source": f"{base}",
+        "in the home": "/home/target",
+        "at the memory": "/memory",
     }.get(case, f"{base}/good")
     connect = connect_frame(target)
     connect = msgspec.structs.replace(
