@@ -49,6 +49,9 @@ def measure(work: Path, quick: bool) -> None:
     drains: dict[str, list[float]] = {"small": [], "large": []}
     with harness.pair(work) as agents:
         agents.capture(source)
+        sequential_writes(
+            source / "new", size
+        )  # the first one also finds the memory that the others use again
 
         def drain(name: str) -> None:
             start = time.perf_counter()
