@@ -1,6 +1,5 @@
 """`dtctl protect`, `connect`, `disconnect`: connections come and go."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -118,4 +117,4 @@ def _destination(text: str) -> str:
     """A local path as the user sees it; anything with a host is the agent's to judge."""
     if ":" in text.split("/", 1)[0]:
         return text
-    return os.path.abspath(text)
+    return absolute(text)

@@ -7,6 +7,7 @@ import typer
 
 from replicator.cli import complete
 from replicator.cli.client import Client
+from replicator.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Connection = Annotated[
@@ -44,5 +45,10 @@ def agent(context: typer.Context) -> Client:
 
 
 def absolute(path: str) -> str:
-    """What the user means by a path here, for an agent that runs in another directory."""
+    """What the user means by a path here, for an agent that runs in another directory.
+
+    Raises UsageError if it is empty: a script's unset variable must not mean the current directory.
+    """
+    if not path:
+        raise UsageError("a path is empty: name a directory")
     return os.path.abspath(path)

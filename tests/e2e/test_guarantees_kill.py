@@ -1,5 +1,5 @@
-"""kill -9 of every process of ours, on either side, alone and in pairs, under load: nothing is lost, nothing is
-mirrored again, and applications see nothing of it.
+"""kill -9 of every process of ours, on either side, alone and in pairs, under load: nothing is lost, nothing
+is mirrored again, and applications see nothing of it.
 """
 
 import os

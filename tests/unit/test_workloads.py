@@ -1,4 +1,4 @@
-"""The checks of `kit.workloads` accept every prefix, and notice an operation that came late, early or never."""
+"""The checks of `kit.workloads` accept every prefix, and notice what came late, early or never."""
 
 import itertools
 from collections.abc import Iterator
