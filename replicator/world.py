@@ -321,11 +321,11 @@ async def _connect_tcp(host: str, port: int) -> trio.abc.HalfCloseableStream:
     try:
         return await trio.open_tcp_stream(host, port)
     except OSError as error:
-        cause: BaseException | None = error.__cause__  # of each address its own
+        cause: BaseException | None = error.__cause__  # one for each address that was tried
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
-        if isinstance(cause, OSError):
-            raise cause from None
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise OSError(cause.errno, os.strerror(cause.errno)) from None
         raise
 
 
