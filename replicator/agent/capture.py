@@ -3,8 +3,8 @@
 It outlives the agent. SIGTERM and SIGHUP are ignored, because they reach it when an agent or a terminal
 ends, and a mount that goes away takes the data from under applications. It ends by the control call
 `stop`, by SIGINT (the same as `stop`), or when somebody unmounts its file system. kill -9 loses no
-operation: its journal keeps what was appended, and the successor marks the one operation in flight as in
-doubt.
+operation: its journal keeps what was appended, the dead mount lets nobody at the directory below until the
+successor's mount takes its place, and the successor marks the one operation in flight as in doubt.
 
 Small on purpose: one such process runs per mount, in the path of every operation of the applications.
 """
@@ -99,6 +99,7 @@ class Capture:
         self._unmounted = trio.Event()
         self._stopped = trio.Event()
         self._failure: ReplicatorError | None = None
+        self._dead: frozenset[int] = frozenset()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped or unmounted.
@@ -106,16 +107,16 @@ class Capture:
         Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted.
         """
         settings = self._settings
-        if mounts.clear_stale(settings.mountpoint):
-            logger.warning("cleared the mount that a former process left at %s", settings.mountpoint)
         path, mountpoint = mounts.resolve(settings.path), mounts.resolve(settings.mountpoint)
+        dead = self._dead = mounts.dead_layers(mountpoint)
         own = [settings.home, settings.disk_directory, settings.memory_directory]
-        mounts.check_mount(path, mountpoint, mounts.read_mountinfo(), own_directories=own)
+        others = mounts.without(mounts.read_mountinfo(), dead)
+        mounts.check_mount(path, mountpoint, others, own_directories=own)
         self._journal = JournalWriter.open(self._world, settings.journal, settings.mount_id)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)
         self._passthrough = Passthrough(
-            mounts.open_root(path),
+            mounts.open_root(path, dead),
             self._recorder,
             descriptors_max=_descriptors_max(),
             monotonic_ns=self._world.clock.monotonic_ns,
@@ -127,7 +128,9 @@ class Capture:
                 await nursery.start(
                     control.serve, Home(settings.home).socket("capture", settings.mount_id), self._handlers()
                 )
-                descriptor = mounts.mount_fuse(path, mountpoint)
+                descriptor = mounts.mount_fuse(path, mountpoint, dead)
+                if dead:
+                    logger.warning("took the place of the mount that a former process left at %s", mountpoint)
                 nursery.start_soon(self._tick)
                 nursery.start_soon(self._heed_signals)
                 self._state = "serving"
@@ -194,6 +197,10 @@ class Capture:
         """The file system is gone: journal what is left and close."""
         self._state = "stopping"
         self._unmounted.set()
+        try:
+            mounts.clear_layers(self._settings.mountpoint, self._dead)  # those that had to stay below ours
+        except OSError as error:
+            logger.warning("a former mount is left at %s: %s", self._settings.mountpoint, error)
         self._passthrough.settle()
         try:
             self._journal.close(self._stop_persists)

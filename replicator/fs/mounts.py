@@ -1,7 +1,12 @@
 """What may be mounted where, and the mounting itself.
 
-The decisions are pure functions of a parsed /proc/self/mountinfo. `mount_fuse` mounts by itself rather than
-through fusermount, because only so the kernel can be told to leave the umask to us (see `_MS_POSIXACL`).
+The decisions are pure functions of a parsed mountinfo. `mount_fuse` mounts by itself rather than through
+fusermount, because only so the kernel can be told to leave the umask to us (see `_MS_POSIXACL`).
+
+A capture that is killed leaves its mount behind, dead: every call there fails with ENOTCONN. That is what
+keeps applications from changing the directory below while nobody records it, so the dead mount stays until
+its successor is in place. The successor looks below it, and makes its own mount, in a mount namespace that
+only one thread sees.
 """
 
 import ctypes
@@ -9,7 +14,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from replicator.errors import NotPermittedError, ReplicatorError, UsageError
@@ -46,17 +52,25 @@ _PSEUDO_TYPES = frozenset(
         "tracefs",
     }
 )
-_MOUNTINFO = "/proc/self/mountinfo"
+_MOUNTINFO = "/proc/thread-self/mountinfo"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 # A FUSE file system mounted with this flag gets modes as the application gave them, and the umask beside
 # them. Without it the kernel applies the umask also where a default ACL must take its place.
 _MS_POSIXACL = 1 << 16
+_MS_REC = 1 << 14
+_MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
+_CLONE_NEWNS = 0x20000
 _OPEN_TREE = 428  # the same number on every architecture
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_MOVE_MOUNT = 429
+_MOVE_MOUNT_F_EMPTY_PATH = 0x004
+_MOVE_MOUNT_BENEATH = 0x200  # since Linux 6.5
 _AT_FDCWD = -100
+
+_DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})  # what a mount says whose process has ended
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -68,6 +82,8 @@ class MountEntry(NamedTuple):
     fstype: str
     source: str
     device: str  # major:minor
+    id: int
+    parent: int  # id of the mount it lies on
 
 
 class Captured(NamedTuple):
@@ -78,13 +94,14 @@ class Captured(NamedTuple):
 
 
 def parse_mountinfo(text: str) -> list[MountEntry]:
-    """Mounts in the order they were made: of several on one point the last one counts."""
+    """Mounts in the order of the kernel's list, which is not always the one they lie in on one point."""
     entries = []
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         fields, more = before.split(), after.split()
         if len(fields) >= 6 and len(more) >= 2:
-            entries.append(MountEntry(_unescape(fields[4]), more[0], _unescape(more[1]), fields[2]))
+            point, source = _unescape(fields[4]), _unescape(more[1])
+            entries.append(MountEntry(point, more[0], source, fields[2], int(fields[0]), int(fields[1])))
     return entries
 
 
@@ -106,17 +123,26 @@ def is_inside(path: str, directory: str) -> bool:
 
 
 def mount_at(point: str, mounts: Sequence[MountEntry]) -> MountEntry | None:
-    """The mount one sees at exactly this point."""
-    return next((entry for entry in reversed(mounts) if entry.point == point), None)
+    """The mount one sees at exactly this point: of several the one that none of the others lies on."""
+    here = [entry for entry in mounts if entry.point == point]
+    covered = {entry.parent for entry in here}
+    return next((entry for entry in reversed(here) if entry.id not in covered), None)
 
 
 def mount_over(path: str, mounts: Sequence[MountEntry]) -> MountEntry | None:
     """The mount that `path` lies on."""
-    best: MountEntry | None = None
-    for entry in mounts:
-        if is_inside(path, entry.point) and (best is None or len(entry.point) >= len(best.point)):
-            best = entry
-    return best
+    points = {entry.point for entry in mounts if is_inside(path, entry.point)}
+    return mount_at(max(points, key=len), mounts) if points else None
+
+
+def without(mounts: Sequence[MountEntry], layers: Collection[int]) -> list[MountEntry]:
+    """What is left if the mounts of these ids are taken away with all that is mounted on them."""
+    gone = set(layers)
+    size = -1
+    while size != len(gone):  # a mount may be listed before the one it lies on
+        size = len(gone)
+        gone |= {entry.id for entry in mounts if entry.parent in gone}
+    return [entry for entry in mounts if entry.id not in gone]
 
 
 def check_mount(
@@ -183,70 +209,194 @@ def resolve(path: str) -> str:
     try:
         mode = os.stat(real).st_mode
     except OSError as error:
+        if error.errno in _DEAD and _is_capture(mount_at(real, read_mountinfo())):
+            return real  # only directories are captured
         raise UsageError(f"{path}: {os.strerror(error.errno or errno.EIO)}") from None
     if not stat.S_ISDIR(mode):
         raise UsageError(f"{path} is not a directory")
     return real
 
 
-def clear_stale(mountpoint: str) -> bool:
-    """Unmount what a capture that no longer runs has left at `mountpoint`. Whether there was something.
+def _is_capture(entry: MountEntry | None) -> bool:
+    return entry is not None and entry.fstype == FSTYPE
+
+
+def dead_layers(mountpoint: str) -> frozenset[int]:
+    """Ids of the mounts that captures which no longer run have left at `mountpoint`.
 
     Raises UsageError if a running capture has it.
     """
-    cleared = False
-    while True:
-        entry = mount_at(mountpoint, read_mountinfo())
-        if entry is None or entry.fstype != FSTYPE:
-            return cleared
+    entries = read_mountinfo()
+    if not _is_capture(mount_at(mountpoint, entries)):
+        return frozenset()
+    try:
+        os.statvfs(mountpoint)  # is answered by the serving process, never from a cache
+    except OSError as error:
+        if error.errno not in _DEAD:
+            raise
+        return frozenset(entry.id for entry in entries if entry.point == mountpoint and _is_capture(entry))
+    raise UsageError(f"{mountpoint} is captured already, by another process")
+
+
+def clear_layers(mountpoint: str, layers: Collection[int]) -> None:
+    """Unmount those of the mounts with these ids that nothing else lies on, the newest first.
+
+    Raises OSError.
+    """
+    while (
+        (entry := mount_at(mountpoint, read_mountinfo())) is not None
+        and entry.id in layers
+        and _is_capture(entry)  # ids are used again
+    ):
+        # By descriptor: whoever else unmounts here at the same time must not make us take away the next one.
+        descriptor = os.open(mountpoint, os.O_PATH | os.O_CLOEXEC)
         try:
-            os.statvfs(mountpoint)  # is answered by the serving process, never from a cache
-        except OSError as error:
-            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-                raise
-        else:
-            raise UsageError(f"{mountpoint} is captured already, by another process")
-        unmount(mountpoint, lazy=True)
-        cleared = True
+            if _mount_id(descriptor) != entry.id:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mountpoint)
+            unmount(f"/proc/self/fd/{descriptor}", lazy=True)
+        finally:
+            os.close(descriptor)
 
 
-def open_root(path: str) -> int:
+def _mount_id(descriptor: int) -> int:
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+
+
+def clear_stale(mountpoint: str) -> bool:
+    """Unmount what captures that no longer run have left at `mountpoint`. Whether there was something.
+
+    Not for a successor (see `mount_fuse`): the directory below is open to everybody from then on. Raises
+    UsageError if a running capture has it, OSError.
+    """
+    layers = dead_layers(mountpoint)
+    clear_layers(mountpoint, layers)
+    return bool(layers)
+
+
+def open_root(path: str, dead: Collection[int] = ()) -> int:
     """A descriptor of the directory that stays what it is when something is mounted over it. Raises OSError.
 
     It is a mount of its own where the kernel can make one, so that even unmounting the original does not take
-    it away; else O_PATH.
+    it away; else O_PATH. With `dead` (see `dead_layers`) it is the directory below what captures have left
+    there, which stays in place.
     """
-    descriptor: int = _libc.syscall(
-        _OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
-    )
-    if descriptor >= 0:
-        return descriptor
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _in_own_namespace(lambda: _open_uncovered(path)) if dead else _open_directory(path)
 
 
-def mount_fuse(source: str, mountpoint: str) -> int:
-    """Mount a FUSE file system for all users; returns the descriptor to serve it by. Needs root."""
+def _open_directory(path: str) -> int:
+    try:
+        return _clone(path)
+    except OSError:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open_uncovered(path: str) -> int:
+    while _is_capture(mount_at(path, read_mountinfo())):
+        unmount(path, lazy=True)
+    return _open_directory(path)
+
+
+def mount_fuse(source: str, mountpoint: str, dead: Collection[int] = ()) -> int:
+    """Mount a FUSE file system for all users; returns the descriptor to serve it by. Needs root.
+
+    With `dead` (see `dead_layers`) it takes the place of those mounts at once: at no moment does anybody
+    reach the directory below. A kernel that cannot do that (before Linux 6.5) keeps them below the new mount,
+    to be removed after it, with `clear_layers`.
+    """
     try:
         descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise NotPermittedError(
             f"cannot open /dev/fuse: {os.strerror(error.errno or errno.EIO)}; is the fuse module loaded?"
         ) from None
+    try:
+        if dead:
+            _replace(source, mountpoint, descriptor, dead)
+        else:
+            _mount(source, mountpoint, descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno == errno.EPERM:
+            raise NotPermittedError(f"cannot mount {mountpoint}: this needs root") from None
+        raise ReplicatorError(f"cannot mount {mountpoint}: {os.strerror(error.errno or errno.EIO)}") from None
+    return descriptor
+
+
+def _mount(source: str, mountpoint: str, descriptor: int) -> None:
     data = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other"
-    result = _libc.mount(
-        os.fsencode(source), os.fsencode(mountpoint), FSTYPE.encode(), _MS_POSIXACL, data.encode()
+    _check(
+        _libc.mount(
+            os.fsencode(source), os.fsencode(mountpoint), FSTYPE.encode(), _MS_POSIXACL, data.encode()
+        ),
+        mountpoint,
     )
+
+
+def _replace(source: str, mountpoint: str, descriptor: int, dead: Collection[int]) -> None:
+    """Slip a new mount in below the dead one, then take that away."""
+
+    def make() -> int:
+        _mount(source, mountpoint, descriptor)
+        return _clone(mountpoint)
+
+    # Made where nobody sees it: mount(2) only mounts on top, and what is already mounted cannot go beneath.
+    mount = _in_own_namespace(make)
+    try:
+        try:
+            _move_mount(mount, mountpoint, _MOVE_MOUNT_BENEATH)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _move_mount(mount, mountpoint, 0)
+    finally:
+        os.close(mount)
+    clear_layers(mountpoint, dead)
+
+
+def _move_mount(mount: int, mountpoint: str, flags: int) -> None:
+    point, flags = os.fsencode(mountpoint), flags | _MOVE_MOUNT_F_EMPTY_PATH
+    _check(_libc.syscall(_MOVE_MOUNT, mount, b"", _AT_FDCWD, point, flags), mountpoint)
+
+
+def _clone(path: str) -> int:
+    """A mount of its own of what one sees at `path`, without what is mounted below. Raises OSError."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    return _check(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), path)
+
+
+def _in_own_namespace(function: Callable[[], int]) -> int:
+    """Call where nobody else sees what is mounted and unmounted; what it opens stays usable everywhere.
+
+    In a thread, as a namespace cannot be left again. Raises what the function raises, and OSError.
+    """
+    outcome: list[int | BaseException] = []
+
+    def run() -> None:
+        try:
+            _check(_libc.unshare(_CLONE_NEWNS), "unshare")
+            # Else an unmount here would be one everywhere.
+            _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "/")
+            outcome.append(function())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="own-namespace")
+    thread.start()
+    thread.join()
+    (result,) = outcome
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _check(result: int, path: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
-        os.close(descriptor)
-        if number == errno.EPERM:
-            raise NotPermittedError(f"cannot mount {mountpoint}: this needs root")
-        raise ReplicatorError(f"cannot mount {mountpoint}: {os.strerror(number)}")
-    return descriptor
+        raise OSError(number, os.strerror(number), path)
+    return result
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     """umount2(2). Raises OSError: EBUSY while something is open below, unless `lazy`."""
-    if _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH if lazy else 0) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), mountpoint)
+    _check(_libc.umount2(os.fsencode(mountpoint), _MNT_DETACH if lazy else 0), mountpoint)

@@ -672,6 +672,8 @@ class Passthrough:
         if self._notes is not None:
             paths |= dict.fromkeys(self._notes.previous)
         self._mtimes.tell_previous(paths)
+        if self._notes is not None:
+            self._notes.clear()  # told once is enough, if this process is killed as well
 
     def _is_lost(self, node: Node) -> bool:
         """Whether a node without a path lives on under a name that a search did not find."""

@@ -21,6 +21,7 @@ from replicator.agent.capture import CaptureSettings
 from replicator.agent.control import Control
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
+from replicator.fs.mounts import FSTYPE, read_mountinfo
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.recorder import Recorder
@@ -171,7 +172,10 @@ class CaptureMount:
         beside: bool = False,
         active: Iterable[bytes] = (b"",),
         settings: dict[str, Any] | None = None,
+        program: tuple[str, ...] = ("-m", "replicator.agent.capture"),
     ) -> None:
+        """`program`: arguments of the interpreter that make it a capture."""
+        self._program = program
         self.source = base / "src"
         self.mountpoint = base / "mnt" if beside else self.source
         self.settings = CaptureSettings(
@@ -220,7 +224,7 @@ class CaptureMount:
         self._arguments.write_bytes(msgspec.json.encode(self.settings))
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "replicator.agent.capture", "--arguments", str(self._arguments)],
+                [sys.executable, *self._program, "--arguments", str(self._arguments)],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": _PACKAGE_PARENT},
@@ -262,7 +266,8 @@ class CaptureMount:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(CALL_TIMEOUT_S)
-        subprocess.run(["umount", "-l", self.mountpoint], capture_output=True, timeout=10, check=False)
+        for _ in range(self.layers):
+            subprocess.run(["umount", "-l", self.mountpoint], capture_output=True, timeout=10, check=False)
 
     @property
     def is_mounted(self) -> bool:
@@ -270,8 +275,12 @@ class CaptureMount:
             os.statvfs(self.mountpoint)
         except OSError as error:
             assert error.errno == errno.ENOTCONN, error
-        with open("/proc/self/mountinfo") as file:
-            return any(line.split()[4] == str(self.mountpoint) for line in file)
+        return self.layers > 0
+
+    @property
+    def layers(self) -> int:
+        """File systems of ours at the mountpoint, dead ones included."""
+        return sum(e.point == str(self.mountpoint) and e.fstype == FSTYPE for e in read_mountinfo())
 
     # --- what it captured ---
 

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import UsageError
-from replicator.fs.mounts import Captured, check_mount, mount_at, mount_over, parse_mountinfo, resolve
+from replicator.fs.mounts import (
+    Captured,
+    check_mount,
+    mount_at,
+    mount_over,
+    parse_mountinfo,
+    resolve,
+    without,
+)
 
 MOUNTINFO = r"""
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -14,7 +22,7 @@ MOUNTINFO = r"""
 25 22 8:2 / /srv rw,relatime - xfs /dev/sda2 rw
 26 25 8:3 / /srv/big\040disk\134x rw,relatime - ext4 /dev/sda3 rw
 27 22 0:40 / /data rw,relatime - fuse.replicator /data rw,user_id=0
-28 22 0:41 / /srv rw,relatime - xfs /dev/sdb1 rw
+28 25 0:41 / /srv rw,relatime - xfs /dev/sdb1 rw
 29 22 0:42 / /dev rw - devtmpfs devtmpfs rw
 """
 MOUNTS = parse_mountinfo(MOUNTINFO)
@@ -26,7 +34,7 @@ def test_mountinfo_is_parsed_with_escapes_and_optional_fields() -> None:
     assert MOUNTS[2].fstype == "sysfs"
 
 
-def test_of_several_mounts_on_one_point_the_last_counts() -> None:
+def test_of_several_mounts_on_one_point_the_topmost_counts() -> None:
     at = mount_at("/srv", MOUNTS)
     assert at is not None
     assert at.source == "/dev/sdb1"
@@ -37,6 +45,22 @@ def test_of_several_mounts_on_one_point_the_last_counts() -> None:
     root = mount_over("/srvx", MOUNTS)
     assert root is not None
     assert root.point == "/"
+
+
+def test_a_mount_beneath_another_is_listed_after_it_and_does_not_count() -> None:
+    text = "40 60 0:1 / /d rw - fuse.replicator /d rw\n60 22 0:2 / /d rw - fuse.replicator /d rw\n"
+    mounts = parse_mountinfo(MOUNTINFO + text)
+    for found in (mount_at("/d", mounts), mount_over("/d/e", mounts)):
+        assert found is not None
+        assert (found.id, found.device) == (40, "0:1")
+
+
+def test_without_a_mount_there_is_nothing_that_was_mounted_on_it() -> None:
+    text = "51 50 0:1 / /data/in/er rw - tmpfs t rw\n50 27 0:2 / /data/in rw - ext4 /dev/x rw\n"
+    mounts = parse_mountinfo(text + MOUNTINFO)
+    assert [entry.id for entry in without(mounts, {27})] == [22, 23, 24, 25, 26, 28, 29]
+    assert without(mounts, ()) == mounts
+    check_mount("/data", "/data", without(mounts, {27}))
 
 
 @pytest.mark.parametrize("path", ["/home/a", "/srv/small", "/home"])
