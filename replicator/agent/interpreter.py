@@ -9,8 +9,8 @@ from replicator import limits
 def tune() -> None:
     """Call once everything is imported.
 
-    What is loaded by then lives as long as the process: the collector need not look at it again and again. What a
-    batch makes dies by reference counts; the collector only has to find the rare cycle.
+    What is loaded by then lives as long as the process: the collector need not look at it again and again.
+    What a batch makes dies by reference counts; the collector only has to find the rare cycle.
     """
     sys.setswitchinterval(limits.THREAD_SWITCH_S)
     gc.collect()

@@ -31,7 +31,11 @@ def add(
     """Capture every change below PATH from now on, also after a restart."""
     mount = agent(context).post(
         "mounts",
-        body={"path": absolute(path), "mountpoint": absolute(at) if at is not None else None, "binding": binding},
+        body={
+            "path": absolute(path),
+            "mountpoint": absolute(at) if at is not None else None,
+            "binding": binding,
+        },
     )
     output.emit(mount, json, "mount_added")
 

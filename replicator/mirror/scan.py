@@ -309,8 +309,8 @@ class Source:
                     extents = ((0, len(data)),) if data else ()
                 else:
                     data, extents = _read_extents(descriptor, size)
-            # After the content, so that size and times are not older than what was read. If it grew meanwhile,
-            # the write that did it is in the journal behind this place.
+            # After the content, so that size and times are not older than what was read. If it grew
+            # meanwhile, the write that did it is in the journal behind this place.
             state = os.fstat(descriptor)
             identity, links = identity_of(state), state.st_nlink
             attributes, xattrs = attributes_of(state), read_xattrs(descriptor, readable=True)

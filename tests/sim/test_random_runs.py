@@ -47,7 +47,7 @@ async def one_run(seed: int, *, kind: str, stale: bool, faults: bool) -> None:
             await trio.sleep(chance.choice((0, 0.0002, 0.001, 0.01)))
             if faults and chance.random() < 0.08:
                 await _fault(simulation, chance)
-        # The old copy was made by a tool that has its own idea of holes, and equal size and time are believed.
+        # The old copy was made by a tool with its own idea of holes, and equal size and time are believed.
         ignore = frozenset({"holes"}) if stale else frozenset()
         await simulation.drained()
         simulation.assert_equal(ignore)
