@@ -531,8 +531,11 @@ class Receiver:
         except msgspec.DecodeError as error:
             raise RemoteProtocolError(f"pieces cannot be decoded: {error}") from None
         self._journal_id(batch.journal)
+        if batch.number != head.number:
+            raise RemoteProtocolError(f"pieces {batch.number} came as {head.number}")
         if batch.number <= received.batches:
             return  # a repetition
+        self.replica.remember(batch, len(data))
         await self._append(head, data)
 
     async def _append(self, frame: Frame, data: Buffer = b"") -> None:
@@ -561,7 +564,7 @@ class Receiver:
             journal_id = received.journals[frame.journal]
             received.marks[journal_id] = Position(frame.last.sequence, frame.last.chain)
         elif isinstance(frame, PieceBatch):
-            received.batches = decode_batch(memoryview(data)).number
+            received.batches = frame.number
         elif isinstance(frame, MirrorBegin):
             received.mirroring, received.mirror_id, received.batches = True, frame.mirror_id, 0
         elif isinstance(frame, MirrorEnd):

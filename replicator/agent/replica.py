@@ -105,10 +105,16 @@ class Replica:
         self._since_breath = 0
         self._breath_ns = 0
         self._in_doubt = False
+        self._decoded: dict[int, Batch] = {}  # by number: what need not be decoded again
         self._given_up: set[bytes] = set()  # paths that failed for too long, until a mirror brings them
         self._stale_descriptors = False  # the tree was synced: a good time to look at it afresh
 
     # --- what others ask for ---
+
+    def remember(self, batch: Batch, size: int) -> None:
+        """This batch was decoded when it arrived and will soon come out of the spool. Kept if that is little."""
+        if len(self._decoded) * size < limits.PIECE_BYTES_IN_FLIGHT:
+            self._decoded[batch.number] = batch
 
     def wake(self) -> None:
         """There is something new in the spool."""
@@ -183,7 +189,7 @@ class Replica:
         if isinstance(head, Records | Derived):
             await self._apply_records(frame, head)
         elif isinstance(head, PieceBatch):
-            await self._place(frame)
+            await self._place(frame, head.number)
         elif isinstance(head, MirrorBegin):
             await self._begin_mirror(head)
             self._frame_done(frame, batches=0)
@@ -308,8 +314,8 @@ class Replica:
         self._since_breath = 0
         self._breath_ns = self._world.clock.monotonic_ns()
 
-    async def _place(self, frame: Spooled) -> None:
-        batch: Batch = decode_batch(frame.data)
+    async def _place(self, frame: Spooled, number: int) -> None:
+        batch = self._decoded.pop(number, None) or decode_batch(frame.data)
         self._in_doubt = False  # placing the same batch twice gives the same tree
         delay_s = limits.APPLY_RETRY_FIRST_S
         while True:
@@ -380,6 +386,7 @@ class Replica:
         self.refused.clear()
         self._save_refused([])
         self._given_up.clear()
+        self._decoded.clear()
         self.tree.forget_links()
         self._set_data_state(TargetDataState.MIRRORING)
         await self._save(durable=False, mirroring=True, mirror_id=begin.mirror_id)

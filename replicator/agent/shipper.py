@@ -471,7 +471,7 @@ class Shipper:
         self.batches += 1
         batch = Batch(self.batches, flow.index, tuple(f.entry for f in entries if f.entry is not None))
         data = encode_batch(batch)
-        out.append(Shipment(PieceBatch(), data))
+        out.append(Shipment(PieceBatch(self.batches), data))
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in entries]
         self.sent_batches.append(SentBatch(self.batches, len(data), flow, kept))

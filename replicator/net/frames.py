@@ -143,7 +143,9 @@ class Derived(StreamHead, frozen=True):
 
 
 class PieceBatch(Frame, frozen=True):
-    """Head of BATCH: the bytes that follow are an encoded pieces.Batch."""
+    """Head of BATCH: the bytes that follow are an encoded pieces.Batch of this number."""
+
+    number: Count = 0
 
 
 class MirrorBegin(Frame, frozen=True):

@@ -163,4 +163,4 @@ class ScriptedSession:
         await self.session.send(frame, data)
 
     async def send_batch(self, batch: Batch) -> None:
-        await self.session.send(PieceBatch(), encode_batch(batch))
+        await self.session.send(PieceBatch(batch.number), encode_batch(batch))
