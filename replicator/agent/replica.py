@@ -112,7 +112,7 @@ class Replica:
     # --- what others ask for ---
 
     def remember(self, batch: Batch, size: int) -> None:
-        """This batch was decoded when it arrived and will soon come out of the spool: kept if it is little."""
+        """This batch was decoded when it arrived and will come out of the spool soon: kept if little."""
         if len(self._decoded) * size < limits.PIECE_BYTES_IN_FLIGHT:
             self._decoded[batch.number] = batch
 
