@@ -85,12 +85,17 @@ class Children:
         """
         async with self._receivers_away(mount):
             await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
-            # Of a capture that was killed, and stopped before it came up again.
-            with suppress(UsageError, OSError):
-                await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
+
+    async def discard_mount(self, mount: Mount) -> None:
+        """Remove what a mount that is no longer captured has left: its journal, and a dead mount if its capture
+        was killed and stopped before it came up again.
+        """
+        with suppress(UsageError, OSError):
+            await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
+        await self.discard_journal(mount)
 
     async def discard_journal(self, mount: Mount) -> None:
-        """Remove what the journal of a mount that is no longer captured has left in memory and on disk."""
+        """Remove what a journal that nobody writes or reads has left in memory and on disk."""
         settings = self._journal(mount)
         for directory in (settings.memory_directory, settings.disk_directory):
             await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))

@@ -240,7 +240,7 @@ class Service:
         view = await self._mount_view(mount)
         await self.children.stop_capture(mount, force=force, persist=False)
         await self._save(mounts=tuple(m for m in self.state.mounts if m.id != mount.id))
-        await self.children.discard_journal(mount)
+        await self.children.discard_mount(mount)
         self.events.add(events.MOUNT_REMOVED, path=mount.path)
         return view
 
