@@ -87,8 +87,8 @@ class Children:
             await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
 
     async def discard_mount(self, mount: Mount) -> None:
-        """Remove what a mount that is no longer captured has left: its journal, and a dead mount if its capture
-        was killed and stopped before it came up again.
+        """Remove what a mount that is no longer captured has left: its journal, and a dead mount, if its
+        capture was killed and stopped before it came up again.
         """
         with suppress(UsageError, OSError):
             await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
