@@ -166,8 +166,8 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
     ring = EventRing(time.time_ns, log.write)
     identity = load_identity(home.identity, name)
     memory = memory_directory(config.queue.memory_directory, identity.uuid)
-    create_memory_directory(memory)
     listeners = await open_listeners(listen)
+    create_memory_directory(memory)  # after what may be refused: nobody would remove it
     listen = Address(listen.host, listeners[0].socket.getsockname()[1])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
