@@ -1,0 +1,272 @@
+"""Several captured directories and connections in one process: real senders and receivers, real trees,
+everything else simulated, as in `kit.simulation`.
+
+    async with topology(seed) as net:
+        data = net.mount("data")
+        one = net.connect([data], "backup")          # mirrored and replicated from here on
+        data.source.create(b"file")
+        await one.drained()
+        one.assert_equal()
+
+All mounts are on the host "source"; each connection ends on a host of its own name. Same seed, same run.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from kit.links import Network
+from kit.recording import Source
+from kit.simulation import PORT, SimulatedWorld, simulated_world
+from kit.trees import assert_same_tree
+from replicator.agent.flow import Flow
+from replicator.agent.receiver import Receiver, ReceiverArguments
+from replicator.agent.sender import JournalArguments, MapArguments, Sender, SenderArguments, SenderOptions
+from replicator.fs import credentials
+from replicator.mirror.scan import Source as SourceTree
+from replicator.ops import Record
+from replicator.queue.cursor import Cursor
+from replicator.queue.journal import JournalWriter
+from replicator.queue.settings import JournalSettings
+from replicator.repset import Filter, ReplicationSet, Rule, compile_filter
+from replicator.status import ConnectionStatus
+
+SEGMENT_BYTES = 64 * 1024
+TICK_S = 0.25  # as a capture's: it collects its journal, and records what was lost
+SOURCE = "source"
+
+
+class Mount:
+    """A captured directory: change it by `source`, which journals as its capture would."""
+
+    def __init__(self, world: SimulatedWorld, root: Path, number: int, **limits: int) -> None:
+        root.mkdir()
+        self.root = root
+        self.journal_id = str(uuid.UUID(int=number))
+        directory = f"journal-{number}"
+        self.settings = JournalSettings(
+            f"/memory/{directory}", f"/home/queue/{directory}", segment_bytes=SEGMENT_BYTES, **limits
+        )
+        self.writer = JournalWriter.open(world, self.settings, self.journal_id)
+        self.source = Source(root, self.journal)
+        self.lost = 0
+
+    def journal(self, record: Record) -> None:
+        if not self.writer.has_readers:
+            return
+        taken = self.writer.append(
+            record.kind,
+            record.path,
+            path2=record.path2,
+            payload=record.payload,
+            flags=record.flags,
+            inode=record.inode,
+            arg0=record.arg0,
+            arg1=record.arg1,
+        )
+        self.lost += not taken
+
+    def settle(self) -> int:
+        """Everything is closed and quiet. Returns the sequence a target must have applied to equal it."""
+        self.source.settle()
+        return self.writer.position.sequence + (not self.writer.record_losses())
+
+    async def tick(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            self.writer.collect()
+            self.writer.record_losses()
+
+
+class Connection:
+    """One set with one target: a sender on the source, a receiver on `host`."""
+
+    def __init__(
+        self,
+        net: "Topology",
+        mounts: Sequence[Mount],
+        host: str,
+        repset: ReplicationSet,
+        options: SenderOptions,
+    ) -> None:
+        self._net = net
+        self._host = host
+        self._options = options
+        self._repset = repset
+        self._uuid = str(uuid.UUID(int=1000 + len(net.connections)))
+        self._world = simulated_world(net.seed * 7 + 100 + len(net.connections), net.dial)
+        self._scope = trio.CancelScope()
+        self.mounts = list(mounts)
+        self.target = net.directory / host
+        self.sender: Sender | None = None
+
+    def copy_of(self, mount: Mount) -> Path:
+        """Where the target has what a mount has."""
+        return self.target / mount.root.name
+
+    # --- its two processes ---
+
+    def start_sender(self) -> None:
+        home = f"/home/{self._host}"
+        journals = [
+            JournalArguments(
+                m.journal_id, str(m.root), "", m.settings.memory_directory, m.settings.disk_directory
+            )
+            for m in self.mounts
+        ]
+        maps = [MapArguments(index, "", str(self.copy_of(m))) for index, m in enumerate(self.mounts)]
+        arguments = SenderArguments(
+            home=home,
+            connection_uuid=self._uuid,
+            agent_uuid="source-agent",
+            agent_name=SOURCE,
+            target_host=self._host,
+            target_port=PORT,
+            repset=self._repset,
+            journals=journals,
+            maps=maps,
+            options=self._options,
+        )
+        flows = [self._flow(index, mount) for index, mount in enumerate(self.mounts)]
+        self.sender = Sender(self._net.world, arguments, flows)
+        self._net.nursery.start_soon(self._run_sender, self.sender, flows)
+
+    def _flow(self, index: int, mount: Mount) -> Flow:
+        def make_filter() -> Filter:
+            return compile_filter(self._repset, os.fsencode(mount.root))
+
+        tree = SourceTree(os.open(mount.root, os.O_RDONLY | os.O_DIRECTORY), make_filter)
+        opened = partial(Cursor.open, self._net.world, mount.settings, mount.journal_id)
+        return Flow(
+            index, mount.journal_id, opened(self._uuid, create=True), opened(None), make_filter(), tree
+        )
+
+    async def _run_sender(self, sender: Sender, flows: list[Flow]) -> None:
+        await sender.run()
+        for flow in flows:
+            flow.source.close()
+            if not sender.removed:
+                flow.cursor.close()
+
+    def start_receiver(self) -> None:
+        # The table of hard links is SQLite's own business, so that directory is real.
+        home = self._net.directory / f"home-{self._host}"
+        (home / "target" / self._uuid).mkdir(parents=True, exist_ok=True)
+        arguments = ReceiverArguments(
+            home=str(home),
+            connection_uuid=self._uuid,
+            agent_uuid=f"{self._host}-agent",
+            agent_name=self._host,
+            memory_directory="/memory/spool",
+            segment_bytes=SEGMENT_BYTES,
+        )
+        self.target.mkdir(exist_ok=True)
+        self._net.nursery.start_soon(self._run_receiver, Receiver(self._world, arguments))
+
+    async def _run_receiver(self, receiver: Receiver) -> None:
+        incoming = self._net.network.listen(self._host, PORT)
+
+        async def listen() -> None:
+            async with incoming:
+                async for stream in incoming:
+                    receiver.adopt(stream)
+
+        self._scope = trio.CancelScope()
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listen)
+                await receiver.run()
+                nursery.cancel_scope.cancel()
+
+    async def kill_receiver(self) -> None:
+        """As SIGKILL does: what is in memory is gone, what was written stays."""
+        self._scope.cancel()
+        self._net.network.close_listener(self._host, PORT)
+        self._net.network.cut(SOURCE, self._host)
+        await trio.testing.wait_all_tasks_blocked()
+
+    # --- looking ---
+
+    @property
+    def running(self) -> Sender:
+        assert self.sender is not None
+        return self.sender
+
+    @property
+    def status(self) -> ConnectionStatus:
+        return self.running.status()
+
+    async def applied(self, timeout_s: float = 600) -> bool:
+        """Whether, in that time, everything captured was applied and no mirror ran any more."""
+        sequences = {mount.journal_id: mount.settle() for mount in self.mounts}
+        return await self.running.wait(sequences, timeout_s)
+
+    async def drained(self) -> None:
+        assert await self.applied(), self.status
+
+    def assert_equal(self, ignore: frozenset[str] = frozenset()) -> None:
+        for mount in self.mounts:
+            assert_same_tree(mount.root, self.copy_of(mount), ignore)
+
+
+class Topology:
+    """Use `topology`."""
+
+    def __init__(self, seed: int, directory: Path, nursery: trio.Nursery) -> None:
+        self.seed = seed
+        self.directory = directory
+        self.nursery = nursery
+        self.network = Network(seed)
+        self.world = simulated_world(seed * 7 + 1, self.dial)
+        self.mounts: list[Mount] = []
+        self.connections: list[Connection] = []
+
+    async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
+        return await self.network.connect(SOURCE, host, port)
+
+    def mount(self, name: str, **limits: int) -> Mount:
+        mount = Mount(self.world, self.directory / name, len(self.mounts) + 1, **limits)
+        self.mounts.append(mount)
+        self.nursery.start_soon(mount.tick)
+        return mount
+
+    def connect(
+        self,
+        mounts: Sequence[Mount],
+        host: str = "target",
+        *,
+        rules: Sequence[Rule] = (),
+        options: SenderOptions | None = None,
+        start: bool = True,
+    ) -> Connection:
+        """A connection of a set; without `rules` it is all of `mounts`."""
+        rules = rules or [Rule(str(mount.root)) for mount in mounts]
+        repset = ReplicationSet(name="set", generation=1, rules=tuple(rules))
+        connection = Connection(self, mounts, host, repset, options or SenderOptions(mirror="full"))
+        self.connections.append(connection)
+        if start:
+            connection.start_receiver()
+            connection.start_sender()
+        return connection
+
+
+@contextlib.asynccontextmanager
+async def topology(seed: int = 1) -> AsyncIterator[Topology]:
+    """Its trees are removed in the end."""
+    credentials.prepare_process()
+    directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield Topology(seed, directory, nursery)
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        shutil.rmtree(directory)
