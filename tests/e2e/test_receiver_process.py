@@ -32,7 +32,7 @@ pytestmark = pytest.mark.e2e
 class ReceiverProcess:
     def __init__(self, directory: Path) -> None:
         self.target = directory / "target"
-        self.memory = directory / "memory"
+        self.memory = directory / "memory" / "spool"
         self.home = directory / "home"
         (self.home / "run").mkdir(parents=True)
         self._arguments = directory / "arguments.json"
