@@ -66,17 +66,17 @@ def open_often(pair: Protected, journal_mode: str, looks: int, root: Path) -> li
         for number in range(looks):
             time.sleep(chance.uniform(0, PAUSE_MAX_S))
             scratch = root / f"{journal_mode}-{number}"
-            with frozen(receiver) as told:
+            with frozen(receiver) as still:
                 look = bank.examine(pair.copy, "bank", scratch)
             assert look.problems == [], f"look {number}: {scratch}"
-            frozen_at.append(told)
+            frozen_at.append(still)
             found.append(look)
         said = "".join(writer.stop() for writer in writers)
     committed = {line.split()[0]: float(line.split()[1]) for line in said.splitlines()}
     losses = []
-    for told, look in zip(frozen_at, found, strict=True):
-        missing = [when for which, when in committed.items() if when < told and which not in look.transfers]
-        losses.append(told - min(missing) if missing else 0.0)
+    for still, look in zip(frozen_at, found, strict=True):
+        missing = [when for which, when in committed.items() if when < still and which not in look.transfers]
+        losses.append(still - min(missing) if missing else 0.0)
     pair.assert_equal()
     assert bank.examine(pair.copy, "bank", root / f"{journal_mode}-end").transfers == set(committed)
     assert len({len(look.transfers) for look in found}) > looks / 2

@@ -22,12 +22,11 @@ STOP_TIMEOUT_S = 10.0
 
 @contextmanager
 def frozen(process_id: int) -> Iterator[float]:
-    """All threads of a process stand still inside. Gives the wall-clock time at which it was told to."""
-    told = time.time()
+    """All threads of a process stand still inside. Gives the wall-clock time from which on they surely do."""
     os.kill(process_id, signal.SIGSTOP)
     try:
         _wait_stopped(process_id)
-        yield told
+        yield time.time()
     finally:
         os.kill(process_id, signal.SIGCONT)
 
