@@ -63,6 +63,7 @@ class LockedError(ReplicatorError):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with a code of `errors.ExitCode`; users' mistakes are one line on stderr."""
     options = _parser().parse_args(arguments)
+    os.umask(0o077)  # what an agent keeps is root's, whatever it was started with
     try:
         if os.geteuid() != 0:
             raise NotPermittedError("dtd must run as root: it mounts file systems and keeps owners of files")

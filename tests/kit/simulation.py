@@ -26,7 +26,6 @@ from kit.trees import assert_same_tree
 from replicator.agent.flow import Flow
 from replicator.agent.receiver import Receiver, ReceiverArguments
 from replicator.agent.sender import JournalArguments, MapArguments, Sender, SenderArguments, SenderOptions
-from replicator.fs import credentials
 from replicator.mirror.scan import Source as SourceTree
 from replicator.ops import Record
 from replicator.queue.cursor import Cursor
@@ -253,7 +252,7 @@ async def simulate(
 
     `rules` makes the set's rules from the source directory.
     """
-    credentials.prepare_process()
+    umask = os.umask(0)
     directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
     try:
         async with trio.open_nursery() as nursery:
@@ -267,4 +266,5 @@ async def simulate(
             finally:
                 nursery.cancel_scope.cancel()
     finally:
+        os.umask(umask)
         shutil.rmtree(directory)
