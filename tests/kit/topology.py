@@ -29,7 +29,6 @@ from kit.trees import assert_same_tree
 from replicator.agent.flow import Flow
 from replicator.agent.receiver import Receiver, ReceiverArguments
 from replicator.agent.sender import JournalArguments, MapArguments, Sender, SenderArguments, SenderOptions
-from replicator.fs import credentials
 from replicator.mirror.scan import Source as SourceTree
 from replicator.ops import Record
 from replicator.queue.cursor import Cursor
@@ -260,7 +259,7 @@ class Topology:
 @contextlib.asynccontextmanager
 async def topology(seed: int = 1) -> AsyncIterator[Topology]:
     """Its trees are removed in the end."""
-    credentials.prepare_process()
+    umask = os.umask(0)
     directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
     try:
         async with trio.open_nursery() as nursery:
@@ -269,4 +268,5 @@ async def topology(seed: int = 1) -> AsyncIterator[Topology]:
             finally:
                 nursery.cancel_scope.cancel()
     finally:
+        os.umask(umask)
         shutil.rmtree(directory)
