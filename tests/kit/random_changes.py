@@ -17,6 +17,7 @@ class RandomChanges:
     """Each `step` tries changes until the kernel accepts one."""
 
     def __init__(self, source: Source, chance: random.Random, *, specials: bool = True) -> None:
+        self.restores_times = True  # whether a change may hide behind an unchanged size and mtime
         self._source = source
         self._chance = chance
         self._kinds = [
@@ -79,6 +80,8 @@ class RandomChanges:
 
     def _write_and_restore_time(self) -> None:
         """The same size and mtime afterwards: what a comparison by these two must not be fooled by."""
+        if not self.restores_times:
+            raise OSError("not now")
         path = self._file()
         state = os.lstat(self._source.at(path))
         if not state.st_size:

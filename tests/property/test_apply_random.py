@@ -164,8 +164,8 @@ def test_every_record_may_be_repeated_in_doubt(operations: list[_Operation], tol
                 applier.apply(record, tolerant=tolerant)
             with Root(target_path) as root:  # killed after the operation: the same record again
                 Applier([(b"", root)]).apply(record, tolerant=tolerant, in_doubt=True, intent=intent)
-        # A repeated operation changes the mtime of the directory it is in, unless it is recognised; and one
-        # done by hand, because the file system cannot, may fill a hole.
+        # A repeated operation changes the mtime of its directory, unless it is recognised; one that is done
+        # by hand, because the file system cannot do it, may fill a hole.
         assert_same_tree(source_path, target_path, frozenset({"holes"}))
 
 
