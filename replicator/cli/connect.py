@@ -114,7 +114,8 @@ def _pair(text: str) -> dict[str, str]:
 
 
 def _destination(text: str) -> str:
-    """A local path as the user sees it; anything with a host is the agent's to judge."""
-    if ":" in text.split("/", 1)[0]:
-        return text
-    return absolute(text)
+    """A path from here if it begins with a dot.
+
+    A bare name is left for the agent to refuse: it may be a host whose path was forgotten.
+    """
+    return absolute(text) if text.startswith(".") else text

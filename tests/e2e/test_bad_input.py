@@ -224,6 +224,7 @@ def test_destinations(shared: Agent, tmp_path: Path) -> None:
     for destination in (
         "",
         ":",
+        "backup",
         "host:",
         "127.0.0.1:99999:/copy",
         "127.0.0.1:0:/copy",
