@@ -225,7 +225,8 @@ HERE = os.getcwd()
             {"source": f"{HERE}/data", "destination": "backup:/d"},
             STATUS,
         ),
-        ("protect /d copy", "POST", "protect", {"source": "/d", "destination": f"{HERE}/copy"}, STATUS),
+        ("protect /d ./copy", "POST", "protect", {"source": "/d", "destination": f"{HERE}/copy"}, STATUS),
+        ("protect /d copy", "POST", "protect", {"source": "/d", "destination": "copy"}, STATUS),
         (
             "protect /d [::1]:1500:/d",
             "POST",
