@@ -114,8 +114,8 @@ def _pair(text: str) -> dict[str, str]:
 
 
 def _destination(text: str) -> str:
-    """A path from here if it begins with a dot.
+    """A path if it begins with a slash or a dot.
 
     A bare name is left for the agent to refuse: it may be a host whose path was forgotten.
     """
-    return absolute(text) if text.startswith(".") else text
+    return absolute(text) if text.startswith(("/", ".")) else text
