@@ -20,7 +20,16 @@ from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
 from replicator.fs.credentials import prepare_process
 from replicator.mirror.links import LinkTable
-from replicator.mirror.pieces import AnyEntry, Batch, File, Listing, Times, decode_batch, encode_batch
+from replicator.mirror.pieces import (
+    AnyEntry,
+    Batch,
+    Content,
+    File,
+    Listing,
+    Times,
+    decode_batch,
+    encode_batch,
+)
 from replicator.mirror.place import Placer
 from replicator.ops import CREATION_MASK, AttributeMask, Attributes, Identity, Kind, Record
 
@@ -82,11 +91,11 @@ def _batches(files: int, content: bytes) -> list[bytes]:
             size = 1024 + number % 4096
             data = content[:size]
             name = path + b"/file%d" % number
-            entries.append(File(name, Identity(number, 0), 1, _FILE, {}, size, ((0, size),), data))
+            entries.append(File(name, Identity(number, 0), 1, _FILE, {}, size, ((0, size),), Content(data)))
         entries.append(Times(path, 10**18))
     step = _ENTRIES_PER_BATCH
     return [
-        encode_batch(Batch(number, 0, tuple(entries[start : start + step])))
+        b"".join(encode_batch(Batch(number, 0, tuple(entries[start : start + step]))))
         for number, start in enumerate(range(0, len(entries), step))
     ]
 

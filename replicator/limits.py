@@ -98,6 +98,7 @@ SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog
+SPOOL_DRAIN_S = 0.5  # a piece waits this long for what is in the spool; then it is spooled itself
 SPOOL_RETRY_S = 0.5  # between two looks for room in a full spool
 POSITION_BYTES = 64 * KIB  # positions of all journals of one connection, as a receiver stores them
 JOURNALS = 256  # of one connection

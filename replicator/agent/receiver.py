@@ -535,8 +535,12 @@ class Receiver:
             raise RemoteProtocolError(f"pieces {batch.number} came as {head.number}")
         if batch.number <= received.batches:
             return  # a repetition
-        self.replica.remember(batch, len(data))
-        await self._append(head, data)
+        if not await self.replica.keeps_up() or not self.replica.place_now(batch):
+            await self._append(head, data)
+            return
+        # Stored in this order: a successor that finds it applied and not received is sent it again.
+        received.batches = batch.number
+        self._received_page.store(states.encode(received))
 
     async def _append(self, frame: Frame, data: Buffer = b"") -> None:
         """Into the spool. While that is full nothing is read from the network: the source waits, nothing is

@@ -30,7 +30,7 @@ from replicator.agent.replica_tree import Tree
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool, Spooled
 from replicator.errors import ReplicatorError
-from replicator.mirror.pieces import Batch, Refused, decode_batch, encode_refused
+from replicator.mirror.pieces import Batch, Listing, Refused, decode_batch, encode_refused
 from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
 from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record, shown
 from replicator.queue import record as codec
@@ -96,6 +96,7 @@ class Replica:
         self._changed = changed
         self._journals: tuple[str, ...] = ()
         self._wake = trio.Event()
+        self._idle = trio.Event()
         self._held = False  # pause or stop was asked for: look before the next operation
         self._paused = False
         self._stopping = False
@@ -105,16 +106,10 @@ class Replica:
         self._since_breath = 0
         self._breath_ns = 0
         self._in_doubt = False
-        self._decoded: dict[int, Batch] = {}  # by number: what need not be decoded again
         self._given_up: set[bytes] = set()  # paths that failed for too long, until a mirror brings them
         self._stale_descriptors = False  # the tree was synced: a good time to look at it afresh
 
     # --- what others ask for ---
-
-    def remember(self, batch: Batch, size: int) -> None:
-        """This batch was decoded when it arrived and will come out of the spool soon: kept if little."""
-        if len(self._decoded) * size < limits.PIECE_BYTES_IN_FLIGHT:
-            self._decoded[batch.number] = batch
 
     def wake(self) -> None:
         """There is something new in the spool."""
@@ -153,9 +148,7 @@ class Replica:
             while not self._stopping:
                 frame = self._spool.read() if not self._paused else None
                 if frame is not None:
-                    if self._stale_descriptors and self.tree is not None:
-                        self.tree.forget_descriptors()
-                        self._stale_descriptors = False
+                    self._look_afresh()
                     await self._apply_frame(frame)
                     self._since_breath += 1
                     if self._since_breath >= _BREATH_OPERATIONS:
@@ -166,6 +159,7 @@ class Replica:
                 else:
                     self._in_doubt = False
                     self.drained = True
+                    self._stir()
                     self._changed()
                 self._wake = trio.Event()
                 await self._wake.wait()
@@ -315,7 +309,7 @@ class Replica:
         self._breath_ns = self._world.clock.monotonic_ns()
 
     async def _place(self, frame: Spooled, number: int) -> None:
-        batch = self._decoded.pop(number, None) or decode_batch(frame.data)
+        batch = decode_batch(frame.data)
         self._in_doubt = False  # placing the same batch twice gives the same tree
         delay_s = limits.APPLY_RETRY_FIRST_S
         while True:
@@ -324,16 +318,11 @@ class Replica:
             tree = self.tree
             assert tree is not None
             try:
-                refused = await self._world.in_thread(partial(tree.place, batch))
+                refused = await self._world.in_thread(partial(_placed, tree, batch))
                 break
             except OSError as error:
                 await self._wait_to_retry(_reason(error), delay_s)
                 delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
-            except _FAILURES as error:
-                refused = [
-                    Refused(batch.journal, e.path, NO_IDENTITY, _reason(error), False) for e in batch.entries
-                ]
-                break
         if self.status is TargetStatus.RETRYING:
             self._show(TargetStatus.OK, "")
         if refused:
@@ -341,6 +330,40 @@ class Replica:
         self._unsynced.set()
         self._frame_done(frame, batches=batch.number)
         self._changed()
+
+    async def keeps_up(self) -> bool:
+        """Wait a little for the end of the spool. False: applying it takes longer, or is held up."""
+        with trio.move_on_after(limits.SPOOL_DRAIN_S):
+            while not self.drained and not self._held and self.status is TargetStatus.OK:
+                await self._idle.wait()
+        return self.drained and not self._held
+
+    def place_now(self, batch: Batch) -> bool:
+        """Place a batch that has just arrived, past the spool. False: it cannot be now, so it belongs there.
+
+        Without a checkpoint. For a target that keeps up: whatever is in the spool comes first. A batch that a
+        kill interrupts was never received: the source reads it again.
+        """
+        tree = self.tree
+        if not self.drained or self._held or not self.state.mirroring or tree is None or _takes_long(batch):
+            return False
+        self._look_afresh()
+        try:
+            refused = _placed(tree, batch)
+        except OSError:
+            return False  # the target is ill: `run` shows it, and tries again
+        if refused:
+            self._refuse(refused, batch.number)
+        self._unsynced.set()
+        self.applied.batches = batch.number
+        self._page.store(encode(self.applied))
+        self._changed()
+        return True
+
+    def _look_afresh(self) -> None:
+        if self._stale_descriptors and self.tree is not None:
+            self.tree.forget_descriptors()
+            self._stale_descriptors = False
 
     def _frame_done(self, frame: Spooled, *, batches: int | None = None) -> None:
         applied = self.applied
@@ -386,7 +409,6 @@ class Replica:
         self.refused.clear()
         self._save_refused([])
         self._given_up.clear()
-        self._decoded.clear()
         self.tree.forget_links()
         self._set_data_state(TargetDataState.MIRRORING)
         await self._save(durable=False, mirroring=True, mirror_id=begin.mirror_id)
@@ -454,7 +476,13 @@ class Replica:
     def _show(self, status: TargetStatus, reason: str) -> None:
         if (status, reason) != (self.status, self.reason):
             self.status, self.reason = status, reason
+            self._stir()
             self._changed()
+
+    def _stir(self) -> None:
+        """Those who wait for the end of the spool look again."""
+        self._idle.set()
+        self._idle = trio.Event()
 
     # --- durability ---
 
@@ -495,6 +523,24 @@ class Replica:
             await self._world.in_thread(lambda: self._state_file.save(state, durable=durable))
             # Meanwhile the data state may have changed, and only that.
             self.state = msgspec.structs.replace(state, data_state=self.state.data_state)
+
+
+def _placed(tree: Tree, batch: Batch) -> list[Refused]:
+    """What was refused of it. OSError if the whole target is ill."""
+    try:
+        return tree.place(batch)
+    except OSError:
+        raise
+    except _FAILURES as error:
+        return [Refused(batch.journal, e.path, NO_IDENTITY, _reason(error), False) for e in batch.entries]
+
+
+def _takes_long(batch: Batch) -> bool:
+    """Whether heartbeats could be late: removing what the source lacks may mean whole trees."""
+    return any(
+        isinstance(entry, Listing) and (entry.exact or len(entry.directories) > limits.STEP_FILES)
+        for entry in batch.entries
+    )
 
 
 class _Stopped(Exception):

@@ -18,7 +18,7 @@ from replicator.errors import ReplicatorError
 from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
 from replicator.mirror.pieces import Abandon, Batch, Finish, LinkTo, Listing, Part, Same, Times, encode_batch
 from replicator.mirror.scan import Found
-from replicator.net.engine import Buffer
+from replicator.net.engine import Data
 from replicator.net.frames import Derived, Frame, Mark, MirrorBegin, MirrorEnd, PieceBatch, Records
 from replicator.net.session import Session
 from replicator.ops import (
@@ -58,7 +58,7 @@ class Shipment(NamedTuple):
     """A frame ready to be sent."""
 
     frame: Frame
-    data: Buffer | None
+    data: Data | None
 
 
 @dataclass
@@ -471,13 +471,14 @@ class Shipper:
         self.batches += 1
         batch = Batch(self.batches, flow.index, tuple(f.entry for f in entries if f.entry is not None))
         data = encode_batch(batch)
+        size = sum(map(len, data))
         out.append(Shipment(PieceBatch(self.batches), data))
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in entries]
-        self.sent_batches.append(SentBatch(self.batches, len(data), flow, kept))
-        self.piece_bytes_in_flight += len(data)
-        self.totals.sent_bytes += len(data)
-        self.totals.mirror_bytes += len(data)
+        self.sent_batches.append(SentBatch(self.batches, size, flow, kept))
+        self.piece_bytes_in_flight += size
+        self.totals.sent_bytes += size
+        self.totals.mirror_bytes += size
 
     def may_send_pieces(self) -> bool:
         """Whether the scanner may read on: mirror data in flight and in the queue is bounded, so replication

@@ -612,7 +612,7 @@ def _same_type(descriptor: int, record: Record) -> bool:
 # --- operations on descriptors ---
 
 
-def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+def write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of it: one pwrite(2), unless the kernel takes less."""
     written = os.pwrite(descriptor, data, offset)
     if written != len(data):

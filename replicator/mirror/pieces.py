@@ -2,14 +2,41 @@
 
 A piece stands in the ordered stream at a place (see docs/developers/architecture.md, "Ordering"). Paths are
 bytes relative to the captured root of one journal. One `Batch` travels as one frame: small entries are packed
-together.
+together. Contents of files stand behind the encoded entries, so that neither side copies them.
 """
+
+import struct
 
 import msgspec
 
 from replicator.ops import Attributes, Identity
 
 Xattrs = dict[bytes, bytes]
+Buffer = bytes | bytearray | memoryview
+
+
+class Content:
+    """Bytes of a file. Encoded, an entry has their number only: they follow, uncopied, in order."""
+
+    __slots__ = ("buffer",)
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.buffer = buffer
+
+    def __len__(self) -> int:
+        return len(self.buffer)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Content) and self.buffer == other.buffer
+
+    def __hash__(self) -> int:
+        return hash(bytes(self.buffer))
+
+    def __repr__(self) -> str:
+        return f"Content({bytes(self.buffer[:20])!r}, {len(self.buffer)} bytes)"
+
+
+NO_CONTENT = Content(b"")
 
 
 class Entry(msgspec.Struct, frozen=True, tag_field="t", array_like=True):
@@ -56,7 +83,7 @@ class File(Entry, frozen=True, tag=3):
     xattrs: Xattrs
     size: int
     extents: tuple[tuple[int, int], ...]  # (offset, length)
-    data: bytes
+    data: Content
 
 
 class Part(Entry, frozen=True, tag=4):
@@ -69,7 +96,7 @@ class Part(Entry, frozen=True, tag=4):
     transfer: int
     first: bool
     extents: tuple[tuple[int, int], ...]
-    data: bytes
+    data: Content
 
 
 class Finish(Entry, frozen=True, tag=5):
@@ -146,17 +173,47 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     retry: bool = True
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Batch)
+_LENGTH = struct.Struct("<I")  # of the encoded entries
 
 
-def encode_batch(batch: Batch) -> bytes:
-    return _encoder.encode(batch)
+def encode_batch(batch: Batch) -> list[Buffer]:
+    """Length, entries and contents, to be sent one after another. Contents are not copied."""
+    contents: list[Buffer] = []
+
+    def keep(content: object) -> int:
+        assert isinstance(content, Content)
+        if content.buffer:
+            contents.append(content.buffer)
+        return len(content.buffer)
+
+    entries = msgspec.msgpack.encode(batch, enc_hook=keep)
+    return [_LENGTH.pack(len(entries)) + entries, *contents]
 
 
-def decode_batch(data: bytes | memoryview) -> Batch:
-    """Raises msgspec.DecodeError / ValidationError on malformed input."""
-    return _decoder.decode(data)
+def decode_batch(data: Buffer) -> Batch:
+    """The contents are views of `data`.
+
+    Raises msgspec.DecodeError / ValidationError on malformed input.
+    """
+    view = memoryview(data)
+    if len(view) < _LENGTH.size:
+        raise msgspec.DecodeError("a batch without its length")
+    end = _LENGTH.size + _LENGTH.unpack_from(view)[0]
+    contents = view[end:]
+    taken = 0
+
+    def take(_: type, length: object) -> Content:
+        nonlocal taken
+        if not isinstance(length, int) or not 0 <= length <= len(contents) - taken:
+            raise ValueError("contents are missing")
+        start = taken
+        taken += length
+        return Content(contents[start:taken])
+
+    batch = msgspec.msgpack.decode(view[_LENGTH.size : end], type=Batch, dec_hook=take)
+    if end > len(view) or taken != len(contents):
+        raise msgspec.DecodeError("contents that belong to no entry")
+    return batch
 
 
 _refused_encoder = msgspec.msgpack.Encoder()

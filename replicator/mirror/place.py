@@ -32,6 +32,7 @@ from replicator.mirror.pieces import (
     Abandon,
     AnyEntry,
     Batch,
+    Buffer,
     Entry,
     File,
     Finish,
@@ -52,7 +53,7 @@ _CREATE_FLAGS = (
 _NAMELESS_FLAGS = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _UNFINISHED_MODE = 0o600
-_ALL = AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME
+_ALL = int(AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME)
 _ACCESS_ACL = b"system.posix_acl_access"
 _DEFAULT_ACL = b"system.posix_acl_default"
 _FICLONE = 0x40049409
@@ -137,7 +138,7 @@ class Placer:
         self._incoming = b".replicator-incoming-" + tag
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
-        self._default_acl: dict[bytes, bool] = {}
+        self._inheriting: dict[bytes, bool] = {}
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             Listing: self._place_listing,
             Object: self._place_object,
@@ -160,7 +161,7 @@ class Placer:
         if self._interrupted is not None and self._interrupted[0] is batch:
             _, start, refused = self._interrupted
         self._interrupted = None
-        self._default_acl.clear()
+        self._inheriting.clear()
         entries = batch.entries
         with self._links.transaction():
             for index in range(start, len(entries)):
@@ -207,7 +208,7 @@ class Placer:
                     root.remove(child)
                     directory = root.directory(path)
                     os.mkdir(name, 0o700, dir_fd=directory)
-        self._default_acl.pop(entry.path, None)
+        self._inheriting.pop(entry.path, None)
 
     def _ensure_directory(self, root: Root, path: bytes) -> int:
         try:
@@ -251,7 +252,7 @@ class Placer:
         except FileExistsError:
             descriptor, temporary = self._create_beside(directory)
         try:
-            _fill(descriptor, entry.extents, entry.data)
+            _fill(descriptor, entry.extents, entry.data.buffer)
             if not entry.extents or sum(entry.extents[-1]) != entry.size:
                 os.ftruncate(descriptor, entry.size)
             self._dress_new(directory, descriptor, entry.path, entry.attributes, entry.xattrs)
@@ -271,7 +272,7 @@ class Placer:
         if transfer is None:
             self._refuse_unknown(entry.transfer)
             return
-        _fill(transfer.descriptor, entry.extents, entry.data)
+        _fill(transfer.descriptor, entry.extents, entry.data.buffer)
 
     def _open_transfer(self, entry: Part) -> None:
         root, path = self._maps.place_name(entry.path)
@@ -544,14 +545,16 @@ class Placer:
     ) -> None:
         """Attributes of a file made just now, whose content is complete."""
         head = path.rpartition(b"/")[0]
-        inherits = self._default_acl.get(head)
+        inherits = self._inheriting.get(head)
         if inherits is None:
-            inherits = self._default_acl[head] = _has_default_acl(directory)
-        if attributes.mask & _ALL == _ALL:
-            os.fchown(descriptor, attributes.uid, attributes.gid)
-            os.fchmod(descriptor, attributes.mode & 0o7777)
-        else:
+            inherits = self._inheriting[head] = _passes_on(directory, descriptor)
+        mask, mode, uid, gid = attributes[:4]
+        if mask & _ALL != _ALL:
             set_attributes(descriptor, attributes)
+        elif inherits or uid or gid or mode & 0o7777 != _UNFINISHED_MODE:
+            if inherits or uid or gid:  # else it is root's, as it was made
+                os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode & 0o7777)
         if inherits:
             write_xattrs(descriptor, xattrs)
         elif xattrs:
@@ -602,7 +605,11 @@ def _unlink_quietly(directory: int, name: bytes) -> None:
         pass
 
 
-def _has_default_acl(directory: int) -> bool:
+def _passes_on(directory: int, descriptor: int) -> bool:
+    """Whether a directory gives what was made in it more than this process's ids: its group, or an ACL."""
+    made = os.fstat(descriptor)
+    if made.st_uid or made.st_gid:
+        return True
     try:
         os.getxattr(directory, _DEFAULT_ACL)
     except OSError as error:
@@ -612,7 +619,7 @@ def _has_default_acl(directory: int) -> bool:
     return True
 
 
-def _fill(descriptor: int, extents: tuple[tuple[int, int], ...], data: bytes) -> None:
+def _fill(descriptor: int, extents: tuple[tuple[int, int], ...], data: Buffer) -> None:
     if len(extents) == 1:
         if extents[0][1] != len(data):
             raise ReplicatorError("malformed piece: its extents do not describe its data")

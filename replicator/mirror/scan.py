@@ -17,7 +17,9 @@ from replicator.fs.attributes import attributes_of, data_extents, identity_of, r
 from replicator.fs.beneath import Root
 from replicator.mirror.order import parent_of
 from replicator.mirror.pieces import (
+    NO_CONTENT,
     AnyEntry,
+    Content,
     File,
     Finish,
     LinkTo,
@@ -317,7 +319,7 @@ class Source:
             if claim:
                 same = Same(path, identity, links, attributes, xattrs, state.st_size)
                 return Found(path, same, identity, links, state.st_size)
-            file = File(path, identity, links, attributes, xattrs, state.st_size, extents, data)
+            file = File(path, identity, links, attributes, xattrs, state.st_size, extents, Content(data))
             return Found(path, file, identity, links, state.st_size, whole=True)
         finally:
             os.close(descriptor)
@@ -363,10 +365,10 @@ class Transfer:
                 data = os.pread(self.descriptor, min(bytes_max, end - start), start)
                 self.offset = start + len(data) if data else state.st_size
                 extents = ((start, len(data)),) if data else ()
-                return Part(self.path, self.identity, self.number, first, extents, data)
+                return Part(self.path, self.identity, self.number, first, extents, Content(data))
             self.offset = start
         if first:
-            return Part(self.path, self.identity, self.number, True, (), b"")
+            return Part(self.path, self.identity, self.number, True, (), NO_CONTENT)
         return Finish(
             self.path,
             self.identity,

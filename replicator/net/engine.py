@@ -26,6 +26,8 @@ from replicator.net.frames import (
 )
 
 Buffer = bytes | bytearray | memoryview
+Data = Buffer | list[Buffer]
+"""Bulk data of a frame; a list travels as if it were joined."""
 Event = Frame | tuple[Frame, memoryview]
 """A frame; one with bulk data as (head, data). The data may be kept: no later call changes it."""
 
@@ -137,7 +139,7 @@ def split_greeting(data: Buffer) -> tuple[Greeting, int] | None:
     return Greeting(int(version), purpose.decode(), connection_uuid.decode()), end
 
 
-def encode_frame(frame: Frame, data: Buffer | None = None) -> list[Buffer]:
+def encode_frame(frame: Frame, data: Data | None = None) -> list[Buffer]:
     """The buffers of one frame; `data` is not copied. Raises `LocalProtocolError` if it is too large or its
     kind is wrong.
     """
@@ -147,11 +149,9 @@ def encode_frame(frame: Frame, data: Buffer | None = None) -> list[Buffer]:
             f"{type(frame).__name__} cannot be sent {'with' if data is not None else 'without'} data"
         )
     body = _encoder.encode(frame)
-    length = len(body)
-    head_length = 0
-    if data is not None:
-        head_length = length
-        length += len(data)
+    buffers: list[Buffer] = [] if data is None else data if isinstance(data, list) else [data]
+    length = len(body) + sum(map(len, buffers))
+    head_length = 0 if data is None else len(body)
     if length > _MAX_BYTES[frame_type]:
         raise LocalProtocolError(f"a {frame_type.name} frame of {length} bytes is too large")
     fields = _FIELDS.pack(length, frame_type, 0, head_length)
@@ -160,10 +160,10 @@ def encode_frame(frame: Frame, data: Buffer | None = None) -> list[Buffer]:
         check = xxhash.xxh3_64_intdigest(body, seed)
     else:
         digest = xxhash.xxh3_64(body, seed)
-        digest.update(data)
+        for buffer in buffers:
+            digest.update(buffer)
         check = digest.intdigest()
-    start = b"".join((fields, _SEED.pack(check), body))
-    return [start] if data is None else [start, data]
+    return [b"".join((fields, _SEED.pack(check), body)), *buffers]
 
 
 class Engine:
@@ -193,7 +193,7 @@ class Engine:
         self.state = State.GREETED
         return [line]
 
-    def send(self, frame: Frame, data: Buffer | None = None) -> list[Buffer]:
+    def send(self, frame: Frame, data: Data | None = None) -> list[Buffer]:
         """The buffers that carry `frame`; write all of them in order, once. `data` belongs to bulk frames and
         is not copied.
         """
@@ -215,11 +215,19 @@ class Engine:
         return self._body is not None or bool(self._start)
 
     @property
-    def wanted_bytes(self) -> int:
-        """How much is missing from the frame that has begun; 0 if unknown. A hint for the size of the next
-        read.
+    def missing(self) -> memoryview | None:
+        """Where the bytes that the frame under way still lacks belong; None if nothing of a frame's body has
+        arrived. Whoever reads straight into it, from its start, calls `received_in_place`.
         """
-        return 0 if self._body is None else len(self._body) - self._filled
+        return None if self._body is None else memoryview(self._body)[self._filled :]
+
+    def received_in_place(self, count: int) -> list[Event]:
+        """`count` bytes are in `missing` now. As `receive`."""
+        if self.failure is not None:
+            raise self.failure
+        assert self._body is not None and 0 < count <= len(self._body) - self._filled
+        self._filled += count
+        return self.receive(b"")
 
     def receive(self, data: Buffer) -> list[Event]:
         """Events that `data` completes, in order.

@@ -8,16 +8,16 @@ silence. All waiting follows trio's clock.
 
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import trio
 
 from replicator import limits
 from replicator.errors import RemoteProtocolError
-from replicator.net.engine import Buffer, Engine, Event
+from replicator.net.engine import Buffer, Data, Engine, Event
 from replicator.net.frames import Bye, Frame, Ping
 
-_JOIN_BYTES = 32 * limits.KIB  # below this, copying is cheaper than a second system call
+_JOIN_BYTES = 128 * limits.KIB  # up to this, copying is cheaper than further system calls
 
 
 class SessionEnded(Exception):
@@ -81,7 +81,7 @@ class Session:
         async with self._send_lock:
             await self._write(self.engine.greet(connection_uuid, purpose))
 
-    async def send(self, frame: Frame, data: Buffer | None = None) -> None:
+    async def send(self, frame: Frame, data: Data | None = None) -> None:
         """Send `frame` (with the bulk data behind it), after everything sent before.
 
         Returns when the stream has taken the bytes; `data` may be changed then. Raises `SessionEnded`.
@@ -113,9 +113,8 @@ class Session:
                 raise self._ended
             if self.engine.failure is not None:
                 raise self._end(self.engine.failure)
-            data = await self._read()
             try:
-                self._events.extend(self.engine.receive(data))
+                self._events.extend(await self._read())
             except RemoteProtocolError as error:
                 raise self._end(error) from None
 
@@ -190,19 +189,29 @@ class Session:
         while await self._stream.receive_some(limits.RECEIVE_BYTES):
             pass
 
-    async def _read(self) -> bytes:
+    async def _read(self) -> list[Event]:
+        """What the next bytes complete."""
         if self._first_bytes:
-            data, self._first_bytes = self._first_bytes, b""
-            return data
-        # A large frame arrives in as few reads as possible; the socket's buffer bounds them anyway.
-        wanted = max(limits.RECEIVE_BYTES, min(self.engine.wanted_bytes, limits.MIB))
+            first, self._first_bytes = self._first_bytes, b""
+            return self.engine.receive(first)
+        # The body of a large frame goes straight to where it belongs.
+        missing = self.engine.missing
         self._waiting_since = trio.current_time()
         self._reading = True
-        data = b""
+        data: Buffer = b""
+        count = 0
         try:
             with trio.CancelScope() as self._read_scope:
-                data = bytes(await self._stream.receive_some(wanted))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                if (
+                    missing is not None
+                    and len(missing) >= limits.RECEIVE_BYTES
+                    and isinstance(self._stream, trio.SocketStream)
+                ):
+                    count = await self._stream.socket.recv_into(missing)
+                else:
+                    data = await self._stream.receive_some(limits.RECEIVE_BYTES)
+                    count = len(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise self._end(ConnectionLost(_reason(error))) from error
         finally:
             self._waiting_since = None
@@ -210,19 +219,17 @@ class Session:
             self._read_scope = None
         if self._ended is not None:  # while we waited: by `heartbeat` or `close`
             raise self._ended
-        if not data:
+        if not count:
             where = " in the middle of a frame" if self.engine.in_frame else ""
             raise self._end(ConnectionLost(f"the peer closed the connection{where}"))
-        self.received_bytes += len(data)
-        return data
+        self.received_bytes += count
+        return self.engine.receive(data) if data else self.engine.received_in_place(count)
 
     async def _write(self, buffers: list[Buffer]) -> None:
         """Under the lock. After a failure in the middle of a frame nothing more can be said."""
-        if len(buffers) > 1 and sum(map(len, buffers)) <= _JOIN_BYTES:
-            buffers = [b"".join(buffers)]
         whole = False
         try:
-            for buffer in buffers:
+            for buffer in _joined(buffers):
                 await self._stream.send_all(buffer)
                 self.sent_bytes += len(buffer)
             whole = True
@@ -241,8 +248,22 @@ class Session:
         return self._ended
 
 
+def _joined(buffers: list[Buffer]) -> Iterator[Buffer]:
+    """The same bytes in fewer buffers: small neighbours are copied together, large ones are left alone."""
+    row: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        if size + len(buffer) > _JOIN_BYTES and row:
+            yield b"".join(row) if len(row) > 1 else row[0]
+            row, size = [], 0
+        row.append(buffer)
+        size += len(buffer)
+    if row:
+        yield b"".join(row) if len(row) > 1 else row[0]
+
+
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__
+    cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.strerror:
         return f"the connection broke: {cause.strerror}"
     return "the connection broke"

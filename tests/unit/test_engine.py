@@ -270,7 +270,7 @@ def test_no_memory_is_spent_on_a_length_that_is_too_large() -> None:
         _, target = open_pair()
         with pytest.raises(RemoteProtocolError, match="too large"):
             target.receive(struct.pack("<IBBHQ", maximum + 1, frame_type, 0, 1, 0))
-        assert target.wanted_bytes == 0
+        assert target.missing is None
 
 
 def test_too_large_frames_are_ours_too() -> None:

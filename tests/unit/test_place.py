@@ -18,6 +18,7 @@ from replicator.mirror.pieces import (
     Abandon,
     AnyEntry,
     Batch,
+    Content,
     File,
     Finish,
     LinkTo,
@@ -58,7 +59,7 @@ class Target:
         self.links.close()
 
     def place(self, *entries: AnyEntry) -> list[Refused]:
-        return self.placer.place(decode_batch(encode_batch(Batch(1, 3, entries))))
+        return self.placer.place(decode_batch(b"".join(encode_batch(Batch(1, 3, entries)))))
 
     def placed(self, *entries: AnyEntry) -> None:
         assert self.place(*entries) == []
@@ -82,7 +83,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
 
 def _file(path: bytes, data: bytes = b"content", identity: Identity = _ID, links: int = 1) -> File:
     extents = ((0, len(data)),) if data else ()
-    return File(path, identity, links, _FILE, {b"user.a": b"1"}, len(data), extents, data)
+    return File(path, identity, links, _FILE, {b"user.a": b"1"}, len(data), extents, Content(data))
 
 
 def _same(path: bytes, size: int = 7, identity: Identity = _ID, links: int = 1) -> Same:
@@ -115,7 +116,7 @@ def _entries_of(base: Path) -> list[AnyEntry]:
                 extents = tuple(data_extents(file.fileno(), state.st_size))
                 data = b"".join(os.pread(file.fileno(), length, offset) for offset, length in extents)
             links, size = state.st_nlink, state.st_size
-            entries.append(File(path, identity, links, attributes, xattrs, size, extents, data))
+            entries.append(File(path, identity, links, attributes, xattrs, size, extents, Content(data)))
         else:
             seen.add(state.st_ino)
             text = os.readlink(full) if stat.S_ISLNK(state.st_mode) else b""
@@ -172,7 +173,7 @@ def test_a_file_replaces_what_is_in_the_way(target: Target, way: str) -> None:
 
 def test_holes_stay_holes(target: Target) -> None:
     size = 1 << 20
-    entry = File(b"x", _ID, 1, _FILE, {}, size, ((65536, 4096), (262144, 3)), b"a" * 4096 + b"end")
+    entry = File(b"x", _ID, 1, _FILE, {}, size, ((65536, 4096), (262144, 3)), Content(b"a" * 4096 + b"end"))
     target.placed(entry)
     content = target.read("x")
     assert len(content) == size
@@ -196,7 +197,7 @@ def test_no_inherited_acl_stays(target: Target) -> None:
         _file(b"d/f"),
         Object(b"d/p", Identity(6, 0), 1, _FIFO, {}),
         Listing(b"d/sub", _DIRECTORY, {}),
-        Part(b"d/large", Identity(7, 0), 1, True, ((0, 1),), b"x"),
+        Part(b"d/large", Identity(7, 0), 1, True, ((0, 1),), Content(b"x")),
         Finish(b"d/large", Identity(7, 0), 1, 1, _FILE, {}, 1),
     )
     nodes = snapshot(target.base)
@@ -252,8 +253,8 @@ def test_an_equal_object_is_left_alone_and_another_replaced(target: Target) -> N
 
 def _parts(path: bytes, number: int = 1, identity: Identity = _ID) -> list[AnyEntry]:
     return [
-        Part(path, identity, number, True, ((0, 4),), b"aaaa"),
-        Part(path, identity, number, False, ((8, 4),), b"cccc"),
+        Part(path, identity, number, True, ((0, 4),), Content(b"aaaa")),
+        Part(path, identity, number, False, ((8, 4),), Content(b"cccc")),
         Finish(path, identity, number, 1, _FILE, {b"user.a": b"1"}, 16),
     ]
 
@@ -363,7 +364,7 @@ def test_a_claim_never_shares_with_strangers(target: Target) -> None:
 
 
 def test_a_copy_of_its_own_keeps_holes(target: Target) -> None:
-    target.placed(File(b"x", _ID, 1, _FILE, {}, 1 << 20, ((65536, 4096),), b"a" * 4096))
+    target.placed(File(b"x", _ID, 1, _FILE, {}, 1 << 20, ((65536, 4096),), Content(b"a" * 4096)))
     os.link(target.base / "x", target.base / "stranger")
     target.placed(Same(b"x", _ID, 1, _FILE, {}, 1 << 20))
     nodes = snapshot(target.base)
@@ -452,7 +453,7 @@ def test_one_bad_piece_is_not_the_end(target: Target) -> None:
     refused = target.place(
         _file(b"a"),
         Listing(b"d", _DIRECTORY, {}, (b"../x",)),
-        File(b"malformed", _ID, 1, _FILE, {}, 5, ((0, 5),), b"1234"),
+        File(b"malformed", _ID, 1, _FILE, {}, 5, ((0, 5),), Content(b"1234")),
         Object(b"odd", _ID, 1, _FILE, {}),
         _file(b"b"),
     )

@@ -29,7 +29,7 @@ from replicator import limits
 from replicator.agent.receiver import Receiver, ReceiverArguments
 from replicator.agent.replica_tree import ReplicaTree
 from replicator.fs.apply import ApplyError
-from replicator.mirror.pieces import Batch, File, Finish, Listing, Part, Times, decode_refused
+from replicator.mirror.pieces import Batch, Content, File, Finish, Listing, Part, Times, decode_refused
 from replicator.net.frames import (
     Connect,
     Connected,
@@ -716,7 +716,7 @@ def directory_attributes() -> Attributes:
 
 def file_piece(path: bytes, data: bytes, inode: int) -> File:
     attributes = Attributes(int(CREATION_MASK | AttributeMask.MTIME), 0o100640, 1, 2, mtime_ns=10**18)
-    return File(path, Identity(inode, 0), 1, attributes, {}, len(data), ((0, len(data)),), data)
+    return File(path, Identity(inode, 0), 1, attributes, {}, len(data), ((0, len(data)),), Content(data))
 
 
 async def test_a_mirror_makes_a_target_ok(host: Host, autojump_clock: Any) -> None:
@@ -760,7 +760,7 @@ async def test_a_repeated_batch_is_dropped(host: Host, autojump_clock: Any) -> N
 async def test_refused_pieces_are_told_before_their_batch_is_acknowledged_and_again_later(
     host: Host, autojump_clock: Any
 ) -> None:
-    unknown = Part(b"big", Identity(9, 9), 77, False, ((0, 3),), b"abc")
+    unknown = Part(b"big", Identity(9, 9), 77, False, ((0, 3),), Content(b"abc"))
     async with host.receiver() as receiver, host.session(receiver) as (source, _):
         await source.send(MirrorBegin("m", "full"))
         await source.send_batch(Batch(1, 0, (unknown,)))
