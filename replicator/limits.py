@@ -94,7 +94,10 @@ RECONNECT_MAX_S = 10.0
 
 # --- target ---
 SYNC_INTERVAL_MIRRORING_S = 10.0  # the same during a mirror, which may be repeated anyway
-SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
+SYNC_INTERVAL_S = 1.0  # between two syncs of a target that has something new
+SYNC_DELAY_S = 5.0  # a change waits so long for others to be synced with it (as ext4's own commits do)
+SYNC_BYTES = 16 * MIB  # unless so much waits: the source keeps it in its queue until then
+SYNC_FILES = 16  # changed files are synced one by one; more: their whole file system
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog
