@@ -1,5 +1,5 @@
-"""Changes of state that an administrator wants to find in the log, noticed by looking at statuses from time
-to time.
+"""Changes of state that an administrator wants to find in the log, noticed by looking at statuses: when a
+sender rings, and from time to time.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from replicator.agent.supervisor import Child
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
 from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, TargetDataState, TargetStatus
+from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]
 
@@ -70,7 +71,7 @@ def queue_changes(before: Queue, now: Queue, alert_percent: int) -> Iterator[Cha
 
 
 class Watch:
-    """Looks at everything every `limits.WATCH_INTERVAL_S`."""
+    """Looks at everything when the agent's bell rings, and every `limits.WATCH_INTERVAL_S`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -79,9 +80,14 @@ class Watch:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await self.look()
-            await trio.sleep(limits.WATCH_INTERVAL_S)
+        bell = FifoBell(self._service.home.bell)
+        try:
+            while True:
+                await self.look()
+                with trio.move_on_after(limits.WATCH_INTERVAL_S):
+                    await bell.wait()
+        finally:
+            bell.close()
 
     async def look(self) -> None:
         """One look at every connection and queue."""
