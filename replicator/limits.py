@@ -16,7 +16,7 @@ GREETINGS_WAITING = 64  # accepted sockets that have not sent their first line
 CHILD_START_TIMEOUT_S = 20.0  # for a child to answer on its control socket
 CHILD_STOP_TIMEOUT_S = 20.0  # for a child to end after it was told to
 CONTROL_TIMEOUT_S = 10.0  # for an answer of a child
-WATCH_INTERVAL_S = 2.0  # between two looks for changes worth an event
+WATCH_INTERVAL_S = 10.0  # between two looks at queues; senders ring when there is something to see
 RESTART_FIRST_S = 0.2  # back-off of a child that ends by itself
 RESTART_MAX_S = 30.0
 CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back-off again
@@ -50,7 +50,7 @@ CURSOR_SLOTS = 64  # readers one journal can have at a time
 PATH_BYTES = 4095  # RS-08: longer paths are skipped and reported
 RECORD_PAYLOAD_BYTES = 16 * MIB  # larger than any request the kernel sends; bounds a decoder's allocation
 READ_CHUNK_BYTES = 512 * KIB  # one read of a cursor
-WAKE_CHECK_S = 1.0  # a sleeping reader looks by itself this often: a safety net, not the way it is woken
+WAKE_CHECK_S = 5.0  # a sleeping reader looks by itself this often: a safety net, not the way it is woken
 MERGE_PAUSE_FIRST_S = 0.001  # a merge looks again when a journal may still get an older record
 MERGE_PAUSE_MAX_S = 0.05
 STAMP_MARGIN_NS = 1_000_000  # a store of one processor is visible to all others long before this
@@ -63,8 +63,8 @@ PENDING_MTIMES = 10_000  # mtimes that wait for their pause; beyond, the oldest 
 MTIME_NOTES_BYTES = 1 * MIB  # notes of pending mtimes, before they are written anew
 NAME_SEARCH_ENTRIES = 200_000  # looked at for another name of a hard-linked file that lost all known ones
 CAPTURE_THREADS = 32  # fsyncs, cold reads and the like in flight at a time
-CAPTURE_TICK_S = 0.25  # between two looks at mtimes that are due
-COLLECT_INTERVAL_S = 1.0  # between two looks for journal segments that nobody needs
+CAPTURE_TICK_S = 0.25  # between two looks at mtimes that are due, while some are pending
+COLLECT_INTERVAL_S = 1.0  # between two looks for journal segments that nobody needs, and for mtimes
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
 # --- processes that read or place files in a thread beside their event loop ---
@@ -94,7 +94,10 @@ RECONNECT_MAX_S = 10.0
 
 # --- target ---
 SYNC_INTERVAL_MIRRORING_S = 10.0  # the same during a mirror, which may be repeated anyway
-SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
+SYNC_INTERVAL_S = 1.0  # between two syncs of a target that has something new
+SYNC_DELAY_S = 5.0  # a change waits so long for others to be synced with it (as ext4's own commits do)
+SYNC_BYTES = 16 * MIB  # unless so much waits: the source keeps it in its queue until then
+SYNC_FILES = 16  # changed files are synced one by one; more: their whole file system
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog

@@ -56,6 +56,11 @@ class Home:
         return os.path.join(self.path, "run")
 
     @property
+    def bell(self) -> str:
+        """Rung by a sender when its state changes in a way that is worth an event."""
+        return os.path.join(self.run, "agent.bell")
+
+    @property
     def log(self) -> str:
         return os.path.join(self.path, "log")
 

@@ -63,6 +63,7 @@ if ! [ -x .venv/bin/python ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; 
     "$python" -m venv .venv >>"$log" 2>&1 || fail "no virtual environment could be made in .venv (full output: $log)"
 fi
 echo "setup: installing Python packages"
-.venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' >>"$log" 2>&1 ||
+# compat: a plain path instead of an import hook, which every start of every process would pay for.
+.venv/bin/python -m pip install --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]' >>"$log" 2>&1 ||
     fail "pip could not install the dependencies (full output: $log)"
 touch .venv/.ready

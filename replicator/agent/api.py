@@ -22,7 +22,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from replicator import limits
-from replicator.agent.service import ConnectRequest, NotFoundError, Service
+from replicator.agent.connections import ConnectRequest
+from replicator.agent.core import NotFoundError
+from replicator.agent.service import Service
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
@@ -146,74 +148,74 @@ class Api:
     # --- mounts ---
 
     async def mounts(self, request: Request) -> object:
-        return await self._service.mounts()
+        return await self._service.mounts.all()
 
     async def add_mount(self, request: Request) -> object:
         body = await _body(request, MountBody)
-        return await self._service.add_mount(body.path, body.mountpoint, body.binding)
+        return await self._service.mounts.add(body.path, body.mountpoint, body.binding)
 
     async def remove_mount(self, request: Request) -> object:
         body = await _body(request, UnmountBody)
-        return await self._service.remove_mount(body.path, force=body.force)
+        return await self._service.mounts.remove(body.path, force=body.force)
 
     # --- replication sets ---
 
     async def repsets(self, request: Request) -> object:
-        return self._service.repsets()
+        return self._service.repsets.all()
 
     async def create_repset(self, request: Request) -> object:
         body = await _body(request, RepsetBody)
-        return await self._service.create_repset(body.name, body.rules)
+        return await self._service.repsets.create(body.name, body.rules)
 
     async def repset(self, request: Request) -> object:
-        return self._service.repset(request.path_params["name"])
+        return self._service.repsets.get(request.path_params["name"])
 
     async def set_rules(self, request: Request) -> object:
         body = await _body(request, RulesBody)
         generation = _generation(request, body.generation)
-        return await self._service.set_rules(request.path_params["name"], body.rules, generation)
+        return await self._service.repsets.set_rules(request.path_params["name"], body.rules, generation)
 
     async def delete_repset(self, request: Request) -> object:
         await _body(request, Empty)
-        return await self._service.delete_repset(request.path_params["name"])
+        return await self._service.repsets.delete(request.path_params["name"])
 
     async def add_rule(self, request: Request) -> object:
         body = await _body(request, RuleBody)
         rule = Rule(body.path, body.include, body.recursive)
         generation = _generation(request, body.generation)
-        return await self._service.add_rule(request.path_params["name"], rule, generation)
+        return await self._service.repsets.add_rule(request.path_params["name"], rule, generation)
 
     async def remove_rule(self, request: Request) -> object:
         body = await _body(request, RuleBody)
         generation = _generation(request, body.generation)
-        return await self._service.remove_rule(request.path_params["name"], body.path, generation)
+        return await self._service.repsets.remove_rule(request.path_params["name"], body.path, generation)
 
     async def rename_repset(self, request: Request) -> object:
         body = await _body(request, NameBody)
-        return await self._service.rename_repset(request.path_params["name"], body.new_name)
+        return await self._service.repsets.rename(request.path_params["name"], body.new_name)
 
     async def copy_repset(self, request: Request) -> object:
         body = await _body(request, NameBody)
-        return await self._service.copy_repset(request.path_params["name"], body.new_name)
+        return await self._service.repsets.copy(request.path_params["name"], body.new_name)
 
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
-        return await self._service.connections()
+        return await self._service.connections.all()
 
     async def connect(self, request: Request) -> object:
-        return await self._service.connect(await _body(request, ConnectRequest))
+        return await self._service.connections.connect(await _body(request, ConnectRequest))
 
     async def connection(self, request: Request) -> object:
-        return await self._service.connection(request.path_params["connection"])
+        return await self._service.connections.get(request.path_params["connection"])
 
     async def disconnect(self, request: Request) -> object:
         await _body(request, Empty)
-        return await self._service.disconnect(request.path_params["connection"])
+        return await self._service.connections.disconnect(request.path_params["connection"])
 
     async def mirror(self, request: Request) -> object:
         body = await _body(request, MirrorBody)
-        return await self._service.mirror(
+        return await self._service.connections.mirror(
             request.path_params["connection"],
             _action(body, *_LIVE_ACTIONS),
             kind=body.kind,
@@ -224,16 +226,16 @@ class Api:
 
     async def replicate(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), "start", "stop")
-        return await self._service.replicate(request.path_params["connection"], action)
+        return await self._service.connections.replicate(request.path_params["connection"], action)
 
     async def transmit(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), *_LIVE_ACTIONS)
-        return await self._service.transmit(request.path_params["connection"], action)
+        return await self._service.connections.transmit(request.path_params["connection"], action)
 
     async def target(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), "pause", "resume")
         key = request.path_params["connection"]
-        await self._service.target(key, action)
+        await self._service.targets.act(key, action)
         return {"connection": key, "action": action}
 
     async def wait(self, request: Request) -> object:
@@ -248,7 +250,9 @@ class Api:
             # Nobody waits for ever for a client that is gone.
             nursery.start_soon(_cancel_when_gone, request, nursery.cancel_scope)
             try:
-                answer = await self._service.wait(request.path_params["connection"], body.timeout_s)
+                answer = await self._service.connections.wait(
+                    request.path_params["connection"], body.timeout_s
+                )
             except ReplicatorError as error:
                 failure = error  # kept from becoming a group
             nursery.cancel_scope.cancel()
@@ -265,14 +269,14 @@ class Api:
     # --- targets ---
 
     async def targets(self, request: Request) -> object:
-        return await self._service.targets()
+        return await self._service.targets.all()
 
     async def act_on_targets(self, request: Request) -> object:
         body = await _body(request, TargetsBody)
         action = _action(body, "pause", "resume", "forget")
         if action == "forget" and body.uuid is None:
             raise UsageError("forget: name the connection's uuid")
-        return {"count": await self._service.target(body.uuid, action)}
+        return {"count": await self._service.targets.act(body.uuid, action)}
 
     def routes(self) -> list[BaseRoute]:
         table: dict[str, dict[str, Callable[[Request], Awaitable[object]]]] = {

@@ -175,7 +175,9 @@ class Capture:
     async def _tick(self) -> None:
         next_collect = trio.current_time()
         while True:
-            await trio.sleep(limits.CAPTURE_TICK_S)
+            # No mtime is due before it has been quiet for as long as this sleeps.
+            pending = self._passthrough.pending_mtimes
+            await trio.sleep(limits.CAPTURE_TICK_S if pending else limits.COLLECT_INTERVAL_S)
             self._passthrough.tick()
             if trio.current_time() >= next_collect:
                 next_collect = trio.current_time() + limits.COLLECT_INTERVAL_S

@@ -21,6 +21,7 @@ from replicator import events, limits
 from replicator.addresses import Address, parse_host_port
 from replicator.agent import api
 from replicator.agent.children import Children
+from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
 from replicator.agent.listener import Greeter, open_listeners
 from replicator.agent.service import Service
@@ -173,8 +174,9 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             supervisor = Supervisor(home, ring, nursery)
-            children = Children(home, identity, config, listen, ring, supervisor, lambda: service.state)
-            service = Service(home, identity, config, state, listen, ring, children)
+            children = Children(home, identity, config, listen, ring, supervisor, lambda: core.state)
+            core = Core(home, identity, config, state, listen, ring, children)
+            service = Service(core)
             nursery.start_soon(_stop_on_signal, signals, service)
             ring.add(events.AGENT_STARTED, name=identity.name, pid=os.getpid(), home=home.path, listen=listen)
             if not listen.is_loopback:
@@ -185,7 +187,7 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
                     await service.start()
                     await nursery.start(Greeter(children.adopt, ring).serve, listeners)
-                    nursery.start_soon(Watch(service).run)
+                    nursery.start_soon(Watch(core, service.connections).run)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()

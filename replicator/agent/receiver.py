@@ -21,6 +21,7 @@ import xxhash
 from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent import replica_state as states
+from replicator.agent.position_file import PositionFile
 from replicator.agent.replica import Replica
 from replicator.agent.replica_paths import RefusedTarget, check_targets, make_targets
 from replicator.agent.replica_state import Applied, Received, RefusedBatch, ReplicaState, StateFile
@@ -137,6 +138,7 @@ class Receiver:
         )
         self._spool = Spool(world, settings, arguments.connection_uuid)
         try:
+            self._positions = PositionFile(world, self._directory)
             self._received_page = self._open_page("received")
             self._applied_page = self._open_page("applied")
             state, applied, refused = self._recover(state)
@@ -148,6 +150,7 @@ class Receiver:
             self._spool,
             self._state_file,
             state,
+            self._positions,
             applied,
             self._applied_page,
             refused,
@@ -229,7 +232,7 @@ class Receiver:
             last_path=shown(replica.last_path),
             received=_sequences(self._received.marks),
             applied=_sequences(replica.applied.marks),
-            durable=_sequences(state.durable),
+            durable=_sequences(replica.durable),
         )
 
     # --- life ---
@@ -254,6 +257,7 @@ class Receiver:
         finally:
             self.replica.close()
             self._spool.close()
+            self._positions.close()
             self._received_page.close()
             self._applied_page.close()
             if self._adopted is not None:
@@ -295,11 +299,11 @@ class Receiver:
         self._spool.seek_head()
         self._received = Received(
             self._spool.head,
-            dict(state.durable),
+            dict(self._positions.marks),
             connect=_fingerprint(connect) if connect is not None else 0,
             journals=_journal_ids(connect) if connect is not None else (),
         )
-        applied = Applied(self._spool.head, 0, dict(state.durable))
+        applied = Applied(self._spool.head, 0, dict(self._positions.marks))
         state = msgspec.structs.replace(
             state,
             boot_id=self._world.clock.boot_id(),
@@ -436,7 +440,7 @@ class Receiver:
             Connected(
                 _marks(received.marks, ids),
                 _marks(replica.applied.marks, ids),
-                _marks(replica.state.durable, ids),
+                _marks(replica.durable, ids),
                 replica.state.data_state,
                 received.mirroring,
                 received.batches,
@@ -636,7 +640,7 @@ class Receiver:
         return Acknowledge(
             tuple(received.marks.get(i, nothing).sequence for i in ids),
             tuple(replica.applied.marks.get(i, nothing).sequence for i in ids),
-            tuple(replica.state.durable.get(i, nothing).sequence for i in ids),
+            tuple(replica.durable.get(i, nothing).sequence for i in ids),
             received.batches,
             replica.applied.batches if same_mirror else 0,
         )

@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.agent.position_file import PositionFile
 from replicator.agent.replica_state import (
     Applied,
     Marks,
@@ -70,6 +71,7 @@ class Replica:
         spool: Spool,
         state_file: StateFile,
         state: ReplicaState,
+        positions: PositionFile,
         applied: Applied,
         page: SharedValue,
         refused: list[RefusedBatch],
@@ -90,6 +92,7 @@ class Replica:
         self._world = world
         self._spool = spool
         self._state_file = state_file
+        self._positions = positions
         self._page = page
         self._save_refused = save_refused
         self._open_tree = open_tree
@@ -101,6 +104,8 @@ class Replica:
         self._paused = False
         self._stopping = False
         self._unsynced = trio.Event()
+        self._unsynced_bytes = 0
+        self._much_unsynced = trio.Event()
         self._tree_lock = trio.Lock()  # the tree is being synced, or replaced
         self._save_lock = trio.Lock()
         self._since_breath = 0
@@ -374,6 +379,9 @@ class Replica:
             applied.batches = batches
         self._page.store(encode(applied))
         self._spool.release(frame.position)
+        self._unsynced_bytes += len(frame.data)
+        if self._unsynced_bytes >= limits.SYNC_BYTES:
+            self._much_unsynced.set()
 
     # --- the order of the stream also says what kind of target this is ---
 
@@ -486,13 +494,22 @@ class Replica:
 
     # --- durability ---
 
+    @property
+    def durable(self) -> Marks:
+        """Up to where the copy is on stable storage."""
+        return self._positions.marks
+
     async def keep_durable(self) -> None:
-        """Sync the target file systems while there is something new, and move the durable marks. Until
-        cancelled.
-        """
+        """Sync the copy while there is something new, and move the durable marks. Until cancelled."""
         while True:
             await self._unsynced.wait()
+            with trio.move_on_after(
+                limits.SYNC_DELAY_S
+            ):  # a sync of several changes costs little more than of one
+                await self._much_unsynced.wait()
             self._unsynced = trio.Event()
+            self._much_unsynced = trio.Event()
+            self._unsynced_bytes = 0
             try:
                 await self.make_durable()
             except OSError as error:
@@ -502,23 +519,30 @@ class Replica:
             await trio.sleep(limits.SYNC_INTERVAL_MIRRORING_S if mirroring else limits.SYNC_INTERVAL_S)
 
     async def make_durable(self, *, clean: bool = False) -> None:
-        """Everything applied so far is on stable storage, and state.json says so. OSError."""
+        """Everything applied so far is on stable storage, and `durable` says so. OSError.
+
+        `clean`: nothing follows, so that this is still exact in a later boot.
+        """
         async with self._tree_lock:
             tree, marks = self.tree, dict(self.applied.marks)
-            if tree is not None:
-                await self._world.in_thread(tree.sync)
-                self._stale_descriptors = True
-        await self._save(durable=True, marks=marks, clean=clean)
+
+            def sync() -> None:
+                if tree is not None:
+                    tree.sync()
+                self._positions.save(marks)  # after it: a position must never be ahead of the copy
+
+            await self._world.in_thread(sync)
+            self._stale_descriptors = True
+        if clean:
+            await self._save(durable=True, clean=True)
         self._changed()
 
     async def know_source(self, source_uuid: str, source_name: str) -> None:
         if (source_uuid, source_name) != (self.state.source_uuid, self.state.source_name):
             await self._save(durable=False, source_uuid=source_uuid, source_name=source_name)
 
-    async def _save(self, *, durable: bool, marks: Marks | None = None, **changes: object) -> None:
+    async def _save(self, *, durable: bool, **changes: object) -> None:
         async with self._save_lock:
-            if marks is not None:
-                changes["durable"] = marks
             state = msgspec.structs.replace(self.state, boot_id=self._world.clock.boot_id(), **changes)
             await self._world.in_thread(lambda: self._state_file.save(state, durable=durable))
             # Meanwhile the data state may have changed, and only that.

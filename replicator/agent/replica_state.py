@@ -1,6 +1,7 @@
 """What a receiver remembers: for power loss in `state.json`, for a killed process in shared memory.
 
-`state.json` says what is true of the target's storage at the last durable point, and is good for any boot.
+`state.json` says what kind of target this is, and is good for any boot, as is the durable position in a file
+of its own (`position_file.py`).
 `Received` and `Applied` are exact to the operation, and good for the boot in which they were written, like
 the spool they belong to.
 """
@@ -30,14 +31,15 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     connection_uuid: str
     boot_id: str = ""  # of the host when this was written
-    clean: bool = False  # stopped with all that was applied durable: `durable` is exact even in a later boot
+    clean: bool = (
+        False  # stopped with all that was applied durable: its position is exact even in a later boot
+    )
     source_uuid: str = ""
     source_name: str = ""
     connect: Connect | None = None  # as the stream last said: journals, maps, and the set (RS-01)
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     mirroring: bool = False  # between MIRROR_BEGIN and MIRROR_END: the target is tolerant
     mirror_id: str = ""
-    durable: Marks = {}
 
 
 class Received(msgspec.Struct, array_like=True):

@@ -3,13 +3,19 @@
 import os
 from typing import Protocol
 
+from replicator.agent.unsynced import Unsynced
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
 from replicator.mirror.links import LinkTable
 from replicator.mirror.pieces import Batch, Refused
 from replicator.mirror.place import Placer
 from replicator.net.frames import Connect
-from replicator.ops import Record
+from replicator.ops import Kind, Record
+
+_CONTENT_KINDS = frozenset(
+    {Kind.WRITE, Kind.TRUNCATE, Kind.FALLOCATE, Kind.SETATTR, Kind.SETXATTR, Kind.REMOVEXATTR}
+)
+"""Operations that change one file and no name."""
 
 
 class Tree(Protocol):
@@ -60,6 +66,7 @@ class ReplicaTree:
         self._links: list[LinkTable] = []
         self._appliers: list[Applier] = []
         self._placers: list[Placer] = []
+        self._unsynced = Unsynced()
         try:
             for path_map in connect.maps:
                 if path_map.target not in self._roots:
@@ -90,18 +97,44 @@ class ReplicaTree:
         in_doubt: bool,
         intent: bytes,
     ) -> None:
-        self._appliers[journal].apply(
-            record, tolerant=tolerant, by_identity=by_identity, in_doubt=in_doubt, intent=intent
-        )
+        applied = False
+        try:
+            self._appliers[journal].apply(
+                record, tolerant=tolerant, by_identity=by_identity, in_doubt=in_doubt, intent=intent
+            )
+            applied = True
+        finally:
+            # A tolerant target may have found another file than the one of that path.
+            plain = applied and record.kind in _CONTENT_KINDS and not (tolerant or by_identity)
+            self._changed(journal, record.path if plain else None)
+
+    def _changed(self, journal: int, path: bytes | None) -> None:
+        """Something has to be synced: the content or attributes of the file at `path`, or (None) anything."""
+        unsynced = self._unsynced
+        if unsynced.has((journal, path)):  # names that change are "anything", so a path stays the same file
+            return
+        if path is not None:
+            place = self._appliers[journal].maps.place(path)
+            descriptor = place.root.opened(place.path)
+            if descriptor is not None:
+                unsynced.add_file((journal, path), descriptor)
+                return
+        unsynced.add_anything()
 
     def place(self, batch: Batch) -> list[Refused]:
-        return self._placers[batch.journal].place(batch)
+        try:
+            return self._placers[batch.journal].place(batch)
+        finally:
+            self._changed(batch.journal, None)
 
     def forget_links(self) -> None:
         for links in self._links:
             links.clear()
 
     def sync(self) -> None:
+        self._unsynced.sync(self._sync_file_systems)
+
+    def _sync_file_systems(self) -> None:
         synced: set[int] = set()
         for root in self._roots.values():
             if root.device not in synced:
@@ -119,3 +152,4 @@ class ReplicaTree:
             links.close()
         for root in self._roots.values():
             root.close()
+        self._unsynced.close()

@@ -125,6 +125,8 @@ class Sender:
         self._arguments = arguments
         self._flows = flows
         self._state_path = Home(arguments.home).source(arguments.connection_uuid)
+        self._agent_bell = Home(arguments.home).bell
+        self._told: tuple[object, ...] = ()  # the agent, by its bell
         self._state = self._load_state()
         self._run: MirrorRun | None = None
         self._last_run: MirrorRun | None = None
@@ -704,6 +706,10 @@ class Sender:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        notable = (self._state_name, self._run is None, self._target_status, self.shipper.data_state)
+        if notable != self._told:
+            self._told = notable
+            self._world.doorbells.ring(self._agent_bell)
 
     async def _wait_changed(self) -> None:
         await self._changed.wait()

@@ -1,5 +1,5 @@
-"""Changes of state that an administrator wants to find in the log, noticed by looking at statuses from time
-to time.
+"""Changes of state that an administrator wants to find in the log, noticed by looking at statuses: when a
+sender rings, and from time to time.
 """
 
 from collections.abc import Iterator
@@ -8,11 +8,13 @@ from typing import NamedTuple
 import trio
 
 from replicator import events, limits
-from replicator.agent.service import Service
+from replicator.agent.connections import Connections
+from replicator.agent.core import Core
 from replicator.agent.supervisor import Child
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
 from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, TargetDataState, TargetStatus
+from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]
 
@@ -70,38 +72,44 @@ def queue_changes(before: Queue, now: Queue, alert_percent: int) -> Iterator[Cha
 
 
 class Watch:
-    """Looks at everything every `limits.WATCH_INTERVAL_S`."""
+    """Looks at everything when the agent's bell rings, and every `limits.WATCH_INTERVAL_S`."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._connections: dict[str, ConnectionStatus] = {}
+    def __init__(self, core: Core, connections: Connections) -> None:
+        self._core = core
+        self._connections = connections
+        self._seen: dict[str, ConnectionStatus] = {}
         self._queues: dict[str, Queue] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await self.look()
-            await trio.sleep(limits.WATCH_INTERVAL_S)
+        bell = FifoBell(self._core.home.bell)
+        try:
+            while True:
+                await self.look()
+                with trio.move_on_after(limits.WATCH_INTERVAL_S):
+                    await bell.wait()
+        finally:
+            bell.close()
 
     async def look(self) -> None:
         """One look at every connection and queue."""
-        connections = {status.uuid: status for status in await self._service.connections()}
+        connections = {status.uuid: status for status in await self._connections.all()}
         for uuid, status in connections.items():
-            if uuid in self._connections:
-                self._add(connection_changes(self._connections[uuid], status))
-        self._connections = connections
+            if uuid in self._seen:
+                self._add(connection_changes(self._seen[uuid], status))
+        self._seen = connections
         queues = {queue.name: queue for queue in await self._look_at_queues()}
         for name, queue in queues.items():
             before = self._queues.get(name) or queue._replace(memory=0, disk=0)
-            self._add(queue_changes(before, queue, self._service.config.queue.alert_percent))
+            self._add(queue_changes(before, queue, self._core.config.queue.alert_percent))
         self._queues = queues
 
     def _add(self, changes: Iterator[Change]) -> None:
         for type_, fields in changes:
-            self._service.events.add(type_, **fields)
+            self._core.events.add(type_, **fields)
 
     async def _look_at_queues(self) -> list[Queue]:
-        service, settings = self._service, self._service.config.queue
+        core, settings = self._core, self._core.config.queue
         found = []
 
         async def look(name: str, child: Child, memory: str, disk: str) -> None:
@@ -120,11 +128,11 @@ class Watch:
                 )
             )
 
-        for mount in service.state.mounts:
-            child = service.children.capture(mount)
+        for mount in core.state.mounts:
+            child = core.children.capture(mount)
             if child is not None:
                 await look(f"of {mount.path}", child, "memory_bytes", "disk_bytes")
-        for child in service.children.receivers():
+        for child in core.children.receivers():
             name = f"of the copy of connection {child.plan.id}"
             await look(name, child, "memory_queue_bytes", "disk_queue_bytes")
         return found

@@ -10,7 +10,11 @@ import pytest
 from starlette.routing import Route
 
 from replicator.agent import api
-from replicator.agent.service import AgentView, ConnectRequest, MountView, RepsetView, Service, TargetView
+from replicator.agent.connections import ConnectRequest
+from replicator.agent.mounts import MountView
+from replicator.agent.repsets import RepsetView
+from replicator.agent.service import AgentView, Service
+from replicator.agent.targets import TargetView
 
 TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
 

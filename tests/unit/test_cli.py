@@ -470,11 +470,30 @@ def test_answer_that_is_no_document(fake: FakeAgent, home: Path, capsys: pytest.
 
 
 def test_no_permission(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> int:
+    def refuse(*arguments: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
     with pytest.raises(NotPermittedError, match="run as root"):
+        Client(str(home)).get("agent")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "without an answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", "without an answer"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "without an answer"),
+        (b"HTTP/1.1 twohundred\r\n\r\n", "without an answer"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"a": ', "incomplete"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", "incomplete"),
+    ],
+)
+def test_an_answer_that_is_none(
+    fake: FakeAgent, home: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(_Handler, "do_GET", lambda handler: handler.wfile.write(answer))
+    with pytest.raises(UnreachableError, match=f"broke off the conversation .*{reason}"):
         Client(str(home)).get("agent")
 
 

@@ -97,6 +97,12 @@ class TestTree(ReplicaTree):
             self._host.before_place(batch)
         return super().place(batch)
 
+    def sync(self) -> None:
+        if self._host.before_sync is not None:
+            self._host.before_sync()
+        super().sync()
+        self._host.synced_to = len(self._host.applied)
+
 
 @dataclass
 class Host:
@@ -108,6 +114,8 @@ class Host:
     before: Callable[[Record], None] | None = None
     after: Callable[[Record], None] | None = None
     before_place: Callable[[Batch], None] | None = None
+    before_sync: Callable[[], None] | None = None
+    synced_to: int = 0  # operations applied before the last sync that succeeded
     calls: int = 0
     applied: list[tuple[int, int]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -642,6 +650,39 @@ async def make_exact(source: ScriptedSession) -> None:
     await source.send(MirrorBegin("m", "full"))
     await source.send(MirrorEnd("m", True))
     await source.until(lambda: source.events != [] and source.state.data_state == TargetDataState.OK)
+
+
+async def test_the_durable_mark_follows_a_sync_of_the_copy(host: Host, autojump_clock: Any) -> None:
+    some_work(host.source)
+    host.record_everything()
+    end = len(host.journal)
+    ill = OSError(errno.EIO, "Input/output error")
+    durable: list[int] = []
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+
+        def fail_twice() -> None:
+            durable.append(receiver.status().durable.get("j0", 0))
+            if len(durable) < 3:
+                raise ill
+
+        host.before_sync = fail_twice
+        began_s = trio.current_time()
+        await source.send(*host.journal.run(0, end))
+        await source.applied(end)
+        assert receiver.status().durable == {}
+        await source.durable(end)
+        assert durable == [0, 0, 0]
+        assert host.synced_to == end
+        assert trio.current_time() - began_s >= limits.SYNC_DELAY_S
+        # Much at once does not wait for more.
+        host.source.write(b"b", 0, b"x" * 1000)
+        host.record_everything()
+        more = len(host.journal)
+        receiver.replica._unsynced_bytes = limits.SYNC_BYTES
+        began_s = trio.current_time()
+        await source.send(*host.journal.run(end, more))
+        await source.durable(more)
+        assert trio.current_time() - began_s < limits.SYNC_DELAY_S
 
 
 @pytest.mark.parametrize("clean", [True, False])

@@ -1,0 +1,352 @@
+"""Connections: made, ended, watched, and told what to do."""
+
+import time
+from typing import Any
+
+import msgspec
+import trio
+
+from replicator import events, limits
+from replicator import repset as sets
+from replicator.addresses import Address, normalise_path, parse_host_port
+from replicator.agent import planning, thishost
+from replicator.agent.core import Change, Core, NotFoundError
+from replicator.agent.mounts import Mounts
+from replicator.agent.repsets import Repsets
+from replicator.agent.state import Connection, ConnectionOptions, Map, new_uuid
+from replicator.agent.supervisor import ChildError
+from replicator.errors import ReplicatorError, UsageError
+from replicator.repset import Place, ReplicationSet
+from replicator.status import ConnectionState, ConnectionStatus
+
+
+class WaitTimeoutError(ReplicatorError):
+    """The target did not catch up in time."""
+
+
+class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    repset: str
+    target: str = ""  # HOST[:PORT]; "": this same agent
+    maps: tuple[Map, ...] = ()
+    one_to_one: bool = False
+    mirror: str | None = "difference"  # full, difference; None: no mirror
+    replicate: bool = True
+    newer: bool = False
+    checksum: bool = False
+    orphans: str = "keep"
+
+
+THIS_HOST = "this host"
+_MIRROR_EVENTS = {
+    "start": events.MIRROR_STARTED,
+    "stop": events.MIRROR_STOPPED,
+    "pause": events.MIRROR_PAUSED,
+    "resume": events.MIRROR_RESUMED,
+}
+
+
+class Connections:
+    """The connections whose source this agent is."""
+
+    def __init__(self, core: Core, mounts: Mounts, repsets: Repsets) -> None:
+        self._core = core
+        self._mounts = mounts
+        self._repsets = repsets
+
+    async def all(self) -> list[ConnectionStatus]:
+        found: dict[int, ConnectionStatus] = {}
+
+        async def look(connection: Connection) -> None:
+            found[connection.id] = await self.status(connection)
+
+        async with trio.open_nursery() as nursery:
+            for connection in self._core.state.connections:
+                nursery.start_soon(look, connection)
+        return [found[number] for number in sorted(found)]
+
+    async def get(self, key: str) -> ConnectionStatus:
+        return await self.status(self.find(key))
+
+    async def connect(self, request: ConnectRequest) -> ConnectionStatus:
+        async with self._core.change() as change:
+            connection = await self.make(change, request)
+        return await self.status(connection)
+
+    async def make(self, change: Change, request: ConnectRequest) -> Connection:
+        """A step of a change."""
+        repset = self._repsets.find(request.repset)
+        address = parse_host_port(request.target) if request.target else None
+        journals = planning.journals_of(repset, self._core.state.mounts)
+        sources = [source for journal in journals for source in journal.sources]
+        maps = self._maps(request, repset, sources)
+        options = _options(request, remap_links=self._core.config.mirror.remap_links)
+        host = await self.host_of(address)
+        wanted = planning.places_of(repset.name, sources, maps, host)
+        existing = await self.places()
+        sets.check_no_loop(wanted, existing, {THIS_HOST})
+        sets.check_places(wanted, existing)
+        number = self._core.state.last_connection_id + 1
+        connection = Connection(
+            uuid=new_uuid(),
+            id=number,
+            repset=repset,
+            target_host=address.host if address is not None else "",
+            target_port=address.port if address is not None else self._core.listen.port,
+            maps=maps,
+            options=options,
+            created=time.time(),
+        )
+        # Saved first: whatever happens from here on, the next start knows of it.
+        await change.save(connections=(*self._core.state.connections, connection), last_connection_id=number)
+        change.undo(self._remove, change, connection)
+        for journal in journals:
+            await self._mounts.tell_active(journal.mount)
+        await self._core.children.start_sender(connection)
+        await self._wait_established(connection)
+        self._core.events.add(
+            events.CONNECTED, id=number, repset=repset.name, target=self._target_name(connection)
+        )
+        return connection
+
+    def _maps(self, request: ConnectRequest, repset: ReplicationSet, sources: list[str]) -> tuple[Map, ...]:
+        if request.maps and request.one_to_one:
+            raise UsageError("maps and one_to_one exclude each other: give one of them")
+        if request.one_to_one:
+            return planning.one_to_one(sources)
+        if not request.maps:
+            return planning.all_to_one(
+                sources, self._core.config.target.root, self._core.identity.name, repset.name
+            )
+        maps = tuple(
+            Map(normalise_path(m.source, "map source"), normalise_path(m.target, "map target"))
+            for m in request.maps
+        )
+        planning.check_custom(maps, sources)
+        return maps
+
+    async def host_of(self, address: Address | None) -> str:
+        """The name of a target's host in `Place.agent`: agents of one host share its file system."""
+        if address is None:
+            return THIS_HOST
+        here = await trio.to_thread.run_sync(thishost.reaches_this_host, address, abandon_on_cancel=True)
+        return THIS_HOST if here else address.host.lower()
+
+    async def places(self) -> list[Place]:
+        found: list[Place] = []
+        for connection in self._core.state.connections:
+            address = (
+                None
+                if not connection.target_host
+                else Address(connection.target_host, connection.target_port)
+            )
+            host = await self.host_of(address)
+            sources = [
+                source for journal in self._core.children.journals(connection) for source in journal.sources
+            ]
+            found += planning.places_of(connection.repset.name, sources, connection.maps, host)
+        return found
+
+    async def _wait_established(self, connection: Connection) -> None:
+        """Until the first session is up. Raises ReplicatorError with the reason if it is not."""
+        with trio.move_on_after(limits.ESTABLISH_TIMEOUT_S):
+            while True:
+                status = await self.status(connection)
+                if status.state is ConnectionState.STARTED:
+                    return
+                if status.state is ConnectionState.ERROR:
+                    name = self._target_name(connection)
+                    raise ReplicatorError(
+                        f"cannot connect to {name}: {status.state_reason.removeprefix(f'{name}: ')}"
+                    )
+                await trio.sleep(limits.CHILD_POLL_S)
+        raise ReplicatorError(
+            f"cannot connect to {self._target_name(connection)}: no answer within"
+            f" {limits.ESTABLISH_TIMEOUT_S:.0f} s"
+        )
+
+    async def disconnect(self, key: str) -> ConnectionStatus:
+        async with self._core.change() as change:
+            connection = self.find(key)
+            status = await self.status(connection)
+            await self._remove(change, connection)
+            self._core.events.add(
+                events.DISCONNECTED,
+                id=connection.id,
+                repset=connection.repset.name,
+                target=self._target_name(connection),
+            )
+            return status
+
+    async def _remove(self, change: Change, connection: Connection) -> None:
+        journals = self._core.children.journals(connection)
+        await change.save(
+            connections=tuple(c for c in self._core.state.connections if c.uuid != connection.uuid)
+        )
+        if not await self._core.children.end_sender(connection, [journal.mount for journal in journals]):
+            self._core.events.add(
+                events.TARGET_NOT_TOLD,
+                id=connection.id,
+                target=self._target_name(connection),
+                uuid=connection.uuid,
+            )
+        for journal in journals:
+            try:
+                await self._mounts.tell_active(journal.mount)
+            except ReplicatorError as error:
+                # It journals more than is needed until it is told again: a waste, not an error of this
+                # request.
+                self._core.events.add(events.ADVICE, text=f"{journal.mount.path}: {error}")
+
+    async def mirror(
+        self, key: str, action: str, *, kind: str, newer: bool, checksum: bool, orphans: str
+    ) -> ConnectionStatus:
+        connection = self.find(key)
+        if action == "start":
+            _check_mirror(kind, newer=newer, checksum=checksum, orphans=orphans)
+            await self._ask(connection, "mirror_start", kind=kind, orphans=orphans)
+        else:
+            await self._ask(connection, f"mirror_{action}")
+        self._core.events.add(_MIRROR_EVENTS[action], id=connection.id, kind=kind)
+        return await self.status(connection)
+
+    async def replicate(self, key: str, action: str) -> ConnectionStatus:
+        connection = self.find(key)
+        await self._ask(connection, f"replicate_{action}")
+        started = action == "start"
+        self._core.events.add(
+            events.REPLICATION_STARTED if started else events.REPLICATION_STOPPED, id=connection.id
+        )
+        return await self.status(connection)
+
+    async def transmit(self, key: str, action: str) -> ConnectionStatus:
+        connection = self.find(key)
+        await self._ask(connection, f"transmit_{action}")
+        if action in ("start", "resume"):
+            self._core.events.add(events.TRANSMISSION_STARTED, id=connection.id)
+        else:
+            how = "paused" if action == "pause" else "stopped"
+            self._core.events.add(events.TRANSMISSION_STOPPED, id=connection.id, how=how)
+        return await self.status(connection)
+
+    async def wait(self, key: str, timeout_s: float | None) -> ConnectionStatus:
+        """Until everything captured before the call is applied on the target and no mirror runs.
+
+        Raises WaitTimeoutError after `timeout_s`. Survives a restart of the sender meanwhile.
+        """
+        connection = self.find(key)
+        with trio.move_on_after(limits.WAIT_TIMEOUT_MAX_S if timeout_s is None else timeout_s):
+            await self._core.up.wait()
+            sequences = {}
+            for journal in self._core.children.journals(connection):
+                child = self._core.children.capture(journal.mount)
+                if child is None:
+                    raise ChildError(f"{journal.mount.path} is not captured at the moment")
+                await child.wait_running(limits.WAIT_TIMEOUT_MAX_S)
+                sequences[journal.mount.id] = (await child.call("settle"))["sequence"]
+            while True:
+                sender = self._core.children.sender(connection)
+                if sender is None:
+                    raise ReplicatorError(f"connection {connection.id} was disconnected while waiting for it")
+                try:
+                    await sender.wait_running(limits.WAIT_TIMEOUT_MAX_S)
+                    # With the time-out: a sender does not notice that we have stopped listening.
+                    caught_up = await sender.call(
+                        "wait", limits.WAIT_TIMEOUT_MAX_S, sequences=sequences, timeout_s=timeout_s
+                    )
+                    if caught_up:
+                        return await self.status(connection)
+                except ChildError:
+                    await trio.sleep(limits.CHILD_POLL_S)  # it ended; its successor is asked again
+        status = await self.status(connection)
+        raise WaitTimeoutError(_behind(connection, status, timeout_s))
+
+    async def _ask(self, connection: Connection, name: str, **arguments: object) -> Any:
+        await self._core.up.wait()
+        child = self._core.children.sender(connection)
+        if child is None:
+            raise ChildError(f"connection {connection.id} does not run")
+        await child.wait_running()
+        return await child.call(name, **arguments)
+
+    async def status(self, connection: Connection) -> ConnectionStatus:
+        """The sender's snapshot, completed; if it does not answer, what is known without it."""
+        child = self._core.children.sender(connection)
+        name = self._target_name(connection)
+        without = ConnectionStatus(
+            id=connection.id,
+            uuid=connection.uuid,
+            repset=connection.repset.name,
+            target=name,
+            state_reason="is being started",
+        )
+        if child is None or (child.pid is None and not child.problem):
+            return without
+        try:
+            status = msgspec.convert(await child.call("status"), ConnectionStatus)
+        except ReplicatorError as error:
+            return msgspec.structs.replace(without, state=ConnectionState.ERROR, state_reason=str(error))
+        memory, disk = await self._queue_bytes(connection)
+        return msgspec.structs.replace(
+            status, id=connection.id, target=name, memory_queue_bytes=memory, disk_queue_bytes=disk
+        )
+
+    async def _queue_bytes(self, connection: Connection) -> tuple[int, int]:
+        """Bytes the journals of a connection hold in memory and on disk."""
+        memory = disk = 0
+        for journal in self._core.children.journals(connection):
+            child = self._core.children.capture(journal.mount)
+            try:
+                status = await child.call("status") if child is not None else {}
+            except ReplicatorError:
+                continue  # shown at the mount; the rest of the status is still of use
+            memory += status.get("memory_bytes", 0)
+            disk += status.get("disk_bytes", 0)
+        return memory, disk
+
+    def _target_name(self, connection: Connection) -> str:
+        return str(Address(connection.target_host or self._core.listen.host, connection.target_port))
+
+    def find(self, key: str) -> Connection:
+        """By number, uuid, or the name of a set that is connected once."""
+        found = [c for c in self._core.state.connections if key in (str(c.id), c.uuid)]
+        found = found or [c for c in self._core.state.connections if key == c.repset.name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            numbers = ", ".join(str(c.id) for c in found)
+            raise UsageError(f"replication set {key!r} has several connections: name one of {numbers}")
+        known = ", ".join(str(c.id) for c in self._core.state.connections) or "none"
+        raise NotFoundError(f"no connection {key!r}; connections: {known}")
+
+
+def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions:
+    if request.mirror is not None:
+        _check_mirror(request.mirror, newer=request.newer, checksum=request.checksum, orphans=request.orphans)
+    return ConnectionOptions(
+        mirror=request.mirror,
+        newer=request.newer,
+        checksum=request.checksum,
+        replicate=request.replicate,
+        remap_links=remap_links,
+        orphans=request.orphans,
+    )
+
+
+def _check_mirror(kind: str, *, newer: bool, checksum: bool, orphans: str) -> None:
+    if kind not in ("full", "difference"):
+        raise UsageError(f"mirror {kind!r}: must be full or difference")
+    if orphans not in ("keep", "delete"):
+        raise UsageError(f"orphans {orphans!r}: must be keep or delete")
+    for name, wanted in (("newer", newer), ("checksum", checksum)):
+        if wanted:
+            raise UsageError(f"{name}: mirrors of this release do not compare in this way yet; leave it out")
+
+
+def _behind(connection: Connection, status: ConnectionStatus, timeout_s: float | None) -> str:
+    why = status.state_reason or status.target_status_reason
+    return (
+        f"connection {connection.id}: the target did not catch up within {timeout_s or 0:g} s"
+        f" ({status.state}, mirror {status.mirror_status}, {status.queued_ops} operations queued"
+        + (f"; {why}" if why else "")
+        + ")"
+    )

@@ -1,0 +1,114 @@
+"""Captured directories: mounted, listed, removed."""
+
+import msgspec
+
+from replicator import events
+from replicator.addresses import normalise_path
+from replicator.agent import planning
+from replicator.agent.core import Change, Core, NotFoundError, real_path
+from replicator.agent.state import Connection, Mount, new_uuid
+from replicator.errors import ReplicatorError, UsageError
+
+
+class MountView(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    path: str
+    mountpoint: str
+    binding: str
+    pid: int | None
+    state: str  # serving, starting, failed
+    problem: str
+
+
+class Mounts:
+    """The mounts of an agent."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def all(self) -> list[MountView]:
+        return [await self._view(mount) for mount in self._core.state.mounts]
+
+    async def add(self, path: str, mountpoint: str | None, binding: str) -> MountView:
+        async with self._core.change() as change:
+            mount = await self.make(change, path, mountpoint, binding)
+        return await self._view(mount)
+
+    async def make(self, change: Change, path: str, mountpoint: str | None, binding: str) -> Mount:
+        """A step of a change."""
+        path = await real_path(path, "path")
+        mountpoint = path if mountpoint is None else await real_path(mountpoint, "mountpoint")
+        if binding not in ("auto", "kernel", "pyfuse3"):
+            raise UsageError(f"binding {binding!r}: must be auto, kernel or pyfuse3")
+        if binding == "kernel":
+            raise UsageError("binding kernel: not in this release; use auto or pyfuse3")
+        queue = self._core.config.queue
+        private = [self._core.home.path, queue.memory_directory, *filter(None, [queue.disk_directory])]
+        planning.check_new_mount(path, mountpoint, self._core.state.mounts, private)
+        mount = Mount(id=new_uuid(), path=path, mountpoint=mountpoint, binding=binding)
+        change.undo(self._take_back, change, mount)
+        await self._core.children.start_capture(mount)
+        await change.save(mounts=(*self._core.state.mounts, mount))
+        self._core.events.add(events.MOUNT_ADDED, path=path, mountpoint=mountpoint)
+        return mount
+
+    async def _take_back(self, change: Change, mount: Mount) -> None:
+        if mount in self._core.state.mounts:
+            await self._remove(change, mount, force=False)  # somebody may use it already
+        else:
+            await self._core.children.stop_capture(mount, force=True, persist=False)
+            await self._core.children.discard_journal(mount)
+
+    async def remove(self, path: str, *, force: bool) -> MountView:
+        async with self._core.change() as change:
+            return await self._remove(change, self._find(path), force=force)
+
+    async def _remove(self, change: Change, mount: Mount, *, force: bool) -> MountView:
+        used = [c for c in self._core.state.connections if self._needs(c, mount)]
+        if used:
+            numbers = ", ".join(str(c.id) for c in used)
+            raise ReplicatorError(
+                f"{mount.path} is needed by connection {numbers}: dtctl disconnect {used[0].id} first"
+            )
+        view = await self._view(mount)
+        await self._core.children.stop_capture(mount, force=force, persist=False)
+        await change.save(mounts=tuple(m for m in self._core.state.mounts if m.id != mount.id))
+        await self._core.children.discard_mount(mount)
+        self._core.events.add(events.MOUNT_REMOVED, path=mount.path)
+        return view
+
+    def _find(self, path: str) -> Mount:
+        path = normalise_path(path, "path")
+        for mount in self._core.state.mounts:
+            if path in (mount.path, mount.mountpoint):
+                return mount
+        known = ", ".join(mount.path for mount in self._core.state.mounts) or "none"
+        raise NotFoundError(f"{path} is not captured; captured directories: {known}")
+
+    async def _view(self, mount: Mount) -> MountView:
+        child = self._core.children.capture(mount)
+        pid = child.pid if child is not None else None
+        problem = child.problem if child is not None else ""
+        binding = mount.binding
+        try:
+            if child is not None and pid is not None:
+                binding = (await child.call("status"))["binding"]
+        except ReplicatorError as error:
+            problem = str(error)
+        return MountView(
+            id=mount.id,
+            path=mount.path,
+            mountpoint=mount.mountpoint,
+            binding=binding,
+            pid=pid,
+            state="serving" if pid is not None else "failed" if problem else "starting",
+            problem=problem,
+        )
+
+    def _needs(self, connection: Connection, mount: Mount) -> bool:
+        return any(journal.mount.id == mount.id for journal in self._core.children.journals(connection))
+
+    async def tell_active(self, mount: Mount) -> None:
+        child = self._core.children.capture(mount)
+        if child is not None:
+            await child.call("set_active", prefixes=self._core.children.active_prefixes(mount))
