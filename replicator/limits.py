@@ -82,6 +82,7 @@ CONNECT_FRAME_BYTES = 4 * MIB  # a connection with its replication set and all i
 CONTROL_FRAME_BYTES = 64 * KIB  # any other frame without bulk data
 GREETING_BYTES = 128  # the first line of a session with its newline
 RECEIVE_BYTES = 64 * KIB  # one read of a socket, unless a larger frame is known to follow
+SEND_BUFFER_BYTES = 4 * MIB  # of a session's socket
 RUN_BYTES = 256 * KIB  # records travel in runs of about this size
 WINDOW_BYTES = 8 * MIB  # sent and not yet received by the spool: back-pressure
 HEARTBEAT_S = 3.0  # something is sent at least this often
@@ -93,7 +94,7 @@ RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 10.0
 
 # --- target ---
-SYNC_INTERVAL_MIRRORING_S = 10.0  # the same during a mirror, which may be repeated anyway
+SYNC_DELAY_MIRRORING_S = 10.0  # the same during a mirror
 SYNC_INTERVAL_S = 1.0  # between two syncs of a target that has something new
 SYNC_DELAY_S = 5.0  # a change waits so long for others to be synced with it (as ext4's own commits do)
 SYNC_BYTES = 16 * MIB  # unless so much waits: the source keeps it in its queue until then
@@ -108,6 +109,9 @@ JOURNALS = 256  # of one connection
 APPLY_RETRY_FIRST_S = 0.2
 APPLY_GIVE_UP_S = 60.0  # after this a single path is left to a mirror, and the rest goes on
 APPLY_RETRY_MAX_S = 5.0
+# One write(2) to a copy. A larger one makes a file system with large folios look for memory in whole blocks,
+# which a virtual machine may have given back to its host: seen to cost three times the processor time.
+WRITE_BYTES = 128 * KIB
 DIRECTORY_DESCRIPTORS = 1024  # directories a target keeps open
 FILE_DESCRIPTORS = 256  # files being written that a target keeps open
 REMOVE_DIRECTORIES = 1000  # sub-directories remembered at a time while a tree is removed

@@ -431,6 +431,7 @@ class Replica:
         self._set_data_state(TargetDataState.OK if end.complete else TargetDataState.MIRROR_REQUIRED)
         await self._save(durable=False, mirroring=False, mirror_id=end.mirror_id)
         self._unsynced.set()
+        self._much_unsynced.set()  # what is complete is made durable soon
         self._changed()
 
     async def _lost_something(self) -> None:
@@ -503,9 +504,9 @@ class Replica:
         """Sync the copy while there is something new, and move the durable marks. Until cancelled."""
         while True:
             await self._unsynced.wait()
-            with trio.move_on_after(
-                limits.SYNC_DELAY_S
-            ):  # a sync of several changes costs little more than of one
+            # A sync of many changes costs little more than of one, and what a mirror brings may be repeated.
+            delay_s = limits.SYNC_DELAY_MIRRORING_S if self.state.mirroring else limits.SYNC_DELAY_S
+            with trio.move_on_after(delay_s):
                 await self._much_unsynced.wait()
             self._unsynced = trio.Event()
             self._much_unsynced = trio.Event()
@@ -515,8 +516,7 @@ class Replica:
             except OSError as error:
                 print(f"cannot make the copy durable: {_reason(error)}", file=sys.stderr, flush=True)
                 self._unsynced.set()
-            mirroring = self.state.mirroring
-            await trio.sleep(limits.SYNC_INTERVAL_MIRRORING_S if mirroring else limits.SYNC_INTERVAL_S)
+            await trio.sleep(limits.SYNC_INTERVAL_S)
 
     async def make_durable(self, *, clean: bool = False) -> None:
         """Everything applied so far is on stable storage, and `durable` says so. OSError.

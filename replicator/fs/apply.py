@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import calls
 from replicator.fs.attributes import is_replicated_xattr, proc_path, set_attributes
@@ -613,13 +614,15 @@ def _same_type(descriptor: int, record: Record) -> bool:
 
 
 def write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of it: one pwrite(2), unless the kernel takes less."""
-    written = os.pwrite(descriptor, data, offset)
-    if written != len(data):
+    """Write all of it, in calls of at most `limits.WRITE_BYTES`."""
+    size = len(data)
+    written = os.pwrite(descriptor, data, offset) if size <= limits.WRITE_BYTES else 0
+    if written != size:
         rest = memoryview(data)[written:]
+        offset += written
         while rest:
+            written = os.pwrite(descriptor, rest[: limits.WRITE_BYTES], offset)
             offset += written
-            written = os.pwrite(descriptor, rest, offset)
             rest = rest[written:]
 
 

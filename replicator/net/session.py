@@ -17,6 +17,7 @@ from replicator.errors import RemoteProtocolError
 from replicator.net.engine import Buffer, Data, Engine, Event
 from replicator.net.frames import Bye, Frame, Ping
 
+_SO_SNDBUFFORCE = 32  # socket(7): beyond net.core.wmem_max; not named by Python
 _JOIN_BYTES = 128 * limits.KIB  # up to this, copying is cheaper than further system calls
 
 
@@ -42,6 +43,21 @@ def tune_socket(stream: trio.abc.Stream) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a record must not wait for the next
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.KEEPALIVE_IDLE_S)
+        _widen(stream)
+
+
+def _widen(stream: trio.SocketStream) -> None:
+    """A send buffer that takes several pieces of a mirror.
+
+    By itself it grows with the window, which stays small on a short line: every piece would go in a dozen
+    calls with a wake-up each.
+    """
+    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+        try:
+            stream.setsockopt(socket.SOL_SOCKET, option, limits.SEND_BUFFER_BYTES)
+            return
+        except OSError:
+            continue  # without CAP_NET_ADMIN the system's maximum has to do
 
 
 class Session:
