@@ -150,6 +150,7 @@ class Connections:
         """Until the first session is up. Raises ReplicatorError with the reason if it is not."""
         with trio.move_on_after(limits.ESTABLISH_TIMEOUT_S):
             while True:
+                rung = self._core.rung
                 status = await self.status(connection)
                 if status.state is ConnectionState.STARTED:
                     return
@@ -158,7 +159,8 @@ class Connections:
                     raise ReplicatorError(
                         f"cannot connect to {name}: {status.state_reason.removeprefix(f'{name}: ')}"
                     )
-                await trio.sleep(limits.CHILD_POLL_S)
+                with trio.move_on_after(limits.ESTABLISH_CHECK_S):
+                    await rung.wait()
         raise ReplicatorError(
             f"cannot connect to {self._target_name(connection)}: no answer within"
             f" {limits.ESTABLISH_TIMEOUT_S:.0f} s"

@@ -24,6 +24,9 @@ from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, Unre
 
 Handler = Callable[..., Awaitable[object]]
 
+READY_VARIABLE = "REPLICATOR_READY_FD"
+"""Environment of a child: number of a descriptor that it closes once its control socket answers."""
+
 # That nobody can be reached is said of the child itself, never of what it wanted to reach.
 _REFUSALS: dict[int, type[ReplicatorError]] = {
     ExitCode.USAGE: UsageError,
@@ -202,6 +205,7 @@ async def serve(
     """
     listener = await _listen(path)
     try:
+        _tell_parent()
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
@@ -213,6 +217,13 @@ async def serve(
             os.unlink(path)
         except FileNotFoundError:
             pass
+
+
+def _tell_parent() -> None:
+    """Whoever started this process waits on a pipe for it to serve, or to end."""
+    descriptor = os.environ.pop(READY_VARIABLE, None)
+    if descriptor is not None:
+        os.close(int(descriptor))
 
 
 async def _listen(path: str) -> trio.socket.SocketType:

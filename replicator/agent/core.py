@@ -43,6 +43,7 @@ class Core:
     events: EventRing
     children: Children
     up: trio.Event = field(default_factory=trio.Event)  # everything was started that should run
+    rung: trio.Event = field(default_factory=trio.Event)  # by a sender whose state changes; then replaced
     _changes: trio.Lock = field(default_factory=trio.Lock)
 
     @asynccontextmanager

@@ -22,7 +22,7 @@ import trio
 
 import replicator
 from replicator import events, limits
-from replicator.agent.control import Control
+from replicator.agent.control import READY_VARIABLE, Control
 from replicator.errors import ExitCode, ReplicatorError, UnreachableError
 from replicator.events import EventRing
 from replicator.paths import Home, Role, socket_address
@@ -101,8 +101,11 @@ def _reap(descriptor: int) -> str:
     return f"killed by {signal.Signals(result.si_status).name}"
 
 
-def spawn(arguments: list[str], log: str) -> Process:
-    """Start a program in a session of its own, with nothing of ours open but its log. Raises OSError."""
+def spawn(arguments: list[str], log: str) -> tuple[Process, int]:
+    """Start a program in a session of its own, with nothing of ours open but its log. Raises OSError.
+
+    Also returns the end of a pipe, readable once the program answers on its control socket or has ended.
+    """
     environment = dict(os.environ)
     # The very code that runs here, wherever the agent was started from.
     package = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
@@ -112,22 +115,31 @@ def spawn(arguments: list[str], log: str) -> Process:
     environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
     for name, value in _ALLOCATOR.items():
         environment.setdefault(name, str(value))
+    environment[READY_VARIABLE] = "3"
     _keep_descriptors()
-    pid = os.posix_spawn(
-        arguments[0],
-        arguments,
-        environment,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-        setsigmask=[],
-        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
-    )
+    ready, its_ready = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.posix_spawn(
+            arguments[0],
+            arguments,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_DUP2, its_ready, 3),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+        )
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(its_ready)
     # Not reaped yet, so the id is still its own.
-    return Process(pid, os.pidfd_open(pid))
+    return Process(pid, os.pidfd_open(pid)), ready
 
 
 def _keep_descriptors() -> None:
@@ -427,12 +439,12 @@ class Child:
             await self.plan.prepare()
         write_arguments(self._arguments_file, self.plan.arguments())
         log_bytes = _size(self.log)
-        process = spawn(
+        process, ready = spawn(
             [sys.executable, "-m", f"replicator.agent.{self.plan.role}", "--arguments", self._arguments_file],
             self.log,
         )
         try:
-            how = await self._wait_for_answer(process)
+            how = await self._wait_for_answer(process, ready)
         except trio.Cancelled:
             if self._stopping:
                 with trio.CancelScope(shield=True):
@@ -440,6 +452,8 @@ class Child:
             else:
                 process.close()  # the agent ends: its successor finds it
             raise
+        finally:
+            os.close(ready)
         if how:
             await self._put_down(process)
             why = _last_line(self.log, log_bytes) or f"{how}; see {self.log}"
@@ -452,17 +466,16 @@ class Child:
         await process.ended()
         process.close()
 
-    async def _wait_for_answer(self, process: Process) -> str:
+    async def _wait_for_answer(self, process: Process, ready: int) -> str:
         """Empty once the control socket answers, otherwise what happened instead."""
         with trio.move_on_after(limits.CHILD_START_TIMEOUT_S):
-            while not process.has_ended():
-                if _serves(self._socket, process.pid):
-                    try:
-                        await call(self._socket, "status")
-                        return ""
-                    except ReplicatorError:
-                        pass  # going down again: the next look tells
-                await trio.sleep(limits.CHILD_POLL_S)
+            await trio.lowlevel.wait_readable(ready)
+            if not process.has_ended():
+                try:
+                    await call(self._socket, "status")
+                    return ""
+                except ReplicatorError:
+                    pass  # it is going down
             return await process.ended()
         return f"no answer within {limits.CHILD_START_TIMEOUT_S:.0f} s"
 
@@ -532,14 +545,6 @@ def _back_off() -> Iterator[float]:
     while True:
         yield delay_s
         delay_s = min(delay_s * 2, limits.RESTART_MAX_S)
-
-
-def _serves(path: str, pid: int) -> bool:
-    process = serving_process(path)
-    if process is None:
-        return False
-    process.close()
-    return process.pid == pid
 
 
 def _size(path: str) -> int:

@@ -88,6 +88,8 @@ class Watch:
                 await self.look()
                 with trio.move_on_after(limits.WATCH_INTERVAL_S):
                     await bell.wait()
+                rung, self._core.rung = self._core.rung, trio.Event()
+                rung.set()
         finally:
             bell.close()
 

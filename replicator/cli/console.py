@@ -11,6 +11,7 @@ import typer
 from replicator.cli import complete
 from replicator.cli.client import Client
 from replicator.cli.options import agent
+from replicator.cli.run import run
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def console(context: typer.Context) -> None:
     """
     client = agent(context)
     name = str(client.get("agent").get("name") or "agent")
-    shell = Shell(client)
+    shell = Shell(client, context.find_root().command)
     if sys.stdin.isatty():
         _converse(shell, name)
         return
@@ -47,12 +48,10 @@ def console(context: typer.Context) -> None:
 class Shell:
     """Runs the lines of a console."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, command: Any) -> None:
+        """`command`: `dtctl` itself, as click sees it."""
         self.client = client
-        from replicator.cli import main
-
-        self._run = main.run
-        self.command: Any = typer.main.get_command(main.app)
+        self.command = command
 
     def execute(self, line: str) -> int | None:
         """Run one line. Returns its exit code, or None when the line says to leave."""
@@ -71,7 +70,7 @@ class Shell:
             words = words[1:]
         if words[:1] in (["help"], ["?"]):
             words = [*words[1:], "--help"]
-        return self._run(["--home", self.client.home, *words], self.command)
+        return run(self.command, ["--home", self.client.home, *words])
 
     def candidates(self, text: str) -> Iterator[tuple[str, int, str]]:
         """Completions of the line so far: (word, characters it replaces, description)."""

@@ -488,7 +488,12 @@ class Applier:
 
     def _rename(self, record: Record, tolerant: bool, in_doubt: bool, intent: bytes) -> Outcome:
         if in_doubt and self._was_renamed(record, intent):
-            self._follow_rename(record, record.arg0, tolerant)
+            if self.links and record.arg0 & RENAME_EXCHANGE:
+                # Whether the table has followed nobody knows, and a second time would lead it back.
+                self.links.forget(record.path)
+                self.links.forget(record.path2)
+            else:
+                self._follow_rename(record, record.arg0, tolerant)
             return Outcome.ALREADY
         if tolerant:
             return self._rename_tolerantly(record)

@@ -345,6 +345,24 @@ def test_xattrs_of_every_type(target: Target) -> None:
         assert target.tolerant(remove) is Outcome.ALREADY
 
 
+@pytest.mark.parametrize("followed", [True, False], ids=["table followed", "table did not"])
+def test_an_exchange_in_doubt_never_leads_the_table_of_links_astray(target: Target, followed: bool) -> None:
+    """The kill came after the exchange, before or after the table knew of it."""
+    for name in ("one", "other"):
+        target.file(name)
+    identities = {b"one": Identity(1, 0), b"other": Identity(2, 0)}
+    for path, identity in identities.items():
+        target.links.add(identity, path)
+    record = make_record(Kind.RENAME, b"one", b"other", arg0=RENAME_EXCHANGE)
+    intent = target.applier.intent(record)
+    target.tolerant(record)
+    if not followed:
+        target.links.exchange(b"one", b"other")
+    assert target.tolerant(record, in_doubt=True, intent=intent) is Outcome.ALREADY
+    assert target.links.find(Identity(1, 0)) in (b"other", None)
+    assert target.links.find(Identity(2, 0)) in (b"one", None)
+
+
 def test_collapsing_a_range_in_doubt_happens_once(target: Target) -> None:
     target.file("x", b"a" * 4096 + b"b" * 4096 + b"c" * 4096)
     record = make_record(Kind.FALLOCATE, b"x", payload=struct.pack("<I", 0x08), arg0=0, arg1=4096)

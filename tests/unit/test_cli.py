@@ -14,13 +14,15 @@ from typing import Any
 
 import msgspec
 import pytest
+import typer
 from rich.console import Console
 
 from replicator.cli import render, units
 from replicator.cli.client import Client
 from replicator.cli.console import Shell
-from replicator.cli.main import run
+from replicator.cli.main import app
 from replicator.cli.monitor import View
+from replicator.cli.run import run
 from replicator.errors import NotPermittedError, UnreachableError
 from replicator.status import (
     ConnectionState,
@@ -56,6 +58,9 @@ STATUS = ConnectionStatus(
         problems=(Problem("a/b", "Permission denied"),),
     ),
 )
+
+
+DTCTL = typer.main.get_command(app)
 
 
 class FakeAgent(socketserver.ThreadingUnixStreamServer):
@@ -117,7 +122,7 @@ def fake(home: Path) -> Iterator[FakeAgent]:
 
 
 def dtctl(home: Path, *arguments: str) -> int:
-    return run(["--home", str(home), *arguments])
+    return run(DTCTL, ["--home", str(home), *arguments])
 
 
 # --- what is asked ---
@@ -544,7 +549,7 @@ def test_monitor_keeps_values_of_a_lost_agent(fake: FakeAgent, home: Path) -> No
 
 def test_console_runs_commands(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake.answer("GET", "connections", [STATUS])
-    shell = Shell(Client(str(home)))
+    shell = Shell(Client(str(home)), DTCTL)
     assert shell.execute("status") == 0
     assert shell.execute("dtctl status --json  # pasted") == 0
     assert "backup:1500" in capsys.readouterr().out
@@ -578,11 +583,11 @@ def test_console_completes(fake: FakeAgent, home: Path, text: str, expected: set
     fake.answer("GET", "connections", [STATUS])
     fake.answer("GET", "repsets", [REPSET, REPSET | {"name": "db"}])
     fake.answer("GET", "mounts", [MOUNT])
-    assert {word for word, _, _ in Shell(Client(str(home))).candidates(text)} == expected
+    assert {word for word, _, _ in Shell(Client(str(home)), DTCTL).candidates(text)} == expected
 
 
 def test_completion_without_an_agent(home: Path) -> None:
-    assert list(Shell(Client(str(home))).candidates("mirror pause ")) == []
+    assert list(Shell(Client(str(home)), DTCTL).candidates("mirror pause ")) == []
 
 
 def run_dtctl(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -627,9 +632,11 @@ def test_console_runs_a_script(fake: FakeAgent, home: Path) -> None:
 def test_start_needs_no_heavy_import(fake: FakeAgent, home: Path) -> None:
     """`dtctl status --json` in a script's loop must not pay for tables, prompts or trio."""
     code = (
-        "import sys; from replicator.cli.main import run\n"
-        f"run(['--home', {str(home)!r}, 'status', '--json'])\n"
-        "print([m for m in ('rich.table', 'prompt_toolkit', 'trio', 'starlette') if m in sys.modules])"
+        "import sys; from replicator.cli.main import main\n"
+        f"sys.argv[1:] = ['--home', {str(home)!r}, 'status', '--json']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "heavy = ('rich.table', 'prompt_toolkit', 'trio', 'starlette', 'pydantic', 'ssl')\n"
+        "print([module for module in heavy if module in sys.modules])"
     )
     fake.answer("GET", "connections", [])
     result = subprocess.run(
@@ -639,7 +646,7 @@ def test_start_needs_no_heavy_import(fake: FakeAgent, home: Path) -> None:
 
 
 def test_version_and_help(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([]) == 0
+    assert run(DTCTL, []) == 0
     assert "protect" in capsys.readouterr().out
-    assert run(["--version"]) == 0
+    assert run(DTCTL, ["--version"]) == 0
     assert capsys.readouterr().out.startswith("dtctl ")
