@@ -95,6 +95,7 @@ RECONNECT_MAX_S = 10.0
 # --- target ---
 SYNC_INTERVAL_MIRRORING_S = 10.0  # the same during a mirror, which may be repeated anyway
 SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
+FILE_CLOCK_STEP_NS = 1_000_000_000  # file systems stamp with a coarser clock than the one we read
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog

@@ -24,7 +24,7 @@ from replicator.agent import replica_state as states
 from replicator.agent.replica import Replica
 from replicator.agent.replica_paths import RefusedTarget, check_targets, make_targets
 from replicator.agent.replica_state import Applied, Received, RefusedBatch, ReplicaState, StateFile
-from replicator.agent.replica_tree import ReplicaTree, Tree
+from replicator.agent.replica_tree import LINKS_PREFIX, ReplicaTree, Tree
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool
 from replicator.errors import JournalError, ProtocolError, RemoteProtocolError, ReplicatorError, UsageError
@@ -292,6 +292,11 @@ class Receiver:
                 return state, applied, self._load_refused()
         # Another boot, or the memory is gone: what was not durable may be there in part. The source compares.
         connect = state.connect
+        lost = connect is not None and not state.clean
+        suspect_since_ns = state.suspect_since_ns
+        if lost and suspect_since_ns is None:
+            suspect_since_ns = state.durable_wall_ns
+        self._remove_identities()
         self._spool.seek_head()
         self._received = Received(
             self._spool.head,
@@ -308,6 +313,8 @@ class Receiver:
             data_state=state.data_state
             if state.clean and not state.mirroring
             else TargetDataState.MIRROR_REQUIRED,
+            suspect_since_ns=suspect_since_ns,
+            power_lost=state.power_lost or (lost and state.data_state != TargetDataState.MIRROR_REQUIRED),
         )
         # This order: until the last of them is written, the next start comes here again.
         self._save_refused([])
@@ -315,6 +322,13 @@ class Receiver:
         self._applied_page.store(states.encode(applied))
         self._state_file.save(state, durable=True)
         return state, applied, []
+
+    def _remove_identities(self) -> None:
+        """The tables of hard links are not synced: after power loss they may not even open."""
+        disk = self._world.disk
+        for name in disk.listdir(self._directory):
+            if name.startswith(LINKS_PREFIX):
+                disk.unlink(os.path.join(self._directory, name))
 
     def _save_refused(self, refused: list[RefusedBatch]) -> None:
         disk = self._world.disk
@@ -442,6 +456,7 @@ class Receiver:
                 received.batches,
                 received.mirror_id,
                 os.getpid(),
+                replica.state.power_lost and not received.mirroring,
             )
         )
         return connect

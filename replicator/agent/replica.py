@@ -364,6 +364,7 @@ class Replica:
             while True:
                 try:
                     self.tree = self._open_tree(connect)
+                    self.tree.suspect(self.state.suspect_since_ns)
                     break
                 except (OSError, ReplicatorError) as error:
                     await self._wait_to_retry(_reason(error), delay_s)
@@ -379,7 +380,10 @@ class Replica:
             known = former is None or (former.journals == connect.journals and former.maps == connect.maps)
             if not known:
                 self._set_data_state(TargetDataState.MIRROR_REQUIRED)
-            await self._save(durable=True, connect=connect)
+            durable_wall_ns = self.state.durable_wall_ns
+            if former is None:  # what is there already was made by others, and is as durable as it will be
+                durable_wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+            await self._save(durable=True, connect=connect, durable_wall_ns=durable_wall_ns)
 
     async def _begin_mirror(self, begin: MirrorBegin) -> None:
         assert self.tree is not None
@@ -389,7 +393,8 @@ class Replica:
         self._decoded.clear()
         self.tree.forget_links()
         self._set_data_state(TargetDataState.MIRRORING)
-        await self._save(durable=False, mirroring=True, mirror_id=begin.mirror_id)
+        # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
+        await self._save(durable=True, mirroring=True, mirror_id=begin.mirror_id, power_lost=False)
         self._changed()
 
     async def _end_mirror(self, end: MirrorEnd) -> None:
@@ -399,7 +404,11 @@ class Replica:
         self._save_refused(list(self.refused))
         self.tree.forget_links()
         self._set_data_state(TargetDataState.OK if end.complete else TargetDataState.MIRROR_REQUIRED)
-        await self._save(durable=False, mirroring=False, mirror_id=end.mirror_id)
+        suspect_since_ns = None if end.complete else self.state.suspect_since_ns
+        self.tree.suspect(suspect_since_ns)
+        await self._save(
+            durable=False, mirroring=False, mirror_id=end.mirror_id, suspect_since_ns=suspect_since_ns
+        )
         self._unsynced.set()
         self._changed()
 
@@ -477,10 +486,11 @@ class Replica:
         """Everything applied so far is on stable storage, and state.json says so. OSError."""
         async with self._tree_lock:
             tree, marks = self.tree, dict(self.applied.marks)
+            wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
             if tree is not None:
                 await self._world.in_thread(tree.sync)
                 self._stale_descriptors = True
-        await self._save(durable=True, marks=marks, clean=clean)
+        await self._save(durable=True, marks=marks, clean=clean, durable_wall_ns=wall_ns)
         self._changed()
 
     async def know_source(self, source_uuid: str, source_name: str) -> None:

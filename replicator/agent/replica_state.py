@@ -38,6 +38,11 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     mirroring: bool = False  # between MIRROR_BEGIN and MIRROR_END: the target is tolerant
     mirror_id: str = ""
     durable: Marks = {}
+    durable_wall_ns: int = (
+        0  # before what is durable was made so: what the file system stamps later may be not
+    )
+    suspect_since_ns: int | None = None  # power was lost: files changed since may hold anything (ctime here)
+    power_lost: bool = False  # from a copy that was complete or becoming so, and no mirror has begun since
 
 
 class Received(msgspec.Struct, array_like=True):

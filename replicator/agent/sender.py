@@ -323,6 +323,14 @@ class Sender:
         ):  # operations between the target's position and ours are not in the journal: compare everything
             self._begin_run(RECOVERY, exact=True)
             return
+        if connected.power_lost:  # all operations since come again; what was brought by mirrors may be torn
+            partial = run is not None and run.some_paths
+            self._begin_run(
+                RECOVERY if partial else self._state.mirror_wanted or RECOVERY,
+                exact=self._state.mirror_exact and self._state.mirror_wanted is not None,
+                distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
+            )
+            return
         if run is not None:
             known = connected.mirroring and connected.mirror_id == run.run_id
             while shipper.sent_batches and (

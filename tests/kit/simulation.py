@@ -222,6 +222,14 @@ class Simulation:
         await trio.testing.wait_all_tasks_blocked()
         self.receiver = None
 
+    async def lose_target_power(self) -> None:
+        """The target's host goes down, and is up again without a receiver. What its tree has lost is up to
+        the test.
+        """
+        await self.kill_receiver()
+        self.target_world.disk.lose_power()
+        self.target_world.clock.boot += 1
+
     # --- looking ---
 
     @property
