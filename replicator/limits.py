@@ -96,6 +96,10 @@ RECONNECT_MAX_S = 10.0
 SYNC_INTERVAL_MIRRORING_S = 10.0  # the same during a mirror, which may be repeated anyway
 SYNC_INTERVAL_S = 1.0  # between two syncfs of a target that has something new
 FILE_CLOCK_STEP_NS = 1_000_000_000  # file systems stamp with a coarser clock than the one we read
+UNSYNCED_MAX_NS = (
+    300_000_000_000  # what a program writes is on the disk after this time (vm.dirty_expire_centisecs)
+)
+ALIVE_NOTE_S = 60.0  # between two notes of a sender that its host has power
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog

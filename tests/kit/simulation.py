@@ -230,6 +230,13 @@ class Simulation:
         self.target_world.disk.lose_power()
         self.target_world.clock.boot += 1
 
+    async def lose_source_power(self) -> None:
+        """The same for the source: its journal is gone, its mount is up again, its sender is not."""
+        await self.kill_sender()
+        self.source_world.disk.lose_power()
+        self.source_world.clock.boot += 1
+        self.writer = JournalWriter.open(self.source_world, self.settings, self.journal_id)
+
     # --- looking ---
 
     @property

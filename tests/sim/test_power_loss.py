@@ -1,4 +1,4 @@
-"""Power loss of the target: what it had not made durable comes again by itself, however whole it looks."""
+"""Power loss of either host: what may have been lost is compared by itself, however whole it looks."""
 
 import os
 import stat
@@ -61,6 +61,35 @@ async def test_the_source_brings_everything_again(
         await simulation.lose_target_power()
         assert tear(simulation.target_root)
         simulation.start_receiver()
+        await trio.sleep(30)  # to connect again
+        await simulation.drained()
+        simulation.assert_equal()
+        assert simulation.status.target_data_state == "OK"
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["calm", "killed"])
+@pytest.mark.parametrize("complete", [True, False], ids=["afterwards", "in a mirror"])
+async def test_the_copy_follows_a_source_that_lost_data(
+    complete: bool, killed: bool, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy may be newer than what the source has left; then it has to become older."""
+    monkeypatch.setattr(limits, "STEP_FILES", 3)
+    monkeypatch.setattr(limits, "PIECES_IN_FLIGHT", 6)
+    async with simulate(5, start=False) as simulation:
+        build_random_tree(simulation.source_root, 5, 150)
+        simulation.start_receiver()
+        simulation.start_sender()
+        if complete:
+            await simulation.drained()
+        else:
+            await some_files_are_there(simulation)
+        await simulation.lose_source_power()
+        assert tear(simulation.source_root)
+        simulation.start_sender()
+        if killed:  # what it knew of the power loss must not be lost with it
+            await trio.sleep(0.01)
+            await simulation.kill_sender()
+            simulation.start_sender()
         await trio.sleep(30)  # to connect again
         await simulation.drained()
         simulation.assert_equal()
