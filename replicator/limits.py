@@ -100,6 +100,11 @@ SYNC_INTERVAL_S = 1.0  # between two syncs of a target that has something new
 SYNC_DELAY_S = 5.0  # a change waits so long for others to be synced with it (as ext4's own commits do)
 SYNC_BYTES = 16 * MIB  # unless so much waits: the source keeps it in its queue until then
 SYNC_FILES = 16  # changed files are synced one by one; more: their whole file system
+FILE_CLOCK_STEP_NS = 1_000_000_000  # file systems stamp with a coarser clock than the one we read
+UNSYNCED_MAX_NS = (
+    300_000_000_000  # what a program writes is on the disk after this time (vm.dirty_expire_centisecs)
+)
+ALIVE_NOTE_S = 60.0  # between two notes of a sender that its host has power
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog

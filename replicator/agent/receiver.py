@@ -25,7 +25,7 @@ from replicator.agent.position_file import PositionFile
 from replicator.agent.replica import Replica
 from replicator.agent.replica_paths import RefusedTarget, check_targets, make_targets
 from replicator.agent.replica_state import Applied, Received, RefusedBatch, ReplicaState, StateFile
-from replicator.agent.replica_tree import ReplicaTree, Tree
+from replicator.agent.replica_tree import LINKS_PREFIX, ReplicaTree, Tree
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool
 from replicator.errors import JournalError, ProtocolError, RemoteProtocolError, ReplicatorError, UsageError
@@ -296,6 +296,11 @@ class Receiver:
                 return state, applied, self._load_refused()
         # Another boot, or the memory is gone: what was not durable may be there in part. The source compares.
         connect = state.connect
+        lost = connect is not None and not state.clean
+        suspect_since_ns = state.suspect_since_ns
+        if lost and suspect_since_ns is None:
+            suspect_since_ns = self._positions.wall_ns
+        self._remove_identities()
         self._spool.seek_head()
         self._received = Received(
             self._spool.head,
@@ -312,13 +317,22 @@ class Receiver:
             data_state=state.data_state
             if state.clean and not state.mirroring
             else TargetDataState.MIRROR_REQUIRED,
+            suspect_since_ns=suspect_since_ns,
+            power_lost=state.power_lost or (lost and state.data_state != TargetDataState.MIRROR_REQUIRED),
         )
         # This order: until the last of them is written, the next start comes here again.
         self._save_refused([])
         self._received_page.store(states.encode(self._received))
         self._applied_page.store(states.encode(applied))
-        self._state_file.save(state, durable=True)
+        self._state_file.save(state)
         return state, applied, []
+
+    def _remove_identities(self) -> None:
+        """The tables of hard links are not synced: after power loss they may not even open."""
+        disk = self._world.disk
+        for name in disk.listdir(self._directory):
+            if name.startswith(LINKS_PREFIX):
+                disk.unlink(os.path.join(self._directory, name))
 
     def _save_refused(self, refused: list[RefusedBatch]) -> None:
         disk = self._world.disk
@@ -446,6 +460,7 @@ class Receiver:
                 received.batches,
                 received.mirror_id,
                 os.getpid(),
+                replica.state.power_lost and not received.mirroring,
             )
         )
         return connect

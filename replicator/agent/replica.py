@@ -183,7 +183,7 @@ class Replica:
         if self.state.clean:
             # From here on the tree is newer than what was durable at the clean stop, whatever becomes of this
             # host.
-            await self._save(durable=True, clean=False)
+            await self._save(clean=False)
         head = frame.frame
         if isinstance(head, Records | Derived):
             await self._apply_records(frame, head)
@@ -395,6 +395,7 @@ class Replica:
             while True:
                 try:
                     self.tree = self._open_tree(connect)
+                    self.tree.suspect(self.state.suspect_since_ns)
                     break
                 except (OSError, ReplicatorError) as error:
                     await self._wait_to_retry(_reason(error), delay_s)
@@ -410,7 +411,10 @@ class Replica:
             known = former is None or (former.journals == connect.journals and former.maps == connect.maps)
             if not known:
                 self._set_data_state(TargetDataState.MIRROR_REQUIRED)
-            await self._save(durable=True, connect=connect)
+            if former is None:  # what is there already was made by others, and is as durable as it will be
+                wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+                await self._world.in_thread(partial(self._positions.save, self._positions.marks, wall_ns))
+            await self._save(connect=connect)
 
     async def _begin_mirror(self, begin: MirrorBegin) -> None:
         assert self.tree is not None
@@ -419,7 +423,8 @@ class Replica:
         self._given_up.clear()
         self.tree.forget_links()
         self._set_data_state(TargetDataState.MIRRORING)
-        await self._save(durable=False, mirroring=True, mirror_id=begin.mirror_id)
+        # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
+        await self._save(mirroring=True, mirror_id=begin.mirror_id, power_lost=False)
         self._changed()
 
     async def _end_mirror(self, end: MirrorEnd) -> None:
@@ -429,7 +434,9 @@ class Replica:
         self._save_refused(list(self.refused))
         self.tree.forget_links()
         self._set_data_state(TargetDataState.OK if end.complete else TargetDataState.MIRROR_REQUIRED)
-        await self._save(durable=False, mirroring=False, mirror_id=end.mirror_id)
+        suspect_since_ns = None if end.complete else self.state.suspect_since_ns
+        self.tree.suspect(suspect_since_ns)
+        await self._save(mirroring=False, mirror_id=end.mirror_id, suspect_since_ns=suspect_since_ns)
         self._unsynced.set()
         self._much_unsynced.set()  # what is complete is made durable soon
         self._changed()
@@ -440,7 +447,7 @@ class Replica:
         """
         if not self.state.mirroring and self.state.data_state is TargetDataState.OK:
             self._set_data_state(TargetDataState.MIRROR_REQUIRED)
-            await self._save(durable=False)
+            await self._save()
             self._changed()
 
     def _set_data_state(self, data_state: TargetDataState) -> None:
@@ -526,25 +533,27 @@ class Replica:
         async with self._tree_lock:
             tree, marks = self.tree, dict(self.applied.marks)
 
+            wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+
             def sync() -> None:
                 if tree is not None:
                     tree.sync()
-                self._positions.save(marks)  # after it: a position must never be ahead of the copy
+                self._positions.save(marks, wall_ns)  # after it: a position must never be ahead of the copy
 
             await self._world.in_thread(sync)
             self._stale_descriptors = True
         if clean:
-            await self._save(durable=True, clean=True)
+            await self._save(clean=True)
         self._changed()
 
     async def know_source(self, source_uuid: str, source_name: str) -> None:
         if (source_uuid, source_name) != (self.state.source_uuid, self.state.source_name):
-            await self._save(durable=False, source_uuid=source_uuid, source_name=source_name)
+            await self._save(source_uuid=source_uuid, source_name=source_name)
 
-    async def _save(self, *, durable: bool, **changes: object) -> None:
+    async def _save(self, **changes: object) -> None:
         async with self._save_lock:
             state = msgspec.structs.replace(self.state, boot_id=self._world.clock.boot_id(), **changes)
-            await self._world.in_thread(lambda: self._state_file.save(state, durable=durable))
+            await self._world.in_thread(lambda: self._state_file.save(state))
             # Meanwhile the data state may have changed, and only that.
             self.state = msgspec.structs.replace(state, data_state=self.state.data_state)
 

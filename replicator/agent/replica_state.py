@@ -40,6 +40,8 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     mirroring: bool = False  # between MIRROR_BEGIN and MIRROR_END: the target is tolerant
     mirror_id: str = ""
+    suspect_since_ns: int | None = None  # power was lost: files changed since may hold anything (ctime here)
+    power_lost: bool = False  # from a copy that was complete or becoming so, and no mirror has begun since
 
 
 class Received(msgspec.Struct, array_like=True):
@@ -113,10 +115,8 @@ class StateFile:
             raise ReplicatorError(f"{self._path} was written by another version ({state.version})")
         return state
 
-    def save(self, state: ReplicaState, *, durable: bool) -> None:
-        """Replace it: a crash leaves the old or the new one. `durable`: also after power loss. Blocks.
-        OSError.
-        """
+    def save(self, state: ReplicaState) -> None:
+        """Replace it: a crash or power loss leaves the old or the new one. Blocks. OSError."""
         disk = self._disk
         temporary = self._path + ".new"
         data = msgspec.json.encode(state)
@@ -124,13 +124,11 @@ class StateFile:
         try:
             disk.append(handle, [data], 0)
             disk.truncate(temporary, len(data))
-            if durable:
-                disk.fsync(handle)
+            disk.fsync(handle)
         finally:
             disk.close(handle)
         disk.replace(temporary, self._path)
-        if durable:
-            disk.fsync_directory(self._directory)
+        disk.fsync_directory(self._directory)
 
     def remove(self) -> None:
         if self._disk.exists(self._path):

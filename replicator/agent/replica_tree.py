@@ -17,6 +17,9 @@ _CONTENT_KINDS = frozenset(
 )
 """Operations that change one file and no name."""
 
+LINKS_PREFIX = "links-"
+"""What the names of tables of hard links begin with, one per journal."""
+
 
 class Tree(Protocol):
     """What a replica needs of a tree. Journals are meant by their index in `Connect`. All calls block."""
@@ -42,6 +45,10 @@ class Tree(Protocol):
 
     def forget_links(self) -> None:
         """A mirror begins or has ended: identities are learned anew."""
+        ...
+
+    def suspect(self, since_ns: int | None) -> None:
+        """Files changed here since then (ctime) may hold anything, whatever they look like."""
         ...
 
     def sync(self) -> None:
@@ -74,7 +81,7 @@ class ReplicaTree:
             for index, journal in enumerate(connect.journals):
                 maps = [(m.source, self._roots[m.target]) for m in connect.maps if m.journal == index]
                 source_root = journal.root if connect.remap_links else None
-                links = LinkTable(os.path.join(directory, f"links-{index}.sqlite"))
+                links = LinkTable(os.path.join(directory, f"{LINKS_PREFIX}{index}.sqlite"))
                 self._links.append(links)
                 applier = Applier(maps, source_root=source_root)
                 self._appliers.append(applier)
@@ -130,6 +137,10 @@ class ReplicaTree:
     def forget_links(self) -> None:
         for links in self._links:
             links.clear()
+
+    def suspect(self, since_ns: int | None) -> None:
+        for placer in self._placers:
+            placer.suspect_since_ns = since_ns
 
     def sync(self) -> None:
         self._unsynced.sync(self._sync_file_systems)

@@ -112,6 +112,7 @@ class SenderState(msgspec.Struct):
     mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
     mirror_exact: bool = False
     mirror_started_wall_ns: int | None = None
+    alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
 
 
 class Sender:
@@ -236,6 +237,7 @@ class Sender:
                 nursery.start_soon(self.shipper.run, session, self._may_ship)
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(self._count_sizes)
+                nursery.start_soon(self._note_alive)
                 while True:
                     self._handle(await session.receive())
         except BaseExceptionGroup as group:
@@ -323,7 +325,15 @@ class Sender:
         if (
             lost
         ):  # operations between the target's position and ours are not in the journal: compare everything
-            self._begin_run(RECOVERY, exact=True)
+            self._begin_run(RECOVERY, exact=True, distrust_ctime_after_ns=self._maybe_torn_after_ns())
+            return
+        if connected.power_lost:  # all operations since come again; what was brought by mirrors may be torn
+            partial = run is not None and run.some_paths
+            self._begin_run(
+                RECOVERY if partial else self._state.mirror_wanted or RECOVERY,
+                exact=self._state.mirror_exact and self._state.mirror_wanted is not None,
+                distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
+            )
             return
         if run is not None:
             known = connected.mirroring and connected.mirror_id == run.run_id
@@ -354,6 +364,20 @@ class Sender:
                 exact=self._state.mirror_exact,
                 distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
             )
+
+    def _maybe_torn_after_ns(self) -> int:
+        """If it was power loss that took the journal: a file changed here since then may have lost content
+        that the target has, and kept size and mtime.
+        """
+        after_ns = max(self._state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0)
+        interrupted_ns = self._state.mirror_started_wall_ns
+        return after_ns if interrupted_ns is None else min(after_ns, interrupted_ns)
+
+    async def _note_alive(self) -> None:
+        while True:
+            self._state.alive_wall_ns = self._world.clock.wall_ns()
+            self._save_state()
+            await trio.sleep(limits.ALIVE_NOTE_S)
 
     def _end_again(self) -> None:
         assert self._ended is not None
@@ -422,9 +446,9 @@ class Sender:
         self._state.mirror_wanted = kind
         self._state.mirror_exact = exact
         if distrust_ctime_after_ns is None:
-            self._state.mirror_started_wall_ns = (
-                clock.wall_ns() - 1_000_000_000
-            )  # file systems stamp with a coarser clock
+            self._state.mirror_started_wall_ns = clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+        else:
+            self._state.mirror_started_wall_ns = distrust_ctime_after_ns
         self._save_state()
         for flow in self._flows:
             flow.forget_mirror()
@@ -740,9 +764,10 @@ class Sender:
         try:
             data = msgspec.json.encode(self._state)
             disk.append(handle, [data], 0)
+            disk.truncate(temporary, len(data))
+            disk.fsync(handle)  # rarely done, and after power loss an empty one would be of no use
         finally:
             disk.close(handle)
-        disk.truncate(temporary, len(data))
         disk.replace(temporary, self._state_path)
 
 

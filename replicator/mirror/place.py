@@ -139,6 +139,7 @@ class Placer:
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._inheriting: dict[bytes, bool] = {}
+        self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             Listing: self._place_listing,
             Object: self._place_object,
@@ -351,6 +352,9 @@ class Placer:
         same = stat.S_ISREG(state.st_mode) and state.st_size == entry.size
         if not same or state.st_mtime_ns != entry.attributes.mtime_ns:
             raise _NotAsClaimed("size or time differ")
+        if self.suspect_since_ns is not None and state.st_ctime_ns >= self.suspect_since_ns:
+            # A file system may keep size and times of a power cut and not the content.
+            raise _NotAsClaimed("it was written shortly before power was lost")
         if entry.links > 1 or state.st_nlink > 1:
             known = self._links.names(entry.identity)
             registered = entry.path in known

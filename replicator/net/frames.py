@@ -109,6 +109,7 @@ class Connected(Frame, frozen=True):
     stream_batches: Count  # number of the last batch received since the last MIRROR_BEGIN; 0: none
     mirror_id: str  # of that MIRROR_BEGIN; "" for none
     receiver_pid: int
+    power_lost: bool = False  # the target lost power, and no mirror has begun since: it needs to be compared
 
 
 class RefusedConnection(Frame, frozen=True):

@@ -150,6 +150,11 @@ class ScriptedSession:
     def state(self) -> TargetState:
         return [e for e in self.events if isinstance(e, TargetState)][-1]
 
+    @property
+    def data_states(self) -> list[str]:
+        """All that the target said it was, in this session."""
+        return [e.data_state for e in self.events if isinstance(e, TargetState)]
+
     async def applied(self, sequence: int, index: int = 0) -> None:
         await self.until(lambda: self.acknowledged.applied[index] >= sequence)
 

@@ -222,6 +222,21 @@ class Simulation:
         await trio.testing.wait_all_tasks_blocked()
         self.receiver = None
 
+    async def lose_target_power(self) -> None:
+        """The target's host goes down, and is up again without a receiver. What its tree has lost is up to
+        the test.
+        """
+        await self.kill_receiver()
+        self.target_world.disk.lose_power()
+        self.target_world.clock.boot += 1
+
+    async def lose_source_power(self) -> None:
+        """The same for the source: its journal is gone, its mount is up again, its sender is not."""
+        await self.kill_sender()
+        self.source_world.disk.lose_power()
+        self.source_world.clock.boot += 1
+        self.writer = JournalWriter.open(self.source_world, self.settings, self.journal_id)
+
     # --- looking ---
 
     @property

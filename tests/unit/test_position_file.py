@@ -19,6 +19,9 @@ DIRECTORY = "/home/target"
 PATH = DIRECTORY + "/position"
 
 
+WALL_NS = 10**18
+
+
 def new_disk(seed: int = 0) -> MemoryDisk:
     disk = MemoryDisk(random=Random(seed))
     disk.makedirs(DIRECTORY)
@@ -38,13 +41,13 @@ def marks(number: int, journals: int = 2) -> Marks:
 def test_a_new_one_has_no_marks_and_remembers_the_last() -> None:
     disk = new_disk()
     file = open_file(disk)
-    assert file.marks == {}
+    assert (file.marks, file.wall_ns) == ({}, 0)
     for number in range(1, 6):
-        file.save(marks(number))
-        assert file.marks == marks(number)
+        file.save(marks(number), number)
+        assert (file.marks, file.wall_ns) == (marks(number), number)
         file.close()
         file = open_file(disk)
-        assert file.marks == marks(number)
+        assert (file.marks, file.wall_ns) == (marks(number), number)
 
 
 def test_a_new_position_costs_one_write_and_one_sync() -> None:
@@ -52,8 +55,8 @@ def test_a_new_position_costs_one_write_and_one_sync() -> None:
     file = open_file(disk)
     size = disk.size(PATH)
     disk.log.clear()
-    file.save(marks(1))
-    file.save(marks(1))  # nothing new
+    file.save(marks(1), WALL_NS)
+    file.save(marks(1), WALL_NS)  # nothing new
     assert disk.log == [f"append {PATH}", f"fsync {PATH}"]
     assert disk.size(PATH) == size
 
@@ -62,17 +65,17 @@ def test_the_most_journals_of_a_connection_fit() -> None:
     disk = new_disk()
     file = open_file(disk)
     largest = {f"{index:036}": Position(2**64 - 1, 2**64 - 1) for index in range(limits.JOURNALS)}
-    file.save(largest)
+    file.save(largest, WALL_NS)
     file.close()
     assert open_file(disk).marks == largest
     with pytest.raises(ValueError, match="do not fit"):
-        open_file(disk).save({f"{index:036}": Position(2**64 - 1, 0) for index in range(2000)})
+        open_file(disk).save({f"{index:036}": Position(2**64 - 1, 0) for index in range(2000)}, 0)
 
 
 def save_three(disk: MemoryDisk, saved: Callable[[Marks], None]) -> None:
     file = open_file(disk)
     for number in range(1, 4):
-        file.save(marks(number, journals=number))
+        file.save(marks(number, journals=number), WALL_NS)
         saved(marks(number, journals=number))
 
 
@@ -105,7 +108,7 @@ def test_a_crash_at_any_call_loses_nothing_that_was_acknowledged(power: bool, wh
             disk.lose_power()
             file = open_file(disk)
             assert file.marks == found
-            file.save(marks(9))
+            file.save(marks(9), WALL_NS)
             file.close()
             assert open_file(disk).marks == marks(9)
 
@@ -116,7 +119,7 @@ def test_after_an_error_the_former_position_stays_until_a_save_succeeds(name: st
         for seed in range(20):
             disk = new_disk(seed)
             file = open_file(disk)
-            file.save(marks(1))
+            file.save(marks(1), WALL_NS)
             left = failures
 
             def fault(_: int, call: str, path: str) -> Fault | None:
@@ -129,7 +132,7 @@ def test_after_an_error_the_former_position_stays_until_a_save_succeeds(name: st
             disk.fault = fault
             for number in range(failures):
                 with pytest.raises(OSError, match="error"):
-                    file.save(marks(2 + number))
+                    file.save(marks(2 + number), WALL_NS)
                 assert file.marks == marks(1)
             if seed % 2:
                 disk.lose_power()
@@ -137,7 +140,7 @@ def test_after_an_error_the_former_position_stays_until_a_save_succeeds(name: st
                 # same, because its copy was synced before.
                 assert open_file(disk).marks in [marks(number + 1) for number in range(failures + 1)]
             else:
-                file.save(marks(7))
+                file.save(marks(7), WALL_NS)
                 disk.lose_power()
                 assert open_file(disk).marks == marks(7)
 
@@ -146,7 +149,7 @@ def test_damage_in_both_slots_leaves_nothing_known() -> None:
     disk = new_disk()
     file = open_file(disk)
     for number in (1, 2):
-        file.save(marks(number))
+        file.save(marks(number), WALL_NS)
     file.close()
     for slot, left in ((0, marks(1)), (limits.POSITION_BYTES, {})):
         handle = disk.open_append(PATH)

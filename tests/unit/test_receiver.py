@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from replicator import limits
 from replicator.agent.receiver import Receiver, ReceiverArguments
 from replicator.agent.replica_tree import ReplicaTree
 from replicator.fs.apply import ApplyError
-from replicator.mirror.pieces import Batch, Content, File, Finish, Listing, Part, Times, decode_refused
+from replicator.mirror.pieces import Batch, Content, File, Finish, Listing, Part, Same, Times, decode_refused
 from replicator.net.frames import (
     Connect,
     Connected,
@@ -712,6 +713,7 @@ async def test_power_loss(host: Host, autojump_clock: Any, clean: bool) -> None:
         assert connected.received == connected.applied == connected.durable == expected
         assert connected.data_state == (TargetDataState.OK if clean else TargetDataState.MIRROR_REQUIRED)
         assert not connected.mirroring
+        assert connected.power_lost == (not clean)
         if clean:  # it goes on without a mirror, and is in doubt about nothing
             host.source.create(b"more")
             host.source.settle()
@@ -748,7 +750,97 @@ async def test_a_clean_stop_is_forgotten_as_soon_as_something_is_applied(
         assert connected.data_state == TargetDataState.MIRROR_REQUIRED
 
 
+async def lose_power_in_a_mirror(host: Host, *, complete: bool) -> None:
+    """Two files are brought, the first durably; then the power goes."""
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send_batch(Batch(1, 0, (file_piece(b"old", b"durable", 1),)))
+        await source.batches(1)
+        await receiver.replica.make_durable()
+        host.before_sync = _no_sync
+        await source.send_batch(Batch(2, 0, (file_piece(b"new", b"in memory", 2),)))
+        await source.batches(2)
+        if complete:
+            await source.send(MirrorEnd("m", True))
+            await source.until(lambda: TargetDataState.OK in source.data_states)
+    host.before_sync = None
+    host.disk.lose_power()
+    host.clock.reboot()
+
+
+def _no_sync() -> None:
+    raise OSError(errno.EIO, "the power goes before this sync is done")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_what_was_not_durable_is_not_believed_after_power_loss(
+    host: Host, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    # The files' times are the kernel's, so the clock has to be; between the two files lies a step of it.
+    monkeypatch.setattr(host.clock, "wall_ns", time.time_ns)
+    monkeypatch.setattr(limits, "FILE_CLOCK_STEP_NS", -20_000_000)
+    host.before_place = lambda batch: time.sleep(0.05)
+    await lose_power_in_a_mirror(host, complete=complete)
+    (host.target / "new").write_bytes(bytes(9))  # size and time were kept by the file system, data were not
+    os.utime(host.target / "new", ns=(10**18, 10**18))
+    claims = (same_piece(b"old", b"durable", 1), same_piece(b"new", b"in memory", 2))
+    for begun_before in (False, True):
+        async with host.receiver() as receiver, host.session(receiver) as (source, connected):
+            assert connected.power_lost == (not begun_before)
+            assert connected.data_state == ("Mirroring" if begun_before else "Mirror Required")
+            if not begun_before:
+                await source.send(MirrorBegin("again", "recovery"))
+            number = 11 if begun_before else 10
+            await source.send_batch(Batch(number, 0, claims))
+            await source.batches(number)
+            assert [refused.path for refused in source.refused] == [b"new"] * (1 + begun_before)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send_batch(Batch(12, 0, (file_piece(b"new", b"in memory", 2),)))
+        await source.send(MirrorEnd("again", True))
+        await source.until(lambda: TargetDataState.OK in source.data_states)
+        await source.send(MirrorBegin("later", "difference"))
+        refusals = len(source.refused)
+        await source.send_batch(Batch(13, 0, claims))
+        await source.batches(13)
+        assert len(source.refused) == refusals  # complete: all is believed again
+
+
+async def test_a_mirror_that_was_stopped_is_not_begun_by_power_loss(host: Host, autojump_clock: Any) -> None:
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(MirrorBegin("m", "full"))
+        await source.send(MirrorEnd("m", False))
+        await source.until(lambda: source.events != [] and source.state.data_state == "Mirror Required")
+        await receiver.replica.make_durable()
+    host.disk.lose_power()
+    host.clock.reboot()
+    async with host.receiver() as receiver, host.session(receiver) as (_, connected):
+        assert (connected.data_state, connected.power_lost) == ("Mirror Required", False)
+
+
+async def test_power_loss_takes_the_tables_of_hard_links(host: Host, autojump_clock: Any) -> None:
+    """They are not synced: what is left of one may not even open."""
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await make_exact(source)
+    table = f"/home/target/{CONNECTION}/links-0.sqlite"
+    for name in (table, table + "-wal"):
+        handle = host.disk.open_append(name)
+        host.disk.fsync(handle)
+        host.disk.close(handle)
+    host.disk.fsync_directory(os.path.dirname(table))
+    async with host.receiver():
+        assert host.disk.exists(table)  # after a kill they are as they were
+    host.disk.lose_power()
+    host.clock.reboot()
+    async with host.receiver():
+        assert not host.disk.exists(table) and not host.disk.exists(table + "-wal")
+
+
 # --- mirrors ---
+
+
+def same_piece(path: bytes, data: bytes, inode: int) -> Same:
+    attributes = Attributes(int(CREATION_MASK | AttributeMask.MTIME), 0o100640, 1, 2, mtime_ns=10**18)
+    return Same(path, Identity(inode, 0), 1, attributes, {}, len(data))
 
 
 def directory_attributes() -> Attributes:
