@@ -19,7 +19,7 @@ from replicator.addresses import Address
 from replicator.agent import planning
 from replicator.agent.capture import CaptureSettings
 from replicator.agent.receiver import ReceiverArguments
-from replicator.agent.sender import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, serving_process, stop_serving
 from replicator.config import Config
