@@ -65,6 +65,16 @@ NAME_SEARCH_ENTRIES = 200_000  # looked at for another name of a hard-linked fil
 CAPTURE_THREADS = 32  # fsyncs, cold reads and the like in flight at a time
 CAPTURE_TICK_S = 0.25  # between two looks at mtimes that are due
 COLLECT_INTERVAL_S = 1.0  # between two looks for journal segments that nobody needs
+NODES = 400_000  # objects the kernel may make us remember, about 300 bytes each; beyond, it gives some back
+NODES_PRUNED = 512  # given back at a time
+PRUNE_PAUSE_S = 0.05  # between two rounds of giving back
+REQUEST_BYTES = 1 * MIB  # largest read or write the kernel asks for at once
+READAHEAD_BYTES = 1 * MIB  # read in advance of a program that reads on and on
+BACKGROUND_REQUESTS = 64  # reads in advance, releases and the like under way at a time
+SPIN_S = 0.0002  # a server of a busy mount looks for the next request so long before it sleeps
+DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reader of it
+COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes
+UNNAMED_BYTES = 64 * MIB  # content journaled when a file without name gets one; more is compared instead
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
 # --- processes that read or place files in a thread beside their event loop ---

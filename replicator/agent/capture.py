@@ -17,19 +17,19 @@ import os
 import resource
 import signal
 import sys
+import threading
 from functools import partial
 
 import msgspec
 import trio
 
 from replicator import limits
-from replicator.agent import control
+from replicator.agent import bindings, control
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import mounts
 from replicator.fs.credentials import prepare_process
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
-from replicator.fs.pyfuse3_binding import Binding, run, terminate
 from replicator.fs.recorder import Recorder
 from replicator.ops import Kind
 from replicator.paths import Home, remove_if_empty
@@ -37,8 +37,6 @@ from replicator.queue.journal import JournalSettings, JournalWriter
 from replicator.world import World
 
 logger = logging.getLogger("replicator.capture")
-
-BINDING = "pyfuse3"
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +46,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     mount_id: str
     path: str  # the directory to capture, absolute and without links
     mountpoint: str  # may be `path` itself
+    binding: str = "auto"  # as asked for: see `bindings.choose`
     memory_directory: str
     disk_directory: str
     segment_bytes: int = limits.SEGMENT_BYTES
@@ -89,7 +88,7 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Capture:
-    """One running capture. Everything but waiting happens in the thread of `run`."""
+    """One running capture. Requests may be served in another thread; all else happens in that of `run`."""
 
     def __init__(self, world: World, settings: CaptureSettings) -> None:
         self._world = world
@@ -99,6 +98,9 @@ class Capture:
         self._unmounted = trio.Event()
         self._stopped = trio.Event()
         self._failure: ReplicatorError | None = None
+        # The thread that serves and the one of `run` share the file system and the journal; it is held for
+        # one request, or for one of the short steps below.
+        self._lock = threading.Lock()
         self._dead: frozenset[int] = frozenset()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -107,6 +109,7 @@ class Capture:
         Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted.
         """
         settings = self._settings
+        self._binding_name = bindings.choose(settings.binding)
         path, mountpoint = mounts.resolve(settings.path), mounts.resolve(settings.mountpoint)
         dead = self._dead = mounts.dead_layers(mountpoint)
         own = [settings.home, settings.disk_directory, settings.memory_directory]
@@ -131,13 +134,14 @@ class Capture:
                 descriptor = mounts.mount_fuse(path, mountpoint, dead)
                 if dead:
                     logger.warning("took the place of the mount that a former process left at %s", mountpoint)
+                self._binding = bindings.make(self._binding_name, self._passthrough, descriptor, self._lock)
                 nursery.start_soon(self._tick)
                 nursery.start_soon(self._heed_signals)
                 self._state = "serving"
-                logger.info("serving %s at %s", path, mountpoint)
+                logger.info("serving %s at %s with the %s binding", path, mountpoint, self._binding_name)
                 task_status.started()
                 try:
-                    await run(Binding(self._passthrough), descriptor)
+                    await self._binding.serve()
                 finally:
                     self._finish()
                 nursery.cancel_scope.cancel()
@@ -176,11 +180,13 @@ class Capture:
         next_collect = trio.current_time()
         while True:
             await trio.sleep(limits.CAPTURE_TICK_S)
-            self._passthrough.tick()
+            with self._lock:
+                self._passthrough.tick()
             if trio.current_time() >= next_collect:
                 next_collect = trio.current_time() + limits.COLLECT_INTERVAL_S
-                self._journal.collect()
-                self._journal.record_losses()
+                with self._lock:
+                    self._journal.collect()
+                    self._journal.record_losses()
 
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
@@ -211,13 +217,14 @@ class Capture:
     # --- control calls ---
 
     async def status(self) -> CaptureStatus:
-        journal = self._journal.statistics()
+        with self._lock:
+            journal = self._journal.statistics()
         return CaptureStatus(
             pid=os.getpid(),
             state=self._state,
             path=self._settings.path,
             mountpoint=self._settings.mountpoint,
-            binding=BINDING,
+            binding=self._binding_name,
             active=list(self._recorder.active),
             head_sequence=journal.head_sequence,
             memory_bytes=journal.memory_bytes,
@@ -232,21 +239,24 @@ class Capture:
 
     async def set_active(self, prefixes: list[str]) -> None:
         """Journal from now on what happens at or below these mount-relative paths (in base64)."""
-        self._recorder.set_active(msgspec.convert(prefixes, list[bytes]))
+        with self._lock:
+            self._recorder.set_active(msgspec.convert(prefixes, list[bytes]))
 
     async def settle(self) -> dict[str, int]:
         """Journal every pending mtime; the sequence a target must have applied to equal the source."""
-        self._passthrough.settle()
-        complete = self._journal.record_losses()
-        # A HOLE that finds no room yet will be the next record: before it nothing equals the source.
-        return {"sequence": self._journal.position.sequence + (not complete)}
+        with self._lock:
+            self._passthrough.settle()
+            complete = self._journal.record_losses()
+            # A HOLE that finds no room yet will be the next record: before it nothing equals the source.
+            return {"sequence": self._journal.position.sequence + (not complete)}
 
     async def root(self) -> control.WithDescriptors:
         """A descriptor of the directory below the mount, for readers of the storage itself."""
         return control.WithDescriptors(None, [os.dup(self._passthrough.root_fd)])
 
     async def collect(self) -> None:
-        self._journal.collect()
+        with self._lock:
+            self._journal.collect()
 
     async def stop(self, persist: bool = True, force: bool = False) -> None:
         """Unmount, save the journal to disk if `persist`, and end.
@@ -276,7 +286,7 @@ class Capture:
             with trio.move_on_after(limits.DETACHED_SERVE_S):
                 await self._unmounted.wait()
             if not self._unmounted.is_set():
-                terminate()
+                self._binding.terminate()
 
     async def _unmount(self, lazy: bool) -> None:
         # In a thread: the kernel may have requests for us before it lets go.
@@ -307,6 +317,7 @@ def main() -> int:
     # Nodes are many, live long and form no cycles: looking through all of them would stop every application.
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
+    sys.setswitchinterval(limits.THREAD_SWITCH_S)  # the serving thread never waits long for the other
     try:
         trio.run(Capture(World(), settings).run)
     except ReplicatorError as error:

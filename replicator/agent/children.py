@@ -145,6 +145,7 @@ class Children:
             mount_id=mount.id,
             path=mount.path,
             mountpoint=mount.mountpoint,
+            binding=mount.binding,
             memory_directory=settings.memory_directory,
             disk_directory=settings.disk_directory,
             segment_bytes=queue.segment_size,

@@ -19,7 +19,7 @@ import replicator
 from replicator import events, limits
 from replicator import repset as sets
 from replicator.addresses import Address, Destination, normalise_path, parse_destination, parse_host_port
-from replicator.agent import planning, thishost
+from replicator.agent import bindings, planning, thishost
 from replicator.agent.children import Children
 from replicator.agent.state import (
     AgentIdentity,
@@ -207,10 +207,7 @@ class Service:
     async def _add_mount(self, path: str, mountpoint: str | None, binding: str) -> Mount:
         path = await _real_path(path, "path")
         mountpoint = path if mountpoint is None else await _real_path(mountpoint, "mountpoint")
-        if binding not in ("auto", "kernel", "pyfuse3"):
-            raise UsageError(f"binding {binding!r}: must be auto, kernel or pyfuse3")
-        if binding == "kernel":
-            raise UsageError("binding kernel: not in this release; use auto or pyfuse3")
+        bindings.choose(binding)
         queue = self.config.queue
         private = [self.home.path, queue.memory_directory, *filter(None, [queue.disk_directory])]
         planning.check_new_mount(path, mountpoint, self.state.mounts, private)

@@ -13,8 +13,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
+from replicator.fs import calls
 from replicator.fs.attributes import proc_path
 from replicator.ops import Flag
 
@@ -89,6 +91,7 @@ class NodeTable:
         self._foreign: dict[tuple[int, int], int] = {}  # (inode, device) of other devices' objects -> id
         self._next_foreign_id = _FIRST_FOREIGN_ID
         self._open_directories: dict[int, Node] = {}  # by id; the first is the next to be closed
+        self._turn: Iterator[int] = iter(())  # ids not yet looked at by `spare`
         self._held: Node | None = None  # a directory whose descriptor is in use
         self._epoch = 0  # counts renames of directories: cached paths of an older epoch are void
 
@@ -133,18 +136,36 @@ class NodeTable:
 
     def attach(self, parent: Node, name: bytes, state: os.stat_result) -> Node:
         """The node of the object that stands at `name` in `parent`; created if it is new."""
+        node_id = self._new_id(state)
+        node = self._nodes.get(node_id)
+        if node is None:
+            is_directory = stat.S_ISDIR(state.st_mode)
+            node = self._nodes[node_id] = Node(node_id, state.st_ino, self._device(state), is_directory)
+        node.links = state.st_nlink
+        if node.parent is not parent or node.name != name:
+            self.add_name(node, parent, name)
+        return node
+
+    def _new_id(self, state: os.stat_result) -> int:
+        """Its id, given now if it has none."""
         node_id = self._id_of(state)
         if node_id is None:
             node_id = self._next_foreign_id
             self._next_foreign_id += 1
             self._foreign[state.st_ino, state.st_dev] = node_id
-        node = self._nodes.get(node_id)
-        if node is None:
-            is_directory = stat.S_ISDIR(state.st_mode)
-            node = self._nodes[node_id] = Node(node_id, state.st_ino, state.st_dev, is_directory)
+        return node_id
+
+    def _device(self, state: os.stat_result) -> int:
+        """The same number object for all: millions of nodes live on one device."""
+        device = state.st_dev
+        return self.root.device if device == self.root.device else device
+
+    def attach_unnamed(self, state: os.stat_result, descriptor: int) -> Node:
+        """The node of a new file that stands at no name (O_TMPFILE). Takes `descriptor`: it stays pinned."""
+        node_id = self._new_id(state)
+        node = self._nodes[node_id] = Node(node_id, state.st_ino, self._device(state), False)
         node.links = state.st_nlink
-        if node.parent is not parent or node.name != name:
-            self.add_name(node, parent, name)
+        node.descriptor = descriptor
         return node
 
     # --- names ---
@@ -321,6 +342,18 @@ class NodeTable:
         node.links = state.st_nlink
         return state
 
+    def statx(self, node: Node, mask: int) -> bytes:
+        """struct statx of the object. Raises OSError as `stat` does."""
+        if node.descriptor >= 0:
+            return calls.statx(node.descriptor, b"", calls.AT_EMPTY_PATH, mask)
+        parent = node.parent
+        if parent is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        found = calls.statx(self.directory(parent), node.name, calls.AT_SYMLINK_NOFOLLOW, mask)
+        if calls.statx_inode(found) != node.inode:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return found
+
     def address_and_directory(self, node: Node, directory: Node) -> tuple[bytes, int]:
         """`address` of an object and the descriptor of a directory, valid until the next call."""
         if node.descriptor >= 0 or node.parent is None:
@@ -337,6 +370,23 @@ class NodeTable:
         return b"/proc/self/fd/%d/%s" % (self.directory(node.parent), node.name), False
 
     # --- living ---
+
+    def spare(self, count: int) -> list[Node]:
+        """Up to `count` objects that only the kernel holds on to, those it has known longest first.
+
+        Objects with anything of ours (children, open handles, pending mtimes) are passed over. Calls in a row
+        look at different ones, each at a bounded number, until all had their turn.
+        """
+        found: list[Node] = []
+        ids = list(islice(self._turn, 4 * count))
+        if not ids:
+            self._turn = iter(list(self._nodes))
+            ids = list(islice(self._turn, 4 * count))
+        for node_id in ids:
+            node = self._nodes.get(node_id)
+            if node is not None and not node.uses and node.parent is not None:
+                found.append(node)
+        return found[:count]
 
     def forget(self, node_id: int, count: int) -> None:
         """The kernel gives `count` references back."""

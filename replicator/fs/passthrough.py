@@ -16,15 +16,17 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from replicator import limits
-from replicator.fs.attributes import attributes_of, is_replicated_xattr, set_times
-from replicator.fs.calls import renameat2
+from replicator.fs import calls
+from replicator.fs.attributes import attributes_of, is_replicated_xattr, proc_path, set_times
 from replicator.fs.credentials import Caller, CreatedBy
-from replicator.fs.handles import DirectoryHandle, FileHandle
+from replicator.fs.handles import DirectoryHandle, FileHandle, Name
 from replicator.fs.mtimes import LateMtimes, Notes
 from replicator.fs.nodes import Node, NodeTable
+from replicator.fs.ranges import Ranges, readable
 from replicator.fs.recorder import Recorder
 from replicator.fs.search import Search, find_name
 from replicator.ops import (
@@ -45,6 +47,7 @@ _DROPPED_FLAGS = (
 )
 # The mtime as well: what is never written has no other occasion to tell it.
 _CREATION_MASK = CREATION_MASK | AttributeMask.MTIME
+_DOTS = (b".", b"..")
 _ACCESS_ACL = b"system.posix_acl_access"
 _CAPABILITY = b"security.capability"
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
@@ -82,6 +85,9 @@ class Passthrough:
         self._recorder = recorder
         self._notes = notes
         self._mtimes = LateMtimes(self.nodes, recorder, self._path, self._is_lost, monotonic_ns, notes)
+        self._ranges = Ranges(recorder, self._mtimes, self._path)
+        self.mode_dropped: Callable[[int], None] | None = None
+        """Told the id of a node that lost suid or sgid by a change that does not answer with attributes."""
         self._files: dict[int, FileHandle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._outside: set[int] = set()  # nodes without known name: all their names lie outside the root
@@ -131,6 +137,10 @@ class Passthrough:
     def getattr(self, node_id: int) -> os.stat_result:
         return self.nodes.stat(self.nodes.get(node_id))
 
+    def statx(self, node_id: int, mask: int) -> bytes:
+        """struct statx, with what `mask` asks for as far as the storage below knows it."""
+        return self.nodes.statx(self.nodes.get(node_id), mask)
+
     def setattr(
         self,
         node_id: int,
@@ -142,8 +152,12 @@ class Passthrough:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
         handle_id: int | None = None,
+        drop_privileges: bool = False,
     ) -> os.stat_result:
-        """Change what is given. Records: TRUNCATE for the size, one SETATTR with the results for the rest."""
+        """Change what is given. Records: TRUNCATE for the size, one SETATTR with the results for the rest.
+
+        `drop_privileges`: a new size takes suid and sgid away, as the kernel did not (FATTR_KILL_SUIDGID).
+        """
         node = self.nodes.get(node_id)
         state = self.nodes.stat(node)
         if mode is uid is gid is size is atime_ns is mtime_ns is None:  # the kernel asked for a new ctime
@@ -163,6 +177,9 @@ class Passthrough:
                 else:
                     os.truncate(address, size)
                 resized = True
+                if drop_privileges:
+                    unprivileged = without_privileges(state.st_mode)
+                    mode = unprivileged if mode is None and unprivileged != state.st_mode else mode
             if uid is not None or gid is not None:
                 owner = -1 if uid is None else uid
                 group = -1 if gid is None else gid
@@ -305,13 +322,35 @@ class Passthrough:
                 inode=state.st_ino,
             )
             self._mtimes.changed(parent)
-        return self._entry(parent, name, state)
+        entry = self._entry(parent, name, state)
+        if kind is Kind.CREATE:
+            self.nodes.get(entry.node_id).lacks_capability = True
+        return entry
+
+    def create_unnamed(self, parent_id: int, mode: int, flags: int, caller: Caller) -> tuple[int, Entry]:
+        """O_TMPFILE: a file without name, open. `link` may give it one."""
+        parent = self.nodes.get(parent_id)
+        open_flags = flags & ~_DROPPED_FLAGS | os.O_TMPFILE | flags & os.O_EXCL | os.O_CLOEXEC
+        with CreatedBy(caller):
+            descriptor = os.open(b".", open_flags, mode & 0o7777, dir_fd=self._directory(parent))
+        try:
+            pinned = os.open(proc_path(descriptor), os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            os.close(descriptor)
+            raise
+        state = os.fstat(descriptor)
+        node = self.nodes.attach_unnamed(state, pinned)
+        node.lookups += 1
+        node.lacks_capability = True
+        return self._add_handle(descriptor, node, flags), Entry(node.id, state)
 
     # --- names ---
 
     def link(self, node_id: int, parent_id: int, name: bytes) -> Entry:
         node = self.nodes.get(node_id)
         parent = self.nodes.get(parent_id)
+        if node.links == 0:
+            return self._link_unnamed(node, parent, name)
         old_path = self._path(node)
         new_path = self.nodes.child_path(parent, name)
         recording = new_path is not None and self._recorder.begin(Kind.LINK, old_path, new_path)
@@ -331,6 +370,30 @@ class Passthrough:
             )
             self._mtimes.changed(parent)
         return self._entry(parent, name, state)
+
+    def _link_unnamed(self, node: Node, parent: Node, name: bytes) -> Entry:
+        """A file of `create_unnamed` gets its first name: here it begins to exist for a target."""
+        path = self.nodes.child_path(parent, name)
+        recording = self._recorder.begin(Kind.CREATE, path)
+        try:
+            address, descriptor = self.nodes.address_and_directory(node, parent)
+            os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=True)
+            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        if recording and path is not None:
+            try:
+                with readable(node.descriptor) as content:
+                    self._ranges.record_new(node, path, content)
+            except OSError:  # or too large to be journaled in one step
+                self._recorder.doubt(path)
+            self._recorder.abandon()  # the flight is over: what it did is told
+            self._mtimes.changed(parent)
+        entry = self._entry(parent, name, state)
+        self.nodes.unpin(node)
+        return entry
 
     def unlink(self, parent_id: int, name: bytes) -> None:
         self._remove(Kind.UNLINK, self.nodes.get(parent_id), name)
@@ -400,7 +463,7 @@ class Passthrough:
             pinned = other is not None and not flags and self._pin_last_name(other, new_parent, new_name)
             old_fd, new_fd = nodes.two_directories(parent, new_parent)
             if flags:
-                renameat2(old_fd, name, new_fd, new_name, flags)
+                calls.renameat2(old_fd, name, new_fd, new_name, flags)
             else:
                 os.rename(name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
         except OSError:
@@ -475,9 +538,10 @@ class Passthrough:
                 os.ftruncate(descriptor, 0)
                 # The kernel clears these bits itself on other truncations, but not on this one.
                 mode = os.fstat(descriptor).st_mode
-                unprivileged = _without_privileges(mode, caller)
+                unprivileged = mode if caller.uid == 0 else without_privileges(mode)
                 if unprivileged != mode:
                     os.fchmod(descriptor, unprivileged & 0o7777)
+                    self._tell_mode_dropped(node)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -501,7 +565,7 @@ class Passthrough:
     def read(self, handle_id: int, offset: int, size: int) -> bytes:
         return os.pread(handle_id, size, offset)
 
-    def write(self, handle_id: int, offset: int, data: bytes) -> int:
+    def write(self, handle_id: int, offset: int, data: bytes | memoryview) -> int:
         """Returns the bytes written, which the record carries: fewer only if the storage is full."""
         node = self._files[handle_id].node
         path = self._path(node)
@@ -526,6 +590,47 @@ class Passthrough:
         self._mtimes.changed(node)
         return count
 
+    def drop_privileges(self, handle_id: int) -> None:
+        """Somebody without CAP_FSETID has changed the content: suid and sgid go."""
+        node = self._files[handle_id].node
+        mode = os.fstat(handle_id).st_mode
+        unprivileged = without_privileges(mode)
+        if unprivileged == mode:
+            return
+        path = self._path(node)
+        recording = self._recorder.begin(Kind.SETATTR, path)
+        try:
+            os.fchmod(handle_id, unprivileged & 0o7777)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        if recording and path is not None:
+            payload = attributes_of(os.fstat(handle_id), AttributeMask.MODE).encode()
+            self._recorder.append(
+                Kind.SETATTR, path, payload=payload, flags=int(node.flags), inode=node.inode
+            )
+        self._tell_mode_dropped(node)
+
+    def _tell_mode_dropped(self, node: Node) -> None:
+        if self.mode_dropped is not None:
+            self.mode_dropped(node.id)
+
+    def allocate(self, handle_id: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2): allocate, punch a hole or zero; EOPNOTSUPP for what moves the rest of the file."""
+        self._ranges.allocate(self._files[handle_id].node, handle_id, mode, offset, length)
+
+    def copy_range(
+        self, source_handle_id: int, source_offset: int, handle_id: int, offset: int, length: int
+    ) -> int:
+        """copy_file_range(2): returns the bytes copied, at most `limits.COPY_RANGE_BYTES`."""
+        node = self._files[handle_id].node
+        return self._ranges.copy(source_handle_id, source_offset, node, handle_id, offset, length)
+
+    def seek(self, handle_id: int, offset: int, whence: int) -> int:
+        """Where data (SEEK_DATA) or a hole (SEEK_HOLE) begins. Nothing else uses a descriptor's position."""
+        return os.lseek(handle_id, offset, whence)
+
     def is_synchronous(self, handle_id: int) -> bool:
         """Whether a write is to be followed by `fsync` before its reply (O_SYNC, O_DSYNC)."""
         return self._files[handle_id].synchronous
@@ -535,14 +640,24 @@ class Passthrough:
 
     def release(self, handle_id: int) -> None:
         """The last descriptor of an open file is gone: its mtime is final as far as this program goes."""
+        (self._released(handle_id))()
+
+    def release_later(self, handle_id: int) -> Callable[[], None] | None:
+        """The same. A call still to be made, in any thread, if closing may take long (a removed file)."""
+        node = self._files[handle_id].node
+        close = self._released(handle_id)
+        if node.links == 0:
+            return close
+        close()
+        return None
+
+    def _released(self, handle_id: int) -> Callable[[], None]:
         handle = self._files.pop(handle_id)
         node = handle.node
         if handle.writable:
             self._mtimes.closed(node)
-        try:
-            os.close(handle_id)
-        finally:
-            self.nodes.release(node)
+        self.nodes.release(node)
+        return partial(os.close, handle_id)
 
     def fsync(self, handle_id: int, datasync: bool) -> None:
         (os.fdatasync if datasync else os.fsync)(handle_id)
@@ -553,23 +668,27 @@ class Passthrough:
         node = self.nodes.get(node_id)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         descriptor = os.open(".", flags, dir_fd=self._directory(node))
-        self._directories[descriptor] = DirectoryHandle(node)
+        self._directories[descriptor] = DirectoryHandle(descriptor, node)
         node.uses += 1
         return descriptor
 
+    def names(self, handle_id: int, position: int) -> Iterator[Name]:
+        """Names from `position` on, with "." and "..". One is consumed when the next is asked for."""
+        return self._directories[handle_id].names(position)
+
+    def entry(self, handle_id: int, name: bytes) -> Entry | None:
+        """What stands at a name that `names` told: a reference. None: it was removed since."""
+        try:
+            state = os.stat(name, dir_fd=handle_id, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return self._entry(self._directories[handle_id].node, name, state)
+
     def readdir(self, handle_id: int, position: int) -> Iterator[DirectoryEntry]:
         """Entries from `position` on, without "." and "..". Each one consumed is a reference."""
-        handle = self._directories[handle_id]
-        if position == 0 or not handle.is_read:
-            handle.names = [os.fsencode(name) for name in os.listdir(handle_id)]
-            handle.is_read = True
-        for index in range(position, len(handle.names)):
-            name = handle.names[index]
-            try:
-                state = os.stat(name, dir_fd=handle_id, follow_symlinks=False)
-            except FileNotFoundError:  # removed since the snapshot
-                continue
-            yield DirectoryEntry(name, index + 1, *self._entry(handle.node, name, state))
+        for name in self.names(handle_id, position):
+            if name.name not in _DOTS and (entry := self.entry(handle_id, name.name)) is not None:
+                yield DirectoryEntry(name.name, name.position, *entry)
 
     def releasedir(self, handle_id: int) -> None:
         handle = self._directories.pop(handle_id)
@@ -602,8 +721,19 @@ class Passthrough:
         address, follow = self.nodes.address(self.nodes.get(node_id))
         return [os.fsencode(name) for name in os.listxattr(address, follow_symlinks=follow)]
 
-    def setxattr(self, node_id: int, name: bytes, value: bytes, caller: Caller, flags: int = 0) -> None:
-        """Set an attribute. An access ACL may change the mode: a SETATTR follows then."""
+    def setxattr(
+        self,
+        node_id: int,
+        name: bytes,
+        value: bytes,
+        caller: Caller,
+        flags: int = 0,
+        drop_group_id: bool | None = None,
+    ) -> None:
+        """Set an attribute. An access ACL may change the mode: a SETATTR follows then.
+
+        `drop_group_id`: whether the sgid bit goes; None: find out what the caller may.
+        """
         node = self.nodes.get(node_id)
         node.lacks_capability = node.lacks_capability and name != _CAPABILITY
         path = self._path(node) if is_replicated_xattr(name) else None
@@ -612,7 +742,7 @@ class Passthrough:
         try:
             address, follow = self.nodes.address(node)
             os.setxattr(address, name, value, flags, follow_symlinks=follow)
-            after = None if before is None else self._drop_group_id(node, caller)
+            after = None if before is None else self._after_acl(node, caller, drop_group_id)
         except OSError:
             if recording:
                 self._recorder.abandon()
@@ -630,10 +760,14 @@ class Passthrough:
             if after is not None and before is not None and after.st_mode != before.st_mode:
                 self._record_mode(node, path, after)
 
-    def _drop_group_id(self, node: Node, caller: Caller) -> os.stat_result:
+    def _after_acl(self, node: Node, caller: Caller, drop_group_id: bool | None) -> os.stat_result:
         """Who sets an ACL without being in the file's group takes its sgid bit away; capture is in all."""
         state = self.nodes.stat(node)
-        if state.st_mode & stat.S_ISGID and caller.uid != 0 and not caller.is_in_group(state.st_gid):
+        if not state.st_mode & stat.S_ISGID:
+            return state
+        if drop_group_id is None:
+            drop_group_id = caller.uid != 0 and not caller.is_in_group(state.st_gid)
+        if drop_group_id:
             os.chmod(self.nodes.address(node)[0], state.st_mode & 0o7777 & ~stat.S_ISGID)
             state = self.nodes.stat(node)
         return state
@@ -719,10 +853,8 @@ def _flags_of(state: os.stat_result) -> int:
     return int(Flag.MULTILINK) if state.st_nlink > 1 else 0
 
 
-def _without_privileges(mode: int, caller: Caller) -> int:
-    """The mode after `caller` changed the content: suid goes, and sgid if the group may execute."""
-    if caller.uid == 0:
-        return mode
+def without_privileges(mode: int) -> int:
+    """The mode after a user changed the content: suid goes, and sgid if the group may execute."""
     mode &= ~stat.S_ISUID
     if mode & stat.S_IXGRP:
         mode &= ~stat.S_ISGID

@@ -128,6 +128,7 @@ class Recorder:
         flags: int = 0,
         inode: int = 0,
         arg0: int = 0,
+        arg1: int = 0,
     ) -> None:
         """The operation begun last succeeded."""
         journal = self._journal
@@ -136,11 +137,22 @@ class Recorder:
             self.doubt(self._doubtful)
             self._doubtful = None
         elif journal.has_readers:
-            journal.append(kind, path, path2=path2, payload=payload, flags=flags, inode=inode, arg0=arg0)
+            journal.append(
+                kind, path, path2=path2, payload=payload, flags=flags, inode=inode, arg0=arg0, arg1=arg1
+            )
         journal.clear_flight()
 
     def append_more(
-        self, kind: Kind, path: bytes, *, payload: bytes = b"", flags: int = 0, inode: int = 0, arg0: int = 0
+        self,
+        kind: Kind,
+        path: bytes,
+        *,
+        path2: bytes = b"",
+        payload: bytes = b"",
+        flags: int = 0,
+        inode: int = 0,
+        arg0: int = 0,
+        arg1: int = 0,
     ) -> None:
         """A record beside the one that ends an operation: a consequence of it, or a late mtime."""
         if not self.is_active(path):
@@ -148,7 +160,9 @@ class Recorder:
         if len(path) > limits.PATH_BYTES:
             self._skip(path)
         elif self._journal.has_readers:
-            self._journal.append(kind, path, payload=payload, flags=flags, inode=inode, arg0=arg0)
+            self._journal.append(
+                kind, path, path2=path2, payload=payload, flags=flags, inode=inode, arg0=arg0, arg1=arg1
+            )
 
     def doubt(self, path: bytes) -> None:
         """What is at `path` and below may have changed in a way that no record tells."""
