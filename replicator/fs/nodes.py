@@ -375,18 +375,20 @@ class NodeTable:
         """Up to `count` objects that only the kernel holds on to, those it has known longest first.
 
         Objects with anything of ours (children, open handles, pending mtimes) are passed over. Calls in a row
-        look at different ones, each at a bounded number, until all had their turn.
+        look at different ones, each at a bounded number, until all had their turn; then one finds nothing.
         """
         found: list[Node] = []
-        ids = list(islice(self._turn, 4 * count))
-        if not ids:
-            self._turn = iter(list(self._nodes))
-            ids = list(islice(self._turn, 4 * count))
-        for node_id in ids:
+        looked_at = 0
+        for node_id in islice(self._turn, 4 * count):
+            looked_at += 1
             node = self._nodes.get(node_id)
             if node is not None and not node.uses and node.parent is not None:
                 found.append(node)
-        return found[:count]
+                if len(found) == count:
+                    break
+        if not looked_at:
+            self._turn = iter(list(self._nodes))
+        return found
 
     def forget(self, node_id: int, count: int) -> None:
         """The kernel gives `count` references back."""

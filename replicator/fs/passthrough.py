@@ -8,7 +8,8 @@ Mutations must come from one thread, one after another: the order of calls is th
 the syncs touch nothing but a descriptor and may run in threads beside them.
 
 A record tells the state after its operation and is appended before the call returns. Failed operations leave
-none, and so do operations on files that have no name any more.
+none, and so do operations on files that have no name any more. An mtime to be told later is noted before the
+record ends the operation: a successor of a killed process finds one or the other.
 """
 
 import errno
@@ -205,8 +206,8 @@ class Passthrough:
         payload = attributes_of(state, mask).encode() if mask else b""
         flags = int(node.flags)
         if size is not None:
-            self._recorder.append(Kind.TRUNCATE, path, flags=flags, inode=node.inode, arg0=size)
             self._mtimes.changed(node)
+            self._recorder.append(Kind.TRUNCATE, path, flags=flags, inode=node.inode, arg0=size)
             if mask:
                 self._recorder.append_more(Kind.SETATTR, path, payload=payload, flags=flags, inode=node.inode)
         else:
@@ -313,6 +314,7 @@ class Passthrough:
         text: bytes = b"",
     ) -> Entry:
         if recording:
+            self._mtimes.changed(parent)
             self._recorder.append(
                 kind,
                 path,
@@ -321,7 +323,6 @@ class Passthrough:
                 flags=int(Flag.DIRECTORY) if kind is Kind.MKDIR else 0,
                 inode=state.st_ino,
             )
-            self._mtimes.changed(parent)
         entry = self._entry(parent, name, state)
         if kind is Kind.CREATE:
             self.nodes.get(entry.node_id).lacks_capability = True
@@ -365,10 +366,10 @@ class Passthrough:
             raise
         node.links = state.st_nlink
         if recording and old_path is not None and new_path is not None:
+            self._mtimes.changed(parent)
             self._recorder.append(
                 Kind.LINK, old_path, path2=new_path, flags=int(node.flags), inode=node.inode
             )
-            self._mtimes.changed(parent)
         return self._entry(parent, name, state)
 
     def _link_unnamed(self, node: Node, parent: Node, name: bytes) -> Entry:
@@ -418,8 +419,8 @@ class Passthrough:
                 self.nodes.unpin(node)
             raise
         if recording and path is not None:
-            self._recorder.append(kind, path, flags=_flags_of(state), inode=state.st_ino)
             self._mtimes.changed(parent)
+            self._recorder.append(kind, path, flags=_flags_of(state), inode=state.st_ino)
         if node is not None:
             self._name_removed(node, parent, name, state)
 
@@ -475,6 +476,9 @@ class Passthrough:
         if is_same:  # two names of one file: rename(2) leaves both
             return
         if recording and path is not None and new_path is not None:
+            self._mtimes.changed(parent)
+            if new_parent is not parent:
+                self._mtimes.changed(new_parent)
             self._recorder.append(
                 Kind.RENAME,
                 path,
@@ -483,9 +487,6 @@ class Passthrough:
                 inode=state.st_ino,
                 arg0=flags,
             )
-            self._mtimes.changed(parent)
-            if new_parent is not parent:
-                self._mtimes.changed(new_parent)
             if stat.S_ISDIR(state.st_mode) or flags:
                 self._mtimes.directory_moved()
         moved = nodes.find(state)
@@ -550,10 +551,10 @@ class Passthrough:
                 self._recorder.abandon()
             raise
         if recording and path is not None:
+            self._mtimes.changed(node)
             self._recorder.append(Kind.TRUNCATE, path, flags=int(node.flags), inode=node.inode, arg0=0)
             if unprivileged != mode:
                 self._record_mode(node, path, os.fstat(descriptor))
-            self._mtimes.changed(node)
         return self._add_handle(descriptor, node, flags)
 
     def _add_handle(self, descriptor: int, node: Node, flags: int) -> int:
@@ -579,6 +580,7 @@ class Passthrough:
         except OSError:
             recorder.abandon()
             raise
+        self._mtimes.changed(node)
         recorder.append(
             Kind.WRITE,
             path,
@@ -587,7 +589,6 @@ class Passthrough:
             inode=node.inode,
             arg0=offset,
         )
-        self._mtimes.changed(node)
         return count
 
     def drop_privileges(self, handle_id: int) -> None:

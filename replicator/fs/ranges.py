@@ -52,6 +52,7 @@ class Ranges:
             if recording:
                 self._recorder.abandon()
             raise
+        self._changed(node, path, recording)
         if recording and path is not None:
             self._recorder.append(
                 Kind.FALLOCATE,
@@ -62,7 +63,6 @@ class Ranges:
                 arg0=offset,
                 arg1=length,
             )
-        self._changed(node, path, recording)
 
     def _changed(self, node: Node, path: bytes | None, recording: bool) -> None:
         if recording or (path is None and node.links > 0):
@@ -87,6 +87,7 @@ class Ranges:
             if recording:
                 self._recorder.abandon()
             return 0
+        self._changed(node, path, recording)
         if recording and path is not None:
             try:
                 with readable(target) as descriptor:
@@ -94,7 +95,6 @@ class Ranges:
             except OSError:
                 self._recorder.doubt(path)
             self._recorder.abandon()  # the flight is over: what it did is told
-        self._changed(node, path, recording)
         return count
 
     def _record_content(self, node: Node, path: bytes, descriptor: int, start: int, end: int) -> None:

@@ -31,9 +31,14 @@ pytestmark = pytest.mark.fs
 HIGH_UID = 4_000_000_000
 
 
+@pytest.fixture(params=["kernel", "pyfuse3"])
+def binding(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[CaptureMount]:
-    made = CaptureMount(tmp_path)
+def mount(tmp_path: Path, binding: str) -> Iterator[CaptureMount]:
+    made = CaptureMount(tmp_path, settings={"binding": binding})
     try:
         yield made
     finally:

@@ -194,6 +194,7 @@ class CaptureMount:
         self.socket = home.socket("capture", MOUNT_ID)
         for directory in (self.source, self.mountpoint, Path(self.socket).parent):
             directory.mkdir(parents=True, exist_ok=True)
+        os.chmod(self.source, 0o755)  # whatever the umask of this process is
         self._log = base / "capture.log"
         self._arguments = base / "arguments.json"
         self._cursor: Cursor | None = None
