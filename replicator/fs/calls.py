@@ -14,6 +14,9 @@ _libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_ui
 _OPENAT2 = 437  # the same number on every architecture
 _OPEN_HOW = struct.Struct("=QQQ")
 _STATX_INODE = struct.Struct("=Q")
+_CACHESTAT = 451  # the same number on every architecture
+_CACHESTAT_RANGE = struct.Struct("=QQ")
+_cachestat = ctypes.create_string_buffer(5 * 8)  # used within one call only, by one thread
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -92,6 +95,15 @@ def statx_inode(state: bytes) -> int:
     """stx_ino of a struct statx."""
     (inode,) = _STATX_INODE.unpack_from(state, 32)
     return int(inode)
+
+
+def cached_pages(descriptor: int, offset: int, length: int) -> int:
+    """How many pages of that range are in memory: cachestat(2), since Linux 6.5."""
+    wanted = _CACHESTAT_RANGE.pack(offset, length)
+    if _libc.syscall(_CACHESTAT, descriptor, wanted, _cachestat, 0) != 0:
+        raise _failure()
+    (count,) = _STATX_INODE.unpack_from(_cachestat)
+    return int(count)
 
 
 def unshare_umask() -> None:

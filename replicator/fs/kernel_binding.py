@@ -13,10 +13,11 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from replicator import limits
 from replicator.fs import kernel_protocol as protocol
+from replicator.fs.calls import cached_pages
 from replicator.fs.credentials import Caller
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OPERATIONS, WRITE_HEADER_BYTES, Agreement
 from replicator.fs.passthrough import Entry, Passthrough
@@ -46,6 +47,14 @@ class Later:
     function: Callable[[], Body]
 
 
+class Spliced(NamedTuple):
+    """A reply that is `size` bytes of a file, all in memory: the kernel moves them itself, by a pipe."""
+
+    handle: int
+    offset: int
+    size: int
+
+
 class Failure:
     """A reply that is an error."""
 
@@ -55,7 +64,7 @@ class Failure:
         self.number = number
 
 
-Reply = Body | Later | Failure | None
+Reply = Body | Later | Spliced | Failure | None
 """None: the request gets no reply."""
 
 Handler = Callable[[int, Fields, int, Header], Reply]
@@ -88,6 +97,7 @@ class Binding:
         self.buffer = page_buffer(WRITE_HEADER_BYTES + limits.REQUEST_BYTES)
         self._contents = page_buffer(limits.REQUEST_BYTES)
         self._reads_without_waiting = True  # until the storage below refuses RWF_NOWAIT
+        self.splice_bytes_max = 0  # set by who can send a `Spliced`
         self._handlers: dict[int, tuple[Handler, Callable[..., tuple[Any, ...]], int]] = {
             opcode: (
                 getattr(self, f"_{operation.handler}"),
@@ -242,6 +252,10 @@ class Binding:
 
     def _read(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         handle, offset, size = fields[:3]
+        if limits.SPLICE_MIN_BYTES <= size <= self.splice_bytes_max:
+            count = min(size, os.fstat(handle).st_size - offset)
+            if count >= limits.SPLICE_MIN_BYTES and self._is_cached(handle, offset, count):
+                return Spliced(handle, offset, count)
         read = self._fs.read
         if not self._reads_without_waiting or size > limits.REQUEST_BYTES:
             return Later(lambda: read(handle, offset, size))
@@ -259,6 +273,14 @@ class Binding:
             return (contents[:count],)
         start = bytes(contents[:count])  # the rest is not in memory
         return Later(lambda: (start, read(handle, offset + len(start), size - len(start))))
+
+    def _is_cached(self, handle: int, offset: int, count: int) -> bool:
+        pages = (offset + count - 1) // mmap.PAGESIZE - offset // mmap.PAGESIZE + 1
+        try:
+            return cached_pages(handle, offset, count) == pages
+        except OSError:  # an older kernel, or a file system without page cache
+            self.splice_bytes_max = 0
+            return False
 
     def _write(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         handle, offset, _, flags, *_ = fields
@@ -413,4 +435,4 @@ def bug(opcode: int) -> Failure:
     return Failure(errno.EIO)
 
 
-__all__ = ["IN_HEADER", "Binding", "Body", "Failure", "Later", "Reply", "bug"]
+__all__ = ["IN_HEADER", "Binding", "Body", "Failure", "Later", "Reply", "Spliced", "bug"]

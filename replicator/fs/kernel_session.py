@@ -7,18 +7,21 @@ then does not spin either.
 """
 
 import errno
+import fcntl
 import logging
+import mmap
 import os
 import select
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from replicator import limits
 from replicator.fs import kernel_protocol as protocol
 from replicator.fs.calls import unshare_umask
-from replicator.fs.kernel_binding import Binding, Body, Failure, Later, Reply, bug
+from replicator.fs.kernel_binding import Binding, Body, Failure, Header, Later, Reply, Spliced, bug
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
 from replicator.fs.passthrough import Passthrough
 
@@ -84,6 +87,8 @@ class Session:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(self._stop_read, select.POLLIN)
+        self._pipe_read, self._pipe_write = -1, -1
+        self._open_pipe()
         self._spin = Spin()
         self._prune_wanted = threading.Event()
 
@@ -110,6 +115,7 @@ class Session:
             os.close(self._descriptor)
             os.close(self._stop_read)
             os.close(self._stop_write)
+            self._close_pipe()
 
     def _loop(self) -> None:
         binding, lock, nodes = self._binding, self._lock, self._passthrough.nodes
@@ -158,20 +164,56 @@ class Session:
 
     # --- replying ---
 
-    def _reply(self, header: tuple[int, ...], reply: Reply) -> None:
+    def _reply(self, header: Header, reply: Reply) -> None:
         if type(reply) is bytes:
             self._send((_pack_header(_HEADER_BYTES + len(reply), 0, header[2]) + reply,))
         elif type(reply) is Failure:
             self._send((_pack_header(_HEADER_BYTES, -reply.number, header[2]),))
+        elif type(reply) is Spliced:
+            self._send_spliced(header, reply)
         elif type(reply) is Later:
             self._workers.submit(self._reply_later, header, reply)
         elif reply is not None:
             self._send_body(header, reply)  # type: ignore[arg-type]  # type() narrows less than it tells
 
-    def _send_body(self, header: tuple[int, ...], body: Body) -> None:
+    def _send_body(self, header: Header, body: Body) -> None:
         parts = (body,) if isinstance(body, bytes) else body
         length = _HEADER_BYTES + sum(map(len, parts))
         self._send((_pack_header(length, 0, header[2]), *parts))
+
+    def _send_spliced(self, header: Header, reply: Spliced) -> None:
+        """Header and content into a pipe, and from there into the kernel: no byte of it is copied by us."""
+        handle, offset, count = reply
+        length = _HEADER_BYTES + count
+        try:
+            os.write(self._pipe_write, _pack_header(length, 0, header[2]))
+            while count and (moved := os.splice(handle, self._pipe_write, count, offset_src=offset)):
+                offset += moved
+                count -= moved
+            if not count and os.splice(self._pipe_read, self._descriptor, length) == length:
+                return
+            wanted = True
+        except OSError as error:
+            wanted = error.errno not in _UNWANTED
+        self._close_pipe()  # whatever is in it now belongs to no reply
+        self._open_pipe()
+        if wanted:
+            self._reply(header, Later(partial(os.pread, handle, reply.size, reply.offset)))
+
+    def _open_pipe(self) -> None:
+        try:
+            self._pipe_read, self._pipe_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            capacity = fcntl.fcntl(self._pipe_write, fcntl.F_SETPIPE_SZ, limits.REPLY_PIPE_BYTES)
+        except OSError:
+            capacity = 0
+        # A page takes a slot even if it is not full: one is for the header, one for a range within pages.
+        self._binding.splice_bytes_max = max(0, capacity - 2 * mmap.PAGESIZE)
+
+    def _close_pipe(self) -> None:
+        if self._pipe_read >= 0:
+            os.close(self._pipe_read)
+            os.close(self._pipe_write)
+            self._pipe_read, self._pipe_write = -1, -1
 
     def _send(self, parts: tuple[bytes | memoryview, ...]) -> None:
         try:
@@ -180,7 +222,7 @@ class Session:
             if error.errno not in _UNWANTED:
                 logger.error("the kernel refused a reply of %d bytes: %s", sum(map(len, parts)), error)
 
-    def _reply_later(self, header: tuple[int, ...], later: Later) -> None:
+    def _reply_later(self, header: Header, later: Later) -> None:
         """In a thread of its own."""
         try:
             body = later.function()

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import stat
 import struct
 import subprocess
@@ -438,5 +439,43 @@ def test_more_objects_than_may_be_remembered(tmp_path: Path, target: Path) -> No
         (base / "d39/f49").write_bytes(b"x")
         os.rename(base / "d39", base / "d3/below")
         assert (base / "d3/below/f49").read_bytes() == b"x"
+    finally:
+        mount.close()
+
+
+# --- large reads ---
+
+
+def test_large_reads_of_any_place_and_size(mount: CaptureMount) -> None:
+    data = os.urandom(3 * MIB + 777)
+    path = mount.mountpoint / "f"
+    path.write_bytes(data)
+    generator = random.Random(1)
+    with opened(path, os.O_RDONLY) as descriptor:
+        for _ in range(60):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            start, count = generator.randrange(len(data) + 10), generator.randrange(2 * MIB)
+            assert os.pread(descriptor, count, start) == data[start : start + count]
+
+
+def test_a_read_that_cannot_be_moved_is_copied(tmp_path: Path) -> None:
+    program = """
+import os, sys
+real, calls = os.splice, []
+def failing(source, target, count, **place):
+    calls.append(count)
+    if len(calls) % 3 == 0:
+        raise OSError(5, "planted")
+    return real(source, target, count, **place)
+os.splice = failing
+from replicator.agent.capture import main
+sys.exit(main())
+"""
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, program=("-c", program))
+    try:
+        data = os.urandom(2 * MIB)
+        (mount.source / "f").write_bytes(data)
+        mount.start()
+        assert (mount.mountpoint / "f").read_bytes() == data
     finally:
         mount.close()
