@@ -73,6 +73,7 @@ READAHEAD_BYTES = 512 * KIB  # read in advance of a program that reads on and on
 SPLICE_MIN_BYTES = 64 * KIB  # smaller reads are copied: that takes fewer system calls
 REPLY_PIPE_BYTES = 1 * MIB  # fs.pipe-max-size, beyond which only CAP_SYS_RESOURCE goes
 BACKGROUND_REQUESTS = 64  # reads in advance, releases and the like under way at a time
+SPIN_PATIENCE = 256  # short sleeps before it is tried again where it never helped
 SPIN_S = 0.0002  # a server of a busy mount looks for the next request so long before it sleeps
 DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reader of it
 COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes

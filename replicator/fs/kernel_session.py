@@ -43,23 +43,34 @@ _pack_header = OUT_HEADER.pack
 class Spin:
     """How long to look for the next request before sleeping. Knows no clock.
 
-    Doubles, up to `limits.SPIN_S`, when a request came meanwhile; halves, down to nothing, when none did. A
-    sleep so short that looking on would have saved it starts it again.
+    Doubles, up to `limits.SPIN_S`, when a request came meanwhile; halves, down to nothing, when none did. Then
+    a number of sleeps so short that looking on would have saved them starts it again: one at first, twice as
+    many after each attempt that saved nothing. For on a busy host the program that is to send the next request
+    may need the very processor that looks for it; there sleeping at once is best.
     """
 
-    __slots__ = ("seconds",)
+    __slots__ = ("_attempts", "_short_sleeps", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self._attempts = 1  # short sleeps before the next
+        self._short_sleeps = 0
 
     def came(self) -> None:
         self.seconds = min(2 * self.seconds, limits.SPIN_S)
+        self._attempts = 1
 
     def missed(self) -> None:
         self.seconds = self.seconds / 2 if self.seconds > _SPIN_FIRST_S else 0.0
+        if not self.seconds:
+            self._attempts = min(2 * self._attempts, limits.SPIN_PATIENCE)
+            self._short_sleeps = 0
 
     def slept(self, seconds: float) -> None:
-        if seconds < limits.SPIN_S and self.seconds < _SPIN_FIRST_S:
+        if self.seconds:
+            return
+        self._short_sleeps = self._short_sleeps + 1 if seconds < limits.SPIN_S else 0
+        if self._short_sleeps >= self._attempts:
             self.seconds = _SPIN_FIRST_S
 
 

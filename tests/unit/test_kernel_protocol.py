@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,17 @@ def test_a_busy_mount_is_looked_at_longer_and_an_idle_one_not_at_all() -> None:
     for _ in range(10):
         spin.missed()
     assert spin.seconds == 0
+
+
+def test_where_looking_never_helps_it_is_tried_ever_more_rarely() -> None:
+    spin = Spin()
+    attempts = []
+    for sleep in range(5000):
+        spin.slept(limits.SPIN_S / 2)
+        if spin.seconds:
+            attempts.append(sleep)
+            spin.missed()
+            assert spin.seconds == 0
+    pauses = [after - before for before, after in pairwise(attempts)]
+    assert pauses[:3] == [2, 4, 8]
+    assert pauses[-1] == limits.SPIN_PATIENCE
