@@ -43,10 +43,10 @@ _pack_header = OUT_HEADER.pack
 class Spin:
     """How long to look for the next request before sleeping. Knows no clock.
 
-    Doubles, up to `limits.SPIN_S`, when a request came meanwhile; halves, down to nothing, when none did. Then
-    a number of sleeps so short that looking on would have saved them starts it again: one at first, twice as
-    many after each attempt that saved nothing. For on a busy host the program that is to send the next request
-    may need the very processor that looks for it; there sleeping at once is best.
+    Doubles, up to `limits.SPIN_S`, when a request came meanwhile; halves, down to nothing, when none did.
+    Then a number of sleeps so short that looking on would have saved them starts it again: one at first,
+    twice as many after each attempt that saved nothing. For on a busy host the program that is to send the
+    next request may need the very processor that looks for it; there sleeping at once is best.
     """
 
     __slots__ = ("_attempts", "_short_sleeps", "seconds")
