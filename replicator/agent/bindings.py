@@ -10,7 +10,9 @@ from typing import Protocol
 
 import trio
 
+from replicator.agent.resumption import Provision
 from replicator.errors import UsageError
+from replicator.fs.kernel_protocol import Agreement
 from replicator.fs.passthrough import Passthrough
 
 BINDINGS = ("auto", "kernel", "pyfuse3")
@@ -52,16 +54,45 @@ def choose(wanted: str, release: str | None = None) -> str:
     return "pyfuse3"
 
 
-def make(binding: str, passthrough: Passthrough, descriptor: int, lock: threading.Lock) -> Binding:
-    """The chosen binding for an open /dev/fuse whose mount is made. `lock` guards what `passthrough` uses."""
-    return (_Kernel if binding == "kernel" else _Pyfuse3)(passthrough, descriptor, lock)
+def make(
+    binding: str,
+    passthrough: Passthrough,
+    descriptor: int,
+    lock: threading.Lock,
+    provision: Provision | None = None,
+    agreement: Agreement | None = None,
+) -> Binding:
+    """The chosen binding for an open /dev/fuse whose mount is made. `lock` guards what `passthrough` uses.
+
+    `provision` (kernel binding): what is kept for a successor. `agreement`: of a predecessor taken over from.
+    """
+    if binding == "kernel":
+        return _Kernel(passthrough, descriptor, lock, provision, agreement)
+    return _Pyfuse3(passthrough, descriptor)
 
 
 class _Kernel:
-    def __init__(self, passthrough: Passthrough, descriptor: int, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        passthrough: Passthrough,
+        descriptor: int,
+        lock: threading.Lock,
+        provision: Provision | None,
+        agreement: Agreement | None,
+    ) -> None:
         from replicator.fs.kernel_session import Session
 
-        self._session = Session(passthrough, descriptor, lock)
+        if provision is None:
+            self._session = Session(passthrough, descriptor, lock, agreement=agreement)
+        else:
+            self._session = Session(
+                passthrough,
+                descriptor,
+                lock,
+                agreement=agreement,
+                intent=provision.intent,
+                agreed=provision.agreed,
+            )
 
     async def serve(self) -> None:
         # Cancelled only when all of the capture ends: then its mount is no longer served anyway.
@@ -77,7 +108,7 @@ class _Kernel:
 class _Pyfuse3:
     """Handlers run in the thread of the event loop, between checkpoints: they need no lock."""
 
-    def __init__(self, passthrough: Passthrough, descriptor: int, lock: threading.Lock) -> None:
+    def __init__(self, passthrough: Passthrough, descriptor: int) -> None:
         from replicator.fs import pyfuse3_binding
 
         self._module = pyfuse3_binding

@@ -25,6 +25,8 @@ import trio
 
 from replicator import limits
 from replicator.agent import bindings, control
+from replicator.agent.resumption import Provision, Resumption
+from replicator.agent.resumption import take as resumption_of
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import mounts
 from replicator.fs.credentials import prepare_process
@@ -90,8 +92,11 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Capture:
     """One running capture. Requests may be served in another thread; all else happens in that of `run`."""
 
-    def __init__(self, world: World, settings: CaptureSettings) -> None:
+    def __init__(self, world: World, settings: CaptureSettings, resumption: Resumption | None = None) -> None:
+        """`resumption`: what a killed predecessor left. Then its mount is served on."""
         self._world = world
+        self._resumption = resumption
+        self._provision: Provision | None = None
         self._settings = settings
         self._state = "starting"
         self._stop_persists = True
@@ -109,33 +114,58 @@ class Capture:
         Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted.
         """
         settings = self._settings
-        self._binding_name = bindings.choose(settings.binding)
-        path, mountpoint = mounts.resolve(settings.path), mounts.resolve(settings.mountpoint)
-        dead = self._dead = mounts.dead_layers(mountpoint)
-        own = [settings.home, settings.disk_directory, settings.memory_directory]
-        others = mounts.without(mounts.read_mountinfo(), dead)
-        mounts.check_mount(path, mountpoint, others, own_directories=own)
+        resumption = self._resumption
+        self._binding_name = "kernel" if resumption is not None else bindings.choose(settings.binding)
+        if resumption is None:
+            path, mountpoint, dead = self._check()
+        else:  # a look at them would wait for an answer of ours
+            path, mountpoint, dead = settings.path, settings.mountpoint, frozenset()
         self._journal = JournalWriter.open(self._world, settings.journal, settings.mount_id)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)
+        if self._binding_name == "kernel":
+            held = None if resumption is None else resumption.held
+            self._provision = Provision(settings.memory_directory, held)
         self._passthrough = Passthrough(
-            mounts.open_root(path, dead),
+            mounts.open_root(path, dead) if resumption is None else resumption.descriptors.root,
             self._recorder,
             descriptors_max=_descriptors_max(),
             monotonic_ns=self._world.clock.monotonic_ns,
             notes=Notes(os.path.join(settings.memory_directory, "mtimes")),
+            ledger=self._provision.ledger if self._provision is not None else None,
         )
         try:
+            if resumption is not None:
+                self._passthrough.resume(resumption.alive, resumption.descriptors)
+                if self._provision is not None and self._provision.intent is not None:
+                    self._provision.intent.decide(self._journal.position.sequence)
             self._recover()
             async with trio.open_nursery() as nursery:
                 await nursery.start(
                     control.serve, Home(settings.home).socket("capture", settings.mount_id), self._handlers()
                 )
-                descriptor = mounts.mount_fuse(path, mountpoint, dead)
+                descriptor = (
+                    mounts.mount_fuse(path, mountpoint, dead)
+                    if resumption is None
+                    else resumption.descriptors.fuse
+                )
+                if resumption is None and self._provision is not None:
+                    self._provision.hold(descriptor, self._passthrough.root_fd)
+                if resumption is not None:
+                    logger.warning("took over from a former process that was killed")
                 if dead:
                     logger.warning("took the place of the mount that a former process left at %s", mountpoint)
-                self._binding = bindings.make(self._binding_name, self._passthrough, descriptor, self._lock)
+                self._binding = bindings.make(
+                    self._binding_name,
+                    self._passthrough,
+                    descriptor,
+                    self._lock,
+                    self._provision,
+                    None if resumption is None else resumption.agreement,
+                )
                 nursery.start_soon(self._tick)
+                if self._provision is not None:
+                    nursery.start_soon(self._provision.keep)
                 nursery.start_soon(self._heed_signals)
                 self._state = "serving"
                 logger.info("serving %s at %s with the %s binding", path, mountpoint, self._binding_name)
@@ -149,10 +179,22 @@ class Capture:
             if not self._stopped.is_set():
                 self._journal.close(persist=False)
             self._passthrough.close()
+            if self._provision is not None and self._unmounted.is_set():
+                self._provision.remove()
             memory = settings.memory_directory  # empty if the journal was saved to disk
             remove_if_empty(memory, os.path.dirname(memory))
         if self._failure is not None:
             raise self._failure
+
+    def _check(self) -> tuple[str, str, frozenset[int]]:
+        """The directory, where it is to be mounted, and what dead mounts are there. Raises UsageError."""
+        settings = self._settings
+        path, mountpoint = mounts.resolve(settings.path), mounts.resolve(settings.mountpoint)
+        dead = self._dead = mounts.dead_layers(mountpoint)
+        own = [settings.home, settings.disk_directory, settings.memory_directory]
+        others = mounts.without(mounts.read_mountinfo(), dead)
+        mounts.check_mount(path, mountpoint, others, own_directories=own)
+        return path, mountpoint, dead
 
     def _handlers(self) -> dict[str, control.Handler]:
         return {
@@ -168,7 +210,11 @@ class Capture:
         """The operation that a killed predecessor was in the middle of may have happened or not."""
         flight = self._journal.recovery.flight
         in_doubt: list[bytes] = []
-        if flight is not None:
+        if flight is not None and self._resumption is not None:
+            # Not answered, so the kernel hands it out again: it is done, or finished, then.
+            self._journal.clear_flight()
+            in_doubt = [flight.path, flight.path2] if flight.path2 else [flight.path]
+        elif flight is not None:
             logger.warning("the former process ended within an operation on %r", flight.path)
             in_doubt = [flight.path, flight.path2] if flight.path2 else [flight.path]
             for path in in_doubt:
@@ -318,8 +364,9 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
     sys.setswitchinterval(limits.THREAD_SWITCH_S)  # the serving thread never waits long for the other
+    resumption = resumption_of(settings.memory_directory)  # before anything of ours takes a number of theirs
     try:
-        trio.run(Capture(World(), settings).run)
+        trio.run(Capture(World(), settings, resumption).run)
     except ReplicatorError as error:
         return _fail(error)
     except BaseExceptionGroup as group:

@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,15 @@ from replicator import limits
 from replicator.fs import kernel_protocol as protocol
 from replicator.fs.calls import cached_pages
 from replicator.fs.credentials import Caller
-from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OPERATIONS, WRITE_HEADER_BYTES, Agreement
+from replicator.fs.intent import Intent
+from replicator.fs.kernel_protocol import (
+    HEADER_BYTES,
+    IN_HEADER,
+    OPERATIONS,
+    WRITE_HEADER_BYTES,
+    Agreement,
+    Opcode,
+)
 from replicator.fs.passthrough import Entry, Passthrough
 
 logger = logging.getLogger(__name__)
@@ -31,6 +40,21 @@ Fields = tuple[Any, ...]  # what `OPERATIONS` says stands behind it
 
 _CAPABILITY = b"security.capability"
 _NO_WAIT_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+_SYNCHRONOUS = os.O_SYNC | os.O_DSYNC
+# Not to be done twice: see `Intent`.
+_NAME_OPERATIONS = frozenset(
+    {
+        Opcode.CREATE,
+        Opcode.MKNOD,
+        Opcode.MKDIR,
+        Opcode.SYMLINK,
+        Opcode.LINK,
+        Opcode.UNLINK,
+        Opcode.RMDIR,
+        Opcode.RENAME,
+        Opcode.RENAME2,
+    }
+)
 _OPTIONAL_COPY = 0x7FFF_F000  # a 32-bit count is the reply to COPY_FILE_RANGE
 # ioctl(2) passes on what only tells: attributes of an inode and its generation. All else is ENOTTY, as on a
 # file system that has none: what would be set is not replicated.
@@ -55,6 +79,13 @@ class Spliced(NamedTuple):
     size: int
 
 
+class After(NamedTuple):
+    """A reply, and what is still to be done in any thread when it is out."""
+
+    reply: bytes
+    function: Callable[[], None]
+
+
 class Failure:
     """A reply that is an error."""
 
@@ -64,7 +95,7 @@ class Failure:
         self.number = number
 
 
-Reply = Body | Later | Spliced | Failure | None
+Reply = Body | Later | After | Spliced | Failure | None
 """None: the request gets no reply."""
 
 Handler = Callable[[int, Fields, int, Header], Reply]
@@ -89,9 +120,16 @@ def page_buffer(size: int) -> memoryview:
 class Binding:
     """Handlers for one mount. `buffer` is where requests are read into, one at a time."""
 
-    def __init__(self, passthrough: Passthrough, agreement: Agreement | None = None) -> None:
-        """`agreement`: of a connection that a predecessor has begun; None for a new one."""
+    def __init__(
+        self, passthrough: Passthrough, agreement: Agreement | None = None, intent: Intent | None = None
+    ) -> None:
+        """`agreement`: of a connection that a predecessor has begun; None for a new one. `intent`: where
+        changes of names are noted for a successor.
+        """
         self._fs = passthrough
+        self._intent = intent
+        if intent is not None:
+            passthrough.note_inode = intent.note
         self.agreement = agreement
         self.ended = False
         self.buffer = page_buffer(WRITE_HEADER_BYTES + limits.REQUEST_BYTES)
@@ -119,11 +157,42 @@ class Binding:
         if end < least and header[1] != protocol.Opcode.INIT:
             return Failure(errno.EIO)
         try:
+            if header[1] in _NAME_OPERATIONS and self._intent is not None:
+                return self._handle_noted(self._intent, handler, unpack_from, end, header)
             return handler(header[3], unpack_from(self.buffer, HEADER_BYTES), end, header)
         except OSError as error:
             return Failure(error.errno or errno.EIO)
         except Exception:
             return bug(header[1])
+
+    def _handle_noted(
+        self,
+        intent: Intent,
+        handler: Handler,
+        unpack_from: Callable[..., Fields],
+        end: int,
+        header: Header,
+    ) -> Reply:
+        """A request that a successor cannot simply do again: it is noted before, and its reply after."""
+        unique = header[2] & ~protocol.RESENT
+        redo: AbstractContextManager[None] = nullcontext()
+        if header[2] & protocol.RESENT and (noted := intent.read()).unique == unique:
+            if noted.reply is not None:
+                return Failure(noted.reply) if isinstance(noted.reply, int) else noted.reply
+            redo = self._fs.redo(noted.inode, noted.is_recorded)
+            if not noted.is_recorded:  # now it will be
+                intent.begin(unique, self._fs.head_sequence, noted.inode)
+        else:
+            intent.begin(unique, self._fs.head_sequence)
+        try:
+            with redo:
+                reply = handler(header[3], unpack_from(self.buffer, HEADER_BYTES), end, header)
+        except OSError as error:
+            intent.failed(error.errno or errno.EIO)
+            raise
+        if type(reply) is bytes:
+            intent.done(reply)
+        return reply
 
     def _name(self, start: int, end: int) -> bytes:
         return bytes(self.buffer[start : end - 1])
@@ -288,20 +357,15 @@ class Binding:
         count = self._fs.write(handle, offset, self.buffer[WRITE_HEADER_BYTES:end])
         if flags & protocol.WRITE_KILL_SUIDGID:
             self._fs.drop_privileges(handle)
-        if self._fs.is_synchronous(handle):
+        if fields[5] & _SYNCHRONOUS:
             return self._sync(handle, True, protocol.written(count))
         return protocol.written(count)
 
     def _release(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
+        if header[2] & protocol.RESENT and not self._fs.is_open(fields[0]):
+            return _NOTHING  # closed by a predecessor that did not live to say so
         close = self._fs.release_later(fields[0])
-        if close is None:
-            return _NOTHING
-
-        def finish() -> bytes:
-            close()
-            return _NOTHING
-
-        return Later(finish)
+        return _NOTHING if close is None else After(_NOTHING, close)
 
     def _fsync(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         handle, flags, _ = fields
@@ -380,7 +444,8 @@ class Binding:
         return b"".join(reply)
 
     def _releasedir(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
-        self._fs.releasedir(fields[0])
+        if not header[2] & protocol.RESENT or self._fs.is_open(fields[0]):
+            self._fs.releasedir(fields[0])
         return _NOTHING
 
     def _statfs(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
@@ -435,4 +500,4 @@ def bug(opcode: int) -> Failure:
     return Failure(errno.EIO)
 
 
-__all__ = ["IN_HEADER", "Binding", "Body", "Failure", "Later", "Reply", "Spliced", "bug"]
+__all__ = ["IN_HEADER", "After", "Binding", "Body", "Failure", "Later", "Reply", "Spliced", "bug"]

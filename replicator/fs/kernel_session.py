@@ -14,6 +14,7 @@ import os
 import select
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,8 @@ from functools import partial
 from replicator import limits
 from replicator.fs import kernel_protocol as protocol
 from replicator.fs.calls import unshare_umask
-from replicator.fs.kernel_binding import Binding, Body, Failure, Header, Later, Reply, Spliced, bug
+from replicator.fs.intent import Intent
+from replicator.fs.kernel_binding import After, Binding, Body, Failure, Header, Later, Reply, Spliced, bug
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
 from replicator.fs.passthrough import Passthrough
 
@@ -74,6 +76,10 @@ class Spin:
             self.seconds = _SPIN_FIRST_S
 
 
+def _tell_nobody(agreement: protocol.Agreement) -> None:
+    """For a mount without successors."""
+
+
 class Session:
     """Serves one mount. `lock` is held while a request is handled: it protects what `passthrough` uses."""
 
@@ -83,14 +89,23 @@ class Session:
         descriptor: int,
         lock: threading.Lock,
         *,
+        agreement: protocol.Agreement | None = None,
+        intent: Intent | None = None,
+        agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
         nodes_max: int = limits.NODES,
     ) -> None:
-        """Takes `descriptor`, an open /dev/fuse whose mount is made."""
+        """Takes `descriptor`, an open /dev/fuse whose mount is made.
+
+        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it. `intent`:
+        see there.
+        """
+        self._is_resumed = agreement is not None
+        self._agreed = agreed
         self._passthrough = passthrough
         self._descriptor = descriptor
         self._lock = lock
         self._nodes_max = nodes_max
-        self._binding = Binding(passthrough)
+        self._binding = Binding(passthrough, agreement, intent)
         passthrough.mode_dropped = self._forget_attributes
         self._workers = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="disk")
         self._stopping = False
@@ -115,6 +130,8 @@ class Session:
         with suppress(OSError):  # then everybody shares one, as with the other binding
             unshare_umask()
         os.set_blocking(self._descriptor, False)
+        if self._is_resumed:
+            self._notify(protocol.resend())
         threading.Thread(target=self._prune, name="prune", daemon=True).start()
         try:
             self._loop()
@@ -137,6 +154,8 @@ class Session:
             header = unpack_header(buffer)
             with lock:
                 answer = handle(header)
+            if header[1] == protocol.Opcode.INIT and binding.agreement is not None:
+                self._agreed(binding.agreement)
             reply(header, answer)
             if len(nodes) > self._nodes_max:
                 self._prune_wanted.set()
@@ -182,6 +201,9 @@ class Session:
             self._send((_pack_header(_HEADER_BYTES, -reply.number, header[2]),))
         elif type(reply) is Spliced:
             self._send_spliced(header, reply)
+        elif type(reply) is After:
+            self._reply(header, reply.reply)
+            self._workers.submit(reply.function)
         elif type(reply) is Later:
             self._workers.submit(self._reply_later, header, reply)
         elif reply is not None:

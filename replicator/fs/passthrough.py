@@ -17,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from replicator.fs import calls
 from replicator.fs.attributes import attributes_of, is_replicated_xattr, proc_path, set_times
 from replicator.fs.credentials import Caller, CreatedBy
 from replicator.fs.handles import DirectoryHandle, FileHandle, Name
+from replicator.fs.holder import Descriptors
+from replicator.fs.ledger import Known, Ledger
 from replicator.fs.mtimes import LateMtimes, Notes
 from replicator.fs.nodes import Node, NodeTable
 from replicator.fs.ranges import Ranges, readable
@@ -81,17 +84,61 @@ class Passthrough:
         descriptors_max: int = limits.NODE_DESCRIPTORS,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         notes: Notes | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        self.nodes = NodeTable(root_fd, descriptors_max)
+        self.nodes = NodeTable(root_fd, descriptors_max, ledger)
         self._recorder = recorder
         self._notes = notes
         self._mtimes = LateMtimes(self.nodes, recorder, self._path, self._is_lost, monotonic_ns, notes)
         self._ranges = Ranges(recorder, self._mtimes, self._path)
         self.mode_dropped: Callable[[int], None] | None = None
         """Told the id of a node that lost suid or sgid by a change that does not answer with attributes."""
+        self.note_inode: Callable[[int], None] = _note_nothing
+        """Told, before a name is moved or removed, the inode number of what stands there."""
+        self.redoing: int | None = None
+        """A killed predecessor may have done the operation called now, on this inode: then it is done."""
         self._files: dict[int, FileHandle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._outside: set[int] = set()  # nodes without known name: all their names lie outside the root
+
+    @property
+    def head_sequence(self) -> int:
+        """Of the last record."""
+        return self._recorder.head_sequence
+
+    @contextmanager
+    def redo(self, inode: int, recorded: bool) -> Iterator[None]:
+        """Within the block one operation is called that a killed predecessor may have done.
+
+        `inode` is what it noted of the object. `recorded`: it has done it, and journaled that.
+        """
+        self.redoing, self._recorder.muted = inode, recorded
+        try:
+            yield
+        finally:
+            self.redoing, self._recorder.muted = None, False
+
+    def is_open(self, handle_id: int) -> bool:
+        return handle_id in self._files or handle_id in self._directories
+
+    def resume(self, alive: Iterable[Known], held: Descriptors) -> None:
+        """Know again what a killed predecessor knew, with the descriptors it had, at the same numbers."""
+        self.nodes.restore(alive, held.pinned)
+        for descriptor, flags in held.files.items():
+            state = os.fstat(descriptor)
+            node = self.nodes.find(state)
+            if node is None:  # the kernel forgot the object: it never got this handle, or has given it back
+                os.close(descriptor)
+                continue
+            node.links = state.st_nlink
+            self._add_handle(descriptor, node, flags)
+        for descriptor in held.directories:
+            node = self.nodes.find(os.fstat(descriptor))
+            if node is None:
+                os.close(descriptor)
+                continue
+            self._directories[descriptor] = DirectoryHandle(descriptor, node)
+            node.uses += 1
 
     def close(self) -> None:
         """Close every descriptor. Pending mtimes are the business of `settle`."""
@@ -121,7 +168,7 @@ class Passthrough:
 
     def _entry(self, parent: Node, name: bytes, state: os.stat_result) -> Entry:
         node = self.nodes.attach(parent, name, state)
-        node.lookups += 1
+        self.nodes.looked_up(node)
         return Entry(node.id, state)
 
     def _directory(self, node: Node) -> int:
@@ -236,7 +283,7 @@ class Passthrough:
         path, recording = self._begin_creation(kind, parent, name)
         try:
             descriptor = self._directory(parent)
-            with CreatedBy(caller):
+            with CreatedBy(caller), self._unless_done(FileExistsError):
                 os.mknod(name, mode, rdev, dir_fd=descriptor)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
@@ -250,7 +297,7 @@ class Passthrough:
         path, recording = self._begin_creation(Kind.MKDIR, parent, name)
         try:
             descriptor = self._directory(parent)
-            with CreatedBy(caller):
+            with CreatedBy(caller), self._unless_done(FileExistsError):
                 os.mkdir(name, mode & 0o7777, dir_fd=descriptor)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
@@ -264,7 +311,7 @@ class Passthrough:
         path, recording = self._begin_creation(Kind.SYMLINK, parent, name)
         try:
             descriptor = self._directory(parent)
-            with CreatedBy(caller):
+            with CreatedBy(caller), self._unless_done(FileExistsError):
                 os.symlink(text, name, dir_fd=descriptor)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
@@ -282,6 +329,8 @@ class Passthrough:
         )
         try:
             directory = self._directory(parent)
+            if self.redoing is not None and _exists(name, directory):
+                open_flags &= ~(os.O_CREAT | os.O_EXCL)
             with CreatedBy(caller):
                 descriptor = os.open(name, open_flags, mode & 0o7777, dir_fd=directory)
             state = os.fstat(descriptor)
@@ -341,7 +390,7 @@ class Passthrough:
             raise
         state = os.fstat(descriptor)
         node = self.nodes.attach_unnamed(state, pinned)
-        node.lookups += 1
+        self.nodes.looked_up(node)
         node.lacks_capability = True
         return self._add_handle(descriptor, node, flags), Entry(node.id, state)
 
@@ -358,7 +407,8 @@ class Passthrough:
         try:
             address, descriptor = self.nodes.address_and_directory(node, parent)
             # A pinned object's address is a magic link to it; another's is its own name, maybe a symlink.
-            os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=node.descriptor >= 0)
+            with self._unless_done(FileExistsError):
+                os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=node.descriptor >= 0)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
             if recording:
@@ -378,7 +428,8 @@ class Passthrough:
         recording = self._recorder.begin(Kind.CREATE, path)
         try:
             address, descriptor = self.nodes.address_and_directory(node, parent)
-            os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=True)
+            with self._unless_done(FileExistsError):
+                os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=True)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
             if recording:
@@ -392,6 +443,8 @@ class Passthrough:
                 self._recorder.doubt(path)
             self._recorder.abandon()  # the flight is over: what it did is told
             self._mtimes.changed(parent)
+        elif self.redoing is not None and path is not None and self._recorder.is_active(path):
+            self._recorder.doubt(path)  # a killed predecessor has recorded some of it, or all
         entry = self._entry(parent, name, state)
         self.nodes.unpin(node)
         return entry
@@ -403,9 +456,16 @@ class Passthrough:
         self._remove(Kind.RMDIR, self.nodes.get(parent_id), name)
 
     def _remove(self, kind: Kind, parent: Node, name: bytes) -> None:
-        state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        try:
+            state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            if not self.redoing:  # nothing stood there when it was tried first
+                raise
+            self._removed(kind, parent, name, self.redoing)
+            return
         node = self.nodes.find(state)
         path = self.nodes.child_path(parent, name)
+        self.note_inode(state.st_ino)
         recording = self._recorder.begin(kind, path)
         pinned = False
         try:
@@ -423,6 +483,27 @@ class Passthrough:
             self._recorder.append(kind, path, flags=_flags_of(state), inode=state.st_ino)
         if node is not None:
             self._name_removed(node, parent, name, state)
+
+    def _removed(self, kind: Kind, parent: Node, name: bytes, inode: int) -> None:
+        """A killed predecessor has removed it: record that, and what it still had to forget."""
+        node = self.nodes.by_inode(inode)
+        path = self.nodes.child_path(parent, name)
+        if self._recorder.begin(kind, path) and path is not None:
+            self._mtimes.changed(parent)
+            flags = Flag.DIRECTORY if kind is Kind.RMDIR else Flag.NONE
+            self._recorder.append(kind, path, flags=int(flags), inode=inode)
+        if node is not None:
+            node.links = 0 if node.descriptor < 0 else os.fstat(node.descriptor).st_nlink
+            self.nodes.remove_name(node, parent, name)
+
+    @contextmanager
+    def _unless_done(self, done: type[OSError]) -> Iterator[None]:
+        """`done` says that a killed predecessor had done this already, if it may have."""
+        try:
+            yield
+        except done:
+            if self.redoing is None:
+                raise
 
     def _pin_last_name(self, node: Node, parent: Node, name: bytes) -> bool:
         """Before `name` goes away: keep a grip on the object if that is the only name we know."""
@@ -449,12 +530,16 @@ class Passthrough:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         nodes = self.nodes
         parent, new_parent = nodes.get(parent_id), nodes.get(new_parent_id)
+        if self.redoing is not None and self._is_renamed(parent, name, new_parent, new_name):
+            self._renamed(parent, name, new_parent, new_name, flags)
+            return
         state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
         replaced: os.stat_result | None
         try:
             replaced = os.stat(new_name, dir_fd=self._directory(new_parent), follow_symlinks=False)
         except FileNotFoundError:
             replaced = None
+        self.note_inode(state.st_ino)
         is_same = replaced is not None and os.path.samestat(state, replaced)
         other = None if replaced is None or is_same else nodes.find(replaced)
         path, new_path = nodes.child_path(parent, name), nodes.child_path(new_parent, new_name)
@@ -498,6 +583,49 @@ class Passthrough:
             return
         if other is not None and replaced is not None:
             self._name_removed(other, new_parent, new_name, replaced)
+        if moved is not None:
+            nodes.move_name(moved, parent, name, new_parent, new_name)
+
+    def _is_renamed(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> bool:
+        """Whether the object that a killed predecessor was moving stands at its new name."""
+        try:
+            state = os.stat(new_name, dir_fd=self._directory(new_parent), follow_symlinks=False)
+            if state.st_ino != self.redoing:
+                return False
+        except FileNotFoundError:
+            return False
+        try:
+            old = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return old.st_ino != self.redoing  # exchanged; two names of one file are left as they are
+
+    def _renamed(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+        """A killed predecessor has renamed it: record that, and what it still had to forget."""
+        nodes = self.nodes
+        state = os.stat(new_name, dir_fd=self._directory(new_parent), follow_symlinks=False)
+        path, new_path = nodes.child_path(parent, name), nodes.child_path(new_parent, new_name)
+        if self._recorder.begin(Kind.RENAME, path, new_path) and path is not None and new_path is not None:
+            self._mtimes.changed(parent)
+            self._mtimes.changed(new_parent)
+            self._recorder.append(
+                Kind.RENAME,
+                path,
+                path2=new_path,
+                flags=_flags_of(state),
+                inode=state.st_ino,
+                arg0=flags,
+            )
+        self._mtimes.directory_moved()
+        moved = nodes.find(state)
+        for node in nodes.at(new_parent, new_name):
+            if node is moved:
+                continue
+            if flags & RENAME_EXCHANGE:
+                nodes.move_name(node, new_parent, new_name, parent, name)
+            else:
+                node.links = 0 if node.descriptor < 0 else os.fstat(node.descriptor).st_nlink
+                nodes.remove_name(node, new_parent, new_name)
         if moved is not None:
             nodes.move_name(moved, parent, name, new_parent, new_name)
 
@@ -780,10 +908,11 @@ class Passthrough:
         try:
             address, follow = self.nodes.address(node)
             os.removexattr(address, name, follow_symlinks=follow)
-        except OSError:
-            if recording:
-                self._recorder.abandon()
-            raise
+        except OSError as error:
+            if self.redoing is None or error.errno != errno.ENODATA:
+                if recording:
+                    self._recorder.abandon()
+                raise
         if recording and path is not None:
             self._recorder.append(Kind.REMOVEXATTR, path, path2=name, flags=int(node.flags), inode=node.inode)
 
@@ -846,6 +975,18 @@ class Passthrough:
         if result is Search.NOWHERE:
             self._outside.add(node.id)
         return None
+
+
+def _note_nothing(inode: int) -> None:
+    """For when no successor could use it."""
+
+
+def _exists(name: bytes, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _flags_of(state: os.stat_result) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from replicator import limits
-from replicator.ops import Kind
+from replicator.ops import Kind, Position
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,8 @@ class Journal(Protocol):
 
     @property
     def has_readers(self) -> bool: ...
+    @property
+    def position(self) -> Position: ...
     def flight(self, kind: int, path: bytes, path2: bytes = b"") -> None: ...
     def clear_flight(self) -> None: ...
     def append(
@@ -44,6 +46,8 @@ class Recorder:
         self._prefixes: tuple[bytes, ...] = ()
         self._inner: tuple[bytes, ...] = ()  # the prefixes with a slash behind: what lies strictly below
         self._everything = False
+        self.muted = False
+        """Record nothing: what is being done once more is in the journal already."""
         self._skipped_ops = 0
         self._skipped_path = b""
         self._doubtful: bytes | None = (
@@ -84,6 +88,11 @@ class Recorder:
         """Whether the path or something below is active: a rename of a root's parent moves the root."""
         return self.is_active(path) or any(_contains(path, prefix) for prefix in self._prefixes)
 
+    @property
+    def head_sequence(self) -> int:
+        """Of the journal's last record."""
+        return self._journal.position.sequence
+
     # --- recording ---
 
     def begin(self, kind: Kind, path: bytes | None, path2: bytes | None = None) -> bool:
@@ -91,7 +100,7 @@ class Recorder:
 
         `path` None: the object has no name. `path2` is given for renames and links only.
         """
-        if not self._prefixes or path is None:
+        if not self._prefixes or path is None or self.muted:
             return False
         if path2 is None:
             if not (self._everything or self.is_active(path)):

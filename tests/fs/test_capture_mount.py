@@ -456,6 +456,7 @@ def test_terminating_is_ignored_and_interrupting_stops(mount: CaptureMount) -> N
     assert not mount.is_mounted
 
 
+@pytest.mark.parametrize("binding", ["pyfuse3"])  # the other: test_survival.py
 def test_a_killed_capture_is_followed_by_the_next(served: CaptureMount, target: Path) -> None:
     (served.mountpoint / "f").write_text("before")
     sequence = served.call("settle")["sequence"]
@@ -471,6 +472,7 @@ def test_a_killed_capture_is_followed_by_the_next(served: CaptureMount, target: 
     assert served.layers == 1
 
 
+@pytest.mark.parametrize("binding", ["pyfuse3"])
 def test_kills_under_load_lose_nothing(served: CaptureMount, target: Path) -> None:
     """What a program was told is done is in the records or named by a DOUBT."""
     records = []
