@@ -71,6 +71,10 @@ class UnmountBody(Body, frozen=True, kw_only=True):
     force: bool = False
 
 
+class ReloadBody(Body, frozen=True, kw_only=True):
+    path: str
+
+
 class RepsetBody(Body, frozen=True, kw_only=True):
     name: str = DEFAULT_NAME
     rules: tuple[Rule, ...] = ()
@@ -157,6 +161,10 @@ class Api:
     async def remove_mount(self, request: Request) -> object:
         body = await _body(request, UnmountBody)
         return await self._service.mounts.remove(body.path, force=body.force)
+
+    async def reload_mount(self, request: Request) -> object:
+        body = await _body(request, ReloadBody)
+        return await self._service.mounts.reload(body.path)
 
     # --- replication sets ---
 
@@ -284,6 +292,7 @@ class Api:
             "/v1/agent/stop": {"POST": self.stop_agent},
             "/v1/events": {"GET": self.events},
             "/v1/mounts": {"GET": self.mounts, "POST": self.add_mount, "DELETE": self.remove_mount},
+            "/v1/mounts/reload": {"POST": self.reload_mount},
             "/v1/repsets": {"GET": self.repsets, "POST": self.create_repset},
             "/v1/repsets/{name}": {"GET": self.repset, "PUT": self.set_rules, "DELETE": self.delete_repset},
             "/v1/repsets/{name}/rules": {"POST": self.add_rule, "DELETE": self.remove_rule},

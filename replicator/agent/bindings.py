@@ -22,12 +22,16 @@ _KERNEL_MIN = (5, 4)  # kernel_protocol.MINOR_MIN
 class Binding(Protocol):
     """Serves one mount."""
 
-    async def serve(self) -> None:
-        """Until it is unmounted, or `terminate` is called."""
+    async def serve(self) -> bool:
+        """Until it is unmounted, or `terminate` or `leave` is called. Whether it is left to a successor."""
         ...
 
     def terminate(self) -> None:
         """End `serve` although the mount is still there: for a mount that was detached."""
+        ...
+
+    async def leave(self) -> None:
+        """End `serve` between two requests: a successor is to go on. Only with a `Provision`."""
         ...
 
 
@@ -94,15 +98,18 @@ class _Kernel:
                 agreed=provision.agreed,
             )
 
-    async def serve(self) -> None:
+    async def serve(self) -> bool:
         # Cancelled only when all of the capture ends: then its mount is no longer served anyway.
         try:
-            await trio.to_thread.run_sync(self._session.serve, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(self._session.serve, abandon_on_cancel=True)
         finally:
             self._session.stop()
 
     def terminate(self) -> None:
         self._session.stop()
+
+    async def leave(self) -> None:
+        await trio.to_thread.run_sync(self._session.leave)
 
 
 class _Pyfuse3:
@@ -115,8 +122,12 @@ class _Pyfuse3:
         self._binding = pyfuse3_binding.Binding(passthrough)
         self._descriptor = descriptor
 
-    async def serve(self) -> None:
+    async def serve(self) -> bool:
         await self._module.run(self._binding, self._descriptor)
+        return False
 
     def terminate(self) -> None:
         self._module.terminate()
+
+    async def leave(self) -> None:
+        raise NotImplementedError("what libfuse knows of a mount cannot be handed on")

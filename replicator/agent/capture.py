@@ -2,9 +2,10 @@
 
 It outlives the agent. SIGTERM and SIGHUP are ignored, because they reach it when an agent or a terminal
 ends, and a mount that goes away takes the data from under applications. It ends by the control call
-`stop`, by SIGINT (the same as `stop`), or when somebody unmounts its file system. kill -9 loses no
-operation: its journal keeps what was appended, the dead mount lets nobody at the directory below until the
-successor's mount takes its place, and the successor marks the one operation in flight as in doubt.
+`stop`, by SIGINT (the same as `stop`), or when somebody unmounts its file system; by the call `leave` it ends
+with its mount left as it is, for a successor to serve on. kill -9 loses no operation: its journal keeps what
+was appended, and a successor serves the mount on, or makes another: then the dead one lets nobody at the
+directory below until it is there, and the one operation in flight is marked as in doubt.
 
 Small on purpose: one such process runs per mount, in the path of every operation of the applications.
 """
@@ -19,17 +20,19 @@ import signal
 import sys
 import threading
 from functools import partial
+from importlib import import_module
 
 import msgspec
 import trio
 
 from replicator import limits
 from replicator.agent import bindings, control
-from replicator.agent.resumption import Provision, Resumption
+from replicator.agent.resumption import FORMAT, Provision, Resumption
 from replicator.agent.resumption import take as resumption_of
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import mounts
 from replicator.fs.credentials import prepare_process
+from replicator.fs.holder import move_away
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.recorder import Recorder
@@ -93,13 +96,14 @@ class Capture:
     """One running capture. Requests may be served in another thread; all else happens in that of `run`."""
 
     def __init__(self, world: World, settings: CaptureSettings, resumption: Resumption | None = None) -> None:
-        """`resumption`: what a killed predecessor left. Then its mount is served on."""
+        """`resumption`: what a predecessor left. Then its mount is served on."""
         self._world = world
         self._resumption = resumption
         self._provision: Provision | None = None
         self._settings = settings
         self._state = "starting"
         self._stop_persists = True
+        self._is_left = False  # to a successor
         self._unmounted = trio.Event()
         self._stopped = trio.Event()
         self._failure: ReplicatorError | None = None
@@ -109,7 +113,7 @@ class Capture:
         self._dead: frozenset[int] = frozenset()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until stopped or unmounted.
+        """Serve until stopped, unmounted, or left to a successor.
 
         Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted.
         """
@@ -152,7 +156,7 @@ class Capture:
                 if resumption is None and self._provision is not None:
                     self._provision.hold(descriptor, self._passthrough.root_fd)
                 if resumption is not None:
-                    logger.warning("took over from a former process that was killed")
+                    logger.warning("took over from a former process")
                 if dead:
                     logger.warning("took the place of the mount that a former process left at %s", mountpoint)
                 self._binding = bindings.make(
@@ -171,14 +175,15 @@ class Capture:
                 logger.info("serving %s at %s with the %s binding", path, mountpoint, self._binding_name)
                 task_status.started()
                 try:
-                    await self._binding.serve()
+                    self._is_left = await self._binding.serve()
                 finally:
                     self._finish()
                 nursery.cancel_scope.cancel()
         finally:
             if not self._stopped.is_set():
                 self._journal.close(persist=False)
-            self._passthrough.close()
+            if not self._is_left:  # else whatever is open stays open, by the holder
+                self._passthrough.close()
             if self._provision is not None and self._unmounted.is_set():
                 self._provision.remove()
             memory = settings.memory_directory  # empty if the journal was saved to disk
@@ -204,6 +209,7 @@ class Capture:
             "root": self.root,
             "collect": self.collect,
             "stop": self.stop,
+            "leave": self.leave,
         }
 
     def _recover(self) -> None:
@@ -248,8 +254,12 @@ class Capture:
                     logger.error("not stopped: %s", error)
 
     def _finish(self) -> None:
-        """The file system is gone: journal what is left and close."""
+        """The file system is gone: journal what is left and close. Or it is left: close."""
         self._state = "stopping"
+        if self._is_left:
+            self._journal.close(persist=False)
+            self._stopped.set()
+            return
         self._unmounted.set()
         try:
             mounts.clear_layers(self._settings.mountpoint, self._dead)  # those that had to stay below ours
@@ -315,12 +325,38 @@ class Capture:
         self._stop_persists = persist
         # Shielded: with the mount everything else ends, and the caller is to hear how it went.
         with trio.CancelScope(shield=True):
-            await self._leave(force)
+            await self._take_down(force)
             await self._stopped.wait()
         if self._failure is not None:
             raise self._failure
 
-    async def _leave(self, force: bool) -> None:
+    async def leave(self, format: int) -> None:
+        """End between two requests and leave the mount as it is: calls there wait for a successor.
+
+        `format`: `resumption.FORMAT` of that. An error, and nothing has changed, if it could not take over.
+        """
+        problem = self._unfit_for(format)
+        if problem:
+            raise ReplicatorError(f"{self._settings.mountpoint} cannot be reloaded: {problem}")
+        with trio.CancelScope(shield=True):  # as in `stop`
+            await self._binding.leave()
+            await self._stopped.wait()
+        if not self._is_left:
+            raise ReplicatorError(f"{self._settings.mountpoint} was unmounted meanwhile")
+
+    def _unfit_for(self, successor: int) -> str:
+        """Why a successor of this format could not take over; "" if it can."""
+        if self._binding_name != "kernel":
+            return (
+                f"the {self._binding_name} binding cannot hand a mount on; stop what uses it and add it anew"
+            )
+        if self._state != "serving" or self._provision is None or not self._provision.is_complete:
+            return "nothing is kept for a successor; this needs Linux 6.9 and room in memory"
+        if successor != FORMAT:
+            return f"the new software takes over format {successor} only, not {FORMAT}; see its release notes"
+        return ""
+
+    async def _take_down(self, force: bool) -> None:
         try:
             await self._unmount(lazy=False)
         except OSError as error:
@@ -341,11 +377,15 @@ class Capture:
         await trio.to_thread.run_sync(partial(mounts.unmount, self._settings.mountpoint, lazy=lazy))
 
 
-def _descriptors_max() -> int:
-    """How many directories may be kept open; raises this process's own limit as far as it goes."""
+def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(limits.NODE_DESCRIPTORS, hard // 2)
+
+
+def _descriptors_max() -> int:
+    """How many directories may be kept open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(limits.NODE_DESCRIPTORS, soft // 2)
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -357,8 +397,15 @@ def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="replicator.agent.capture")
-    parser.add_argument("--arguments", required=True, metavar="FILE", help="CaptureSettings as JSON")
-    with open(parser.parse_args().arguments, "rb") as file:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--arguments", metavar="FILE", help="CaptureSettings as JSON")
+    what.add_argument("--format", action="store_true", help="print what it takes over, and end")
+    options = parser.parse_args()
+    if options.format:
+        import_module("replicator.fs.kernel_session")  # all that a successor needs is there
+        print(FORMAT)
+        return ExitCode.DONE
+    with open(options.arguments, "rb") as file:
         settings = msgspec.json.decode(file.read(), type=CaptureSettings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     prepare_process()
@@ -366,7 +413,10 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
     sys.setswitchinterval(limits.THREAD_SWITCH_S)  # the serving thread never waits long for the other
-    resumption = resumption_of(settings.memory_directory)  # before anything of ours takes a number of theirs
+    # Descriptors of a predecessor come at the numbers they had: all numbers must be allowed, and free.
+    _raise_descriptor_limit()
+    control.move_ready(move_away)
+    resumption = resumption_of(settings.memory_directory)
     try:
         trio.run(Capture(World(), settings, resumption).run)
     except ReplicatorError as error:

@@ -21,7 +21,7 @@ from replicator.agent.capture import CaptureSettings
 from replicator.agent.receiver import ReceiverArguments
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
-from replicator.agent.supervisor import Child, Plan, Supervisor, serving_process, stop_serving
+from replicator.agent.supervisor import Child, Plan, Supervisor, answer, serving_process, stop_serving
 from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
@@ -85,6 +85,19 @@ class Children:
         """
         async with self._receivers_away(mount):
             await self._supervisor.stop("capture", mount.id, force=force, persist=persist)
+
+    async def reload_capture(self, mount: Mount) -> None:
+        """Replace its process by one with the software as it is on disk now. Raises ReplicatorError.
+
+        A software that does not start, or could not take over, is refused before anything happens.
+        """
+        child = self.capture(mount)
+        if child is None:
+            raise ReplicatorError(f"{mount.path} is not served: see dtctl mount list")
+        successor = await answer("capture", "--format")
+        if not successor.isdigit():
+            raise ReplicatorError(f"{mount.path} cannot be reloaded: the new software cannot do so")
+        await child.reload("leave", format=int(successor))
 
     async def discard_mount(self, mount: Mount) -> None:
         """Remove what a mount that is no longer captured has left: its journal, and a dead mount, if its

@@ -219,6 +219,13 @@ async def serve(
             pass
 
 
+def move_ready(move: Callable[[int], int]) -> None:
+    """Before numbers of descriptors matter: let the one for the parent have another."""
+    descriptor = os.environ.get(READY_VARIABLE)
+    if descriptor is not None:
+        os.environ[READY_VARIABLE] = str(move(int(descriptor)))
+
+
 def _tell_parent() -> None:
     """Whoever started this process waits on a pipe for it to serve, or to end."""
     descriptor = os.environ.pop(READY_VARIABLE, None)

@@ -74,6 +74,15 @@ class Mounts:
         self._core.events.add(events.MOUNT_REMOVED, path=mount.path)
         return view
 
+    async def reload(self, path: str) -> MountView:
+        """Serve it by the software as it is on disk now, without unmounting: programs wait a moment."""
+        async with self._core.change():
+            mount = self._find(path)
+            await self._core.children.reload_capture(mount)
+            view = await self._view(mount)
+            self._core.events.add(events.MOUNT_RELOADED, path=mount.path, pid=view.pid)
+            return view
+
     def _find(self, path: str) -> Mount:
         path = normalise_path(path, "path")
         for mount in self._core.state.mounts:

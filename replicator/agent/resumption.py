@@ -1,5 +1,5 @@
-"""What makes a mount with the kernel binding outlive its capture: a holder of the capture's descriptors, and
-files beside the journal's memory tier.
+"""What makes a mount with the kernel binding outlive its capture, whether that is killed or reloaded: a
+holder of the capture's descriptors, and files beside the journal's memory tier.
 
 `holder`: where the holder is and what was agreed with the kernel. `nodes`: the ledger. `intent`: the change
 of a name under way.
@@ -20,6 +20,12 @@ from replicator.fs.kernel_protocol import Agreement, InitFlag
 from replicator.fs.ledger import Known, Ledger
 
 logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Of what is kept for a successor: the files named here, and which descriptors the holder has.
+
+A software with another number cannot take over.
+"""
 
 _HOLDER, _NODES, _INTENT = "holder", "nodes", "intent"
 
@@ -125,6 +131,11 @@ class Provision:
             holder.note(self._path(_HOLDER), self._held)
         except OSError as error:
             self._without(error)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a successor would find all it needs."""
+        return self._held is not None and bool(self._held.minor)
 
     async def keep(self) -> None:
         """Until `end`: make another holder when one has ended."""

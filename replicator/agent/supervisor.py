@@ -106,15 +106,7 @@ def spawn(arguments: list[str], log: str) -> tuple[Process, int]:
 
     Also returns the end of a pipe, readable once the program answers on its control socket or has ended.
     """
-    environment = dict(os.environ)
-    # The very code that runs here, wherever the agent was started from.
-    package = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [package, *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
-    )
-    environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
-    for name, value in _ALLOCATOR.items():
-        environment.setdefault(name, str(value))
+    environment = _environment()
     environment[READY_VARIABLE] = "3"
     _keep_descriptors()
     ready, its_ready = os.pipe2(os.O_CLOEXEC)
@@ -140,6 +132,20 @@ def spawn(arguments: list[str], log: str) -> tuple[Process, int]:
         os.close(its_ready)
     # Not reaped yet, so the id is still its own.
     return Process(pid, os.pidfd_open(pid)), ready
+
+
+def _environment() -> dict[str, str]:
+    """Of every child."""
+    environment = dict(os.environ)
+    # The very code that runs here, wherever the agent was started from.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [package, *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
+    )
+    environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
+    for name, value in _ALLOCATOR.items():
+        environment.setdefault(name, str(value))
+    return environment
 
 
 def _keep_descriptors() -> None:
@@ -169,6 +175,26 @@ def serving_process(path: str) -> Process | None:
             return None
     pid = _CREDENTIALS.unpack(data)[0]
     return Process.open(pid) if pid > 0 else None
+
+
+async def answer(role: Role, option: str) -> str:
+    """What the program of a child, as it is on disk now, prints for an option. Raises ChildError."""
+    command = [sys.executable, "-m", f"replicator.agent.{role}", option]
+    with trio.move_on_after(limits.CHILD_START_TIMEOUT_S):
+        done = await trio.run_process(
+            command,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=_environment(),
+            start_new_session=True,
+        )
+        if done.returncode == 0:
+            return done.stdout.decode(errors="replace").strip()
+        lines = done.stderr.decode(errors="replace").split("\n")
+        why = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {done.returncode}")
+        raise ChildError(f"the program of a {role} does not start: {why}")
+    raise ChildError(f"the program of a {role} did not start within {limits.CHILD_START_TIMEOUT_S:.0f} s")
 
 
 async def call(
@@ -248,8 +274,10 @@ class Child:
         self._ring = ring
         self._process: Process | None = None  # only while it answers
         self._running = trio.Event()  # replaced when it ends
+        self._ended = trio.Event()  # likewise
         self._idle = trio.CancelScope()  # starting, or pausing before the next start
         self._stopping = False
+        self._reloading = False
         self._done = trio.Event()
 
     def __str__(self) -> str:
@@ -314,6 +342,9 @@ class Child:
                     first = False
                     if self._stopping or self.plan.may_end():
                         break
+                    if self._reloading:
+                        self._reloading = False
+                        continue
                 if trio.current_time() - began_s >= limits.CHILD_STABLE_S:
                     delays = _back_off(self.plan.role)
                 await self._pause(how, next(delays))
@@ -339,6 +370,26 @@ class Child:
                 await self._running.wait()  # also set when it is done
             else:
                 await self._end(self._process, timeout_s, arguments)
+
+    async def reload(self, how: str, /, **arguments: Any) -> None:
+        """Have it end by this control call, and start its successor at once.
+
+        Raises what it answers if it refuses, ChildError if no successor answers; one is tried again then.
+        """
+        former = self._process
+        if former is None:
+            raise self._not_running()
+        ended = self._ended
+        self._reloading = True
+        try:
+            await self.call(how, limits.RELOAD_TIMEOUT_S, **arguments)
+        except ReplicatorError:
+            if self._process is former and not former.has_ended():
+                self._reloading = False
+                raise
+        if self._process is former:
+            await ended.wait()
+        await self.wait_running()
 
     async def _end(self, process: Process, timeout_s: float, arguments: dict[str, Any]) -> None:
         with trio.move_on_after(timeout_s):
@@ -387,6 +438,8 @@ class Child:
         finally:
             self._process = None
             self._running = trio.Event()
+            self._ended.set()
+            self._ended = trio.Event()
             process.close()
         self.problem = how
         return how

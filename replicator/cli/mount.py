@@ -6,6 +6,9 @@ import typer
 
 from replicator.cli import complete, output
 from replicator.cli.options import Json, absolute, agent
+from replicator.errors import ReplicatorError, UsageError
+
+RELOAD_TIMEOUT_S = 180.0  # syncs and reads that wait for a disk end first, and other changes
 
 app = typer.Typer(help="Directories whose changes are captured.", no_args_is_help=False)
 
@@ -44,6 +47,39 @@ def add(
 def list_(context: typer.Context, json: Json = False) -> None:
     """Show all captured directories."""
     output.emit(agent(context).get("mounts"), json, "mounts")
+
+
+@app.command("reload", epilog="Examples: dtctl mount reload /srv/data, dtctl mount reload --all")
+def reload(
+    context: typer.Context,
+    path: Annotated[
+        str | None,
+        typer.Argument(metavar="PATH", help="Captured directory.", autocompletion=complete.mountpoints),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All captured directories.")] = False,
+    json: Json = False,
+) -> None:
+    """Serve PATH by the software as it is installed now. Programs that use it wait a moment."""
+    if every == (path is not None):
+        raise UsageError("name one captured directory, or --all")
+    client = agent(context)
+    paths = [absolute(path)] if path is not None else [mount["path"] for mount in client.get("mounts")]
+    reloaded, refusals = [], []
+    for one in paths:
+        try:
+            mount = client.post("mounts", "reload", body={"path": one}, timeout_s=RELOAD_TIMEOUT_S)
+        except ReplicatorError as error:
+            if not every:
+                raise
+            refusals.append(str(error))
+            continue
+        reloaded.append(mount)
+        if not json:
+            output.say(f"{mount['mountpoint']} is served by process {mount['pid']}")
+    if json:
+        output.print_json(reloaded if every else reloaded[0])
+    if refusals:
+        raise ReplicatorError("; ".join(refusals))
 
 
 @app.command("remove", epilog="Example: dtctl mount remove /srv/data")

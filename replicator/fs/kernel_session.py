@@ -109,6 +109,8 @@ class Session:
         passthrough.mode_dropped = self._forget_attributes
         self._workers = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="disk")
         self._stopping = False
+        self._leaving = False
+        self._is_gone = False  # the mount
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
@@ -117,6 +119,8 @@ class Session:
         self._open_pipe()
         self._spin = Spin()
         self._prune_wanted = threading.Event()
+        self._prune_ends = threading.Event()
+        self._pruner = threading.Thread(target=self._prune, name="prune", daemon=True)
 
     def stop(self) -> None:
         """End `serve` although the mount is still there: for a mount that was detached. From any thread."""
@@ -125,32 +129,49 @@ class Session:
                 self._stopping = True
                 os.write(self._stop_write, b"x")
 
-    def serve(self) -> None:
-        """Blocks until it is unmounted or `stop` is called. The calling thread gets a umask of its own."""
+    def leave(self) -> None:
+        """End `serve` between two requests, with none unanswered, and keep /dev/fuse open for a successor.
+
+        From any thread but that of `serve`. Blocks as long as a program may have to be waited for.
+        """
+        self._end_pruning()
+        if self._pruner.is_alive():
+            self._pruner.join()  # requests are served meanwhile: it may wait for the program that made one
+        self._leaving = True
+        self.stop()
+
+    def serve(self) -> bool:
+        """Blocks until it is unmounted, or `stop` or `leave` is called. Whether it is left to a successor.
+
+        The calling thread gets a umask of its own.
+        """
         with suppress(OSError):  # then everybody shares one, as with the other binding
             unshare_umask()
         os.set_blocking(self._descriptor, False)
         if self._is_resumed:
             self._notify(protocol.resend())
-        threading.Thread(target=self._prune, name="prune", daemon=True).start()
+        self._pruner.start()
         try:
             self._loop()
         finally:
             with self._lock:
                 self._stopping = True
-            self._prune_wanted.set()
-            self._workers.shutdown()
-            os.close(self._descriptor)
+            self._end_pruning()
+            self._workers.shutdown()  # they answer what they have
+            is_left = self._leaving and not self._is_gone
+            if not is_left:
+                os.close(self._descriptor)
             os.close(self._stop_read)
             os.close(self._stop_write)
             self._close_pipe()
+        return is_left
 
     def _loop(self) -> None:
         binding, lock, nodes = self._binding, self._lock, self._passthrough.nodes
         buffer = binding.buffer
         unpack_header, handle = IN_HEADER.unpack_from, binding.handle
         receive, reply = self._receive, self._reply
-        while not binding.ended and receive():
+        while not (binding.ended or self._stopping) and receive():
             header = unpack_header(buffer)
             with lock:
                 answer = handle(header)
@@ -159,6 +180,8 @@ class Session:
             reply(header, answer)
             if len(nodes) > self._nodes_max:
                 self._prune_wanted.set()
+        if binding.ended:
+            self._is_gone = True
 
     # --- receiving ---
 
@@ -184,6 +207,7 @@ class Session:
                 until = -1.0  # whether it was worth looking is known already
             except OSError as error:
                 if error.errno in _ENDED:
+                    self._is_gone = True
                     return False
                 if error.errno not in _AGAIN:
                     raise
@@ -279,6 +303,10 @@ class Session:
     def _forget_attributes(self, node_id: int) -> None:
         self._notify(protocol.forget_attributes(node_id))
 
+    def _end_pruning(self) -> None:
+        self._prune_ends.set()
+        self._prune_wanted.set()
+
     def _prune(self) -> None:
         """Give nodes back while there are too many. In a thread of its own: it may wait for applications."""
         nodes = self._passthrough.nodes
@@ -287,7 +315,7 @@ class Session:
             self._prune_wanted.wait()
             self._prune_wanted.clear()
             excess = len(nodes) - self._nodes_max * 15 // 16
-            while excess > 0 and not self._stopping:
+            while excess > 0 and not self._prune_ends.is_set():
                 with self._lock:
                     spare = [
                         (node.id, node.parent.id, node.name)
@@ -300,7 +328,6 @@ class Session:
                 if not can_prune:
                     for _, parent_id, name in spare:
                         self._notify(protocol.forget_entry(parent_id, name))
-            if self._stopping:
-                return
             # What is in use stays: looking again at once would find the same.
-            time.sleep(limits.PRUNE_PAUSE_S)
+            if self._prune_ends.wait(limits.PRUNE_PAUSE_S):
+                return

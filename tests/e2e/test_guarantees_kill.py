@@ -87,6 +87,40 @@ def test_killed_under_load_for_long(tmp_path: Path) -> None:
         kill_under_load(pair, chance.choices(SINGLE + PAIRS, k=60), tmp_path, 7)
 
 
+def reload_under_load(pair: Protected, count: int, out: Path) -> None:
+    commands = [("kit.workloads", name, pair.source / name) for name in CHECKS]
+    with writing(out, *commands) as writers:
+        until(lambda: all((pair.copy / name).is_dir() for name in CHECKS))
+        mirrored = pair.status["sent_mirror_bytes"]
+        for _ in range(count):
+            (before,) = pair.alpha.json("mount", "list")
+            after = pair.alpha.json("mount", "reload", pair.source)
+            assert after["pid"] not in (None, before["pid"]) and after["state"] == "serving"
+            for writer in writers:
+                writer.assert_running()
+        for writer in writers:
+            assert int(writer.stop()) > 20
+    pair.assert_equal()
+    status = pair.status
+    assert (status["target_data_state"], status["sent_mirror_bytes"]) == ("OK", mirrored)
+    for name, check in CHECKS.items():
+        assert check(pair.copy / name) == []
+    ends = [event["text"] for event in pair.alpha.json("events") if "ended unexpectedly" in event["text"]]
+    assert ends == []
+
+
+def test_reloaded_under_load(tmp_path: Path) -> None:
+    with protected(tmp_path) as pair:
+        reload_under_load(pair, 5, tmp_path / "out")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout_s(1200)
+def test_reloaded_fifty_times(tmp_path: Path) -> None:
+    with protected(tmp_path) as pair:
+        reload_under_load(pair, 50, tmp_path / "out")
+
+
 def test_a_killed_capture(tmp_path: Path) -> None:
     """Applications notice nothing, and nothing captured is lost or in doubt."""
     with protected(tmp_path) as pair:

@@ -4,18 +4,21 @@ import fcntl
 import mmap
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from kit.mount import CALL_TIMEOUT_S, CaptureMount
 
 from replicator.agent import resumption
+from replicator.errors import ReplicatorError
 from replicator.fs import holder
 from replicator.ops import Kind
 
@@ -96,7 +99,9 @@ def holder_of(mount: CaptureMount) -> int:
     return 0 if held is None else held.pid
 
 
-def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(mount: CaptureMount, target: Path) -> None:
+@contextmanager
+def changing(mount: CaptureMount) -> Iterator[None]:
+    """Two programs make every kind of change meanwhile, and see no error."""
     programs = [
         subprocess.Popen(
             [sys.executable, "-c", CHANGES, mount.mountpoint, str(seed)],
@@ -107,14 +112,8 @@ def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(mount: CaptureMo
         )
         for seed in range(2)
     ]
-    chance = random.Random(3)
     try:
-        records = []
-        for _ in range(8):
-            time.sleep(chance.uniform(0.05, 0.3))
-            mount.kill()
-            mount.start()
-            records += mount.records(settle=False)
+        yield
         for program in programs:
             done, complaint = program.communicate("end", timeout=CALL_TIMEOUT_S)
             assert program.returncode == 0, complaint
@@ -123,15 +122,45 @@ def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(mount: CaptureMo
         for program in programs:
             program.kill()
             program.wait(CALL_TIMEOUT_S)
+
+
+def replace_by_kill(mount: CaptureMount) -> None:
+    mount.kill()
+    mount.start()
+
+
+def replace_in_order(mount: CaptureMount) -> None:
+    """As an agent reloads it."""
+    mount.call("leave", format=resumption.FORMAT)
+    assert mount.process is not None
+    assert mount.process.wait(CALL_TIMEOUT_S) == 0
+    mount.start()
+
+
+@pytest.mark.parametrize("replace", [replace_by_kill, replace_in_order])
+def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(
+    mount: CaptureMount, target: Path, replace: Callable[[CaptureMount], None]
+) -> None:
+    chance = random.Random(3)
+    records = []
+    with changing(mount):
+        for _ in range(8):
+            time.sleep(chance.uniform(0.05, 0.3))
+            replace(mount)
+            records += mount.records(settle=False)
     records += mount.records()
     assert not [record for record in records if record.kind in (Kind.DOUBT, Kind.HOLE)]
     mount.assert_replays(records, target)
     assert mount.layers == 1
     assert mount.stop() == 0
     assert not resumption.is_held(mount.settings.memory_directory)
+    assert not os.path.exists(mount.settings.memory_directory)
 
 
-def test_what_is_open_stays_open(mount: CaptureMount, target: Path) -> None:
+@pytest.mark.parametrize("replace", [replace_by_kill, replace_in_order])
+def test_what_is_open_stays_open(
+    mount: CaptureMount, target: Path, replace: Callable[[CaptureMount], None]
+) -> None:
     base = mount.mountpoint
     (base / "d").mkdir()
     (base / "old").write_text("mapped content")
@@ -141,8 +170,7 @@ def test_what_is_open_stays_open(mount: CaptureMount, target: Path) -> None:
     unnamed = os.open(base, os.O_TMPFILE | os.O_RDWR)
     os.write(unnamed, b"no name yet")
     fcntl.flock(reader, fcntl.LOCK_EX)
-    mount.kill()
-    mount.start()
+    replace(mount)
     mapping[:6] = b"MAPPED"
     mapping.flush()
     assert os.pread(reader, 100, 0) == b"MAPPED content"
@@ -208,3 +236,41 @@ def test_a_stop_leaves_nothing_behind(mount: CaptureMount) -> None:
     assert mount.stop() == 0
     assert not os.path.exists(f"/proc/{last}")
     assert not os.path.exists(mount.settings.memory_directory)
+
+
+def test_who_cannot_take_over_is_refused(mount: CaptureMount) -> None:
+    (mount.mountpoint / "f").touch()
+    with pytest.raises(ReplicatorError, match="cannot be reloaded: the new software"):
+        mount.call("leave", format=resumption.FORMAT + 1)
+    assert mount.process is not None and mount.process.poll() is None
+    assert os.listdir(mount.mountpoint) == ["f"]
+
+
+def test_the_other_binding_cannot_be_reloaded(tmp_path: Path) -> None:
+    other = CaptureMount(tmp_path, settings={"binding": "pyfuse3"})
+    try:
+        other.start()
+        with pytest.raises(ReplicatorError, match="pyfuse3 binding cannot hand a mount on"):
+            other.call("leave", format=resumption.FORMAT)
+        (other.mountpoint / "f").touch()
+        assert other.stop() == 0
+    finally:
+        other.close()
+
+
+def test_more_descriptors_than_a_process_may_have_at_first(mount: CaptureMount) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    names = [f"d{number}" for number in range(400)]
+    for name in names:
+        (mount.mountpoint / name).mkdir()
+        (mount.mountpoint / name / "f").touch()
+    mount.kill()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))  # of the successor, too
+    try:
+        mount.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "cannot be taken over" not in mount.log()
+    for name in names:
+        assert os.listdir(mount.mountpoint / name) == ["f"]
+    assert mount.layers == 1

@@ -184,6 +184,7 @@ def test_sets_survive_a_restart(agent: Agent, api: Api) -> None:
         ("GET", "/v1/connections/7", None, 404, 2, "no connection '7'"),
         ("POST", "/v1/connections/7/wait", {}, 404, 2, "no connection"),
         ("DELETE", "/v1/mounts", {"path": "/srv"}, 404, 2, "/srv is not captured"),
+        ("POST", "/v1/mounts/reload", {"path": "/srv"}, 404, 2, "/srv is not captured"),
         ("GET", "/v1/", None, 404, 2, "no such resource"),
         ("GET", "/", None, 404, 2, "no such resource"),
         ("PUT", "/v1/agent", {}, 405, 2, "must be GET"),

@@ -150,6 +150,7 @@ HERE = os.getcwd()
             MOUNT,
         ),
         ("mount list", "GET", "mounts", None, [MOUNT]),
+        ("mount reload /d", "POST", "mounts/reload", {"path": "/d"}, MOUNT),
         ("mount remove /d --force", "DELETE", "mounts", {"path": "/d", "force": True}, {}),
         ("repset create web", "POST", "repsets", {"name": "web"}, REPSET),
         (
@@ -290,6 +291,28 @@ def test_status_of_one_is_a_list_too(fake: FakeAgent, home: Path, capsys: pytest
     fake.answer("GET", "connections/1", STATUS)
     assert dtctl(home, "status", "1", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 1
+
+
+def test_all_mounts_are_reloaded_as_far_as_they_can(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("GET", "mounts", [MOUNT, MOUNT])
+    fake.answer("POST", "mounts/reload", MOUNT)
+    assert dtctl(home, "mount", "reload", "--all") == 0
+    assert capsys.readouterr().out == "/d is served by process 7\n" * 2
+    assert dtctl(home, "mount", "reload", "--all", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [MOUNT, MOUNT]
+    fake.answer("POST", "mounts/reload", {"error": "/d cannot be reloaded", "exit_code": 1}, 409)
+    assert dtctl(home, "mount", "reload", "--all") == 1
+    assert capsys.readouterr().err == "dtctl: /d cannot be reloaded; /d cannot be reloaded\n"
+
+
+@pytest.mark.parametrize("line", ["mount reload", "mount reload /d --all"])
+def test_what_is_to_be_reloaded_must_be_said(
+    home: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dtctl(home, *line.split()) == 2
+    assert "name one captured directory, or --all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["disconnect 1", "mirror stop 1", "repset delete x", "mount remove /d"])
