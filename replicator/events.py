@@ -60,6 +60,12 @@ MOUNT_ADDED = EventType(9010, _I, "{path} is captured at {mountpoint}")
 MOUNT_REMOVED = EventType(9011, _I, "{path} is no longer captured")
 MOUNT_STALE = EventType(9012, _W, "{mountpoint}: a capture ended without unmounting; it is mounted again")
 MOUNT_FAILED = EventType(9013, _E, "{path} cannot be captured: {reason}")
+MOUNT_GIVEN_UP = EventType(
+    9015,
+    _E,
+    "{path}: no capture could be started: programs get errors there until one can, it is tried on: {reason}; "
+    "see {log}",
+)
 MOUNT_RELOADED = EventType(9014, _I, "{path} is served by a new process (pid {pid})")
 CONNECTION_BACK = EventType(73, _I, "connection {id} ({repset} to {target}) is connected again")
 CONNECTION_LOST = EventType(77, _W, "connection {id} ({repset} to {target}) lost: {reason}")

@@ -75,7 +75,20 @@ class Children:
             async with self._receivers_away(mount):
                 pass  # they come back and write through the mount that is there now
 
-        plan = Plan("capture", mount.id, lambda: self._capture_arguments(mount), prepare=look, greet=tell)
+        async def give_up(reason: str) -> None:
+            directory = self._journal(mount).memory_directory
+            if await trio.to_thread.run_sync(resumption.give_up, directory):
+                log = self._home.child_log("capture", mount.id)
+                self._ring.add(events.MOUNT_GIVEN_UP, path=mount.path, reason=reason, log=log)
+
+        plan = Plan(
+            "capture",
+            mount.id,
+            lambda: self._capture_arguments(mount),
+            prepare=look,
+            greet=tell,
+            give_up=give_up,
+        )
         return await self._supervisor.start(plan, patient=patient)
 
     async def stop_capture(self, mount: Mount, *, force: bool, persist: bool) -> None:

@@ -73,11 +73,13 @@ def is_held(memory_directory: str) -> bool:
     return held is not None and not holder.is_owned(held)
 
 
-def give_up(memory_directory: str) -> None:
-    """No successor is to come: what waits for one fails."""
+def give_up(memory_directory: str) -> bool:
+    """No successor is to come: what waits for one fails. Whether there was a mount that waited."""
     held = holder.find(os.path.join(memory_directory, _HOLDER))
-    if held is not None and not holder.is_owned(held):
-        holder.end(held)
+    if held is None or holder.is_owned(held):
+        return False
+    holder.end(held)
+    return True
 
 
 def _held_by(pid: int, like: Held) -> Held:

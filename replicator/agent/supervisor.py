@@ -251,6 +251,7 @@ async def stop_serving(home: Home, role: Role, identifier: str, **arguments: Any
 class Plan:
     """What a child is started with. `prepare` runs before every start.
 
+    `give_up` is told why when none could be started for `limits.CAPTURE_GIVE_UP_S`; starting is tried on.
     `may_end` is asked when it ended by itself: a receiver does so when its source disconnected.
     """
 
@@ -259,6 +260,7 @@ class Plan:
     arguments: Callable[[], msgspec.Struct]  # asked before every start
     prepare: Callable[[], Awaitable[None]] | None = None
     greet: "Callable[[Child], Awaitable[None]] | None" = None  # before anybody else may use it
+    give_up: Callable[[str], Awaitable[None]] | None = None
     may_end: Callable[[], bool] = lambda: False
 
 
@@ -323,6 +325,7 @@ class Child:
             task_status.started()
         first = not patient
         delays = _back_off(self.plan.role)
+        in_vain_since_s: float | None = None
         try:
             while not self._stopping:
                 began_s = trio.current_time()
@@ -335,11 +338,15 @@ class Child:
                         self._discard_arguments()
                         code = error.exit_code if isinstance(error, ReplicatorError) else ExitCode.FAILED
                         raise ChildError(f"{self.plan.role} cannot be started: {how}", code) from error
+                    if in_vain_since_s is None:
+                        in_vain_since_s = began_s
+                    if trio.current_time() - in_vain_since_s >= limits.CAPTURE_GIVE_UP_S:
+                        await self._give_up(how)
                 else:
                     if process is None:
                         break  # stopped meanwhile
                     how = await self._watch(process, task_status.started if first else _nobody)
-                    first = False
+                    first, in_vain_since_s = False, None
                     if self._stopping or self.plan.may_end():
                         break
                     if self._reloading:
@@ -453,6 +460,10 @@ class Child:
             self._ring.add(
                 events.CHILD_SILENT, role=role, id=identifier, reason=_one_line(error), log=self.log
             )
+
+    async def _give_up(self, how: str) -> None:
+        if self.plan.give_up is not None:
+            await self.plan.give_up(how)
 
     async def _pause(self, how: str, delay_s: float) -> None:
         role, identifier = self.plan.role, self.plan.id

@@ -15,12 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from kit.mount import CALL_TIMEOUT_S, CaptureMount
+import trio
+from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount
 
+from replicator import limits
 from replicator.agent import resumption
+from replicator.agent.capture import CaptureSettings
+from replicator.agent.supervisor import Plan, Supervisor
 from replicator.errors import ReplicatorError
+from replicator.events import EventRing
 from replicator.fs import holder
 from replicator.ops import Kind
+from replicator.paths import Home
 
 pytestmark = pytest.mark.fs
 
@@ -206,10 +212,56 @@ def test_without_a_successor_it_can_be_given_up(mount: CaptureMount) -> None:
     mount.kill()
     assert resumption.is_held(mount.settings.memory_directory)
     resumption.give_up(mount.settings.memory_directory)
-    with pytest.raises(OSError, match=r"not connected|aborted"):
+    with pytest.raises(OSError, match=r"not connected|abort"):
         os.listdir(mount.mountpoint)
     mount.start()  # takes the place of the dead mount, as the other binding
     assert os.listdir(mount.mountpoint) == ["f"]
+
+
+def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CAPTURE_GIVE_UP_S", 1.0)
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"})
+    reasons: list[str] = []
+    mendable = ["the disk is full"]
+
+    def arguments() -> CaptureSettings:
+        if mendable and child_started.is_set():
+            raise OSError(28, mendable[0])
+        return mount.settings
+
+    async def give_up(reason: str) -> None:
+        assert resumption.give_up(mount.settings.memory_directory)
+        reasons.append(reason)
+        mendable.clear()
+
+    child_started = threading.Event()
+
+    async def main() -> None:
+        home = Home(mount.settings.home)
+        home.create()
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor(home, EventRing(time.time_ns, lambda event: None), nursery)
+            child = await supervisor.start(Plan("capture", MOUNT_ID, arguments, give_up=give_up))
+            child_started.set()
+            (mount.mountpoint / "f").touch()
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            began = time.monotonic()
+            with pytest.raises(OSError, match=r"not connected|abort"):
+                await trio.to_thread.run_sync(os.stat, mount.mountpoint / "g")
+            assert 0.9 < time.monotonic() - began < CALL_TIMEOUT_S
+            await child.wait_running()
+            assert await trio.to_thread.run_sync(os.listdir, mount.mountpoint) == ["f"]
+            await supervisor.stop("capture", MOUNT_ID)
+
+    try:
+        trio.run(main)
+        assert reasons == ["the disk is full"]
+        assert mount.layers == 0
+    finally:
+        mount.close()
 
 
 def test_a_holder_that_is_killed_is_replaced(mount: CaptureMount) -> None:
