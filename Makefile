@@ -9,7 +9,7 @@ BENCH ?=
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv/bin
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test lint bench bench-capture soak clean
 
 demo: .venv/.ready
 	@$(AS_ROOT) $(VENV)/python scripts/demo.py --source '$(SRC)' $(if $(DST),--target '$(DST)')
@@ -24,6 +24,9 @@ lint: .venv/.ready
 
 bench: .venv/.ready
 	@$(AS_ROOT) $(VENV)/python scripts/bench.py $(BENCH)
+
+bench-capture: .venv/.ready
+	@$(AS_ROOT) $(VENV)/python scripts/bench.py capture $(BENCH)
 
 soak: .venv/.ready
 	$(VENV)/python -m pytest -m soak

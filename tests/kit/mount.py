@@ -303,6 +303,15 @@ class CaptureMount:
             self._cursor.acknowledge(run.last.sequence)
         return found
 
+    def drain(self) -> int:
+        """Acknowledge those since the last call, and keep nothing. How many there were."""
+        assert self._cursor is not None
+        count = 0
+        while (run := self._cursor.read()) is not None:
+            count += len(run.records)
+            self._cursor.acknowledge(run.last.sequence)
+        return count
+
     def assert_replays(self, records: Iterable[Record], target: Path, doubtful: Iterable[bytes] = ()) -> None:
         """`target`, once equal to the source, is so again after these records, but for `doubtful` paths.
 
