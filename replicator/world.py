@@ -82,7 +82,7 @@ class RealDisk:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def append(self, handle: int, buffers: list[bytes | memoryview], offset: int) -> None:
-        wanted = sum(len(b) for b in buffers)
+        wanted = sum(map(len, buffers))
         written = os.pwritev(handle, buffers, offset)
         if written != wanted:  # a full disk or a signal: rare, so joining is fine
             rest = memoryview(b"".join(buffers))[written:]

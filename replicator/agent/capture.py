@@ -17,19 +17,21 @@ import os
 import resource
 import signal
 import sys
+import threading
 from functools import partial
 
 import msgspec
 import trio
 
 from replicator import limits
-from replicator.agent import control
+from replicator.agent import bindings, control
+from replicator.agent.resumption import Provision, Resumption
+from replicator.agent.resumption import take as resumption_of
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import mounts
 from replicator.fs.credentials import prepare_process
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
-from replicator.fs.pyfuse3_binding import Binding, run, terminate
 from replicator.fs.recorder import Recorder
 from replicator.ops import Kind
 from replicator.paths import Home, remove_if_empty
@@ -37,8 +39,6 @@ from replicator.queue.journal import JournalSettings, JournalWriter
 from replicator.world import World
 
 logger = logging.getLogger("replicator.capture")
-
-BINDING = "pyfuse3"
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +48,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     mount_id: str
     path: str  # the directory to capture, absolute and without links
     mountpoint: str  # may be `path` itself
+    binding: str = "auto"  # as asked for: see `bindings.choose`
     memory_directory: str
     disk_directory: str
     segment_bytes: int = limits.SEGMENT_BYTES
@@ -89,16 +90,22 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Capture:
-    """One running capture. Everything but waiting happens in the thread of `run`."""
+    """One running capture. Requests may be served in another thread; all else happens in that of `run`."""
 
-    def __init__(self, world: World, settings: CaptureSettings) -> None:
+    def __init__(self, world: World, settings: CaptureSettings, resumption: Resumption | None = None) -> None:
+        """`resumption`: what a killed predecessor left. Then its mount is served on."""
         self._world = world
+        self._resumption = resumption
+        self._provision: Provision | None = None
         self._settings = settings
         self._state = "starting"
         self._stop_persists = True
         self._unmounted = trio.Event()
         self._stopped = trio.Event()
         self._failure: ReplicatorError | None = None
+        # The thread that serves and the one of `run` share the file system and the journal; it is held for
+        # one request, or for one of the short steps below.
+        self._lock = threading.Lock()
         self._dead: frozenset[int] = frozenset()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -107,37 +114,64 @@ class Capture:
         Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted.
         """
         settings = self._settings
-        path, mountpoint = mounts.resolve(settings.path), mounts.resolve(settings.mountpoint)
-        dead = self._dead = mounts.dead_layers(mountpoint)
-        own = [settings.home, settings.disk_directory, settings.memory_directory]
-        others = mounts.without(mounts.read_mountinfo(), dead)
-        mounts.check_mount(path, mountpoint, others, own_directories=own)
+        resumption = self._resumption
+        self._binding_name = "kernel" if resumption is not None else bindings.choose(settings.binding)
+        if resumption is None:
+            path, mountpoint, dead = self._check()
+        else:  # a look at them would wait for an answer of ours
+            path, mountpoint, dead = settings.path, settings.mountpoint, frozenset()
         self._journal = JournalWriter.open(self._world, settings.journal, settings.mount_id)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)
+        if self._binding_name == "kernel":
+            held = None if resumption is None else resumption.held
+            self._provision = Provision(settings.memory_directory, held)
         self._passthrough = Passthrough(
-            mounts.open_root(path, dead),
+            mounts.open_root(path, dead) if resumption is None else resumption.descriptors.root,
             self._recorder,
             descriptors_max=_descriptors_max(),
             monotonic_ns=self._world.clock.monotonic_ns,
             notes=Notes(os.path.join(settings.memory_directory, "mtimes")),
+            ledger=self._provision.ledger if self._provision is not None else None,
         )
         try:
+            if resumption is not None:
+                self._passthrough.resume(resumption.alive, resumption.descriptors)
+                if self._provision is not None and self._provision.intent is not None:
+                    self._provision.intent.decide(self._journal.position.sequence)
             self._recover()
             async with trio.open_nursery() as nursery:
                 await nursery.start(
                     control.serve, Home(settings.home).socket("capture", settings.mount_id), self._handlers()
                 )
-                descriptor = mounts.mount_fuse(path, mountpoint, dead)
+                descriptor = (
+                    mounts.mount_fuse(path, mountpoint, dead)
+                    if resumption is None
+                    else resumption.descriptors.fuse
+                )
+                if resumption is None and self._provision is not None:
+                    self._provision.hold(descriptor, self._passthrough.root_fd)
+                if resumption is not None:
+                    logger.warning("took over from a former process that was killed")
                 if dead:
                     logger.warning("took the place of the mount that a former process left at %s", mountpoint)
+                self._binding = bindings.make(
+                    self._binding_name,
+                    self._passthrough,
+                    descriptor,
+                    self._lock,
+                    self._provision,
+                    None if resumption is None else resumption.agreement,
+                )
                 nursery.start_soon(self._tick)
+                if self._provision is not None:
+                    nursery.start_soon(self._provision.keep)
                 nursery.start_soon(self._heed_signals)
                 self._state = "serving"
-                logger.info("serving %s at %s", path, mountpoint)
+                logger.info("serving %s at %s with the %s binding", path, mountpoint, self._binding_name)
                 task_status.started()
                 try:
-                    await run(Binding(self._passthrough), descriptor)
+                    await self._binding.serve()
                 finally:
                     self._finish()
                 nursery.cancel_scope.cancel()
@@ -145,10 +179,22 @@ class Capture:
             if not self._stopped.is_set():
                 self._journal.close(persist=False)
             self._passthrough.close()
+            if self._provision is not None and self._unmounted.is_set():
+                self._provision.remove()
             memory = settings.memory_directory  # empty if the journal was saved to disk
             remove_if_empty(memory, os.path.dirname(memory))
         if self._failure is not None:
             raise self._failure
+
+    def _check(self) -> tuple[str, str, frozenset[int]]:
+        """The directory, where it is to be mounted, and what dead mounts are there. Raises UsageError."""
+        settings = self._settings
+        path, mountpoint = mounts.resolve(settings.path), mounts.resolve(settings.mountpoint)
+        dead = self._dead = mounts.dead_layers(mountpoint)
+        own = [settings.home, settings.disk_directory, settings.memory_directory]
+        others = mounts.without(mounts.read_mountinfo(), dead)
+        mounts.check_mount(path, mountpoint, others, own_directories=own)
+        return path, mountpoint, dead
 
     def _handlers(self) -> dict[str, control.Handler]:
         return {
@@ -164,7 +210,11 @@ class Capture:
         """The operation that a killed predecessor was in the middle of may have happened or not."""
         flight = self._journal.recovery.flight
         in_doubt: list[bytes] = []
-        if flight is not None:
+        if flight is not None and self._resumption is not None:
+            # Not answered, so the kernel hands it out again: it is done, or finished, then.
+            self._journal.clear_flight()
+            in_doubt = [flight.path, flight.path2] if flight.path2 else [flight.path]
+        elif flight is not None:
             logger.warning("the former process ended within an operation on %r", flight.path)
             in_doubt = [flight.path, flight.path2] if flight.path2 else [flight.path]
             for path in in_doubt:
@@ -178,11 +228,13 @@ class Capture:
             # No mtime is due before it has been quiet for as long as this sleeps.
             pending = self._passthrough.pending_mtimes
             await trio.sleep(limits.CAPTURE_TICK_S if pending else limits.COLLECT_INTERVAL_S)
-            self._passthrough.tick()
+            with self._lock:
+                self._passthrough.tick()
             if trio.current_time() >= next_collect:
                 next_collect = trio.current_time() + limits.COLLECT_INTERVAL_S
-                self._journal.collect()
-                self._journal.record_losses()
+                with self._lock:
+                    self._journal.collect()
+                    self._journal.record_losses()
 
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
@@ -213,13 +265,14 @@ class Capture:
     # --- control calls ---
 
     async def status(self) -> CaptureStatus:
-        journal = self._journal.statistics()
+        with self._lock:
+            journal = self._journal.statistics()
         return CaptureStatus(
             pid=os.getpid(),
             state=self._state,
             path=self._settings.path,
             mountpoint=self._settings.mountpoint,
-            binding=BINDING,
+            binding=self._binding_name,
             active=list(self._recorder.active),
             head_sequence=journal.head_sequence,
             memory_bytes=journal.memory_bytes,
@@ -234,21 +287,24 @@ class Capture:
 
     async def set_active(self, prefixes: list[str]) -> None:
         """Journal from now on what happens at or below these mount-relative paths (in base64)."""
-        self._recorder.set_active(msgspec.convert(prefixes, list[bytes]))
+        with self._lock:
+            self._recorder.set_active(msgspec.convert(prefixes, list[bytes]))
 
     async def settle(self) -> dict[str, int]:
         """Journal every pending mtime; the sequence a target must have applied to equal the source."""
-        self._passthrough.settle()
-        complete = self._journal.record_losses()
-        # A HOLE that finds no room yet will be the next record: before it nothing equals the source.
-        return {"sequence": self._journal.position.sequence + (not complete)}
+        with self._lock:
+            self._passthrough.settle()
+            complete = self._journal.record_losses()
+            # A HOLE that finds no room yet will be the next record: before it nothing equals the source.
+            return {"sequence": self._journal.position.sequence + (not complete)}
 
     async def root(self) -> control.WithDescriptors:
         """A descriptor of the directory below the mount, for readers of the storage itself."""
         return control.WithDescriptors(None, [os.dup(self._passthrough.root_fd)])
 
     async def collect(self) -> None:
-        self._journal.collect()
+        with self._lock:
+            self._journal.collect()
 
     async def stop(self, persist: bool = True, force: bool = False) -> None:
         """Unmount, save the journal to disk if `persist`, and end.
@@ -278,7 +334,7 @@ class Capture:
             with trio.move_on_after(limits.DETACHED_SERVE_S):
                 await self._unmounted.wait()
             if not self._unmounted.is_set():
-                terminate()
+                self._binding.terminate()
 
     async def _unmount(self, lazy: bool) -> None:
         # In a thread: the kernel may have requests for us before it lets go.
@@ -309,8 +365,10 @@ def main() -> int:
     # Nodes are many, live long and form no cycles: looking through all of them would stop every application.
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
+    sys.setswitchinterval(limits.THREAD_SWITCH_S)  # the serving thread never waits long for the other
+    resumption = resumption_of(settings.memory_directory)  # before anything of ours takes a number of theirs
     try:
-        trio.run(Capture(World(), settings).run)
+        trio.run(Capture(World(), settings, resumption).run)
     except ReplicatorError as error:
         return _fail(error)
     except BaseExceptionGroup as group:

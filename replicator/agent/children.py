@@ -16,11 +16,11 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address
-from replicator.agent import planning
+from replicator.agent import planning, resumption
 from replicator.agent.capture import CaptureSettings
 from replicator.agent.process import serving_process
 from replicator.agent.receiver import ReceiverArguments
-from replicator.agent.sender import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
 from replicator.config import Config
@@ -91,6 +91,7 @@ class Children:
         """Remove what a mount that is no longer captured has left: its journal, and a dead mount, if its
         capture was killed and stopped before it came up again.
         """
+        resumption.give_up(self._journal(mount).memory_directory)
         with suppress(UsageError, OSError):
             await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
         await self.discard_journal(mount)
@@ -146,6 +147,7 @@ class Children:
             mount_id=mount.id,
             path=mount.path,
             mountpoint=mount.mountpoint,
+            binding=mount.binding,
             memory_directory=settings.memory_directory,
             disk_directory=settings.disk_directory,
             segment_bytes=queue.segment_size,
@@ -184,6 +186,8 @@ class Children:
 
     def _note_stale(self, mount: Mount) -> None:
         """A capture that was killed leaves a mount that fails; the next one clears it away."""
+        if resumption.is_held(self._journal(mount).memory_directory):
+            return  # the next one serves it on
         try:
             os.statvfs(mount.mountpoint)
         except OSError as error:

@@ -4,10 +4,10 @@ import msgspec
 
 from replicator import events
 from replicator.addresses import normalise_path
-from replicator.agent import planning
+from replicator.agent import bindings, planning
 from replicator.agent.core import Change, Core, NotFoundError, real_path
 from replicator.agent.state import Connection, Mount, new_uuid
-from replicator.errors import ReplicatorError, UsageError
+from replicator.errors import ReplicatorError
 
 
 class MountView(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,10 +38,7 @@ class Mounts:
         """A step of a change."""
         path = await real_path(path, "path")
         mountpoint = path if mountpoint is None else await real_path(mountpoint, "mountpoint")
-        if binding not in ("auto", "kernel", "pyfuse3"):
-            raise UsageError(f"binding {binding!r}: must be auto, kernel or pyfuse3")
-        if binding == "kernel":
-            raise UsageError("binding kernel: not in this release; use auto or pyfuse3")
+        bindings.choose(binding)
         queue = self._core.config.queue
         private = [self._core.home.path, queue.memory_directory, *filter(None, [queue.disk_directory])]
         planning.check_new_mount(path, mountpoint, self._core.state.mounts, private)

@@ -94,16 +94,8 @@ class Scanner:
             if _unsettled(changes, path):
                 flow.order.read_later(path)
                 self._wake_shipper()
-                return
-            found = [Found(path, seen.listing, whole=True)]
-            parent = seen.parent_times.path
-            if path and flow.has(parent) and not _unsettled(changes, parent):
-                # If the listing has to make the directory, that changes the time of its parent.
-                found.append(Found(parent, seen.parent_times))
-            self._queue(flow, QueuedPiece(place, found, seen.directories, seen.names))
-            for directory in reversed(seen.directories):  # taken from the end: in sorted order
-                flow.order.read_later(directory)
-            await self._bring_names(flow, path, seen.names)
+            else:
+                await self._bring_directory(flow, path, place, seen, changes)
             return
         if seen.large and not _touched(changes, path):
             self._wake_shipper()
@@ -112,10 +104,37 @@ class Scanner:
             self._queue_valid(flow, place, [seen], changes)
         await self._bring_times(flow, parent_of(path))
 
-    async def _bring_names(self, flow: Flow, directory: bytes, names: list[bytes]) -> None:
-        index = 0
+    async def _bring_directory(
+        self, flow: Flow, path: bytes, place: int, seen: Directory, changes: list[Record]
+    ) -> None:
+        found = [Found(path, seen.listing, whole=True)]
+        parent = seen.parent_times.path
+        if path and flow.has(parent) and not _unsettled(changes, parent):
+            # If the listing has to make the directory, that changes the time of its parent.
+            found.append(Found(parent, seen.parent_times))
+        entries = seen.read
+        large = entries[-1].path if entries and entries[-1].large else None
+        valid = self._valid(flow, entries if large is None else entries[:-1], changes)
+        found += valid
+        if seen.times is not None and flow.has(path):
+            found.append(Found(path, seen.times))
+        size = sum(f.size for f in valid if f.whole)
+        self._queue(flow, QueuedPiece(place, found, seen.directories, seen.names, bytes=size))
+        for directory in reversed(seen.directories):  # taken from the end: in sorted order
+            flow.order.read_later(directory)
+        if seen.times is None:
+            await self._bring_names(flow, path, seen.names, len(entries), large)
+
+    async def _bring_names(
+        self, flow: Flow, directory: bytes, names: list[bytes], index: int = 0, large: bytes | None = None
+    ) -> None:
+        """Names from `index` on; `large`: the one before it, a file of its own transfer."""
         try:
-            while index < len(names):
+            while True:
+                if large is not None:
+                    await self._bring_large(flow, large)
+                if index >= len(names):
+                    break
                 await self._may_scan()
                 place = flow.open_place()
                 read = partial(
@@ -130,10 +149,8 @@ class Scanner:
                 batch = await self._world.in_thread(read)
                 changes = flow.close_place()
                 index += len(batch)
-                large = batch.pop() if batch and batch[-1].large else None
+                large = batch.pop().path if batch and batch[-1].large else None
                 self._queue_valid(flow, place, batch, changes)
-                if large is not None:
-                    await self._bring_large(flow, large.path)
         except trio.Cancelled:
             flow.abort_place()
             self._leave(flow, directory, names[index:])
@@ -228,7 +245,11 @@ class Scanner:
         )
 
     def _queue_valid(self, flow: Flow, place: int, batch: list[Found], changes: list[Record]) -> None:
-        """Queue what is certain; require again what a change of names made uncertain."""
+        valid = self._valid(flow, batch, changes)
+        self._queue(flow, QueuedPiece(place, valid, bytes=sum(f.size for f in valid if f.whole)))
+
+    def _valid(self, flow: Flow, batch: list[Found], changes: list[Record]) -> list[Found]:
+        """What is certain of it; what a change of names made uncertain is required again."""
         valid: list[Found] = []
         for found in batch:
             if found.directory or (changes and _touched(changes, found.path)):
@@ -238,7 +259,7 @@ class Scanner:
                     self._report(found.path, found.problem)
                 self._widen(flow, found)
                 valid.append(found)
-        self._queue(flow, QueuedPiece(place, valid, bytes=sum(f.size for f in valid if f.whole)))
+        return valid
 
     def _queue(self, flow: Flow, piece: QueuedPiece) -> None:
         if piece.found:

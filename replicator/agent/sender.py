@@ -5,11 +5,9 @@ given, so that the simulator runs it as it is; `main` puts it in a process.
 """
 
 import errno
-import itertools
 import os
 import sys
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
@@ -17,11 +15,14 @@ import trio
 
 from replicator import limits
 from replicator.agent import control, interpreter
+from replicator.agent.changes import Changes
 from replicator.agent.flow import Flow
-from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
+from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
+from replicator.agent.sender_arguments import JournalArguments, SenderArguments
+from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
-from replicator.errors import JournalError, ProtocolError, ReplicatorError, UsageError
+from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import decode_refused
 from replicator.mirror.scan import Source
 from replicator.net.engine import Engine, Event, Role
@@ -45,7 +46,7 @@ from replicator.ops import START, Identity, Position, shown
 from replicator.paths import Home
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalSettings
-from replicator.repset import ReplicationSet, compile_filter
+from replicator.repset import compile_filter
 from replicator.status import (
     ConnectionState,
     ConnectionStatus,
@@ -59,62 +60,6 @@ from replicator.status import (
 from replicator.world import World
 
 
-class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One mount of the set: its journal and how to reach its capture."""
-
-    mount_id: str
-    root: str  # absolute path of the captured directory
-    capture_socket: str
-    memory_directory: str
-    disk_directory: str
-
-
-class MapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`source` is relative to the root of journal number `journal`; `target` is absolute."""
-
-    journal: int
-    source: str
-    target: str
-
-
-class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the administrator asked for when connecting."""
-
-    mirror: str | None = "difference"  # full, difference; None: no mirror by itself
-    replicate: bool = True
-    remap_links: bool = False
-    orphans: str = "keep"  # keep, delete: names the source does not have
-
-
-class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The arguments file of a sender process.
-
-    Paths are text with surrogate escapes.
-    """
-
-    home: str
-    connection_uuid: str
-    agent_uuid: str
-    agent_name: str
-    target_host: str
-    target_port: int
-    repset: ReplicationSet
-    journals: list[JournalArguments]
-    maps: list[MapArguments]
-    options: SenderOptions = SenderOptions()
-
-
-class SenderState(msgspec.Struct):
-    """What a sender remembers over a restart of its process (home/source/<connection>.json)."""
-
-    transmit: TransmitMode = TransmitMode.STARTED
-    replicating: bool = True
-    mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
-    mirror_exact: bool = False
-    mirror_started_wall_ns: int | None = None
-    alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
-
-
 class Sender:
     """See the module.
 
@@ -125,28 +70,33 @@ class Sender:
         self._world = world
         self._arguments = arguments
         self._flows = flows
-        self._state_path = Home(arguments.home).source(arguments.connection_uuid)
         self._agent_bell = Home(arguments.home).bell
         self._told: tuple[object, ...] = ()  # the agent, by its bell
-        self._state = self._load_state()
-        self._run: MirrorRun | None = None
-        self._last_run: MirrorRun | None = None
-        self._ended: tuple[MirrorRun, list[int]] | None = (
-            None  # the run that ended, and where in each journal
+        options = arguments.options
+        self._memory = SenderStateFile(
+            world,
+            Home(arguments.home).source(arguments.connection_uuid),
+            SenderState(
+                replicating=options.replicate,
+                mirror_wanted=options.mirror,
+                mirror_exact=options.orphans == "delete",
+            ),
         )
-        self._first_connect = not self._state_existed
+        self._changes = Changes(self._tell_agent)
+        self._mirrors = mirrors = Mirrors(world, flows, self._memory, self._changes)
         self.shipper = Shipper(
             flows,
-            lambda: self._run,
-            self._begin_recovery,
-            self._run_ended,
+            lambda: mirrors.run,
+            mirrors.begin_recovery,
+            mirrors.end,
             self._wake_scanner,
             lambda: self._scanner.idle,
         )
         self.shipper.replicating = self._state.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
         self.shipper.batches = world.clock.wall_ns() // 1000
-        self._scanner = Scanner(world, flows, lambda: self._run, self._may_scan, self.shipper.wake)
+        self._scanner = Scanner(world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake)
+        mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
         self._session: Session | None = None
         self._state_name = ConnectionState.STOPPED
         self._state_reason = ""
@@ -157,12 +107,14 @@ class Sender:
         self._durable = [0] * len(flows)
         self._connected_since: float | None = None
         self._receiver_pid: int | None = None
-        self._changed = trio.Event()
         self._root_changed = False
-        self._was_exact = False  # the target was, until it had to give a single path up
         self._stopping = False
         self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
+
+    @property
+    def _state(self) -> SenderState:
+        return self._memory.state
 
     # --- life ---
 
@@ -175,7 +127,7 @@ class Sender:
                 self._state.transmit is not TransmitMode.STARTED
                 and self._state.transmit is not TransmitMode.PAUSED
             ):
-                await self._wait_changed()
+                await self._changes.wait()
                 continue
             self._transmit_scope = trio.CancelScope()
             with self._transmit_scope:
@@ -236,7 +188,7 @@ class Sender:
                 nursery.start_soon(session.heartbeat)
                 nursery.start_soon(self.shipper.run, session, self._may_ship)
                 nursery.start_soon(self._scanner.run)
-                nursery.start_soon(self._count_sizes)
+                nursery.start_soon(self._mirrors.count_sizes)
                 nursery.start_soon(self._note_alive)
                 while True:
                     self._handle(await session.receive())
@@ -287,7 +239,7 @@ class Sender:
         self._target_status = TargetStatus.NOT_LOADED
         for flow in self._flows:
             flow.session_ended()
-        self._notify()
+        self._changes.notify()
 
     # --- where to go on ---
 
@@ -318,76 +270,13 @@ class Sender:
             self._applied[index] = applied.sequence if applied else 0
             self._durable[index] = durable.sequence if durable else 0
         self._root_changed = self._root_changed and not lost
-        self._resume_mirror(connected, lost)
-
-    def _resume_mirror(self, connected: Connected, lost: bool) -> None:
-        run, shipper = self._run, self.shipper
-        if (
-            lost
-        ):  # operations between the target's position and ours are not in the journal: compare everything
-            self._begin_run(RECOVERY, exact=True, distrust_ctime_after_ns=self._maybe_torn_after_ns())
-            return
-        if connected.power_lost:  # all operations since come again; what was brought by mirrors may be torn
-            partial = run is not None and run.some_paths
-            self._begin_run(
-                RECOVERY if partial else self._state.mirror_wanted or RECOVERY,
-                exact=self._state.mirror_exact and self._state.mirror_wanted is not None,
-                distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
-            )
-            return
-        if run is not None:
-            known = connected.mirroring and connected.mirror_id == run.run_id
-            while shipper.sent_batches and (
-                not known or shipper.sent_batches[-1].number > connected.stream_batches
-            ):
-                batch = shipper.sent_batches.pop()
-                shipper.piece_bytes_in_flight -= batch.bytes
-                for found in batch.found:
-                    batch.flow.lost(found)
-            if not known:
-                shipper.announced = ""
-            return
-        if connected.mirroring:
-            if self._ended is not None and self._ended[0].run_id == connected.mirror_id:
-                self._end_again()  # the target has not heard that it was complete
-            else:  # of a predecessor of this process, which died
-                self._begin_run(
-                    self._state.mirror_wanted or RECOVERY,
-                    exact=self._state.mirror_exact,
-                    distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
-                )
-            return
-        wanted = self._state.mirror_wanted
-        if connected.data_state != TargetDataState.OK and wanted is not None:
-            self._begin_run(
-                wanted,
-                exact=self._state.mirror_exact,
-                distrust_ctime_after_ns=self._state.mirror_started_wall_ns,
-            )
-
-    def _maybe_torn_after_ns(self) -> int:
-        """If it was power loss that took the journal: a file changed here since then may have lost content
-        that the target has, and kept size and mtime.
-        """
-        after_ns = max(self._state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0)
-        interrupted_ns = self._state.mirror_started_wall_ns
-        return after_ns if interrupted_ns is None else min(after_ns, interrupted_ns)
+        self._mirrors.resume(connected, lost)
 
     async def _note_alive(self) -> None:
         while True:
             self._state.alive_wall_ns = self._world.clock.wall_ns()
-            self._save_state()
+            self._memory.save()
             await trio.sleep(limits.ALIVE_NOTE_S)
-
-    def _end_again(self) -> None:
-        assert self._ended is not None
-        run, ends = self._ended
-        run.finished_ns = None
-        self._run = run
-        self.shipper.announced = run.run_id
-        for flow, end in zip(self._flows, ends, strict=True):
-            flow.order.active = True
-            flow.order.scanned_head = end
 
     # --- what the target says ---
 
@@ -402,17 +291,17 @@ class Sender:
             while unapplied and self._applied[unapplied[0][0]] >= unapplied[0][1]:
                 unapplied.popleft()
             self.shipper.acknowledged(event.batches_applied)
-            if self._run is not None:
+            if self._mirrors.run is not None:
                 self._scanner.wake()
                 self.shipper.wake()
-            self._notify()
+            self._changes.notify()
         elif isinstance(event, TargetState):
             self._target_status = TargetStatus(event.status)
             self._target_reason = event.reason
-            if self._run is None and self.shipper.data_state is TargetDataState.OK:
-                self._was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
+            if self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
+                self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self.shipper.data_state = TargetDataState(event.data_state)
-            self._notify()
+            self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
                 self._refused_piece(
@@ -422,147 +311,33 @@ class Sender:
 
     def _refused_piece(self, journal: int, path: bytes, identity: Identity, reason: str, retry: bool) -> None:
         flow = self._flows[journal]
-        if self._run is None and retry:  # a single path that the target could not keep up to date
+        if self._mirrors.run is None and retry:  # a single path that the target could not keep up to date
             self.shipper.recover(flow, [path], exact=True)
-        if self._run is None or not flow.order.active:
+        if self._mirrors.run is None or not flow.order.active:
             return
         if retry:
             flow.read_again(path, identity)
         else:
-            self._run.problem(path, f"target: {reason}")
-
-    # --- mirror ---
-
-    def _begin_run(self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None) -> MirrorRun:
-        clock = self._world.clock
-        run = MirrorRun(
-            str(uuid.UUID(int=self._world.random.getrandbits(128))),
-            kind,
-            exact,
-            clock.monotonic_ns(),
-            distrust_ctime_after_ns,
-        )
-        self._run = self._last_run = run
-        self._state.mirror_wanted = kind
-        self._state.mirror_exact = exact
-        if distrust_ctime_after_ns is None:
-            self._state.mirror_started_wall_ns = clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
-        else:
-            self._state.mirror_started_wall_ns = distrust_ctime_after_ns
-        self._save_state()
-        for flow in self._flows:
-            flow.forget_mirror()
-            flow.order.begin(flow.filter.roots)
-        self._scanner.wake()
-        self.shipper.wake()
-        return run
-
-    def _begin_recovery(self) -> MirrorRun:
-        """A run for some paths only; the orders are told by the caller which."""
-        run = MirrorRun(
-            str(uuid.UUID(int=self._world.random.getrandbits(128))),
-            RECOVERY,
-            False,
-            self._world.clock.monotonic_ns(),
-        )
-        run.some_paths = True
-        run.partial = self.shipper.data_state is not TargetDataState.OK and not self._was_exact
-        self._was_exact = False
-        self._run = self._last_run = run
-        self._state.mirror_wanted = RECOVERY
-        self._state.mirror_exact = True
-        self._state.mirror_started_wall_ns = self._world.clock.wall_ns() - 1_000_000_000
-        self._save_state()
-        for flow in self._flows:
-            flow.order.begin(())
-        self.shipper.announced = ""
-        self.shipper.wake()
-        return run
-
-    def _run_ended(self, complete: bool) -> None:
-        run = self._run
-        assert run is not None
-        run.finished_ns = self._world.clock.monotonic_ns()
-        run.waiting = False
-        self._ended = (run, [flow.position.sequence for flow in self._flows])
-        self._run = None
-        self._state.mirror_wanted = None
-        self._state.mirror_started_wall_ns = None
-        self._save_state()
-        self._notify()
-
-    async def _may_scan(self) -> None:
-        while True:
-            run = self._run
-            if run is not None and not run.paused and not run.stopped and self.shipper.may_send_pieces():
-                return
-            await self._wait_changed()
-
-    def _wake_scanner(self) -> None:
-        self._scanner.wake()
-        self._notify()
-
-    async def _count_sizes(self) -> None:
-        """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay
-        the start).
-        """
-        while True:
-            run = self._run
-            if run is None or run.total_known or run.kind == RECOVERY:
-                await self._wait_changed()
-                continue
-            await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be
-            if run is not self._run:
-                continue
-            files = size = 0
-            for flow in self._flows:
-                for root in flow.filter.roots:
-                    walk = flow.source.walk_sizes(root)
-                    while chunk := await self._world.in_thread(partial(_some, walk)):
-                        files += sum(c[0] for c in chunk)
-                        size += sum(c[1] for c in chunk)
-            run.total_files, run.total_bytes, run.total_known = files, size, True
+            self._mirrors.run.problem(path, f"target: {reason}")
 
     # --- commands ---
 
     def mirror_start(self, kind: str = "difference", orphans: str = "") -> None:
-        """MR-08.
-
-        A mirror that runs is stopped and begun anew.
-        """
-        if kind not in KINDS:
-            raise UsageError(f"unknown kind of mirror {kind!r}: use full or difference")
-        if self._run is not None:
-            self.mirror_stop()
-        self._begin_run(kind, exact=(orphans or self._arguments.options.orphans) == "delete")
-        self._notify()
+        exact = (orphans or self._arguments.options.orphans) == "delete"
+        self._mirrors.start(kind, exact=exact, connected=self._session is not None)
 
     def mirror_stop(self) -> None:
-        """MR-07: the position is lost; the data state becomes Mirror Required."""
-        if self._run is None:
-            raise ReplicatorError("no mirror is running")
-        self._run.stopped = True
-        self._state.mirror_wanted = None
-        self._save_state()
-        if self._session is None or self.shipper.announced != self._run.run_id:
-            for flow in self._flows:
-                flow.forget_mirror()
-            self._run_ended(False)
-        self._notify()
-        self.shipper.wake()
+        self._mirrors.stop(connected=self._session is not None)
 
     def mirror_pause(self) -> None:
-        """MR-06."""
-        if self._run is None:
-            raise ReplicatorError("no mirror is running")
-        self._run.paused = True
-        self._notify()
+        self._mirrors.pause()
 
     def mirror_resume(self) -> None:
-        if self._run is None or not self._run.paused:
-            raise ReplicatorError("no mirror is paused")
-        self._run.paused = False
-        self._notify()
+        self._mirrors.resume_paused()
+
+    def _wake_scanner(self) -> None:
+        self._scanner.wake()
+        self._changes.notify()
 
     def replicate_start(self) -> None:
         """RP-01.
@@ -576,11 +351,13 @@ class Sender:
 
     def _set_replicating(self, on: bool) -> None:
         self._state.replicating = self.shipper.replicating = on
-        self._save_state()
-        if not on and self._run is None and self.shipper.data_state is TargetDataState.OK:
-            run = self._begin_recovery()  # begins and ends in the stream: from here on the copy is not exact
+        self._memory.save()
+        if not on and self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
+            run = (
+                self._mirrors.begin_recovery()
+            )  # begins and ends in the stream: from here on the copy is not exact
             run.stopped = True
-        self._notify()
+        self._changes.notify()
         self.shipper.wake()
 
     def transmit_start(self) -> None:
@@ -611,13 +388,15 @@ class Sender:
             while True:
                 if not self._state.replicating:
                     raise ReplicatorError("replication is stopped: `dtctl replicate start`")
-                mirrored = self._run is None and self.shipper.data_state is not TargetDataState.MIRRORING
+                mirrored = (
+                    self._mirrors.run is None and self.shipper.data_state is not TargetDataState.MIRRORING
+                )
                 if mirrored and all(
                     applied >= sequences.get(flow.journal_id, 0)
                     for flow, applied in zip(self._flows, self._applied, strict=True)
                 ):
                     return True
-                await self._wait_changed()
+                await self._changes.wait()
         return False
 
     async def disconnect(self) -> bool:
@@ -637,10 +416,7 @@ class Sender:
         self.removed = True
         for flow in self._flows:
             flow.cursor.remove()
-        try:
-            self._world.disk.unlink(self._state_path)
-        except FileNotFoundError:
-            pass
+        self._memory.remove()
         self.stop()
         return told
 
@@ -650,7 +426,7 @@ class Sender:
         The connection stays and goes on with the next process.
         """
         self._stopping = True
-        self._notify()
+        self._changes.notify()
         self._interrupt()
 
     # --- status ---
@@ -659,7 +435,7 @@ class Sender:
         """The snapshot of this connection; number and target name are the agent's to fill in."""
         totals = self.shipper.totals
         now_ns = self._world.clock.monotonic_ns()
-        progress = self._last_run.progress(now_ns) if self._last_run is not None else MirrorProgress()
+        progress = self._mirrors.last.progress(now_ns) if self._mirrors.last is not None else MirrorProgress()
         ops = bytes_ = 0
         for flow, applied in zip(self._flows, self._applied, strict=True):
             queued_ops, queued_bytes = flow.cursor.backlog()
@@ -681,11 +457,13 @@ class Sender:
             target=self._target_name,
             state=self._state_name,
             state_reason=self._state_reason,
-            target_data_state=self.shipper.data_state if self._run is None else TargetDataState.MIRRORING,
+            target_data_state=self.shipper.data_state
+            if self._mirrors.run is None
+            else TargetDataState.MIRRORING,
             target_status=self._target_status,
             target_status_reason=self._target_reason,
             transmit_mode=self._state.transmit,
-            mirror_status=progress.status if self._run is not None else MirrorStatus.IDLE,
+            mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
             replication_status=replication,
             queued_ops=ops,
             queued_bytes=bytes_,
@@ -694,7 +472,7 @@ class Sender:
             sent_ops=totals.operations,
             sent_mirror_bytes=totals.mirror_bytes,
             skipped_mirror_bytes=progress.skipped_bytes,
-            remaining_mirror_bytes=progress.remaining_bytes if self._run is not None else 0,
+            remaining_mirror_bytes=progress.remaining_bytes if self._mirrors.run is not None else 0,
             lag_seconds=lag_s,
             last_file=shown(totals.last_path),
             connected_since=self._connected_since,
@@ -706,6 +484,10 @@ class Sender:
             mirror=progress,
         )
 
+    @property
+    def _data_state(self) -> TargetDataState:
+        return self.shipper.data_state if self._mirrors.run is None else TargetDataState.MIRRORING
+
     # --- small things ---
 
     def _may_ship(self) -> bool:
@@ -713,62 +495,26 @@ class Sender:
 
     def _set_transmit(self, mode: TransmitMode) -> None:
         self._state.transmit = mode
-        self._save_state()
-        self._notify()
+        self._memory.save()
+        self._changes.notify()
         self.shipper.wake()
 
     def _set_state(self, state: ConnectionState, reason: str) -> None:
         if (state, reason) != (self._state_name, self._state_reason):
             print(f"{state.value}{': ' if reason else ''}{reason}", file=sys.stderr, flush=True)
         self._state_name, self._state_reason = state, reason
-        self._notify()
+        self._changes.notify()
 
     def _interrupt(self) -> None:
         if self._transmit_scope is not None:
             self._transmit_scope.cancel()
 
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-        notable = (self._state_name, self._run is None, self._target_status, self.shipper.data_state)
+    def _tell_agent(self) -> None:
+        """Ring if something is new that an administrator may want to find in the log."""
+        notable = (self._state_name, self._mirrors.run is None, self._target_status, self.shipper.data_state)
         if notable != self._told:
             self._told = notable
             self._world.doorbells.ring(self._agent_bell)
-
-    async def _wait_changed(self) -> None:
-        await self._changed.wait()
-
-    def _load_state(self) -> SenderState:
-        disk = self._world.disk
-        self._state_existed = disk.exists(self._state_path)
-        if self._state_existed:
-            handle = disk.open_read(self._state_path)
-            try:
-                return msgspec.json.decode(disk.read(handle, 65536, 0), type=SenderState)
-            finally:
-                disk.close(handle)
-        options = self._arguments.options
-        return SenderState(
-            replicating=options.replicate,
-            mirror_wanted=options.mirror,
-            mirror_exact=options.orphans == "delete",
-        )
-
-    def _save_state(self) -> None:
-        if self.removed:
-            return
-        disk = self._world.disk
-        disk.makedirs(os.path.dirname(self._state_path))
-        temporary = self._state_path + ".new"
-        handle = disk.open_append(temporary)
-        try:
-            data = msgspec.json.encode(self._state)
-            disk.append(handle, [data], 0)
-            disk.truncate(temporary, len(data))
-            disk.fsync(handle)  # rarely done, and after power loss an empty one would be of no use
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._state_path)
 
 
 class ConnectionRefused(ReplicatorError):
@@ -780,10 +526,6 @@ class ConnectionRefused(ReplicatorError):
     def __init__(self, reason: str, *, retry: bool) -> None:
         super().__init__(reason)
         self.retry = retry
-
-
-def _some(walk: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
-    return list(itertools.islice(walk, 256))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

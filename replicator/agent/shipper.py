@@ -496,6 +496,14 @@ class Shipper:
         while self.sent_batches and self.sent_batches[0].number <= batches_applied:
             self.piece_bytes_in_flight -= self.sent_batches.popleft().bytes
 
+    def forget_batches_after(self, number: int) -> None:
+        """The target has not received the batches after this one: what they held is brought again."""
+        while self.sent_batches and self.sent_batches[-1].number > number:
+            batch = self.sent_batches.pop()
+            self.piece_bytes_in_flight -= batch.bytes
+            for found in batch.found:
+                batch.flow.lost(found)
+
     def _finish_run(self, run: MirrorRun, out: list[Shipment]) -> None:
         """Nothing can be shipped now: is the mirror complete?"""
         if run.stopped:

@@ -161,7 +161,7 @@ class Child:
         if patient:
             task_status.started()
         first = not patient
-        delays = _back_off()
+        delays = _back_off(self.plan.role)
         try:
             while not self._stopping:
                 began_s = trio.current_time()
@@ -182,7 +182,7 @@ class Child:
                     if self._stopping or self.plan.may_end():
                         break
                 if trio.current_time() - began_s >= limits.CHILD_STABLE_S:
-                    delays = _back_off()
+                    delays = _back_off(self.plan.role)
                 await self._pause(how, next(delays))
             self._discard_arguments()
         finally:
@@ -400,11 +400,13 @@ def _nobody() -> None:
     pass
 
 
-def _back_off() -> Iterator[float]:
-    delay_s = limits.RESTART_FIRST_S
+def _back_off(role: Role) -> Iterator[float]:
+    delay_s, longest_s = limits.RESTART_FIRST_S, limits.RESTART_MAX_S
+    if role == "capture":
+        delay_s, longest_s = limits.CAPTURE_RESTART_FIRST_S, limits.CAPTURE_RESTART_MAX_S
     while True:
         yield delay_s
-        delay_s = min(delay_s * 2, limits.RESTART_MAX_S)
+        delay_s = min(delay_s * 2, longest_s)
 
 
 def _size(path: str) -> int:

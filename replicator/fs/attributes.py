@@ -211,9 +211,8 @@ def _chmod(descriptor: int, name: bytes | None, mode: int) -> None:
 # --- content ---
 
 
-def data_extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the data in the first `size` bytes, in order. One extent if holes are unknown."""
-    offset = 0
+def data_extents(descriptor: int, size: int, offset: int = 0) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the data from `offset` up to `size`, in order. One extent if holes are unknown."""
     while offset < size:
         try:
             start = os.lseek(descriptor, offset, os.SEEK_DATA)

@@ -7,14 +7,26 @@ import struct
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.syncfs.argtypes = [ctypes.c_int]
+_libc.getdents64.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+_libc.getdents64.restype = ctypes.c_ssize_t
+_libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
 
 _OPENAT2 = 437  # the same number on every architecture
 _OPEN_HOW = struct.Struct("=QQQ")
+_STATX_INODE = struct.Struct("=Q")
+_CACHESTAT = 451  # the same number on every architecture
+_CACHESTAT_RANGE = struct.Struct("=QQ")
+_cachestat = ctypes.create_string_buffer(5 * 8)  # used within one call only, by one thread
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+
+STATX_BYTES = 256
+AT_EMPTY_PATH = 0x1000
+AT_SYMLINK_NOFOLLOW = 0x100
+CLONE_FS = 0x200
 
 FALLOC_KEEP_SIZE = 0x01
 FALLOC_PUNCH_HOLE = 0x02
@@ -60,4 +72,41 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
 def syncfs(descriptor: int) -> None:
     """syncfs(2): everything of that file system is on stable storage on return."""
     if _libc.syncfs(descriptor) != 0:
+        raise _failure()
+
+
+def getdents(descriptor: int, buffer: "ctypes.Array[ctypes.c_char]") -> int:
+    """getdents64(2): fill `buffer` with linux_dirent64 structures; the bytes used, 0 at the end."""
+    count: int = _libc.getdents64(descriptor, buffer, len(buffer))
+    if count < 0:
+        raise _failure()
+    return count
+
+
+def statx(descriptor: int, name: bytes, flags: int, mask: int) -> bytes:
+    """statx(2): a struct statx. `name` is relative to `descriptor`, or b"" with AT_EMPTY_PATH."""
+    buffer = ctypes.create_string_buffer(STATX_BYTES)
+    if _libc.statx(descriptor, name, flags, mask, buffer) != 0:
+        raise _failure(name)
+    return buffer.raw
+
+
+def statx_inode(state: bytes) -> int:
+    """stx_ino of a struct statx."""
+    (inode,) = _STATX_INODE.unpack_from(state, 32)
+    return int(inode)
+
+
+def cached_pages(descriptor: int, offset: int, length: int) -> int:
+    """How many pages of that range are in memory: cachestat(2), since Linux 6.5."""
+    wanted = _CACHESTAT_RANGE.pack(offset, length)
+    if _libc.syscall(_CACHESTAT, descriptor, wanted, _cachestat, 0) != 0:
+        raise _failure()
+    (count,) = _STATX_INODE.unpack_from(_cachestat)
+    return int(count)
+
+
+def unshare_umask() -> None:
+    """The calling thread gets a umask (and working directory) of its own: unshare(2) with CLONE_FS."""
+    if _libc.unshare(CLONE_FS) != 0:
         raise _failure()

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
+from replicator import limits
 from replicator.errors import NotPermittedError, ReplicatorError, UsageError
 
 FSTYPE: Final = "fuse.replicator"
@@ -320,7 +321,23 @@ def mount_fuse(source: str, mountpoint: str, dead: Collection[int] = ()) -> int:
         if error.errno == errno.EPERM:
             raise NotPermittedError(f"cannot mount {mountpoint}: this needs root") from None
         raise ReplicatorError(f"cannot mount {mountpoint}: {os.strerror(error.errno or errno.EIO)}") from None
+    _read_further_ahead(mountpoint)
     return descriptor
+
+
+def _read_further_ahead(mountpoint: str) -> None:
+    """Let the kernel read ahead as far as one request reaches: its own 128 KiB are meant for disks.
+
+    Where it cannot be set, a sequential reader has half the rate.
+    """
+    entry = mount_at(mountpoint, read_mountinfo())  # stat(2) would wait for an answer of ours
+    if entry is None or entry.fstype != FSTYPE:
+        return
+    try:
+        with open(f"/sys/class/bdi/{entry.device}/read_ahead_kb", "w", encoding="ascii") as file:
+            file.write(str(limits.READAHEAD_BYTES // 1024))
+    except OSError:
+        pass
 
 
 def _mount(source: str, mountpoint: str, descriptor: int) -> None:

@@ -10,13 +10,19 @@ Not thread-safe: one thread owns a table.
 """
 
 import errno
+import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
+from replicator.fs import calls
 from replicator.fs.attributes import proc_path
+from replicator.fs.ledger import Known, Ledger
 from replicator.ops import Flag
+
+logger = logging.getLogger(__name__)
 
 ROOT_ID: Final = 1  # the kernel's number for the root
 
@@ -45,6 +51,7 @@ class Node:
         "name",
         "others",
         "parent",
+        "place",
         "used",
         "uses",
     )
@@ -59,6 +66,7 @@ class Node:
         self.name = b""
         self.others: set[Name] | None = None
         self.lookups = 0  # references the kernel holds
+        self.place = -1  # in the ledger
         self.uses = 0  # references of ours: names of children, open handles, pending times
         self.descriptor = -1  # O_PATH
         self.used = False  # since the last look for a descriptor to close
@@ -78,8 +86,12 @@ class Node:
 class NodeTable:
     """All nodes of one capture. Owns `root_fd`."""
 
-    def __init__(self, root_fd: int, descriptors_max: int) -> None:
+    def __init__(self, root_fd: int, descriptors_max: int, ledger: Ledger | None = None) -> None:
+        """`ledger` is told what a successor must know."""
         state = os.fstat(root_fd)
+        self._ledger = ledger
+        if ledger is not None:
+            ledger.rewrite = self._rewrite_ledger
         self.root = Node(ROOT_ID, state.st_ino, state.st_dev, True)
         self.root.descriptor = root_fd
         self.root.lookups = 1
@@ -89,6 +101,7 @@ class NodeTable:
         self._foreign: dict[tuple[int, int], int] = {}  # (inode, device) of other devices' objects -> id
         self._next_foreign_id = _FIRST_FOREIGN_ID
         self._open_directories: dict[int, Node] = {}  # by id; the first is the next to be closed
+        self._turn: Iterator[int] = iter(())  # ids not yet looked at by `spare`
         self._held: Node | None = None  # a directory whose descriptor is in use
         self._epoch = 0  # counts renames of directories: cached paths of an older epoch are void
 
@@ -122,6 +135,19 @@ class NodeTable:
         node_id = self._id_of(state)
         return None if node_id is None else self._nodes.get(node_id)
 
+    def by_inode(self, inode: int) -> Node | None:
+        """The node of an object of the root's device."""
+        return self.root if inode == self.root.inode else self._nodes.get(inode)
+
+    def at(self, parent: Node, name: bytes) -> list[Node]:
+        """All nodes that are known by this name: slow, for when none but one should be."""
+        return [
+            node
+            for node in self._nodes.values()
+            if (node.parent is parent and node.name == name)
+            or (node.others is not None and (parent, name) in node.others)
+        ]
+
     def _id_of(self, state: os.stat_result) -> int | None:
         inode, device = state.st_ino, state.st_dev
         if device == self.root.device:
@@ -133,18 +159,37 @@ class NodeTable:
 
     def attach(self, parent: Node, name: bytes, state: os.stat_result) -> Node:
         """The node of the object that stands at `name` in `parent`; created if it is new."""
+        node_id = self._new_id(state)
+        node = self._nodes.get(node_id)
+        if node is None:
+            is_directory = stat.S_ISDIR(state.st_mode)
+            node = self._nodes[node_id] = Node(node_id, state.st_ino, self._device(state), is_directory)
+        node.links = state.st_nlink
+        if node.parent is not parent or node.name != name:
+            self.add_name(node, parent, name)
+        return node
+
+    def _new_id(self, state: os.stat_result) -> int:
+        """Its id, given now if it has none."""
         node_id = self._id_of(state)
         if node_id is None:
             node_id = self._next_foreign_id
             self._next_foreign_id += 1
             self._foreign[state.st_ino, state.st_dev] = node_id
-        node = self._nodes.get(node_id)
-        if node is None:
-            is_directory = stat.S_ISDIR(state.st_mode)
-            node = self._nodes[node_id] = Node(node_id, state.st_ino, state.st_dev, is_directory)
+        return node_id
+
+    def _device(self, state: os.stat_result) -> int:
+        """The same number object for all: millions of nodes live on one device."""
+        device = state.st_dev
+        return self.root.device if device == self.root.device else device
+
+    def attach_unnamed(self, state: os.stat_result, descriptor: int) -> Node:
+        """The node of a new file that stands at no name (O_TMPFILE). Takes `descriptor`: it stays pinned."""
+        node_id = self._new_id(state)
+        node = self._nodes[node_id] = Node(node_id, state.st_ino, self._device(state), False)
         node.links = state.st_nlink
-        if node.parent is not parent or node.name != name:
-            self.add_name(node, parent, name)
+        node.descriptor = descriptor
+        self._tell_name(node)
         return node
 
     # --- names ---
@@ -168,6 +213,8 @@ class NodeTable:
         else:
             node.others.add((parent, name))
         parent.uses += 1
+        if self._ledger is not None:
+            self._tell_name(node, parent, name)
 
     def remove_name(self, node: Node, parent: Node, name: bytes) -> None:
         """`name` in `parent` is no longer this object's. Unknown names are ignored."""
@@ -182,6 +229,7 @@ class NodeTable:
             return
         if not node.others:
             node.others = None
+        self._tell_gone(node, parent, name)
         self.release(parent)
 
     def move_name(self, node: Node, old_parent: Node, old_name: bytes, parent: Node, name: bytes) -> None:
@@ -195,6 +243,8 @@ class NodeTable:
         else:  # a name nobody had looked up
             self.add_name(node, parent, name)
             return
+        self._tell_name(node, parent, name)
+        self._tell_gone(node, old_parent, old_name)
         parent.uses += 1
         self.release(old_parent)
         if node.is_directory:
@@ -321,6 +371,18 @@ class NodeTable:
         node.links = state.st_nlink
         return state
 
+    def statx(self, node: Node, mask: int) -> bytes:
+        """struct statx of the object. Raises OSError as `stat` does."""
+        if node.descriptor >= 0:
+            return calls.statx(node.descriptor, b"", calls.AT_EMPTY_PATH, mask)
+        parent = node.parent
+        if parent is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        found = calls.statx(self.directory(parent), node.name, calls.AT_SYMLINK_NOFOLLOW, mask)
+        if calls.statx_inode(found) != node.inode:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return found
+
     def address_and_directory(self, node: Node, directory: Node) -> tuple[bytes, int]:
         """`address` of an object and the descriptor of a directory, valid until the next call."""
         if node.descriptor >= 0 or node.parent is None:
@@ -338,12 +400,38 @@ class NodeTable:
 
     # --- living ---
 
+    def spare(self, count: int) -> list[Node]:
+        """Up to `count` objects that only the kernel holds on to, those it has known longest first.
+
+        Objects with anything of ours (children, open handles, pending mtimes) are passed over. Calls in a row
+        look at different ones, each at a bounded number, until all had their turn; then one finds nothing.
+        """
+        found: list[Node] = []
+        looked_at = 0
+        for node_id in islice(self._turn, 4 * count):
+            looked_at += 1
+            node = self._nodes.get(node_id)
+            if node is not None and not node.uses and node.parent is not None:
+                found.append(node)
+                if len(found) == count:
+                    break
+        if not looked_at:
+            self._turn = iter(list(self._nodes))
+        return found
+
     def forget(self, node_id: int, count: int) -> None:
         """The kernel gives `count` references back."""
         node = self._nodes.get(node_id)
         if node is not None:
             node.lookups -= count
+            self._tell_references(node)
             self._drop_unused(node)
+
+    def looked_up(self, node: Node) -> None:
+        """The kernel is given one more reference."""
+        node.lookups += 1
+        if node.place >= 0:
+            self._tell_references(node)
 
     def release(self, node: Node) -> None:
         """Give one of our own references (`uses`) back."""
@@ -355,6 +443,7 @@ class NodeTable:
         while node.lookups <= 0 and node.uses <= 0 and node is not self.root:
             if self._nodes.pop(node.id, None) is None:
                 return
+            self._tell_forgotten(node)
             if node.id >= _FIRST_FOREIGN_ID:
                 del self._foreign[node.inode, node.device]
             if node.descriptor >= 0:
@@ -370,3 +459,98 @@ class NodeTable:
             parent, node.parent = node.parent, None
             parent.uses -= 1
             node = parent
+
+    # --- what a successor must know ---
+
+    def _tell_name(self, node: Node, parent: Node | None = None, name: bytes = b"") -> None:
+        if self._ledger is not None:
+            try:
+                self._write_name(self._ledger, node, parent, name)
+            except OSError as error:
+                self._give_ledger_up(error)
+
+    def _write_name(self, ledger: Ledger, node: Node, parent: Node | None, name: bytes) -> None:
+        parent_id = 0 if parent is None else parent.id
+        place = ledger.named(
+            node.id, node.inode, node.device, node.is_directory, node.lookups, parent_id, name
+        )
+        if node.place < 0:
+            node.place = place
+
+    def _tell_gone(self, node: Node, parent: Node, name: bytes) -> None:
+        if self._ledger is not None:
+            try:
+                self._ledger.gone(node.id, parent.id, name)
+            except OSError as error:
+                self._give_ledger_up(error)
+
+    def _tell_forgotten(self, node: Node) -> None:
+        if self._ledger is not None:
+            try:
+                self._ledger.forgotten(node.id)
+            except OSError as error:
+                self._give_ledger_up(error)
+
+    def _tell_references(self, node: Node) -> None:
+        if self._ledger is not None and node.place >= 0:
+            self._ledger.references(node.place, node.lookups)
+
+    def _rewrite_ledger(self) -> None:
+        ledger = self._ledger
+        assert ledger is not None
+
+        def write() -> None:
+            for node in self._nodes.values():
+                node.place = -1
+                for parent, name in self.names(node):
+                    self._write_name(ledger, node, parent, name)
+                if node.place < 0 and node is not self.root:
+                    self._write_name(ledger, node, None, b"")
+
+        ledger.begin(write)
+
+    def _give_ledger_up(self, error: OSError) -> None:
+        """Without it a successor makes a new mount: that costs programs their open files."""
+        logger.warning("a kill of this process would not be survived: %s", error)
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.remove()
+
+    def restore(self, alive: Iterable[Known], pinned: Mapping[tuple[int, int], int]) -> None:
+        """Know again what a predecessor knew. `pinned`: O_PATH descriptors by (inode, device), now ours.
+
+        The ledger begins anew.
+        """
+        alive = list(alive)
+        for known in alive:
+            if known.id != ROOT_ID:
+                node = Node(known.id, known.inode, known.device, known.is_directory)
+                node.lookups = known.references
+                self._nodes[known.id] = node
+                if known.id >= _FIRST_FOREIGN_ID:
+                    self._foreign[known.inode, known.device] = known.id
+                    self._next_foreign_id = max(self._next_foreign_id, known.id + 1)
+        ledger, self._ledger = self._ledger, None
+        for known in alive:
+            for parent_id, name in known.names:
+                parent = self._nodes.get(parent_id)
+                if parent is not None and known.id != ROOT_ID:
+                    self.add_name(self._nodes[known.id], parent, name)
+        unused = dict(pinned)
+        for node in list(self._nodes.values()):
+            descriptor = unused.pop((node.inode, node.device), -1)
+            if descriptor >= 0 and node.descriptor < 0:
+                node.descriptor = descriptor
+                node.links = os.fstat(descriptor).st_nlink
+                if node.is_directory and node.parent is not None:
+                    self._open_directories[node.id] = node
+                elif node.parent is not None:
+                    self.unpin(node)
+        for descriptor in unused.values():
+            os.close(descriptor)
+        self._ledger = ledger
+        if ledger is not None:
+            try:
+                self._rewrite_ledger()
+            except OSError as error:
+                self._give_ledger_up(error)

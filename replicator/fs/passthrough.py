@@ -8,7 +8,8 @@ Mutations must come from one thread, one after another: the order of calls is th
 the syncs touch nothing but a descriptor and may run in threads beside them.
 
 A record tells the state after its operation and is appended before the call returns. Failed operations leave
-none, and so do operations on files that have no name any more.
+none, and so do operations on files that have no name any more. An mtime to be told later is noted before the
+record ends the operation: a successor of a killed process finds one or the other.
 """
 
 import errno
@@ -16,15 +17,20 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from replicator import limits
-from replicator.fs.attributes import attributes_of, is_replicated_xattr, set_times
-from replicator.fs.calls import renameat2
+from replicator.fs import calls
+from replicator.fs.attributes import attributes_of, is_replicated_xattr, proc_path, set_times
 from replicator.fs.credentials import Caller, CreatedBy
-from replicator.fs.handles import DirectoryHandle, FileHandle
+from replicator.fs.handles import DirectoryHandle, FileHandle, Name
+from replicator.fs.holder import Descriptors
+from replicator.fs.ledger import Known, Ledger
 from replicator.fs.mtimes import LateMtimes, Notes
 from replicator.fs.nodes import Node, NodeTable
+from replicator.fs.ranges import Ranges, readable
 from replicator.fs.recorder import Recorder
 from replicator.fs.search import Search, find_name
 from replicator.ops import (
@@ -45,6 +51,7 @@ _DROPPED_FLAGS = (
 )
 # The mtime as well: what is never written has no other occasion to tell it.
 _CREATION_MASK = CREATION_MASK | AttributeMask.MTIME
+_DOTS = (b".", b"..")
 _ACCESS_ACL = b"system.posix_acl_access"
 _CAPABILITY = b"security.capability"
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
@@ -77,14 +84,61 @@ class Passthrough:
         descriptors_max: int = limits.NODE_DESCRIPTORS,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         notes: Notes | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        self.nodes = NodeTable(root_fd, descriptors_max)
+        self.nodes = NodeTable(root_fd, descriptors_max, ledger)
         self._recorder = recorder
         self._notes = notes
         self._mtimes = LateMtimes(self.nodes, recorder, self._path, self._is_lost, monotonic_ns, notes)
+        self._ranges = Ranges(recorder, self._mtimes, self._path)
+        self.mode_dropped: Callable[[int], None] | None = None
+        """Told the id of a node that lost suid or sgid by a change that does not answer with attributes."""
+        self.note_inode: Callable[[int], None] = _note_nothing
+        """Told, before a name is moved or removed, the inode number of what stands there."""
+        self.redoing: int | None = None
+        """A killed predecessor may have done the operation called now, on this inode: then it is done."""
         self._files: dict[int, FileHandle] = {}
         self._directories: dict[int, DirectoryHandle] = {}
         self._outside: set[int] = set()  # nodes without known name: all their names lie outside the root
+
+    @property
+    def head_sequence(self) -> int:
+        """Of the last record."""
+        return self._recorder.head_sequence
+
+    @contextmanager
+    def redo(self, inode: int, recorded: bool) -> Iterator[None]:
+        """Within the block one operation is called that a killed predecessor may have done.
+
+        `inode` is what it noted of the object. `recorded`: it has done it, and journaled that.
+        """
+        self.redoing, self._recorder.muted = inode, recorded
+        try:
+            yield
+        finally:
+            self.redoing, self._recorder.muted = None, False
+
+    def is_open(self, handle_id: int) -> bool:
+        return handle_id in self._files or handle_id in self._directories
+
+    def resume(self, alive: Iterable[Known], held: Descriptors) -> None:
+        """Know again what a killed predecessor knew, with the descriptors it had, at the same numbers."""
+        self.nodes.restore(alive, held.pinned)
+        for descriptor, flags in held.files.items():
+            state = os.fstat(descriptor)
+            node = self.nodes.find(state)
+            if node is None:  # the kernel forgot the object: it never got this handle, or has given it back
+                os.close(descriptor)
+                continue
+            node.links = state.st_nlink
+            self._add_handle(descriptor, node, flags)
+        for descriptor in held.directories:
+            node = self.nodes.find(os.fstat(descriptor))
+            if node is None:
+                os.close(descriptor)
+                continue
+            self._directories[descriptor] = DirectoryHandle(descriptor, node)
+            node.uses += 1
 
     def close(self) -> None:
         """Close every descriptor. Pending mtimes are the business of `settle`."""
@@ -114,7 +168,7 @@ class Passthrough:
 
     def _entry(self, parent: Node, name: bytes, state: os.stat_result) -> Entry:
         node = self.nodes.attach(parent, name, state)
-        node.lookups += 1
+        self.nodes.looked_up(node)
         return Entry(node.id, state)
 
     def _directory(self, node: Node) -> int:
@@ -131,6 +185,10 @@ class Passthrough:
     def getattr(self, node_id: int) -> os.stat_result:
         return self.nodes.stat(self.nodes.get(node_id))
 
+    def statx(self, node_id: int, mask: int) -> bytes:
+        """struct statx, with what `mask` asks for as far as the storage below knows it."""
+        return self.nodes.statx(self.nodes.get(node_id), mask)
+
     def setattr(
         self,
         node_id: int,
@@ -142,8 +200,12 @@ class Passthrough:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
         handle_id: int | None = None,
+        drop_privileges: bool = False,
     ) -> os.stat_result:
-        """Change what is given. Records: TRUNCATE for the size, one SETATTR with the results for the rest."""
+        """Change what is given. Records: TRUNCATE for the size, one SETATTR with the results for the rest.
+
+        `drop_privileges`: a new size takes suid and sgid away, as the kernel did not (FATTR_KILL_SUIDGID).
+        """
         node = self.nodes.get(node_id)
         state = self.nodes.stat(node)
         if mode is uid is gid is size is atime_ns is mtime_ns is None:  # the kernel asked for a new ctime
@@ -163,6 +225,9 @@ class Passthrough:
                 else:
                     os.truncate(address, size)
                 resized = True
+                if drop_privileges:
+                    unprivileged = without_privileges(state.st_mode)
+                    mode = unprivileged if mode is None and unprivileged != state.st_mode else mode
             if uid is not None or gid is not None:
                 owner = -1 if uid is None else uid
                 group = -1 if gid is None else gid
@@ -188,8 +253,8 @@ class Passthrough:
         payload = attributes_of(state, mask).encode() if mask else b""
         flags = int(node.flags)
         if size is not None:
-            self._recorder.append(Kind.TRUNCATE, path, flags=flags, inode=node.inode, arg0=size)
             self._mtimes.changed(node)
+            self._recorder.append(Kind.TRUNCATE, path, flags=flags, inode=node.inode, arg0=size)
             if mask:
                 self._recorder.append_more(Kind.SETATTR, path, payload=payload, flags=flags, inode=node.inode)
         else:
@@ -218,7 +283,7 @@ class Passthrough:
         path, recording = self._begin_creation(kind, parent, name)
         try:
             descriptor = self._directory(parent)
-            with CreatedBy(caller):
+            with CreatedBy(caller), self._unless_done(FileExistsError):
                 os.mknod(name, mode, rdev, dir_fd=descriptor)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
@@ -232,7 +297,7 @@ class Passthrough:
         path, recording = self._begin_creation(Kind.MKDIR, parent, name)
         try:
             descriptor = self._directory(parent)
-            with CreatedBy(caller):
+            with CreatedBy(caller), self._unless_done(FileExistsError):
                 os.mkdir(name, mode & 0o7777, dir_fd=descriptor)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
@@ -246,7 +311,7 @@ class Passthrough:
         path, recording = self._begin_creation(Kind.SYMLINK, parent, name)
         try:
             descriptor = self._directory(parent)
-            with CreatedBy(caller):
+            with CreatedBy(caller), self._unless_done(FileExistsError):
                 os.symlink(text, name, dir_fd=descriptor)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
@@ -264,6 +329,8 @@ class Passthrough:
         )
         try:
             directory = self._directory(parent)
+            if self.redoing is not None and _exists(name, directory):
+                open_flags &= ~(os.O_CREAT | os.O_EXCL)
             with CreatedBy(caller):
                 descriptor = os.open(name, open_flags, mode & 0o7777, dir_fd=directory)
             state = os.fstat(descriptor)
@@ -296,6 +363,7 @@ class Passthrough:
         text: bytes = b"",
     ) -> Entry:
         if recording:
+            self._mtimes.changed(parent)
             self._recorder.append(
                 kind,
                 path,
@@ -304,21 +372,43 @@ class Passthrough:
                 flags=int(Flag.DIRECTORY) if kind is Kind.MKDIR else 0,
                 inode=state.st_ino,
             )
-            self._mtimes.changed(parent)
-        return self._entry(parent, name, state)
+        entry = self._entry(parent, name, state)
+        if kind is Kind.CREATE:
+            self.nodes.get(entry.node_id).lacks_capability = True
+        return entry
+
+    def create_unnamed(self, parent_id: int, mode: int, flags: int, caller: Caller) -> tuple[int, Entry]:
+        """O_TMPFILE: a file without name, open. `link` may give it one."""
+        parent = self.nodes.get(parent_id)
+        open_flags = flags & ~_DROPPED_FLAGS | os.O_TMPFILE | flags & os.O_EXCL | os.O_CLOEXEC
+        with CreatedBy(caller):
+            descriptor = os.open(b".", open_flags, mode & 0o7777, dir_fd=self._directory(parent))
+        try:
+            pinned = os.open(proc_path(descriptor), os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            os.close(descriptor)
+            raise
+        state = os.fstat(descriptor)
+        node = self.nodes.attach_unnamed(state, pinned)
+        self.nodes.looked_up(node)
+        node.lacks_capability = True
+        return self._add_handle(descriptor, node, flags), Entry(node.id, state)
 
     # --- names ---
 
     def link(self, node_id: int, parent_id: int, name: bytes) -> Entry:
         node = self.nodes.get(node_id)
         parent = self.nodes.get(parent_id)
+        if node.links == 0:
+            return self._link_unnamed(node, parent, name)
         old_path = self._path(node)
         new_path = self.nodes.child_path(parent, name)
         recording = new_path is not None and self._recorder.begin(Kind.LINK, old_path, new_path)
         try:
             address, descriptor = self.nodes.address_and_directory(node, parent)
             # A pinned object's address is a magic link to it; another's is its own name, maybe a symlink.
-            os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=node.descriptor >= 0)
+            with self._unless_done(FileExistsError):
+                os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=node.descriptor >= 0)
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError:
             if recording:
@@ -326,11 +416,38 @@ class Passthrough:
             raise
         node.links = state.st_nlink
         if recording and old_path is not None and new_path is not None:
+            self._mtimes.changed(parent)
             self._recorder.append(
                 Kind.LINK, old_path, path2=new_path, flags=int(node.flags), inode=node.inode
             )
-            self._mtimes.changed(parent)
         return self._entry(parent, name, state)
+
+    def _link_unnamed(self, node: Node, parent: Node, name: bytes) -> Entry:
+        """A file of `create_unnamed` gets its first name: here it begins to exist for a target."""
+        path = self.nodes.child_path(parent, name)
+        recording = self._recorder.begin(Kind.CREATE, path)
+        try:
+            address, descriptor = self.nodes.address_and_directory(node, parent)
+            with self._unless_done(FileExistsError):
+                os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=True)
+            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        if recording and path is not None:
+            try:
+                with readable(node.descriptor) as content:
+                    self._ranges.record_new(node, path, content)
+            except OSError:  # or too large to be journaled in one step
+                self._recorder.doubt(path)
+            self._recorder.abandon()  # the flight is over: what it did is told
+            self._mtimes.changed(parent)
+        elif self.redoing is not None and path is not None and self._recorder.is_active(path):
+            self._recorder.doubt(path)  # a killed predecessor has recorded some of it, or all
+        entry = self._entry(parent, name, state)
+        self.nodes.unpin(node)
+        return entry
 
     def unlink(self, parent_id: int, name: bytes) -> None:
         self._remove(Kind.UNLINK, self.nodes.get(parent_id), name)
@@ -339,9 +456,16 @@ class Passthrough:
         self._remove(Kind.RMDIR, self.nodes.get(parent_id), name)
 
     def _remove(self, kind: Kind, parent: Node, name: bytes) -> None:
-        state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        try:
+            state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            if not self.redoing:  # nothing stood there when it was tried first
+                raise
+            self._removed(kind, parent, name, self.redoing)
+            return
         node = self.nodes.find(state)
         path = self.nodes.child_path(parent, name)
+        self.note_inode(state.st_ino)
         recording = self._recorder.begin(kind, path)
         pinned = False
         try:
@@ -355,10 +479,31 @@ class Passthrough:
                 self.nodes.unpin(node)
             raise
         if recording and path is not None:
-            self._recorder.append(kind, path, flags=_flags_of(state), inode=state.st_ino)
             self._mtimes.changed(parent)
+            self._recorder.append(kind, path, flags=_flags_of(state), inode=state.st_ino)
         if node is not None:
             self._name_removed(node, parent, name, state)
+
+    def _removed(self, kind: Kind, parent: Node, name: bytes, inode: int) -> None:
+        """A killed predecessor has removed it: record that, and what it still had to forget."""
+        node = self.nodes.by_inode(inode)
+        path = self.nodes.child_path(parent, name)
+        if self._recorder.begin(kind, path) and path is not None:
+            self._mtimes.changed(parent)
+            flags = Flag.DIRECTORY if kind is Kind.RMDIR else Flag.NONE
+            self._recorder.append(kind, path, flags=int(flags), inode=inode)
+        if node is not None:
+            node.links = 0 if node.descriptor < 0 else os.fstat(node.descriptor).st_nlink
+            self.nodes.remove_name(node, parent, name)
+
+    @contextmanager
+    def _unless_done(self, done: type[OSError]) -> Iterator[None]:
+        """`done` says that a killed predecessor had done this already, if it may have."""
+        try:
+            yield
+        except done:
+            if self.redoing is None:
+                raise
 
     def _pin_last_name(self, node: Node, parent: Node, name: bytes) -> bool:
         """Before `name` goes away: keep a grip on the object if that is the only name we know."""
@@ -385,12 +530,16 @@ class Passthrough:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         nodes = self.nodes
         parent, new_parent = nodes.get(parent_id), nodes.get(new_parent_id)
+        if self.redoing is not None and self._is_renamed(parent, name, new_parent, new_name):
+            self._renamed(parent, name, new_parent, new_name, flags)
+            return
         state = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
         replaced: os.stat_result | None
         try:
             replaced = os.stat(new_name, dir_fd=self._directory(new_parent), follow_symlinks=False)
         except FileNotFoundError:
             replaced = None
+        self.note_inode(state.st_ino)
         is_same = replaced is not None and os.path.samestat(state, replaced)
         other = None if replaced is None or is_same else nodes.find(replaced)
         path, new_path = nodes.child_path(parent, name), nodes.child_path(new_parent, new_name)
@@ -400,7 +549,7 @@ class Passthrough:
             pinned = other is not None and not flags and self._pin_last_name(other, new_parent, new_name)
             old_fd, new_fd = nodes.two_directories(parent, new_parent)
             if flags:
-                renameat2(old_fd, name, new_fd, new_name, flags)
+                calls.renameat2(old_fd, name, new_fd, new_name, flags)
             else:
                 os.rename(name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd)
         except OSError:
@@ -412,6 +561,9 @@ class Passthrough:
         if is_same:  # two names of one file: rename(2) leaves both
             return
         if recording and path is not None and new_path is not None:
+            self._mtimes.changed(parent)
+            if new_parent is not parent:
+                self._mtimes.changed(new_parent)
             self._recorder.append(
                 Kind.RENAME,
                 path,
@@ -420,9 +572,6 @@ class Passthrough:
                 inode=state.st_ino,
                 arg0=flags,
             )
-            self._mtimes.changed(parent)
-            if new_parent is not parent:
-                self._mtimes.changed(new_parent)
             if stat.S_ISDIR(state.st_mode) or flags:
                 self._mtimes.directory_moved()
         moved = nodes.find(state)
@@ -434,6 +583,49 @@ class Passthrough:
             return
         if other is not None and replaced is not None:
             self._name_removed(other, new_parent, new_name, replaced)
+        if moved is not None:
+            nodes.move_name(moved, parent, name, new_parent, new_name)
+
+    def _is_renamed(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> bool:
+        """Whether the object that a killed predecessor was moving stands at its new name."""
+        try:
+            state = os.stat(new_name, dir_fd=self._directory(new_parent), follow_symlinks=False)
+            if state.st_ino != self.redoing:
+                return False
+        except FileNotFoundError:
+            return False
+        try:
+            old = os.stat(name, dir_fd=self._directory(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return old.st_ino != self.redoing  # exchanged; two names of one file are left as they are
+
+    def _renamed(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+        """A killed predecessor has renamed it: record that, and what it still had to forget."""
+        nodes = self.nodes
+        state = os.stat(new_name, dir_fd=self._directory(new_parent), follow_symlinks=False)
+        path, new_path = nodes.child_path(parent, name), nodes.child_path(new_parent, new_name)
+        if self._recorder.begin(Kind.RENAME, path, new_path) and path is not None and new_path is not None:
+            self._mtimes.changed(parent)
+            self._mtimes.changed(new_parent)
+            self._recorder.append(
+                Kind.RENAME,
+                path,
+                path2=new_path,
+                flags=_flags_of(state),
+                inode=state.st_ino,
+                arg0=flags,
+            )
+        self._mtimes.directory_moved()
+        moved = nodes.find(state)
+        for node in nodes.at(new_parent, new_name):
+            if node is moved:
+                continue
+            if flags & RENAME_EXCHANGE:
+                nodes.move_name(node, new_parent, new_name, parent, name)
+            else:
+                node.links = 0 if node.descriptor < 0 else os.fstat(node.descriptor).st_nlink
+                nodes.remove_name(node, new_parent, new_name)
         if moved is not None:
             nodes.move_name(moved, parent, name, new_parent, new_name)
 
@@ -475,9 +667,10 @@ class Passthrough:
                 os.ftruncate(descriptor, 0)
                 # The kernel clears these bits itself on other truncations, but not on this one.
                 mode = os.fstat(descriptor).st_mode
-                unprivileged = _without_privileges(mode, caller)
+                unprivileged = mode if caller.uid == 0 else without_privileges(mode)
                 if unprivileged != mode:
                     os.fchmod(descriptor, unprivileged & 0o7777)
+                    self._tell_mode_dropped(node)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -486,10 +679,10 @@ class Passthrough:
                 self._recorder.abandon()
             raise
         if recording and path is not None:
+            self._mtimes.changed(node)
             self._recorder.append(Kind.TRUNCATE, path, flags=int(node.flags), inode=node.inode, arg0=0)
             if unprivileged != mode:
                 self._record_mode(node, path, os.fstat(descriptor))
-            self._mtimes.changed(node)
         return self._add_handle(descriptor, node, flags)
 
     def _add_handle(self, descriptor: int, node: Node, flags: int) -> int:
@@ -501,7 +694,7 @@ class Passthrough:
     def read(self, handle_id: int, offset: int, size: int) -> bytes:
         return os.pread(handle_id, size, offset)
 
-    def write(self, handle_id: int, offset: int, data: bytes) -> int:
+    def write(self, handle_id: int, offset: int, data: bytes | memoryview) -> int:
         """Returns the bytes written, which the record carries: fewer only if the storage is full."""
         node = self._files[handle_id].node
         path = self._path(node)
@@ -515,6 +708,7 @@ class Passthrough:
         except OSError:
             recorder.abandon()
             raise
+        self._mtimes.changed(node)
         recorder.append(
             Kind.WRITE,
             path,
@@ -523,8 +717,48 @@ class Passthrough:
             inode=node.inode,
             arg0=offset,
         )
-        self._mtimes.changed(node)
         return count
+
+    def drop_privileges(self, handle_id: int) -> None:
+        """Somebody without CAP_FSETID has changed the content: suid and sgid go."""
+        node = self._files[handle_id].node
+        mode = os.fstat(handle_id).st_mode
+        unprivileged = without_privileges(mode)
+        if unprivileged == mode:
+            return
+        path = self._path(node)
+        recording = self._recorder.begin(Kind.SETATTR, path)
+        try:
+            os.fchmod(handle_id, unprivileged & 0o7777)
+        except OSError:
+            if recording:
+                self._recorder.abandon()
+            raise
+        if recording and path is not None:
+            payload = attributes_of(os.fstat(handle_id), AttributeMask.MODE).encode()
+            self._recorder.append(
+                Kind.SETATTR, path, payload=payload, flags=int(node.flags), inode=node.inode
+            )
+        self._tell_mode_dropped(node)
+
+    def _tell_mode_dropped(self, node: Node) -> None:
+        if self.mode_dropped is not None:
+            self.mode_dropped(node.id)
+
+    def allocate(self, handle_id: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2): allocate, punch a hole or zero; EOPNOTSUPP for what moves the rest of the file."""
+        self._ranges.allocate(self._files[handle_id].node, handle_id, mode, offset, length)
+
+    def copy_range(
+        self, source_handle_id: int, source_offset: int, handle_id: int, offset: int, length: int
+    ) -> int:
+        """copy_file_range(2): returns the bytes copied, at most `limits.COPY_RANGE_BYTES`."""
+        node = self._files[handle_id].node
+        return self._ranges.copy(source_handle_id, source_offset, node, handle_id, offset, length)
+
+    def seek(self, handle_id: int, offset: int, whence: int) -> int:
+        """Where data (SEEK_DATA) or a hole (SEEK_HOLE) begins. Nothing else uses a descriptor's position."""
+        return os.lseek(handle_id, offset, whence)
 
     def is_synchronous(self, handle_id: int) -> bool:
         """Whether a write is to be followed by `fsync` before its reply (O_SYNC, O_DSYNC)."""
@@ -535,14 +769,24 @@ class Passthrough:
 
     def release(self, handle_id: int) -> None:
         """The last descriptor of an open file is gone: its mtime is final as far as this program goes."""
+        (self._released(handle_id))()
+
+    def release_later(self, handle_id: int) -> Callable[[], None] | None:
+        """The same. A call still to be made, in any thread, if closing may take long (a removed file)."""
+        node = self._files[handle_id].node
+        close = self._released(handle_id)
+        if node.links == 0:
+            return close
+        close()
+        return None
+
+    def _released(self, handle_id: int) -> Callable[[], None]:
         handle = self._files.pop(handle_id)
         node = handle.node
         if handle.writable:
             self._mtimes.closed(node)
-        try:
-            os.close(handle_id)
-        finally:
-            self.nodes.release(node)
+        self.nodes.release(node)
+        return partial(os.close, handle_id)
 
     def fsync(self, handle_id: int, datasync: bool) -> None:
         (os.fdatasync if datasync else os.fsync)(handle_id)
@@ -553,23 +797,27 @@ class Passthrough:
         node = self.nodes.get(node_id)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         descriptor = os.open(".", flags, dir_fd=self._directory(node))
-        self._directories[descriptor] = DirectoryHandle(node)
+        self._directories[descriptor] = DirectoryHandle(descriptor, node)
         node.uses += 1
         return descriptor
 
+    def names(self, handle_id: int, position: int) -> Iterator[Name]:
+        """Names from `position` on, with "." and "..". One is consumed when the next is asked for."""
+        return self._directories[handle_id].names(position)
+
+    def entry(self, handle_id: int, name: bytes) -> Entry | None:
+        """What stands at a name that `names` told: a reference. None: it was removed since."""
+        try:
+            state = os.stat(name, dir_fd=handle_id, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return self._entry(self._directories[handle_id].node, name, state)
+
     def readdir(self, handle_id: int, position: int) -> Iterator[DirectoryEntry]:
         """Entries from `position` on, without "." and "..". Each one consumed is a reference."""
-        handle = self._directories[handle_id]
-        if position == 0 or not handle.is_read:
-            handle.names = [os.fsencode(name) for name in os.listdir(handle_id)]
-            handle.is_read = True
-        for index in range(position, len(handle.names)):
-            name = handle.names[index]
-            try:
-                state = os.stat(name, dir_fd=handle_id, follow_symlinks=False)
-            except FileNotFoundError:  # removed since the snapshot
-                continue
-            yield DirectoryEntry(name, index + 1, *self._entry(handle.node, name, state))
+        for name in self.names(handle_id, position):
+            if name.name not in _DOTS and (entry := self.entry(handle_id, name.name)) is not None:
+                yield DirectoryEntry(name.name, name.position, *entry)
 
     def releasedir(self, handle_id: int) -> None:
         handle = self._directories.pop(handle_id)
@@ -602,8 +850,19 @@ class Passthrough:
         address, follow = self.nodes.address(self.nodes.get(node_id))
         return [os.fsencode(name) for name in os.listxattr(address, follow_symlinks=follow)]
 
-    def setxattr(self, node_id: int, name: bytes, value: bytes, caller: Caller, flags: int = 0) -> None:
-        """Set an attribute. An access ACL may change the mode: a SETATTR follows then."""
+    def setxattr(
+        self,
+        node_id: int,
+        name: bytes,
+        value: bytes,
+        caller: Caller,
+        flags: int = 0,
+        drop_group_id: bool | None = None,
+    ) -> None:
+        """Set an attribute. An access ACL may change the mode: a SETATTR follows then.
+
+        `drop_group_id`: whether the sgid bit goes; None: find out what the caller may.
+        """
         node = self.nodes.get(node_id)
         node.lacks_capability = node.lacks_capability and name != _CAPABILITY
         path = self._path(node) if is_replicated_xattr(name) else None
@@ -612,7 +871,7 @@ class Passthrough:
         try:
             address, follow = self.nodes.address(node)
             os.setxattr(address, name, value, flags, follow_symlinks=follow)
-            after = None if before is None else self._drop_group_id(node, caller)
+            after = None if before is None else self._after_acl(node, caller, drop_group_id)
         except OSError:
             if recording:
                 self._recorder.abandon()
@@ -630,10 +889,14 @@ class Passthrough:
             if after is not None and before is not None and after.st_mode != before.st_mode:
                 self._record_mode(node, path, after)
 
-    def _drop_group_id(self, node: Node, caller: Caller) -> os.stat_result:
+    def _after_acl(self, node: Node, caller: Caller, drop_group_id: bool | None) -> os.stat_result:
         """Who sets an ACL without being in the file's group takes its sgid bit away; capture is in all."""
         state = self.nodes.stat(node)
-        if state.st_mode & stat.S_ISGID and caller.uid != 0 and not caller.is_in_group(state.st_gid):
+        if not state.st_mode & stat.S_ISGID:
+            return state
+        if drop_group_id is None:
+            drop_group_id = caller.uid != 0 and not caller.is_in_group(state.st_gid)
+        if drop_group_id:
             os.chmod(self.nodes.address(node)[0], state.st_mode & 0o7777 & ~stat.S_ISGID)
             state = self.nodes.stat(node)
         return state
@@ -645,10 +908,11 @@ class Passthrough:
         try:
             address, follow = self.nodes.address(node)
             os.removexattr(address, name, follow_symlinks=follow)
-        except OSError:
-            if recording:
-                self._recorder.abandon()
-            raise
+        except OSError as error:
+            if self.redoing is None or error.errno != errno.ENODATA:
+                if recording:
+                    self._recorder.abandon()
+                raise
         if recording and path is not None:
             self._recorder.append(Kind.REMOVEXATTR, path, path2=name, flags=int(node.flags), inode=node.inode)
 
@@ -713,16 +977,26 @@ class Passthrough:
         return None
 
 
+def _note_nothing(inode: int) -> None:
+    """For when no successor could use it."""
+
+
+def _exists(name: bytes, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _flags_of(state: os.stat_result) -> int:
     if stat.S_ISDIR(state.st_mode):
         return int(Flag.DIRECTORY)
     return int(Flag.MULTILINK) if state.st_nlink > 1 else 0
 
 
-def _without_privileges(mode: int, caller: Caller) -> int:
-    """The mode after `caller` changed the content: suid goes, and sgid if the group may execute."""
-    if caller.uid == 0:
-        return mode
+def without_privileges(mode: int) -> int:
+    """The mode after a user changed the content: suid goes, and sgid if the group may execute."""
     mode &= ~stat.S_ISUID
     if mode & stat.S_IXGRP:
         mode &= ~stat.S_ISGID

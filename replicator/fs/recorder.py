@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from replicator import limits
-from replicator.ops import Kind
+from replicator.ops import Kind, Position
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,8 @@ class Journal(Protocol):
 
     @property
     def has_readers(self) -> bool: ...
+    @property
+    def position(self) -> Position: ...
     def flight(self, kind: int, path: bytes, path2: bytes = b"") -> None: ...
     def clear_flight(self) -> None: ...
     def append(
@@ -44,6 +46,8 @@ class Recorder:
         self._prefixes: tuple[bytes, ...] = ()
         self._inner: tuple[bytes, ...] = ()  # the prefixes with a slash behind: what lies strictly below
         self._everything = False
+        self.muted = False
+        """Record nothing: what is being done once more is in the journal already."""
         self._skipped_ops = 0
         self._skipped_path = b""
         self._doubtful: bytes | None = (
@@ -84,6 +88,11 @@ class Recorder:
         """Whether the path or something below is active: a rename of a root's parent moves the root."""
         return self.is_active(path) or any(_contains(path, prefix) for prefix in self._prefixes)
 
+    @property
+    def head_sequence(self) -> int:
+        """Of the journal's last record."""
+        return self._journal.position.sequence
+
     # --- recording ---
 
     def begin(self, kind: Kind, path: bytes | None, path2: bytes | None = None) -> bool:
@@ -91,7 +100,7 @@ class Recorder:
 
         `path` None: the object has no name. `path2` is given for renames and links only.
         """
-        if not self._prefixes or path is None:
+        if not self._prefixes or path is None or self.muted:
             return False
         if path2 is None:
             if not (self._everything or self.is_active(path)):
@@ -128,6 +137,7 @@ class Recorder:
         flags: int = 0,
         inode: int = 0,
         arg0: int = 0,
+        arg1: int = 0,
     ) -> None:
         """The operation begun last succeeded."""
         journal = self._journal
@@ -136,11 +146,22 @@ class Recorder:
             self.doubt(self._doubtful)
             self._doubtful = None
         elif journal.has_readers:
-            journal.append(kind, path, path2=path2, payload=payload, flags=flags, inode=inode, arg0=arg0)
+            journal.append(
+                kind, path, path2=path2, payload=payload, flags=flags, inode=inode, arg0=arg0, arg1=arg1
+            )
         journal.clear_flight()
 
     def append_more(
-        self, kind: Kind, path: bytes, *, payload: bytes = b"", flags: int = 0, inode: int = 0, arg0: int = 0
+        self,
+        kind: Kind,
+        path: bytes,
+        *,
+        path2: bytes = b"",
+        payload: bytes = b"",
+        flags: int = 0,
+        inode: int = 0,
+        arg0: int = 0,
+        arg1: int = 0,
     ) -> None:
         """A record beside the one that ends an operation: a consequence of it, or a late mtime."""
         if not self.is_active(path):
@@ -148,7 +169,9 @@ class Recorder:
         if len(path) > limits.PATH_BYTES:
             self._skip(path)
         elif self._journal.has_readers:
-            self._journal.append(kind, path, payload=payload, flags=flags, inode=inode, arg0=arg0)
+            self._journal.append(
+                kind, path, path2=path2, payload=payload, flags=flags, inode=inode, arg0=arg0, arg1=arg1
+            )
 
     def doubt(self, path: bytes) -> None:
         """What is at `path` and below may have changed in a way that no record tells."""

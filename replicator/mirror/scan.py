@@ -55,15 +55,18 @@ class Found(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """A directory's listing, restricted to the set.
+    """A directory's listing, restricted to the set, and the first of its entries.
 
-    Paths of `directories` are full, `names` are bare; both sorted.
+    Paths of `directories` are full, `names` are bare; both sorted. `read` stands for `names` from the first
+    on: as many as one step allows. `times` is there if these were all.
     """
 
     listing: Listing
     directories: list[bytes]
     names: list[bytes]
     parent_times: Times
+    read: list[Found]
+    times: Times | None
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,6 @@ class Choice:
     distrust_ctime_after_ns: int | None = (
         None  # files changed later were being mirrored when a sender died: send whole
     )
-
-
-def _never(identity: Identity) -> bool:
-    return False
-
-
-_JUST_LOOK = Choice(True, False, _never, _never, _never, set())
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -115,7 +111,17 @@ class Source:
 
     def exists(self, path: bytes) -> bool:
         """Whether there is anything at `path`."""
-        return self.look(path, _JUST_LOOK) != Found(path)
+        try:
+            directory_fd = self._root.open_directory(parent_of(path))
+        except OSError:
+            return False
+        try:
+            os.stat(path.rpartition(b"/")[2] or b".", dir_fd=directory_fd, follow_symlinks=False)
+        except OSError:
+            return False
+        finally:
+            os.close(directory_fd)
+        return True
 
     def look(self, path: bytes, choice: Choice) -> Directory | Found:
         """What is at `path` now."""
@@ -145,28 +151,35 @@ class Source:
 
         A large file ends the batch.
         """
-        results: list[Found] = []
-        total = 0
         try:
             directory_fd = self._root.open_directory(directory)
         except OSError as error:
             return [_failed(join(directory, name), error) for name in names[start : start + count_max]]
         try:
-            for name in names[start : start + count_max]:
-                path = join(directory, name)
-                try:
-                    found = self._read(directory_fd, name, path, choice)
-                except OSError as error:
-                    found = _failed(path, error)
-                results.append(found)
-                if found.large:
-                    break
-                if found.whole:
-                    total += found.size
-                if total >= bytes_max:
-                    break
+            return self._read_names(
+                directory_fd, directory, names[start : start + count_max], choice, bytes_max
+            )
         finally:
             os.close(directory_fd)
+
+    def _read_names(
+        self, directory_fd: int, directory: bytes, names: list[bytes], choice: Choice, bytes_max: int
+    ) -> list[Found]:
+        results: list[Found] = []
+        total = 0
+        for name in names:
+            path = join(directory, name)
+            try:
+                found = self._read(directory_fd, name, path, choice)
+            except OSError as error:
+                found = _failed(path, error)
+            results.append(found)
+            if found.large:
+                break
+            if found.whole:
+                total += found.size
+            if total >= bytes_max:
+                break
         return results
 
     def directory_times(self, directory: bytes) -> Times | None:
@@ -253,10 +266,15 @@ class Source:
                             directories.append(child)
                     elif self._filter.includes(child):
                         names.append(name)
+            directories.sort()
+            names.sort()
+            first = names[: limits.STEP_FILES]
+            read = self._read_names(directory_fd, path, first, choice, limits.PART_BYTES)
+            times = None
+            if len(read) == len(names) and not (read and read[-1].large):
+                times = Times(path, os.fstat(directory_fd).st_mtime_ns)
         finally:
             os.close(directory_fd)
-        directories.sort()
-        names.sort()
         cut = len(path) + 1 if path else 0
         sub_names = tuple(d[cut:] for d in directories)
         # An empty root is no reason to empty the target: that has to be asked for by name.
@@ -264,7 +282,7 @@ class Source:
         listing = Listing(
             path, attributes_of(state), xattrs, sub_names, exact, tuple(names) + sub_names if exact else ()
         )
-        return Directory(listing, directories, names, parent_times)
+        return Directory(listing, directories, names, parent_times, read, times)
 
     def _read(self, directory_fd: int, name: bytes, path: bytes, choice: Choice) -> Found:
         state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)

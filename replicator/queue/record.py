@@ -29,6 +29,7 @@ _PADDING = tuple(bytes(n) for n in range(ALIGNMENT))
 _KINDS = frozenset(int(kind) for kind in Kind)
 
 _xxh3 = xxhash.xxh3_64
+_xxh3_digest = xxhash.xxh3_64_intdigest
 _new_record = tuple.__new__
 
 Buffer = bytes | bytearray | memoryview
@@ -93,16 +94,15 @@ def encode(
     )
     names = path + path2 if path2 else path
     padding = _PADDING[length - used]
-    state = _xxh3(header, previous_chain)
     if payload_bytes:
-        state.update(names)
+        state = _xxh3(header + names, previous_chain)
         state.update(payload)
         if padding:
             state.update(padding)
+        chain: int = state.intdigest()
     else:
         names += padding
-        state.update(names)
-    chain: int = state.intdigest()
+        chain = _xxh3_digest(header + names, previous_chain)
     start = header[:_CHAIN_OFFSET] + _CHAIN.pack(chain) + header[_AFTER_CHAIN:] + names
     if not payload_bytes:
         return [start], length, chain

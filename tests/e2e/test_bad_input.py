@@ -306,6 +306,7 @@ def test_a_stale_mount(alone: Agent, tmp_path: Path, how: str) -> None:
     """The capture was killed while no agent ran: the mount answers nothing until an agent has looked."""
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.mkdir()
+    alone.json("mount", "add", source, "--binding", "pyfuse3")
     con = str(alone.json("protect", source, copy, "--wait")["id"])
     (mount,) = alone.json("mount", "list")
     alone.stop()

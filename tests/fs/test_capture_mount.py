@@ -31,9 +31,14 @@ pytestmark = pytest.mark.fs
 HIGH_UID = 4_000_000_000
 
 
+@pytest.fixture(params=["kernel", "pyfuse3"])
+def binding(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[CaptureMount]:
-    made = CaptureMount(tmp_path)
+def mount(tmp_path: Path, binding: str) -> Iterator[CaptureMount]:
+    made = CaptureMount(tmp_path, settings={"binding": binding})
     try:
         yield made
     finally:
@@ -451,6 +456,7 @@ def test_terminating_is_ignored_and_interrupting_stops(mount: CaptureMount) -> N
     assert not mount.is_mounted
 
 
+@pytest.mark.parametrize("binding", ["pyfuse3"])  # the other: test_survival.py
 def test_a_killed_capture_is_followed_by_the_next(served: CaptureMount, target: Path) -> None:
     (served.mountpoint / "f").write_text("before")
     sequence = served.call("settle")["sequence"]
@@ -466,6 +472,7 @@ def test_a_killed_capture_is_followed_by_the_next(served: CaptureMount, target: 
     assert served.layers == 1
 
 
+@pytest.mark.parametrize("binding", ["pyfuse3"])
 def test_kills_under_load_lose_nothing(served: CaptureMount, target: Path) -> None:
     """What a program was told is done is in the records or named by a DOUBT."""
     records = []

@@ -436,8 +436,10 @@ def test_foreign_namespaces_stay_here(bench: Bench, root: Path) -> None:
 
 
 @needs_root
-def test_the_answer_about_capabilities_is_remembered_until_it_changes(bench: Bench) -> None:
-    node = make_file(bench, "f")
+def test_the_answer_about_capabilities_is_remembered_until_it_changes(bench: Bench, root: Path) -> None:
+    assert bench.fs.lacks_capability(make_file(bench, "new"))
+    (root / "f").touch()
+    node = bench.id("f")
     assert not bench.fs.lacks_capability(node)
     with pytest.raises(OSError, match=rf"\[Errno {errno.ENODATA}\]"):
         bench.fs.getxattr(node, b"security.capability")

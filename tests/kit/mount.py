@@ -17,6 +17,7 @@ import trio
 import replicator
 from kit.recording import make_record
 from kit.trees import differences, snapshot
+from replicator.agent import resumption
 from replicator.agent.capture import CaptureSettings
 from replicator.agent.control import Control
 from replicator.fs.apply import Applier
@@ -194,6 +195,7 @@ class CaptureMount:
         self.socket = home.socket("capture", MOUNT_ID)
         for directory in (self.source, self.mountpoint, Path(self.socket).parent):
             directory.mkdir(parents=True, exist_ok=True)
+        os.chmod(self.source, 0o755)  # whatever the umask of this process is
         self._log = base / "capture.log"
         self._arguments = base / "arguments.json"
         self._cursor: Cursor | None = None
@@ -266,6 +268,7 @@ class CaptureMount:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(CALL_TIMEOUT_S)
+        resumption.give_up(self.settings.memory_directory)
         for _ in range(self.layers):
             subprocess.run(["umount", "-l", self.mountpoint], capture_output=True, timeout=10, check=False)
 

@@ -116,7 +116,7 @@ _SETTINGS = settings(
 
 @contextlib.contextmanager
 def _two_trees() -> Iterator[tuple[Path, Path]]:
-    # In memory, because where ext4 says that data begin depends on what it has written back by then.
+    # In memory: fast, and no cache decides what of a preallocated file is a hole, as it does for ext4.
     base = Path(tempfile.mkdtemp(prefix="replicator-test-apply-", dir="/dev/shm"))
     previous = os.umask(0)
     try:

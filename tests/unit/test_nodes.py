@@ -228,3 +228,36 @@ def test_every_known_path_is_right_after_random_changes(table: NodeTable, root: 
             state = os.lstat(os.path.join(os.fsencode(root), path_bytes))
             assert (state.st_ino, state.st_dev) == (node.inode, node.device)
             assert table.open_directories <= 4
+
+
+def test_what_only_the_kernel_holds_is_spare_and_looked_at_in_turns(table: NodeTable, root: Path) -> None:
+    (root / "d").mkdir()
+    for number in range(20):
+        (root / f"d/{number}").touch()
+    nodes = [look_up(table, f"d/{number}") for number in range(20)]
+    nodes[3].uses += 1  # an open handle
+    spare = nodes[:3] + nodes[4:]
+    found = [table.spare(5) for _ in range(8)]
+    assert all(len(part) <= 5 for part in found)
+    seen = [node for part in found for node in part]
+    assert set(seen) == set(spare)  # the directory has children
+    assert seen[: len(found[0])] == spare[: len(found[0])]  # the oldest first
+    for node in nodes:
+        table.forget(node.id, 1)
+    table.forget(look_up(table, "d").id, 21 + 1)
+    assert set(table.spare(5)) <= {nodes[3]}
+    nodes[3].uses -= 1
+
+
+def test_a_file_without_name_is_pinned_until_it_has_one(table: NodeTable, root: Path) -> None:
+    descriptor = os.open(root, os.O_TMPFILE | os.O_RDWR)
+    try:
+        node = table.attach_unnamed(os.fstat(descriptor), os.dup(descriptor))
+        node.lookups = 1
+        assert (node.links, table.path(node)) == (0, None)
+        assert table.stat(node).st_ino == node.inode
+        os.link(f"/proc/self/fd/{descriptor}", "f", dst_dir_fd=table.directory(table.root))
+        assert look_up(table, "f") is node
+        assert table.path(node) == b"f"
+    finally:
+        os.close(descriptor)

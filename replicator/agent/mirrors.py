@@ -1,0 +1,225 @@
+"""The mirror runs of a sender: how one begins and ends, and how it is taken up after an interruption.
+
+One run at most is under way. What is left to bring is the business of the flows' orders; a run is the frame
+around it: kind, options, counters. All changes happen between two checkpoints.
+"""
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from functools import partial
+
+import trio
+
+from replicator import limits
+from replicator.agent.changes import Changes
+from replicator.agent.flow import Flow
+from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
+from replicator.agent.scanner import Scanner
+from replicator.agent.sender_state import SenderStateFile
+from replicator.agent.shipper import Shipper
+from replicator.errors import ReplicatorError, UsageError
+from replicator.net.frames import Connected
+from replicator.status import TargetDataState
+from replicator.world import World
+
+
+class Mirrors:
+    """`shipper` and `scanner`, which work for the run under way, are set by whoever assembles a sender."""
+
+    shipper: Shipper
+    scanner: Scanner
+
+    def __init__(self, world: World, flows: list[Flow], memory: SenderStateFile, changes: Changes) -> None:
+        self.run: MirrorRun | None = None
+        self.last: MirrorRun | None = None
+        self.was_exact = False  # the target was, until it had to give a single path up
+        self._world = world
+        self._flows = flows
+        self._memory = memory
+        self._changes = changes
+        self._ended: tuple[MirrorRun, list[int]] | None = None  # and where in each journal
+
+    # --- beginning and ending ---
+
+    def begin(self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None) -> MirrorRun:
+        """Bring the whole set. `exact`: and remove what the source does not have.
+
+        `distrust_ctime_after_ns`: files changed later are sent whole, whatever size and mtime say.
+        """
+        started_ns = distrust_ctime_after_ns
+        if started_ns is None:
+            started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+        run = self._new_run(kind, exact=exact, started_wall_ns=started_ns)
+        run.distrust_ctime_after_ns = distrust_ctime_after_ns
+        for flow in self._flows:
+            flow.forget_mirror()
+            flow.order.begin(flow.filter.roots)
+        self.scanner.wake()
+        self.shipper.wake()
+        return run
+
+    def begin_recovery(self) -> MirrorRun:
+        """Bring some paths only; the orders are told by the caller which."""
+        started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+        # If it is interrupted, everything is compared, and what the source does not have is removed.
+        run = self._new_run(RECOVERY, exact=True, started_wall_ns=started_ns)
+        run.exact = False
+        run.some_paths = True
+        run.partial = self.shipper.data_state is not TargetDataState.OK and not self.was_exact
+        self.was_exact = False
+        for flow in self._flows:
+            flow.order.begin(())
+        self.shipper.announced = ""
+        self.shipper.wake()
+        return run
+
+    def _new_run(self, kind: str, *, exact: bool, started_wall_ns: int) -> MirrorRun:
+        world = self._world
+        identifier = str(uuid.UUID(int=world.random.getrandbits(128)))
+        self.run = self.last = MirrorRun(identifier, kind, exact, world.clock.monotonic_ns())
+        state = self._memory.state
+        state.mirror_wanted, state.mirror_exact = kind, exact
+        state.mirror_started_wall_ns = started_wall_ns
+        self._memory.save()
+        return self.run
+
+    def end(self, complete: bool) -> None:
+        """The end of the run is in the stream (or it never began there)."""
+        run = self.run
+        assert run is not None
+        run.finished_ns = self._world.clock.monotonic_ns()
+        run.waiting = False
+        self._ended = (run, [flow.position.sequence for flow in self._flows])
+        self.run = None
+        self._memory.state.mirror_wanted = None
+        self._memory.state.mirror_started_wall_ns = None
+        self._memory.save()
+        self._changes.notify()
+
+    # --- the next session ---
+
+    def resume(self, connected: Connected, lost: bool) -> None:
+        """Bring the run in line with what the target has. `lost`: operations between its position and ours
+        are not in the journal, so everything is compared.
+        """
+        run, shipper, state = self.run, self.shipper, self._memory.state
+        if lost:
+            self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=self._maybe_torn_after_ns())
+        elif connected.power_lost:  # all operations since come again; what was brought by mirrors may be torn
+            partial_run = run is not None and run.some_paths
+            self.begin(
+                RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
+                exact=state.mirror_exact and state.mirror_wanted is not None,
+                distrust_ctime_after_ns=state.mirror_started_wall_ns,
+            )
+        elif run is not None:
+            known = connected.mirroring and connected.mirror_id == run.run_id
+            shipper.forget_batches_after(connected.stream_batches if known else 0)
+            if not known:
+                shipper.announced = ""
+        elif connected.mirroring and self._ended is not None and self._ended[0].run_id == connected.mirror_id:
+            self._end_again()  # the target has not heard that it was complete
+        elif connected.mirroring:  # of a predecessor of this process, which died
+            self._begin_again(state.mirror_wanted or RECOVERY)
+        elif connected.data_state != TargetDataState.OK and state.mirror_wanted is not None:
+            self._begin_again(state.mirror_wanted)
+
+    def _begin_again(self, kind: str) -> None:
+        state = self._memory.state
+        self.begin(kind, exact=state.mirror_exact, distrust_ctime_after_ns=state.mirror_started_wall_ns)
+
+    def _end_again(self) -> None:
+        assert self._ended is not None
+        run, ends = self._ended
+        run.finished_ns = None
+        self.run = run
+        self.shipper.announced = run.run_id
+        for flow, end in zip(self._flows, ends, strict=True):
+            flow.order.active = True
+            flow.order.scanned_head = end
+
+    def _maybe_torn_after_ns(self) -> int:
+        """If it was power loss that took the journal: a file changed here since then may have lost content
+        that the target has, and kept size and mtime.
+        """
+        state = self._memory.state
+        after_ns = max(state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0)
+        interrupted_ns = state.mirror_started_wall_ns
+        return after_ns if interrupted_ns is None else min(after_ns, interrupted_ns)
+
+    # --- what an administrator asks for ---
+
+    def start(self, kind: str, *, exact: bool, connected: bool) -> None:
+        """MR-08. A mirror that runs is stopped and begun anew."""
+        if kind not in KINDS:
+            raise UsageError(f"unknown kind of mirror {kind!r}: use full or difference")
+        if self.run is not None:
+            self.stop(connected=connected)
+        self.begin(kind, exact=exact)
+        self._changes.notify()
+
+    def stop(self, *, connected: bool) -> None:
+        """MR-07: the position is lost; the data state becomes Mirror Required."""
+        run = self._running()
+        run.stopped = True
+        self._memory.state.mirror_wanted = None
+        self._memory.save()
+        if not connected or self.shipper.announced != run.run_id:
+            for flow in self._flows:
+                flow.forget_mirror()
+            self.end(False)
+        self._changes.notify()
+        self.shipper.wake()
+
+    def pause(self) -> None:
+        """MR-06."""
+        self._running().paused = True
+        self._changes.notify()
+
+    def resume_paused(self) -> None:
+        """MR-06: go on where it was."""
+        if self.run is None or not self.run.paused:
+            raise ReplicatorError("no mirror is paused")
+        self.run.paused = False
+        self._changes.notify()
+
+    def _running(self) -> MirrorRun:
+        if self.run is None:
+            raise ReplicatorError("no mirror is running")
+        return self.run
+
+    # --- beside it ---
+
+    async def may_scan(self) -> None:
+        """Return when the scanner may take a step."""
+        while True:
+            run = self.run
+            if run is not None and not run.paused and not run.stopped and self.shipper.may_send_pieces():
+                return
+            await self._changes.wait()
+
+    async def count_sizes(self) -> None:
+        """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay
+        the start). Until cancelled.
+        """
+        while True:
+            run = self.run
+            if run is None or run.total_known or run.kind == RECOVERY:
+                await self._changes.wait()
+                continue
+            await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be
+            if run is not self.run:
+                continue
+            files = size = 0
+            for flow in self._flows:
+                for root in flow.filter.roots:
+                    walk = flow.source.walk_sizes(root)
+                    while chunk := await self._world.in_thread(partial(_some, walk)):
+                        files += sum(c[0] for c in chunk)
+                        size += sum(c[1] for c in chunk)
+            run.total_files, run.total_bytes, run.total_known = files, size, True
+
+
+def _some(walk: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    return list(itertools.islice(walk, 256))

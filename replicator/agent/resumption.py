@@ -1,0 +1,171 @@
+"""What makes a mount with the kernel binding outlive its capture: a holder of the capture's descriptors, and
+files beside the journal's memory tier.
+
+`holder`: where the holder is and what was agreed with the kernel. `nodes`: the ledger. `intent`: the change
+of a name under way.
+"""
+
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import trio
+
+from replicator import limits
+from replicator.fs import holder, ledger
+from replicator.fs.holder import Descriptors, Held, HolderError
+from replicator.fs.intent import Intent
+from replicator.fs.kernel_protocol import Agreement, InitFlag
+from replicator.fs.ledger import Known, Ledger
+
+logger = logging.getLogger(__name__)
+
+_HOLDER, _NODES, _INTENT = "holder", "nodes", "intent"
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """What a killed predecessor left, taken over."""
+
+    descriptors: Descriptors
+    agreement: Agreement
+    held: Held  # a holder of this process's own
+    alive: list[Known]
+
+
+def take(memory_directory: str) -> Resumption | None:
+    """Take over from a killed predecessor, if one left what it takes.
+
+    To be called before the process opens anything of its own: each descriptor keeps its number. Whatever is
+    missing ends the old holder: then its mount is dead, as without it.
+    """
+    note = os.path.join(memory_directory, _HOLDER)
+    held = holder.find(note)
+    if held is None or holder.is_owned(held):
+        return None
+    try:
+        if not held.minor:
+            raise HolderError("it ended before the kernel had said what it speaks")
+        entries = ledger.read(os.path.join(memory_directory, _NODES))
+        alive = list(ledger.known(entries).values())
+        descriptors = holder.take(held)
+        own = _held_by(holder.start(), held)
+        holder.note(note, own)
+    except (OSError, ValueError, HolderError) as error:
+        logger.warning("the former process's mount cannot be taken over: %s", error)
+        holder.end(held)
+        return None
+    # It has the predecessor's own descriptors as well, the claim to the journal and its socket among them.
+    holder.end(held)
+    return Resumption(descriptors, Agreement(held.minor, InitFlag(held.flags)), own, alive)
+
+
+def is_held(memory_directory: str) -> bool:
+    """Whether a mount whose capture was killed waits for a successor: calls there wait, too."""
+    held = holder.find(os.path.join(memory_directory, _HOLDER))
+    return held is not None and not holder.is_owned(held)
+
+
+def give_up(memory_directory: str) -> None:
+    """No successor is to come: what waits for one fails."""
+    held = holder.find(os.path.join(memory_directory, _HOLDER))
+    if held is not None and not holder.is_owned(held):
+        holder.end(held)
+
+
+def _held_by(pid: int, like: Held) -> Held:
+    """The same, by a holder of this process."""
+    own = os.getpid()
+    return replace(
+        like, pid=pid, started=holder.start_time(pid), owner=own, owner_started=holder.start_time(own)
+    )
+
+
+def _reap(pid: int, options: int = 0) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, options)
+
+
+class Provision:
+    """What a running capture keeps for its successor. Where that cannot be kept, it goes on without."""
+
+    def __init__(self, memory_directory: str, held: Held | None = None) -> None:
+        """`held`: of a `Resumption`; there is a holder already then."""
+        self._directory = memory_directory
+        self._held = held
+        self.ledger: Ledger | None = None
+        self.intent: Intent | None = None
+        try:
+            self.ledger = Ledger(self._path(_NODES), keep=held is not None)
+            self.intent = Intent(self._path(_INTENT))
+        except OSError as error:
+            self._without(error)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def _without(self, error: OSError) -> None:
+        logger.warning("a kill of this process would not be survived: %s", error)
+
+    def hold(self, fuse: int, root: int) -> None:
+        """From here on the descriptors outlive this process; of use once there is an agreement."""
+        if self.ledger is not None and self.intent is not None:
+            self._start(Held(0, "", 0, "", fuse, root, minor=0, flags=0))
+
+    def agreed(self, agreement: Agreement) -> None:
+        """The kernel has said what it speaks."""
+        if self._held is None:
+            return
+        if not agreement.flags & InitFlag.HAS_RESEND:
+            self.end()  # Linux before 6.9: it would not hand anything out again
+            return
+        self._held = replace(self._held, minor=agreement.minor, flags=int(agreement.flags))
+        try:
+            holder.note(self._path(_HOLDER), self._held)
+        except OSError as error:
+            self._without(error)
+
+    async def keep(self) -> None:
+        """Until `end`: make another holder when one has ended."""
+        while self._held is not None:
+            try:
+                process = os.pidfd_open(self._held.pid)
+            except OSError:  # it has ended already, and somebody else has been told
+                process = -1
+            if process >= 0:
+                try:
+                    await trio.lowlevel.wait_readable(process)
+                finally:
+                    os.close(process)
+            if self._held is None:
+                return
+            logger.warning("the process that holds the descriptors has ended: making another")
+            _reap(self._held.pid, os.WNOHANG)
+            await trio.sleep(limits.HOLDER_PAUSE_S)
+            self._start(self._held)
+
+    def _start(self, like: Held) -> None:
+        try:
+            self._held = _held_by(holder.start(), like)
+            holder.note(self._path(_HOLDER), self._held)
+        except OSError as error:
+            self._held = None
+            self._without(error)
+
+    def end(self) -> None:
+        """The file system is gone, or no successor could do anything with it."""
+        held, self._held = self._held, None
+        if held is not None:
+            holder.end(held)
+            _reap(held.pid)
+        with suppress(FileNotFoundError):
+            os.unlink(self._path(_HOLDER))
+
+    def remove(self) -> None:
+        """`end`, and leave no file behind. The file system uses none of them any more."""
+        self.end()
+        if self.ledger is not None:
+            self.ledger.remove()
+        if self.intent is not None:
+            self.intent.remove()

@@ -1,0 +1,50 @@
+"""The arguments file of a sender process: what its agent tells it."""
+
+import msgspec
+
+from replicator.repset import ReplicationSet
+
+
+class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One mount of the set: its journal and how to reach its capture."""
+
+    mount_id: str
+    root: str  # absolute path of the captured directory
+    capture_socket: str
+    memory_directory: str
+    disk_directory: str
+
+
+class MapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`source` is relative to the root of journal number `journal`; `target` is absolute."""
+
+    journal: int
+    source: str
+    target: str
+
+
+class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the administrator asked for when connecting."""
+
+    mirror: str | None = "difference"  # full, difference; None: no mirror by itself
+    replicate: bool = True
+    remap_links: bool = False
+    orphans: str = "keep"  # keep, delete: names the source does not have
+
+
+class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments file of a sender process.
+
+    Paths are text with surrogate escapes.
+    """
+
+    home: str
+    connection_uuid: str
+    agent_uuid: str
+    agent_name: str
+    target_host: str
+    target_port: int
+    repset: ReplicationSet
+    journals: list[JournalArguments]
+    maps: list[MapArguments]
+    options: SenderOptions = SenderOptions()

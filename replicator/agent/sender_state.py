@@ -1,0 +1,62 @@
+"""home/source/<connection>.json: what a sender remembers over a restart of its process."""
+
+import os
+
+import msgspec
+
+from replicator.status import TransmitMode
+from replicator.world import World
+
+
+class SenderState(msgspec.Struct):
+    """What is remembered."""
+
+    transmit: TransmitMode = TransmitMode.STARTED
+    replicating: bool = True
+    mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
+    mirror_exact: bool = False
+    mirror_started_wall_ns: int | None = None
+    alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
+
+
+class SenderStateFile:
+    """The file of one connection, and its value in `state`."""
+
+    def __init__(self, world: World, path: str, first: SenderState) -> None:
+        """`first`: the state if there is no file yet. Raises msgspec.DecodeError if the file is damaged."""
+        self._disk = disk = world.disk
+        self._path = path
+        self._removed = False
+        if not disk.exists(path):
+            self.state = first
+            return
+        handle = disk.open_read(path)
+        try:
+            self.state = msgspec.json.decode(disk.read(handle, 65536, 0), type=SenderState)
+        finally:
+            disk.close(handle)
+
+    def save(self) -> None:
+        """Replace the file: a crash or power loss leaves the old or the new one. Blocks; rarely done."""
+        if self._removed:
+            return
+        disk = self._disk
+        disk.makedirs(os.path.dirname(self._path))
+        temporary = self._path + ".new"
+        handle = disk.open_append(temporary)
+        try:
+            data = msgspec.json.encode(self.state)
+            disk.append(handle, [data], 0)
+            disk.truncate(temporary, len(data))
+            disk.fsync(handle)  # after power loss an empty one would be of no use
+        finally:
+            disk.close(handle)
+        disk.replace(temporary, self._path)
+
+    def remove(self) -> None:
+        """Nothing is remembered any more, whatever is saved later."""
+        self._removed = True
+        try:
+            self._disk.unlink(self._path)
+        except FileNotFoundError:
+            pass

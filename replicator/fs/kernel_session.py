@@ -1,0 +1,306 @@
+"""The loop in front of /dev/fuse: reads a request, has it handled, writes the reply.
+
+Two system calls a request. One thread serves; most of what a request costs is putting that thread to sleep
+and waking it, so after a request it looks for the next one for a moment before it sleeps. Whether that is
+worth anything shows by itself (`Spin`): a mount that nobody uses costs nothing, and one that is used now and
+then does not spin either.
+"""
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+
+from replicator import limits
+from replicator.fs import kernel_protocol as protocol
+from replicator.fs.calls import unshare_umask
+from replicator.fs.intent import Intent
+from replicator.fs.kernel_binding import After, Binding, Body, Failure, Header, Later, Reply, Spliced, bug
+from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
+from replicator.fs.passthrough import Passthrough
+
+logger = logging.getLogger(__name__)
+
+# Reading /dev/fuse: gone for good; a request that was withdrawn before it could be read; a signal.
+_ENDED = frozenset({errno.ENODEV, errno.ECONNABORTED})
+_AGAIN = frozenset({errno.ENOENT, errno.EINTR})
+# Writing a reply: nobody waits for it any more.
+_UNWANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED})
+# Writing a notification: the kernel does not know the object, or not any more, or it is in use.
+_IN_VAIN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EBUSY, errno.ENODEV, errno.ECONNABORTED})
+_SPIN_FIRST_S = 0.00005
+_HEADER_BYTES = OUT_HEADER.size
+
+_pack_header = OUT_HEADER.pack
+
+
+class Spin:
+    """How long to look for the next request before sleeping. Knows no clock.
+
+    Doubles, up to `limits.SPIN_S`, when a request came meanwhile; halves, down to nothing, when none did.
+    Then a number of sleeps so short that looking on would have saved them starts it again: one at first,
+    twice as many after each attempt that saved nothing. For on a busy host the program that is to send the
+    next request may need the very processor that looks for it; there sleeping at once is best.
+    """
+
+    __slots__ = ("_attempts", "_short_sleeps", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._attempts = 1  # short sleeps before the next
+        self._short_sleeps = 0
+
+    def came(self) -> None:
+        self.seconds = min(2 * self.seconds, limits.SPIN_S)
+        self._attempts = 1
+
+    def missed(self) -> None:
+        self.seconds = self.seconds / 2 if self.seconds > _SPIN_FIRST_S else 0.0
+        if not self.seconds:
+            self._attempts = min(2 * self._attempts, limits.SPIN_PATIENCE)
+            self._short_sleeps = 0
+
+    def slept(self, seconds: float) -> None:
+        if self.seconds:
+            return
+        self._short_sleeps = self._short_sleeps + 1 if seconds < limits.SPIN_S else 0
+        if self._short_sleeps >= self._attempts:
+            self.seconds = _SPIN_FIRST_S
+
+
+def _tell_nobody(agreement: protocol.Agreement) -> None:
+    """For a mount without successors."""
+
+
+class Session:
+    """Serves one mount. `lock` is held while a request is handled: it protects what `passthrough` uses."""
+
+    def __init__(
+        self,
+        passthrough: Passthrough,
+        descriptor: int,
+        lock: threading.Lock,
+        *,
+        agreement: protocol.Agreement | None = None,
+        intent: Intent | None = None,
+        agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
+        nodes_max: int = limits.NODES,
+    ) -> None:
+        """Takes `descriptor`, an open /dev/fuse whose mount is made.
+
+        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it. `intent`:
+        see there.
+        """
+        self._is_resumed = agreement is not None
+        self._agreed = agreed
+        self._passthrough = passthrough
+        self._descriptor = descriptor
+        self._lock = lock
+        self._nodes_max = nodes_max
+        self._binding = Binding(passthrough, agreement, intent)
+        passthrough.mode_dropped = self._forget_attributes
+        self._workers = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="disk")
+        self._stopping = False
+        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(self._stop_read, select.POLLIN)
+        self._pipe_read, self._pipe_write = -1, -1
+        self._open_pipe()
+        self._spin = Spin()
+        self._prune_wanted = threading.Event()
+
+    def stop(self) -> None:
+        """End `serve` although the mount is still there: for a mount that was detached. From any thread."""
+        with self._lock:
+            if not self._stopping:
+                self._stopping = True
+                os.write(self._stop_write, b"x")
+
+    def serve(self) -> None:
+        """Blocks until it is unmounted or `stop` is called. The calling thread gets a umask of its own."""
+        with suppress(OSError):  # then everybody shares one, as with the other binding
+            unshare_umask()
+        os.set_blocking(self._descriptor, False)
+        if self._is_resumed:
+            self._notify(protocol.resend())
+        threading.Thread(target=self._prune, name="prune", daemon=True).start()
+        try:
+            self._loop()
+        finally:
+            with self._lock:
+                self._stopping = True
+            self._prune_wanted.set()
+            self._workers.shutdown()
+            os.close(self._descriptor)
+            os.close(self._stop_read)
+            os.close(self._stop_write)
+            self._close_pipe()
+
+    def _loop(self) -> None:
+        binding, lock, nodes = self._binding, self._lock, self._passthrough.nodes
+        buffer = binding.buffer
+        unpack_header, handle = IN_HEADER.unpack_from, binding.handle
+        receive, reply = self._receive, self._reply
+        while not binding.ended and receive():
+            header = unpack_header(buffer)
+            with lock:
+                answer = handle(header)
+            if header[1] == protocol.Opcode.INIT and binding.agreement is not None:
+                self._agreed(binding.agreement)
+            reply(header, answer)
+            if len(nodes) > self._nodes_max:
+                self._prune_wanted.set()
+
+    # --- receiving ---
+
+    def _receive(self) -> bool:
+        """Wait for the next request and read it into the buffer. False: there will be none."""
+        descriptor, buffers, spin = self._descriptor, (self._binding.buffer,), self._spin
+        until = 0.0
+        while True:
+            try:
+                count = os.readv(descriptor, buffers)
+            except BlockingIOError:
+                now = time.perf_counter()
+                if not until:
+                    until = now + spin.seconds
+                if now < until:
+                    continue
+                if spin.seconds:
+                    spin.missed()
+                self._poll.poll()
+                if self._stopping:
+                    return False
+                spin.slept(time.perf_counter() - now)
+                until = -1.0  # whether it was worth looking is known already
+            except OSError as error:
+                if error.errno in _ENDED:
+                    return False
+                if error.errno not in _AGAIN:
+                    raise
+            else:
+                if until > 0:
+                    spin.came()
+                return count >= HEADER_BYTES
+
+    # --- replying ---
+
+    def _reply(self, header: Header, reply: Reply) -> None:
+        if type(reply) is bytes:
+            self._send((_pack_header(_HEADER_BYTES + len(reply), 0, header[2]) + reply,))
+        elif type(reply) is Failure:
+            self._send((_pack_header(_HEADER_BYTES, -reply.number, header[2]),))
+        elif type(reply) is Spliced:
+            self._send_spliced(header, reply)
+        elif type(reply) is After:
+            self._reply(header, reply.reply)
+            self._workers.submit(reply.function)
+        elif type(reply) is Later:
+            self._workers.submit(self._reply_later, header, reply)
+        elif reply is not None:
+            self._send_body(header, reply)  # type: ignore[arg-type]  # type() narrows less than it tells
+
+    def _send_body(self, header: Header, body: Body) -> None:
+        parts = (body,) if isinstance(body, bytes) else body
+        length = _HEADER_BYTES + sum(map(len, parts))
+        self._send((_pack_header(length, 0, header[2]), *parts))
+
+    def _send_spliced(self, header: Header, reply: Spliced) -> None:
+        """Header and content into a pipe, and from there into the kernel: no byte of it is copied by us."""
+        handle, offset, count = reply
+        length = _HEADER_BYTES + count
+        try:
+            os.write(self._pipe_write, _pack_header(length, 0, header[2]))
+            while count and (moved := os.splice(handle, self._pipe_write, count, offset_src=offset)):
+                offset += moved
+                count -= moved
+            if not count and os.splice(self._pipe_read, self._descriptor, length) == length:
+                return
+            wanted = True
+        except OSError as error:
+            wanted = error.errno not in _UNWANTED
+        self._close_pipe()  # whatever is in it now belongs to no reply
+        self._open_pipe()
+        if wanted:
+            self._reply(header, Later(partial(os.pread, handle, reply.size, reply.offset)))
+
+    def _open_pipe(self) -> None:
+        try:
+            self._pipe_read, self._pipe_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            capacity = fcntl.fcntl(self._pipe_write, fcntl.F_SETPIPE_SZ, limits.REPLY_PIPE_BYTES)
+        except OSError:
+            capacity = 0
+        # A page takes a slot even if it is not full: one is for the header, one for a range within pages.
+        self._binding.splice_bytes_max = max(0, capacity - 2 * mmap.PAGESIZE)
+
+    def _close_pipe(self) -> None:
+        if self._pipe_read >= 0:
+            os.close(self._pipe_read)
+            os.close(self._pipe_write)
+            self._pipe_read, self._pipe_write = -1, -1
+
+    def _send(self, parts: tuple[bytes | memoryview, ...]) -> None:
+        try:
+            os.writev(self._descriptor, parts)
+        except OSError as error:
+            if error.errno not in _UNWANTED:
+                logger.error("the kernel refused a reply of %d bytes: %s", sum(map(len, parts)), error)
+
+    def _reply_later(self, header: Header, later: Later) -> None:
+        """In a thread of its own."""
+        try:
+            body = later.function()
+        except OSError as error:
+            self._reply(header, Failure(error.errno or errno.EIO))
+        except Exception:
+            self._reply(header, bug(header[1]))
+        else:
+            self._send_body(header, body)
+
+    # --- telling the kernel ---
+
+    def _notify(self, message: bytes) -> bool:
+        """Whether the kernel knows this kind of notification."""
+        try:
+            os.write(self._descriptor, message)
+        except OSError as error:
+            return error.errno in _IN_VAIN
+        return True
+
+    def _forget_attributes(self, node_id: int) -> None:
+        self._notify(protocol.forget_attributes(node_id))
+
+    def _prune(self) -> None:
+        """Give nodes back while there are too many. In a thread of its own: it may wait for applications."""
+        nodes = self._passthrough.nodes
+        can_prune = True
+        while True:
+            self._prune_wanted.wait()
+            self._prune_wanted.clear()
+            excess = len(nodes) - self._nodes_max * 15 // 16
+            while excess > 0 and not self._stopping:
+                with self._lock:
+                    spare = [
+                        (node.id, node.parent.id, node.name)
+                        for node in nodes.spare(min(excess, limits.NODES_PRUNED))
+                        if node.parent is not None
+                    ]
+                excess -= max(len(spare), 1)
+                if can_prune:
+                    can_prune = self._notify(protocol.prune([node_id for node_id, _, _ in spare]))
+                if not can_prune:
+                    for _, parent_id, name in spare:
+                        self._notify(protocol.forget_entry(parent_id, name))
+            if self._stopping:
+                return
+            # What is in use stays: looking again at once would find the same.
+            time.sleep(limits.PRUNE_PAUSE_S)
