@@ -366,6 +366,7 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
     sys.setswitchinterval(limits.THREAD_SWITCH_S)  # the serving thread never waits long for the other
+    control.move_ready_descriptor()
     resumption = resumption_of(settings.memory_directory)  # before anything of ours takes a number of theirs
     try:
         trio.run(Capture(World(), settings, resumption).run)

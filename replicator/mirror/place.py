@@ -362,8 +362,8 @@ class Placer:
                 self._links.forget(entry.path)
                 self._links.add(entry.identity, entry.path)
             else:
-                # The number of links is of a moment after this place: until the stream comes to its removal, a
-                # name that is known here is a link, through which the file may still be changed.
+                # The number of links is of a moment after this place: until the stream comes to its removal,
+                # a name that is known here is a link, through which the file may still be changed.
                 links = max(entry.links, self._count_copies(known, state)) if registered else entry.links
                 if state.st_nlink > (links if registered else 1):
                     # Who else has this inode is not known: writing to it could change a file that is no link
