@@ -1,9 +1,10 @@
 """A full mirror against `rsync -a` to an rsync daemon.
 
-Both go over loopback, from the same source to the same kind of disk: a fresh ext4 for every run. The two
-take turns at going first. The source has just been made and lies in the page cache; rsync reads it beneath
-the mount. Our time is from the start of `dtctl connect` to the end of `dtctl wait`. "On disk" adds the sync
-of the target's file system afterwards, which neither of the two does by itself.
+All go over loopback, from the same source to the same kind of disk: a fresh ext4 for every run. They take
+turns at going first. The source has just been made and lies in the page cache; rsync reads it beneath the
+mount. "mirror" is `dtctl mirror start` and `dtctl wait` on a connection that stands, as rsync's daemon does;
+"connect" is `dtctl connect` and `dtctl wait`: with the start of a sender and a receiver. Both hold two starts
+of the program. "On disk" adds the sync of the target's file system afterwards, which none of them does.
 """
 
 import socket
@@ -58,53 +59,70 @@ def measure_tree(work: Path, source: Path, label: str, rounds: int, table: harne
     below = work / "below"
     below.mkdir(exist_ok=True)
     subprocess.run(["mount", "--bind", source, below], check=True)
-    times: dict[str, list[tuple[float, float]]] = {"ours": [], "rsync": []}
+    times: dict[str, list[tuple[float, float]]] = {"connect": [], "mirror": [], "rsync": []}
     with harness.pair(work) as agents:
         agents.capture(source)
+        agent, address = agents.source_agent, agents.target_agent.address
 
-        def ours(disk: harness.Disk) -> None:
-            copy = disk.path / "copy"
+        def connect(disk: harness.Disk, *options: str) -> None:
+            harness.dtctl(
+                agent, "connect", "bench", address, "--map", f"{source}={disk.path / 'copy'}", *options
+            )
 
-            def mirror() -> None:
-                agent, address = agents.source_agent, agents.target_agent.address
-                harness.dtctl(
-                    agent, "connect", "bench", address, "--map", f"{source}={copy}", "--mirror=full"
-                )
-                harness.dtctl(agent, "wait", "bench")
+        def connect_and_wait(disk: harness.Disk) -> None:
+            connect(disk, "--mirror=full")
+            harness.dtctl(agent, "wait", "bench")
 
-            times["ours"].append(timed(disk, mirror))
-            if len(times["ours"]) == 1:
-                harness.assert_equal(below, copy)
+        def mirror_and_wait() -> None:
+            harness.dtctl(agent, "mirror", "start", "bench", "full")
+            harness.dtctl(agent, "wait", "bench")
+
+        def with_connect(disk: harness.Disk) -> None:
+            times["connect"].append(timed(disk, lambda: connect_and_wait(disk)))
+            finish(disk)
+
+        def with_mirror(disk: harness.Disk) -> None:
+            connect(disk, "--no-mirror")
+            times["mirror"].append(timed(disk, mirror_and_wait))
+            finish(disk)
+
+        def finish(disk: harness.Disk) -> None:
+            if len(times["connect"]) + len(times["mirror"]) <= 2:
+                harness.assert_equal(below, disk.path / "copy")
             agents.disconnect()
 
-        def rsync(disk: harness.Disk) -> None:
+        def with_rsync(disk: harness.Disk) -> None:
             copy = disk.path / "copy"
             copy.mkdir()
             with rsync_daemon(work, copy) as address:
                 command = ["rsync", "-a", f"{below}/", address]
                 times["rsync"].append(timed(disk, lambda: subprocess.run(command, check=True) and None))
 
+        ways = [with_mirror, with_rsync, with_connect]
         for number in range(rounds):
-            for run in (ours, rsync) if number % 2 == 0 else (rsync, ours):
+            for turn in range(len(ways)):
                 subprocess.run(["sync"], check=True)
+                harness.warm_memory(6 * harness.GIB)
                 with harness.disk(work / "disk", 6 * harness.GIB) as disk:
-                    run(disk)
-            harness.say(f"{label}: ours {times['ours'][-1][0]:.2f} s, rsync {times['rsync'][-1][0]:.2f} s")
+                    ways[(number + turn) % len(ways)](disk)
+            last = ", ".join(f"{way} {seconds[-1][0]:.2f} s" for way, seconds in times.items())
+            harness.say(f"{label}: {last}")
     subprocess.run(["umount", below], check=True)
-    for column, when in enumerate(("copied", "on disk")):
-        mine, theirs = ([pair[column] for pair in times[who]] for who in ("ours", "rsync"))
-        ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-        table.row(
-            f"{label}, {when}",
-            rounds,
-            harness.median_text(mine, 2),
-            harness.median_text(theirs, 2),
-            f"{ratio:.2f}",
-        )
+    for way in ("mirror", "connect"):
+        for column, when in enumerate(("copied", "on disk")):
+            mine, theirs = ([pair[column] for pair in times[who]] for who in (way, "rsync"))
+            ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+            table.row(
+                f"{label}, {way}, {when}",
+                rounds,
+                harness.median_text(mine, 2),
+                harness.median_text(theirs, 2),
+                f"{ratio:.2f}",
+            )
 
 
 def measure(work: Path, quick: bool) -> None:
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else 5
     files, large_bytes = (5_000, 256 * harness.MIB) if quick else (50_000, 2 * harness.GIB)
     table = harness.Table(
         "Mirror, seconds, median (range)",

@@ -97,6 +97,11 @@ class Home:
         """stdout and stderr of a child."""
         return os.path.join(self.log, f"{role}-{identifier}.log")
 
+    @property
+    def spare_log(self) -> str:
+        """stdout and stderr of a process started ahead, until it becomes a child."""
+        return os.path.join(self.log, "spare.log")
+
     def children(self) -> list[tuple[Role, str]]:
         """(role, identifier) of every child that has a control socket, alive or not."""
         try:

@@ -85,6 +85,7 @@ class MirrorProgress(msgspec.Struct, frozen=True):
 
     kind: str = ""  # full, difference
     status: MirrorStatus = MirrorStatus.IDLE
+    complete: bool = False  # it has ended, with everything brought
     percent: float | None = None  # None until the size is known
     total_files: int = 0
     total_bytes: int = 0

@@ -34,6 +34,7 @@ class TestTimeoutError(Exception):
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.umask(0o022)  # whoever runs the tests: what they make by hand is compared with what agents make
     config.addinivalue_line("markers", "timeout_s(seconds): another time limit than the usual one")
     # Standard error proper, before output is captured: the only way to say anything when the process hangs.
     config.stash[_stderr_descriptor] = os.dup(2)

@@ -32,7 +32,6 @@ from replicator.agent.resumption import take as resumption_of
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import mounts
 from replicator.fs.credentials import prepare_process
-from replicator.fs.holder import move_away
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.recorder import Recorder
@@ -415,7 +414,7 @@ def main() -> int:
     sys.setswitchinterval(limits.THREAD_SWITCH_S)  # the serving thread never waits long for the other
     # Descriptors of a predecessor come at the numbers they had: all numbers must be allowed, and free.
     _raise_descriptor_limit()
-    control.move_ready(move_away)
+    control.move_ready_descriptor()
     resumption = resumption_of(settings.memory_directory)
     try:
         trio.run(Capture(World(), settings, resumption).run)

@@ -18,10 +18,12 @@ from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent import planning, resumption
 from replicator.agent.capture import CaptureSettings
+from replicator.agent.launcher import answer
+from replicator.agent.process import serving_process
 from replicator.agent.receiver import ReceiverArguments
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
-from replicator.agent.supervisor import Child, Plan, Supervisor, answer, serving_process, stop_serving
+from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
 from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing

@@ -9,7 +9,9 @@ the first byte of the line (unix(7)).
 
 import array
 import errno
+import fcntl
 import os
+import resource
 import socket
 import sys
 import traceback
@@ -219,11 +221,14 @@ async def serve(
             pass
 
 
-def move_ready(move: Callable[[int], int]) -> None:
-    """Before numbers of descriptors matter: let the one for the parent have another."""
+def move_ready_descriptor() -> None:
+    """Give its number free: to the successor of a capture any low number may be a handle of the kernel."""
     descriptor = os.environ.get(READY_VARIABLE)
     if descriptor is not None:
-        os.environ[READY_VARIABLE] = str(move(int(descriptor)))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        moved = fcntl.fcntl(int(descriptor), fcntl.F_DUPFD_CLOEXEC, min(1 << 16, soft - 2))
+        os.close(int(descriptor))
+        os.environ[READY_VARIABLE] = str(moved)
 
 
 def _tell_parent() -> None:

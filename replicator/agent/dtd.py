@@ -23,10 +23,12 @@ from replicator.agent import api
 from replicator.agent.children import Children
 from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
+from replicator.agent.launcher import Launcher
 from replicator.agent.listener import Greeter, open_listeners
+from replicator.agent.process import Process
 from replicator.agent.service import Service
 from replicator.agent.state import State, load_identity, load_state
-from replicator.agent.supervisor import Process, Supervisor, stop_serving
+from replicator.agent.supervisor import Supervisor, stop_serving
 from replicator.agent.watch import Watch
 from replicator.config import Config, load
 from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UsageError
@@ -173,7 +175,8 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
     listen = Address(listen.host, listeners[0].socket.getsockname()[1])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(home, ring, nursery)
+            launcher = Launcher(home)
+            supervisor = Supervisor(home, ring, launcher, nursery)
             children = Children(home, identity, config, listen, ring, supervisor, lambda: core.state)
             core = Core(home, identity, config, state, listen, ring, children)
             service = Service(core)
@@ -188,6 +191,7 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
                     await service.start()
                     await nursery.start(Greeter(children.adopt, ring).serve, listeners)
                     nursery.start_soon(Watch(core, service.connections).run)
+                    nursery.start_soon(launcher.keep_spare)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()

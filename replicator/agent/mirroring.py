@@ -40,6 +40,7 @@ class MirrorRun:
     stopped: bool = False
     some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
+    complete: bool = False  # it has ended, with everything brought
     waiting: bool = False  # everything is sent, the target still writes (MR-10)
     finished_ns: int | None = None
     _rate_mark: tuple[int, int] = (0, 0)
@@ -73,6 +74,7 @@ class MirrorRun:
         return MirrorProgress(
             kind=self.kind,
             status=status,
+            complete=self.complete,
             percent=percent,
             total_files=self.total_files,
             total_bytes=self.total_bytes,

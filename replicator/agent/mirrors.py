@@ -90,6 +90,7 @@ class Mirrors:
         assert run is not None
         run.finished_ns = self._world.clock.monotonic_ns()
         run.waiting = False
+        run.complete = complete
         self._ended = (run, [flow.position.sequence for flow in self._flows])
         self.run = None
         self._memory.state.mirror_wanted = None

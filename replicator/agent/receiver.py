@@ -753,11 +753,9 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
         remove_if_empty(os.path.dirname(arguments.memory_directory))
 
 
-def main() -> None:
+def main(arguments_file: str) -> None:
     """`python -m replicator.agent.receiver --arguments FILE`."""
-    if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
-        raise SystemExit("usage: python -m replicator.agent.receiver --arguments FILE")
-    with open(sys.argv[2], "rb") as file:
+    with open(arguments_file, "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=ReceiverArguments)
     credentials.prepare_process()
     interpreter.tune()
@@ -768,4 +766,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
+        raise SystemExit("usage: python -m replicator.agent.receiver --arguments FILE")
+    main(sys.argv[2])

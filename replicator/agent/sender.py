@@ -617,15 +617,15 @@ async def serve(world: World, arguments: SenderArguments) -> None:
         nursery.cancel_scope.cancel()
 
 
-def main() -> None:
+def main(arguments_file: str) -> None:
     """`python -m replicator.agent.sender --arguments FILE`."""
-    if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
-        raise SystemExit("usage: python -m replicator.agent.sender --arguments FILE")
-    with open(sys.argv[2], "rb") as file:
+    with open(arguments_file, "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=SenderArguments)
     interpreter.tune()
     trio.run(serve, World(), arguments)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
+        raise SystemExit("usage: python -m replicator.agent.sender --arguments FILE")
+    main(sys.argv[2])

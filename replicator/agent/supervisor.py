@@ -7,11 +7,7 @@ is.
 
 import os
 import re
-import select
 import signal
-import socket
-import struct
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,24 +16,17 @@ from typing import Any
 import msgspec
 import trio
 
-import replicator
 from replicator import events, limits
-from replicator.agent.control import READY_VARIABLE, Control
+from replicator.agent.control import Control
+from replicator.agent.launcher import Launch, Launcher
+from replicator.agent.process import Process, serving_process
 from replicator.errors import ExitCode, ReplicatorError, UnreachableError
 from replicator.events import EventRing
-from replicator.paths import Home, Role, socket_address
+from replicator.paths import Home, Role
 
 _LOG_PREFIX = re.compile(r"^[-0-9]+ [:,.0-9]+ [A-Z]+ ")  # of logging: time and level
-_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 # Ends of a child that say more than that it failed: what it was asked for cannot be.
 _REFUSALS = {f"exit code {code:d}": code for code in (ExitCode.USAGE, ExitCode.NOT_PERMITTED)}
-# glibc gives a buffer of a megabyte back to the kernel as soon as it is freed, and takes it anew for the next
-# piece of a mirror: a third of a receiver's time. See mallopt(3).
-_ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": 64 * limits.MIB,
-    "MALLOC_TOP_PAD_": 16 * limits.MIB,
-    "MALLOC_MMAP_THRESHOLD_": 32 * limits.MIB,
-}
 
 
 class ChildError(ReplicatorError):
@@ -46,155 +35,6 @@ class ChildError(ReplicatorError):
     def __init__(self, text: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(text)
         self.exit_code = exit_code
-
-
-# --- processes ---
-
-
-@dataclass(eq=False)
-class Process:
-    """A process by id and pidfd: the id cannot come to mean another process while the pidfd is open."""
-
-    pid: int
-    descriptor: int
-
-    @classmethod
-    def open(cls, pid: int) -> "Process | None":
-        """The process `pid`, None if there is none."""
-        try:
-            return cls(pid, os.pidfd_open(pid))
-        except ProcessLookupError:
-            return None
-
-    def has_ended(self) -> bool:
-        return self.wait(0)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within that time. Blocks."""
-        return bool(select.select([self.descriptor], [], [], timeout_s)[0])
-
-    async def ended(self) -> str:
-        """Wait for the end. Returns how it ended, in words; "ended" if that is not ours to know."""
-        await trio.lowlevel.wait_readable(self.descriptor)
-        return _reap(self.descriptor)
-
-    def send(self, number: signal.Signals) -> None:
-        try:
-            signal.pidfd_send_signal(self.descriptor, number)
-        except ProcessLookupError:
-            pass  # it ended by itself
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-
-def _reap(descriptor: int) -> str:
-    """How an ended process ended, in words."""
-    try:
-        result = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
-    except ChildProcessError:
-        result = None  # another agent started it: how it ended is not ours to know
-    if result is None:
-        return "ended"
-    if result.si_code == os.CLD_EXITED:
-        return f"exit code {result.si_status}"
-    return f"killed by {signal.Signals(result.si_status).name}"
-
-
-def spawn(arguments: list[str], log: str) -> tuple[Process, int]:
-    """Start a program in a session of its own, with nothing of ours open but its log. Raises OSError.
-
-    Also returns the end of a pipe, readable once the program answers on its control socket or has ended.
-    """
-    environment = _environment()
-    environment[READY_VARIABLE] = "3"
-    _keep_descriptors()
-    ready, its_ready = os.pipe2(os.O_CLOEXEC)
-    try:
-        pid = os.posix_spawn(
-            arguments[0],
-            arguments,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-                (os.POSIX_SPAWN_DUP2, its_ready, 3),
-            ],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
-        )
-    except BaseException:
-        os.close(ready)
-        raise
-    finally:
-        os.close(its_ready)
-    # Not reaped yet, so the id is still its own.
-    return Process(pid, os.pidfd_open(pid)), ready
-
-
-def _environment() -> dict[str, str]:
-    """Of every child."""
-    environment = dict(os.environ)
-    # The very code that runs here, wherever the agent was started from.
-    package = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [package, *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
-    )
-    environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
-    for name, value in _ALLOCATOR.items():
-        environment.setdefault(name, str(value))
-    return environment
-
-
-def _keep_descriptors() -> None:
-    """Let no child inherit anything: neither what a library has made inheritable nor what our own parent left
-    open.
-
-    A child outlives us. A listening socket of ours in its hands would accept clients that nobody ever
-    answers.
-    """
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
-            try:
-                os.set_inheritable(int(name), False)
-            except OSError:
-                pass  # the listing's own descriptor
-
-
-def serving_process(path: str) -> Process | None:
-    """The process that listens on the Unix socket `path`; None if nobody does (the file may be there)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(limits.CONTROL_TIMEOUT_S)  # only passes while its backlog is full
-        try:
-            with socket_address(path) as address:
-                probe.connect(address)
-            data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        except OSError:
-            return None
-    pid = _CREDENTIALS.unpack(data)[0]
-    return Process.open(pid) if pid > 0 else None
-
-
-async def answer(role: Role, option: str) -> str:
-    """What the program of a child, as it is on disk now, prints for an option. Raises ChildError."""
-    command = [sys.executable, "-m", f"replicator.agent.{role}", option]
-    with trio.move_on_after(limits.CHILD_START_TIMEOUT_S):
-        done = await trio.run_process(
-            command,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env=_environment(),
-            start_new_session=True,
-        )
-        if done.returncode == 0:
-            return done.stdout.decode(errors="replace").strip()
-        lines = done.stderr.decode(errors="replace").split("\n")
-        why = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {done.returncode}")
-        raise ChildError(f"the program of a {role} does not start: {why}")
-    raise ChildError(f"the program of a {role} did not start within {limits.CHILD_START_TIMEOUT_S:.0f} s")
 
 
 async def call(
@@ -267,13 +107,14 @@ class Plan:
 class Child:
     """One child that should run: `run` keeps it running until `stop`."""
 
-    def __init__(self, plan: Plan, home: Home, ring: EventRing) -> None:
+    def __init__(self, plan: Plan, home: Home, ring: EventRing, launcher: Launcher) -> None:
         self.plan = plan
         self.log = home.child_log(plan.role, plan.id)
         self.problem = ""  # why it does not run now
         self._socket = home.socket(plan.role, plan.id)
         self._arguments_file = home.arguments(plan.role, plan.id)
         self._ring = ring
+        self._launcher = launcher
         self._process: Process | None = None  # only while it answers
         self._running = trio.Event()  # replaced when it ends
         self._ended = trio.Event()  # likewise
@@ -503,32 +344,24 @@ class Child:
             await self.plan.prepare()
         write_arguments(self._arguments_file, self.plan.arguments())
         log_bytes = _size(self.log)
-        process, ready = spawn(
-            [sys.executable, "-m", f"replicator.agent.{self.plan.role}", "--arguments", self._arguments_file],
-            self.log,
-        )
+        process, ready = self._launcher.start(Launch(self.plan.role, self._arguments_file, self.log))
         try:
             how = await self._wait_for_answer(process, ready)
         except trio.Cancelled:
             if self._stopping:
                 with trio.CancelScope(shield=True):
-                    await self._put_down(process)
+                    await process.put_down()
             else:
                 process.close()  # the agent ends: its successor finds it
             raise
         finally:
             os.close(ready)
         if how:
-            await self._put_down(process)
+            await process.put_down()
             why = _last_line(self.log, log_bytes) or f"{how}; see {self.log}"
             raise ChildError(why, _REFUSALS.get(how, ExitCode.FAILED))
         self._ring.add(events.CHILD_STARTED, role=self.plan.role, id=self.plan.id, pid=process.pid)
         return process
-
-    async def _put_down(self, process: Process) -> None:
-        process.send(signal.SIGKILL)
-        await process.ended()
-        process.close()
 
     async def _wait_for_answer(self, process: Process, ready: int) -> str:
         """Empty once the control socket answers, otherwise what happened instead."""
@@ -556,9 +389,10 @@ def write_arguments(path: str, arguments: msgspec.Struct) -> None:
 class Supervisor:
     """All children of one agent. Cancelling its nursery leaves the processes as they are."""
 
-    def __init__(self, home: Home, ring: EventRing, nursery: trio.Nursery) -> None:
+    def __init__(self, home: Home, ring: EventRing, launcher: Launcher, nursery: trio.Nursery) -> None:
         self._home = home
         self._ring = ring
+        self._launcher = launcher
         self._nursery = nursery
         self._children: dict[tuple[Role, str], Child] = {}
 
@@ -579,7 +413,7 @@ class Supervisor:
             if not patient:
                 await known.wait_running()
             return known
-        child = Child(plan, self._home, self._ring)
+        child = Child(plan, self._home, self._ring, self._launcher)
         self._children[plan.role, plan.id] = child
         await self._nursery.start(self._keep, child, patient)
         return child

@@ -13,7 +13,7 @@ from replicator.agent.core import Core
 from replicator.agent.supervisor import Child
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
-from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, TargetDataState, TargetStatus
+from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, TargetStatus
 from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]
@@ -45,8 +45,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
     elif now.state is ConnectionState.STARTED and before.state is ConnectionState.ERROR:
         yield events.CONNECTION_BACK, names
     if now.mirror_status is MirrorStatus.IDLE and before.mirror_status is not MirrorStatus.IDLE:
-        if now.target_data_state is TargetDataState.OK:
-            mirror = now.mirror
+        mirror = now.mirror
+        if mirror.complete:
             counts = {
                 "files": mirror.done_files,
                 "bytes": mirror.sent_bytes,

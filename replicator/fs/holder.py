@@ -24,7 +24,6 @@ _SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 _PIDFD_GETFD = 438  # the same number on every architecture
 _PR_SET_NAME = 15
 _NAME = b"capture-holder"
-_AWAY, _AWAY_COUNT = 1 << 16, 8
 _END_S = 5.0  # for a killed holder to be gone
 
 
@@ -169,7 +168,7 @@ def take(held: Held) -> Descriptors:
     except OSError as error:
         raise HolderError(f"the holder has ended: {error}") from None
     try:
-        pidfd = move_away(pidfd)
+        pidfd = _move_away(pidfd)
         mount = _information(held.pid, held.root)[1]
         numbers = [int(name) for name in os.listdir(f"/proc/{held.pid}/fd")]
         files: dict[int, int] = {}
@@ -203,12 +202,16 @@ def take(held: Held) -> Descriptors:
         os.close(pidfd)
 
 
-def move_away(descriptor: int) -> int:
-    """The same at a number that no handle of a predecessor has: the kernel gives out the lowest."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, min(_AWAY, soft - _AWAY_COUNT))
+def _move_away(descriptor: int) -> int:
+    """The same at a number that no handle has."""
+    moved = _fcntl_dupfd(descriptor, 1 << 16)
     os.close(descriptor)
     return moved
+
+
+def _fcntl_dupfd(descriptor: int, at_least: int) -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, min(at_least, soft - 1))
 
 
 def _information(pid: int, number: int) -> tuple[int, int]:

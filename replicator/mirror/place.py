@@ -362,15 +362,22 @@ class Placer:
                 self._links.forget(entry.path)
                 self._links.add(entry.identity, entry.path)
             else:
-                if state.st_nlink > (entry.links if registered else 1):
+                # The number of links is of a moment after this place: until the stream comes to its removal,
+                # a name that is known here is a link, through which the file may still be changed.
+                links = max(entry.links, self._count_copies(known, state)) if registered else entry.links
+                if state.st_nlink > (links if registered else 1):
                     # Who else has this inode is not known: writing to it could change a file that is no link
                     # of this.
                     self._copy_of_its_own(root, path, state)
-                self._know(entry.path, entry.identity, entry.links)
+                self._know(entry.path, entry.identity, links)
             directory, name = root.parent(path)
         elif self._links:
             self._links.forget(entry.path)
         self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
+
+    def _count_copies(self, paths: list[bytes], state: os.stat_result) -> int:
+        """How many of these names the object of that state has."""
+        return sum(there is not None and os.path.samestat(there, state) for there in map(self._state, paths))
 
     def _copy_of_its_own(self, root: Root, path: bytes, state: os.stat_result) -> None:
         directory, name = root.parent(path)

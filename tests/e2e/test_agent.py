@@ -62,12 +62,13 @@ def children(agent: Agent) -> dict[str, int]:
     found = {}
     for entry in os.listdir("/proc"):
         try:
-            command = Path("/proc", entry, "cmdline").read_bytes().split(b"\0") if entry.isdigit() else []
+            command = Path("/proc", entry, "cmdline").read_bytes() if entry.isdigit() else b""
         except OSError:
             continue
-        if any(str(agent.home).encode() in word for word in command):
+        if str(agent.home).encode() in command:
             for role in ("capture", "sender", "receiver"):
-                if f"replicator.agent.{role}".encode() in command:
+                # A process that was started ahead has its words separated by blanks.
+                if f"-m replicator.agent.{role} ".encode() in command.replace(b"\0", b" "):
                     found[role] = int(entry)
     return found
 

@@ -123,7 +123,7 @@ def test_reloaded_fifty_times(tmp_path: Path) -> None:
 
 def test_a_killed_capture(tmp_path: Path) -> None:
     """Applications notice nothing, and nothing captured is lost or in doubt."""
-    with protected(tmp_path) as pair:
+    with protected(tmp_path) as pair, open(pair.source / "held", "w") as held:  # the capture's lowest number
         with writing(tmp_path / "out", ("kit.workloads", "publish", pair.source / "publish")) as (writer,):
             until((pair.copy / "publish" / "pointer").exists)
             mirrored = pair.status["sent_mirror_bytes"]
@@ -133,12 +133,15 @@ def test_a_killed_capture(tmp_path: Path) -> None:
             time.sleep(0.5)
             writer.assert_running()
             assert int(writer.stop()) > 0
+        held.write("opened before")
+        held.close()
         assert int((pair.source / "publish" / "pointer").read_text()) > 0
         (pair.source / "publish" / "pointer.new").unlink(missing_ok=True)
         (pair.source / "later").write_text("written afterwards")
         (pair.source / "publish").rename(pair.source / "moved")
         pair.assert_equal()
         assert (pair.copy / "later").read_text() == "written afterwards"
+        assert (pair.copy / "held").read_text() == "opened before"
         status = pair.status
         assert status["target_data_state"] == "OK"
         assert status["sent_mirror_bytes"] == mirrored

@@ -21,6 +21,7 @@ from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount
 from replicator import limits
 from replicator.agent import resumption
 from replicator.agent.capture import CaptureSettings
+from replicator.agent.launcher import Launcher
 from replicator.agent.supervisor import Plan, Supervisor
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
@@ -242,7 +243,9 @@ def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
         home = Home(mount.settings.home)
         home.create()
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(home, EventRing(time.time_ns, lambda event: None), nursery)
+            supervisor = Supervisor(
+                home, EventRing(time.time_ns, lambda event: None), Launcher(home), nursery
+            )
             child = await supervisor.start(Plan("capture", MOUNT_ID, arguments, give_up=give_up))
             child_started.set()
             (mount.mountpoint / "f").touch()

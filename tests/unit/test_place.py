@@ -32,7 +32,7 @@ from replicator.mirror.pieces import (
     encode_batch,
 )
 from replicator.mirror.place import Placer
-from replicator.ops import Attributes, Identity, Kind
+from replicator.ops import Attributes, Flag, Identity, Kind
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 _MTIME_NS = 1_600_000_000_123_456_789
@@ -417,6 +417,21 @@ def test_claims_of_linked_files(target: Target) -> None:
     inode = (target.base / "a").stat().st_ino
     target.placed(_same(b"a", links=2), _same(b"b", links=2))
     assert (target.base / "a").stat().st_ino == (target.base / "b").stat().st_ino == inode
+
+
+def test_a_claim_does_not_part_names_whose_removal_is_still_to_come(target: Target) -> None:
+    """The source had removed `b` when it counted the links of `a`, but wrote through it before."""
+    target.placed(_file(b"a", links=2), LinkTo(b"b", _ID, 2))
+    target.placed(_same(b"a", links=1))
+    write = make_record(Kind.WRITE, b"b", payload=b"X", flags=Flag.MULTILINK, inode=_ID.inode)
+    target.applier.apply(write, tolerant=True)
+    target.applier.apply(make_record(Kind.UNLINK, b"b", inode=_ID.inode), tolerant=True)
+    assert target.read("a") == b"Xontent" and target.names() == ["a"]
+    os.link(target.base / "a", target.base / "foreign")
+    assert target.place(_same(b"a", links=1))[0].reason  # the write above changed its time
+    os.utime(target.base / "a", ns=(_FILE.mtime_ns, _FILE.mtime_ns))
+    target.placed(_same(b"a", links=1))
+    assert (target.base / "a").stat().st_nlink == 1
 
 
 def test_a_claim_joins_the_copy_that_is_known(target: Target) -> None:

@@ -1,0 +1,149 @@
+"""Processes that need not be ours: started, known by id and pidfd, found by the socket they serve."""
+
+import os
+import select
+import signal
+import socket
+import struct
+from dataclasses import dataclass
+
+import trio
+
+import replicator
+from replicator import limits
+from replicator.agent.control import READY_VARIABLE
+from replicator.paths import socket_address
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+# glibc gives a buffer of a megabyte back to the kernel as soon as it is freed, and takes it anew for the next
+# piece of a mirror: a third of a receiver's time. See mallopt(3).
+_ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": 64 * limits.MIB,
+    "MALLOC_TOP_PAD_": 16 * limits.MIB,
+    "MALLOC_MMAP_THRESHOLD_": 32 * limits.MIB,
+}
+
+
+@dataclass(eq=False)
+class Process:
+    """A process by id and pidfd: the id cannot come to mean another process while the pidfd is open."""
+
+    pid: int
+    descriptor: int
+
+    @classmethod
+    def open(cls, pid: int) -> "Process | None":
+        """The process `pid`, None if there is none."""
+        try:
+            return cls(pid, os.pidfd_open(pid))
+        except ProcessLookupError:
+            return None
+
+    def has_ended(self) -> bool:
+        return self.wait(0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended within that time. Blocks."""
+        return bool(select.select([self.descriptor], [], [], timeout_s)[0])
+
+    async def ended(self) -> str:
+        """Wait for the end. Returns how it ended, in words; "ended" if that is not ours to know."""
+        await trio.lowlevel.wait_readable(self.descriptor)
+        return _reap(self.descriptor)
+
+    def send(self, number: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(self.descriptor, number)
+        except ProcessLookupError:
+            pass  # it ended by itself
+
+    async def put_down(self) -> None:
+        """End it by force, and forget it."""
+        self.send(signal.SIGKILL)
+        await self.ended()
+        self.close()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def _reap(descriptor: int) -> str:
+    """How an ended process ended, in words."""
+    try:
+        result = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        result = None  # another agent started it: how it ended is not ours to know
+    if result is None:
+        return "ended"
+    if result.si_code == os.CLD_EXITED:
+        return f"exit code {result.si_status}"
+    return f"killed by {signal.Signals(result.si_status).name}"
+
+
+def spawn(arguments: list[str], log: str, its_end: int) -> Process:
+    """Start a program in a session of its own, with nothing of ours open but its log and `its_end` of a pipe
+    or of a pair of sockets. Raises OSError.
+
+    The program closes that descriptor once it answers on its control socket: `READY_VARIABLE` has its number.
+    """
+    environment = child_environment()
+    environment[READY_VARIABLE] = "3"
+    _keep_descriptors()
+    pid = os.posix_spawn(
+        arguments[0],
+        arguments,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, its_end, 3),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+    )
+    # Not reaped yet, so the id is still its own.
+    return Process(pid, os.pidfd_open(pid))
+
+
+def child_environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    # The very code that runs here, wherever the agent was started from.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [package, *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
+    )
+    environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
+    for name, value in _ALLOCATOR.items():
+        environment.setdefault(name, str(value))
+    return environment
+
+
+def _keep_descriptors() -> None:
+    """Let no child inherit anything: neither what a library has made inheritable nor what our own parent left
+    open.
+
+    A child outlives us. A listening socket of ours in its hands would accept clients that nobody ever
+    answers.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                pass  # the listing's own descriptor
+
+
+def serving_process(path: str) -> Process | None:
+    """The process that listens on the Unix socket `path`; None if nobody does (the file may be there)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(limits.CONTROL_TIMEOUT_S)  # only passes while its backlog is full
+        try:
+            with socket_address(path) as address:
+                probe.connect(address)
+            data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return None
+    pid = _CREDENTIALS.unpack(data)[0]
+    return Process.open(pid) if pid > 0 else None
