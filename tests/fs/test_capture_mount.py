@@ -251,6 +251,17 @@ def test_an_acl_opens_a_file_to_its_user(served: CaptureMount) -> None:
     as_user(1234, 1234, served.mountpoint, lambda: open("f").close())
 
 
+@pytest.mark.parametrize("mode", [0o6755, 0o2775, 0o2745, 0o4644, 0o755])
+def test_a_change_of_owner_that_names_none_takes_suid(served: CaptureMount, target: Path, mode: int) -> None:
+    beside = served.source.parent / "beside"
+    for path in (served.mountpoint / "f", beside):
+        path.touch()
+        os.chmod(path, mode)
+        os.chown(path, -1, -1)
+    assert (served.mountpoint / "f").stat().st_mode == beside.stat().st_mode
+    served.assert_replays(served.records(), target)
+
+
 @pytest.mark.parametrize("change", ["write", "truncate", "open", "chown"])
 def test_suid_goes_with_a_users_change(served: CaptureMount, target: Path, change: str) -> None:
     path = served.mountpoint / "f"
