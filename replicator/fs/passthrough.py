@@ -209,7 +209,7 @@ class Passthrough:
         node = self.nodes.get(node_id)
         state = self.nodes.stat(node)
         if mode is uid is gid is size is atime_ns is mtime_ns is None:  # the kernel asked for a new ctime
-            if stat.S_ISREG(state.st_mode) and state.st_mode & (stat.S_ISUID | stat.S_ISGID):
+            if not node.is_directory and state.st_mode & (stat.S_ISUID | stat.S_ISGID):
                 # Of a change of owner that names none, which takes these bits away, also when root does it.
                 return self.setattr(node_id, uid=-1, gid=-1)
             return state

@@ -251,11 +251,14 @@ def test_an_acl_opens_a_file_to_its_user(served: CaptureMount) -> None:
     as_user(1234, 1234, served.mountpoint, lambda: open("f").close())
 
 
+@pytest.mark.parametrize("make", [os.mknod, os.mkfifo, os.mkdir])
 @pytest.mark.parametrize("mode", [0o6755, 0o2775, 0o2745, 0o4644, 0o755])
-def test_a_change_of_owner_that_names_none_takes_suid(served: CaptureMount, target: Path, mode: int) -> None:
+def test_a_change_of_owner_that_names_none_takes_suid(
+    served: CaptureMount, target: Path, mode: int, make: Callable[[Path], None]
+) -> None:
     beside = served.source.parent / "beside"
     for path in (served.mountpoint / "f", beside):
-        path.touch()
+        make(path)
         os.chmod(path, mode)
         os.chown(path, -1, -1)
     assert (served.mountpoint / "f").stat().st_mode == beside.stat().st_mode
