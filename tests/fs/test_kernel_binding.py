@@ -84,6 +84,9 @@ def assert_same_holes(mount: CaptureMount, target: Path, name: str) -> None:
 
 # --- ranges ---
 
+# What is allocated and was never written counts as data only while it is cached (ext4), as a hole otherwise.
+PREALLOCATED = frozenset({"holes"})
+
 
 def test_allocating_beyond_the_end(mount: CaptureMount, target: Path) -> None:
     with opened(mount.mountpoint / "f") as descriptor:
@@ -95,7 +98,7 @@ def test_allocating_beyond_the_end(mount: CaptureMount, target: Path) -> None:
         assert os.fstat(descriptor).st_blocks * 512 >= 2 * MIB
     records = mount.records()
     assert shown(records)[1:4] == ["WRITE f 4@0", "FALLOCATE f", "FALLOCATE f"]
-    mount.assert_replays(records, target)
+    mount.assert_replays(records, target, ignore=PREALLOCATED)
 
 
 @pytest.mark.parametrize("mode", [calls.FALLOC_PUNCH_HOLE | calls.FALLOC_KEEP_SIZE, calls.FALLOC_ZERO_RANGE])
@@ -109,8 +112,9 @@ def test_punching_and_zeroing(mount: CaptureMount, target: Path, mode: int) -> N
         data[64 * KIB : 128 * KIB] = bytes(64 * KIB)
         data[200 * KIB + 5 : 200 * KIB + 12] = bytes(7)
         assert os.pread(descriptor, len(data), 0) == data
-    mount.assert_replays(mount.records(), target)
-    if mode & calls.FALLOC_PUNCH_HOLE:
+    punched = bool(mode & calls.FALLOC_PUNCH_HOLE)
+    mount.assert_replays(mount.records(), target, ignore=frozenset() if punched else PREALLOCATED)
+    if punched:
         assert_same_holes(mount, target, "f")
 
 
@@ -121,7 +125,7 @@ def test_zeroing_beyond_the_end_keeps_or_grows(mount: CaptureMount, target: Path
         assert os.fstat(descriptor).st_size == 8192
         calls.fallocate(descriptor, calls.FALLOC_ZERO_RANGE, 8000, 100_000)
         assert os.fstat(descriptor).st_size == 108_000
-    mount.assert_replays(mount.records(), target)
+    mount.assert_replays(mount.records(), target, ignore=PREALLOCATED)
 
 
 @pytest.mark.parametrize("mode", [calls.FALLOC_COLLAPSE_RANGE, calls.FALLOC_INSERT_RANGE])
@@ -195,6 +199,13 @@ def test_a_file_of_more_than_4_gib(mount: CaptureMount, target: Path) -> None:
 # --- files without name ---
 
 
+def test_a_file_without_name_that_could_get_one_is_not_made(mount: CaptureMount) -> None:
+    with pytest.raises(OSError, match="not supported"):
+        os.open(mount.mountpoint, os.O_TMPFILE | os.O_RDWR)
+    assert mount.records() == []
+
+
+@pytest.mark.xfail(reason="its content and its name would reach a target in steps", raises=OSError)
 def test_a_file_without_name_begins_to_exist_with_its_link(mount: CaptureMount, target: Path) -> None:
     base = mount.mountpoint
     (base / "d").mkdir()
@@ -302,7 +313,7 @@ def test_a_users_change_takes_suid_away_at_once(mount: CaptureMount, target: Pat
     for name in ("write", "truncate", "open", "allocate", "copy"):
         assert os.access(base / name, os.X_OK)
         assert stat.S_IMODE((base / name).stat().st_mode) == 0o777, name
-    mount.assert_replays(mount.records(), target)
+    mount.assert_replays(mount.records(), target, ignore=PREALLOCATED)
 
 
 def test_roots_change_leaves_suid(mount: CaptureMount) -> None:

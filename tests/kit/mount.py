@@ -312,8 +312,15 @@ class CaptureMount:
             self._cursor.acknowledge(run.last.sequence)
         return count
 
-    def assert_replays(self, records: Iterable[Record], target: Path, doubtful: Iterable[bytes] = ()) -> None:
-        """`target`, once equal to the source, is so again after these records, but for `doubtful` paths.
+    def assert_replays(
+        self,
+        records: Iterable[Record],
+        target: Path,
+        doubtful: Iterable[bytes] = (),
+        ignore: frozenset[str] = frozenset(),
+    ) -> None:
+        """`target`, once equal to the source, is so again after these records, but for `doubtful` paths and the
+        aspects to `ignore`.
 
         Compared with the storage below, as the root descriptor shows it.
         """
@@ -326,7 +333,7 @@ class CaptureMount:
         for path in doubtful:
             source.pop(path, None)
             copy.pop(path, None)
-        found = differences(source, copy)
+        found = differences(source, copy, ignore)
         assert not found, "\n" + "\n".join(found[:50])
 
     def __repr__(self) -> str:
