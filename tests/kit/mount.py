@@ -319,8 +319,8 @@ class CaptureMount:
         doubtful: Iterable[bytes] = (),
         ignore: frozenset[str] = frozenset(),
     ) -> None:
-        """`target`, once equal to the source, is so again after these records, but for `doubtful` paths and the
-        aspects to `ignore`.
+        """`target`, once equal to the source, is so again after these records, but for `doubtful` paths and
+        the aspects to `ignore`.
 
         Compared with the storage below, as the root descriptor shows it.
         """
