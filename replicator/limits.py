@@ -107,7 +107,6 @@ GREETING_BYTES = 128  # the first line of a session with its newline
 RECEIVE_BYTES = 64 * KIB  # one read of a socket, unless a larger frame is known to follow
 SEND_BUFFER_BYTES = 4 * MIB  # of a session's socket
 RUN_BYTES = 256 * KIB  # records travel in runs of about this size
-WINDOW_BYTES = 8 * MIB  # sent and not yet received by the spool: back-pressure
 HEARTBEAT_S = 3.0  # something is sent at least this often
 PEER_SILENCE_S = 12.0  # nothing heard for this long ends a session
 CONNECT_TIMEOUT_S = 10.0
