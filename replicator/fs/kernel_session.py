@@ -15,13 +15,14 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
 from replicator import limits
 from replicator.fs import kernel_protocol as protocol
+from replicator.fs.awake import Awake, is_worthwhile
 from replicator.fs.calls import unshare_umask
+from replicator.fs.disk_threads import DiskThreads
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_binding import After, Binding, Body, Failure, Header, Later, Reply, Spliced, bug
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
@@ -36,7 +37,7 @@ _AGAIN = frozenset({errno.ENOENT, errno.EINTR})
 _UNWANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED})
 # Writing a notification: the kernel does not know the object, or not any more, or it is in use.
 _IN_VAIN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EBUSY, errno.ENODEV, errno.ECONNABORTED})
-_SPIN_FIRST_S = 0.00005
+_SPIN_FIRST_S = limits.SPIN_S / 4
 _HEADER_BYTES = OUT_HEADER.size
 
 _pack_header = OUT_HEADER.pack
@@ -93,6 +94,7 @@ class Session:
         intent: Intent | None = None,
         agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
         nodes_max: int = limits.NODES,
+        idle: str = "auto",
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
@@ -107,7 +109,7 @@ class Session:
         self._nodes_max = nodes_max
         self._binding = Binding(passthrough, agreement, intent)
         passthrough.mode_dropped = self._forget_attributes
-        self._workers = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="disk")
+        self._disk_threads = DiskThreads(limits.CAPTURE_THREADS)
         self._stopping = False
         self._leaving = False
         self._is_gone = False  # the mount
@@ -118,6 +120,7 @@ class Session:
         self._pipe_read, self._pipe_write = -1, -1
         self._open_pipe()
         self._spin = Spin()
+        self._awake = Awake(is_worthwhile(idle, os.cpu_count() or 1))
         self._prune_wanted = threading.Event()
         self._prune_ends = threading.Event()
         self._pruner = threading.Thread(target=self._prune, name="prune", daemon=True)
@@ -156,8 +159,9 @@ class Session:
         finally:
             with self._lock:
                 self._stopping = True
+            self._awake.release()
             self._end_pruning()
-            self._workers.shutdown()  # they answer what they have
+            self._disk_threads.close()  # they answer what they have
             is_left = self._leaving and not self._is_gone
             if not is_left:
                 os.close(self._descriptor)
@@ -170,7 +174,7 @@ class Session:
         binding, lock, nodes = self._binding, self._lock, self._passthrough.nodes
         buffer = binding.buffer
         unpack_header, handle = IN_HEADER.unpack_from, binding.handle
-        receive, reply = self._receive, self._reply
+        receive, reply, served = self._receive, self._reply, self._awake.served
         while not (binding.ended or self._stopping) and receive():
             header = unpack_header(buffer)
             with lock:
@@ -178,6 +182,7 @@ class Session:
             if header[1] == protocol.Opcode.INIT and binding.agreement is not None:
                 self._agreed(binding.agreement)
             reply(header, answer)
+            served()
             if len(nodes) > self._nodes_max:
                 self._prune_wanted.set()
         if binding.ended:
@@ -194,17 +199,19 @@ class Session:
                 count = os.readv(descriptor, buffers)
             except BlockingIOError:
                 now = time.perf_counter()
-                if not until:
+                # A thread that is to answer needs the interpreter, which looking on would withhold.
+                if not until and spin.seconds and not self._disk_threads.busy:
                     until = now + spin.seconds
                 if now < until:
                     continue
-                if spin.seconds:
+                if until > 0:
                     spin.missed()
-                self._poll.poll()
+                until = -1.0  # whether it was worth looking is known now
+                if not self._poll.poll(self._awake.timeout_ms):
+                    self._awake.release()
                 if self._stopping:
                     return False
                 spin.slept(time.perf_counter() - now)
-                until = -1.0  # whether it was worth looking is known already
             except OSError as error:
                 if error.errno in _ENDED:
                     self._is_gone = True
@@ -227,9 +234,9 @@ class Session:
             self._send_spliced(header, reply)
         elif type(reply) is After:
             self._reply(header, reply.reply)
-            self._workers.submit(reply.function)
+            self._disk_threads.submit(reply.function)
         elif type(reply) is Later:
-            self._workers.submit(self._reply_later, header, reply)
+            self._disk_threads.submit(partial(self._reply_later, header, reply))
         elif reply is not None:
             self._send_body(header, reply)  # type: ignore[arg-type]  # type() narrows less than it tells
 

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import pytest
 from kit.mount import CaptureMount, shown
+from kit.protected import until
 
+from replicator import limits
 from replicator.fs import calls
 from replicator.ops import Kind
 
@@ -412,6 +414,33 @@ def test_a_mount_used_now_and_then_does_not_spin(mount: CaptureMount) -> None:
             os.pwrite(descriptor, b"x", number)
             time.sleep(0.005)
         assert processor_s(mount.process.pid) - before <= 0.25
+
+
+def keeps_awake(pid: int) -> bool:
+    found = False
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found |= os.readlink(link) == "/dev/cpu_dma_latency"
+    return found
+
+
+@pytest.mark.skipif(
+    not os.access("/dev/cpu_dma_latency", os.W_OK) or (os.cpu_count() or 1) > limits.AWAKE_PROCESSORS,
+    reason="processors are not kept awake here",
+)
+def test_idle_processors_are_kept_awake_while_a_mount_is_busy_only(mount: CaptureMount) -> None:
+    assert mount.process is not None
+    pid = mount.process.pid
+    assert not keeps_awake(pid)
+    seen = False
+    deadline = time.monotonic() + 20
+    with opened(mount.mountpoint / "f") as descriptor:
+        while not seen and time.monotonic() < deadline:
+            for number in range(4 * limits.AWAKE_REQUESTS):
+                os.pwrite(descriptor, b"x", number)
+            seen = keeps_awake(pid)
+    assert seen
+    until(lambda: not keeps_awake(pid))
 
 
 # --- memory ---
