@@ -43,6 +43,12 @@ class Writer:
         assert code == 0, self._how()
         return self.output
 
+    def finish(self, timeout_s: float) -> str:
+        """Wait until it ends by itself. Returns its output."""
+        code = self._process.wait(timeout_s)
+        assert code == 0, self._how()
+        return self.output
+
     def _how(self) -> str:
         return f"{self._name} failed:\n{Path(f'{self._output}.err').read_text()}"
 
