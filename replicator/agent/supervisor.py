@@ -186,6 +186,7 @@ class Child:
                 else:
                     if process is None:
                         break  # stopped meanwhile
+                    answered_s = trio.current_time()
                     how = await self._watch(process, task_status.started if first else _nobody)
                     first, in_vain_since_s = False, None
                     if self._stopping or self.plan.may_end():
@@ -193,8 +194,8 @@ class Child:
                     if self._reloading:
                         self._reloading = False
                         continue
-                if trio.current_time() - began_s >= limits.CHILD_STABLE_S:
-                    delays = _back_off(self.plan.role)
+                    if trio.current_time() - answered_s >= _stable_s(self.plan.role):
+                        delays = _back_off(self.plan.role)
                 await self._pause(how, next(delays))
             self._discard_arguments()
         finally:
@@ -445,6 +446,10 @@ def _back_off(role: Role) -> Iterator[float]:
     while True:
         yield delay_s
         delay_s = min(delay_s * 2, longest_s)
+
+
+def _stable_s(role: Role) -> float:
+    return limits.CAPTURE_STABLE_S if role == "capture" else limits.CHILD_STABLE_S
 
 
 def _size(path: str) -> int:

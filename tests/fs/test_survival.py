@@ -263,6 +263,35 @@ def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
         mount.close()
 
 
+def test_a_capture_that_served_is_replaced_at_once_however_often_it_is_killed(tmp_path: Path) -> None:
+    """Programs wait meanwhile. Only one that serves not even for a moment is started less and less often."""
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"})
+    ring = EventRing(time.time_ns, lambda event: None)
+
+    async def main() -> None:
+        home = Home(mount.settings.home)
+        home.create()
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor(home, ring, Launcher(home), nursery)
+            child = await supervisor.start(Plan("capture", MOUNT_ID, lambda: mount.settings))
+            for _ in range(6):
+                await trio.sleep(2 * limits.CAPTURE_STABLE_S)
+                former = child.pid
+                assert former is not None
+                os.kill(former, signal.SIGKILL)
+                while child.pid in (None, former):  # noqa: ASYNC110  # nobody tells
+                    await trio.sleep(0.01)
+            await supervisor.stop("capture", MOUNT_ID)
+
+    try:
+        trio.run(main)
+    finally:
+        mount.close()
+    told = [event.text for event in ring.since() if "ended unexpectedly" in event.text]
+    assert len(told) == 6
+    assert all("next start in 0.0 s" in text for text in told), told
+
+
 def test_a_holder_that_is_killed_is_replaced(mount: CaptureMount) -> None:
     (mount.mountpoint / "f").write_text("x")
     with open(mount.mountpoint / "f") as file:
