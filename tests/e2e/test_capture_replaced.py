@@ -34,7 +34,7 @@ RELOADS = amount("RELOADS", 50)
 PAUSE_MAX_S = 0.25  # from an answer of one capture to the end of it
 LOOK_EVERY = 25
 REPLACED_WITHIN_S = 3.0  # at the least often, for limits of time
-WAIT_MAX_S = 10.0  # on a machine that does other things, too
+WAIT_MAX_S = 5.0  # on a machine that does other things, too; less than any time limit of an agent
 
 
 class Load(Protocol):
