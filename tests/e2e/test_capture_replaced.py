@@ -226,6 +226,7 @@ def removed(tree: Path) -> None:
     subprocess.run(["rm", "-rf", tree], check=True, timeout=100)
 
 
+@pytest.mark.timeout_s(240)  # a server of PostgreSQL is started five times
 @pytest.mark.parametrize("loading", LOADS)
 def test_killed_a_few_times(loading: Loading, tmp_path: Path) -> None:
     with protected(tmp_path) as pair:
