@@ -26,7 +26,10 @@ CAPTURE_RESTART_FIRST_S = 0.01  # applications wait for a killed capture's succe
 CAPTURE_RESTART_MAX_S = 2.0
 CAPTURE_GIVE_UP_S = 60.0  # without any successor that starts: then calls on its mount fail, and wait no more
 RELOAD_TIMEOUT_S = 60.0  # for a capture to leave its mount: syncs and reads that wait for a disk end first
-CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back-off again
+CHILD_STABLE_S = 60.0  # a child that served this long starts with the first back-off again
+CAPTURE_STABLE_S = (
+    0.05  # a request that ends a capture is handed out again: it ends the next one sooner than that
+)
 AGENT_STOP_TIMEOUT_S = 60.0  # for an agent to end after SIGTERM
 CHILD_KILL_TIMEOUT_S = 5.0  # for each of SIGTERM and SIGKILL
 CHILD_POLL_S = 0.02  # between two looks at what nobody rings for

@@ -35,7 +35,7 @@ from replicator.fs.credentials import prepare_process
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.recorder import Recorder
-from replicator.ops import Kind
+from replicator.ops import NAME_KINDS, Kind
 from replicator.paths import Home, remove_if_empty
 from replicator.queue.journal import JournalSettings, JournalWriter
 from replicator.world import World
@@ -225,7 +225,8 @@ class Capture:
             for path in in_doubt:
                 self._journal.append(Kind.DOUBT, path)
             self._journal.clear_flight()
-        self._passthrough.recover(in_doubt)
+        unsettled = in_doubt if flight is not None and flight.kind in NAME_KINDS else []
+        self._passthrough.recover(in_doubt, unsettled)
 
     async def _tick(self) -> None:
         next_collect = trio.current_time()

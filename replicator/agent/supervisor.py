@@ -11,6 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -186,6 +187,7 @@ class Child:
                 else:
                     if process is None:
                         break  # stopped meanwhile
+                    answered_s = trio.current_time()
                     how = await self._watch(process, task_status.started if first else _nobody)
                     first, in_vain_since_s = False, None
                     if self._stopping or self.plan.may_end():
@@ -193,8 +195,8 @@ class Child:
                     if self._reloading:
                         self._reloading = False
                         continue
-                if trio.current_time() - began_s >= limits.CHILD_STABLE_S:
-                    delays = _back_off(self.plan.role)
+                    if trio.current_time() - answered_s >= _stable_s(self.plan.role):
+                        delays = _back_off(self.plan.role)
                 await self._pause(how, next(delays))
             self._discard_arguments()
         finally:
@@ -279,7 +281,7 @@ class Child:
         self._process = process
         try:
             if self.plan.greet is not None:
-                await self._greet()
+                await self._greet(process)
             self._running.set()
             started()
             how = await process.ended()
@@ -292,10 +294,10 @@ class Child:
         self.problem = how
         return how
 
-    async def _greet(self) -> None:
+    async def _greet(self, process: Process) -> None:
         assert self.plan.greet is not None
         try:
-            await self.plan.greet(self)
+            await _unless_ended(process, partial(self.plan.greet, self))
         except ReplicatorError as error:
             role, identifier = self.plan.role, self.plan.id
             self._ring.add(
@@ -322,7 +324,7 @@ class Child:
             return None
         role, identifier = self.plan.role, self.plan.id
         try:
-            await call(self._socket, "status")
+            await _unless_ended(process, partial(call, self._socket, "status"))
         except ReplicatorError as error:
             if not process.has_ended():
                 self._ring.add(
@@ -333,6 +335,9 @@ class Child:
                     return process
                 process.send(signal.SIGKILL)  # what it had is in journals and spools
                 await process.ended()
+            process.close()
+            return None
+        if process.has_ended():
             process.close()
             return None
         self._ring.add(events.CHILD_ADOPTED, role=role, id=identifier, pid=process.pid)
@@ -369,12 +374,36 @@ class Child:
             await trio.lowlevel.wait_readable(ready)
             if not process.has_ended():
                 try:
-                    await call(self._socket, "status")
-                    return ""
+                    await _unless_ended(process, partial(call, self._socket, "status"))
                 except ReplicatorError:
                     pass  # it is going down
+                else:
+                    if not process.has_ended():
+                        return ""
             return await process.ended()
         return f"no answer within {limits.CHILD_START_TIMEOUT_S:.0f} s"
+
+
+async def _unless_ended(process: Process, talk: Callable[[], Awaitable[object]]) -> None:
+    """Talk with a process, or until it has ended. Raises what `talk` does.
+
+    Who holds a killed capture's descriptors has its sockets, too: nothing says that nobody will answer.
+    """
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            await trio.lowlevel.wait_readable(process.descriptor)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        try:
+            await talk()
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def write_arguments(path: str, arguments: msgspec.Struct) -> None:
@@ -445,6 +474,10 @@ def _back_off(role: Role) -> Iterator[float]:
     while True:
         yield delay_s
         delay_s = min(delay_s * 2, longest_s)
+
+
+def _stable_s(role: Role) -> float:
+    return limits.CAPTURE_STABLE_S if role == "capture" else limits.CHILD_STABLE_S
 
 
 def _size(path: str) -> int:

@@ -4,9 +4,10 @@ Every write, and every change of a directory's entries, changes an mtime. One re
 double the journal, so the mtime is journaled when a written file is closed, and a pause after the last
 change of anything else.
 
-What is still waiting is noted by path in a small file beside the journal's memory tier: if the process
-is killed, its successor tells those mtimes. A path noted too often, or one that has changed hands since,
-does no harm: what is told is always the mtime of what stands there.
+What is still waiting is noted by path in a small file beside the journal's memory tier, and so is what
+moves meanwhile: if the process is killed, its successor tells those mtimes. A path noted too often, or one
+that has changed hands since, does no harm: what is told is always the mtime of what stands there. Only a name
+that the killed process was changing must wait until the journal has that change.
 """
 
 import logging
@@ -24,7 +25,18 @@ from replicator.ops import AttributeMask, Flag, Kind
 logger = logging.getLogger(__name__)
 
 _NS_PER_S = 1_000_000_000
+_MOVED = b"/"  # before the old path of a move, which is followed by the new one: paths do not begin with it
+_ASIDE = b"/"  # where one of two exchanged paths is meanwhile
 _OPEN_OBJECT = open_how(os.O_PATH | os.O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+
+
+def _moved(path: bytes, old: bytes, new: bytes) -> bytes:
+    """Where a path is after the rename of `old`."""
+    return new + path[len(old) :] if _is_within(path, old) else path
+
+
+def _is_within(path: bytes, outer: bytes) -> bool:
+    return path == outer or path.startswith(outer + b"/")
 
 
 class Notes:
@@ -35,7 +47,7 @@ class Notes:
         self._descriptor = -1
         self.previous = self._read()
         """What a predecessor left."""
-        self._bytes = sum(len(path) + 1 for path in self.previous)
+        self._bytes = sum(len(path) + 1 for path in self.previous)  # moves are not counted
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
@@ -46,9 +58,20 @@ class Notes:
         try:
             with open(self._path, "rb") as file:
                 # Behind the last separator stands what a kill cut off.
-                return list(dict.fromkeys(file.read().split(b"\0")[:-1]))
+                entries = iter(file.read().split(b"\0")[:-1])
         except OSError:
             return []
+        paths: list[bytes] = []
+        for entry in entries:
+            if not entry.startswith(_MOVED):
+                paths.append(entry)
+            elif (new := next(entries, None)) is not None:
+                paths = [_moved(path, entry[1:], new) for path in paths]
+        return list(dict.fromkeys(paths))
+
+    def move(self, old: bytes, new: bytes) -> None:
+        """What is noted at `old` and below is at `new` from now on."""
+        self.add(_MOVED + old + b"\0" + new)
 
     def add(self, path: bytes) -> None:
         try:
@@ -108,7 +131,8 @@ class LateMtimes:
         self._monotonic_ns = monotonic_ns
         self._notes = notes
         self._pending: dict[int, Node] = {}
-        self._moved = False  # a directory was renamed: notes may name former paths
+        self._moved = False  # notes have moves: they are better written anew
+        self._previous: list[bytes] = []  # noted by a killed predecessor, of names that it was changing
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -125,7 +149,13 @@ class LateMtimes:
         if len(self._pending) > limits.PENDING_MTIMES:
             self._flush(next(iter(self._pending.values())))
 
-    def directory_moved(self) -> None:
+    def moved(self, old: bytes, new: bytes, *, exchanged: bool = False) -> None:
+        """An object, with all below, has another name; `exchanged`: and what was there has its own."""
+        moves = ((old, _ASIDE), (new, old), (_ASIDE, new)) if exchanged else ((old, new),)
+        for source, target in moves:
+            self._previous = [_moved(path, source, target) for path in self._previous]
+            if self._notes is not None and self._pending:
+                self._notes.move(source, target)
         self._moved = True
 
     def closed(self, node: Node) -> None:
@@ -160,17 +190,34 @@ class LateMtimes:
         if self._notes is not None:
             self._notes.clear()
 
-    def tell_previous(self, paths: Iterable[bytes]) -> None:
-        """Tell the mtimes of paths that a killed predecessor left pending."""
+    def tell_previous(self, paths: Iterable[bytes], unsettled: Iterable[bytes] = ()) -> None:
+        """Tell the mtimes of paths that a killed predecessor left pending, but those at or below `unsettled`.
+
+        The journal does not have yet what it did with these names: they wait for `settled`.
+        """
+        names = tuple(unsettled)
         for path in paths:
-            try:
-                descriptor = openat2(self._nodes.root.descriptor, path or b".", _OPEN_OBJECT)
-            except OSError:  # gone since, or renamed: then its new place was noted, or is in doubt
-                continue
-            try:
-                self._tell(path, os.fstat(descriptor))
-            finally:
-                os.close(descriptor)
+            if any(_is_within(path, name) for name in names):
+                self._previous.append(path)
+            else:
+                self._tell_at(path)
+
+    def settled(self) -> None:
+        """What the predecessor was doing is done, and journaled."""
+        paths, self._previous = self._previous, []
+        for path in paths:
+            self._tell_at(path)
+
+    def _tell_at(self, path: bytes) -> None:
+        """Whatever stands there now; nothing, if it is gone."""
+        try:
+            descriptor = openat2(self._nodes.root.descriptor, path or b".", _OPEN_OBJECT)
+        except OSError:
+            return
+        try:
+            self._tell(path, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
 
     def _flush(self, node: Node) -> None:
         del self._pending[node.id]

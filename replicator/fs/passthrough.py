@@ -117,6 +117,7 @@ class Passthrough:
             yield
         finally:
             self.redoing, self._recorder.muted = None, False
+            self._mtimes.settled()
 
     def is_open(self, handle_id: int) -> bool:
         return handle_id in self._files or handle_id in self._directories
@@ -575,8 +576,7 @@ class Passthrough:
                 inode=state.st_ino,
                 arg0=flags,
             )
-            if stat.S_ISDIR(state.st_mode) or flags:
-                self._mtimes.directory_moved()
+            self._mtimes.moved(path, new_path, exchanged=bool(flags & RENAME_EXCHANGE))
         moved = nodes.find(state)
         if flags & RENAME_EXCHANGE:
             if moved is not None:
@@ -619,7 +619,8 @@ class Passthrough:
                 inode=state.st_ino,
                 arg0=flags,
             )
-        self._mtimes.directory_moved()
+        if path is not None and new_path is not None:
+            self._mtimes.moved(path, new_path, exchanged=bool(flags & RENAME_EXCHANGE))
         moved = nodes.find(state)
         for node in nodes.at(new_parent, new_name):
             if node is moved:
@@ -933,12 +934,16 @@ class Passthrough:
     def pending_mtimes(self) -> int:
         return len(self._mtimes)
 
-    def recover(self, in_doubt: Iterable[bytes]) -> None:
-        """Journal the mtimes a killed predecessor still had to, and those beside what it was changing."""
+    def recover(self, in_doubt: Iterable[bytes], unsettled: Iterable[bytes] = ()) -> None:
+        """Journal the mtimes a killed predecessor still had to, and those beside what it was changing.
+
+        `unsettled`: those of what it was changing that are names made, moved or removed: the mtimes there
+        wait until that is journaled.
+        """
         paths = dict.fromkeys(os.path.dirname(path) for path in in_doubt)
         if self._notes is not None:
             paths |= dict.fromkeys(self._notes.previous)
-        self._mtimes.tell_previous(paths)
+        self._mtimes.tell_previous(paths, unsettled)
         if self._notes is not None:
             self._notes.clear()  # told once is enough, if this process is killed as well
 

@@ -536,6 +536,62 @@ def test_a_successor_tells_what_was_pending(root: Path, tmp_path: Path) -> None:
     killed.close()
 
 
+def test_what_moved_is_told_at_its_new_place(root: Path, tmp_path: Path) -> None:
+    """The notes of a killed predecessor know of renames that no tick has come to."""
+    killed = Bench(root, notes=str(tmp_path / "notes"))
+    parent = killed.fs.mkdir(1, b"d", 0o755, ROOT).node_id
+    for name in (b"f", b"one"):
+        handle, _ = killed.fs.create(parent, name, 0o644, os.O_WRONLY, ROOT)
+        killed.fs.write(handle, 0, b"x")
+    killed.fs.rename(parent, b"f", parent, b"g")
+    killed.fs.mkdir(1, b"other", 0o755, ROOT)
+    killed.fs.rename(1, b"d", 1, b"other", RENAME_EXCHANGE)
+    successor = Bench(root, notes=str(tmp_path / "notes"))
+    successor.fs.recover([])
+    assert {record.path for record in successor.records()} == {b"", b"other", b"other/g", b"other/one"}
+    killed.close()
+    successor.close()
+
+
+def leave_a_note(root: Path, notes: Path) -> None:
+    """A predecessor notes "f", and goes on to remove that: the note stays until a tick."""
+    killed = Bench(root, notes=str(notes))
+    handle, _ = killed.fs.create(1, b"f", 0o644, os.O_WRONLY, ROOT)
+    killed.fs.write(handle, 0, b"x")
+    killed.fs.unlink(1, b"f")
+    killed.close()
+
+
+def test_a_name_in_doubt_is_told_after_it_is_journaled(root: Path, tmp_path: Path) -> None:
+    """It was made, but there is no record yet: a target does not have it."""
+    leave_a_note(root, tmp_path / "notes")
+    (root / "f").touch()  # done by the predecessor, and not journaled
+    successor = Bench(root, notes=str(tmp_path / "notes"))
+    successor.fs.recover([b"f"], [b"f"])
+    assert shown(successor.records()) == ["SETATTR  mtime"]
+    with successor.fs.redo((root / "f").stat().st_ino, False):
+        successor.fs.create(1, b"f", 0o644, os.O_WRONLY, ROOT)
+    told = shown(successor.records())
+    assert (told[0], told[-1]) == ("CREATE f", "SETATTR f mtime")
+    successor.close()
+
+
+def test_what_is_below_a_directory_in_doubt_is_told_where_it_went(root: Path, tmp_path: Path) -> None:
+    killed = Bench(root, notes=str(tmp_path / "notes"))
+    parent = killed.fs.mkdir(1, b"d", 0o755, ROOT).node_id
+    handle, _ = killed.fs.create(parent, b"f", 0o644, os.O_WRONLY, ROOT)
+    killed.fs.write(handle, 0, b"x")
+    os.rename(root / "d", root / "e")  # done by the predecessor, and not journaled
+    successor = Bench(root, notes=str(tmp_path / "notes"))
+    successor.fs.recover([b"d", b"e"], [b"d", b"e"])
+    assert shown(successor.records()) == ["SETATTR  mtime"]
+    with successor.fs.redo((root / "e").stat().st_ino, False):
+        successor.fs.rename(1, b"d", 1, b"e")
+    assert shown(successor.records()) == ["RENAME d e", "SETATTR e mtime", "SETATTR e/f mtime"]
+    killed.close()
+    successor.close()
+
+
 # --- which paths ---
 
 

@@ -22,7 +22,7 @@ from replicator import limits
 from replicator.agent import resumption
 from replicator.agent.capture import CaptureSettings
 from replicator.agent.launcher import Launcher
-from replicator.agent.supervisor import Plan, Supervisor
+from replicator.agent.supervisor import Child, Plan, Supervisor
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
 from replicator.fs import holder
@@ -259,6 +259,70 @@ def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
         trio.run(main)
         assert reasons == ["the disk is full"]
         assert mount.layers == 0
+    finally:
+        mount.close()
+
+
+def test_a_capture_that_served_is_replaced_at_once_however_often_it_is_killed(tmp_path: Path) -> None:
+    """Programs wait meanwhile. Only one that serves not even for a moment is started less and less often."""
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"})
+    ring = EventRing(time.time_ns, lambda event: None)
+
+    async def main() -> None:
+        home = Home(mount.settings.home)
+        home.create()
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor(home, ring, Launcher(home), nursery)
+            child = await supervisor.start(Plan("capture", MOUNT_ID, lambda: mount.settings))
+            for _ in range(6):
+                await trio.sleep(2 * limits.CAPTURE_STABLE_S)
+                former = child.pid
+                assert former is not None
+                os.kill(former, signal.SIGKILL)
+                while child.pid in (None, former):  # noqa: ASYNC110  # nobody tells
+                    await trio.sleep(0.01)
+            await supervisor.stop("capture", MOUNT_ID)
+
+    try:
+        trio.run(main)
+    finally:
+        mount.close()
+    told = [event.text for event in ring.since() if "ended unexpectedly" in event.text]
+    assert len(told) == 6
+    assert all("next start in 0.0 s" in text for text in told), told
+
+
+def test_a_capture_that_is_killed_while_its_agent_talks_to_it_is_replaced_at_once(tmp_path: Path) -> None:
+    """Its holder has the connection open, and never answers."""
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"})
+    greeted: list[int] = []
+
+    async def greet(child: Child) -> None:
+        pid = int((await child.call("status"))["pid"])
+        greeted.append(pid)
+        if len(greeted) == 2:
+            os.kill(pid, signal.SIGKILL)
+        await child.call("status")
+
+    async def main() -> None:
+        home = Home(mount.settings.home)
+        home.create()
+        async with trio.open_nursery() as nursery:
+            ring = EventRing(time.time_ns, lambda event: None)
+            supervisor = Supervisor(home, ring, Launcher(home), nursery)
+            child = await supervisor.start(
+                Plan("capture", MOUNT_ID, lambda: mount.settings, greet=greet), patient=False
+            )
+            await trio.sleep(2 * limits.CAPTURE_STABLE_S)
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            with trio.fail_after(limits.CONTROL_TIMEOUT_S / 2):
+                while len(greeted) < 3:  # noqa: ASYNC110  # nobody tells
+                    await trio.sleep(0.01)
+            await supervisor.stop("capture", MOUNT_ID)
+
+    try:
+        trio.run(main)
     finally:
         mount.close()
 

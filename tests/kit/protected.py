@@ -12,7 +12,7 @@ from kit.dtd import Agent
 from kit.snapshots import beneath
 from kit.trees import assert_same_tree
 
-DRAIN_TIMEOUT_S = 60
+DRAIN_TIMEOUT_S = 50  # less than a command may take
 
 
 class Protected:
@@ -44,14 +44,22 @@ class Protected:
 
     def drained(self, timeout_s: int = DRAIN_TIMEOUT_S) -> None:
         """All that was done is on the target."""
-        waited = self.alpha.dtctl("wait", self.id, "--timeout", str(timeout_s))
-        assert waited.code == 0, f"{waited.err}{self.status}"
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            step_s = min(timeout_s, DRAIN_TIMEOUT_S)
+            waited = self.alpha.dtctl("wait", self.id, "--timeout", str(step_s))
+            if waited.code == 0:
+                return
+            assert waited.code == 1 and time.monotonic() < deadline_s, f"{waited.err}{self.status}"
 
-    def assert_equal(self) -> None:
-        """The copy equals what the storage below the mount has, and what programs see on the mount."""
-        self.drained()
+    def assert_equal(self, timeout_s: int = DRAIN_TIMEOUT_S, ignore: frozenset[str] = frozenset()) -> None:
+        """The copy equals what the storage below the mount has, and what programs see on the mount.
+
+        `ignore`: aspects that `kit.trees` would compare.
+        """
+        self.drained(timeout_s)
         with beneath(self.alpha.home, self.mount_id) as below:
-            assert_same_tree(below, self.copy)
+            assert_same_tree(below, self.copy, ignore)
 
 
 @contextmanager

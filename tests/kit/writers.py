@@ -30,6 +30,10 @@ class Writer:
             )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         return self._output.read_text()
 
@@ -40,6 +44,12 @@ class Writer:
         """Let it finish what it does. Returns its output."""
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(STOP_TIMEOUT_S)
+        assert code == 0, self._how()
+        return self.output
+
+    def finish(self, timeout_s: float) -> str:
+        """Wait until it ends by itself. Returns its output."""
+        code = self._process.wait(timeout_s)
         assert code == 0, self._how()
         return self.output
 
