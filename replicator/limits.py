@@ -87,7 +87,7 @@ SPIN_PATIENCE = 256  # short sleeps before it is tried again where it never help
 SPIN_S = 0.0002  # a server of a busy mount looks for the next request so long before it sleeps
 DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reader of it
 COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes
-UNNAMED_BYTES = 64 * MIB  # content journaled when a file without name gets one; more is compared instead
+UNNAMED_BYTES = 4 * MIB  # one record of a file that gets its first name; one that holds more is mirrored
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
 # --- processes that read or place files in a thread beside their event loop ---

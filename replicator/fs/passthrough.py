@@ -30,9 +30,11 @@ from replicator.fs.holder import Descriptors
 from replicator.fs.ledger import Known, Ledger
 from replicator.fs.mtimes import LateMtimes, Notes
 from replicator.fs.nodes import Node, NodeTable
-from replicator.fs.ranges import Ranges, readable
+from replicator.fs.ranges import Ranges
 from replicator.fs.recorder import Recorder
 from replicator.fs.search import Search, find_name
+from replicator.fs.unfinished import exists
+from replicator.fs.whole_file import read_whole
 from replicator.ops import (
     CREATION_MASK,
     RENAME_EXCHANGE,
@@ -94,7 +96,9 @@ class Passthrough:
         self.mode_dropped: Callable[[int], None] | None = None
         """Told the id of a node that lost suid or sgid by a change that does not answer with attributes."""
         self.note_inode: Callable[[int], None] = _note_nothing
-        """Told, before a name is moved or removed, the inode number of what stands there."""
+        """Told the inode number of what stands at a name, before that is moved or removed; of a file without
+        name, before it gets its first.
+        """
         self.redoing: int | None = None
         """A killed predecessor may have done the operation called now, on this inode: then it is done."""
         self._files: dict[int, FileHandle] = {}
@@ -332,7 +336,7 @@ class Passthrough:
         )
         try:
             directory = self._directory(parent)
-            if self.redoing is not None and _exists(name, directory):
+            if self.redoing is not None and exists(name, directory):
                 open_flags &= ~(os.O_CREAT | os.O_EXCL)
             with CreatedBy(caller):
                 descriptor = os.open(name, open_flags, mode & 0o7777, dir_fd=directory)
@@ -402,17 +406,13 @@ class Passthrough:
     def link(self, node_id: int, parent_id: int, name: bytes) -> Entry:
         node = self.nodes.get(node_id)
         parent = self.nodes.get(parent_id)
-        if node.links == 0:
+        if node.links == 0 or self.redoing:
             return self._link_unnamed(node, parent, name)
         old_path = self._path(node)
         new_path = self.nodes.child_path(parent, name)
         recording = new_path is not None and self._recorder.begin(Kind.LINK, old_path, new_path)
         try:
-            address, descriptor = self.nodes.address_and_directory(node, parent)
-            # A pinned object's address is a magic link to it; another's is its own name, maybe a symlink.
-            with self._unless_done(FileExistsError):
-                os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=node.descriptor >= 0)
-            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            state, _ = self._link(node, parent, name)
         except OSError:
             if recording:
                 self._recorder.abandon()
@@ -428,29 +428,50 @@ class Passthrough:
     def _link_unnamed(self, node: Node, parent: Node, name: bytes) -> Entry:
         """A file of `create_unnamed` gets its first name: here it begins to exist for a target."""
         path = self.nodes.child_path(parent, name)
-        recording = self._recorder.begin(Kind.CREATE, path)
+        self.note_inode(node.inode)  # so that a successor sees that it was without one
+        recording = self._recorder.begin(Kind.FILE, path)
         try:
-            address, descriptor = self.nodes.address_and_directory(node, parent)
-            with self._unless_done(FileExistsError):
-                os.link(address, name, dst_dir_fd=descriptor, follow_symlinks=True)
-            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            state, directory = self._link(node, parent, name)
         except OSError:
             if recording:
                 self._recorder.abandon()
             raise
         if recording and path is not None:
-            try:
-                with readable(node.descriptor) as content:
-                    self._ranges.record_new(node, path, content)
-            except OSError:  # or too large to be journaled in one step
-                self._recorder.doubt(path)
-            self._recorder.abandon()  # the flight is over: what it did is told
             self._mtimes.changed(parent)
-        elif self.redoing is not None and path is not None and self._recorder.is_active(path):
-            self._recorder.doubt(path)  # a killed predecessor has recorded some of it, or all
+            self._record_whole(node, path, directory, name)
         entry = self._entry(parent, name, state)
         self.nodes.unpin(node)
         return entry
+
+    def _link(self, node: Node, parent: Node, name: bytes) -> tuple[os.stat_result, int]:
+        """linkat(2). The object's new state, and a descriptor of `parent`."""
+        address, directory = self.nodes.address_and_directory(node, parent)
+        # A pinned object's address is a magic link to it; another's is its own name, maybe a symlink.
+        try:
+            os.link(address, name, dst_dir_fd=directory, follow_symlinks=node.descriptor >= 0)
+        except FileExistsError:
+            if self.redoing is None:
+                raise
+        state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if state.st_ino != node.inode or state.st_dev != node.device:  # no predecessor has done it
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        return state, directory
+
+    def _record_whole(self, node: Node, path: bytes, directory: int, name: bytes) -> None:
+        """One record; of a file that does not fit, that a mirror has to bring it, which gives it its name
+        when it is complete.
+        """
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                whole = read_whole(descriptor, limits.UNNAMED_BYTES)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self._recorder.doubt(path)
+            self._recorder.abandon()  # the flight is over: what it did is told
+        else:
+            self._recorder.append(Kind.FILE, path, payload=whole.encode(), inode=node.inode)
 
     def unlink(self, parent_id: int, name: bytes) -> None:
         self._remove(Kind.UNLINK, self.nodes.get(parent_id), name)
@@ -982,14 +1003,6 @@ class Passthrough:
 
 def _note_nothing(inode: int) -> None:
     """For when no successor could use it."""
-
-
-def _exists(name: bytes, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _flags_of(state: os.stat_result) -> int:

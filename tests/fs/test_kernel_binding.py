@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from kit.mount import CaptureMount, shown
 
+from replicator import limits
 from replicator.fs import calls
 from replicator.ops import Kind
 
@@ -199,34 +200,113 @@ def test_a_file_of_more_than_4_gib(mount: CaptureMount, target: Path) -> None:
 # --- files without name ---
 
 
-def test_a_file_without_name_that_could_get_one_is_not_made(mount: CaptureMount) -> None:
-    with pytest.raises(OSError, match="not supported"):
-        os.open(mount.mountpoint, os.O_TMPFILE | os.O_RDWR)
-    assert mount.records() == []
-
-
-@pytest.mark.xfail(reason="its content and its name would reach a target in steps", raises=OSError)
 def test_a_file_without_name_begins_to_exist_with_its_link(mount: CaptureMount, target: Path) -> None:
     base = mount.mountpoint
     (base / "d").mkdir()
     descriptor = os.open(base / "d", os.O_TMPFILE | os.O_RDWR, 0o640)
     os.write(descriptor, b"before")
     os.pwrite(descriptor, b"far", 300_000)
+    os.ftruncate(descriptor, 400_000)
     os.setxattr(descriptor, "user.a", b"1")
     os.utime(descriptor, ns=(1, 2))
     os.fchown(descriptor, 5, 6)
     assert os.fstat(descriptor).st_nlink == 0
     assert shown(mount.records()) == ["MKDIR d", "SETATTR  mtime"]
     give_name(descriptor, base, "f")
+    assert os.fstat(descriptor).st_nlink == 1
     os.pwrite(descriptor, b"after!", 0)
     os.link(base / "f", base / "d/g")
+    give_name(descriptor, base, "h")
     os.close(descriptor)
-    assert (base / "f").stat().st_nlink == 2
+    assert (base / "f").stat().st_nlink == 3
     records = mount.records()
+    assert shown(records)[:4] == ["FILE f", "WRITE f 6@0", "LINK f d/g", "LINK f h"]
     (target / "d").mkdir(0o755)
     mount.assert_replays(records, target)
     assert_same_holes(mount, target, "f")
     assert mount.call("status")["nodes"] < 10
+
+
+def test_what_is_mapped_in_a_file_without_name_comes_along(mount: CaptureMount, target: Path) -> None:
+    with opened(mount.mountpoint, os.O_TMPFILE | os.O_RDWR) as descriptor:
+        os.ftruncate(descriptor, 3 * mmap.PAGESIZE)
+        with mmap.mmap(descriptor, 0) as mapping:
+            mapping[:5] = b"early"
+            give_name(descriptor, mount.mountpoint, "f")
+            mapping[mmap.PAGESIZE : mmap.PAGESIZE + 4] = b"late"
+            mapping.flush()
+    mount.assert_replays(mount.records(), target)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_large_file_without_name_is_left_to_a_mirror(
+    mount: CaptureMount, target: Path, excess: int
+) -> None:
+    """It then gets its name on a target when it is complete, as every file that a mirror brings."""
+    with opened(mount.mountpoint, os.O_TMPFILE | os.O_WRONLY) as descriptor:
+        os.write(descriptor, os.urandom(limits.UNNAMED_BYTES - mmap.PAGESIZE))
+        if excess:
+            os.write(descriptor, bytes(mmap.PAGESIZE))
+        give_name(descriptor, mount.mountpoint, "f")
+        os.pwrite(descriptor, b"after", 0)
+    records = mount.records()
+    assert [Kind(record.kind) for record in records[:2]] == [Kind.DOUBT if excess else Kind.FILE, Kind.WRITE]
+    if not excess:
+        mount.assert_replays(records, target)
+
+
+def test_a_name_that_is_taken_is_refused(mount: CaptureMount, target: Path) -> None:
+    (mount.mountpoint / "f").write_text("there")
+    with opened(mount.mountpoint, os.O_TMPFILE | os.O_RDWR) as descriptor:
+        os.write(descriptor, b"new")
+        with pytest.raises(FileExistsError):
+            give_name(descriptor, mount.mountpoint, "f")
+        give_name(descriptor, mount.mountpoint, "g")
+    os.rename(mount.mountpoint / "g", mount.mountpoint / "f")  # how programs replace a file
+    records = mount.records()
+    assert [text for text in shown(records) if "mtime" not in text and "WRITE" not in text] == [
+        "CREATE f",
+        "FILE g",
+        "RENAME g f",
+    ]
+    mount.assert_replays(records, target)
+
+
+def test_a_name_that_is_not_replicated(tmp_path: Path) -> None:
+    """The file begins to exist for a target with the first name there."""
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, active=[b"in"])
+    try:
+        mount.start().attach()
+        (mount.mountpoint / "in").mkdir()
+        (mount.mountpoint / "out").mkdir()
+        mount.records()
+        with opened(mount.mountpoint / "in", os.O_TMPFILE | os.O_RDWR) as descriptor:
+            os.write(descriptor, b"content")
+            give_name(descriptor, mount.mountpoint / "out", "f")
+            assert mount.records() == []
+            give_name(descriptor, mount.mountpoint / "in", "g")
+        # A sender brings what is linked into its set.
+        assert shown(mount.records())[0] == "LINK out/f in/g"
+        with opened(mount.mountpoint / "out", os.O_TMPFILE | os.O_RDWR) as descriptor:
+            give_name(descriptor, mount.mountpoint / "in", "h")
+        assert shown(mount.records())[0] == "FILE in/h"
+    finally:
+        mount.close()
+
+
+def test_a_users_file_without_name(mount: CaptureMount, target: Path) -> None:
+    os.chmod(mount.mountpoint, 0o777)
+    program = """if True:
+        import os
+        os.setgroups([]); os.setgid(1000); os.setuid(1000); os.umask(0o027)
+        descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o666)
+        os.write(descriptor, b"content")
+        os.link(f"/proc/self/fd/{descriptor}", "f", src_dir_fd=os.open(".", 0), follow_symlinks=True)
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=mount.mountpoint)
+    state = (mount.mountpoint / "f").stat()
+    assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (1000, 1000, 0o640)
+    mount.assert_replays(mount.records(), target)
 
 
 def test_a_file_without_name_that_may_never_have_one(mount: CaptureMount) -> None:
@@ -293,7 +373,8 @@ def test_a_users_change_takes_suid_away_at_once(mount: CaptureMount, target: Pat
     os.chmod(base, 0o777)
     program = """if True:
         import os
-        from replicator.fs import calls
+        from replicator import limits
+from replicator.fs import calls
         os.setgroups([]); os.setgid(1000); os.setuid(1000)
         for name in "write", "truncate", "open", "allocate", "copy":
             descriptor = os.open(name, os.O_RDWR | (os.O_TRUNC if name == "open" else 0))

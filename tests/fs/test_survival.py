@@ -45,7 +45,7 @@ log = os.open(base + "/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 names, number = [], 0
 while not select.select([sys.stdin], [], [], 0)[0]:
     number += 1
-    kind, path = chance.randrange(12), f"{base}/{number}"
+    kind, path = chance.randrange(13), f"{base}/{number}"
     if kind < 3 or len(names) < 3:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         os.write(fd, b"%d" % number)
@@ -73,6 +73,13 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         assert os.pwrite(held, b"without name", 0) == 12
     elif kind == 10:
         os.replace(names.pop(), names[-1])
+    elif kind == 11:
+        fd = os.open(base, os.O_TMPFILE | os.O_RDWR, 0o644)
+        os.write(fd, b"%d" % number)
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        assert os.fstat(fd).st_nlink == 1
+        os.close(fd)
+        names.append(path)
     else:
         fd = os.open(chance.choice(names), os.O_RDWR)
         os.fsync(fd)
@@ -162,6 +169,86 @@ def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(
     assert mount.stop() == 0
     assert not resumption.is_held(mount.settings.memory_directory)
     assert not os.path.exists(mount.settings.memory_directory)
+
+
+# A capture that kills itself once, the first time that a file without name gets one, at the point named.
+KILLED = """
+import os, signal, sys
+from replicator.agent.capture import main
+from replicator.fs.intent import Intent
+from replicator.fs.nodes import NodeTable
+from replicator.fs.recorder import Recorder
+from replicator.queue.journal import JournalWriter
+point, marker = {point!r}, {marker!r}
+function, when = point.split()
+owner = {{"link": os, "append": JournalWriter, "clear_flight": JournalWriter, "unpin": NodeTable,
+         "done": Intent}}[function]
+real, linked = getattr(owner, function), []
+real_link = os.link
+def link(*arguments, **options):
+    linked.append(None)
+    return real_link(*arguments, **options)
+def kill(*arguments, **options):
+    if linked or function == "link":
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+if not os.path.exists(marker):
+    open(marker, "x").close()
+    os.link = link
+    setattr(owner, function, kill)
+sys.exit(main())
+"""
+
+
+LINKING = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_TMPFILE | os.O_RDWR, 0o640)
+size = int(sys.argv[2])
+os.write(descriptor, b"x" * size)
+os.link(f"/proc/self/fd/{descriptor}", sys.argv[1] + "/f", src_dir_fd=descriptor, follow_symlinks=True)
+os.pwrite(descriptor, b"more", size)
+os.close(descriptor)
+os.link(sys.argv[1] + "/f", sys.argv[1] + "/g")
+"""
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    "point",
+    [
+        *("link before", "link after", "append before", "append after", "clear_flight after"),
+        *("unpin before", "unpin after", "done after"),
+    ],
+)
+def test_a_file_that_was_getting_its_first_name(
+    tmp_path: Path, target: Path, point: str, large: bool
+) -> None:
+    program = KILLED.format(point=point, marker=str(tmp_path / "marker"))
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, program=("-c", program))
+    try:
+        mount.start().attach()
+        capture = mount.process
+        assert capture is not None
+        size = 5 << 20 if large else 5000
+        with subprocess.Popen(
+            [sys.executable, "-c", LINKING, mount.mountpoint, str(size)], stderr=subprocess.PIPE, text=True
+        ) as linking:
+            assert capture.wait(CALL_TIMEOUT_S) == -signal.SIGKILL
+            mount.start()
+            complaint = linking.communicate(timeout=CALL_TIMEOUT_S)[1]
+            assert linking.returncode == 0, complaint
+        assert (mount.mountpoint / "g").read_bytes() == b"x" * size + b"more"
+        records = mount.records()
+        kinds = [Kind(record.kind) for record in records if record.kind != Kind.SETATTR]
+        assert kinds == [Kind.DOUBT if large else Kind.FILE, Kind.WRITE, Kind.LINK]
+        if not large:
+            mount.assert_replays(records, target)
+        assert mount.stop() == 0
+    finally:
+        mount.close()
 
 
 @pytest.mark.parametrize("replace", [replace_by_kill, replace_in_order])
