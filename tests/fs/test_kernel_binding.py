@@ -31,23 +31,6 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[CaptureMount]:
-    made = CaptureMount(tmp_path, settings={"binding": "kernel"})
-    try:
-        yield made.start().attach()
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    path = tmp_path / "target"
-    path.mkdir()
-    os.chmod(path, 0o755)
-    return path
-
-
 @contextlib.contextmanager
 def opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
     descriptor = os.open(path, flags, 0o644)
@@ -373,8 +356,7 @@ def test_a_users_change_takes_suid_away_at_once(mount: CaptureMount, target: Pat
     os.chmod(base, 0o777)
     program = """if True:
         import os
-        from replicator import limits
-from replicator.fs import calls
+        from replicator.fs import calls
         os.setgroups([]); os.setgid(1000); os.setuid(1000)
         for name in "write", "truncate", "open", "allocate", "copy":
             descriptor = os.open(name, os.O_RDWR | (os.O_TRUNC if name == "open" else 0))

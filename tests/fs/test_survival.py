@@ -90,23 +90,6 @@ print(number)
 """
 
 
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[CaptureMount]:
-    made = CaptureMount(tmp_path, settings={"binding": "kernel"})
-    try:
-        yield made.start().attach()
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    path = tmp_path / "target"
-    path.mkdir()
-    os.chmod(path, 0o755)
-    return path
-
-
 def holder_of(mount: CaptureMount) -> int:
     """Its process id; 0 while there is none."""
     held = holder.find(os.path.join(mount.settings.memory_directory, "holder"))
