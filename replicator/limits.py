@@ -25,6 +25,7 @@ RESTART_MAX_S = 30.0
 CAPTURE_RESTART_FIRST_S = 0.01  # applications wait for a killed capture's successor
 CAPTURE_RESTART_MAX_S = 2.0
 CAPTURE_GIVE_UP_S = 60.0  # without any successor that starts: then calls on its mount fail, and wait no more
+HOLDER_GIVE_UP_S = 300.0  # the same when no agent runs that would start one
 RELOAD_TIMEOUT_S = 60.0  # for a capture to leave its mount: syncs and reads that wait for a disk end first
 CHILD_STABLE_S = 60.0  # a child that lived this long starts with the first back-off again
 AGENT_STOP_TIMEOUT_S = 60.0  # for an agent to end after SIGTERM

@@ -164,6 +164,34 @@ def test_copying_into_a_file_open_for_writing_only(mount: CaptureMount, target: 
     mount.assert_replays(mount.records(), target)
 
 
+def test_copying_from_and_to_other_file_systems(tmp_path: Path, target: Path) -> None:
+    """Between two mounts of ours, too: the kernel reads here and writes there, or the program does."""
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    mounts = [CaptureMount(tmp_path / name, settings={"binding": "kernel"}) for name in ("one", "two")]
+    content = os.urandom(300_000)
+    try:
+        one, two = [mount.start().attach().mountpoint for mount in mounts]
+        (plain / "f").write_bytes(content)
+        for source, copy in ((plain, one), (one, two), (two, plain)):
+            with opened(source / "f", os.O_RDONLY) as reading, opened(copy / "g") as writing:
+                done = 0
+                while done < len(content):
+                    try:
+                        count = os.copy_file_range(reading, writing, len(content) - done)
+                    except OSError as error:
+                        assert error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL)
+                        count = os.sendfile(writing, reading, None, len(content) - done)
+                    assert count > 0
+                    done += count
+            subprocess.run(["cp", source / "f", copy / "f"], check=True)
+            assert (copy / "g").read_bytes() == (copy / "f").read_bytes() == content
+        mounts[1].assert_replays(mounts[1].records(), target)
+    finally:
+        for mount in mounts:
+            mount.close()
+
+
 def test_a_file_of_more_than_4_gib(mount: CaptureMount, target: Path) -> None:
     place = (5 << 30) + 12345
     with opened(mount.mountpoint / "f") as descriptor:

@@ -285,6 +285,41 @@ def test_without_a_successor_it_can_be_given_up(mount: CaptureMount) -> None:
     assert os.listdir(mount.mountpoint) == ["f"]
 
 
+SHORT_OF_PATIENCE = """
+import sys
+from replicator import limits
+limits.HOLDER_GIVE_UP_S = 1.0
+from replicator.agent.capture import main
+sys.exit(main())
+"""
+
+
+def test_where_no_agent_runs_calls_fail_in_the_end(tmp_path: Path) -> None:
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, program=("-c", SHORT_OF_PATIENCE))
+    try:
+        mount.start().attach()
+        (mount.mountpoint / "f").touch()
+        time.sleep(1.2)  # as long as the capture runs nobody gives up
+        held = holder_of(mount)
+        assert held
+        mount.kill()
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"not connected|abort"):
+            os.stat(mount.mountpoint / "g")
+        assert 0.9 < time.monotonic() - began < CALL_TIMEOUT_S
+        assert holder_of(mount) == 0
+        mount.start()
+        assert os.listdir(mount.mountpoint) == ["f"]
+        mount.kill()
+        mount.start()  # in time
+        time.sleep(1.2)
+        assert os.listdir(mount.mountpoint) == ["f"]
+        assert mount.layers == 1
+        assert mount.stop() == 0
+    finally:
+        mount.close()
+
+
 def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
