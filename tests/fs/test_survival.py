@@ -307,7 +307,9 @@ def test_where_no_agent_runs_calls_fail_in_the_end(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"not connected|abort"):
             os.stat(mount.mountpoint / "g")
         assert 0.9 < time.monotonic() - began < CALL_TIMEOUT_S
-        assert holder_of(mount) == 0
+        while holder_of(mount):  # its descriptors are closed before it has ended
+            assert time.monotonic() - began < CALL_TIMEOUT_S
+            time.sleep(0.01)
         mount.start()
         assert os.listdir(mount.mountpoint) == ["f"]
         mount.kill()
