@@ -25,6 +25,7 @@ RESTART_MAX_S = 30.0
 CAPTURE_RESTART_FIRST_S = 0.01  # applications wait for a killed capture's successor
 CAPTURE_RESTART_MAX_S = 2.0
 CAPTURE_GIVE_UP_S = 60.0  # without any successor that starts: then calls on its mount fail, and wait no more
+HOLDER_GIVE_UP_S = 300.0  # the same when no agent runs that would start one
 RELOAD_TIMEOUT_S = 60.0  # for a capture to leave its mount: syncs and reads that wait for a disk end first
 CHILD_STABLE_S = 60.0  # a child that served this long starts with the first back-off again
 CAPTURE_STABLE_S = (
@@ -93,7 +94,7 @@ SPIN_PATIENCE = 256  # short sleeps before it is tried again where it never help
 SPIN_S = 0.00005  # a server of a busy mount looks for the next request so long before it sleeps
 DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reader of it
 COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes
-UNNAMED_BYTES = 64 * MIB  # content journaled when a file without name gets one; more is compared instead
+UNNAMED_BYTES = 4 * MIB  # one record of a file that gets its first name; one that holds more is mirrored
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
 # --- processes that read or place files in a thread beside their event loop ---

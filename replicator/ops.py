@@ -35,6 +35,7 @@ class Kind(IntEnum):
     SETXATTR = 12  # path2 = name; payload = value; arg0 = flags of setxattr(2)
     REMOVEXATTR = 13  # path2 = name
     FALLOCATE = 14  # arg0 = offset, arg1 = length; payload = u32 mode
+    FILE = 15  # regular file made without a name: it appears with all it holds; payload: fs/whole_file.py
     DOUBT = 20  # path (and what is below it) may differ from what the journal says: compare it again
     HOLE = 21  # arg0 = operations lost before this record: the set must be compared again
     REMOVE_TREE = 22  # derived by a sender: path and all below it left the set
@@ -53,6 +54,7 @@ NAME_KINDS = frozenset(
         Kind.RMDIR,
         Kind.RENAME,
         Kind.REMOVE_TREE,
+        Kind.FILE,
     }
 )
 """Kinds that change a name; all others change what a name refers to."""

@@ -10,7 +10,7 @@ import faulthandler
 import gc
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +19,7 @@ import trio
 from kit import leftovers, machine
 
 TEST_TIMEOUT_S = 120.0
+UMASK = 0o022  # whoever runs the tests: what they make by hand is compared with what agents make
 HARD_EXIT_AFTER_S = 60.0  # after the time limit: the process sits in the kernel and hears no signal
 
 _stderr_descriptor = pytest.StashKey[int]()
@@ -34,11 +35,18 @@ class TestTimeoutError(Exception):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.umask(0o022)  # whoever runs the tests: what they make by hand is compared with what agents make
+    os.umask(UMASK)
     config.addinivalue_line("markers", "timeout_s(seconds): another time limit than the usual one")
     # Standard error proper, before output is captured: the only way to say anything when the process hangs.
     config.stash[_stderr_descriptor] = os.dup(2)
     faulthandler.register(signal.SIGUSR1, file=config.stash[_stderr_descriptor], all_threads=True)
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A test of capture leaves this process with capture's."""
+    yield
+    os.umask(UMASK)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

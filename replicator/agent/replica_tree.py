@@ -83,10 +83,10 @@ class ReplicaTree:
                 source_root = journal.root if connect.remap_links else None
                 links = LinkTable(os.path.join(directory, f"{LINKS_PREFIX}{index}.sqlite"))
                 self._links.append(links)
-                applier = Applier(maps, source_root=source_root)
-                self._appliers.append(applier)
                 tag = f"{connect.connection_uuid[:8]}-{index}".encode()
-                self._placers.append(Placer(applier, links, tag=tag))
+                applier = Applier(maps, source_root=source_root, tag=tag)
+                self._appliers.append(applier)
+                self._placers.append(Placer(applier, links))
         except BaseException:
             self.close()
             raise

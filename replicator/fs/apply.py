@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import calls
-from replicator.fs.attributes import is_replicated_xattr, proc_path, set_attributes
+from replicator.fs.attributes import is_replicated_xattr, proc_path, set_attributes, write_at
 from replicator.fs.beneath import MISSING, Root
 from replicator.fs.credentials import as_owner
+from replicator.fs.unfinished import CREATE_FLAGS
+from replicator.fs.whole_file import WholeFile, place_whole
 from replicator.ops import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -35,9 +36,6 @@ from replicator.ops import (
     shown,
 )
 
-_CREATE_FLAGS = (
-    os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-)
 _OWNER = AttributeMask.UID | AttributeMask.GID
 _IN_THE_WAY = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR})
 _SIZE_MOVING = calls.FALLOC_COLLAPSE_RANGE | calls.FALLOC_INSERT_RANGE
@@ -163,13 +161,18 @@ class Applier:
         source_root: bytes | None = None,
         links: Links | None = None,
         transfers: Transfers | None = None,
+        tag: bytes = b"0",
     ) -> None:
+        """`tag` makes the names of unfinished files this connection's own."""
         self.maps = PathMaps(maps)
+        self.incoming = b".replicator-incoming-" + tag
+        """Name of a file that is not complete, where there are no files without name."""
         self.links = links
         self.transfers = transfers
         self._source_root = source_root.rstrip(b"/") if source_root is not None else None
         self._names: dict[int, Callable[[Record, bool, bool, bytes], Outcome]] = {
             Kind.CREATE: self._create,
+            Kind.FILE: self._file,
             Kind.MKDIR: self._mkdir,
             Kind.SYMLINK: self._symlink,
             Kind.MKNOD: self._mknod,
@@ -306,7 +309,7 @@ class Applier:
 
         def make(directory: int, name: bytes) -> None:
             with as_owner(attributes.uid, attributes.gid):
-                descriptor = os.open(name, _CREATE_FLAGS, attributes.mode & 0o7777, dir_fd=directory)
+                descriptor = os.open(name, CREATE_FLAGS, attributes.mode & 0o7777, dir_fd=directory)
             root.keep_file(path, descriptor)
             set_attributes(descriptor, attributes, current=os.fstat(descriptor))
 
@@ -315,6 +318,22 @@ class Applier:
                 return False
             set_attributes(root.file(path), attributes, current=state)
             return True
+
+        return self._make(record, tolerant, in_doubt, make, keep)
+
+    def _file(self, record: Record, tolerant: bool, in_doubt: bool, intent: bytes) -> Outcome:
+        try:
+            whole = WholeFile.decode(record.payload)
+        except ValueError as error:
+            raise ApplyError(record, str(error)) from error
+
+        def make(directory: int, name: bytes) -> None:
+            place_whole(whole, directory, name, self.incoming)
+
+        def keep(state: os.stat_result) -> bool:
+            # It was there with all it holds, or not at all: in doubt, what looks like it is it.
+            same = state.st_size == whole.size and state.st_mtime_ns == whole.attributes.mtime_ns
+            return stat.S_ISREG(state.st_mode) and same and not tolerant
 
         return self._make(record, tolerant, in_doubt, make, keep)
 
@@ -618,19 +637,6 @@ def _same_type(descriptor: int, record: Record) -> bool:
 # --- operations on descriptors ---
 
 
-def write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of it, in calls of at most `limits.WRITE_BYTES`."""
-    size = len(data)
-    written = os.pwrite(descriptor, data, offset) if size <= limits.WRITE_BYTES else 0
-    if written != size:
-        rest = memoryview(data)[written:]
-        offset += written
-        while rest:
-            written = os.pwrite(descriptor, rest[: limits.WRITE_BYTES], offset)
-            offset += written
-            rest = rest[written:]
-
-
 def _write(descriptor: int, record: Record, in_doubt: bool, intent: bytes) -> Outcome:
     write_at(descriptor, record.payload, record.arg0)
     return Outcome.APPLIED
@@ -716,5 +722,4 @@ __all__ = [
     "PathMaps",
     "Place",
     "Transfers",
-    "write_at",
 ]

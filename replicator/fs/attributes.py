@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
+from replicator import limits
 from replicator.ops import AttributeMask, Attributes, Identity
 
 Xattrs = dict[bytes, bytes]
@@ -228,3 +229,16 @@ def data_extents(descriptor: int, size: int, offset: int = 0) -> Iterator[tuple[
         end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         yield start, end - start
         offset = end
+
+
+def write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of it, in calls of at most `limits.WRITE_BYTES`."""
+    size = len(data)
+    written = os.pwrite(descriptor, data, offset) if size <= limits.WRITE_BYTES else 0
+    if written != size:
+        rest = memoryview(data)[written:]
+        offset += written
+        while rest:
+            written = os.pwrite(descriptor, rest[: limits.WRITE_BYTES], offset)
+            offset += written
+            rest = rest[written:]

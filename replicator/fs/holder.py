@@ -5,6 +5,9 @@ moment and at no cost per operation, exactly what the capture has open, /dev/fus
 it. When the capture is killed, the kernel keeps the requests of applications instead of failing them, and the
 successor takes each descriptor at the number it had, which is the number the kernel knows a handle by.
 
+It does not wait for ever: if the capture has ended and no successor has come (no agent runs that would start
+one), it ends as well, so that applications get an error in the end.
+
 Its memory is what the capture had touched when it was made, shared with it as long as neither changes it.
 """
 
@@ -17,6 +20,9 @@ import select
 import signal
 import stat
 from dataclasses import asdict, dataclass
+from functools import cache
+
+from replicator import limits
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter lock over clone(2): one thread in both
 _CLONE_FILES = 0x400
@@ -24,6 +30,9 @@ _SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 _PIDFD_GETFD = 438  # the same number on every architecture
 _PR_SET_NAME = 15
 _NAME = b"capture-holder"
+_POLLIN = 1
+_poll = _libc.poll
+_exit = _libc._exit
 _END_S = 5.0  # for a killed holder to be gone
 
 
@@ -51,6 +60,7 @@ def start() -> int:
     It is a copy of the calling thread alone, so what it does is limited to sleeping.
     """
     title = _Title()
+    owner = _Poll(_pidfd(os.getpid()), _POLLIN, 0)
     number = _SYS_CLONE.get(os.uname().machine)
     if number is None:
         raise OSError(38, "no holder on this machine")
@@ -60,7 +70,7 @@ def start() -> int:
         raise OSError(code, os.strerror(code))
     if pid == 0:
         title.set()
-        _sleep()
+        _sleep(owner)
     return pid
 
 
@@ -80,14 +90,31 @@ class _Title:
             ctypes.memmove(self._start, self._text[: length - 1].ljust(length, b"\0"), length)
 
 
-def _sleep() -> None:
-    """In the holder, for ever. Nothing may be closed or opened here: the table is the capture's."""
+@cache
+def _pidfd(pid: int) -> int:
+    """Of this process: stays open, for every holder it will have."""
+    return os.pidfd_open(pid)
+
+
+class _Poll(ctypes.Structure):
+    """struct pollfd"""
+
+    _fields_ = (("descriptor", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+def _sleep(owner: _Poll) -> None:
+    """In the holder, until nobody has come for `limits.HOLDER_GIVE_UP_S` after its owner's end.
+
+    Nothing may be closed or opened here: the table is the capture's.
+    """
     _libc.setsid()
     _libc.prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     everything = ctypes.create_string_buffer(b"\xff" * 128, 128)
     _libc.sigprocmask(signal.SIG_SETMASK, everything, None)  # but SIGKILL, which nobody can block
-    while True:
-        _libc.pause()
+    while not owner.revents & _POLLIN:
+        _poll(ctypes.byref(owner), 1, -1)
+    _poll(None, 0, int(limits.HOLDER_GIVE_UP_S * 1000))
+    _exit(0)
 
 
 def start_time(pid: int) -> str:

@@ -312,11 +312,6 @@ class Binding:
 
     def _tmpfile(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         flags, mode, umask, _ = fields
-        if not flags & os.O_EXCL:
-            # It may get a name with all its content at once, which its records bring in steps: a target
-            # would be in states that the source never had. Programs then make a named file.
-            # TODO "O_TMPFILE with linkat": one record, or a copy that gets its name when it is complete.
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         entry: Entry
         handle, entry = self._fs.create_unnamed(node_id, mode, flags, _caller(header, umask))
         return protocol.entry(*entry) + protocol.opened(handle)

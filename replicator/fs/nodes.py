@@ -19,7 +19,7 @@ from typing import Final
 
 from replicator.fs import calls
 from replicator.fs.attributes import proc_path
-from replicator.fs.ledger import Known, Ledger
+from replicator.fs.ledger import Known, Ledger, Named
 from replicator.ops import Flag
 
 logger = logging.getLogger(__name__)
@@ -499,15 +499,12 @@ class NodeTable:
         ledger = self._ledger
         assert ledger is not None
 
-        def write() -> None:
-            for node in self._nodes.values():
-                node.place = -1
-                for parent, name in self.names(node):
-                    self._write_name(ledger, node, parent, name)
-                if node.place < 0 and node is not self.root:
-                    self._write_name(ledger, node, None, b"")
-
-        ledger.begin(write)
+        nodes = [node for node in self._nodes.values() if node is not self.root]
+        places = ledger.begin(_named(nodes))
+        index = 0
+        for node in nodes:
+            node.place = places[index]
+            index += 1 if node.others is None else 1 + len(node.others)
 
     def _give_ledger_up(self, error: OSError) -> None:
         """Without it a successor makes a new mount: that costs programs their open files."""
@@ -554,3 +551,14 @@ class NodeTable:
                 self._rewrite_ledger()
             except OSError as error:
                 self._give_ledger_up(error)
+
+
+def _named(nodes: Iterable[Node]) -> Iterator[Named]:
+    """All of their names, one after another; one without any has none by name b""."""
+    for node in nodes:
+        parent = node.parent
+        known = node.id, node.inode, node.device, node.is_directory, max(node.lookups, 0)
+        yield *known, 0 if parent is None else parent.id, node.name
+        if node.others is not None:
+            for other, name in node.others:
+                yield *known, other.id, name

@@ -1,4 +1,4 @@
-"""Operations on ranges of a file: allocate, punch, zero, copy; and a file's whole content as records."""
+"""Operations on ranges of a file: allocate, punch, zero, copy."""
 
 import errno
 import os
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from replicator import limits
 from replicator.fs import calls
-from replicator.fs.attributes import attributes_of, data_extents, proc_path, read_xattrs
+from replicator.fs.attributes import data_extents, proc_path
 from replicator.fs.mtimes import LateMtimes
 from replicator.fs.nodes import Node
 from replicator.fs.recorder import Recorder
-from replicator.ops import CREATION_MASK, AttributeMask, Kind
+from replicator.ops import Kind
 
 _MODE = struct.Struct("<I")  # payload of FALLOCATE
 # Collapsing and inserting move the rest of the file; the kernel passes neither on.
@@ -131,38 +131,3 @@ class Ranges:
             arg0=start,
             arg1=end - start,
         )
-
-    def record_new(self, node: Node, path: bytes, descriptor: int) -> None:
-        """Journal a file that had no name until now as if it were made and written now. Raises OSError.
-
-        Within a flight, as `copy`: a successor then knows that these records may be incomplete.
-        EFBIG: it holds more than `limits.UNNAMED_BYTES`.
-        """
-        state = os.fstat(descriptor)
-        if state.st_blocks * 512 > limits.UNNAMED_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        self._recorder.append_more(
-            Kind.CREATE,
-            path,
-            payload=attributes_of(state, CREATION_MASK | AttributeMask.MTIME).encode(),
-            inode=node.inode,
-        )
-        self._record_extents(node, path, descriptor, state.st_size)
-        for name, value in read_xattrs(descriptor, readable=True).items():
-            self._recorder.append_more(Kind.SETXATTR, path, path2=name, payload=value, inode=node.inode)
-        self._recorder.append_more(
-            Kind.SETATTR, path, payload=attributes_of(state).encode(), inode=node.inode
-        )
-
-    def _record_extents(self, node: Node, path: bytes, descriptor: int, size: int) -> None:
-        """Data only: a new file is all hole already."""
-        if size:
-            self._recorder.append_more(Kind.TRUNCATE, path, inode=node.inode, arg0=size)
-        for position, length in data_extents(descriptor, size):
-            end = position + length
-            while position < end:
-                data = os.pread(descriptor, min(limits.REQUEST_BYTES, end - position), position)
-                if not data:
-                    break
-                self._recorder.append_more(Kind.WRITE, path, payload=data, inode=node.inode, arg0=position)
-                position += len(data)

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from replicator import limits
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Identity, Kind, Record
 
-_NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD})
+_NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD, Kind.FILE})
 
 
 class Decision(Enum):

@@ -17,16 +17,18 @@ from typing import Any
 
 from replicator import limits
 from replicator.errors import ReplicatorError
-from replicator.fs.apply import Applier, write_at
+from replicator.fs import unfinished
+from replicator.fs.apply import Applier
 from replicator.fs.attributes import (
     data_extents,
-    proc_path,
     read_xattrs,
     set_attributes,
     set_times,
+    write_at,
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
+from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
 from replicator.mirror.links import LinkTable
 from replicator.mirror.pieces import (
     Abandon,
@@ -47,17 +49,11 @@ from replicator.mirror.pieces import (
 )
 from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity
 
-_CREATE_FLAGS = (
-    os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-)
-_NAMELESS_FLAGS = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_UNFINISHED_MODE = 0o600
 _ALL = int(AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME)
 _ACCESS_ACL = b"system.posix_acl_access"
 _DEFAULT_ACL = b"system.posix_acl_default"
 _FICLONE = 0x40049409
-_NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 _NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
 _TARGET_IS_ILL = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
@@ -124,18 +120,17 @@ class OpenTransfers:
 class Placer:
     """Places batches of one journal, in the order of the stream, in the thread that applies its records.
 
-    Becomes the applier's source of open transfers and of identities. `tag` makes the names of unfinished
-    files this connection's own.
+    Becomes the applier's source of open transfers and of identities.
     """
 
-    def __init__(self, applier: Applier, links: LinkTable, *, tag: bytes = b"0") -> None:
+    def __init__(self, applier: Applier, links: LinkTable) -> None:
         self._maps = applier.maps
         self._applier = applier
         self._links = links
         self._transfers = OpenTransfers()
         applier.links = links
         applier.transfers = self._transfers
-        self._incoming = b".replicator-incoming-" + tag
+        self._incoming = applier.incoming
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._inheriting: dict[bytes, bool] = {}
@@ -248,7 +243,7 @@ class Placer:
         root, path = self._maps.place_name(entry.path)
         directory, name = self._parent(root, path)
         try:
-            descriptor = os.open(name, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory)
+            descriptor = os.open(name, CREATE_FLAGS, UNFINISHED_MODE, dir_fd=directory)
             temporary = name
         except FileExistsError:
             descriptor, temporary = self._create_beside(directory)
@@ -260,7 +255,7 @@ class Placer:
             if temporary is not name:
                 self._take_name(root, path, directory, temporary)
         except BaseException:
-            _unlink_quietly(directory, temporary)
+            unlink_quietly(directory, temporary)
             raise
         finally:
             os.close(descriptor)
@@ -282,15 +277,7 @@ class Placer:
         if earlier is not None:
             self._give_up(earlier)
         directory, _ = self._parent(root, path)
-        name = None
-        try:
-            descriptor = os.open(b".", _NAMELESS_FLAGS, _UNFINISHED_MODE, dir_fd=directory)
-        except OSError as error:
-            if error.errno not in _NO_NAMELESS:
-                raise
-            name = self._incoming + b"-%d" % entry.transfer
-            _unlink_quietly(directory, name)
-            descriptor = os.open(name, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory)
+        descriptor, name = unfinished.begin(directory, self._incoming + b"-%d" % entry.transfer)
         self._transfers.add(entry.transfer, _Transfer(descriptor, entry.identity, entry.path, name))
 
     def _place_finish(self, entry: Finish) -> None:
@@ -338,7 +325,7 @@ class Placer:
                 directory, _ = root.parent(path)
             except OSError:
                 return  # its directory is gone, and so is it
-            _unlink_quietly(directory, transfer.name)
+            unlink_quietly(directory, transfer.name)
 
     def _place_same(self, entry: Same) -> None:
         root, path = self._maps.place_name(entry.path)
@@ -389,7 +376,7 @@ class Placer:
                 os.utime(descriptor, ns=(state.st_atime_ns, state.st_mtime_ns))
                 self._take_name(root, path, directory, temporary)
             except BaseException:
-                _unlink_quietly(directory, temporary)
+                unlink_quietly(directory, temporary)
                 raise
             finally:
                 os.close(descriptor)
@@ -520,13 +507,13 @@ class Placer:
 
     def _create_beside(self, directory: int) -> tuple[int, bytes]:
         try:
-            return os.open(self._incoming, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory), self._incoming
+            return os.open(self._incoming, CREATE_FLAGS, UNFINISHED_MODE, dir_fd=directory), self._incoming
         except FileExistsError:  # left by a kill
             self._remove_incoming(directory)
-        return os.open(self._incoming, _CREATE_FLAGS, _UNFINISHED_MODE, dir_fd=directory), self._incoming
+        return os.open(self._incoming, CREATE_FLAGS, UNFINISHED_MODE, dir_fd=directory), self._incoming
 
     def _remove_incoming(self, directory: int) -> None:
-        _unlink_quietly(directory, self._incoming)
+        unlink_quietly(directory, self._incoming)
 
     def _take_name(self, root: Root, path: bytes, directory: int, temporary: bytes) -> None:
         """Rename what is ready over whatever has the name."""
@@ -540,13 +527,12 @@ class Placer:
         root.forget(path)
 
     def _name_nameless(self, root: Root, path: bytes, directory: int, name: bytes, descriptor: int) -> None:
-        source = proc_path(descriptor).encode()
         try:
-            os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
+            unfinished.finish(descriptor, None, directory, name)
             return
         except FileExistsError:
             self._remove_incoming(directory)
-        os.link(source, self._incoming, dst_dir_fd=directory, follow_symlinks=True)
+        unfinished.finish(descriptor, None, directory, self._incoming)
         self._take_name(root, path, directory, self._incoming)
 
     # --- attributes ---
@@ -562,7 +548,7 @@ class Placer:
         mask, mode, uid, gid = attributes[:4]
         if mask & _ALL != _ALL:
             set_attributes(descriptor, attributes)
-        elif inherits or uid or gid or mode & 0o7777 != _UNFINISHED_MODE:
+        elif inherits or uid or gid or mode & 0o7777 != UNFINISHED_MODE:
             if inherits or uid or gid:  # else it is root's, as it was made
                 os.fchown(descriptor, uid, gid)
             os.fchmod(descriptor, mode & 0o7777)
@@ -607,13 +593,6 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, retry: bool) -> Refu
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
-
-
-def _unlink_quietly(directory: int, name: bytes) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
 
 
 def _passes_on(directory: int, descriptor: int) -> bool:
@@ -668,7 +647,7 @@ def _make_object(directory: int, name: bytes, entry: Object, text: bytes) -> Non
     elif stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         raise ReplicatorError("malformed piece: files and directories come otherwise")
     else:
-        os.mknod(name, stat.S_IFMT(mode) | _UNFINISHED_MODE, entry.attributes.rdev, dir_fd=directory)
+        os.mknod(name, stat.S_IFMT(mode) | UNFINISHED_MODE, entry.attributes.rdev, dir_fd=directory)
 
 
 def _is_like(directory: int, name: bytes, state: os.stat_result, entry: Object, text: bytes) -> bool:

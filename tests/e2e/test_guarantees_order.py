@@ -1,5 +1,6 @@
 """The target at random moments, under load: always a state that the source went through."""
 
+import os
 import random
 import statistics
 import time
@@ -11,6 +12,8 @@ from kit.protected import Protected, protected, until
 from kit.snapshots import frozen
 from kit.workloads import CHECKS
 from kit.writers import writing
+
+from replicator import limits
 
 pytestmark = pytest.mark.e2e
 
@@ -42,6 +45,26 @@ def look_often(pair: Protected, looks: int, root: Path) -> None:
 def test_the_target_is_always_a_prefix(tmp_path: Path) -> None:
     with protected(tmp_path) as pair:
         look_often(pair, 40, tmp_path)
+
+
+def test_a_large_file_made_without_a_name_appears_when_it_is_complete(tmp_path: Path) -> None:
+    size = 3 * limits.UNNAMED_BYTES
+    with protected(tmp_path) as pair:
+        for number in range(3):
+            content = os.urandom(size)
+            name, copy = pair.source / f"f{number}", pair.copy / f"f{number}"
+            descriptor = os.open(pair.source, os.O_TMPFILE | os.O_WRONLY)
+            try:
+                assert os.write(descriptor, content) == size
+                os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
+                until(copy.exists, pause_s=0)
+                assert copy.stat().st_size == size
+                assert copy.read_bytes() == content
+                os.pwrite(descriptor, b"later", size)
+            finally:
+                os.close(descriptor)
+        pair.assert_equal()
+        until(lambda: pair.status["target_data_state"] == "OK")
 
 
 @pytest.mark.soak

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,28 +34,6 @@ HIGH_UID = 4_000_000_000
 @pytest.fixture(params=["kernel", "pyfuse3"])
 def binding(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def mount(tmp_path: Path, binding: str) -> Iterator[CaptureMount]:
-    made = CaptureMount(tmp_path, settings={"binding": binding})
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def served(mount: CaptureMount) -> CaptureMount:
-    return mount.start().attach()
-
-
-@pytest.fixture
-def target(tmp_path: Path, mount: CaptureMount) -> Path:
-    path = tmp_path / "target"
-    path.mkdir()
-    os.chmod(path, stat.S_IMODE(mount.source.stat().st_mode))
-    return path
 
 
 def as_user(uid: int, gid: int, directory: Path, function: Callable[[], None]) -> None:
@@ -78,16 +56,16 @@ def as_user(uid: int, gid: int, directory: Path, function: Callable[[], None]) -
     assert status == 0
 
 
-def below(mount: CaptureMount) -> Path:
+def below(made: CaptureMount) -> Path:
     """The storage below the mount. The descriptor lives as long as the test process."""
-    return Path(f"/proc/self/fd/{mount.call_for_descriptor('root')}")
+    return Path(f"/proc/self/fd/{made.call_for_descriptor('root')}")
 
 
 # --- the traps ---
 
 
-def test_a_shared_mapping_of_a_file_open_for_append(served: CaptureMount, target: Path) -> None:
-    path = served.mountpoint / "f"
+def test_a_shared_mapping_of_a_file_open_for_append(mount: CaptureMount, target: Path) -> None:
+    path = mount.mountpoint / "f"
     appender = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.write(appender, b"a" * 8192)
     descriptor = os.open(path, os.O_RDWR)
@@ -100,12 +78,12 @@ def test_a_shared_mapping_of_a_file_open_for_append(served: CaptureMount, target
     os.close(descriptor)
     expected = bytearray(b"a" * 8192 + b"end")
     expected[0:4], expected[5000:5004] = b"head", b"tail"
-    assert (below(served) / "f").read_bytes() == expected
-    served.assert_replays(served.records(), target)
+    assert (below(mount) / "f").read_bytes() == expected
+    mount.assert_replays(mount.records(), target)
 
 
-def test_direct_io(served: CaptureMount, target: Path) -> None:
-    descriptor = os.open(served.mountpoint / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+def test_direct_io(mount: CaptureMount, target: Path) -> None:
+    descriptor = os.open(mount.mountpoint / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     with mmap.mmap(-1, 8192) as aligned:
         aligned[:] = os.urandom(8192)
         assert os.pwrite(descriptor, aligned, 4096) == 8192
@@ -113,18 +91,18 @@ def test_direct_io(served: CaptureMount, target: Path) -> None:
         assert os.preadv(descriptor, [aligned], 4096) == 8192
         assert bytes(aligned) == wanted
     os.close(descriptor)
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_a_write_of_many_pages_arrives_whole(served: CaptureMount, target: Path) -> None:
+def test_a_write_of_many_pages_arrives_whole(mount: CaptureMount, target: Path) -> None:
     data = os.urandom(3 * 1024 * 1024 + 7)
-    (served.mountpoint / "f").write_bytes(data)
-    assert (served.mountpoint / "f").read_bytes() == data
-    served.assert_replays(served.records(), target)
+    (mount.mountpoint / "f").write_bytes(data)
+    assert (mount.mountpoint / "f").read_bytes() == data
+    mount.assert_replays(mount.records(), target)
 
 
-def test_hard_links_through_unlink_and_rename(served: CaptureMount, target: Path) -> None:
-    base = served.mountpoint
+def test_hard_links_through_unlink_and_rename(mount: CaptureMount, target: Path) -> None:
+    base = mount.mountpoint
     (base / "a").write_text("1")
     os.link(base / "a", base / "b")
     os.link(base / "b", base / "c")
@@ -134,11 +112,11 @@ def test_hard_links_through_unlink_and_rename(served: CaptureMount, target: Path
         file.write("2")
     assert (base / "c").read_text() == "12"
     assert (base / "c").stat().st_nlink == 2
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_directories_renamed_with_files_open_below(served: CaptureMount, target: Path) -> None:
-    base = served.mountpoint
+def test_directories_renamed_with_files_open_below(mount: CaptureMount, target: Path) -> None:
+    base = mount.mountpoint
     (base / "a/b").mkdir(parents=True)
     with open(base / "a/b/f", "wb", buffering=0) as file:
         file.write(b"1")
@@ -148,14 +126,14 @@ def test_directories_renamed_with_files_open_below(served: CaptureMount, target:
         os.rename(base / "z/b", base / "y/b")
         file.write(b"3")
     assert (base / "y/b/f").read_bytes() == b"123"
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_unlinked_but_open_files(served: CaptureMount, target: Path) -> None:
-    path = served.mountpoint / "f"
+def test_unlinked_but_open_files(mount: CaptureMount, target: Path) -> None:
+    path = mount.mountpoint / "f"
     with open(path, "w+b", buffering=0) as file:
         file.write(b"kept")
-        served.records()
+        mount.records()
         os.unlink(path)
         file.write(b" more")
         os.fchmod(file.fileno(), 0o600)
@@ -164,23 +142,23 @@ def test_unlinked_but_open_files(served: CaptureMount, target: Path) -> None:
         assert file.read() == b"kept m"
         assert os.fstat(file.fileno()).st_nlink == 0
         assert os.fstat(file.fileno()).st_mode & 0o777 == 0o600
-    assert [line for line in shown(served.records()) if not line.endswith("mtime")] == ["UNLINK f"]
+    assert [line for line in shown(mount.records()) if not line.endswith("mtime")] == ["UNLINK f"]
 
 
-def test_odd_names(served: CaptureMount, target: Path) -> None:
-    base = os.fsencode(served.mountpoint)
+def test_odd_names(mount: CaptureMount, target: Path) -> None:
+    base = os.fsencode(mount.mountpoint)
     for name in (b"\xff\xfe", b"new\nline", b" ", b"-rf", b"\x01", b"n" * 255, "ünï".encode(), b"a\\134b"):
         with open(base + b"/" + name, "wb") as file:
             file.write(name)
         assert name in os.listdir(base)
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_new_files_belong_to_their_makers(served: CaptureMount, target: Path) -> None:
-    os.chmod(served.mountpoint, 0o777)
-    (served.mountpoint / "group").mkdir()
-    os.chown(served.mountpoint / "group", -1, 77)
-    os.chmod(served.mountpoint / "group", 0o2777)
+def test_new_files_belong_to_their_makers(mount: CaptureMount, target: Path) -> None:
+    os.chmod(mount.mountpoint, 0o777)
+    (mount.mountpoint / "group").mkdir()
+    os.chown(mount.mountpoint / "group", -1, 77)
+    os.chmod(mount.mountpoint / "group", 0o2777)
 
     def work() -> None:
         os.umask(0o027)
@@ -194,20 +172,20 @@ def test_new_files_belong_to_their_makers(served: CaptureMount, target: Path) ->
         os.chmod("f", 0o600)
         os.rename("f", "d/f")
 
-    as_user(HIGH_UID, HIGH_UID - 1, served.mountpoint, work)
-    storage = below(served)
+    as_user(HIGH_UID, HIGH_UID - 1, mount.mountpoint, work)
+    storage = below(mount)
     for name, mode in (("d/f", 0o600), ("d", 0o750), ("p", 0o640)):
         state = (storage / name).lstat()
         assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (HIGH_UID, HIGH_UID - 1, mode)
     assert (storage / "group/f").stat().st_gid == 77
     assert (storage / "group/sub").stat().st_mode & stat.S_ISGID
     os.chmod(target, 0o777)
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_permissions_are_checked_by_the_kernel(served: CaptureMount) -> None:
-    (served.mountpoint / "secret").write_text("x")
-    os.chmod(served.mountpoint / "secret", 0o600)
+def test_permissions_are_checked_by_the_kernel(mount: CaptureMount) -> None:
+    (mount.mountpoint / "secret").write_text("x")
+    os.chmod(mount.mountpoint / "secret", 0o600)
 
     def work() -> None:
         for attempt in (
@@ -219,12 +197,12 @@ def test_permissions_are_checked_by_the_kernel(served: CaptureMount) -> None:
             with pytest.raises(PermissionError):
                 attempt()
 
-    os.chmod(served.mountpoint, 0o755)
-    as_user(1000, 1000, served.mountpoint, work)
+    os.chmod(mount.mountpoint, 0o755)
+    as_user(1000, 1000, mount.mountpoint, work)
 
 
-def test_a_default_acl_overrules_the_umask(served: CaptureMount, target: Path) -> None:
-    base = served.mountpoint
+def test_a_default_acl_overrules_the_umask(mount: CaptureMount, target: Path) -> None:
+    base = mount.mountpoint
     (base / "d").mkdir(mode=0o777)
     os.chmod(base / "d", 0o777)
     os.setxattr(base / "d", "system.posix_acl_default", acl(1234, 6, 0o664))
@@ -239,39 +217,39 @@ def test_a_default_acl_overrules_the_umask(served: CaptureMount, target: Path) -
     assert (base / "d/f").stat().st_mode & 0o777 == 0o664
     assert "system.posix_acl_default" in os.listxattr(base / "d/sub")
     os.chmod(target, 0o755)
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_an_acl_opens_a_file_to_its_user(served: CaptureMount) -> None:
-    path = served.mountpoint / "f"
+def test_an_acl_opens_a_file_to_its_user(mount: CaptureMount) -> None:
+    path = mount.mountpoint / "f"
     path.write_text("x")
     os.chmod(path, 0o600)
-    os.chmod(served.mountpoint, 0o755)
+    os.chmod(mount.mountpoint, 0o755)
     os.setxattr(path, "system.posix_acl_access", acl(1234, 4, 0o640))
-    as_user(1234, 1234, served.mountpoint, lambda: open("f").close())
+    as_user(1234, 1234, mount.mountpoint, lambda: open("f").close())
 
 
 @pytest.mark.parametrize("make", [os.mknod, os.mkfifo, os.mkdir])
 @pytest.mark.parametrize("mode", [0o6755, 0o2775, 0o2745, 0o4644, 0o755])
 def test_a_change_of_owner_that_names_none_takes_suid(
-    served: CaptureMount, target: Path, mode: int, make: Callable[[Path], None]
+    mount: CaptureMount, target: Path, mode: int, make: Callable[[Path], None]
 ) -> None:
-    beside = served.source.parent / "beside"
-    for path in (served.mountpoint / "f", beside):
+    beside = mount.source.parent / "beside"
+    for path in (mount.mountpoint / "f", beside):
         make(path)
         os.chmod(path, mode)
         os.chown(path, -1, -1)
-    assert (served.mountpoint / "f").stat().st_mode == beside.stat().st_mode
-    served.assert_replays(served.records(), target)
+    assert (mount.mountpoint / "f").stat().st_mode == beside.stat().st_mode
+    mount.assert_replays(mount.records(), target)
 
 
 @pytest.mark.parametrize("change", ["write", "truncate", "open", "chown"])
-def test_suid_goes_with_a_users_change(served: CaptureMount, target: Path, change: str) -> None:
-    path = served.mountpoint / "f"
+def test_suid_goes_with_a_users_change(mount: CaptureMount, target: Path, change: str) -> None:
+    path = mount.mountpoint / "f"
     path.write_bytes(b"program")
     os.chown(path, 1000, 1000)
     os.chmod(path, 0o6755)
-    os.chmod(served.mountpoint, 0o755)
+    os.chmod(mount.mountpoint, 0o755)
 
     def work() -> None:
         if change == "write":
@@ -284,15 +262,15 @@ def test_suid_goes_with_a_users_change(served: CaptureMount, target: Path, chang
         else:
             os.chown("f", -1, 1000)
 
-    as_user(1000, 1000, served.mountpoint, work)
-    assert stat.S_IMODE((below(served) / "f").stat().st_mode) == 0o755
+    as_user(1000, 1000, mount.mountpoint, work)
+    assert stat.S_IMODE((below(mount) / "f").stat().st_mode) == 0o755
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
     os.chmod(target, 0o755)
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_a_capability_goes_with_a_write(served: CaptureMount, target: Path) -> None:
-    path = served.mountpoint / "f"
+def test_a_capability_goes_with_a_write(mount: CaptureMount, target: Path) -> None:
+    path = mount.mountpoint / "f"
     path.write_bytes(b"program")
     value = bytes.fromhex("0100000200040000000000000000000000000000")
     os.setxattr(path, "security.capability", value)
@@ -300,22 +278,22 @@ def test_a_capability_goes_with_a_write(served: CaptureMount, target: Path) -> N
     with open(path, "ab") as file:
         file.write(b"x")
     with pytest.raises(OSError, match=rf"\[Errno {errno.ENODATA}\]"):
-        os.getxattr(below(served) / "f", "security.capability")
-    served.assert_replays(served.records(), target)
+        os.getxattr(below(mount) / "f", "security.capability")
+    mount.assert_replays(mount.records(), target)
 
 
-def test_truncation_by_open(served: CaptureMount, target: Path) -> None:
-    path = served.mountpoint / "f"
+def test_truncation_by_open(mount: CaptureMount, target: Path) -> None:
+    path = mount.mountpoint / "f"
     path.write_bytes(b"long content")
     path.write_bytes(b"short")
     assert path.read_bytes() == b"short"
-    records = served.records()
+    records = mount.records()
     assert "TRUNCATE f 0" in shown(records)
-    served.assert_replays(records, target)
+    mount.assert_replays(records, target)
 
 
-def test_special_files_and_symlinks(served: CaptureMount, target: Path) -> None:
-    base = served.mountpoint
+def test_special_files_and_symlinks(mount: CaptureMount, target: Path) -> None:
+    base = mount.mountpoint
     os.mkfifo(base / "p")
     os.mknod(base / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(base / "sock", stat.S_IFSOCK | 0o600)
@@ -325,73 +303,73 @@ def test_special_files_and_symlinks(served: CaptureMount, target: Path) -> None:
     os.setxattr(base / "odd", "trusted.a", b"\0", follow_symlinks=False)
     (base / "null").write_text("goes to the device")  # opened by the kernel, not by us
     assert os.readlink(base / "long") == "x" * 4095
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_rename_flags(served: CaptureMount, target: Path) -> None:
+def test_rename_flags(mount: CaptureMount, target: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def renameat2(old: str, new: str, flags: int) -> int:
-        base = os.fsencode(served.mountpoint)
+        base = os.fsencode(mount.mountpoint)
         result = libc.renameat2(-100, base + b"/" + old.encode(), -100, base + b"/" + new.encode(), flags)
         return ctypes.get_errno() if result else 0
 
-    (served.mountpoint / "a").write_text("a")
-    (served.mountpoint / "d").mkdir()
-    (served.mountpoint / "d/x").write_text("x")
+    (mount.mountpoint / "a").write_text("a")
+    (mount.mountpoint / "d").mkdir()
+    (mount.mountpoint / "d/x").write_text("x")
     assert renameat2("a", "d", 1) == errno.EEXIST
     assert renameat2("a", "d", 2) == 0
-    assert (served.mountpoint / "a/x").read_text() == "x"
+    assert (mount.mountpoint / "a/x").read_text() == "x"
     assert renameat2("d", "b", 1) == 0
     assert renameat2("b", "c", 4) == errno.EINVAL
-    served.assert_replays(served.records(), target)
+    mount.assert_replays(mount.records(), target)
 
 
-def test_synchronous_writes_and_syncs(served: CaptureMount, target: Path) -> None:
-    descriptor = os.open(served.mountpoint / "f", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
+def test_synchronous_writes_and_syncs(mount: CaptureMount, target: Path) -> None:
+    descriptor = os.open(mount.mountpoint / "f", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
     os.write(descriptor, b"durable")
     os.fsync(descriptor)
     os.fdatasync(descriptor)
     os.close(descriptor)
-    directory = os.open(served.mountpoint, os.O_RDONLY)
+    directory = os.open(mount.mountpoint, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
-    assert os.statvfs(served.mountpoint).f_blocks > 0
-    served.assert_replays(served.records(), target)
+    assert os.statvfs(mount.mountpoint).f_blocks > 0
+    mount.assert_replays(mount.records(), target)
 
 
-def test_locks_work_between_programs(served: CaptureMount) -> None:
-    with open(served.mountpoint / "f", "w") as one, open(served.mountpoint / "f", "w") as other:
+def test_locks_work_between_programs(mount: CaptureMount) -> None:
+    with open(mount.mountpoint / "f", "w") as one, open(mount.mountpoint / "f", "w") as other:
         fcntl.flock(one, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_many_files_with_few_descriptors(mount: CaptureMount) -> None:
+def test_many_files_with_few_descriptors(made: CaptureMount) -> None:
     for number in range(500):
-        directory = mount.source / str(number)
+        directory = made.source / str(number)
         directory.mkdir()
         for name in range(100):
             os.close(os.open(directory / str(name), os.O_CREAT | os.O_WRONLY))
     old = resource.getrlimit(resource.RLIMIT_NOFILE)
-    process = mount.spawn()
+    process = made.spawn()
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (200, 200))
-    mount.wait()
-    mount.attach()
+    made.wait()
+    made.attach()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == old
     for number in range(500):
-        with os.scandir(mount.mountpoint / str(number)) as entries:
+        with os.scandir(made.mountpoint / str(number)) as entries:
             assert sum(entry.stat().st_size == 0 for entry in entries) == 100
-    assert mount.call("status")["nodes"] > 50_000
+    assert made.call("status")["nodes"] > 50_000
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 200
     for number in range(0, 500, 25):
-        path = mount.mountpoint / str(number) / "99"
+        path = made.mountpoint / str(number) / "99"
         path.write_text("x")
-        os.rename(path, mount.mountpoint / str(499 - number) / "moved")
-    assert (below(mount) / "499/moved").read_text() == "x"
+        os.rename(path, made.mountpoint / str(499 - number) / "moved")
+    assert (below(made) / "499/moved").read_text() == "x"
 
 
-def test_a_sync_does_not_hold_up_others(served: CaptureMount) -> None:
+def test_a_sync_does_not_hold_up_others(mount: CaptureMount) -> None:
     """A file system that takes long to sync: 64 MiB of dirty pages, and small requests meanwhile."""
     stop = threading.Event()
     worst = 0.0
@@ -402,10 +380,10 @@ def test_a_sync_does_not_hold_up_others(served: CaptureMount) -> None:
         while not stop.is_set():
             number += 1
             start = time.monotonic()
-            (served.mountpoint / f"none{number}").exists()
+            (mount.mountpoint / f"none{number}").exists()
             worst = max(worst, time.monotonic() - start)
 
-    with open(served.mountpoint / "big", "wb") as file:
+    with open(mount.mountpoint / "big", "wb") as file:
         file.write(bytes(64 * 1024 * 1024))
         file.flush()
         looker = threading.Thread(target=look)
@@ -423,130 +401,130 @@ def test_a_sync_does_not_hold_up_others(served: CaptureMount) -> None:
 
 
 def test_beside_and_over_itself_serve_the_same(tmp_path: Path) -> None:
-    mount = CaptureMount(tmp_path, beside=True)
+    made = CaptureMount(tmp_path, beside=True)
     try:
-        (mount.source / "there").write_text("before")
-        mount.start()
-        assert (mount.mountpoint / "there").read_text() == "before"
-        (mount.mountpoint / "new").write_text("x")
-        assert (mount.source / "new").read_text() == "x"
-        assert mount.stop() == 0
-        assert not mount.is_mounted
-        assert os.listdir(mount.mountpoint) == []
+        (made.source / "there").write_text("before")
+        made.start()
+        assert (made.mountpoint / "there").read_text() == "before"
+        (made.mountpoint / "new").write_text("x")
+        assert (made.source / "new").read_text() == "x"
+        assert made.stop() == 0
+        assert not made.is_mounted
+        assert os.listdir(made.mountpoint) == []
     finally:
-        mount.close()
+        made.close()
 
 
-def test_a_stop_while_busy_is_refused_and_forced(mount: CaptureMount) -> None:
-    mount.start()
-    descriptor = os.open(mount.mountpoint / "f", os.O_CREAT | os.O_WRONLY)
+def test_a_stop_while_busy_is_refused_and_forced(made: CaptureMount) -> None:
+    made.start()
+    descriptor = os.open(made.mountpoint / "f", os.O_CREAT | os.O_WRONLY)
     with pytest.raises(ReplicatorError, match="is busy"):
-        mount.stop()
+        made.stop()
     os.write(descriptor, b"still works")
-    assert mount.stop(force=True) == 0
+    assert made.stop(force=True) == 0
     with pytest.raises(OSError, match=rf"\[Errno {errno.ENOTCONN}\]"):
         os.close(descriptor)
-    assert not mount.is_mounted
-    assert (mount.source / "f").read_text() == "still works"
+    assert not made.is_mounted
+    assert (made.source / "f").read_text() == "still works"
 
 
-def test_unmounting_by_hand_ends_it_cleanly(served: CaptureMount) -> None:
-    (served.mountpoint / "f").write_text("x")
-    subprocess.run(["umount", served.mountpoint], check=True, timeout=10)
-    assert served.process is not None
-    assert served.process.wait(CALL_TIMEOUT_S) == 0
-    assert (served.source / "f").read_text() == "x"
-
-
-def test_terminating_is_ignored_and_interrupting_stops(mount: CaptureMount) -> None:
-    mount.start()
+def test_unmounting_by_hand_ends_it_cleanly(mount: CaptureMount) -> None:
+    (mount.mountpoint / "f").write_text("x")
+    subprocess.run(["umount", mount.mountpoint], check=True, timeout=10)
     assert mount.process is not None
-    mount.process.send_signal(signal.SIGTERM)
-    mount.process.send_signal(signal.SIGHUP)
-    time.sleep(0.2)
-    assert mount.call("status")["state"] == "serving"
-    mount.process.send_signal(signal.SIGINT)
     assert mount.process.wait(CALL_TIMEOUT_S) == 0
-    assert not mount.is_mounted
+    assert (mount.source / "f").read_text() == "x"
+
+
+def test_terminating_is_ignored_and_interrupting_stops(made: CaptureMount) -> None:
+    made.start()
+    assert made.process is not None
+    made.process.send_signal(signal.SIGTERM)
+    made.process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert made.call("status")["state"] == "serving"
+    made.process.send_signal(signal.SIGINT)
+    assert made.process.wait(CALL_TIMEOUT_S) == 0
+    assert not made.is_mounted
 
 
 @pytest.mark.parametrize("binding", ["pyfuse3"])  # the other: test_survival.py
-def test_a_killed_capture_is_followed_by_the_next(served: CaptureMount, target: Path) -> None:
-    (served.mountpoint / "f").write_text("before")
-    sequence = served.call("settle")["sequence"]
-    served.kill()
+def test_a_killed_capture_is_followed_by_the_next(mount: CaptureMount, target: Path) -> None:
+    (mount.mountpoint / "f").write_text("before")
+    sequence = mount.call("settle")["sequence"]
+    mount.kill()
     with pytest.raises(OSError, match=rf"\[Errno {errno.ENOTCONN}\]"):
-        os.listdir(served.mountpoint)
-    served.start()
-    assert "took the place of the mount" in served.log()
-    assert (served.mountpoint / "f").read_text() == "before"
-    (served.mountpoint / "g").write_text("after")
-    assert served.call("settle")["sequence"] > sequence
-    served.assert_replays([r for r in served.records() if r.kind != Kind.DOUBT], target)
-    assert served.layers == 1
+        os.listdir(mount.mountpoint)
+    mount.start()
+    assert "took the place of the mount" in mount.log()
+    assert (mount.mountpoint / "f").read_text() == "before"
+    (mount.mountpoint / "g").write_text("after")
+    assert mount.call("settle")["sequence"] > sequence
+    mount.assert_replays([r for r in mount.records() if r.kind != Kind.DOUBT], target)
+    assert mount.layers == 1
 
 
 @pytest.mark.parametrize("binding", ["pyfuse3"])
-def test_kills_under_load_lose_nothing(served: CaptureMount, target: Path) -> None:
+def test_kills_under_load_lose_nothing(mount: CaptureMount, target: Path) -> None:
     """What a program was told is done is in the records or named by a DOUBT."""
     records = []
     for round_number in range(3):
         done = 0
-        killer = threading.Timer(0.3 + 0.1 * round_number, lambda: served.process and served.process.kill())
+        killer = threading.Timer(0.3 + 0.1 * round_number, lambda: mount.process and mount.process.kill())
         killer.start()
         try:
             while True:
-                (served.mountpoint / f"{round_number}-{done}").write_text("x" * done)
+                (mount.mountpoint / f"{round_number}-{done}").write_text("x" * done)
                 done += 1
         except OSError as error:
             assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
         killer.join()
-        assert served.process is not None
-        served.process.wait(CALL_TIMEOUT_S)
-        served.start()
+        assert mount.process is not None
+        mount.process.wait(CALL_TIMEOUT_S)
+        mount.start()
         assert done > 10
-    records = served.records()
+    records = mount.records()
     doubtful = {r.path for r in records if r.kind == Kind.DOUBT}
     for record in records:
         assert record.kind != Kind.HOLE
-    served.assert_replays([r for r in records if r.kind != Kind.DOUBT], target, doubtful)
+    mount.assert_replays([r for r in records if r.kind != Kind.DOUBT], target, doubtful)
 
 
-def test_a_second_capture_of_the_same_directory_is_refused(mount: CaptureMount, tmp_path: Path) -> None:
-    mount.start()
+def test_a_second_capture_of_the_same_directory_is_refused(made: CaptureMount, tmp_path: Path) -> None:
+    made.start()
     twin = CaptureMount(tmp_path)
     process = twin.spawn()
     assert process.wait(CALL_TIMEOUT_S) == 2
     assert "captured already" in twin.log()
-    assert mount.call("status")["state"] == "serving"
+    assert made.call("status")["state"] == "serving"
 
 
 def test_a_directory_with_the_queue_inside_is_refused(tmp_path: Path) -> None:
-    mount = CaptureMount(tmp_path, settings={"disk_directory": str(tmp_path / "src/queue")})
+    made = CaptureMount(tmp_path, settings={"disk_directory": str(tmp_path / "src/queue")})
     try:
-        assert mount.spawn().wait(CALL_TIMEOUT_S) == 2
-        assert "own directory" in mount.log()
-        assert "Traceback" not in mount.log()
+        assert made.spawn().wait(CALL_TIMEOUT_S) == 2
+        assert "own directory" in made.log()
+        assert "Traceback" not in made.log()
     finally:
-        mount.close()
+        made.close()
 
 
-def test_only_active_prefixes_are_journaled(served: CaptureMount) -> None:
+def test_only_active_prefixes_are_journaled(mount: CaptureMount) -> None:
     for name in ("in", "out"):
-        (served.mountpoint / name).mkdir()
-    served.records()
-    served.call("set_active", prefixes=[b"in"])
-    (served.mountpoint / "in/f").write_text("x")
-    (served.mountpoint / "out/f").write_text("x")
-    assert {record.path for record in served.records()} == {b"in/f", b"in"}
-    served.call("set_active", prefixes=[])
-    (served.mountpoint / "in/g").write_text("x")
-    assert served.records() == []
+        (mount.mountpoint / name).mkdir()
+    mount.records()
+    mount.call("set_active", prefixes=[b"in"])
+    (mount.mountpoint / "in/f").write_text("x")
+    (mount.mountpoint / "out/f").write_text("x")
+    assert {record.path for record in mount.records()} == {b"in/f", b"in"}
+    mount.call("set_active", prefixes=[])
+    (mount.mountpoint / "in/g").write_text("x")
+    assert mount.records() == []
 
 
-def test_a_capture_stays_small(served: CaptureMount) -> None:
-    assert served.process is not None
-    with open(f"/proc/{served.process.pid}/maps") as file:
+def test_a_capture_stays_small(mount: CaptureMount) -> None:
+    assert mount.process is not None
+    with open(f"/proc/{mount.process.pid}/maps") as file:
         maps = file.read()
     for module in ("zstandard", "_curses"):
         assert module not in maps
@@ -561,7 +539,7 @@ def test_a_capture_stays_small(served: CaptureMount) -> None:
     assert not {"typer", "rich", "starlette", "hypercorn", "zstandard"} & set(imported)
 
 
-def test_programs_side_by_side(served: CaptureMount, target: Path) -> None:
+def test_programs_side_by_side(mount: CaptureMount, target: Path) -> None:
     """Four processes, each in its own directory and in a common one."""
     script = (
         "import os, sys\n"
@@ -578,12 +556,11 @@ def test_programs_side_by_side(served: CaptureMount, target: Path) -> None:
         "    if n % 7 == 0:\n"
         "        os.unlink(f'{base}/common/{me}-{n}')\n"
     )
-    (served.mountpoint / "common").mkdir()
+    (mount.mountpoint / "common").mkdir()
     programs = [
-        subprocess.Popen([sys.executable, "-c", script, str(number), served.mountpoint])
-        for number in range(4)
+        subprocess.Popen([sys.executable, "-c", script, str(number), mount.mountpoint]) for number in range(4)
     ]
     for program in programs:
         assert program.wait(60) == 0
-    served.assert_replays(served.records(), target)
-    assert_same_tree(served.mountpoint, target, ignore=frozenset({"links"}))
+    mount.assert_replays(mount.records(), target)
+    assert_same_tree(mount.mountpoint, target, ignore=frozenset({"links"}))

@@ -92,13 +92,6 @@ def capture(base: Path, program: tuple[str, ...] | None = None) -> Iterator[Capt
         made.close()
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    path = tmp_path / "target"
-    path.mkdir(0o755)
-    return path
-
-
 @pytest.mark.parametrize(
     ("program", "kills", "layers"), [(None, 10, 1), (COVERING, 4, 5)], ids=["beneath", "covering"]
 )

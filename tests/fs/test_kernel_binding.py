@@ -32,23 +32,6 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[CaptureMount]:
-    made = CaptureMount(tmp_path, settings={"binding": "kernel"})
-    try:
-        yield made.start().attach()
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    path = tmp_path / "target"
-    path.mkdir()
-    os.chmod(path, 0o755)
-    return path
-
-
 @contextlib.contextmanager
 def opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
     descriptor = os.open(path, flags, 0o644)
@@ -182,6 +165,34 @@ def test_copying_into_a_file_open_for_writing_only(mount: CaptureMount, target: 
     mount.assert_replays(mount.records(), target)
 
 
+def test_copying_from_and_to_other_file_systems(tmp_path: Path, target: Path) -> None:
+    """Between two mounts of ours, too: the kernel reads here and writes there, or the program does."""
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    mounts = [CaptureMount(tmp_path / name, settings={"binding": "kernel"}) for name in ("one", "two")]
+    content = os.urandom(300_000)
+    try:
+        one, two = [mount.start().attach().mountpoint for mount in mounts]
+        (plain / "f").write_bytes(content)
+        for source, copy in ((plain, one), (one, two), (two, plain)):
+            with opened(source / "f", os.O_RDONLY) as reading, opened(copy / "g") as writing:
+                done = 0
+                while done < len(content):
+                    try:
+                        count = os.copy_file_range(reading, writing, len(content) - done)
+                    except OSError as error:
+                        assert error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL)
+                        count = os.sendfile(writing, reading, None, len(content) - done)
+                    assert count > 0
+                    done += count
+            subprocess.run(["cp", source / "f", copy / "f"], check=True)
+            assert (copy / "g").read_bytes() == (copy / "f").read_bytes() == content
+        mounts[1].assert_replays(mounts[1].records(), target)
+    finally:
+        for mount in mounts:
+            mount.close()
+
+
 def test_a_file_of_more_than_4_gib(mount: CaptureMount, target: Path) -> None:
     place = (5 << 30) + 12345
     with opened(mount.mountpoint / "f") as descriptor:
@@ -201,34 +212,113 @@ def test_a_file_of_more_than_4_gib(mount: CaptureMount, target: Path) -> None:
 # --- files without name ---
 
 
-def test_a_file_without_name_that_could_get_one_is_not_made(mount: CaptureMount) -> None:
-    with pytest.raises(OSError, match="not supported"):
-        os.open(mount.mountpoint, os.O_TMPFILE | os.O_RDWR)
-    assert mount.records() == []
-
-
-@pytest.mark.xfail(reason="its content and its name would reach a target in steps", raises=OSError)
 def test_a_file_without_name_begins_to_exist_with_its_link(mount: CaptureMount, target: Path) -> None:
     base = mount.mountpoint
     (base / "d").mkdir()
     descriptor = os.open(base / "d", os.O_TMPFILE | os.O_RDWR, 0o640)
     os.write(descriptor, b"before")
     os.pwrite(descriptor, b"far", 300_000)
+    os.ftruncate(descriptor, 400_000)
     os.setxattr(descriptor, "user.a", b"1")
     os.utime(descriptor, ns=(1, 2))
     os.fchown(descriptor, 5, 6)
     assert os.fstat(descriptor).st_nlink == 0
     assert shown(mount.records()) == ["MKDIR d", "SETATTR  mtime"]
     give_name(descriptor, base, "f")
+    assert os.fstat(descriptor).st_nlink == 1
     os.pwrite(descriptor, b"after!", 0)
     os.link(base / "f", base / "d/g")
+    give_name(descriptor, base, "h")
     os.close(descriptor)
-    assert (base / "f").stat().st_nlink == 2
+    assert (base / "f").stat().st_nlink == 3
     records = mount.records()
+    assert shown(records)[:4] == ["FILE f", "WRITE f 6@0", "LINK f d/g", "LINK f h"]
     (target / "d").mkdir(0o755)
     mount.assert_replays(records, target)
     assert_same_holes(mount, target, "f")
     assert mount.call("status")["nodes"] < 10
+
+
+def test_what_is_mapped_in_a_file_without_name_comes_along(mount: CaptureMount, target: Path) -> None:
+    with opened(mount.mountpoint, os.O_TMPFILE | os.O_RDWR) as descriptor:
+        os.ftruncate(descriptor, 3 * mmap.PAGESIZE)
+        with mmap.mmap(descriptor, 0) as mapping:
+            mapping[:5] = b"early"
+            give_name(descriptor, mount.mountpoint, "f")
+            mapping[mmap.PAGESIZE : mmap.PAGESIZE + 4] = b"late"
+            mapping.flush()
+    mount.assert_replays(mount.records(), target)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_large_file_without_name_is_left_to_a_mirror(
+    mount: CaptureMount, target: Path, excess: int
+) -> None:
+    """It then gets its name on a target when it is complete, as every file that a mirror brings."""
+    with opened(mount.mountpoint, os.O_TMPFILE | os.O_WRONLY) as descriptor:
+        os.write(descriptor, os.urandom(limits.UNNAMED_BYTES - mmap.PAGESIZE))
+        if excess:
+            os.write(descriptor, bytes(mmap.PAGESIZE))
+        give_name(descriptor, mount.mountpoint, "f")
+        os.pwrite(descriptor, b"after", 0)
+    records = mount.records()
+    assert [Kind(record.kind) for record in records[:2]] == [Kind.DOUBT if excess else Kind.FILE, Kind.WRITE]
+    if not excess:
+        mount.assert_replays(records, target)
+
+
+def test_a_name_that_is_taken_is_refused(mount: CaptureMount, target: Path) -> None:
+    (mount.mountpoint / "f").write_text("there")
+    with opened(mount.mountpoint, os.O_TMPFILE | os.O_RDWR) as descriptor:
+        os.write(descriptor, b"new")
+        with pytest.raises(FileExistsError):
+            give_name(descriptor, mount.mountpoint, "f")
+        give_name(descriptor, mount.mountpoint, "g")
+    os.rename(mount.mountpoint / "g", mount.mountpoint / "f")  # how programs replace a file
+    records = mount.records()
+    assert [text for text in shown(records) if "mtime" not in text and "WRITE" not in text] == [
+        "CREATE f",
+        "FILE g",
+        "RENAME g f",
+    ]
+    mount.assert_replays(records, target)
+
+
+def test_a_name_that_is_not_replicated(tmp_path: Path) -> None:
+    """The file begins to exist for a target with the first name there."""
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, active=[b"in"])
+    try:
+        mount.start().attach()
+        (mount.mountpoint / "in").mkdir()
+        (mount.mountpoint / "out").mkdir()
+        mount.records()
+        with opened(mount.mountpoint / "in", os.O_TMPFILE | os.O_RDWR) as descriptor:
+            os.write(descriptor, b"content")
+            give_name(descriptor, mount.mountpoint / "out", "f")
+            assert mount.records() == []
+            give_name(descriptor, mount.mountpoint / "in", "g")
+        # A sender brings what is linked into its set.
+        assert shown(mount.records())[0] == "LINK out/f in/g"
+        with opened(mount.mountpoint / "out", os.O_TMPFILE | os.O_RDWR) as descriptor:
+            give_name(descriptor, mount.mountpoint / "in", "h")
+        assert shown(mount.records())[0] == "FILE in/h"
+    finally:
+        mount.close()
+
+
+def test_a_users_file_without_name(mount: CaptureMount, target: Path) -> None:
+    os.chmod(mount.mountpoint, 0o777)
+    program = """if True:
+        import os
+        os.setgroups([]); os.setgid(1000); os.setuid(1000); os.umask(0o027)
+        descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o666)
+        os.write(descriptor, b"content")
+        os.link(f"/proc/self/fd/{descriptor}", "f", src_dir_fd=os.open(".", 0), follow_symlinks=True)
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=mount.mountpoint)
+    state = (mount.mountpoint / "f").stat()
+    assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (1000, 1000, 0o640)
+    mount.assert_replays(mount.records(), target)
 
 
 def test_a_file_without_name_that_may_never_have_one(mount: CaptureMount) -> None:

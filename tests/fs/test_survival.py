@@ -45,7 +45,7 @@ log = os.open(base + "/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 names, number = [], 0
 while not select.select([sys.stdin], [], [], 0)[0]:
     number += 1
-    kind, path = chance.randrange(12), f"{base}/{number}"
+    kind, path = chance.randrange(13), f"{base}/{number}"
     if kind < 3 or len(names) < 3:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         os.write(fd, b"%d" % number)
@@ -73,6 +73,13 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         assert os.pwrite(held, b"without name", 0) == 12
     elif kind == 10:
         os.replace(names.pop(), names[-1])
+    elif kind == 11:
+        fd = os.open(base, os.O_TMPFILE | os.O_RDWR, 0o644)
+        os.write(fd, b"%d" % number)
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        assert os.fstat(fd).st_nlink == 1
+        os.close(fd)
+        names.append(path)
     else:
         fd = os.open(chance.choice(names), os.O_RDWR)
         os.fsync(fd)
@@ -81,23 +88,6 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         os.close(fd)
 print(number)
 """
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[CaptureMount]:
-    made = CaptureMount(tmp_path, settings={"binding": "kernel"})
-    try:
-        yield made.start().attach()
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    path = tmp_path / "target"
-    path.mkdir()
-    os.chmod(path, 0o755)
-    return path
 
 
 def holder_of(mount: CaptureMount) -> int:
@@ -164,6 +154,86 @@ def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(
     assert not os.path.exists(mount.settings.memory_directory)
 
 
+# A capture that kills itself once, the first time that a file without name gets one, at the point named.
+KILLED = """
+import os, signal, sys
+from replicator.agent.capture import main
+from replicator.fs.intent import Intent
+from replicator.fs.nodes import NodeTable
+from replicator.fs.recorder import Recorder
+from replicator.queue.journal import JournalWriter
+point, marker = {point!r}, {marker!r}
+function, when = point.split()
+owner = {{"link": os, "append": JournalWriter, "clear_flight": JournalWriter, "unpin": NodeTable,
+         "done": Intent}}[function]
+real, linked = getattr(owner, function), []
+real_link = os.link
+def link(*arguments, **options):
+    linked.append(None)
+    return real_link(*arguments, **options)
+def kill(*arguments, **options):
+    if linked or function == "link":
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+if not os.path.exists(marker):
+    open(marker, "x").close()
+    os.link = link
+    setattr(owner, function, kill)
+sys.exit(main())
+"""
+
+
+LINKING = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_TMPFILE | os.O_RDWR, 0o640)
+size = int(sys.argv[2])
+os.write(descriptor, b"x" * size)
+os.link(f"/proc/self/fd/{descriptor}", sys.argv[1] + "/f", src_dir_fd=descriptor, follow_symlinks=True)
+os.pwrite(descriptor, b"more", size)
+os.close(descriptor)
+os.link(sys.argv[1] + "/f", sys.argv[1] + "/g")
+"""
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    "point",
+    [
+        *("link before", "link after", "append before", "append after", "clear_flight after"),
+        *("unpin before", "unpin after", "done after"),
+    ],
+)
+def test_a_file_that_was_getting_its_first_name(
+    tmp_path: Path, target: Path, point: str, large: bool
+) -> None:
+    program = KILLED.format(point=point, marker=str(tmp_path / "marker"))
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, program=("-c", program))
+    try:
+        mount.start().attach()
+        capture = mount.process
+        assert capture is not None
+        size = 5 << 20 if large else 5000
+        with subprocess.Popen(
+            [sys.executable, "-c", LINKING, mount.mountpoint, str(size)], stderr=subprocess.PIPE, text=True
+        ) as linking:
+            assert capture.wait(CALL_TIMEOUT_S) == -signal.SIGKILL
+            mount.start()
+            complaint = linking.communicate(timeout=CALL_TIMEOUT_S)[1]
+            assert linking.returncode == 0, complaint
+        assert (mount.mountpoint / "g").read_bytes() == b"x" * size + b"more"
+        records = mount.records()
+        kinds = [Kind(record.kind) for record in records if record.kind != Kind.SETATTR]
+        assert kinds == [Kind.DOUBT if large else Kind.FILE, Kind.WRITE, Kind.LINK]
+        if not large:
+            mount.assert_replays(records, target)
+        assert mount.stop() == 0
+    finally:
+        mount.close()
+
+
 @pytest.mark.parametrize("replace", [replace_by_kill, replace_in_order])
 def test_what_is_open_stays_open(
     mount: CaptureMount, target: Path, replace: Callable[[CaptureMount], None]
@@ -213,6 +283,43 @@ def test_without_a_successor_it_can_be_given_up(mount: CaptureMount) -> None:
         os.listdir(mount.mountpoint)
     mount.start()  # takes the place of the dead mount, as the other binding
     assert os.listdir(mount.mountpoint) == ["f"]
+
+
+SHORT_OF_PATIENCE = """
+import sys
+from replicator import limits
+limits.HOLDER_GIVE_UP_S = 1.0
+from replicator.agent.capture import main
+sys.exit(main())
+"""
+
+
+def test_where_no_agent_runs_calls_fail_in_the_end(tmp_path: Path) -> None:
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, program=("-c", SHORT_OF_PATIENCE))
+    try:
+        mount.start().attach()
+        (mount.mountpoint / "f").touch()
+        time.sleep(1.2)  # as long as the capture runs nobody gives up
+        held = holder_of(mount)
+        assert held
+        mount.kill()
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"not connected|abort"):
+            os.stat(mount.mountpoint / "g")
+        assert 0.9 < time.monotonic() - began < CALL_TIMEOUT_S
+        while holder_of(mount):  # its descriptors are closed before it has ended
+            assert time.monotonic() - began < CALL_TIMEOUT_S
+            time.sleep(0.01)
+        mount.start()
+        assert os.listdir(mount.mountpoint) == ["f"]
+        mount.kill()
+        mount.start()  # in time
+        time.sleep(1.2)
+        assert os.listdir(mount.mountpoint) == ["f"]
+        assert mount.layers == 1
+        assert mount.stop() == 0
+    finally:
+        mount.close()
 
 
 def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(

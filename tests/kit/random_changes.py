@@ -36,6 +36,7 @@ class RandomChanges:
         ]
         if specials:
             self._kinds += [
+                self._appear,
                 self._symlink,
                 self._fifo,
                 self._setxattr,
@@ -122,6 +123,17 @@ class RandomChanges:
 
     def _link(self) -> None:
         self._source.link(self._path(), self._path())
+
+    def _appear(self) -> None:
+        extents = {
+            self._chance.randrange(SIZE_MAX): self._chance.randbytes(self._chance.randint(1, 50))
+            for _ in range(self._chance.randrange(3))
+        }
+        xattrs = {b"user.x": self._chance.randbytes(3)} if self._chance.random() < 0.3 else {}
+        mode = self._chance.choice((0o644, 0o600, 0o4755))
+        self._source.appear(
+            self._path(), extents, self._chance.randrange(SIZE_MAX), xattrs, mode, self._owner()
+        )
 
     def _symlink(self) -> None:
         self._source.symlink(self._path(), self._path(), self._owner())

@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from replicator import limits
+from replicator.fs.whole_file import read_whole
 from replicator.ops import CREATION_MASK, AttributeMask, Attributes, Flag, Kind, Record
 
 _MASK_ALL = CREATION_MASK | AttributeMask.MTIME
@@ -91,6 +93,32 @@ class Source:
         os.fchmod(descriptor, mode)
         os.close(descriptor)
         self._record(Kind.CREATE, path, payload=attributes_at(self.at(path)).encode(), **self._known(path))
+
+    def appear(
+        self,
+        path: bytes,
+        extents: dict[int, bytes],
+        size: int = 0,
+        xattrs: dict[bytes, bytes] | None = None,
+        mode: int = 0o644,
+        owner: tuple[int, int] = (0, 0),
+    ) -> None:
+        """A file that is made and written without a name, and then gets one. `extents`: data by offset."""
+        full = self.at(path)
+        descriptor = os.open(os.path.dirname(full), os.O_TMPFILE | os.O_RDWR, 0o600)
+        try:
+            for offset, data in extents.items():
+                os.pwrite(descriptor, data, offset)
+            os.ftruncate(descriptor, max(size, os.fstat(descriptor).st_size))
+            os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+            for name, value in (xattrs or {}).items():
+                os.setxattr(descriptor, name, value)
+            os.link(f"/proc/self/fd/{descriptor}", full, src_dir_fd=descriptor, follow_symlinks=True)
+            payload = read_whole(descriptor, limits.UNNAMED_BYTES).encode()
+        finally:
+            os.close(descriptor)
+        self._record(Kind.FILE, path, payload=payload, **self._known(path))
 
     def mkdir(self, path: bytes, mode: int = 0o755, owner: tuple[int, int] = (0, 0)) -> None:
         os.mkdir(self.at(path), mode)

@@ -22,12 +22,14 @@ LINE_BYTES = 16  # divides a page: a write is one request to a file system, and 
 LOG_LINES_MAX = 20_000
 NAMES_KEPT = 5
 GENERATION_FILES = 3
+APPEARING_AT = (0, 100_000)  # a hole lies between
 
 
 class Files(Protocol):
     """What a workload does to its directory. `kit.recording.Source` does it, too."""
 
     def create(self, path: bytes) -> None: ...
+    def appear(self, path: bytes, extents: dict[int, bytes]) -> None: ...
     def mkdir(self, path: bytes) -> None: ...
     def write(self, path: bytes, offset: int, data: bytes) -> None: ...
     def rename(self, path: bytes, path2: bytes) -> None: ...
@@ -43,6 +45,16 @@ class PlainFiles:
 
     def create(self, path: bytes) -> None:
         os.close(os.open(self._directory + path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+
+    def appear(self, path: bytes, extents: dict[int, bytes]) -> None:
+        descriptor = os.open(self._directory, os.O_WRONLY | os.O_TMPFILE, 0o644)
+        try:
+            for offset, data in extents.items():
+                assert os.pwrite(descriptor, data, offset) == len(data)
+            source = f"/proc/self/fd/{descriptor}"
+            os.link(source, self._directory + path, src_dir_fd=descriptor, follow_symlinks=True)
+        finally:
+            os.close(descriptor)
 
     def mkdir(self, path: bytes) -> None:
         os.mkdir(self._directory + path)
@@ -97,6 +109,18 @@ def publish(files: Files) -> Iterator[int]:
         files.create(b"pointer.new")
         files.write(b"pointer.new", 0, LINE % number)
         files.rename(b"pointer.new", b"pointer")
+
+
+def appearing(files: Files) -> Iterator[int]:
+    """A log, and a file that says how long it is: made without a name, linked, and renamed into place."""
+    files.create(b"log")
+    number = 0
+    while True:
+        yield number
+        number += 1
+        files.write(b"log", (number - 1) * LINE_BYTES, LINE % number)
+        files.appear(b"fresh", dict.fromkeys(APPEARING_AT, LINE % number))
+        files.rename(b"fresh", b"current")
 
 
 def names(files: Files) -> Iterator[int]:
@@ -163,6 +187,30 @@ def check_publish(directory: Path) -> list[str]:
     if coming is None and (directory / "pointer.new").exists() and length != (pointer or 0) + 1:
         wrong.append(f"a pointer is made, while the log has {length} lines and the last pointer is {pointer}")
     return wrong
+
+
+def check_appearing(directory: Path) -> list[str]:
+    try:
+        length = (directory / "log").stat().st_size // LINE_BYTES
+    except FileNotFoundError:
+        length = 0
+    fresh, current = _appeared(directory / "fresh"), _appeared(directory / "current")
+    if fresh is None:
+        return [] if length - 1 <= (current or 0) <= length else [f"{length} lines, and current is {current}"]
+    right = fresh == length == (current or 0) + 1
+    return [] if right else [f"{length} lines, fresh is {fresh}, current is {current}"]
+
+
+def _appeared(path: Path) -> int | None:
+    """The number that stands at all places of such a file; -1 if it is not whole."""
+    try:
+        with open(path, "rb") as file:
+            found = {os.pread(file.fileno(), LINE_BYTES + 1, place) for place in APPEARING_AT[1:]}
+            found.add(os.pread(file.fileno(), LINE_BYTES, 0))
+    except FileNotFoundError:
+        return None
+    (line, *others) = found
+    return -1 if others or len(line) != LINE_BYTES else int(line)
 
 
 def check_names(directory: Path) -> list[str]:
@@ -232,12 +280,14 @@ def _listing(directory: Path) -> set[str]:
 WORKLOADS: dict[str, Callable[[Files], Iterator[int]]] = {
     "alternate": alternate,
     "publish": publish,
+    "appearing": appearing,
     "names": names,
     "generations": generations,
 }
 CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "alternate": check_alternate,
     "publish": check_publish,
+    "appearing": check_appearing,
     "names": check_names,
     "generations": check_generations,
 }

@@ -36,7 +36,7 @@ _XATTRS = (
 )
 _KINDS = (
     ["create"] * 5 + ["mkdir"] * 4 + ["rename"] * 5 + ["write"] * 4 + ["link"] * 2 + ["setxattr"] * 2
-    + ["symlink", "mknod", "unlink", "unlink", "rmdir", "truncate", "fallocate", "fallocate"]
+    + ["appear"] * 3 + ["symlink", "mknod", "unlink", "unlink", "rmdir", "truncate", "fallocate", "fallocate"]
     + ["chmod", "chown", "utime", "removexattr"]
 )  # fmt: skip
 _NUMBERS = st.integers(0, 2**16)
@@ -67,6 +67,10 @@ def _perform_one(source: Source, operation: _Operation) -> None:
     old = everything[one % len(everything)]
     if kind == "create":
         source.create(new, _MODES[one % 7], _OWNERS[one % 4])
+    elif kind == "appear":
+        extents = {position: data for position in (0, 5000, 70_000)[: one % 4] if data}
+        xattrs = dict(_XATTRS[:3][two % 4 : three % 4])
+        source.appear(new, extents, three, xattrs, _MODES[one % 7], _OWNERS[two % 4])
     elif kind == "mkdir":
         source.mkdir(new, _MODES[one % 7], _OWNERS[one % 4])
     elif kind == "symlink":

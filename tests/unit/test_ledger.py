@@ -50,10 +50,11 @@ def test_a_full_ledger_begins_anew_with_what_is_alive(tmp_path: Path) -> None:
     path = tmp_path / "nodes"
     ledger = Ledger(str(path), size=4096)
 
-    def alive() -> None:
-        ledger.named(2, 2, 1, False, 3, 1, b"kept")
+    def rewrite() -> None:
+        (_, place) = ledger.begin([(1, 1, 1, True, 1, 0, b""), (2, 2, 1, False, 2, 1, b"kept")])
+        ledger.references(place, 3)
 
-    ledger.rewrite = lambda: ledger.begin(alive)
+    ledger.rewrite = rewrite
     for number in range(1000):
         ledger.named(10 + number, 10 + number, 1, False, 1, 1, b"x" * 20)
     entries = found(path)
@@ -70,7 +71,7 @@ def test_a_successors_ledger_replaces_the_old_one_at_once(tmp_path: Path) -> Non
     old.close()
     new = Ledger(str(path), keep=True)
     assert set(found(path)) == {5}  # a kill now costs nothing
-    new.begin(lambda: None)
+    new.begin([])
     assert found(path) == {}
     assert os.listdir(tmp_path) == ["nodes"]
     new.close()
