@@ -25,7 +25,10 @@ from replicator.fs.calls import unshare_umask
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_binding import After, Binding, Body, Failure, Header, Later, Reply, Spliced, bug
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
+from replicator.fs.open_modes import Backing, OpenModes, OpenNotes
 from replicator.fs.passthrough import Passthrough
+from replicator.fs.unseen import Unseen
+from replicator.mount_options import DEFAULTS, MountOptions
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +94,15 @@ class Session:
         *,
         agreement: protocol.Agreement | None = None,
         intent: Intent | None = None,
+        open_notes: OpenNotes | None = None,
+        options: MountOptions = DEFAULTS,
         agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
         nodes_max: int = limits.NODES,
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
-        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it. `intent`:
-        see there.
+        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it. `intent`,
+        `open_notes`: see there.
         """
         self._is_resumed = agreement is not None
         self._agreed = agreed
@@ -105,9 +110,14 @@ class Session:
         self._descriptor = descriptor
         self._lock = lock
         self._nodes_max = nodes_max
-        self._binding = Binding(passthrough, agreement, intent)
+        self._unseen = Unseen(lock, passthrough.doubt, passthrough.identity)
+        with lock:
+            modes = OpenModes(
+                options, Backing(descriptor), self._unseen, open_notes, passthrough.open_files()
+            )
+        self._binding = Binding(passthrough, agreement, intent, options, modes if modes.is_needed else None)
         passthrough.mode_dropped = self._forget_attributes
-        self._workers = ThreadPoolExecutor(limits.CAPTURE_THREADS, thread_name_prefix="disk")
+        self._workers = ThreadPoolExecutor(options.disk_threads, thread_name_prefix="disk")
         self._stopping = False
         self._leaving = False
         self._is_gone = False  # the mount
@@ -158,6 +168,7 @@ class Session:
                 self._stopping = True
             self._end_pruning()
             self._workers.shutdown()  # they answer what they have
+            self._unseen.close()
             is_left = self._leaving and not self._is_gone
             if not is_left:
                 os.close(self._descriptor)

@@ -121,6 +121,24 @@ class Passthrough:
     def is_open(self, handle_id: int) -> bool:
         return handle_id in self._files or handle_id in self._directories
 
+    def open_files(self) -> list[tuple[int, int]]:
+        """(handle id, node id) of every open file."""
+        return [(handle_id, handle.node.id) for handle_id, handle in self._files.items()]
+
+    def doubt(self, node_id: int) -> None:
+        """The content of a file may have changed in a way that no request told."""
+        try:
+            path = self._path(self.nodes.get(node_id))
+        except OSError:  # it is forgotten, so it has no name that matters
+            return
+        if path is not None and self._recorder.is_active(path):
+            self._recorder.doubt(path)
+
+    def identity(self, node_id: int) -> tuple[int, int]:
+        """Device and inode number in the storage below."""
+        node = self.nodes.get(node_id)
+        return node.device, node.inode
+
     def resume(self, alive: Iterable[Known], held: Descriptors) -> None:
         """Know again what a killed predecessor knew, with the descriptors it had, at the same numbers."""
         self.nodes.restore(alive, held.pinned)
