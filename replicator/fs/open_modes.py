@@ -17,6 +17,7 @@ Numbers of handles and backing ids are noted (`OpenNotes`) before the kernel is 
 killed capture must not open an inode in the other state.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -37,12 +38,17 @@ PASSED: Final = protocol.FOPEN_PASSTHROUGH
 HYBRID: Final = protocol.FOPEN_PASSTHROUGH | protocol.FOPEN_DIRECT_IO
 
 
+# Of this mount, whatever the file: our privileges, what was agreed, the kernel.
+_NEVER = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL})
+
+
 class Backing:
     """Files that the kernel may read by itself, by their ids: ioctl(2) on /dev/fuse."""
 
     def __init__(self, fuse: int) -> None:
         self._fuse = fuse
         self._works = True
+        self._told: set[int | None] = set()  # errors
 
     def open(self, descriptor: int) -> int:
         """The id for the file open at `descriptor`; 0 if it cannot be had."""
@@ -54,9 +60,10 @@ class Backing:
             backing_id: int = fcntl.ioctl(self._fuse, protocol.BACKING_OPEN, argument)
             return backing_id
         except OSError as error:
-            # Of the storage (a file system that lies on another), of our privileges, of what was agreed.
-            logger.warning("files cannot be read past this process: %s; they are cached instead", error)
-            self._works = False
+            self._works = error.errno not in _NEVER
+            if error.errno not in self._told:  # ELOOP: its file system lies on another
+                self._told.add(error.errno)
+                logger.warning("a file cannot be read past this process: %s; it is cached instead", error)
             return 0
 
     def close(self, backing_id: int) -> None:

@@ -1,5 +1,6 @@
 """How files are opened, against a model of what the kernel allows: random opens, closes and successors."""
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -165,10 +166,21 @@ def test_where_the_storage_cannot_be_read_past_us_files_are_cached() -> None:
     assert made.opened(7, 2, os.O_RDWR, 0) == (DIRECT, 0)
 
 
-def test_a_real_refusal_is_asked_for_once(tmp_path: Path) -> None:
-    with open(tmp_path / "f", "xb") as no_fuse:
-        backing = Backing(no_fuse.fileno())
-        assert (backing.open(0), backing.open(0)) == (0, 0)
+@pytest.mark.parametrize(("number", "asked"), [(errno.EPERM, 1), (errno.ELOOP, 2), (errno.ENFILE, 2)])
+def test_a_refusal_for_all_files_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, asked: int
+) -> None:
+    calls = []
+
+    def refuse(*arguments: object) -> int:
+        calls.append(arguments)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(open_modes.fcntl, "ioctl", refuse)
+    backing = Backing(-1)
+    assert (backing.open(0), backing.open(0)) == (0, 0)
+    assert len(calls) == asked
+    assert len(caplog.records) == 1
 
 
 def test_notes_are_kept(tmp_path: Path) -> None:
