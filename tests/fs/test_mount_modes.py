@@ -159,6 +159,24 @@ def test_programs_run_from_passed_files(start: Start) -> None:
         subprocess.run([program], check=True, timeout=20)
 
 
+def test_where_the_storage_lies_on_another_files_are_cached(start: Start, tmp_path: Path) -> None:
+    layers = {name: tmp_path / name for name in ("lower", "upper", "work", "src")}
+    for path in layers.values():
+        path.mkdir()
+    (layers["lower"] / "f").write_bytes(b"content")
+    options = f"lowerdir={layers['lower']},upperdir={layers['upper']},workdir={layers['work']}"
+    made = subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", layers["src"]], check=False)
+    if made.returncode:
+        pytest.skip("no overlayfs here")
+    try:
+        mount = start(PASSTHROUGH)
+        assert (mount.mountpoint / "f").read_bytes() == b"content"
+        assert "cannot be read past this process" in mount.log()
+        assert mount.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", layers["src"]], check=False)
+
+
 @pytest.mark.parametrize(("options", "seen"), [(DEFAULTS, 1), (MountOptions(attribute_timeout=0.0), 2)])
 def test_without_a_timeout_attributes_are_asked_for(start: Start, options: MountOptions, seen: int) -> None:
     mount = start(options)
