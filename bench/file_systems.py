@@ -17,6 +17,8 @@ from pathlib import Path
 import harness
 from kit.mount import CaptureMount
 
+from replicator.mount_options import DEFAULTS, MountOptions
+
 DOWNLOAD_S = 120.0
 MOUNT_S = 20.0
 
@@ -55,11 +57,12 @@ def example(base: Path, program: Path) -> Iterator[FileSystem]:
 
 
 @contextmanager
-def ours(base: Path, memory: Path, binding: str) -> Iterator[FileSystem]:
+def ours(base: Path, memory: Path, binding: str, options: MountOptions = DEFAULTS) -> Iterator[FileSystem]:
     """Journals everything, for a reader that is attached."""
     _directories(base)
     memory.mkdir(parents=True)
-    mount = CaptureMount(base, beside=True, settings={"binding": binding, "memory_directory": str(memory)})
+    settings = {"binding": binding, "memory_directory": str(memory), "options": options}
+    mount = CaptureMount(base, beside=True, settings=settings)
     try:
         mount.start().attach()
         yield FileSystem(mount.mountpoint, mount.source, is_ours=True, drain=mount.drain)

@@ -66,6 +66,7 @@ MOUNT_GIVEN_UP = EventType(
     "{path}: no capture could be started: programs get errors there until one can, it is tried on: {reason}; "
     "see {log}",
 )
+MOUNT_OPTIONS = EventType(9016, _I, "{path} is served with {options} from now on")
 MOUNT_RELOADED = EventType(9014, _I, "{path} is served by a new process (pid {pid})")
 CONNECTION_BACK = EventType(73, _I, "connection {id} ({repset} to {target}) is connected again")
 CONNECTION_LOST = EventType(77, _W, "connection {id} ({repset} to {target}) lost: {reason}")

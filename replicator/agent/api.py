@@ -64,6 +64,12 @@ class MountBody(Body, frozen=True, kw_only=True):
     path: str
     mountpoint: str | None = None
     binding: str = "auto"
+    options: dict[str, str] = {}
+
+
+class OptionsBody(Body, frozen=True, kw_only=True):
+    path: str
+    options: dict[str, str]
 
 
 class UnmountBody(Body, frozen=True, kw_only=True):
@@ -156,11 +162,15 @@ class Api:
 
     async def add_mount(self, request: Request) -> object:
         body = await _body(request, MountBody)
-        return await self._service.mounts.add(body.path, body.mountpoint, body.binding)
+        return await self._service.mounts.add(body.path, body.mountpoint, body.binding, body.options)
 
     async def remove_mount(self, request: Request) -> object:
         body = await _body(request, UnmountBody)
         return await self._service.mounts.remove(body.path, force=body.force)
+
+    async def set_mount_options(self, request: Request) -> object:
+        body = await _body(request, OptionsBody)
+        return await self._service.mounts.set_options(body.path, body.options)
 
     async def reload_mount(self, request: Request) -> object:
         body = await _body(request, ReloadBody)
@@ -292,6 +302,7 @@ class Api:
             "/v1/agent/stop": {"POST": self.stop_agent},
             "/v1/events": {"GET": self.events},
             "/v1/mounts": {"GET": self.mounts, "POST": self.add_mount, "DELETE": self.remove_mount},
+            "/v1/mounts/options": {"POST": self.set_mount_options},
             "/v1/mounts/reload": {"POST": self.reload_mount},
             "/v1/repsets": {"GET": self.repsets, "POST": self.create_repset},
             "/v1/repsets/{name}": {"GET": self.repset, "PUT": self.set_rules, "DELETE": self.delete_repset},

@@ -14,6 +14,7 @@ from replicator.agent.resumption import Provision
 from replicator.errors import UsageError
 from replicator.fs.kernel_protocol import Agreement
 from replicator.fs.passthrough import Passthrough
+from replicator.mount_options import DEFAULTS, MountOptions
 
 BINDINGS = ("auto", "kernel", "pyfuse3")
 _KERNEL_MIN = (5, 4)  # kernel_protocol.MINOR_MIN
@@ -65,13 +66,15 @@ def make(
     lock: threading.Lock,
     provision: Provision | None = None,
     agreement: Agreement | None = None,
+    options: MountOptions = DEFAULTS,
 ) -> Binding:
     """The chosen binding for an open /dev/fuse whose mount is made. `lock` guards what `passthrough` uses.
 
     `provision` (kernel binding): what is kept for a successor. `agreement`: of a predecessor taken over from.
+    `options`: only the kernel binding has any.
     """
     if binding == "kernel":
-        return _Kernel(passthrough, descriptor, lock, provision, agreement)
+        return _Kernel(passthrough, descriptor, lock, provision, agreement, options)
     return _Pyfuse3(passthrough, descriptor)
 
 
@@ -83,11 +86,12 @@ class _Kernel:
         lock: threading.Lock,
         provision: Provision | None,
         agreement: Agreement | None,
+        options: MountOptions,
     ) -> None:
         from replicator.fs.kernel_session import Session
 
         if provision is None:
-            self._session = Session(passthrough, descriptor, lock, agreement=agreement)
+            self._session = Session(passthrough, descriptor, lock, agreement=agreement, options=options)
         else:
             self._session = Session(
                 passthrough,
@@ -95,6 +99,8 @@ class _Kernel:
                 lock,
                 agreement=agreement,
                 intent=provision.intent,
+                open_notes=provision.open_notes,
+                options=options,
                 agreed=provision.agreed,
             )
 

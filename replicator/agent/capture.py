@@ -25,16 +25,18 @@ from importlib import import_module
 import msgspec
 import trio
 
-from replicator import limits
+from replicator import limits, mount_options
 from replicator.agent import bindings, control
 from replicator.agent.resumption import FORMAT, Provision, Resumption
 from replicator.agent.resumption import take as resumption_of
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import mounts
 from replicator.fs.credentials import prepare_process
+from replicator.fs.kernel_protocol import InitFlag
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.recorder import Recorder
+from replicator.mount_options import MountOptions
 from replicator.ops import NAME_KINDS, Kind
 from replicator.paths import Home, remove_if_empty
 from replicator.queue.journal import JournalSettings, JournalWriter
@@ -51,6 +53,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     path: str  # the directory to capture, absolute and without links
     mountpoint: str  # may be `path` itself
     binding: str = "auto"  # as asked for: see `bindings.choose`
+    options: MountOptions = MountOptions()
     memory_directory: str
     disk_directory: str
     segment_bytes: int = limits.SEGMENT_BYTES
@@ -119,6 +122,7 @@ class Capture:
         settings = self._settings
         resumption = self._resumption
         self._binding_name = "kernel" if resumption is not None else bindings.choose(settings.binding)
+        options = self._possible_options()
         if resumption is None:
             path, mountpoint, dead = self._check()
         else:  # a look at them would wait for an answer of ours
@@ -165,6 +169,7 @@ class Capture:
                     self._lock,
                     self._provision,
                     None if resumption is None else resumption.agreement,
+                    options,
                 )
                 nursery.start_soon(self._tick)
                 if self._provision is not None:
@@ -190,6 +195,14 @@ class Capture:
         if self._failure is not None:
             raise self._failure
 
+    def _possible_options(self) -> MountOptions:
+        """What was asked for, without what this kernel lacks: it may be older than when it was asked."""
+        options = self._settings.options
+        refusals = mount_options.refusals(options, self._binding_name, os.uname().release)
+        for reason in refusals.values():
+            logger.warning("%s: served without it", reason)
+        return mount_options.changed(options, dict.fromkeys(refusals, mount_options.DEFAULT))
+
     def _check(self) -> tuple[str, str, frozenset[int]]:
         """The directory, where it is to be mounted, and what dead mounts are there. Raises UsageError."""
         settings = self._settings
@@ -209,6 +222,7 @@ class Capture:
             "collect": self.collect,
             "stop": self.stop,
             "leave": self.leave,
+            "check_options": self.check_options,
         }
 
     def _recover(self) -> None:
@@ -343,6 +357,20 @@ class Capture:
             await self._stopped.wait()
         if not self._is_left:
             raise ReplicatorError(f"{self._settings.mountpoint} was unmounted meanwhile")
+
+    async def check_options(self, options: dict[str, str]) -> None:
+        """An error if a reload would not be enough to have these: not agreed with the kernel."""
+        agreed = self._provision.agreed_flags if self._provision is not None else InitFlag(0)
+        wanted = mount_options.changed(mount_options.DEFAULTS, options)
+        for name, value, flag in (
+            ("reads", "passthrough", InitFlag.PASSTHROUGH),
+            ("writes", "direct", InitFlag.DIRECT_IO_ALLOW_MMAP),
+        ):
+            if getattr(wanted, name) == value and not agreed & flag:
+                raise ReplicatorError(
+                    f"{name}={value} was not agreed with the kernel when {self._settings.path} was mounted:"
+                    f" dtctl mount remove {self._settings.path}, and add it with --option {name}={value}"
+                )
 
     def _unfit_for(self, successor: int) -> str:
         """Why a successor of this format could not take over; "" if it can."""

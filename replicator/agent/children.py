@@ -169,12 +169,15 @@ class Children:
     def _capture_arguments(self, mount: Mount) -> CaptureSettings:
         queue = self._config.queue
         settings = self._journal(mount)
+        # As it is now: its options may have changed. One that is being made is not in the state yet.
+        mount = next((known for known in self._state().mounts if known.id == mount.id), mount)
         return CaptureSettings(
             home=self._home.path,
             mount_id=mount.id,
             path=mount.path,
             mountpoint=mount.mountpoint,
             binding=mount.binding,
+            options=mount.options,
             memory_directory=settings.memory_directory,
             disk_directory=settings.disk_directory,
             segment_bytes=queue.segment_size,

@@ -1,8 +1,12 @@
 """Captured directories: mounted, listed, removed."""
 
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
-from replicator import events
+from replicator import events, mount_options
 from replicator.addresses import normalise_path
 from replicator.agent import bindings, planning
 from replicator.agent.core import Change, Core, NotFoundError, real_path
@@ -18,6 +22,7 @@ class MountView(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     state: str  # serving, starting, failed
     problem: str
+    options: dict[str, str]  # those that are not the default
 
 
 class Mounts:
@@ -29,20 +34,31 @@ class Mounts:
     async def all(self) -> list[MountView]:
         return [await self._view(mount) for mount in self._core.state.mounts]
 
-    async def add(self, path: str, mountpoint: str | None, binding: str) -> MountView:
+    async def add(
+        self, path: str, mountpoint: str | None, binding: str, options: Mapping[str, str]
+    ) -> MountView:
+        """`options`: by name, as texts: see `mount_options`."""
         async with self._core.change() as change:
-            mount = await self.make(change, path, mountpoint, binding)
+            mount = await self.make(change, path, mountpoint, binding, options)
         return await self._view(mount)
 
-    async def make(self, change: Change, path: str, mountpoint: str | None, binding: str) -> Mount:
+    async def make(
+        self,
+        change: Change,
+        path: str,
+        mountpoint: str | None,
+        binding: str,
+        options: Mapping[str, str] = MappingProxyType({}),
+    ) -> Mount:
         """A step of a change."""
         path = await real_path(path, "path")
         mountpoint = path if mountpoint is None else await real_path(mountpoint, "mountpoint")
-        bindings.choose(binding)
+        wanted = mount_options.changed(mount_options.DEFAULTS, options)
+        mount_options.check(wanted, bindings.choose(binding), os.uname().release)
         queue = self._core.config.queue
         private = [self._core.home.path, queue.memory_directory, *filter(None, [queue.disk_directory])]
         planning.check_new_mount(path, mountpoint, self._core.state.mounts, private)
-        mount = Mount(id=new_uuid(), path=path, mountpoint=mountpoint, binding=binding)
+        mount = Mount(id=new_uuid(), path=path, mountpoint=mountpoint, binding=binding, options=wanted)
         change.undo(self._take_back, change, mount)
         await self._core.children.start_capture(mount)
         await change.save(mounts=(*self._core.state.mounts, mount))
@@ -83,6 +99,44 @@ class Mounts:
             self._core.events.add(events.MOUNT_RELOADED, path=mount.path, pid=view.pid)
             return view
 
+    async def set_options(self, path: str, options: Mapping[str, str]) -> MountView:
+        """Change some options, and reload the mount with them. Raises UsageError, ReplicatorError; then
+        nothing has changed.
+        """
+        async with self._core.change() as change:
+            mount = self._find(path)
+            wanted = mount_options.changed(mount.options, options)
+            names = mount_options.differing(mount.options, wanted)
+            if not names:
+                return await self._view(mount)
+            mount_options.check(wanted, bindings.choose(mount.binding), os.uname().release)
+            for name in names:
+                if mount_options.OPTIONS[name].at_mount_only:
+                    raise ReplicatorError(
+                        f"{name} is agreed with the kernel when a directory is mounted: dtctl mount remove"
+                        f" {mount.path}, and add it with --option {name}={options[name]}"
+                    )
+            child = self._core.children.capture(mount)
+            if child is not None and child.pid is not None:
+                await child.call("check_options", options=mount_options.shown(wanted))
+            new = msgspec.structs.replace(mount, options=wanted)
+            change.undo(self._replace, change, mount)
+            await self._replace(change, new)
+            if child is not None:
+                await self._core.children.reload_capture(new)
+            self._core.events.add(
+                events.MOUNT_OPTIONS,
+                path=mount.path,
+                options=", ".join(f"{n}={mount_options.text_of(getattr(wanted, n))}" for n in names),
+            )
+            return await self._view(new)
+
+    async def _replace(self, change: Change, mount: Mount) -> None:
+        """Of the stored mount of that id."""
+        await change.save(
+            mounts=tuple(mount if known.id == mount.id else known for known in self._core.state.mounts)
+        )
+
     def _find(self, path: str) -> Mount:
         path = normalise_path(path, "path")
         for mount in self._core.state.mounts:
@@ -109,6 +163,7 @@ class Mounts:
             pid=pid,
             state="serving" if pid is not None else "failed" if problem else "starting",
             problem=problem,
+            options=mount_options.shown(mount.options),
         )
 
     def _needs(self, connection: Connection, mount: Mount) -> bool:

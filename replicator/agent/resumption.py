@@ -2,7 +2,7 @@
 holder of the capture's descriptors, and files beside the journal's memory tier.
 
 `holder`: where the holder is and what was agreed with the kernel. `nodes`: the ledger. `intent`: the change
-of a name under way.
+of a name under way. `opens`: which files the kernel reads by itself.
 """
 
 import logging
@@ -18,16 +18,17 @@ from replicator.fs.holder import Descriptors, Held, HolderError
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_protocol import Agreement, InitFlag
 from replicator.fs.ledger import Known, Ledger
+from replicator.fs.open_modes import OpenNotes
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept for a successor: the files named here, and which descriptors the holder has.
 
 A software with another number cannot take over.
 """
 
-_HOLDER, _NODES, _INTENT = "holder", "nodes", "intent"
+_HOLDER, _NODES, _INTENT, _OPENS = "holder", "nodes", "intent", "opens"
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,29 @@ class Provision:
         self._held = held
         self.ledger: Ledger | None = None
         self.intent: Intent | None = None
+        self.open_notes: OpenNotes | None = None
         try:
+            if held is None:
+                self._discard(_OPENS)  # of a mount that is dead
             self.ledger = Ledger(self._path(_NODES), keep=held is not None)
             self.intent = Intent(self._path(_INTENT))
+            self.open_notes = OpenNotes(self._path(_OPENS))
         except OSError as error:
             self._without(error)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
 
+    def _discard(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._path(name))
+
     def _without(self, error: OSError) -> None:
         logger.warning("a kill of this process would not be survived: %s", error)
 
     def hold(self, fuse: int, root: int) -> None:
         """From here on the descriptors outlive this process; of use once there is an agreement."""
-        if self.ledger is not None and self.intent is not None:
+        if self.open_notes is not None:  # the last of what is needed
             self._start(Held(0, "", 0, "", fuse, root, minor=0, flags=0))
 
     def agreed(self, agreement: Agreement) -> None:
@@ -133,6 +142,11 @@ class Provision:
             holder.note(self._path(_HOLDER), self._held)
         except OSError as error:
             self._without(error)
+
+    @property
+    def agreed_flags(self) -> InitFlag:
+        """What was agreed with the kernel; none while it is not known, or nothing is kept."""
+        return InitFlag(0) if self._held is None else InitFlag(self._held.flags)
 
     @property
     def is_complete(self) -> bool:
@@ -172,8 +186,7 @@ class Provision:
         if held is not None:
             holder.end(held)
             _reap(held.pid)
-        with suppress(FileNotFoundError):
-            os.unlink(self._path(_HOLDER))
+        self._discard(_HOLDER)
 
     def remove(self) -> None:
         """`end`, and leave no file behind. The file system uses none of them any more."""
@@ -182,3 +195,5 @@ class Provision:
             self.ledger.remove()
         if self.intent is not None:
             self.intent.remove()
+        if self.open_notes is not None:
+            self.open_notes.remove()

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from replicator.errors import ReplicatorError
+from replicator.mount_options import MountOptions
 from replicator.repset import ReplicationSet
 
 VERSION = 1
@@ -41,6 +42,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     mountpoint: str
     binding: str = "auto"
+    options: MountOptions = MountOptions()
 
 
 class Map(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from replicator import mount_options
 from replicator.cli import complete, output
 from replicator.cli.options import Json, absolute, agent
 from replicator.errors import ReplicatorError, UsageError
@@ -19,7 +20,7 @@ MountedPath = Annotated[
 ]
 
 
-@app.command("add", epilog="Example: dtctl mount add /srv/data")
+@app.command("add", epilog="Example: dtctl mount add /srv/data -o writes=direct")
 def add(
     context: typer.Context,
     path: Path,
@@ -29,18 +30,50 @@ def add(
     binding: Annotated[
         str, typer.Option("--binding", metavar="auto|kernel|pyfuse3", help="How to talk to the kernel.")
     ] = "auto",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            "-o",
+            metavar="NAME=VALUE",
+            help="How it is served: see dtctl mount options. Several: again, or with commas between.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Capture every change below PATH from now on, also after a restart."""
+    body: dict[str, object] = {
+        "path": absolute(path),
+        "mountpoint": absolute(at) if at is not None else None,
+        "binding": binding,
+    }
+    if option:
+        body["options"] = mount_options.split(option)
+    mount = agent(context).post("mounts", body=body)
+    output.emit(mount, json, "mount_added")
+
+
+@app.command("set", epilog="Example: dtctl mount set /srv/data writes=direct reads=default")
+def set_(
+    context: typer.Context,
+    path: MountedPath,
+    options: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="See dtctl mount options.")],
+    json: Json = False,
+) -> None:
+    """Change options of PATH. It is reloaded with them: programs that use it wait a moment."""
     mount = agent(context).post(
         "mounts",
-        body={
-            "path": absolute(path),
-            "mountpoint": absolute(at) if at is not None else None,
-            "binding": binding,
-        },
+        "options",
+        body={"path": absolute(path), "options": mount_options.split(options)},
+        timeout_s=RELOAD_TIMEOUT_S,
     )
-    output.emit(mount, json, "mount_added")
+    output.emit(mount, json, "mount_options_set")
+
+
+@app.command("options", epilog="Example: dtctl mount options")
+def options_(json: Json = False) -> None:
+    """Show which options a captured directory can have."""
+    output.emit(mount_options.table(), json, "mount_options")
 
 
 @app.command("list", epilog="Example: dtctl mount list --json")

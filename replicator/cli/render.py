@@ -230,7 +230,7 @@ def _clock(seconds: Any) -> str:
 def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not found:
         return Text("nothing is captured; add a directory with 'dtctl mount add PATH'")
-    table = _table("path", "mounted at", "binding", "pid", "state", right=("pid",))
+    table = _table("path", "mounted at", "binding", "pid", "state", "options", right=("pid",))
     for mount in found:
         table.add_row(
             Text(str(mount["path"])),
@@ -238,8 +238,24 @@ def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
             Text(str(mount["binding"])),
             "–" if mount.get("pid") is None else str(mount["pid"]),
             Text(str(mount["state"])),
+            Text(_options(mount)),
         )
     return table
+
+
+def _options(mount: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in (mount.get("options") or {}).items())
+
+
+def mount_options(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = _table("name", "values", "default", "needs", "what it does")
+    for option in found:
+        table.add_row(*(Text(str(option[key])) for key in ("name", "values", "default", "needs", "help")))
+    return table
+
+
+def mount_options_set(mount: Mapping[str, Any]) -> RenderableType:
+    return Text(f"{mount['mountpoint']} is served with {_options(mount) or 'default options'}")
 
 
 def mount_added(mount: Mapping[str, Any]) -> RenderableType:

@@ -29,7 +29,9 @@ from replicator.fs.kernel_protocol import (
     Agreement,
     Opcode,
 )
+from replicator.fs.open_modes import OpenModes
 from replicator.fs.passthrough import Entry, Passthrough
+from replicator.mount_options import DEFAULTS, MountOptions
 
 logger = logging.getLogger(__name__)
 
@@ -121,12 +123,20 @@ class Binding:
     """Handlers for one mount. `buffer` is where requests are read into, one at a time."""
 
     def __init__(
-        self, passthrough: Passthrough, agreement: Agreement | None = None, intent: Intent | None = None
+        self,
+        passthrough: Passthrough,
+        agreement: Agreement | None = None,
+        intent: Intent | None = None,
+        options: MountOptions = DEFAULTS,
+        modes: OpenModes | None = None,
     ) -> None:
         """`agreement`: of a connection that a predecessor has begun; None for a new one. `intent`: where
-        changes of names are noted for a successor.
+        changes of names are noted for a successor. `modes`: how files are opened; None: all are cached.
         """
         self._fs = passthrough
+        self._modes = modes
+        self._request_timeout_s = options.request_timeout
+        self._validity = protocol.Validity(options.attribute_timeout, options.entry_timeout)
         self._intent = intent
         if intent is not None:
             passthrough.note_inode = intent.note
@@ -212,7 +222,9 @@ class Binding:
         major, minor, readahead_bytes, flags = fields
         more = bytes(self.buffer[HEADER_BYTES + 16 : end])
         try:
-            self.agreement, reply = protocol.negotiate(major, minor, readahead_bytes, flags, more)
+            self.agreement, reply = protocol.negotiate(
+                major, minor, readahead_bytes, flags, more, self._request_timeout_s
+            )
         except protocol.UnsupportedKernel as error:
             logger.error("%s", error)
             return Failure(errno.EPROTO)
@@ -226,9 +238,13 @@ class Binding:
 
     def _lookup(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         try:
-            return protocol.entry(*self._fs.lookup(node_id, self._name(HEADER_BYTES, end)))
+            entry = self._fs.lookup(node_id, self._name(HEADER_BYTES, end))
         except FileNotFoundError:
-            return protocol.no_entry()
+            return self._validity.no_entry
+        return self._entry(entry)
+
+    def _entry(self, entry: Entry) -> bytes:
+        return protocol.entry(entry.node_id, entry.state, self._validity)
 
     def _forget(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         self._fs.forget(((node_id, fields[0]),))
@@ -241,10 +257,10 @@ class Binding:
         return None
 
     def _getattr(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
-        return protocol.attributes(node_id, self._fs.getattr(node_id))
+        return protocol.attributes(node_id, self._fs.getattr(node_id), self._validity)
 
     def _statx(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
-        return protocol.statx(node_id, self._fs.statx(node_id, fields[4]))
+        return protocol.statx(node_id, self._fs.statx(node_id, fields[4]), self._validity)
 
     def _setattr(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         (valid, _, handle, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _) = fields
@@ -259,7 +275,7 @@ class Binding:
             handle_id=handle if valid & protocol.FATTR_FH else None,
             drop_privileges=bool(valid & protocol.FATTR_KILL_SUIDGID),
         )
-        return protocol.attributes(node_id, state)
+        return protocol.attributes(node_id, state, self._validity)
 
     def _readlink(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         return self._fs.readlink(node_id)
@@ -269,19 +285,19 @@ class Binding:
     def _mknod(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         mode, rdev, umask, _ = fields
         name = self._name(HEADER_BYTES + 16, end)
-        return protocol.entry(*self._fs.mknod(node_id, name, mode, rdev, _caller(header, umask)))
+        return self._entry(self._fs.mknod(node_id, name, mode, rdev, _caller(header, umask)))
 
     def _mkdir(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         mode, umask = fields
         name = self._name(HEADER_BYTES + 8, end)
-        return protocol.entry(*self._fs.mkdir(node_id, name, mode, _caller(header, umask)))
+        return self._entry(self._fs.mkdir(node_id, name, mode, _caller(header, umask)))
 
     def _symlink(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         name, text = self._two_names(HEADER_BYTES, end)
-        return protocol.entry(*self._fs.symlink(node_id, name, text, _caller(header)))
+        return self._entry(self._fs.symlink(node_id, name, text, _caller(header)))
 
     def _link(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
-        return protocol.entry(*self._fs.link(fields[0], node_id, self._name(HEADER_BYTES + 8, end)))
+        return self._entry(self._fs.link(fields[0], node_id, self._name(HEADER_BYTES + 8, end)))
 
     def _unlink(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         self._fs.unlink(node_id, self._name(HEADER_BYTES, end))
@@ -308,16 +324,29 @@ class Binding:
         entry: Entry
         name = self._name(HEADER_BYTES + 16, end)
         handle, entry = self._fs.create(node_id, name, mode, flags, _caller(header, umask))
-        return protocol.entry(*entry) + protocol.opened(handle)
+        return self._entry(entry) + self._opened(entry.node_id, handle, flags, header)
 
     def _tmpfile(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         flags, mode, umask, _ = fields
         entry: Entry
         handle, entry = self._fs.create_unnamed(node_id, mode, flags, _caller(header, umask))
-        return protocol.entry(*entry) + protocol.opened(handle)
+        return self._entry(entry) + self._opened(entry.node_id, handle, flags, header)
 
     def _open(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
-        return protocol.opened(self._fs.open(node_id, fields[0], _caller(header)))
+        modes, flags = self._modes, fields[0]
+        if modes is not None and header[2] & protocol.RESENT:
+            phantom = modes.undelivered(header[2] & ~protocol.RESENT)
+            if phantom and self._fs.is_open(phantom):  # a predecessor did not live to tell of it
+                modes.released(phantom)
+                self._fs.release(phantom)
+        return self._opened(node_id, self._fs.open(node_id, flags, _caller(header)), flags, header)
+
+    def _opened(self, node_id: int, handle: int, flags: int, header: Header) -> bytes:
+        if self._modes is None:
+            return protocol.opened(handle)
+        return protocol.opened(
+            handle, *self._modes.opened(node_id, handle, flags, header[2] & ~protocol.RESENT)
+        )
 
     def _read(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         handle, offset, size = fields[:3]
@@ -364,6 +393,8 @@ class Binding:
     def _release(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         if header[2] & protocol.RESENT and not self._fs.is_open(fields[0]):
             return _NOTHING  # closed by a predecessor that did not live to say so
+        if self._modes is not None:
+            self._modes.released(fields[0])
         close = self._fs.release_later(fields[0])
         return _NOTHING if close is None else After(_NOTHING, close)
 
@@ -439,7 +470,7 @@ class Binding:
                 entry = self._fs.entry(handle, name.name)
                 if entry is None:
                     continue
-                head, inode = protocol.entry(*entry), entry.node_id
+                head, inode = self._entry(entry), entry.node_id
             reply += (head, protocol.directory_entry(inode, name.position, name.name, name.type))
         return b"".join(reply)
 

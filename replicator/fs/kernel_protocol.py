@@ -198,8 +198,16 @@ INIT_FLAGS: Final[dict[InitFlag, str]] = {
     InitFlag.SETXATTR_EXT: "says whether setting an ACL takes the sgid bit away",
     InitFlag.INIT_EXT: "there are flags above bit 31",
     InitFlag.HAS_RESEND: "a successor can ask for the requests its killed predecessor had not answered",
+    InitFlag.DIRECT_IO_ALLOW_MMAP: "a file opened for direct I/O (option writes) can be mapped all the same",
+    InitFlag.PASSTHROUGH: "files may be opened so that the kernel reads them itself (option reads)",
 }
-"""What is asked for, and why."""
+"""What is asked for, and why. What an option of the mount may need is asked for always: it costs nothing as
+long as it is not used, and options can be changed without unmounting."""
+
+OPTIONAL_FLAGS: Final[dict[InitFlag, str]] = {
+    InitFlag.REQUEST_TIMEOUT: "it ends the mount, and the application's files with it: request_timeout",
+}
+"""What is asked for if an option of the mount says so, and why not always."""
 
 REFUSED_FLAGS: Final[dict[InitFlag, str]] = {
     InitFlag.POSIX_LOCKS: "the kernel's own locks hold for all processes here, and outlive a capture",
@@ -214,11 +222,8 @@ REFUSED_FLAGS: Final[dict[InitFlag, str]] = {
     InitFlag.HANDLE_KILLPRIV: "superseded by its second version",
     InitFlag.SECURITY_CTX: "labels of security modules are not replicated",
     InitFlag.CREATE_SUPP_GROUP: "new objects are made with the caller's ids and all capabilities",
-    InitFlag.DIRECT_IO_ALLOW_MMAP: "no file is opened for direct I/O by default",
-    InitFlag.PASSTHROUGH: "a file read that way refuses shared writable mappings by others",
     InitFlag.ALLOW_IDMAP: "not needed: the mount itself is not mapped",
     InitFlag.OVER_IO_URING: "needs a module parameter that is off by default",
-    InitFlag.REQUEST_TIMEOUT: "it would end the mount, and with it the application's files",
 }
 """What the kernel offers and is not asked for, and why."""
 
@@ -228,6 +233,7 @@ for _flag in INIT_FLAGS:
 
 _INIT_MORE = struct.Struct("<I")
 _INIT_OUT = struct.Struct("<IIIIHHIIHHIIH22x")
+_STACK_DEPTH = 1  # of file systems that may be read past us: a plain one, not one that lies on another
 
 
 class Agreement(NamedTuple):
@@ -247,10 +253,11 @@ class UnsupportedKernel(Exception):
 
 
 def negotiate(
-    major: int, minor: int, readahead_bytes: int, flags: int, more: bytes
+    major: int, minor: int, readahead_bytes: int, flags: int, more: bytes, request_timeout_s: int = 0
 ) -> tuple[Agreement, bytes]:
     """The agreement and the reply to an INIT request. `more`: what follows its first four words.
 
+    `request_timeout_s`: after which the kernel ends the mount; 0: never.
     Raises UnsupportedKernel. A kernel with a newer major version is answered with ours and asks again.
     """
     if major > MAJOR:
@@ -259,7 +266,8 @@ def negotiate(
         raise UnsupportedKernel(f"FUSE protocol {major}.{minor}; {MAJOR}.{MINOR_MIN} is needed")
     if flags & InitFlag.INIT_EXT and len(more) >= _INIT_MORE.size:
         flags |= _INIT_MORE.unpack_from(more)[0] << 32
-    agreed = InitFlag(flags & _WANTED)
+    wanted = _WANTED | InitFlag.REQUEST_TIMEOUT if request_timeout_s else _WANTED
+    agreed = InitFlag(flags & wanted)
     minor = min(minor, MINOR)
     reply = _INIT_OUT.pack(
         MAJOR,
@@ -273,8 +281,8 @@ def negotiate(
         limits.REQUEST_BYTES // os.sysconf("SC_PAGESIZE"),
         0,
         agreed >> 32,
-        0,
-        0,
+        _STACK_DEPTH if agreed & InitFlag.PASSTHROUGH else 0,
+        request_timeout_s if agreed & InitFlag.REQUEST_TIMEOUT else 0,
     )
     return Agreement(minor, agreed), reply
 
@@ -298,19 +306,24 @@ WRITE_KILL_SUIDGID: Final = 1 << 2
 FSYNC_DATA_ONLY: Final = 1 << 0
 SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 
+FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_CACHE_DIR: Final = 1 << 3
+FOPEN_PASSTHROUGH: Final = 1 << 7
+
+# ioctl(2) on /dev/fuse: a file that the kernel may read itself, as a number for `opened`.
+BACKING_OPEN: Final = 0x4010_E501
+BACKING_CLOSE: Final = 0x4004_E502
+_BACKING_MAP = struct.Struct("<iIQ")
+_BACKING_ID = struct.Struct("<I")
 
 # --- replies ---
 
 _NS_PER_S = 1_000_000_000
-_VALID_S = int(limits.ATTRIBUTE_TIMEOUT_S)
-_VALID_NS = int((limits.ATTRIBUTE_TIMEOUT_S - _VALID_S) * _NS_PER_S)
 
 _ATTRIBUTES = "QQQqqqIIIIIIIIII"  # ino, size, blocks, times, ns, mode, nlink, uid, gid, rdev, blksize, -
 _ENTRY_OUT = struct.Struct("<QQQQII" + _ATTRIBUTES)
 _ATTRIBUTES_OUT = struct.Struct("<QII" + _ATTRIBUTES)
-_NO_ENTRY = _ENTRY_OUT.pack(0, 0, _VALID_S, 0, _VALID_NS, 0, *(0,) * 16)
 _OPEN_OUT = struct.Struct("<QIi")
 _WRITE_OUT = struct.Struct("<II")
 _SIZE_OUT = struct.Struct("<II")
@@ -328,16 +341,31 @@ _pack_entry = _ENTRY_OUT.pack
 _pack_attributes = _ATTRIBUTES_OUT.pack
 
 
-def entry(node_id: int, state: os.stat_result) -> bytes:
-    """fuse_entry_out: what stands at a name. The kernel may rely on it for `limits.ATTRIBUTE_TIMEOUT_S`."""
+class Validity:
+    """How long the kernel may rely on what a reply says."""
+
+    __slots__ = ("attribute_ns", "attribute_s", "entry_ns", "entry_s", "no_entry")
+
+    def __init__(self, attributes_s: float, entries_s: float) -> None:
+        self.attribute_s, self.attribute_ns = divmod(round(attributes_s * _NS_PER_S), _NS_PER_S)
+        self.entry_s, self.entry_ns = divmod(round(entries_s * _NS_PER_S), _NS_PER_S)
+        self.no_entry = _ENTRY_OUT.pack(0, 0, self.entry_s, 0, self.entry_ns, 0, *(0,) * 16)
+        """fuse_entry_out for a name that is not there: the kernel remembers that, too."""
+
+
+_USUAL: Final = Validity(limits.ATTRIBUTE_TIMEOUT_S, limits.ATTRIBUTE_TIMEOUT_S)
+
+
+def entry(node_id: int, state: os.stat_result, validity: Validity = _USUAL) -> bytes:
+    """fuse_entry_out: what stands at a name."""
     atime_ns, mtime_ns, ctime_ns = state.st_atime_ns, state.st_mtime_ns, state.st_ctime_ns
     return _pack_entry(
         node_id,
         0,  # generation: no number is given to another object while the kernel still uses it
-        _VALID_S,
-        _VALID_S,
-        _VALID_NS,
-        _VALID_NS,
+        validity.entry_s,
+        validity.attribute_s,
+        validity.entry_ns,
+        validity.attribute_ns,
         node_id,
         state.st_size,
         state.st_blocks,
@@ -357,17 +385,12 @@ def entry(node_id: int, state: os.stat_result) -> bytes:
     )
 
 
-def no_entry() -> bytes:
-    """fuse_entry_out for a name that is not there: the kernel remembers that, too."""
-    return _NO_ENTRY
-
-
-def attributes(node_id: int, state: os.stat_result) -> bytes:
+def attributes(node_id: int, state: os.stat_result, validity: Validity = _USUAL) -> bytes:
     """fuse_attr_out."""
     atime_ns, mtime_ns, ctime_ns = state.st_atime_ns, state.st_mtime_ns, state.st_ctime_ns
     return _pack_attributes(
-        _VALID_S,
-        _VALID_NS,
+        validity.attribute_s,
+        validity.attribute_ns,
         0,
         node_id,
         state.st_size,
@@ -388,16 +411,29 @@ def attributes(node_id: int, state: os.stat_result) -> bytes:
     )
 
 
-def statx(node_id: int, state: bytes) -> bytes:
+def statx(node_id: int, state: bytes, validity: Validity = _USUAL) -> bytes:
     """fuse_statx_out; `state` as statx(2) gives it, 256 bytes."""
     own = bytearray(state)
     _STATX_INODE.pack_into(own, _STATX_INODE_OFFSET, node_id)
-    return _STATX_OUT.pack(_VALID_S, _VALID_NS, 0, 0, 0) + own
+    return _STATX_OUT.pack(validity.attribute_s, validity.attribute_ns, 0, 0, 0) + own
 
 
-def opened(handle_id: int, flags: int = FOPEN_KEEP_CACHE) -> bytes:
-    """fuse_open_out. All changes pass through the mount, so what is cached stays right across opens."""
-    return _OPEN_OUT.pack(handle_id, flags, 0)
+def opened(handle_id: int, flags: int = FOPEN_KEEP_CACHE, backing_id: int = 0) -> bytes:
+    """fuse_open_out. All changes pass through the mount, so what is cached stays right across opens.
+
+    `backing_id`: of the file the kernel is to read, with FOPEN_PASSTHROUGH.
+    """
+    return _OPEN_OUT.pack(handle_id, flags, backing_id)
+
+
+def backing_map(descriptor: int) -> bytes:
+    """fuse_backing_map, for BACKING_OPEN, which returns the id."""
+    return _BACKING_MAP.pack(descriptor, 0, 0)
+
+
+def backing_number(backing_id: int) -> bytes:
+    """For BACKING_CLOSE."""
+    return _BACKING_ID.pack(backing_id)
 
 
 def written(count: int) -> bytes:

@@ -26,7 +26,10 @@ from replicator.fs.disk_threads import DiskThreads
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_binding import After, Binding, Body, Failure, Header, Later, Reply, Spliced, bug
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
+from replicator.fs.open_modes import Backing, OpenModes, OpenNotes
 from replicator.fs.passthrough import Passthrough
+from replicator.fs.unseen import Unseen
+from replicator.mount_options import DEFAULTS, MountOptions
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +95,15 @@ class Session:
         *,
         agreement: protocol.Agreement | None = None,
         intent: Intent | None = None,
+        open_notes: OpenNotes | None = None,
+        options: MountOptions = DEFAULTS,
         agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
         nodes_max: int = limits.NODES,
-        idle: str = "auto",
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
-        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it. `intent`:
-        see there.
+        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it. `intent`,
+        `open_notes`: see there.
         """
         self._is_resumed = agreement is not None
         self._agreed = agreed
@@ -107,9 +111,14 @@ class Session:
         self._descriptor = descriptor
         self._lock = lock
         self._nodes_max = nodes_max
-        self._binding = Binding(passthrough, agreement, intent)
+        self._unseen = Unseen(lock, passthrough.doubt, passthrough.identity)
+        with lock:
+            modes = OpenModes(
+                options, Backing(descriptor), self._unseen, open_notes, passthrough.open_files()
+            )
+        self._binding = Binding(passthrough, agreement, intent, options, modes if modes.is_needed else None)
         passthrough.mode_dropped = self._forget_attributes
-        self._disk_threads = DiskThreads(limits.CAPTURE_THREADS)
+        self._disk_threads = DiskThreads(options.disk_threads)
         self._stopping = False
         self._leaving = False
         self._is_gone = False  # the mount
@@ -120,7 +129,7 @@ class Session:
         self._pipe_read, self._pipe_write = -1, -1
         self._open_pipe()
         self._spin = Spin()
-        self._awake = Awake(is_worthwhile(idle, os.cpu_count() or 1))
+        self._awake = Awake(is_worthwhile(options.idle, os.cpu_count() or 1))
         self._prune_wanted = threading.Event()
         self._prune_ends = threading.Event()
         self._pruner = threading.Thread(target=self._prune, name="prune", daemon=True)
@@ -162,6 +171,7 @@ class Session:
             self._awake.release()
             self._end_pruning()
             self._disk_threads.close()  # they answer what they have
+            self._unseen.close()
             is_left = self._leaving and not self._is_gone
             if not is_left:
                 os.close(self._descriptor)

@@ -345,6 +345,43 @@ def test_state_is_readable_json(alone: Agent) -> None:
     assert state["version"] == 1 and state["repsets"][0]["name"] == "web"
 
 
+# --- options of a mount ---
+
+
+def test_options_are_stored_changed_in_use_and_shown(alone: Agent, source: Path) -> None:
+    made = alone.json("mount", "add", source, "-o", "disk_threads=3,idle=sleep")
+    assert made["options"] == {"disk_threads": "3", "idle": "sleep"}
+    (source / "f").write_bytes(b"content")
+    with open(source / "f", "rb") as file:
+        changed = alone.json("mount", "set", source, "disk_threads=default", "attribute_timeout=0.5")
+        assert changed["options"] == {"attribute_timeout": "0.5", "idle": "sleep"}
+        assert changed["pid"] != made["pid"]
+        assert file.read() == b"content"
+        same = alone.json("mount", "set", source, "attribute_timeout=0.5")
+        assert same["pid"] == changed["pid"]  # nothing to do
+    (state,) = json.loads((alone.home / "state.json").read_text())["mounts"]
+    assert state["options"] == {"attribute_timeout": 0.5, "idle": "sleep"}
+    assert "idle=sleep" in alone.dtctl("mount", "list").out
+    for words, code, reason in (
+        (["disk_threads=many"], 2, "option disk_threads=many: must be 1 to 256, or default"),
+        (["threads=1"], 2, "option 'threads': must be one of"),
+        (["request_timeout=60"], 1, "request_timeout is agreed with the kernel when a directory is mounted"),
+    ):
+        refusal = alone.dtctl("mount", "set", source, *words)
+        assert refusal.code == code and reason in refusal.err, refusal.err
+    assert alone.json("mount", "list")[0]["pid"] == changed["pid"]
+    alone.stop()
+    alone.start()
+    assert alone.json("mount", "list")[0]["options"] == {"attribute_timeout": "0.5", "idle": "sleep"}
+
+
+def test_options_that_a_binding_lacks_are_refused(alone: Agent, source: Path) -> None:
+    refusal = alone.dtctl("mount", "add", source, "--binding", "pyfuse3", "-o", "idle=poll")
+    assert refusal.code == 2
+    assert "option idle=poll: needs the kernel binding" in refusal.err
+    assert alone.json("mount", "list") == []
+
+
 # --- mount helper ---
 
 
@@ -366,11 +403,13 @@ def test_an_fstab_line_works(alone: Agent, source: Path, tmp_path: Path) -> None
             check=False,
         )
 
-    options = f"rw,nofail,home={alone.home},timeout=0"
+    options = f"rw,nofail,home={alone.home},timeout=0,disk_threads=4,binding=kernel,attribute_timeout=2"
     for _ in range(2):  # as fstab has it, and again as if the agent had mounted it by itself
         done = mount(source, source, "-o", options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert serves(source)
+    (made,) = alone.json("mount", "list")
+    assert made["options"] == {"attribute_timeout": "2", "disk_threads": "4"}
     failed = mount(tmp_path / "none", tmp_path / "none", "-o", options)
     assert (failed.returncode, failed.stdout) == (32, "")
     assert failed.stderr.startswith("mount.replicator: ") and failed.stderr.count("\n") == 1

@@ -176,7 +176,7 @@ class CaptureMount:
         program: tuple[str, ...] = ("-m", "replicator.agent.capture"),
     ) -> None:
         """`program`: arguments of the interpreter that make it a capture."""
-        self._program = program
+        self.program = program
         self.source = base / "src"
         self.mountpoint = base / "mnt" if beside else self.source
         self.settings = CaptureSettings(
@@ -226,7 +226,7 @@ class CaptureMount:
         self._arguments.write_bytes(msgspec.json.encode(self.settings))
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self._program, "--arguments", str(self._arguments)],
+                [sys.executable, *self.program, "--arguments", str(self._arguments)],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": _PACKAGE_PARENT},

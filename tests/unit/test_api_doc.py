@@ -23,6 +23,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/agent/stop"): api.StopBody,
     ("POST", "/v1/mounts"): api.MountBody,
     ("DELETE", "/v1/mounts"): api.UnmountBody,
+    ("POST", "/v1/mounts/options"): api.OptionsBody,
     ("POST", "/v1/mounts/reload"): api.ReloadBody,
     ("POST", "/v1/repsets"): api.RepsetBody,
     ("PUT", "/v1/repsets/{name}"): api.RulesBody,

@@ -14,7 +14,15 @@ from kit.mount import Bench
 from replicator import limits
 from replicator.fs import kernel_protocol as protocol
 from replicator.fs.kernel_binding import Binding, Failure, Later
-from replicator.fs.kernel_protocol import IN_HEADER, INIT_FLAGS, OPERATIONS, REFUSED_FLAGS, InitFlag, Opcode
+from replicator.fs.kernel_protocol import (
+    IN_HEADER,
+    INIT_FLAGS,
+    OPERATIONS,
+    OPTIONAL_FLAGS,
+    REFUSED_FLAGS,
+    InitFlag,
+    Opcode,
+)
 from replicator.fs.kernel_session import Spin
 from replicator.fs.passthrough import Passthrough
 
@@ -74,9 +82,9 @@ def test_numbers_are_those_of_the_system_header() -> None:
 
 
 def test_every_flag_has_a_reason_and_a_side() -> None:
-    assert not INIT_FLAGS.keys() & REFUSED_FLAGS.keys()
-    assert INIT_FLAGS.keys() | REFUSED_FLAGS.keys() == set(InitFlag)
-    assert all(INIT_FLAGS.values()) and all(REFUSED_FLAGS.values())
+    tables = (INIT_FLAGS, OPTIONAL_FLAGS, REFUSED_FLAGS)
+    assert sorted(flag for table in tables for flag in table) == sorted(InitFlag)
+    assert all(reason for table in tables for reason in table.values())
 
 
 def test_only_what_both_sides_know_is_agreed() -> None:
@@ -120,8 +128,44 @@ def test_attributes_as_the_kernel_reads_them(tmp_path: Path) -> None:
     assert (fields[10], fields[13]) == (2, 7)
     assert stat.S_ISREG(fields[15])
     assert fields[16] == 1
-    absent = struct.unpack("<QQQQII88x", protocol.no_entry())
-    assert (absent[0], absent[2]) == (0, int(limits.ATTRIBUTE_TIMEOUT_S))
+    assert fields[2:6] == (60, 60, 0, 0)
+
+
+def test_how_long_replies_are_valid() -> None:
+    state = os.stat(".")
+    validity = protocol.Validity(attributes_s=0.0, entries_s=1.5)
+    fields = struct.unpack_from("<QQQQII", protocol.entry(7, state, validity))
+    assert fields == (7, 0, 1, 0, 500_000_000, 0)
+    assert struct.unpack_from("<QQQQII", validity.no_entry) == (0, 0, 1, 0, 500_000_000, 0)
+    validity = protocol.Validity(attributes_s=2.25, entries_s=0.0)
+    assert struct.unpack_from("<QI", protocol.attributes(7, state, validity)) == (2, 250_000_000)
+    assert struct.unpack_from("<QI", protocol.statx(7, bytes(256), validity)) == (2, 250_000_000)
+    assert struct.unpack_from("<QQ", validity.no_entry)[1] == 0
+
+
+def test_what_options_need_of_init() -> None:
+    agreement, reply = protocol.negotiate(7, 45, 131072, ALL_FLAGS, MORE_FLAGS)
+    assert agreement.flags & InitFlag.PASSTHROUGH and agreement.flags & InitFlag.DIRECT_IO_ALLOW_MMAP
+    assert not agreement.flags & InitFlag.REQUEST_TIMEOUT
+    assert struct.unpack_from("<IH", reply, 36) == (1, 0)
+    agreement, reply = protocol.negotiate(7, 45, 131072, ALL_FLAGS, MORE_FLAGS, request_timeout_s=600)
+    assert agreement.flags & InitFlag.REQUEST_TIMEOUT
+    assert struct.unpack_from("<IH", reply, 36) == (1, 600)
+    # One that does not know it is not told.
+    few = InitFlag.ASYNC_READ | InitFlag.INIT_EXT
+    agreement, reply = protocol.negotiate(7, 38, 131072, int(few), bytes(48), request_timeout_s=600)
+    assert agreement.flags == few
+    assert struct.unpack_from("<IH", reply, 36) == (0, 0)
+
+
+def test_a_file_that_the_kernel_reads_is_told_with_its_number() -> None:
+    reply = protocol.opened(9, protocol.FOPEN_PASSTHROUGH, 4)
+    assert struct.unpack("<QIi", reply) == (9, 1 << 7, 4)
+    assert protocol.backing_map(6) == struct.pack("<iIQ", 6, 0, 0)
+    assert protocol.backing_number(4) == struct.pack("<I", 4)
+    # _IOW(229, number, size)
+    assert 0x4000_0000 | len(protocol.backing_map(6)) << 16 | 229 << 8 | 1 == protocol.BACKING_OPEN
+    assert 0x4000_0000 | len(protocol.backing_number(4)) << 16 | 229 << 8 | 2 == protocol.BACKING_CLOSE
 
 
 def test_directory_entries_are_aligned() -> None:

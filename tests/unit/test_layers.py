@@ -11,7 +11,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "replicator"
 
 DOMAIN = frozenset(
-    ["errors", "ops", "repset", "status", "events", "limits", "config", "world", "paths", "addresses"]
+    [
+        "errors",
+        "ops",
+        "repset",
+        "status",
+        "events",
+        "limits",
+        "config",
+        "world",
+        "paths",
+        "addresses",
+        "mount_options",
+    ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
 MAY_IMPORT = {

@@ -72,6 +72,10 @@ class Passthrough(AttributeOperations, CreationOperations, NameOperations, Direc
     def is_open(self, handle_id: int) -> bool:
         return handle_id in self._files or handle_id in self._directories
 
+    def open_files(self) -> list[tuple[int, int]]:
+        """(handle id, node id) of every open file."""
+        return [(handle_id, handle.node.id) for handle_id, handle in self._files.items()]
+
     def resume(self, alive: Iterable[Known], held: Descriptors) -> None:
         """Know again what a killed predecessor knew, with the descriptors it had, at the same numbers."""
         self.nodes.restore(alive, held.pinned)

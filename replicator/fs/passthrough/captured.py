@@ -116,6 +116,20 @@ class Captured:
         """Whether a node without a path lives on under a name that a search did not find."""
         return node.links > 0 and not node.is_directory and node.id not in self._outside
 
+    def doubt(self, node_id: int) -> None:
+        """The content of a file may have changed in a way that no request told."""
+        try:
+            path = self._path(self.nodes.get(node_id))
+        except OSError:  # it is forgotten, so it has no name that matters
+            return
+        if path is not None and self._recorder.is_active(path):
+            self._recorder.doubt(path)
+
+    def identity(self, node_id: int) -> tuple[int, int]:
+        """Device and inode number in the storage below."""
+        node = self.nodes.get(node_id)
+        return node.device, node.inode
+
     # --- modes ---
 
     def _record_mode(self, node: Node, path: bytes, state: os.stat_result) -> None:
