@@ -102,6 +102,7 @@ SPIN_S = 0.00005  # a server of a busy mount looks for the next request so long 
 DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reader of it
 COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes
 UNNAMED_BYTES = 4 * MIB  # one record of a file that gets its first name; one that holds more is mirrored
+SYNCS = 128  # syncs of files under way at a time without a thread for each; a power of two
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
 # --- processes that read or place files in a thread beside their event loop ---

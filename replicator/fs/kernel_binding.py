@@ -73,6 +73,14 @@ class Later:
     function: Callable[[], Body]
 
 
+class Sync(NamedTuple):
+    """A reply that is due when a file is on the disk."""
+
+    handle: int
+    data_only: bool
+    reply: bytes
+
+
 class Spliced(NamedTuple):
     """A reply that is `size` bytes of a file, all in memory: the kernel moves them itself, by a pipe."""
 
@@ -97,7 +105,7 @@ class Failure:
         self.number = number
 
 
-Reply = Body | Later | After | Spliced | Failure | None
+Reply = Body | Later | Sync | After | Spliced | Failure | None
 """None: the request gets no reply."""
 
 Handler = Callable[[int, Fields, int, Header], Reply]
@@ -387,7 +395,7 @@ class Binding:
         if flags & protocol.WRITE_KILL_SUIDGID:
             self._fs.drop_privileges(handle)
         if fields[5] & _SYNCHRONOUS:
-            return self._sync(handle, True, protocol.written(count))
+            return Sync(handle, True, protocol.written(count))
         return protocol.written(count)
 
     def _release(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
@@ -401,14 +409,7 @@ class Binding:
     def _fsync(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         handle, flags, _ = fields
         datasync = bool(flags & protocol.FSYNC_DATA_ONLY)
-        return self._sync(handle, datasync, _NOTHING)
-
-    def _sync(self, handle: int, datasync: bool, reply: bytes) -> Later:
-        def sync() -> bytes:
-            self._fs.fsync(handle, datasync)
-            return reply
-
-        return Later(sync)
+        return Sync(handle, datasync, _NOTHING)
 
     def _fallocate(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         handle, offset, length, mode, _ = fields
@@ -531,4 +532,4 @@ def bug(opcode: int) -> Failure:
     return Failure(errno.EIO)
 
 
-__all__ = ["IN_HEADER", "After", "Binding", "Body", "Failure", "Later", "Reply", "Spliced", "bug"]
+__all__ = ["IN_HEADER", "After", "Binding", "Body", "Failure", "Later", "Reply", "Spliced", "Sync", "bug"]

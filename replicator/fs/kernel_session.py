@@ -24,10 +24,22 @@ from replicator.fs.awake import Awake, is_worthwhile
 from replicator.fs.calls import unshare_umask
 from replicator.fs.disk_threads import DiskThreads
 from replicator.fs.intent import Intent
-from replicator.fs.kernel_binding import After, Binding, Body, Failure, Header, Later, Reply, Spliced, bug
+from replicator.fs.kernel_binding import (
+    After,
+    Binding,
+    Body,
+    Failure,
+    Header,
+    Later,
+    Reply,
+    Spliced,
+    Sync,
+    bug,
+)
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
 from replicator.fs.open_modes import Backing, OpenModes, OpenNotes
 from replicator.fs.passthrough import Passthrough
+from replicator.fs.syncs import Syncs
 from replicator.fs.unseen import Unseen
 from replicator.mount_options import DEFAULTS, MountOptions
 
@@ -128,6 +140,9 @@ class Session:
         self._poll.register(self._stop_read, select.POLLIN)
         self._pipe_read, self._pipe_write = -1, -1
         self._open_pipe()
+        self._syncs = Syncs(self._reply, passthrough.fsync)
+        if self._syncs.ring is not None:
+            self._poll.register(self._syncs.ring, select.POLLIN)
         self._spin = Spin()
         self._awake = Awake(is_worthwhile(options.idle, os.cpu_count() or 1))
         self._prune_wanted = threading.Event()
@@ -170,6 +185,7 @@ class Session:
                 self._stopping = True
             self._awake.release()
             self._end_pruning()
+            self._syncs.finish()
             self._disk_threads.close()  # they answer what they have
             self._unseen.close()
             is_left = self._leaving and not self._is_gone
@@ -203,8 +219,11 @@ class Session:
     def _receive(self) -> bool:
         """Wait for the next request and read it into the buffer. False: there will be none."""
         descriptor, buffers, spin = self._descriptor, (self._binding.buffer,), self._spin
+        syncs = self._syncs
         until = 0.0
         while True:
+            if syncs.are_pending:
+                syncs.answer()
             try:
                 count = os.readv(descriptor, buffers)
             except BlockingIOError:
@@ -242,6 +261,8 @@ class Session:
             self._send((_pack_header(_HEADER_BYTES, -reply.number, header[2]),))
         elif type(reply) is Spliced:
             self._send_spliced(header, reply)
+        elif type(reply) is Sync:
+            self._syncs.begin(header, reply)
         elif type(reply) is After:
             self._reply(header, reply.reply)
             self._disk_threads.submit(reply.function)

@@ -451,6 +451,10 @@ def test_locks_exclude_other_processes(mount: CaptureMount) -> None:
 
 SLOW_DISK = """
 import os, sys, time
+from replicator.fs import syncs
+def no_ring(entries):
+    raise OSError(38, "planted")
+syncs.SyncRing = no_ring
 real = os.fsync
 def slow(descriptor):
     time.sleep(1.5)

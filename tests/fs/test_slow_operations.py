@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.fs
 
 DELAY_S = 1.5
 
-# A capture on a slow disk: syncs take long, and so does each read, as nothing is ever in memory.
+# A capture on a slow disk: syncs take long, and so does each read, as nothing is ever in memory. Threads wait
+# for both: the kernel's ring for syncs knows no slow ones.
 SLOW_DISK = f"""
 import os, sys, time
 def slow(real):
@@ -30,6 +31,10 @@ def slow(real):
 def never_cached(*arguments):
     raise BlockingIOError
 os.fsync, os.pread, os.preadv = slow(os.fsync), slow(os.pread), never_cached
+from replicator.fs import syncs
+def no_ring(entries):
+    raise OSError(38, "planted")
+syncs.SyncRing = no_ring
 from replicator.agent.capture import main
 sys.exit(main())
 """
@@ -198,3 +203,58 @@ def test_who_waits_for_a_lock_gets_it_in_the_end(mount: CaptureMount, lock: str,
         for holder in holders:
             holder.kill()
             holder.communicate(timeout=CALL_TIMEOUT_S)
+
+
+# --- a disk that stands still, and the kernel's ring ---
+
+FIFREEZE, FITHAW = 0xC004_5877, 0xC004_5878  # include/uapi/linux/fs.h
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Iterator[tuple[CaptureMount, int]]:
+    """A capture on a file system of its own, and a descriptor of that, to freeze it."""
+    image, base = tmp_path / "image", tmp_path / "disk"
+    base.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(64 << 20)
+    for command in (["mkfs.ext4", "-q", "-F", image], ["mount", "-o", "loop", image, base]):
+        try:
+            made = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+        if made.returncode:
+            pytest.skip(f"no loop device here: {made.stderr.strip()}")
+    mount = CaptureMount(base, settings={"binding": "kernel", "memory_directory": str(tmp_path / "memory")})
+    descriptor = os.open(base, os.O_RDONLY)
+    try:
+        yield mount.start().attach(), descriptor
+    finally:
+        with suppress(OSError):
+            fcntl.ioctl(descriptor, FITHAW, 0)
+        os.close(descriptor)
+        mount.close()
+        subprocess.run(["umount", "-l", base], check=False)
+
+
+def test_a_sync_of_a_disk_that_stands_still_holds_up_nobody(still: tuple[CaptureMount, int]) -> None:
+    mount, disk = still
+    directory = mount.mountpoint
+    for number in range(50):
+        (directory / f"f{number}").write_bytes(b"y")
+    file = os.open(directory / "f0", os.O_RDWR)
+    os.write(file, b"content")
+    syncs = [threading.Thread(target=os.fsync, args=(file,)) for _ in range(3)]
+    try:
+        fcntl.ioctl(disk, FIFREEZE, 0)
+        for sync in syncs:
+            sync.start()
+        time.sleep(0.2)
+        for number in range(50):
+            assert (directory / f"f{number}").stat().st_size
+            assert not (directory / f"g{number}").exists()
+        fcntl.ioctl(disk, FITHAW, 0)
+    finally:
+        for sync in syncs:
+            sync.join(CALL_TIMEOUT_S)
+        os.close(file)
+    assert not any(sync.is_alive() for sync in syncs)

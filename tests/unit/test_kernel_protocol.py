@@ -199,7 +199,7 @@ class Broken(Passthrough):
     def getattr(self, node_id: int) -> os.stat_result:
         raise ZeroDivisionError
 
-    def fsync(self, handle_id: int, datasync: bool) -> None:
+    def statfs(self) -> os.statvfs_result:
         raise OSError(errno.ENOSPC, "full")
 
     def readlink(self, node_id: int) -> bytes:
@@ -231,7 +231,7 @@ def test_whatever_a_handler_raises_becomes_an_errno(caplog: pytest.LogCaptureFix
     assert failure(binding.handle(request(binding, Opcode.GETATTR, bytes(16)))) == errno.EIO
     assert "ZeroDivisionError" in caplog.text
     assert failure(binding.handle(request(binding, Opcode.READLINK))) == errno.ELOOP
-    later = binding.handle(request(binding, Opcode.FSYNC, bytes(16)))
+    later = binding.handle(request(binding, Opcode.STATFS))
     assert isinstance(later, Later)
     with pytest.raises(OSError, match="full"):
         later.function()
