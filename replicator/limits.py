@@ -35,6 +35,7 @@ ESTABLISH_TIMEOUT_S = 15.0  # for the first session of a new connection
 ESTABLISH_CHECK_S = 0.5  # between two looks at it: a safety net, its sender rings
 DISCONNECT_TIMEOUT_S = 15.0  # for a sender to tell its target that the connection ends
 RECEIVERS = 256  # connections that may end at one agent
+STORY_KEPT = 1000  # steps of a connection's states that are remembered
 EVENTS_KEPT = 1000  # recent events the API shows (CL-16)
 LOG_BYTES = 1 * MIB  # LG-02: size of one log file
 LOG_MIN_BYTES = 16 * KIB

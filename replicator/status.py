@@ -58,7 +58,10 @@ class MirrorStatus(StrEnum):
     MIRRORING = "Mirroring"
     PAUSED = "Paused"
     WAITING = "Waiting"
-    STOPPED = "Stopped"
+    STOPPED = "Stopped"  # of a run: by request, before it was complete
+    RESTORING = "Restoring"
+    VERIFYING = "Verifying"
+    REMOVING_ORPHANS = "Removing Orphans"
 
 
 class ReplicationStatus(StrEnum):
@@ -67,7 +70,32 @@ class ReplicationStatus(StrEnum):
     REPLICATING = "Replicating"
     READY = "Ready"
     STOPPED = "Stopped"
-    PENDING = "Pending"
+    PENDING = "Pending"  # after a failure, until a mirror begins
+    OUT_OF_MEMORY = "Out of Memory"  # the queue can take nothing: operations are lost and compared later
+
+
+class Dimension(StrEnum):
+    """The states of a connection that change independently of each other."""
+
+    CONNECTION = "connection"
+    TRANSMIT = "transmit mode"
+    DATA = "target data state"
+    TARGET = "target status"
+    MIRROR = "mirror status"
+    REPLICATION = "replication status"
+
+
+class StoryEntry(msgspec.Struct, frozen=True):
+    """One step of one dimension: what happened to a connection, and when."""
+
+    sequence: int  # of the connection's story; never starts again
+    time: float  # seconds since the epoch, by the source's clock
+    dimension: Dimension
+    before: str  # "": nothing was known before
+    after: str  # the same as `before` if only the reason is another
+    event: str  # what happened, in words
+    reason: str  # "" if there is nothing to add
+    lasted_s: float | None  # how long it had been `before`; None: unknown
 
 
 class Problem(msgspec.Struct, frozen=True):

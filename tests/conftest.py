@@ -18,6 +18,8 @@ import pytest
 import trio
 from kit import leftovers, machine
 
+from replicator.agent import states
+
 TEST_TIMEOUT_S = 120.0
 HARD_EXIT_AFTER_S = 60.0  # after the time limit: the process sits in the kernel and hears no signal
 
@@ -34,11 +36,16 @@ class TestTimeoutError(Exception):
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    states.forbidden = _forbidden_step
     os.umask(0o022)  # whoever runs the tests: what they make by hand is compared with what agents make
     config.addinivalue_line("markers", "timeout_s(seconds): another time limit than the usual one")
     # Standard error proper, before output is captured: the only way to say anything when the process hangs.
     config.stash[_stderr_descriptor] = os.dup(2)
     faulthandler.register(signal.SIGUSR1, file=config.stash[_stderr_descriptor], all_threads=True)
+
+
+def _forbidden_step(text: str) -> None:
+    raise states.ForbiddenStepError(text)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

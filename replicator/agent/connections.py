@@ -17,7 +17,7 @@ from replicator.agent.state import Connection, ConnectionOptions, Map, new_uuid
 from replicator.agent.supervisor import ChildError
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
-from replicator.status import ConnectionState, ConnectionStatus
+from replicator.status import ConnectionState, ConnectionStatus, StoryEntry
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -261,6 +261,11 @@ class Connections:
                     await trio.sleep(limits.CHILD_POLL_S)  # it ended; its successor is asked again
         status = await self.status(connection)
         raise WaitTimeoutError(_behind(connection, status, timeout_s))
+
+    async def story(self, key: str, since: int, count: int) -> list[StoryEntry]:
+        """Steps of a connection's states after `since`, oldest first; the newest `count` of them."""
+        answer = await self._ask(self.find(key), "story", sequence=since, count=count)
+        return msgspec.convert(answer, list[StoryEntry])
 
     async def _ask(self, connection: Connection, name: str, **arguments: object) -> Any:
         await self._core.up.wait()

@@ -16,12 +16,15 @@ import trio
 from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
+from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.flow import Flow
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import JournalArguments, SenderArguments
 from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
+from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
+from replicator.agent.story import Story
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import decode_refused
 from replicator.mirror.scan import Source
@@ -48,11 +51,9 @@ from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalSettings
 from replicator.repset import compile_filter
 from replicator.status import (
-    ConnectionState,
     ConnectionStatus,
     MirrorProgress,
     MirrorStatus,
-    ReplicationStatus,
     TargetDataState,
     TargetStatus,
     TransmitMode,
@@ -71,7 +72,6 @@ class Sender:
         self._arguments = arguments
         self._flows = flows
         self._agent_bell = Home(arguments.home).bell
-        self._told: tuple[object, ...] = ()  # the agent, by its bell
         options = arguments.options
         self._memory = SenderStateFile(
             world,
@@ -82,8 +82,14 @@ class Sender:
                 mirror_exact=options.orphans == "delete",
             ),
         )
+        self.story = Story(world, Home(arguments.home).story(arguments.connection_uuid))
         self._changes = Changes(self._tell_agent)
-        self._mirrors = mirrors = Mirrors(world, flows, self._memory, self._changes)
+        self._states = ConnectionStates(
+            self._memory, self.story, lambda: self._mirrors.run is not None, self._changes.notify
+        )
+        self._mirrors = mirrors = Mirrors(
+            world, flows, self._memory, self._changes, self._states.mirror_moved
+        )
         self.shipper = Shipper(
             flows,
             lambda: mirrors.run,
@@ -92,16 +98,12 @@ class Sender:
             self._wake_scanner,
             lambda: self._scanner.idle,
         )
-        self.shipper.replicating = self._state.replicating
+        self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
         self.shipper.batches = world.clock.wall_ns() // 1000
         self._scanner = Scanner(world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake)
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
         self._session: Session | None = None
-        self._state_name = ConnectionState.STOPPED
-        self._state_reason = ""
-        self._target_status = TargetStatus.NOT_LOADED
-        self._target_reason = ""
         self._received = [0] * len(flows)
         self._applied = [0] * len(flows)
         self._durable = [0] * len(flows)
@@ -123,10 +125,7 @@ class Sender:
         task_status.started()
         delay_s = limits.RECONNECT_FIRST_S
         while not self._stopping:
-            if (
-                self._state.transmit is not TransmitMode.STARTED
-                and self._state.transmit is not TransmitMode.PAUSED
-            ):
+            if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
                 await self._changes.wait()
                 continue
             self._transmit_scope = trio.CancelScope()
@@ -136,15 +135,16 @@ class Sender:
                     connected = await self._session_once()
                 except RootChanged as error:
                     self._root_changed = True
-                    self._set_transmit(TransmitMode.ERROR)
-                    self._set_state(ConnectionState.ERROR, str(error))
+                    self._states.replicate(ReplicationEvent.FAIL, "a root of the set is gone")
+                    self._states.transmission(TransmitEvent.FAIL, str(error))
                     continue
                 except (OSError, SessionEnded, ProtocolError, ReplicatorError) as error:
                     connected = self._connected_since is not None
                     retry = getattr(error, "retry", True)
-                    self._set_state(ConnectionState.ERROR, _reason(error, self._target_name))
+                    reason = _reason(error, self._target_name)
+                    self._states.lost(reason)
                     if not retry:
-                        self._set_transmit(TransmitMode.ERROR)
+                        self._states.transmission(TransmitEvent.FAIL, reason)
                         continue
                 finally:
                     self._session_over()
@@ -153,7 +153,7 @@ class Sender:
                 if not self._stopping:
                     await trio.sleep(delay_s * (0.75 + self._world.random.random() / 2))
                     delay_s = min(delay_s * 2, limits.RECONNECT_MAX_S)
-        self._set_state(ConnectionState.STOPPED, "")
+        self._states.sender_stops()
 
     @property
     def _target_name(self) -> str:
@@ -175,13 +175,7 @@ class Sender:
             self._session = session
             self._connected_since = self._world.clock.wall_ns() / 1e9
             self._receiver_pid = connected.receiver_pid
-            self._target_status = TargetStatus.OK
-            self._set_state(
-                ConnectionState.PAUSED
-                if self._state.transmit is TransmitMode.PAUSED
-                else ConnectionState.STARTED,
-                "",
-            )
+            self._states.connected()
             for frame in self._starting_positions:
                 await session.send(frame, b"")
             async with trio.open_nursery() as nursery:
@@ -236,16 +230,15 @@ class Sender:
         self._session = None
         self._connected_since = None
         self._receiver_pid = None
-        self._target_status = TargetStatus.NOT_LOADED
         for flow in self._flows:
             flow.session_ended()
-        self._changes.notify()
+        self._states.session_over()
 
     # --- where to go on ---
 
     def _resume_at(self, connected: Connected) -> None:
         """Bring flows, orders and the mirror in line with what the target has."""
-        self.shipper.data_state = TargetDataState(connected.data_state)
+        self.shipper.data_state = self._states.reported_data = TargetDataState(connected.data_state)
         self._starting_positions: list[Derived] = []
         lost = False
         for index, flow in enumerate(self._flows):
@@ -270,6 +263,8 @@ class Sender:
             self._applied[index] = applied.sequence if applied else 0
             self._durable[index] = durable.sequence if durable else 0
         self._root_changed = self._root_changed and not lost
+        if lost:
+            self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
         self._mirrors.resume(connected, lost)
 
     async def _note_alive(self) -> None:
@@ -296,11 +291,10 @@ class Sender:
                 self.shipper.wake()
             self._changes.notify()
         elif isinstance(event, TargetState):
-            self._target_status = TargetStatus(event.status)
-            self._target_reason = event.reason
             if self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self.shipper.data_state = TargetDataState(event.data_state)
+            self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
@@ -344,41 +338,34 @@ class Sender:
 
         What happened meanwhile was not kept: a mirror is advised (RP-02).
         """
-        self._set_replicating(True)
+        self._set_replicating(ReplicationEvent.START)
 
     def replicate_stop(self) -> None:
-        self._set_replicating(False)
+        self._set_replicating(ReplicationEvent.STOP)
 
-    def _set_replicating(self, on: bool) -> None:
-        self._state.replicating = self.shipper.replicating = on
-        self._memory.save()
+    def _set_replicating(self, event: ReplicationEvent) -> None:
+        self._states.replicate(event)
+        self.shipper.replicating = on = self._states.replicating
         if not on and self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
-            run = (
-                self._mirrors.begin_recovery()
-            )  # begins and ends in the stream: from here on the copy is not exact
-            run.stopped = True
+            # Begins and ends in the stream: from here on the copy is not exact.
+            self._mirrors.begin_recovery().happen(MirrorEvent.STOP)
         self._changes.notify()
         self.shipper.wake()
 
     def transmit_start(self) -> None:
-        self._set_transmit(TransmitMode.STARTED)
-        if self._session is not None:
-            self._set_state(ConnectionState.STARTED, "")
+        self._set_transmit(TransmitEvent.START)
 
     def transmit_stop(self) -> None:
         """The network connection ends, changes are queued here (CS-01 Stopped)."""
-        self._set_transmit(TransmitMode.STOPPED)
-        self._set_state(ConnectionState.STOPPED, "transmission was stopped")
+        self._set_transmit(TransmitEvent.STOP)
         self._interrupt()
 
     def transmit_pause(self) -> None:
         """The network connection stays, changes are queued here (CS-01 Paused)."""
-        self._set_transmit(TransmitMode.PAUSED)
-        if self._session is not None:
-            self._set_state(ConnectionState.PAUSED, "")
+        self._set_transmit(TransmitEvent.PAUSE)
 
     def transmit_resume(self) -> None:
-        self.transmit_start()
+        self._set_transmit(TransmitEvent.RESUME)
 
     async def wait(self, sequences: dict[str, int], timeout_s: float | None) -> bool:
         """Whether, in that time, everything up to these sequences (by journal id) was applied and no mirror
@@ -386,7 +373,7 @@ class Sender:
         """
         with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
             while True:
-                if not self._state.replicating:
+                if not self._states.replicating:
                     raise ReplicatorError("replication is stopped: `dtctl replicate start`")
                 mirrored = (
                     self._mirrors.run is None and self.shipper.data_state is not TargetDataState.MIRRORING
@@ -417,6 +404,7 @@ class Sender:
         for flow in self._flows:
             flow.cursor.remove()
         self._memory.remove()
+        self.story.remove()
         self.stop()
         return told
 
@@ -441,12 +429,6 @@ class Sender:
             queued_ops, queued_bytes = flow.cursor.backlog()
             ops += max(flow.cursor.head().sequence - applied, 0) if applied else queued_ops
             bytes_ += queued_bytes
-        if not self._state.replicating:
-            replication = ReplicationStatus.STOPPED
-        elif ops and self._session is not None:
-            replication = ReplicationStatus.REPLICATING
-        else:
-            replication = ReplicationStatus.READY
         oldest = self.shipper.unapplied[0][2] if self.shipper.unapplied else None
         lag_s = max(self._world.clock.wall_ns() - oldest, 0) / 1e9 if oldest is not None else 0.0
         ids = [flow.journal_id for flow in self._flows]
@@ -455,16 +437,14 @@ class Sender:
             uuid=self._arguments.connection_uuid,
             repset=self._arguments.repset.name,
             target=self._target_name,
-            state=self._state_name,
-            state_reason=self._state_reason,
-            target_data_state=self.shipper.data_state
-            if self._mirrors.run is None
-            else TargetDataState.MIRRORING,
-            target_status=self._target_status,
-            target_status_reason=self._target_reason,
-            transmit_mode=self._state.transmit,
+            state=self._states.connection,
+            state_reason=self._states.reason,
+            target_data_state=self._states.target_data,
+            target_status=self._states.target_status,
+            target_status_reason=self._states.target_reason,
+            transmit_mode=self._states.transmit,
             mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
-            replication_status=replication,
+            replication_status=self._states.replication(queued=bool(ops)),
             queued_ops=ops,
             queued_bytes=bytes_,
             sent_bytes=totals.sent_bytes,
@@ -484,26 +464,14 @@ class Sender:
             mirror=progress,
         )
 
-    @property
-    def _data_state(self) -> TargetDataState:
-        return self.shipper.data_state if self._mirrors.run is None else TargetDataState.MIRRORING
-
     # --- small things ---
 
     def _may_ship(self) -> bool:
-        return self._state.transmit is TransmitMode.STARTED
+        return self._states.transmit is TransmitMode.STARTED
 
-    def _set_transmit(self, mode: TransmitMode) -> None:
-        self._state.transmit = mode
-        self._memory.save()
-        self._changes.notify()
+    def _set_transmit(self, event: TransmitEvent) -> None:
+        self._states.transmission(event)
         self.shipper.wake()
-
-    def _set_state(self, state: ConnectionState, reason: str) -> None:
-        if (state, reason) != (self._state_name, self._state_reason):
-            print(f"{state.value}{': ' if reason else ''}{reason}", file=sys.stderr, flush=True)
-        self._state_name, self._state_reason = state, reason
-        self._changes.notify()
 
     def _interrupt(self) -> None:
         if self._transmit_scope is not None:
@@ -511,9 +479,7 @@ class Sender:
 
     def _tell_agent(self) -> None:
         """Ring if something is new that an administrator may want to find in the log."""
-        notable = (self._state_name, self._mirrors.run is None, self._target_status, self.shipper.data_state)
-        if notable != self._told:
-            self._told = notable
+        if self._states.observe():
             self._world.doorbells.ring(self._agent_bell)
 
 
@@ -603,7 +569,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
         "transmit_start transmit_stop transmit_pause transmit_resume stop"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
-    return calls | {"wait": wait, "disconnect": sender.disconnect}
+    return calls | {"wait": wait, "disconnect": sender.disconnect, "story": plain(sender.story.since)}
 
 
 async def serve(world: World, arguments: SenderArguments) -> None:

@@ -14,6 +14,7 @@ import trio
 from replicator import limits
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.mirroring import MirrorRun
+from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
 from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
 from replicator.mirror.pieces import Abandon, Batch, Finish, LinkTo, Listing, Part, Same, Times, encode_batch
@@ -510,11 +511,11 @@ class Shipper:
             self._end(run, False, out)
             return
         if not self.scanner_idle() or any(f.pieces or not f.nothing_to_read() for f in self.flows):
-            run.waiting = False
+            run.happen(MirrorEvent.MORE)
             return
         if any(f.position.sequence < f.order.scanned_head for f in self.flows):
             return
-        run.waiting = True
+        run.happen(MirrorEvent.ALL_SENT)
         if self.sent_batches:
             return
         assert all(f.order.nothing_pending() for f in self.flows), "a pending path nobody would bring"

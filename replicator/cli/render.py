@@ -21,6 +21,9 @@ _STYLES = {
     "Replicating": "green",
     "Mirroring": "cyan",
     "Waiting": "cyan",
+    "Restoring": "cyan",
+    "Verifying": "cyan",
+    "Removing Orphans": "cyan",
     "Ready": "",
     "Idle": "",
     "Paused": "yellow",
@@ -28,6 +31,7 @@ _STYLES = {
     "Scheduled": "yellow",
     "Stopped": "yellow",
     "Pending": "yellow",
+    "Out of Memory": "bold red",
     "Retrying": "bold red",
     "Not Loaded": "bold red",
     "Mirror Required": "bold red",
@@ -222,6 +226,37 @@ def _bytes(status: Mapping[str, Any], member: str) -> str:
 def _clock(seconds: Any) -> str:
     """Local date and time of seconds since the epoch."""
     return "–" if not seconds else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(seconds)))
+
+
+def story(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What happened, a line each; a line with the date where a day begins."""
+    if not entries:
+        return Text("nothing has happened yet")
+    lines: list[RenderableType] = []
+    day = ""
+    for entry in entries:
+        when = time.localtime(float(entry["time"]))
+        if (today := time.strftime("%A, %Y-%m-%d", when)) != day:
+            day = today
+            lines.append(Text(day, style="bold"))
+        lines.append(_story_line(entry, time.strftime("%H:%M:%S", when)))
+    return Group(*lines)
+
+
+def _story_line(entry: Mapping[str, Any], clock: str) -> Text:
+    before, after = str(entry["before"]), str(entry["after"])
+    text = Text(f"{clock}  {entry['event']}")
+    if entry["reason"]:
+        text.append(f": {entry['reason']}")
+    if before == after:
+        text.append(f"  ({entry['dimension']} still ")
+        text.append(after, style=_STYLES.get(after, ""))
+    else:
+        text.append(f"  ({entry['dimension']} {before + ' → ' if before else ''}")
+        text.append(after, style=_STYLES.get(after, ""))
+    lasted_s = entry["lasted_s"]
+    text.append(")" if lasted_s is None or not before else f", after {seconds_text(lasted_s)})")
+    return text
 
 
 # --- mounts, sets, events ---

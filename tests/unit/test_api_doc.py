@@ -15,6 +15,7 @@ from replicator.agent.mounts import MountView
 from replicator.agent.repsets import RepsetView
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
+from replicator.status import StoryEntry
 
 TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
 
@@ -105,6 +106,11 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
     (group,) = (text for text in groups().values() if request_ in _headings(text))
     for field in body.__struct_fields__:
         assert re.search(rf"[`\"]{field}[`\"]", group), field
+
+
+def test_every_field_of_a_story_is_documented() -> None:
+    for field in StoryEntry.__struct_fields__:
+        assert f'"{field}"' in groups()["Connections"], field
 
 
 def _headings(group: str) -> set[tuple[str, str]]:

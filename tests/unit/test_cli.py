@@ -373,6 +373,22 @@ def test_events(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str])
     assert "disk full" in capsys.readouterr().out
 
 
+def test_a_story_reads_as_one(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = {"sequence": 7, "time": 1e9, "dimension": "connection", "before": "Started", "after": "Error"}
+    lost = {**step, "event": "connection lost", "reason": "no [bold]route", "lasted_s": 7380.0}
+    again = {**lost, "before": "Error", "reason": "refused", "event": "cannot connect"}
+    first = {**step, "before": "", "after": "Started", "event": "connected", "reason": "", "lasted_s": None}
+    fake.answer("GET", "connections/1/story", [first, lost, again])
+    assert dtctl(home, "story", "1", "--limit", "3") == 0
+    assert fake.requests[0][1] == "/v1/connections/1/story?limit=3"
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line[10:].rstrip() for line in lines] == [
+        "connected  (connection Started)",
+        "connection lost: no [bold]route  (connection Started → Error, after 2 h 3 min)",
+        "cannot connect: refused  (connection still Error, after 2 h 3 min)",
+    ]
+
+
 def test_every_state_has_a_style() -> None:
     from replicator import status
 
@@ -380,6 +396,7 @@ def test_every_state_has_a_style() -> None:
         state.value
         for enumeration in vars(status).values()
         if isinstance(enumeration, type) and issubclass(enumeration, status.StrEnum)
+        if enumeration is not status.Dimension
         for state in enumeration
     }
     assert named <= set(render._STYLES)
@@ -454,6 +471,7 @@ def test_errors_of_the_agent(
         "connect web b:1 --map /x=/y --one-to-one",
         "connect web b:1 --no-mirror --newer",
         "monitor",
+        "story 1 --follow --json",
     ],
 )
 def test_usage_errors(home: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
