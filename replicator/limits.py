@@ -102,6 +102,16 @@ COLLECT_AFTER_OBJECTS = (
     50_000  # between two runs of the garbage collector; a batch of a mirror makes thousands
 )
 
+# --- meter ---
+METER_MARK_NS = 5_000_000  # operations journaled within this time are measured as one
+METER_MARKS = 4096  # of one journal; more are made one by twos
+QUEUE_LOOK_S = 5.0  # between two looks whether a queue is full
+METER_TICK_S = 1.0  # between two samples of the history
+FORECAST_MIN_S = 3.0  # a queue's growth is told after so long
+LAG_WARNING_S = 60
+LAG_ERROR_S = 600
+LAG_MAX_S = 30 * 86400
+
 # --- session ---
 PORT = 1500  # NT-01
 FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header

@@ -130,6 +130,39 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     current: str = ""
 
 
+class StageLag(msgspec.Struct, frozen=True):
+    """One stage on the way of an operation: how long it takes, and what is in it."""
+
+    stage: str  # journaled, sent, received, applied, durable: how it ends
+    seconds: float  # the longest: of what waits now, and of what passed within the last seconds
+    bytes: int  # of journal records that wait now
+
+
+class LagSample(msgspec.Struct, frozen=True):
+    """The meter some time ago: the worst of a second or of a minute."""
+
+    time: float  # seconds since the epoch
+    seconds: tuple[float, ...]  # by stage
+    behind_bytes: int  # not applied on the target
+    held_bytes: int  # in the queue: not durable on the target
+
+
+class Lag(msgspec.Struct, frozen=True, kw_only=True):
+    """The meter of a connection. A second or minute without a sample is one in which nothing was behind."""
+
+    stages: tuple[StageLag, ...] = ()
+    seconds: float = 0.0  # age of the oldest operation that is not applied
+    bytes: int = 0  # that are not applied
+    recovery_point_seconds: float = 0.0  # age of the oldest operation that has not reached the target
+    recovery_point_bytes: int = 0  # would be lost with the source
+    level: str = ""  # of the recovery point: warning, error, or none
+    held_bytes: int = 0  # that this connection keeps in the queue
+    growth_bytes_per_s: float = 0.0  # of these, within the last minute
+    queue_full_in_s: float | None = None  # at this rate; None: never
+    last_minute: tuple[LagSample, ...] = ()  # by the second, oldest first
+    last_hour: tuple[LagSample, ...] = ()  # by the minute
+
+
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One connection as `dtctl status --json` prints it (design: the command contract)."""
 
@@ -146,17 +179,24 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
     replication_status: ReplicationStatus = ReplicationStatus.STOPPED
-    queued_ops: int = 0
+    queued_ops: int = 0  # ST-02: of mirror and replication
     queued_bytes: int = 0
+    queued_replication_ops: int = 0
+    queued_replication_bytes: int = 0
+    queued_mirror_ops: int = 0
     memory_queue_bytes: int = 0
     disk_queue_bytes: int = 0
     sent_bytes: int = 0
     sent_compressed_bytes: int = 0
     sent_ops: int = 0
+    sent_replication_bytes: int = 0
+    sent_compressed_replication_bytes: int = 0
     sent_mirror_bytes: int = 0
+    sent_compressed_mirror_bytes: int = 0
     skipped_mirror_bytes: int = 0
     remaining_mirror_bytes: int = 0
     lag_seconds: float = 0.0
+    lag: Lag = Lag()  # without its history
     last_file: str = ""
     connected_since: float | None = None  # seconds since the epoch
     received: dict[str, int] = {}

@@ -215,6 +215,9 @@ class Api:
         since, count = _since(request, limits.STORY_KEPT)
         return await self._service.connections.story(request.path_params["connection"], since, count)
 
+    async def lag(self, request: Request) -> object:
+        return await self._service.connections.lag(request.path_params["connection"])
+
     async def disconnect(self, request: Request) -> object:
         await _body(request, Empty)
         return await self._service.connections.disconnect(request.path_params["connection"])
@@ -298,6 +301,7 @@ class Api:
             "/v1/repsets/{name}/copy": {"POST": self.copy_repset},
             "/v1/connections": {"GET": self.connections, "POST": self.connect},
             "/v1/connections/{connection}": {"GET": self.connection, "DELETE": self.disconnect},
+            "/v1/connections/{connection}/lag": {"GET": self.lag},
             "/v1/connections/{connection}/story": {"GET": self.story},
             "/v1/connections/{connection}/disconnect": {"POST": self.disconnect},
             "/v1/connections/{connection}/mirror": {"POST": self.mirror},

@@ -1,5 +1,6 @@
 """Connections: made, ended, watched, and told what to do."""
 
+import os
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import trio
 from replicator import events, limits
 from replicator import repset as sets
 from replicator.addresses import Address, normalise_path, parse_host_port
-from replicator.agent import planning, thishost
+from replicator.agent import forecast, planning, thishost
 from replicator.agent.core import Change, Core, NotFoundError
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
@@ -17,7 +18,7 @@ from replicator.agent.state import Connection, ConnectionOptions, Map, new_uuid
 from replicator.agent.supervisor import ChildError
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
-from replicator.status import ConnectionState, ConnectionStatus, StoryEntry
+from replicator.status import ConnectionState, ConnectionStatus, Lag, StoryEntry
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -292,23 +293,46 @@ class Connections:
             status = msgspec.convert(await child.call("status"), ConnectionStatus)
         except ReplicatorError as error:
             return msgspec.structs.replace(without, state=ConnectionState.ERROR, state_reason=str(error))
-        memory, disk = await self._queue_bytes(connection)
+        memory, disk, room = await self._queue_bytes(connection)
         return msgspec.structs.replace(
-            status, id=connection.id, target=name, memory_queue_bytes=memory, disk_queue_bytes=disk
+            status,
+            id=connection.id,
+            target=name,
+            memory_queue_bytes=memory,
+            disk_queue_bytes=disk,
+            lag=forecast.completed(status.lag, self._core.config.meter, room),
         )
 
-    async def _queue_bytes(self, connection: Connection) -> tuple[int, int]:
-        """Bytes the journals of a connection hold in memory and on disk."""
+    async def lag(self, key: str) -> Lag:
+        """The meter of a connection, with its history."""
+        connection = self.find(key)
+        lag = msgspec.convert(await self._ask(connection, "lag"), Lag)
+        _, _, room = await self._queue_bytes(connection)
+        return forecast.completed(lag, self._core.config.meter, room)
+
+    async def _queue_bytes(self, connection: Connection) -> tuple[int, int, int | None]:
+        """Bytes the journals of a connection hold in memory and on disk, and what the fullest can still
+        take.
+        """
         memory = disk = 0
+        room: int | None = None
+        settings = self._core.config.queue
         for journal in self._core.children.journals(connection):
             child = self._core.children.capture(journal.mount)
             try:
                 status = await child.call("status") if child is not None else {}
             except ReplicatorError:
                 continue  # shown at the mount; the rest of the status is still of use
-            memory += status.get("memory_bytes", 0)
-            disk += status.get("disk_bytes", 0)
-        return memory, disk
+            in_memory, on_disk = status.get("memory_bytes", 0), status.get("disk_bytes", 0)
+            memory += in_memory
+            disk += on_disk
+            try:
+                free = os.statvfs(settings.disk_directory or self._core.home.queue)
+            except OSError:
+                continue  # the capture says it better
+            left = forecast.room_bytes(settings, in_memory, on_disk, free.f_bavail * free.f_frsize)
+            room = left if room is None else min(room, left)
+        return memory, disk, room
 
     def _target_name(self, connection: Connection) -> str:
         return str(Address(connection.target_host or self._core.listen.host, connection.target_port))

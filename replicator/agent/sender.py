@@ -18,6 +18,7 @@ from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.flow import Flow
+from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import JournalArguments, SenderArguments
@@ -52,6 +53,7 @@ from replicator.queue.journal import JournalSettings
 from replicator.repset import compile_filter
 from replicator.status import (
     ConnectionStatus,
+    Lag,
     MirrorProgress,
     MirrorStatus,
     TargetDataState,
@@ -83,6 +85,7 @@ class Sender:
             ),
         )
         self.story = Story(world, Home(arguments.home).story(arguments.connection_uuid))
+        self._lag = LagWatch(world, flows)
         self._changes = Changes(self._tell_agent)
         self._states = ConnectionStates(
             self._memory, self.story, lambda: self._mirrors.run is not None, self._changes.notify
@@ -97,6 +100,7 @@ class Sender:
             mirrors.end,
             self._wake_scanner,
             lambda: self._scanner.idle,
+            self._lag,
         )
         self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
@@ -123,6 +127,13 @@ class Sender:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the connection up until `stop` or `disconnect`."""
         task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._lag.run, self._hears_of_changes)
+            nursery.start_soon(self._watch_queue)
+            await self._keep_up()
+            nursery.cancel_scope.cancel()
+
+    async def _keep_up(self) -> None:
         delay_s = limits.RECONNECT_FIRST_S
         while not self._stopping:
             if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
@@ -262,6 +273,7 @@ class Sender:
             applied, durable = connected.applied[index], connected.durable[index]
             self._applied[index] = applied.sequence if applied else 0
             self._durable[index] = durable.sequence if durable else 0
+        self._lag.resume(self._applied, self._durable)
         self._root_changed = self._root_changed and not lost
         if lost:
             self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
@@ -282,9 +294,7 @@ class Sender:
             self._durable = list(event.durable)
             for flow, durable in zip(self._flows, event.durable, strict=True):
                 flow.cursor.acknowledge(durable)
-            unapplied = self.shipper.unapplied
-            while unapplied and self._applied[unapplied[0][0]] >= unapplied[0][1]:
-                unapplied.popleft()
+            self._lag.acknowledged(event.received, event.applied, event.durable)
             self.shipper.acknowledged(event.batches_applied)
             if self._mirrors.run is not None:
                 self._scanner.wake()
@@ -401,6 +411,7 @@ class Sender:
                 except (SessionEnded, OSError):
                     pass
         self.removed = True
+        self._lag.close()
         for flow in self._flows:
             flow.cursor.remove()
         self._memory.remove()
@@ -429,8 +440,8 @@ class Sender:
             queued_ops, queued_bytes = flow.cursor.backlog()
             ops += max(flow.cursor.head().sequence - applied, 0) if applied else queued_ops
             bytes_ += queued_bytes
-        oldest = self.shipper.unapplied[0][2] if self.shipper.unapplied else None
-        lag_s = max(self._world.clock.wall_ns() - oldest, 0) / 1e9 if oldest is not None else 0.0
+        pieces = self.shipper.pieces_queued
+        lag = self._lag.lag()
         ids = [flow.journal_id for flow in self._flows]
         return ConnectionStatus(
             id=0,
@@ -445,15 +456,22 @@ class Sender:
             transmit_mode=self._states.transmit,
             mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
             replication_status=self._states.replication(queued=bool(ops)),
-            queued_ops=ops,
-            queued_bytes=bytes_,
+            queued_ops=ops + pieces,
+            queued_bytes=bytes_ + self.shipper.piece_bytes_queued,
+            queued_replication_ops=ops,
+            queued_replication_bytes=bytes_,
+            queued_mirror_ops=pieces,
             sent_bytes=totals.sent_bytes,
             sent_compressed_bytes=totals.sent_bytes,
             sent_ops=totals.operations,
+            sent_replication_bytes=totals.sent_bytes - totals.mirror_bytes,
+            sent_compressed_replication_bytes=totals.sent_bytes - totals.mirror_bytes,
             sent_mirror_bytes=totals.mirror_bytes,
+            sent_compressed_mirror_bytes=totals.mirror_bytes,
             skipped_mirror_bytes=progress.skipped_bytes,
             remaining_mirror_bytes=progress.remaining_bytes if self._mirrors.run is not None else 0,
-            lag_seconds=lag_s,
+            lag_seconds=lag.seconds,
+            lag=msgspec.structs.replace(lag, last_minute=(), last_hour=()),
             last_file=shown(totals.last_path),
             connected_since=self._connected_since,
             received=dict(zip(ids, self._received, strict=True)),
@@ -464,7 +482,21 @@ class Sender:
             mirror=progress,
         )
 
+    def lag(self) -> Lag:
+        """The meter, with its history."""
+        return self._lag.lag()
+
     # --- small things ---
+
+    def _hears_of_changes(self) -> bool:
+        """Whether the shipper is rung when something is journaled."""
+        return self._session is not None and self._may_ship()
+
+    async def _watch_queue(self) -> None:
+        """See a queue that is full, and one that has room again."""
+        while True:
+            self._states.memory(exhausted=self._lag.queue_exhausted)
+            await trio.sleep(limits.QUEUE_LOOK_S)
 
     def _may_ship(self) -> bool:
         return self._states.transmit is TransmitMode.STARTED
@@ -566,7 +598,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     return calls | {"wait": wait, "disconnect": sender.disconnect, "story": plain(sender.story.since)}

@@ -1,5 +1,6 @@
 """Documents of the API as rich renderables. Pure: a document in, something to show out."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -137,7 +138,8 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
             ),
         ),
-        ("lag", Text(seconds_text(status.get("lag_seconds") or 0.0))),
+        ("lag", _lag_text(status)),
+        ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),
         ("connected since", Text(_clock(status.get("connected_since")))),
     ]
@@ -151,6 +153,80 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
     if problems:
         problems.insert(0, Text(f"{mirror.get('problem_count', len(problems))} problems of the last mirror:"))
     return Group(grid, *_notes(status), *problems)
+
+
+def _lag_text(status: Mapping[str, Any]) -> Text:
+    text = Text(seconds_text(status.get("lag_seconds") or 0.0))
+    slow = [s for s in (status.get("lag") or {}).get("stages") or [] if s["seconds"] or s["bytes"]]
+    if slow:
+        parts = (f"{s['stage']} {seconds_text(s['seconds'])}" for s in slow)
+        text.append(f"  ({', '.join(parts)}; see 'dtctl lag {status['id']}')")
+    return text
+
+
+_LEVEL_STYLES = {"": "", "warning": "yellow", "error": "bold red"}
+
+
+def _recovery_point(lag: Mapping[str, Any]) -> Text:
+    seconds, count = lag.get("recovery_point_seconds") or 0.0, lag.get("recovery_point_bytes") or 0
+    text = f"{seconds_text(seconds)}, {bytes_text(count)}" if seconds or count else "nothing would be lost"
+    return Text(text, style=_LEVEL_STYLES.get(str(lag.get("level") or ""), ""))
+
+
+_STAGES = {
+    "journaled": "captured → journaled",
+    "sent": "journaled → sent",
+    "received": "sent → received",
+    "applied": "received → applied",
+    "durable": "applied → durable",
+}
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def lag(found: Mapping[str, Any]) -> RenderableType:
+    """The meter: each stage now and within the last minute and hour."""
+    table = _table(
+        "stage", "now", "waiting", "last minute", "worst", "last hour", "worst", right=("now", "waiting")
+    )
+    minute, hour = found.get("last_minute") or [], found.get("last_hour") or []
+    for index, stage in enumerate(found["stages"]):
+        row: list[RenderableType] = [
+            Text(_STAGES.get(stage["stage"], stage["stage"])),
+            Text(seconds_text(stage["seconds"])),
+            Text(bytes_text(stage["bytes"]) if stage["bytes"] else "–"),
+        ]
+        for samples, step_s in ((minute, 1), (hour, 60)):
+            values = [(s["time"], s["seconds"][index]) for s in samples]
+            worst = max((value for _, value in values), default=0.0)
+            row += [Text(_bars(values, step_s)), Text(seconds_text(worst))]
+        table.add_row(*row)
+    growth, full_s = found["growth_bytes_per_s"], found["queue_full_in_s"]
+    queue = f"queue: {bytes_text(found['held_bytes'])} kept for this connection"
+    if growth > 0:
+        queue += f", grows by {bytes_text(growth)}/s"
+        if full_s is not None:
+            queue += f": full in {seconds_text(full_s)} at this rate"
+    elif growth < 0:
+        queue += f", drains by {bytes_text(-growth)}/s"
+    behind = f"lag: {seconds_text(found['seconds'])}, {bytes_text(found['bytes'])} not applied"
+    point = Text("recovery point: ").append_text(_recovery_point(found))
+    return Group(table, Text(behind), point, Text(queue))
+
+
+def _bars(values: Sequence[tuple[float, float]], step_s: int) -> str:
+    """30 characters, the newest last; each the worst of its part, by its logarithm: 1 ms is the lowest,
+    1000 s the highest.
+    """
+    if not values:
+        return " " * 30
+    newest, parts = values[-1][0], [0.0] * 30
+    for at, seconds in values:
+        part = 29 - int((newest - at) / (2 * step_s))
+        if 0 <= part < 30:
+            parts[part] = max(parts[part], seconds)
+    return "".join(
+        _BARS[min(8, max(1, round(math.log10(p * 1000) * 7 / 6) + 1))] if p >= 0.001 else " " for p in parts
+    )
 
 
 def connected(status: Mapping[str, Any]) -> RenderableType:

@@ -313,6 +313,16 @@ class Cursor:
         """Position of the last record of the journal."""
         return self._header.head().position
 
+    def reach(self) -> tuple[int, int]:
+        """(sequence, bytes of all records ever) of the last record of the journal."""
+        head = self._header.head()
+        return head.sequence, head.bytes
+
+    @property
+    def losing(self) -> bool:
+        """Whether the journal can take nothing at the moment: what was lost is not even recorded yet."""
+        return self._header.pending_ops > 0
+
     @property
     def acknowledged(self) -> int:
         """Sequence up to which this cursor has acknowledged."""

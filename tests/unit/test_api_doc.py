@@ -15,7 +15,7 @@ from replicator.agent.mounts import MountView
 from replicator.agent.repsets import RepsetView
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
-from replicator.status import StoryEntry
+from replicator.status import Lag, LagSample, StageLag, StoryEntry
 
 TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
 
@@ -108,8 +108,9 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
         assert re.search(rf"[`\"]{field}[`\"]", group), field
 
 
-def test_every_field_of_a_story_is_documented() -> None:
-    for field in StoryEntry.__struct_fields__:
+@pytest.mark.parametrize("answer", [StoryEntry, Lag, LagSample, StageLag])
+def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Connections"], field
 
 

@@ -27,9 +27,12 @@ from replicator.errors import NotPermittedError, UnreachableError
 from replicator.status import (
     ConnectionState,
     ConnectionStatus,
+    Lag,
+    LagSample,
     MirrorProgress,
     MirrorStatus,
     Problem,
+    StageLag,
     TargetDataState,
 )
 
@@ -389,6 +392,45 @@ def test_a_story_reads_as_one(fake: FakeAgent, home: Path, capsys: pytest.Captur
     ]
 
 
+LAG = Lag(
+    stages=(
+        *(StageLag(name, 0.0, 0) for name in ("journaled", "sent")),
+        StageLag("received", 0.25, 2048),
+        *(StageLag(name, 0.0, 0) for name in ("applied", "durable")),
+    ),
+    seconds=0.25,
+    bytes=2048,
+    recovery_point_seconds=75.0,
+    recovery_point_bytes=2048,
+    level="warning",
+    held_bytes=1 << 20,
+    growth_bytes_per_s=1024.0,
+    queue_full_in_s=840.0,
+    last_minute=tuple(LagSample(1e9 + s, (0.0, 0.0, 0.25, 0.0, 0.0), 2048, 4096) for s in range(60)),
+)
+
+
+def test_lag(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "connections/1/lag", LAG)
+    assert dtctl(home, "lag", "1") == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("sent → received"))
+    assert row.split()[3:7] == ["250", "ms", "2.0", "KiB"] and "▄" * 30 in row
+    assert "full in 14 min 0 s at this rate" in out
+    assert "recovery point: 1 min 15 s, 2.0 KiB" in out
+    assert dtctl(home, "lag", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stages"][2]["seconds"] == 0.25
+
+
+def test_status_says_where_time_is_spent(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("GET", "connections/1", msgspec.structs.replace(STATUS, lag=LAG, lag_seconds=0.25))
+    assert dtctl(home, "status", "1") == 0
+    out = capsys.readouterr().out
+    assert "250 ms  (received 250 ms; see 'dtctl lag 1')" in out
+
+
 def test_every_state_has_a_style() -> None:
     from replicator import status
 
@@ -472,6 +514,7 @@ def test_errors_of_the_agent(
         "connect web b:1 --no-mirror --newer",
         "monitor",
         "story 1 --follow --json",
+        "lag 1 --watch",
     ],
 )
 def test_usage_errors(home: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
