@@ -112,6 +112,10 @@ LAG_WARNING_S = 60
 LAG_ERROR_S = 600
 LAG_MAX_S = 30 * 86400
 
+# --- dtctl why ---
+WHY_RECORDS = 200_000  # newest operations of a queue that are looked at
+WHY_OPERATIONS = 10  # shown of them
+
 # --- session ---
 PORT = 1500  # NT-01
 FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header

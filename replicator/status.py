@@ -163,6 +163,40 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
     last_hour: tuple[LagSample, ...] = ()  # by the minute
 
 
+class PathOperation(msgspec.Struct, frozen=True, kw_only=True):
+    """One captured operation on a path somebody asks for. Paths are relative to the captured directory."""
+
+    sequence: int
+    time: float  # seconds since the epoch
+    operation: str
+    path: str
+    path2: str = ""  # where it was renamed or linked to
+    stage: str  # journaled, sent, received, applied, durable
+    waits_for: str = ""
+
+
+class PathConnection(msgspec.Struct, frozen=True, kw_only=True):
+    """What one connection does with a path."""
+
+    id: int
+    repset: str
+    target: str
+    included: bool
+    rule: str = ""  # that decides; "": none names it
+    mirror_pending: bool = False  # the mirror that runs has still to bring it, or something above it
+    operations: tuple[PathOperation, ...] = ()  # the last ones in the queue, oldest first
+    note: str = ""
+
+
+class PathReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a path is, or is not, on its targets."""
+
+    path: str
+    mount: str = ""  # the directory that captures it; "": none
+    note: str = ""
+    connections: tuple[PathConnection, ...] = ()
+
+
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One connection as `dtctl status --json` prints it (design: the command contract)."""
 

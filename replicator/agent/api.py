@@ -215,6 +215,12 @@ class Api:
         since, count = _since(request, limits.STORY_KEPT)
         return await self._service.connections.story(request.path_params["connection"], since, count)
 
+    async def why(self, request: Request) -> object:
+        path = request.query_params.get("path")
+        if path is None or len(request.query_params) != 1:
+            raise UsageError("say which path: ?path=/absolute/path, and nothing else")
+        return await self._service.connections.why(path)
+
     async def lag(self, request: Request) -> object:
         return await self._service.connections.lag(request.path_params["connection"])
 
@@ -309,6 +315,7 @@ class Api:
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
+            "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
             "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
         }

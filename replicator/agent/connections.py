@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,11 +15,11 @@ from replicator.agent import forecast, planning, thishost
 from replicator.agent.core import Change, Core, NotFoundError
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.agent.state import Connection, ConnectionOptions, Map, new_uuid
+from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, new_uuid
 from replicator.agent.supervisor import ChildError
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
-from replicator.status import ConnectionState, ConnectionStatus, Lag, StoryEntry
+from replicator.status import ConnectionState, ConnectionStatus, Lag, PathConnection, PathReport, StoryEntry
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -268,6 +269,43 @@ class Connections:
         answer = await self._ask(self.find(key), "story", sequence=since, count=count)
         return msgspec.convert(answer, list[StoryEntry])
 
+    async def why(self, path: str) -> PathReport:
+        """What becomes of a path here: whether it is captured, in which sets by which rule, and where the
+        last operations on it are.
+        """
+        path = normalise_path(path, "path")
+        found = _captured(path, self._core.state.mounts)
+        if found is None:
+            real = await trio.to_thread.run_sync(os.path.realpath, path)
+            found = _captured(real, self._core.state.mounts)
+        if found is None:
+            return PathReport(path=path, note="it is not captured: no mount of this agent is above it")
+        mount, relative = found
+        views = []
+        for connection in self._core.state.connections:
+            if any(journal.mount.id == mount.id for journal in self._core.children.journals(connection)):
+                views.append(await self._why(connection, mount, relative))
+        note = "" if views else "it is captured, and no connection sends anything of this mount"
+        return PathReport(path=path, mount=mount.path, note=note, connections=tuple(views))
+
+    async def _why(self, connection: Connection, mount: Mount, relative: str) -> PathConnection:
+        included, rule = sets.deciding_rule(connection.repset, os.fsencode(mount.path), os.fsencode(relative))
+        known: dict[str, Any] = {}
+        try:
+            if included:
+                known = await self._ask(connection, "why", mount_id=mount.id, path=relative)
+        except ReplicatorError as error:
+            known = {"note": f"its sender does not say: {error}"}
+        view = {
+            "id": connection.id,
+            "repset": connection.repset.name,
+            "target": self._target_name(connection),
+            "included": included,
+            "rule": str(rule) if rule is not None else "",
+            **known,
+        }
+        return msgspec.convert(view, PathConnection)
+
     async def _ask(self, connection: Connection, name: str, **arguments: object) -> Any:
         await self._core.up.wait()
         child = self._core.children.sender(connection)
@@ -348,6 +386,15 @@ class Connections:
             raise UsageError(f"replication set {key!r} has several connections: name one of {numbers}")
         known = ", ".join(str(c.id) for c in self._core.state.connections) or "none"
         raise NotFoundError(f"no connection {key!r}; connections: {known}")
+
+
+def _captured(path: str, mounts: Sequence[Mount]) -> tuple[Mount, str] | None:
+    """The mount that captures a path, and the path relative to it."""
+    for mount in mounts:
+        for root in (mount.path, mount.mountpoint):
+            if sets.is_inside(path, root):
+                return mount, path[len(root) :].strip("/")
+    return None
 
 
 def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions:

@@ -75,7 +75,9 @@ class FlowMeter:
             elif stage is not Stage.APPLIED or id(mark) not in applying:
                 mark.at_ns = now_ns
             self._waiting[stage].append(mark)
-        self.journaled(reached[Stage.JOURNALED], bytes_[Stage.JOURNALED], now_ns)
+        head, unsent = reached[Stage.JOURNALED], self._waiting[Stage.SENT]
+        if head > reached[Stage.SENT] and (not unsent or unsent[-1].sequence < head):
+            unsent.append(_Mark(head, bytes_[Stage.JOURNALED], now_ns, now_ns))
 
     def journaled(self, sequence: int, bytes_: int, now_ns: int, *, rang: bool = False) -> None:
         """The head of the journal is here now. `rang`: it has just come."""
@@ -126,7 +128,10 @@ class FlowMeter:
                 mark.at_ns = now_ns
                 following.append(mark)
         self._base[stage] = base
-        if queue and queue[0].sequence > base[0]:  # between two marks: in proportion
+        if sequence >= self._reached[stage - 1]:  # nothing waits here: as exact as the stage before
+            self._bytes[stage] = self._bytes[stage - 1]
+            self._base[stage] = (sequence, self._bytes[stage])
+        elif queue and queue[0].sequence > base[0]:  # between two marks: in proportion
             share = (sequence - base[0]) / (queue[0].sequence - base[0])
             self._bytes[stage] = base[1] + int(share * max(queue[0].bytes - base[1], 0))
         else:

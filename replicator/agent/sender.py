@@ -26,6 +26,7 @@ from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
 from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
+from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import decode_refused
 from replicator.mirror.scan import Source
@@ -482,6 +483,20 @@ class Sender:
             mirror=progress,
         )
 
+    async def why(self, mount_id: str, path: str) -> dict[str, object]:
+        """What this connection knows of `path`, relative to the directory that this mount captures."""
+        index = next(i for i, flow in enumerate(self._flows) if flow.journal_id == mount_id)
+        flow, journal = self._flows[index], self._arguments.journals[index]
+        operations, note, pending = await explain(
+            self._world,
+            JournalSettings(journal.memory_directory, journal.disk_directory),
+            flow,
+            path,
+            (self._received[index], self._applied[index], self._durable[index]),
+            self.status(),
+        )
+        return {"operations": operations, "note": note, "mirror_pending": pending}
+
     def lag(self) -> Lag:
         """The meter, with its history."""
         return self._lag.lag()
@@ -601,7 +616,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
         "transmit_start transmit_stop transmit_pause transmit_resume stop lag"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
-    return calls | {"wait": wait, "disconnect": sender.disconnect, "story": plain(sender.story.since)}
+    story = plain(sender.story.since)
+    return calls | {"wait": wait, "disconnect": sender.disconnect, "story": story, "why": sender.why}
 
 
 async def serve(world: World, arguments: SenderArguments) -> None:

@@ -335,6 +335,52 @@ def _story_line(entry: Mapping[str, Any], clock: str) -> Text:
     return text
 
 
+_STAGE_STYLES = {
+    "durable": "green",
+    "applied": "green",
+    "received": "cyan",
+    "sent": "cyan",
+    "journaled": "yellow",
+}
+
+
+def why(report: Mapping[str, Any]) -> RenderableType:
+    """What becomes of a path, connection by connection."""
+    parts: list[RenderableType] = [Text(str(report["path"]), style="bold")]
+    if report["mount"]:
+        parts.append(Text(f"captured by the mount over {report['mount']}"))
+    if report["note"]:
+        parts.append(Text(str(report["note"]), style="yellow"))
+    for connection in report["connections"]:
+        parts += _why_connection(connection)
+    return Group(*parts)
+
+
+def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
+    title = f"connection {connection['id']}: {connection['repset']} → {connection['target']}"
+    rule = f"rule {connection['rule']}" if connection["rule"] else "no rule names it"
+    included = "in the set" if connection["included"] else "not in the set"
+    parts: list[RenderableType] = [Text(), Text(title, style="bold"), Text(f"  {included}: {rule}")]
+    if connection["mirror_pending"]:
+        parts.append(Text("  the mirror has still to bring it", style="yellow"))
+    if connection["note"]:
+        parts.append(Text(f"  {connection['note']}"))
+    if not connection["operations"]:
+        return parts
+    table = _table("", "time", "operation", "path", "is", "waits for")
+    for step in connection["operations"]:
+        path = f"{step['path']} → {step['path2']}" if step["path2"] else str(step["path"])
+        table.add_row(
+            "",
+            Text(_clock(step["time"])),
+            Text(str(step["operation"])),
+            Text(path),
+            Text(str(step["stage"]), style=_STAGE_STYLES.get(str(step["stage"]), "")),
+            Text(str(step["waits_for"])),
+        )
+    return [*parts, table]
+
+
 # --- mounts, sets, events ---
 
 

@@ -355,6 +355,20 @@ class Cursor:
         self._move(self._place_at(head))
         return head.position
 
+    def look_from(self, sequence: int) -> None:
+        """Go on after the record of this sequence, whichever it is: for looking, not for replicating.
+
+        JournalError: it is not in the journal.
+        """
+        head = self._header.head()
+        place = self._place_at(head)
+        try:
+            self._walk(place, head, sequence)
+        except BaseException:
+            place.close()
+            raise
+        self._move(place)
+
     def _resume(self) -> None:
         """Go to the acknowledged mark."""
         head = self._header.head()

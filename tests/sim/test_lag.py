@@ -180,3 +180,38 @@ async def test_a_queue_that_grows_is_foreseen(
         await trio.sleep(1)
         assert simulation.status.lag.growth_bytes_per_s < 0
         assert simulation.status.lag.held_bytes == 0
+
+
+async def test_why_a_path_is_not_there_yet(
+    synced_at_once: None, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with simulate(7) as simulation:
+        simulation.source.mkdir(b"d")
+        simulation.source.create(b"d/file")
+        simulation.source.create(b"other")
+        await simulation.drained()
+        await trio.sleep(5)
+        sender, receiver = simulation.sender, simulation.receiver
+        assert sender is not None and receiver is not None
+
+        async def told(path: str) -> list[tuple[str, str, str]]:
+            answer = await sender.why(simulation.journal_id, path)
+            return [(o.operation, o.stage, o.waits_for) for o in answer["operations"]]
+
+        assert await told("d/file") == []
+        receiver.pause()
+        simulation.source.write(b"d/file", 0, b"x")
+        await trio.sleep(1)
+        sender.transmit_pause()
+        simulation.source.rename(b"d", b"e")
+        simulation.source.write(b"other", 0, b"x")
+        await trio.sleep(0.1)
+        assert await told("d/file") == [
+            ("write", "received", "the target is paused"),
+            ("rename", "journaled", "transmission is paused"),
+        ]
+        receiver.resume()
+        sender.transmit_resume()
+        await simulation.drained()
+        await trio.sleep(5)
+        assert all(stage == "durable" for _, stage, _ in await told("e/file"))

@@ -31,6 +31,9 @@ from replicator.status import (
     LagSample,
     MirrorProgress,
     MirrorStatus,
+    PathConnection,
+    PathOperation,
+    PathReport,
     Problem,
     StageLag,
     TargetDataState,
@@ -429,6 +432,41 @@ def test_status_says_where_time_is_spent(
     assert dtctl(home, "status", "1") == 0
     out = capsys.readouterr().out
     assert "250 ms  (received 250 ms; see 'dtctl lag 1')" in out
+
+
+def test_why(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = PathOperation(
+        sequence=7,
+        time=1e9,
+        operation="rename",
+        path="a",
+        path2="b",
+        stage="received",
+        waits_for="the target",
+    )
+    one = PathConnection(
+        id=1,
+        repset="web",
+        target="backup:1500",
+        included=True,
+        rule="/d inc, rec",
+        operations=(step,),
+        mirror_pending=True,
+    )
+    two = PathConnection(id=2, repset="other", target="far:1500", included=False)
+    fake.answer("GET", "why", PathReport(path="/d/a", mount="/d", connections=(one, two)))
+    assert dtctl(home, "why", "/d/a") == 0
+    assert fake.requests[0][1] == "/v1/why?path=%2Fd%2Fa"
+    out = capsys.readouterr().out
+    for part in (
+        "rule /d inc, rec",
+        "a → b",
+        "received",
+        "the target",
+        "still to bring",
+        "not in the set: no",
+    ):
+        assert part in out
 
 
 def test_every_state_has_a_style() -> None:

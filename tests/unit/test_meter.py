@@ -92,6 +92,16 @@ def test_what_had_not_arrived_is_sent_again(flow: FlowMeter) -> None:
     assert [flow.behind_bytes(stage) for stage in Stage] == [0, 100, 0, 100, 100]
 
 
+def test_what_a_former_process_left_is_counted() -> None:
+    flow = FlowMeter()
+    flow.resume((13, 12, 12, 11, 10), (1300, 1200, 1200, 1200, 1000), 0)
+    assert [flow.behind_bytes(stage) for stage in Stage] == [0, 100, 0, 0, 200]
+    for stage in list(Stage)[1:]:
+        flow.passed(stage, 13, 1 * S)
+    assert [flow.behind_bytes(stage) for stage in Stage] == [0] * 5
+    assert flow.age_ns(Stage.DURABLE, 2 * S) == 0
+
+
 def test_the_history_has_the_worst(flow: FlowMeter) -> None:
     meter = Meter(1)
     meter.flows[0].resume((0,) * 5, (0,) * 5, 0)
