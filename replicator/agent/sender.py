@@ -18,10 +18,12 @@ from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.flow import Flow
+from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
-from replicator.agent.sender_arguments import JournalArguments, SenderArguments
+from replicator.agent.sender_arguments import SenderArguments
+from replicator.agent.sender_journals import open_flows
 from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
 from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
@@ -29,29 +31,20 @@ from replicator.agent.story import Story
 from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import decode_refused
-from replicator.mirror.scan import Source
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import (
-    PROTOCOL_VERSION,
     Acknowledge,
-    Connect,
     Connected,
     Derived,
     Disconnect,
-    Hello,
-    JournalInfo,
     Mark,
-    PathMap,
     PiecesRefused,
-    RefusedConnection,
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Identity, Position, shown
 from replicator.paths import Home
-from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalSettings
-from replicator.repset import compile_filter
 from replicator.status import (
     ConnectionStatus,
     Lag,
@@ -114,6 +107,7 @@ class Sender:
         self._durable = [0] * len(flows)
         self._connected_since: float | None = None
         self._receiver_pid: int | None = None
+        self._target_address = ""  # kept when the session ends: who it was
         self._root_changed = False
         self._stopping = False
         self.removed = False
@@ -153,7 +147,7 @@ class Sender:
                 except (OSError, SessionEnded, ProtocolError, ReplicatorError) as error:
                     connected = self._connected_since is not None
                     retry = getattr(error, "retry", True)
-                    reason = _reason(error, self._target_name)
+                    reason = reason_of(error, self._target_name)
                     self._states.lost(reason)
                     if not retry:
                         self._states.transmission(TransmitEvent.FAIL, reason)
@@ -182,9 +176,10 @@ class Sender:
         session = Session(stream, Engine(Role.SOURCE))
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
-                connected = await self._introduce(session)
+                connected = await introduce(session, arguments)
             self._resume_at(connected)
             self._session = session
+            self._target_address = peer_address(stream)
             self._connected_since = self._world.clock.wall_ns() / 1e9
             self._receiver_pid = connected.receiver_pid
             self._states.connected()
@@ -199,7 +194,7 @@ class Sender:
                 while True:
                     self._handle(await session.receive())
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise what_ended(group) from None
         except trio.TooSlowError:
             raise OSError(errno.ETIMEDOUT, "no answer in time") from None
         finally:
@@ -207,36 +202,6 @@ class Sender:
                 scope.shield = True
                 await session.close("sender stops" if self._stopping else "")
         return True
-
-    async def _introduce(self, session: Session) -> Connected:
-        arguments = self._arguments
-        await session.greet(arguments.connection_uuid)
-        await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
-        hello = await session.receive()
-        if isinstance(hello, RefusedConnection):
-            raise ConnectionRefused(hello.reason, retry=hello.retry)
-        assert isinstance(hello, Hello)
-        await session.send(
-            Connect(
-                arguments.connection_uuid,
-                arguments.repset.name,
-                arguments.repset.generation,
-                msgspec.json.encode(arguments.repset).decode(),
-                tuple(JournalInfo(f.journal_id, os.fsencode(j.root)) for f, j in self._pairs()),
-                tuple(
-                    PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps
-                ),
-                arguments.options.remap_links,
-            )
-        )
-        answer = await session.receive()
-        if isinstance(answer, RefusedConnection):
-            raise ConnectionRefused(answer.reason, retry=answer.retry)
-        assert isinstance(answer, Connected)
-        return answer
-
-    def _pairs(self) -> list[tuple[Flow, JournalArguments]]:
-        return list(zip(self._flows, self._arguments.journals, strict=True))
 
     def _session_over(self) -> None:
         self._session = None
@@ -449,6 +414,7 @@ class Sender:
             uuid=self._arguments.connection_uuid,
             repset=self._arguments.repset.name,
             target=self._target_name,
+            target_address=self._target_address,
             state=self._states.connection,
             state_reason=self._states.reason,
             target_data_state=self._states.target_data,
@@ -530,73 +496,7 @@ class Sender:
             self._world.doorbells.ring(self._agent_bell)
 
 
-class ConnectionRefused(ReplicatorError):
-    """The target does not accept this connection.
-
-    `retry`: trying again by itself may help.
-    """
-
-    def __init__(self, reason: str, *, retry: bool) -> None:
-        super().__init__(reason)
-        self.retry = retry
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What ended a session: RootChanged before what only followed from it, a bug before all; the group if it
-    is cancelled.
-    """
-    leaves: list[BaseException] = []
-
-    def collect(error: BaseException) -> None:
-        if isinstance(error, BaseExceptionGroup):
-            for inner in error.exceptions:
-                collect(inner)
-        elif not isinstance(error, trio.Cancelled):
-            leaves.append(error)
-
-    collect(group)
-    bug = any(not isinstance(e, SessionEnded | ProtocolError | OSError | ReplicatorError) for e in leaves)
-    if bug or not leaves:
-        return group
-    return next((e for e in leaves if isinstance(e, RootChanged)), leaves[0])
-
-
-def _reason(error: BaseException, target: str) -> str:
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and not isinstance(error, ReplicatorError):
-        return f"{target}: {error.strerror or text}"
-    return text
-
-
 # --- the process ---
-
-
-async def open_flows(world: World, arguments: SenderArguments) -> list[Flow]:
-    """Journals, cursors and source trees of a connection; waits for captures that are not up yet."""
-    flows: list[Flow] = []
-    for index, journal in enumerate(arguments.journals):
-        settings = JournalSettings(journal.memory_directory, journal.disk_directory)
-        while True:
-            try:
-                root_fd = await _capture_root(journal.capture_socket)
-                cursor = Cursor.open(
-                    world, settings, journal.mount_id, arguments.connection_uuid, create=True
-                )
-                lookahead = Cursor.open(world, settings, journal.mount_id, None)
-                break
-            except (OSError, ReplicatorError) as error:
-                print(f"waiting for the mount {journal.root}: {error}", file=sys.stderr, flush=True)
-                await trio.sleep(limits.RECONNECT_FIRST_S)
-        make_filter = partial(compile_filter, arguments.repset, os.fsencode(journal.root))
-        source = Source(root_fd, make_filter)
-        flows.append(Flow(index, journal.mount_id, cursor, lookahead, make_filter(), source))
-    return flows
-
-
-async def _capture_root(socket_path: str) -> int:
-    async with control.Control(socket_path) as capture:
-        _, descriptors = await capture.call_with_descriptors("root")
-    return descriptors[0]
 
 
 def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
