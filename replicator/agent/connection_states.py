@@ -75,6 +75,7 @@ class ConnectionStates:
         self._failed = bool(state.transmit_reason)
         self._out_of_memory = False
         self._data_known = False
+        self._mirror_since_good = False  # reports may skip a short mirror: what it left is no failure
         self._shown: tuple[object, ...] = ()
         self._last_said: tuple[ConnectionState, str] = (ConnectionState.STOPPED, "")
         self._note_all("sender started")
@@ -175,14 +176,18 @@ class ConnectionStates:
         self._tell("sender stopped")
 
     def target_says(self, status: TargetStatus, data_state: TargetDataState, reason: str) -> None:
-        if self.target_data is TargetDataState.OK and data_state is TargetDataState.MIRROR_REQUIRED:
+        was_good = self.target_data is TargetDataState.OK and not self._mirror_since_good
+        if was_good and data_state is TargetDataState.MIRROR_REQUIRED:
             self.replicate(ReplicationEvent.FAIL, reason or "the target lacks something")
+        if data_state is TargetDataState.OK and not self._mirror_runs():
+            self._mirror_since_good = False
         self._reported_status, self.target_reason = status, reason
         self.reported_data = data_state
         self.observe()
 
     def mirror_moved(self, status: MirrorStatus, event: str, reason: str) -> None:
         self._story.note(Dimension.MIRROR, status, event, reason)
+        self._mirror_since_good = self._mirror_since_good or status is MirrorStatus.MIRRORING
         if status is MirrorStatus.MIRRORING and self._replication.state is ReplicationStatus.PENDING:
             self.replicate(ReplicationEvent.MIRROR_BEGINS)
         self.observe()
@@ -192,10 +197,10 @@ class ConnectionStates:
         if exhausted is self._out_of_memory:
             return
         self._out_of_memory = exhausted
-        if not exhausted:
-            self.replicate(ReplicationEvent.FAIL, "the queue was full")
         self._note_replication("the queue is full" if exhausted else "the queue has room again", "")
-        self._tell("")
+        if exhausted:  # and not when it ends: the mirror may have begun, and ended, before that is seen
+            self.replicate(ReplicationEvent.FAIL)
+        self._changed()
 
     # --- telling ---
 

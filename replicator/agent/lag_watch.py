@@ -47,6 +47,10 @@ class LagWatch:
         self._look()
         return self._meter.lag(self._clock.monotonic_ns())
 
+    def wake(self) -> None:
+        """Whether somebody says when a journal has something new may be otherwise now."""
+        self._moved.set()
+
     # --- what is told ---
 
     def resume(self, applied: Sequence[int], durable: Sequence[int]) -> None:

@@ -210,6 +210,7 @@ class Sender:
         for flow in self._flows:
             flow.session_ended()
         self._states.session_over()
+        self._lag.wake()
 
     # --- where to go on ---
 
@@ -485,6 +486,7 @@ class Sender:
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)
         self.shipper.wake()
+        self._lag.wake()
 
     def _interrupt(self) -> None:
         if self._transmit_scope is not None:

@@ -168,6 +168,7 @@ async def test_a_queue_that_grows_is_foreseen(
         simulation.source.create(b"file")
         await simulation.drained()
         assert simulation.sender is not None
+        await trio.sleep(100)  # it has fallen asleep
         simulation.sender.transmit_pause()
         for _ in range(40):
             simulation.source.write(b"file", 0, b"x" * 10_000)

@@ -511,3 +511,28 @@ async def test_pending_until_a_mirror_begins(autojump_clock: trio.testing.MockCl
         connection.start_sender()  # it is still so, and says so
         assert connection.status.replication_status is ReplicationStatus.PENDING
         assert "put it back" in connection.status.state_reason
+
+
+async def test_a_queue_that_is_full_says_so(autojump_clock: trio.testing.MockClock) -> None:
+    async with topology(42) as net:
+        data = net.mount("data", memory_bytes=4 * 64 * 1024, disk_bytes=0)
+        data.source.create(b"file")
+        connection = net.connect([data], "backup")
+        await connection.drained()
+        assert connection.status.mirror.status is MirrorStatus.IDLE
+        await connection.kill_receiver()
+        for _ in range(100):
+            data.source.write(b"file", 0, b"x" * 10_000)
+            await trio.sleep(0.1)
+        await until(lambda: connection.status.replication_status is ReplicationStatus.OUT_OF_MEMORY, 10)
+        connection.start_receiver()
+        await connection.drained()
+        await until(lambda: connection.status.replication_status is ReplicationStatus.READY, 10)
+        connection.assert_equal()
+        told = [
+            (e.event, e.after)
+            for e in connection.running.story.since()
+            if e.dimension is Dimension.REPLICATION
+        ]
+        assert told[:2] == [("sender started", "Ready"), ("the queue is full", "Out of Memory")]
+        assert told[-1][1] == "Ready"
