@@ -53,6 +53,13 @@ class Mirror(msgspec.Struct, frozen=True):
     remap_links: bool = limits.REMAP_LINKS
 
 
+class Meter(msgspec.Struct, frozen=True):
+    """[meter]: when the recovery point of a connection is an event. In seconds; 0: never."""
+
+    lag_warning_s: int = limits.LAG_WARNING_S
+    lag_error_s: int = limits.LAG_ERROR_S
+
+
 class Log(msgspec.Struct, frozen=True):
     """[log]. Sizes in bytes."""
 
@@ -67,6 +74,7 @@ class Config(msgspec.Struct, frozen=True):
     queue: Queue = Queue()
     target: Target = Target()
     mirror: Mirror = Mirror()
+    meter: Meter = Meter()
     log: Log = Log()
 
 
@@ -178,6 +186,8 @@ _CHECKS: dict[str, Check] = {
     "queue.alert_percent": _number(1, 100),
     "target.root": _directory,
     "mirror.remap_links": _flag,
+    "meter.lag_warning_s": _number(0, limits.LAG_MAX_S),
+    "meter.lag_error_s": _number(0, limits.LAG_MAX_S),
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),
 }

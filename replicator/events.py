@@ -85,6 +85,13 @@ QUEUE_NORMAL = EventType(9061, _I, "the queue {name} is {percent:.0f} % full aga
 OPERATIONS_LOST = EventType(
     78, _E, "the queue {name} could not take {count} operations: what differs is compared"
 )
+LAG_WARNING = EventType(
+    9062, _W, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
+)
+LAG_ERROR = EventType(
+    9063, _E, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
+)
+LAG_NORMAL = EventType(9064, _I, "connection {id}: its recovery point at {target} is good again")
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

@@ -39,6 +39,7 @@ ESTABLISH_TIMEOUT_S = 15.0  # for the first session of a new connection
 ESTABLISH_CHECK_S = 0.5  # between two looks at it: a safety net, its sender rings
 DISCONNECT_TIMEOUT_S = 15.0  # for a sender to tell its target that the connection ends
 RECEIVERS = 256  # connections that may end at one agent
+STORY_KEPT = 1000  # steps of a connection's states that are remembered
 EVENTS_KEPT = 1000  # recent events the API shows (CL-16)
 LOG_BYTES = 1 * MIB  # LG-02: size of one log file
 LOG_MIN_BYTES = 16 * KIB
@@ -112,6 +113,20 @@ THREAD_SWITCH_S = 0.0001
 COLLECT_AFTER_OBJECTS = (
     50_000  # between two runs of the garbage collector; a batch of a mirror makes thousands
 )
+
+# --- meter ---
+METER_MARK_NS = 5_000_000  # operations journaled within this time are measured as one
+METER_MARKS = 4096  # of one journal; more are made one by twos
+QUEUE_LOOK_S = 5.0  # between two looks whether a queue is full
+METER_TICK_S = 1.0  # between two samples of the history
+FORECAST_MIN_S = 3.0  # a queue's growth is told after so long
+LAG_WARNING_S = 60
+LAG_ERROR_S = 600
+LAG_MAX_S = 30 * 86400
+
+# --- dtctl why ---
+WHY_RECORDS = 200_000  # newest operations of a queue that are looked at
+WHY_OPERATIONS = 10  # shown of them
 
 # --- session ---
 PORT = 1500  # NT-01

@@ -481,13 +481,9 @@ def compile_filter(repset: ReplicationSet, mount_root: bytes) -> Filter:
     root_node = _Node()
     for rule in repset.rules:
         _insert(root_node, rule)
-    directory = _directory(
-        root_node.level if root_node.level is not None else bool(root_node.tree),
-        bool(root_node.tree),
-        root_node,
-        (),
-    )
-    included = root_node.level if root_node.level is not None else bool(root_node.tree)
+    tree = root_node.tree if root_node.tree is not None else False
+    included = root_node.level if root_node.level is not None else tree
+    directory = _directory(included, tree, root_node, ())
     for name in mount_root.split(b"/"):
         if name:
             included = _decide(directory, name)
@@ -501,6 +497,33 @@ def compile_filter(repset: ReplicationSet, mount_root: bytes) -> Filter:
         if rule.include and anchor.startswith(prefix) and anchor != prefix:
             roots.append(anchor[len(prefix) :])
     return Filter(directory, included, roots)
+
+
+class _Verdict(int):
+    """The type of a rule, include (1) or exclude (0), that remembers whose it is."""
+
+    rule: Rule
+
+    def __new__(cls, rule: Rule) -> "_Verdict":
+        verdict = super().__new__(cls, rule.include)
+        verdict.rule = rule
+        return verdict
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # two rules of one type are not the same answer
+
+    __hash__ = int.__hash__
+
+
+def deciding_rule(repset: ReplicationSet, mount_root: bytes, path: bytes) -> tuple[bool, Rule | None]:
+    """Whether `path`, relative to the captured directory, is in the set, and which rule decides that (None:
+    no rule names it).
+
+    The same code decides as ever: the rules only say which of them was asked.
+    """
+    marked = tuple(msgspec.structs.replace(rule, include=_Verdict(rule)) for rule in repset.rules)
+    verdict = compile_filter(msgspec.structs.replace(repset, rules=marked), mount_root)._includes(path)
+    return bool(verdict), verdict.rule if isinstance(verdict, _Verdict) else None
 
 
 def _outermost(paths: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -58,7 +58,10 @@ class MirrorStatus(StrEnum):
     MIRRORING = "Mirroring"
     PAUSED = "Paused"
     WAITING = "Waiting"
-    STOPPED = "Stopped"
+    STOPPED = "Stopped"  # of a run: by request, before it was complete
+    RESTORING = "Restoring"
+    VERIFYING = "Verifying"
+    REMOVING_ORPHANS = "Removing Orphans"
 
 
 class ReplicationStatus(StrEnum):
@@ -67,7 +70,32 @@ class ReplicationStatus(StrEnum):
     REPLICATING = "Replicating"
     READY = "Ready"
     STOPPED = "Stopped"
-    PENDING = "Pending"
+    PENDING = "Pending"  # after a failure, until a mirror begins
+    OUT_OF_MEMORY = "Out of Memory"  # the queue can take nothing: operations are lost and compared later
+
+
+class Dimension(StrEnum):
+    """The states of a connection that change independently of each other."""
+
+    CONNECTION = "connection"
+    TRANSMIT = "transmit mode"
+    DATA = "target data state"
+    TARGET = "target status"
+    MIRROR = "mirror status"
+    REPLICATION = "replication status"
+
+
+class StoryEntry(msgspec.Struct, frozen=True):
+    """One step of one dimension: what happened to a connection, and when."""
+
+    sequence: int  # of the connection's story; never starts again
+    time: float  # seconds since the epoch, by the source's clock
+    dimension: Dimension
+    before: str  # "": nothing was known before
+    after: str  # the same as `before` if only the reason is another
+    event: str  # what happened, in words
+    reason: str  # "" if there is nothing to add
+    lasted_s: float | None  # how long it had been `before`; None: unknown
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -102,6 +130,73 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     current: str = ""
 
 
+class StageLag(msgspec.Struct, frozen=True):
+    """One stage on the way of an operation: how long it takes, and what is in it."""
+
+    stage: str  # journaled, sent, received, applied, durable: how it ends
+    seconds: float  # the longest: of what waits now, and of what passed within the last seconds
+    bytes: int  # of journal records that wait now
+
+
+class LagSample(msgspec.Struct, frozen=True):
+    """The meter some time ago: the worst of a second or of a minute."""
+
+    time: float  # seconds since the epoch
+    seconds: tuple[float, ...]  # by stage
+    behind_bytes: int  # not applied on the target
+    held_bytes: int  # in the queue: not durable on the target
+
+
+class Lag(msgspec.Struct, frozen=True, kw_only=True):
+    """The meter of a connection. A second or minute without a sample is one in which nothing was behind."""
+
+    stages: tuple[StageLag, ...] = ()
+    seconds: float = 0.0  # age of the oldest operation that is not applied
+    bytes: int = 0  # that are not applied
+    recovery_point_seconds: float = 0.0  # age of the oldest operation that has not reached the target
+    recovery_point_bytes: int = 0  # would be lost with the source
+    level: str = ""  # of the recovery point: warning, error, or none
+    held_bytes: int = 0  # that this connection keeps in the queue
+    growth_bytes_per_s: float = 0.0  # of these, within the last minute
+    queue_full_in_s: float | None = None  # at this rate; None: never
+    last_minute: tuple[LagSample, ...] = ()  # by the second, oldest first
+    last_hour: tuple[LagSample, ...] = ()  # by the minute
+
+
+class PathOperation(msgspec.Struct, frozen=True, kw_only=True):
+    """One captured operation on a path somebody asks for. Paths are relative to the captured directory."""
+
+    sequence: int
+    time: float  # seconds since the epoch
+    operation: str
+    path: str
+    path2: str = ""  # where it was renamed or linked to
+    stage: str  # journaled, sent, received, applied, durable
+    waits_for: str = ""
+
+
+class PathConnection(msgspec.Struct, frozen=True, kw_only=True):
+    """What one connection does with a path."""
+
+    id: int
+    repset: str
+    target: str
+    included: bool
+    rule: str = ""  # that decides; "": none names it
+    mirror_pending: bool = False  # the mirror that runs has still to bring it, or something above it
+    operations: tuple[PathOperation, ...] = ()  # the last ones in the queue, oldest first
+    note: str = ""
+
+
+class PathReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a path is, or is not, on its targets."""
+
+    path: str
+    mount: str = ""  # the directory that captures it; "": none
+    note: str = ""
+    connections: tuple[PathConnection, ...] = ()
+
+
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One connection as `dtctl status --json` prints it (design: the command contract)."""
 
@@ -118,17 +213,24 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
     replication_status: ReplicationStatus = ReplicationStatus.STOPPED
-    queued_ops: int = 0
+    queued_ops: int = 0  # ST-02: of mirror and replication
     queued_bytes: int = 0
+    queued_replication_ops: int = 0
+    queued_replication_bytes: int = 0
+    queued_mirror_ops: int = 0
     memory_queue_bytes: int = 0
     disk_queue_bytes: int = 0
     sent_bytes: int = 0
     sent_compressed_bytes: int = 0
     sent_ops: int = 0
+    sent_replication_bytes: int = 0
+    sent_compressed_replication_bytes: int = 0
     sent_mirror_bytes: int = 0
+    sent_compressed_mirror_bytes: int = 0
     skipped_mirror_bytes: int = 0
     remaining_mirror_bytes: int = 0
     lag_seconds: float = 0.0
+    lag: Lag = Lag()  # without its history
     last_file: str = ""
     connected_since: float | None = None  # seconds since the epoch
     received: dict[str, int] = {}

@@ -18,6 +18,8 @@ import pytest
 import trio
 from kit import leftovers, machine
 
+from replicator.agent import states
+
 TEST_TIMEOUT_S = 120.0
 UMASK = 0o022  # whoever runs the tests: what they make by hand is compared with what agents make
 HARD_EXIT_AFTER_S = 60.0  # after the time limit: the process sits in the kernel and hears no signal
@@ -36,6 +38,7 @@ class TestTimeoutError(Exception):
 
 def pytest_configure(config: pytest.Config) -> None:
     os.umask(UMASK)
+    states.forbidden = _forbidden_step
     config.addinivalue_line("markers", "timeout_s(seconds): another time limit than the usual one")
     # Standard error proper, before output is captured: the only way to say anything when the process hangs.
     config.stash[_stderr_descriptor] = os.dup(2)
@@ -47,6 +50,10 @@ def _umask() -> Iterator[None]:
     """A test of capture leaves this process with capture's."""
     yield
     os.umask(UMASK)
+
+
+def _forbidden_step(text: str) -> None:
+    raise states.ForbiddenStepError(text)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -147,13 +147,7 @@ class Api:
         return {"stopping": True}
 
     async def events(self, request: Request) -> object:
-        known = {"since", "limit"}
-        for name in request.query_params:
-            if name not in known:
-                raise UsageError(f"query parameter {name!r}: must be one of {', '.join(sorted(known))}")
-        return self._service.events.since(
-            _number(request, "since", 0), _number(request, "limit", limits.EVENTS_KEPT)
-        )
+        return self._service.events.since(*_since(request, limits.EVENTS_KEPT))
 
     # --- mounts ---
 
@@ -226,6 +220,19 @@ class Api:
 
     async def connection(self, request: Request) -> object:
         return await self._service.connections.get(request.path_params["connection"])
+
+    async def story(self, request: Request) -> object:
+        since, count = _since(request, limits.STORY_KEPT)
+        return await self._service.connections.story(request.path_params["connection"], since, count)
+
+    async def why(self, request: Request) -> object:
+        path = request.query_params.get("path")
+        if path is None or len(request.query_params) != 1:
+            raise UsageError("say which path: ?path=/absolute/path, and nothing else")
+        return await self._service.connections.why(path)
+
+    async def lag(self, request: Request) -> object:
+        return await self._service.connections.lag(request.path_params["connection"])
 
     async def disconnect(self, request: Request) -> object:
         await _body(request, Empty)
@@ -311,12 +318,15 @@ class Api:
             "/v1/repsets/{name}/copy": {"POST": self.copy_repset},
             "/v1/connections": {"GET": self.connections, "POST": self.connect},
             "/v1/connections/{connection}": {"GET": self.connection, "DELETE": self.disconnect},
+            "/v1/connections/{connection}/lag": {"GET": self.lag},
+            "/v1/connections/{connection}/story": {"GET": self.story},
             "/v1/connections/{connection}/disconnect": {"POST": self.disconnect},
             "/v1/connections/{connection}/mirror": {"POST": self.mirror},
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
+            "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
             "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
         }
@@ -365,6 +375,15 @@ def _generation(request: Request, given: int | None) -> int | None:
     if match is None:
         raise UsageError(f'If-Match: {header!r} is no generation; write it as "3", with the quotes')
     return int(match[1])
+
+
+def _since(request: Request, most: int) -> tuple[int, int]:
+    """What of a row is wanted: (sequence of the last one known, at most so many)."""
+    known = {"since", "limit"}
+    for name in request.query_params:
+        if name not in known:
+            raise UsageError(f"query parameter {name!r}: must be one of {', '.join(sorted(known))}")
+    return _number(request, "since", 0), _number(request, "limit", most)
 
 
 def _number(request: Request, name: str, otherwise: int) -> int:

@@ -251,8 +251,9 @@ class Children:
             except ReplicatorError:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
-        with suppress(FileNotFoundError):  # the sender did it itself
-            os.unlink(self._home.source(connection.uuid))
+        for remembered in (self._home.source(connection.uuid), self._home.story(connection.uuid)):
+            with suppress(FileNotFoundError):  # the sender did it itself
+                os.unlink(remembered)
         for mount in mounts:
             if self.capture(mount) is not None:
                 self._drop_lost_readers(mount)

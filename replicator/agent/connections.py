@@ -1,6 +1,8 @@
 """Connections: made, ended, watched, and told what to do."""
 
+import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,15 +11,15 @@ import trio
 from replicator import events, limits
 from replicator import repset as sets
 from replicator.addresses import Address, normalise_path, parse_host_port
-from replicator.agent import planning, thishost
+from replicator.agent import forecast, planning, thishost
 from replicator.agent.core import Change, Core, NotFoundError
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.agent.state import Connection, ConnectionOptions, Map, new_uuid
+from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, new_uuid
 from replicator.agent.supervisor import ChildError
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
-from replicator.status import ConnectionState, ConnectionStatus
+from replicator.status import ConnectionState, ConnectionStatus, Lag, PathConnection, PathReport, StoryEntry
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -262,6 +264,48 @@ class Connections:
         status = await self.status(connection)
         raise WaitTimeoutError(_behind(connection, status, timeout_s))
 
+    async def story(self, key: str, since: int, count: int) -> list[StoryEntry]:
+        """Steps of a connection's states after `since`, oldest first; the newest `count` of them."""
+        answer = await self._ask(self.find(key), "story", sequence=since, count=count)
+        return msgspec.convert(answer, list[StoryEntry])
+
+    async def why(self, path: str) -> PathReport:
+        """What becomes of a path here: whether it is captured, in which sets by which rule, and where the
+        last operations on it are.
+        """
+        path = normalise_path(path, "path")
+        found = _captured(path, self._core.state.mounts)
+        if found is None:
+            real = await trio.to_thread.run_sync(os.path.realpath, path)
+            found = _captured(real, self._core.state.mounts)
+        if found is None:
+            return PathReport(path=path, note="it is not captured: no mount of this agent is above it")
+        mount, relative = found
+        views = []
+        for connection in self._core.state.connections:
+            if any(journal.mount.id == mount.id for journal in self._core.children.journals(connection)):
+                views.append(await self._why(connection, mount, relative))
+        note = "" if views else "it is captured, and no connection sends anything of this mount"
+        return PathReport(path=path, mount=mount.path, note=note, connections=tuple(views))
+
+    async def _why(self, connection: Connection, mount: Mount, relative: str) -> PathConnection:
+        included, rule = sets.deciding_rule(connection.repset, os.fsencode(mount.path), os.fsencode(relative))
+        known: dict[str, Any] = {}
+        try:
+            if included:
+                known = await self._ask(connection, "why", mount_id=mount.id, path=relative)
+        except ReplicatorError as error:
+            known = {"note": f"its sender does not say: {error}"}
+        view = {
+            "id": connection.id,
+            "repset": connection.repset.name,
+            "target": self._target_name(connection),
+            "included": included,
+            "rule": str(rule) if rule is not None else "",
+            **known,
+        }
+        return msgspec.convert(view, PathConnection)
+
     async def _ask(self, connection: Connection, name: str, **arguments: object) -> Any:
         await self._core.up.wait()
         child = self._core.children.sender(connection)
@@ -287,23 +331,46 @@ class Connections:
             status = msgspec.convert(await child.call("status"), ConnectionStatus)
         except ReplicatorError as error:
             return msgspec.structs.replace(without, state=ConnectionState.ERROR, state_reason=str(error))
-        memory, disk = await self._queue_bytes(connection)
+        memory, disk, room = await self._queue_bytes(connection)
         return msgspec.structs.replace(
-            status, id=connection.id, target=name, memory_queue_bytes=memory, disk_queue_bytes=disk
+            status,
+            id=connection.id,
+            target=name,
+            memory_queue_bytes=memory,
+            disk_queue_bytes=disk,
+            lag=forecast.completed(status.lag, self._core.config.meter, room),
         )
 
-    async def _queue_bytes(self, connection: Connection) -> tuple[int, int]:
-        """Bytes the journals of a connection hold in memory and on disk."""
+    async def lag(self, key: str) -> Lag:
+        """The meter of a connection, with its history."""
+        connection = self.find(key)
+        lag = msgspec.convert(await self._ask(connection, "lag"), Lag)
+        _, _, room = await self._queue_bytes(connection)
+        return forecast.completed(lag, self._core.config.meter, room)
+
+    async def _queue_bytes(self, connection: Connection) -> tuple[int, int, int | None]:
+        """Bytes the journals of a connection hold in memory and on disk, and what the fullest can still
+        take.
+        """
         memory = disk = 0
+        room: int | None = None
+        settings = self._core.config.queue
         for journal in self._core.children.journals(connection):
             child = self._core.children.capture(journal.mount)
             try:
                 status = await child.call("status") if child is not None else {}
             except ReplicatorError:
                 continue  # shown at the mount; the rest of the status is still of use
-            memory += status.get("memory_bytes", 0)
-            disk += status.get("disk_bytes", 0)
-        return memory, disk
+            in_memory, on_disk = status.get("memory_bytes", 0), status.get("disk_bytes", 0)
+            memory += in_memory
+            disk += on_disk
+            try:
+                free = os.statvfs(settings.disk_directory or self._core.home.queue)
+            except OSError:
+                continue  # the capture says it better
+            left = forecast.room_bytes(settings, in_memory, on_disk, free.f_bavail * free.f_frsize)
+            room = left if room is None else min(room, left)
+        return memory, disk, room
 
     def _target_name(self, connection: Connection) -> str:
         return str(Address(connection.target_host or self._core.listen.host, connection.target_port))
@@ -319,6 +386,15 @@ class Connections:
             raise UsageError(f"replication set {key!r} has several connections: name one of {numbers}")
         known = ", ".join(str(c.id) for c in self._core.state.connections) or "none"
         raise NotFoundError(f"no connection {key!r}; connections: {known}")
+
+
+def _captured(path: str, mounts: Sequence[Mount]) -> tuple[Mount, str] | None:
+    """The mount that captures a path, and the path relative to it."""
+    for mount in mounts:
+        for root in (mount.path, mount.mountpoint):
+            if sets.is_inside(path, root):
+                return mount, path[len(root) :].strip("/")
+    return None
 
 
 def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions:

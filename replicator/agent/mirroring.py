@@ -1,8 +1,10 @@
 """One run of a mirror: its options, its counters, its progress as a value."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from replicator import limits
+from replicator.agent.states import MIRROR, Machine, MirrorEvent
 from replicator.ops import shown
 from replicator.status import MirrorProgress, MirrorStatus, Problem
 
@@ -36,15 +38,32 @@ class MirrorRun:
     current: str = ""
     problem_count: int = 0
     problems: list[Problem] = field(default_factory=list)
-    paused: bool = False
-    stopped: bool = False
     some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
     complete: bool = False  # it has ended, with everything brought
-    waiting: bool = False  # everything is sent, the target still writes (MR-10)
     finished_ns: int | None = None
     _rate_mark: tuple[int, int] = (0, 0)
     _rate: float = 0.0
+    moved: Callable[[MirrorStatus, MirrorStatus, MirrorEvent, str], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._status: Machine[MirrorStatus, MirrorEvent] = Machine(MIRROR, MirrorStatus.MIRRORING, self.moved)
+
+    @property
+    def status(self) -> MirrorStatus:
+        return self._status.state
+
+    def happen(self, event: MirrorEvent) -> None:
+        self._status.happen(event)
+
+    @property
+    def paused(self) -> bool:
+        return self.status is MirrorStatus.PAUSED
+
+    @property
+    def stopped(self) -> bool:
+        """By request, before it was complete."""
+        return self.status is MirrorStatus.STOPPED
 
     @property
     def compares(self) -> bool:
@@ -57,12 +76,6 @@ class MirrorRun:
             self.problems.append(Problem(shown(path), reason))
 
     def progress(self, now_ns: int) -> MirrorProgress:
-        if self.finished_ns is not None:
-            status = MirrorStatus.STOPPED if self.stopped else MirrorStatus.IDLE
-        elif self.paused:
-            status = MirrorStatus.PAUSED
-        else:
-            status = MirrorStatus.WAITING if self.waiting else MirrorStatus.MIRRORING
         end_ns = self.finished_ns if self.finished_ns is not None else now_ns
         elapsed_s = max(end_ns - self.started_ns, 0) / 1e9
         percent: float | None = None
@@ -73,7 +86,7 @@ class MirrorRun:
             percent = min(100.0 * (self.done_bytes + self.done_files) / whole, 100.0) if whole else 100.0
         return MirrorProgress(
             kind=self.kind,
-            status=status,
+            status=self.status,
             complete=self.complete,
             percent=percent,
             total_files=self.total_files,

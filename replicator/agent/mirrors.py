@@ -6,7 +6,7 @@ around it: kind, options, counters. All changes happen between two checkpoints.
 
 import itertools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import trio
@@ -18,19 +18,32 @@ from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.shipper import Shipper
+from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.net.frames import Connected
-from replicator.status import TargetDataState
+from replicator.status import MirrorStatus, TargetDataState
 from replicator.world import World
+
+MIRROR_BEGINS = "mirror begins"
 
 
 class Mirrors:
-    """`shipper` and `scanner`, which work for the run under way, are set by whoever assembles a sender."""
+    """`shipper` and `scanner`, which work for the run under way, are set by whoever assembles a sender.
+
+    `moved(status, event, reason)` hears of each step of the mirror status.
+    """
 
     shipper: Shipper
     scanner: Scanner
 
-    def __init__(self, world: World, flows: list[Flow], memory: SenderStateFile, changes: Changes) -> None:
+    def __init__(
+        self,
+        world: World,
+        flows: list[Flow],
+        memory: SenderStateFile,
+        changes: Changes,
+        moved: Callable[[MirrorStatus, str, str], None],
+    ) -> None:
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
         self.was_exact = False  # the target was, until it had to give a single path up
@@ -38,6 +51,7 @@ class Mirrors:
         self._flows = flows
         self._memory = memory
         self._changes = changes
+        self._moved = moved
         self._ended: tuple[MirrorRun, list[int]] | None = None  # and where in each journal
 
     # --- beginning and ending ---
@@ -77,25 +91,32 @@ class Mirrors:
     def _new_run(self, kind: str, *, exact: bool, started_wall_ns: int) -> MirrorRun:
         world = self._world
         identifier = str(uuid.UUID(int=world.random.getrandbits(128)))
-        self.run = self.last = MirrorRun(identifier, kind, exact, world.clock.monotonic_ns())
+        run = MirrorRun(identifier, kind, exact, world.clock.monotonic_ns(), moved=self._step)
+        self.run = self.last = run
         state = self._memory.state
         state.mirror_wanted, state.mirror_exact = kind, exact
         state.mirror_started_wall_ns = started_wall_ns
         self._memory.save()
-        return self.run
+        self._moved(run.status, MIRROR_BEGINS, kind)
+        return run
+
+    def _step(self, before: MirrorStatus, after: MirrorStatus, event: MirrorEvent, reason: str) -> None:
+        if event is not MirrorEvent.END:  # which says how, see `end`
+            self._moved(after, event, reason)
 
     def end(self, complete: bool) -> None:
         """The end of the run is in the stream (or it never began there)."""
         run = self.run
         assert run is not None
         run.finished_ns = self._world.clock.monotonic_ns()
-        run.waiting = False
+        run.happen(MirrorEvent.END)
         run.complete = complete
         self._ended = (run, [flow.position.sequence for flow in self._flows])
         self.run = None
         self._memory.state.mirror_wanted = None
         self._memory.state.mirror_started_wall_ns = None
         self._memory.save()
+        self._moved(MirrorStatus.IDLE, MirrorEvent.END, "complete" if complete else "not complete")
         self._changes.notify()
 
     # --- the next session ---
@@ -135,6 +156,7 @@ class Mirrors:
         run, ends = self._ended
         run.finished_ns = None
         self.run = run
+        run.happen(MirrorEvent.TAKEN_UP)
         self.shipper.announced = run.run_id
         for flow, end in zip(self._flows, ends, strict=True):
             flow.order.active = True
@@ -163,7 +185,7 @@ class Mirrors:
     def stop(self, *, connected: bool) -> None:
         """MR-07: the position is lost; the data state becomes Mirror Required."""
         run = self._running()
-        run.stopped = True
+        run.happen(MirrorEvent.STOP)
         self._memory.state.mirror_wanted = None
         self._memory.save()
         if not connected or self.shipper.announced != run.run_id:
@@ -175,14 +197,16 @@ class Mirrors:
 
     def pause(self) -> None:
         """MR-06."""
-        self._running().paused = True
+        if self._running().stopped:
+            raise ReplicatorError("the mirror is being stopped")
+        self._running().happen(MirrorEvent.PAUSE)
         self._changes.notify()
 
     def resume_paused(self) -> None:
         """MR-06: go on where it was."""
         if self.run is None or not self.run.paused:
             raise ReplicatorError("no mirror is paused")
-        self.run.paused = False
+        self.run.happen(MirrorEvent.RESUME)
         self._changes.notify()
 
     def _running(self) -> MirrorRun:

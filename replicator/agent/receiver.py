@@ -28,6 +28,7 @@ from replicator.agent.replica_state import Applied, Received, RefusedBatch, Repl
 from replicator.agent.replica_tree import LINKS_PREFIX, ReplicaTree, Tree
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool
+from replicator.agent.states import DATA, DataEvent, step
 from replicator.errors import JournalError, ProtocolError, RemoteProtocolError, ReplicatorError, UsageError
 from replicator.fs import credentials
 from replicator.mirror.pieces import decode_batch
@@ -316,7 +317,7 @@ class Receiver:
             mirror_id="",
             data_state=state.data_state
             if state.clean and not state.mirroring
-            else TargetDataState.MIRROR_REQUIRED,
+            else step(DATA, state.data_state, DataEvent.POWER_LOST),
             suspect_since_ns=suspect_since_ns,
             power_lost=state.power_lost or (lost and state.data_state != TargetDataState.MIRROR_REQUIRED),
         )

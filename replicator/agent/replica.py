@@ -30,6 +30,7 @@ from replicator.agent.replica_state import (
 from replicator.agent.replica_tree import Tree
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool, Spooled
+from replicator.agent.states import APPLY, DATA, ApplyEvent, DataEvent, Machine, step
 from replicator.errors import ReplicatorError
 from replicator.mirror.pieces import Batch, Listing, Refused, decode_batch, encode_refused
 from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
@@ -81,14 +82,13 @@ class Replica:
     ) -> None:
         self.state = state
         self.applied = applied
-        self.status = TargetStatus.OK
-        self.reason = ""  # why it is retrying
         self.drained = False
         self.operations = 0  # applied by this process
         self.last_path = b""
         self.refused: deque[RefusedBatch] = deque(refused)
         self.refusals = len(refused)  # ever appended to `refused`
         self.tree: Tree | None = None
+        self._apply_state: Machine[TargetStatus, ApplyEvent] = Machine(APPLY, TargetStatus.OK, self._moved)
         self._world = world
         self._spool = spool
         self._state_file = state_file
@@ -114,6 +114,15 @@ class Replica:
         self._given_up: set[bytes] = set()  # paths that failed for too long, until a mirror brings them
         self._stale_descriptors = False  # the tree was synced: a good time to look at it afresh
 
+    @property
+    def status(self) -> TargetStatus:
+        return self._apply_state.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is retrying."""
+        return self._apply_state.reason
+
     # --- what others ask for ---
 
     def wake(self) -> None:
@@ -125,14 +134,14 @@ class Replica:
         """PT-01: the operation in progress is finished, then nothing is applied until `resume`."""
         if not self._paused:
             self._paused = self._held = True
-            self._show(TargetStatus.PAUSE_PENDING, "")
+            self._apply_state.happen(ApplyEvent.PAUSE)
             self._wake.set()
 
     def resume(self) -> None:
         if self._paused:
             self._paused = False
             self._held = self._stopping
-            self._show(TargetStatus.OK, "")
+            self._apply_state.happen(ApplyEvent.RESUME)
             self._wake.set()
 
     def stop(self) -> None:
@@ -160,7 +169,7 @@ class Replica:
                         await self._breathe()
                     continue
                 if self._paused:
-                    self._show(TargetStatus.PAUSED, "")
+                    self._apply_state.happen(ApplyEvent.HELD)
                 else:
                     self._in_doubt = False
                     self.drained = True
@@ -291,7 +300,7 @@ class Replica:
                 await self._wait_to_retry(_reason(error), delay_s)
                 delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
         if self.status is TargetStatus.RETRYING:
-            self._show(TargetStatus.OK, "")
+            self._apply_state.happen(ApplyEvent.WORKS)
         self.operations += 1
         self.last_path = record.path
         self._unsynced.set()
@@ -329,7 +338,7 @@ class Replica:
                 await self._wait_to_retry(_reason(error), delay_s)
                 delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
         if self.status is TargetStatus.RETRYING:
-            self._show(TargetStatus.OK, "")
+            self._apply_state.happen(ApplyEvent.WORKS)
         if refused:
             self._refuse(refused, batch.number)
         self._unsynced.set()
@@ -401,7 +410,7 @@ class Replica:
                     await self._wait_to_retry(_reason(error), delay_s)
                     delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
         if self.status is TargetStatus.RETRYING:
-            self._show(TargetStatus.OK, "")
+            self._apply_state.happen(ApplyEvent.WORKS)
         self._journals = tuple(journal.journal_id for journal in connect.journals)
         if connect != self.state.connect:
             former = self.state.connect
@@ -410,7 +419,7 @@ class Replica:
             self.applied.marks = {k: v for k, v in self.applied.marks.items() if k in self._journals}
             known = former is None or (former.journals == connect.journals and former.maps == connect.maps)
             if not known:
-                self._set_data_state(TargetDataState.MIRROR_REQUIRED)
+                self._data_event(DataEvent.OTHER_PLACE)
             if former is None:  # what is there already was made by others, and is as durable as it will be
                 wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
                 await self._world.in_thread(partial(self._positions.save, self._positions.marks, wall_ns))
@@ -422,7 +431,7 @@ class Replica:
         self._save_refused([])
         self._given_up.clear()
         self.tree.forget_links()
-        self._set_data_state(TargetDataState.MIRRORING)
+        self._data_event(DataEvent.MIRROR_BEGINS)
         # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
         await self._save(mirroring=True, mirror_id=begin.mirror_id, power_lost=False)
         self._changed()
@@ -433,7 +442,7 @@ class Replica:
         self.refused = deque(r for r in self.refused if r.batches >= self.applied.batches)
         self._save_refused(list(self.refused))
         self.tree.forget_links()
-        self._set_data_state(TargetDataState.OK if end.complete else TargetDataState.MIRROR_REQUIRED)
+        self._data_event(DataEvent.MIRROR_COMPLETE if end.complete else DataEvent.MIRROR_INCOMPLETE)
         suspect_since_ns = None if end.complete else self.state.suspect_since_ns
         self.tree.suspect(suspect_since_ns)
         await self._save(mirroring=False, mirror_id=end.mirror_id, suspect_since_ns=suspect_since_ns)
@@ -446,11 +455,12 @@ class Replica:
         exact copy.
         """
         if not self.state.mirroring and self.state.data_state is TargetDataState.OK:
-            self._set_data_state(TargetDataState.MIRROR_REQUIRED)
+            self._data_event(DataEvent.LOSS)
             await self._save()
             self._changed()
 
-    def _set_data_state(self, data_state: TargetDataState) -> None:
+    def _data_event(self, event: DataEvent) -> None:
+        data_state = step(DATA, self.state.data_state, event)
         self.state = msgspec.structs.replace(self.state, data_state=data_state)
 
     # --- trouble ---
@@ -473,7 +483,7 @@ class Replica:
     async def _wait_to_retry(self, reason: str, delay_s: float) -> None:
         if reason != self.reason:
             print(f"retrying: {reason}", file=sys.stderr, flush=True)
-        self._show(TargetStatus.RETRYING, reason)
+        self._apply_state.happen(ApplyEvent.FAIL, reason)
         with trio.move_on_after(delay_s):
             while not self._held:
                 self._wake = trio.Event()
@@ -483,17 +493,15 @@ class Replica:
 
     async def _hold(self) -> None:
         while self._paused and not self._stopping:
-            self._show(TargetStatus.PAUSED, "")
+            self._apply_state.happen(ApplyEvent.HELD)
             self._wake = trio.Event()
             await self._wake.wait()
         if self._stopping:
             raise _Stopped
 
-    def _show(self, status: TargetStatus, reason: str) -> None:
-        if (status, reason) != (self.status, self.reason):
-            self.status, self.reason = status, reason
-            self._stir()
-            self._changed()
+    def _moved(self, before: TargetStatus, after: TargetStatus, event: ApplyEvent, reason: str) -> None:
+        self._stir()
+        self._changed()
 
     def _stir(self) -> None:
         """Those who wait for the end of the spool look again."""

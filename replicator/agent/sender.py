@@ -16,43 +16,40 @@ import trio
 from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
+from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.flow import Flow
+from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
+from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
-from replicator.agent.sender_arguments import JournalArguments, SenderArguments
+from replicator.agent.sender_arguments import SenderArguments
+from replicator.agent.sender_journals import open_flows
 from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
+from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
+from replicator.agent.story import Story
+from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import decode_refused
-from replicator.mirror.scan import Source
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import (
-    PROTOCOL_VERSION,
     Acknowledge,
-    Connect,
     Connected,
     Derived,
     Disconnect,
-    Hello,
-    JournalInfo,
     Mark,
-    PathMap,
     PiecesRefused,
-    RefusedConnection,
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Identity, Position, shown
 from replicator.paths import Home
-from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalSettings
-from replicator.repset import compile_filter
 from replicator.status import (
-    ConnectionState,
     ConnectionStatus,
+    Lag,
     MirrorProgress,
     MirrorStatus,
-    ReplicationStatus,
     TargetDataState,
     TargetStatus,
     TransmitMode,
@@ -71,7 +68,6 @@ class Sender:
         self._arguments = arguments
         self._flows = flows
         self._agent_bell = Home(arguments.home).bell
-        self._told: tuple[object, ...] = ()  # the agent, by its bell
         options = arguments.options
         self._memory = SenderStateFile(
             world,
@@ -82,8 +78,15 @@ class Sender:
                 mirror_exact=options.orphans == "delete",
             ),
         )
+        self.story = Story(world, Home(arguments.home).story(arguments.connection_uuid))
+        self._lag = LagWatch(world, flows)
         self._changes = Changes(self._tell_agent)
-        self._mirrors = mirrors = Mirrors(world, flows, self._memory, self._changes)
+        self._states = ConnectionStates(
+            self._memory, self.story, lambda: self._mirrors.run is not None, self._changes.notify
+        )
+        self._mirrors = mirrors = Mirrors(
+            world, flows, self._memory, self._changes, self._states.mirror_moved
+        )
         self.shipper = Shipper(
             flows,
             lambda: mirrors.run,
@@ -91,22 +94,20 @@ class Sender:
             mirrors.end,
             self._wake_scanner,
             lambda: self._scanner.idle,
+            self._lag,
         )
-        self.shipper.replicating = self._state.replicating
+        self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
         self.shipper.batches = world.clock.wall_ns() // 1000
         self._scanner = Scanner(world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake)
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
         self._session: Session | None = None
-        self._state_name = ConnectionState.STOPPED
-        self._state_reason = ""
-        self._target_status = TargetStatus.NOT_LOADED
-        self._target_reason = ""
         self._received = [0] * len(flows)
         self._applied = [0] * len(flows)
         self._durable = [0] * len(flows)
         self._connected_since: float | None = None
         self._receiver_pid: int | None = None
+        self._target_address = ""  # kept when the session ends: who it was
         self._root_changed = False
         self._stopping = False
         self.removed = False
@@ -121,12 +122,16 @@ class Sender:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the connection up until `stop` or `disconnect`."""
         task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._lag.run, self._hears_of_changes)
+            nursery.start_soon(self._watch_queue)
+            await self._keep_up()
+            nursery.cancel_scope.cancel()
+
+    async def _keep_up(self) -> None:
         delay_s = limits.RECONNECT_FIRST_S
         while not self._stopping:
-            if (
-                self._state.transmit is not TransmitMode.STARTED
-                and self._state.transmit is not TransmitMode.PAUSED
-            ):
+            if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
                 await self._changes.wait()
                 continue
             self._transmit_scope = trio.CancelScope()
@@ -136,15 +141,16 @@ class Sender:
                     connected = await self._session_once()
                 except RootChanged as error:
                     self._root_changed = True
-                    self._set_transmit(TransmitMode.ERROR)
-                    self._set_state(ConnectionState.ERROR, str(error))
+                    self._states.replicate(ReplicationEvent.FAIL, "a root of the set is gone")
+                    self._states.transmission(TransmitEvent.FAIL, str(error))
                     continue
                 except (OSError, SessionEnded, ProtocolError, ReplicatorError) as error:
                     connected = self._connected_since is not None
                     retry = getattr(error, "retry", True)
-                    self._set_state(ConnectionState.ERROR, _reason(error, self._target_name))
+                    reason = reason_of(error, self._target_name)
+                    self._states.lost(reason)
                     if not retry:
-                        self._set_transmit(TransmitMode.ERROR)
+                        self._states.transmission(TransmitEvent.FAIL, reason)
                         continue
                 finally:
                     self._session_over()
@@ -153,7 +159,7 @@ class Sender:
                 if not self._stopping:
                     await trio.sleep(delay_s * (0.75 + self._world.random.random() / 2))
                     delay_s = min(delay_s * 2, limits.RECONNECT_MAX_S)
-        self._set_state(ConnectionState.STOPPED, "")
+        self._states.sender_stops()
 
     @property
     def _target_name(self) -> str:
@@ -170,18 +176,13 @@ class Sender:
         session = Session(stream, Engine(Role.SOURCE))
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
-                connected = await self._introduce(session)
+                connected = await introduce(session, arguments)
             self._resume_at(connected)
             self._session = session
+            self._target_address = peer_address(stream)
             self._connected_since = self._world.clock.wall_ns() / 1e9
             self._receiver_pid = connected.receiver_pid
-            self._target_status = TargetStatus.OK
-            self._set_state(
-                ConnectionState.PAUSED
-                if self._state.transmit is TransmitMode.PAUSED
-                else ConnectionState.STARTED,
-                "",
-            )
+            self._states.connected()
             for frame in self._starting_positions:
                 await session.send(frame, b"")
             async with trio.open_nursery() as nursery:
@@ -193,7 +194,7 @@ class Sender:
                 while True:
                     self._handle(await session.receive())
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise what_ended(group) from None
         except trio.TooSlowError:
             raise OSError(errno.ETIMEDOUT, "no answer in time") from None
         finally:
@@ -202,50 +203,20 @@ class Sender:
                 await session.close("sender stops" if self._stopping else "")
         return True
 
-    async def _introduce(self, session: Session) -> Connected:
-        arguments = self._arguments
-        await session.greet(arguments.connection_uuid)
-        await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
-        hello = await session.receive()
-        if isinstance(hello, RefusedConnection):
-            raise ConnectionRefused(hello.reason, retry=hello.retry)
-        assert isinstance(hello, Hello)
-        await session.send(
-            Connect(
-                arguments.connection_uuid,
-                arguments.repset.name,
-                arguments.repset.generation,
-                msgspec.json.encode(arguments.repset).decode(),
-                tuple(JournalInfo(f.journal_id, os.fsencode(j.root)) for f, j in self._pairs()),
-                tuple(
-                    PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps
-                ),
-                arguments.options.remap_links,
-            )
-        )
-        answer = await session.receive()
-        if isinstance(answer, RefusedConnection):
-            raise ConnectionRefused(answer.reason, retry=answer.retry)
-        assert isinstance(answer, Connected)
-        return answer
-
-    def _pairs(self) -> list[tuple[Flow, JournalArguments]]:
-        return list(zip(self._flows, self._arguments.journals, strict=True))
-
     def _session_over(self) -> None:
         self._session = None
         self._connected_since = None
         self._receiver_pid = None
-        self._target_status = TargetStatus.NOT_LOADED
         for flow in self._flows:
             flow.session_ended()
-        self._changes.notify()
+        self._states.session_over()
+        self._lag.wake()
 
     # --- where to go on ---
 
     def _resume_at(self, connected: Connected) -> None:
         """Bring flows, orders and the mirror in line with what the target has."""
-        self.shipper.data_state = TargetDataState(connected.data_state)
+        self.shipper.data_state = self._states.reported_data = TargetDataState(connected.data_state)
         self._starting_positions: list[Derived] = []
         lost = False
         for index, flow in enumerate(self._flows):
@@ -269,7 +240,10 @@ class Sender:
             applied, durable = connected.applied[index], connected.durable[index]
             self._applied[index] = applied.sequence if applied else 0
             self._durable[index] = durable.sequence if durable else 0
+        self._lag.resume(self._applied, self._durable)
         self._root_changed = self._root_changed and not lost
+        if lost:
+            self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
         self._mirrors.resume(connected, lost)
 
     async def _note_alive(self) -> None:
@@ -287,20 +261,17 @@ class Sender:
             self._durable = list(event.durable)
             for flow, durable in zip(self._flows, event.durable, strict=True):
                 flow.cursor.acknowledge(durable)
-            unapplied = self.shipper.unapplied
-            while unapplied and self._applied[unapplied[0][0]] >= unapplied[0][1]:
-                unapplied.popleft()
+            self._lag.acknowledged(event.received, event.applied, event.durable)
             self.shipper.acknowledged(event.batches_applied)
             if self._mirrors.run is not None:
                 self._scanner.wake()
                 self.shipper.wake()
             self._changes.notify()
         elif isinstance(event, TargetState):
-            self._target_status = TargetStatus(event.status)
-            self._target_reason = event.reason
             if self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self.shipper.data_state = TargetDataState(event.data_state)
+            self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
@@ -344,41 +315,34 @@ class Sender:
 
         What happened meanwhile was not kept: a mirror is advised (RP-02).
         """
-        self._set_replicating(True)
+        self._set_replicating(ReplicationEvent.START)
 
     def replicate_stop(self) -> None:
-        self._set_replicating(False)
+        self._set_replicating(ReplicationEvent.STOP)
 
-    def _set_replicating(self, on: bool) -> None:
-        self._state.replicating = self.shipper.replicating = on
-        self._memory.save()
+    def _set_replicating(self, event: ReplicationEvent) -> None:
+        self._states.replicate(event)
+        self.shipper.replicating = on = self._states.replicating
         if not on and self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
-            run = (
-                self._mirrors.begin_recovery()
-            )  # begins and ends in the stream: from here on the copy is not exact
-            run.stopped = True
+            # Begins and ends in the stream: from here on the copy is not exact.
+            self._mirrors.begin_recovery().happen(MirrorEvent.STOP)
         self._changes.notify()
         self.shipper.wake()
 
     def transmit_start(self) -> None:
-        self._set_transmit(TransmitMode.STARTED)
-        if self._session is not None:
-            self._set_state(ConnectionState.STARTED, "")
+        self._set_transmit(TransmitEvent.START)
 
     def transmit_stop(self) -> None:
         """The network connection ends, changes are queued here (CS-01 Stopped)."""
-        self._set_transmit(TransmitMode.STOPPED)
-        self._set_state(ConnectionState.STOPPED, "transmission was stopped")
+        self._set_transmit(TransmitEvent.STOP)
         self._interrupt()
 
     def transmit_pause(self) -> None:
         """The network connection stays, changes are queued here (CS-01 Paused)."""
-        self._set_transmit(TransmitMode.PAUSED)
-        if self._session is not None:
-            self._set_state(ConnectionState.PAUSED, "")
+        self._set_transmit(TransmitEvent.PAUSE)
 
     def transmit_resume(self) -> None:
-        self.transmit_start()
+        self._set_transmit(TransmitEvent.RESUME)
 
     async def wait(self, sequences: dict[str, int], timeout_s: float | None) -> bool:
         """Whether, in that time, everything up to these sequences (by journal id) was applied and no mirror
@@ -386,7 +350,7 @@ class Sender:
         """
         with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
             while True:
-                if not self._state.replicating:
+                if not self._states.replicating:
                     raise ReplicatorError("replication is stopped: `dtctl replicate start`")
                 mirrored = (
                     self._mirrors.run is None and self.shipper.data_state is not TargetDataState.MIRRORING
@@ -414,9 +378,11 @@ class Sender:
                 except (SessionEnded, OSError):
                     pass
         self.removed = True
+        self._lag.close()
         for flow in self._flows:
             flow.cursor.remove()
         self._memory.remove()
+        self.story.remove()
         self.stop()
         return told
 
@@ -441,39 +407,39 @@ class Sender:
             queued_ops, queued_bytes = flow.cursor.backlog()
             ops += max(flow.cursor.head().sequence - applied, 0) if applied else queued_ops
             bytes_ += queued_bytes
-        if not self._state.replicating:
-            replication = ReplicationStatus.STOPPED
-        elif ops and self._session is not None:
-            replication = ReplicationStatus.REPLICATING
-        else:
-            replication = ReplicationStatus.READY
-        oldest = self.shipper.unapplied[0][2] if self.shipper.unapplied else None
-        lag_s = max(self._world.clock.wall_ns() - oldest, 0) / 1e9 if oldest is not None else 0.0
+        pieces = self.shipper.pieces_queued
+        lag = self._lag.lag()
         ids = [flow.journal_id for flow in self._flows]
         return ConnectionStatus(
             id=0,
             uuid=self._arguments.connection_uuid,
             repset=self._arguments.repset.name,
             target=self._target_name,
-            state=self._state_name,
-            state_reason=self._state_reason,
-            target_data_state=self.shipper.data_state
-            if self._mirrors.run is None
-            else TargetDataState.MIRRORING,
-            target_status=self._target_status,
-            target_status_reason=self._target_reason,
-            transmit_mode=self._state.transmit,
+            target_address=self._target_address,
+            state=self._states.connection,
+            state_reason=self._states.reason,
+            target_data_state=self._states.target_data,
+            target_status=self._states.target_status,
+            target_status_reason=self._states.target_reason,
+            transmit_mode=self._states.transmit,
             mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
-            replication_status=replication,
-            queued_ops=ops,
-            queued_bytes=bytes_,
+            replication_status=self._states.replication(queued=bool(ops)),
+            queued_ops=ops + pieces,
+            queued_bytes=bytes_ + self.shipper.piece_bytes_queued,
+            queued_replication_ops=ops,
+            queued_replication_bytes=bytes_,
+            queued_mirror_ops=pieces,
             sent_bytes=totals.sent_bytes,
             sent_compressed_bytes=totals.sent_bytes,
             sent_ops=totals.operations,
+            sent_replication_bytes=totals.sent_bytes - totals.mirror_bytes,
+            sent_compressed_replication_bytes=totals.sent_bytes - totals.mirror_bytes,
             sent_mirror_bytes=totals.mirror_bytes,
+            sent_compressed_mirror_bytes=totals.mirror_bytes,
             skipped_mirror_bytes=progress.skipped_bytes,
             remaining_mirror_bytes=progress.remaining_bytes if self._mirrors.run is not None else 0,
-            lag_seconds=lag_s,
+            lag_seconds=lag.seconds,
+            lag=msgspec.structs.replace(lag, last_minute=(), last_hour=()),
             last_file=shown(totals.last_path),
             connected_since=self._connected_since,
             received=dict(zip(ids, self._received, strict=True)),
@@ -484,26 +450,43 @@ class Sender:
             mirror=progress,
         )
 
-    @property
-    def _data_state(self) -> TargetDataState:
-        return self.shipper.data_state if self._mirrors.run is None else TargetDataState.MIRRORING
+    async def why(self, mount_id: str, path: str) -> dict[str, object]:
+        """What this connection knows of `path`, relative to the directory that this mount captures."""
+        index = next(i for i, flow in enumerate(self._flows) if flow.journal_id == mount_id)
+        flow, journal = self._flows[index], self._arguments.journals[index]
+        operations, note, pending = await explain(
+            self._world,
+            JournalSettings(journal.memory_directory, journal.disk_directory),
+            flow,
+            path,
+            (self._received[index], self._applied[index], self._durable[index]),
+            self.status(),
+        )
+        return {"operations": operations, "note": note, "mirror_pending": pending}
+
+    def lag(self) -> Lag:
+        """The meter, with its history."""
+        return self._lag.lag()
 
     # --- small things ---
 
+    def _hears_of_changes(self) -> bool:
+        """Whether the shipper is rung when something is journaled."""
+        return self._session is not None and self._may_ship()
+
+    async def _watch_queue(self) -> None:
+        """See a queue that is full, and one that has room again."""
+        while True:
+            self._states.memory(exhausted=self._lag.queue_exhausted)
+            await trio.sleep(limits.QUEUE_LOOK_S)
+
     def _may_ship(self) -> bool:
-        return self._state.transmit is TransmitMode.STARTED
+        return self._states.transmit is TransmitMode.STARTED
 
-    def _set_transmit(self, mode: TransmitMode) -> None:
-        self._state.transmit = mode
-        self._memory.save()
-        self._changes.notify()
+    def _set_transmit(self, event: TransmitEvent) -> None:
+        self._states.transmission(event)
         self.shipper.wake()
-
-    def _set_state(self, state: ConnectionState, reason: str) -> None:
-        if (state, reason) != (self._state_name, self._state_reason):
-            print(f"{state.value}{': ' if reason else ''}{reason}", file=sys.stderr, flush=True)
-        self._state_name, self._state_reason = state, reason
-        self._changes.notify()
+        self._lag.wake()
 
     def _interrupt(self) -> None:
         if self._transmit_scope is not None:
@@ -511,79 +494,11 @@ class Sender:
 
     def _tell_agent(self) -> None:
         """Ring if something is new that an administrator may want to find in the log."""
-        notable = (self._state_name, self._mirrors.run is None, self._target_status, self.shipper.data_state)
-        if notable != self._told:
-            self._told = notable
+        if self._states.observe():
             self._world.doorbells.ring(self._agent_bell)
 
 
-class ConnectionRefused(ReplicatorError):
-    """The target does not accept this connection.
-
-    `retry`: trying again by itself may help.
-    """
-
-    def __init__(self, reason: str, *, retry: bool) -> None:
-        super().__init__(reason)
-        self.retry = retry
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What ended a session: RootChanged before what only followed from it, a bug before all; the group if it
-    is cancelled.
-    """
-    leaves: list[BaseException] = []
-
-    def collect(error: BaseException) -> None:
-        if isinstance(error, BaseExceptionGroup):
-            for inner in error.exceptions:
-                collect(inner)
-        elif not isinstance(error, trio.Cancelled):
-            leaves.append(error)
-
-    collect(group)
-    bug = any(not isinstance(e, SessionEnded | ProtocolError | OSError | ReplicatorError) for e in leaves)
-    if bug or not leaves:
-        return group
-    return next((e for e in leaves if isinstance(e, RootChanged)), leaves[0])
-
-
-def _reason(error: BaseException, target: str) -> str:
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and not isinstance(error, ReplicatorError):
-        return f"{target}: {error.strerror or text}"
-    return text
-
-
 # --- the process ---
-
-
-async def open_flows(world: World, arguments: SenderArguments) -> list[Flow]:
-    """Journals, cursors and source trees of a connection; waits for captures that are not up yet."""
-    flows: list[Flow] = []
-    for index, journal in enumerate(arguments.journals):
-        settings = JournalSettings(journal.memory_directory, journal.disk_directory)
-        while True:
-            try:
-                root_fd = await _capture_root(journal.capture_socket)
-                cursor = Cursor.open(
-                    world, settings, journal.mount_id, arguments.connection_uuid, create=True
-                )
-                lookahead = Cursor.open(world, settings, journal.mount_id, None)
-                break
-            except (OSError, ReplicatorError) as error:
-                print(f"waiting for the mount {journal.root}: {error}", file=sys.stderr, flush=True)
-                await trio.sleep(limits.RECONNECT_FIRST_S)
-        make_filter = partial(compile_filter, arguments.repset, os.fsencode(journal.root))
-        source = Source(root_fd, make_filter)
-        flows.append(Flow(index, journal.mount_id, cursor, lookahead, make_filter(), source))
-    return flows
-
-
-async def _capture_root(socket_path: str) -> int:
-    async with control.Control(socket_path) as capture:
-        _, descriptors = await capture.call_with_descriptors("root")
-    return descriptors[0]
 
 
 def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
@@ -600,10 +515,11 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
-    return calls | {"wait": wait, "disconnect": sender.disconnect}
+    story = plain(sender.story.since)
+    return calls | {"wait": wait, "disconnect": sender.disconnect, "story": story, "why": sender.why}
 
 
 async def serve(world: World, arguments: SenderArguments) -> None:

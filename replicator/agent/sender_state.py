@@ -12,7 +12,9 @@ class SenderState(msgspec.Struct):
     """What is remembered."""
 
     transmit: TransmitMode = TransmitMode.STARTED
+    transmit_reason: str = ""  # why it needs a person
     replicating: bool = True
+    pending: bool = False  # something failed that only a mirror can repair
     mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
     mirror_exact: bool = False
     mirror_started_wall_ns: int | None = None

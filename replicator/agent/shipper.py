@@ -13,7 +13,9 @@ import trio
 
 from replicator import limits
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
+from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirroring import MirrorRun
+from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
 from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
 from replicator.mirror.pieces import Abandon, Batch, Finish, LinkTo, Listing, Part, Same, Times, encode_batch
@@ -84,15 +86,13 @@ class Shipper:
     end_run: Callable[[bool], None]
     wake_scanner: Callable[[], None]
     scanner_idle: Callable[[], bool]
+    lag: LagWatch
     totals: Totals = field(default_factory=Totals)
     replicating: bool = True
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     sent_batches: deque[SentBatch] = field(default_factory=deque)
     batches: int = 0  # number of the last batch; never starts again
     piece_bytes_in_flight: int = 0
-    unapplied: deque[tuple[int, int, int]] = field(
-        default_factory=deque
-    )  # (flow, sequence, wall ns) of what was sent
     announced: str = ""  # id of the run whose MIRROR_BEGIN is in the stream
     _wake: trio.Event = field(default_factory=trio.Event)
     _halted: RootChanged | None = None
@@ -102,6 +102,10 @@ class Shipper:
     def wake(self) -> None:
         self._wake.set()
 
+    def _rang(self) -> None:
+        self.lag.rang()
+        self.wake()
+
     async def run(self, session: Session, allowed: Callable[[], bool]) -> None:
         """Ship until cancelled.
 
@@ -110,7 +114,7 @@ class Shipper:
         self._halted = None
         self._current = None
         self._merge = Merge([flow.cursor for flow in self.flows])
-        bell = _Bell(self._merge, self.wake)
+        bell = _Bell(self._merge, self._rang)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bell.run)
             while True:
@@ -119,6 +123,7 @@ class Shipper:
                     shipments = self._collect()
                     for frame, data in shipments:
                         await session.send(frame, data)
+                    self.lag.sent()
                     if self._halted is not None:
                         raise self._halted
                     if shipments:
@@ -161,6 +166,7 @@ class Shipper:
             if read is None:
                 return None
             self._current = (self.flows[read[0]], read[1], 0)
+            self.lag.read(read[0], read[1].records[0][2])
         flow = self._current[0]
         barrier = flow.barrier
         return None if barrier is not None and flow.position.sequence >= barrier else self._current
@@ -321,7 +327,7 @@ class Shipper:
         data = run.data[first_offset : last_offset + last_length]
         head = Records(flow.index, Mark(*previous), Mark(last.sequence, last.chain), by_identity)
         out.append(Shipment(head, data))
-        self._count(flow, last, len(data), end - index)
+        self._count(last, len(data), end - index)
 
     def _advance_only(self, flow: Flow, run: Run, index: int, end: int, out: list[Shipment]) -> None:
         last = run.records[end - 1][2]
@@ -348,16 +354,13 @@ class Shipper:
         head = Derived(flow.index, Mark(*flow.position), Mark(original.sequence, original.chain))
         data = b"".join(buffers)
         out.append(Shipment(head, data))
-        self._count(flow, original, len(data), 1)
+        self._count(original, len(data), 1)
 
-    def _count(self, flow: Flow, last: Record, size: int, operations: int) -> None:
+    def _count(self, last: Record, size: int, operations: int) -> None:
         totals = self.totals
         totals.sent_bytes += size
         totals.operations += operations
         totals.last_path = last.path
-        self.unapplied.append((flow.index, last.sequence, last.wall_ns))
-        if len(self.unapplied) > 65536:  # thin out: lag is measured, not accounted
-            self.unapplied = deque(list(self.unapplied)[::2])
 
     # --- mirror ---
 
@@ -480,15 +483,22 @@ class Shipper:
         self.totals.sent_bytes += size
         self.totals.mirror_bytes += size
 
+    @property
+    def pieces_queued(self) -> int:
+        """Pieces that are read and not applied."""
+        return len(self.sent_batches) + sum(len(flow.pieces) for flow in self.flows)
+
+    @property
+    def piece_bytes_queued(self) -> int:
+        return self.piece_bytes_in_flight + sum(p.bytes for flow in self.flows for p in flow.pieces)
+
     def may_send_pieces(self) -> bool:
         """Whether the scanner may read on: mirror data in flight and in the queue is bounded, so replication
         goes first.
         """
-        queued = sum(len(flow.pieces) for flow in self.flows)
-        queued_bytes = sum(piece.bytes for flow in self.flows for piece in flow.pieces)
         return (
-            len(self.sent_batches) + queued < limits.PIECES_IN_FLIGHT
-            and self.piece_bytes_in_flight + queued_bytes < limits.PIECE_BYTES_IN_FLIGHT
+            self.pieces_queued < limits.PIECES_IN_FLIGHT
+            and self.piece_bytes_queued < limits.PIECE_BYTES_IN_FLIGHT
         )
 
     def acknowledged(self, batches_applied: int) -> None:
@@ -510,11 +520,11 @@ class Shipper:
             self._end(run, False, out)
             return
         if not self.scanner_idle() or any(f.pieces or not f.nothing_to_read() for f in self.flows):
-            run.waiting = False
+            run.happen(MirrorEvent.MORE)
             return
         if any(f.position.sequence < f.order.scanned_head for f in self.flows):
             return
-        run.waiting = True
+        run.happen(MirrorEvent.ALL_SENT)
         if self.sent_batches:
             return
         assert all(f.order.nothing_pending() for f in self.flows), "a pending path nobody would bring"

@@ -37,6 +37,9 @@ class Queue(NamedTuple):
         return 100.0 * (self.memory + self.disk) / max(self.memory_max + (self.disk_max or 0), 1)
 
 
+_LEVEL_EVENTS = {"": events.LAG_NORMAL, "warning": events.LAG_WARNING, "error": events.LAG_ERROR}
+
+
 def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Iterator[Change]:
     """What is worth an event between two looks at one connection."""
     names: dict[str, object] = {"id": now.id, "repset": now.repset, "target": now.target}
@@ -59,6 +62,9 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.TARGET_RETRYING, {**names, "reason": now.target_status_reason}
     elif now.target_status is TargetStatus.OK and before.target_status is TargetStatus.RETRYING:
         yield events.TARGET_RECOVERED, names
+    if now.lag.level != before.lag.level:
+        seconds = now.lag.recovery_point_seconds
+        yield _LEVEL_EVENTS[now.lag.level], {**names, "seconds": seconds}
 
 
 def queue_changes(before: Queue, now: Queue, alert_percent: int) -> Iterator[Change]:

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from replicator.cli import connect, connection, console, events, monitor, mount, repset, status
+from replicator.cli import (
+    connect,
+    connection,
+    console,
+    events,
+    lag,
+    monitor,
+    mount,
+    repset,
+    status,
+    story,
+    why,
+)
 from replicator.cli.client import Client
 from replicator.cli.run import run
 from replicator.paths import DEFAULT_HOME, HOME_VARIABLE
@@ -45,7 +57,7 @@ def _options(
     context.obj = Client(os.path.abspath(home))
 
 
-for _module in (connect, status, connection):
+for _module in (connect, status, connection, lag, story, why):
     _module.register(app)
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")

@@ -1,5 +1,6 @@
 """Documents of the API as rich renderables. Pure: a document in, something to show out."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ _STYLES = {
     "Replicating": "green",
     "Mirroring": "cyan",
     "Waiting": "cyan",
+    "Restoring": "cyan",
+    "Verifying": "cyan",
+    "Removing Orphans": "cyan",
     "Ready": "",
     "Idle": "",
     "Paused": "yellow",
@@ -28,6 +32,7 @@ _STYLES = {
     "Scheduled": "yellow",
     "Stopped": "yellow",
     "Pending": "yellow",
+    "Out of Memory": "bold red",
     "Retrying": "bold red",
     "Not Loaded": "bold red",
     "Mirror Required": "bold red",
@@ -133,7 +138,8 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
             ),
         ),
-        ("lag", Text(seconds_text(status.get("lag_seconds") or 0.0))),
+        ("lag", _lag_text(status)),
+        ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),
         ("connected since", Text(_clock(status.get("connected_since")))),
     ]
@@ -147,6 +153,80 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
     if problems:
         problems.insert(0, Text(f"{mirror.get('problem_count', len(problems))} problems of the last mirror:"))
     return Group(grid, *_notes(status), *problems)
+
+
+def _lag_text(status: Mapping[str, Any]) -> Text:
+    text = Text(seconds_text(status.get("lag_seconds") or 0.0))
+    slow = [s for s in (status.get("lag") or {}).get("stages") or [] if s["seconds"] or s["bytes"]]
+    if slow:
+        parts = (f"{s['stage']} {seconds_text(s['seconds'])}" for s in slow)
+        text.append(f"  ({', '.join(parts)}; see 'dtctl lag {status['id']}')")
+    return text
+
+
+_LEVEL_STYLES = {"": "", "warning": "yellow", "error": "bold red"}
+
+
+def _recovery_point(lag: Mapping[str, Any]) -> Text:
+    seconds, count = lag.get("recovery_point_seconds") or 0.0, lag.get("recovery_point_bytes") or 0
+    text = f"{seconds_text(seconds)}, {bytes_text(count)}" if seconds or count else "nothing would be lost"
+    return Text(text, style=_LEVEL_STYLES.get(str(lag.get("level") or ""), ""))
+
+
+_STAGES = {
+    "journaled": "captured → journaled",
+    "sent": "journaled → sent",
+    "received": "sent → received",
+    "applied": "received → applied",
+    "durable": "applied → durable",
+}
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def lag(found: Mapping[str, Any]) -> RenderableType:
+    """The meter: each stage now and within the last minute and hour."""
+    table = _table(
+        "stage", "now", "waiting", "last minute", "worst", "last hour", "worst", right=("now", "waiting")
+    )
+    minute, hour = found.get("last_minute") or [], found.get("last_hour") or []
+    for index, stage in enumerate(found["stages"]):
+        row: list[RenderableType] = [
+            Text(_STAGES.get(stage["stage"], stage["stage"])),
+            Text(seconds_text(stage["seconds"])),
+            Text(bytes_text(stage["bytes"]) if stage["bytes"] else "–"),
+        ]
+        for samples, step_s in ((minute, 1), (hour, 60)):
+            values = [(s["time"], s["seconds"][index]) for s in samples]
+            worst = max((value for _, value in values), default=0.0)
+            row += [Text(_bars(values, step_s)), Text(seconds_text(worst))]
+        table.add_row(*row)
+    growth, full_s = found["growth_bytes_per_s"], found["queue_full_in_s"]
+    queue = f"queue: {bytes_text(found['held_bytes'])} kept for this connection"
+    if growth > 0:
+        queue += f", grows by {bytes_text(growth)}/s"
+        if full_s is not None:
+            queue += f": full in {seconds_text(full_s)} at this rate"
+    elif growth < 0:
+        queue += f", drains by {bytes_text(-growth)}/s"
+    behind = f"lag: {seconds_text(found['seconds'])}, {bytes_text(found['bytes'])} not applied"
+    point = Text("recovery point: ").append_text(_recovery_point(found))
+    return Group(table, Text(behind), point, Text(queue))
+
+
+def _bars(values: Sequence[tuple[float, float]], step_s: int) -> str:
+    """30 characters, the newest last; each the worst of its part, by its logarithm: 1 ms is the lowest,
+    1000 s the highest.
+    """
+    if not values:
+        return " " * 30
+    newest, parts = values[-1][0], [0.0] * 30
+    for at, seconds in values:
+        part = 29 - int((newest - at) / (2 * step_s))
+        if 0 <= part < 30:
+            parts[part] = max(parts[part], seconds)
+    return "".join(
+        _BARS[min(8, max(1, round(math.log10(p * 1000) * 7 / 6) + 1))] if p >= 0.001 else " " for p in parts
+    )
 
 
 def connected(status: Mapping[str, Any]) -> RenderableType:
@@ -222,6 +302,83 @@ def _bytes(status: Mapping[str, Any], member: str) -> str:
 def _clock(seconds: Any) -> str:
     """Local date and time of seconds since the epoch."""
     return "–" if not seconds else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(seconds)))
+
+
+def story(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What happened, a line each; a line with the date where a day begins."""
+    if not entries:
+        return Text("nothing has happened yet")
+    lines: list[RenderableType] = []
+    day = ""
+    for entry in entries:
+        when = time.localtime(float(entry["time"]))
+        if (today := time.strftime("%A, %Y-%m-%d", when)) != day:
+            day = today
+            lines.append(Text(day, style="bold"))
+        lines.append(_story_line(entry, time.strftime("%H:%M:%S", when)))
+    return Group(*lines)
+
+
+def _story_line(entry: Mapping[str, Any], clock: str) -> Text:
+    before, after = str(entry["before"]), str(entry["after"])
+    text = Text(f"{clock}  {entry['event']}")
+    if entry["reason"]:
+        text.append(f": {entry['reason']}")
+    if before == after:
+        text.append(f"  ({entry['dimension']} still ")
+        text.append(after, style=_STYLES.get(after, ""))
+    else:
+        text.append(f"  ({entry['dimension']} {before + ' → ' if before else ''}")
+        text.append(after, style=_STYLES.get(after, ""))
+    lasted_s = entry["lasted_s"]
+    text.append(")" if lasted_s is None or not before else f", after {seconds_text(lasted_s)})")
+    return text
+
+
+_STAGE_STYLES = {
+    "durable": "green",
+    "applied": "green",
+    "received": "cyan",
+    "sent": "cyan",
+    "journaled": "yellow",
+}
+
+
+def why(report: Mapping[str, Any]) -> RenderableType:
+    """What becomes of a path, connection by connection."""
+    parts: list[RenderableType] = [Text(str(report["path"]), style="bold")]
+    if report["mount"]:
+        parts.append(Text(f"captured by the mount over {report['mount']}"))
+    if report["note"]:
+        parts.append(Text(str(report["note"]), style="yellow"))
+    for connection in report["connections"]:
+        parts += _why_connection(connection)
+    return Group(*parts)
+
+
+def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
+    title = f"connection {connection['id']}: {connection['repset']} → {connection['target']}"
+    rule = f"rule {connection['rule']}" if connection["rule"] else "no rule names it"
+    included = "in the set" if connection["included"] else "not in the set"
+    parts: list[RenderableType] = [Text(), Text(title, style="bold"), Text(f"  {included}: {rule}")]
+    if connection["mirror_pending"]:
+        parts.append(Text("  the mirror has still to bring it", style="yellow"))
+    if connection["note"]:
+        parts.append(Text(f"  {connection['note']}"))
+    if not connection["operations"]:
+        return parts
+    table = _table("", "time", "operation", "path", "is", "waits for")
+    for step in connection["operations"]:
+        path = f"{step['path']} → {step['path2']}" if step["path2"] else str(step["path"])
+        table.add_row(
+            "",
+            Text(_clock(step["time"])),
+            Text(str(step["operation"])),
+            Text(path),
+            Text(str(step["stage"]), style=_STAGE_STYLES.get(str(step["stage"]), "")),
+            Text(str(step["waits_for"])),
+        )
+    return [*parts, table]
 
 
 # --- mounts, sets, events ---

@@ -313,6 +313,16 @@ class Cursor:
         """Position of the last record of the journal."""
         return self._header.head().position
 
+    def reach(self) -> tuple[int, int]:
+        """(sequence, bytes of all records ever) of the last record of the journal."""
+        head = self._header.head()
+        return head.sequence, head.bytes
+
+    @property
+    def losing(self) -> bool:
+        """Whether the journal can take nothing at the moment: what was lost is not even recorded yet."""
+        return self._header.pending_ops > 0
+
     @property
     def acknowledged(self) -> int:
         """Sequence up to which this cursor has acknowledged."""
@@ -344,6 +354,20 @@ class Cursor:
         head = self._header.head()
         self._move(self._place_at(head))
         return head.position
+
+    def look_from(self, sequence: int) -> None:
+        """Go on after the record of this sequence, whichever it is: for looking, not for replicating.
+
+        JournalError: it is not in the journal.
+        """
+        head = self._header.head()
+        place = self._place_at(head)
+        try:
+            self._walk(place, head, sequence)
+        except BaseException:
+            place.close()
+            raise
+        self._move(place)
 
     def _resume(self) -> None:
         """Go to the acknowledged mark."""

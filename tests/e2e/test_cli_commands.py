@@ -202,3 +202,52 @@ def test_console_and_events(alone: Agent) -> None:
     assert '"generation": 1' in result.stdout
     assert "replication set web modified" in result.stdout
     assert json.loads(alone.dtctl("events", "--json").out)[0]["sequence"] == 1
+
+
+def test_story_lag_and_why(pair: tuple[Agent, Agent], source: Path, tmp_path: Path) -> None:
+    alpha, beta = pair
+    con = str(alpha.json("protect", source, f"{beta.address}:{tmp_path / 'copy'}", "--wait")["id"])
+    (source / "skip").touch()
+    assert alpha.dtctl("transmit", "pause", con).code == 0
+    (source / "dir" / "file").write_bytes(b"changed")
+    (source / "dir").rename(source / "other")
+
+    report = alpha.json("why", source / "other" / "file")
+    assert report["mount"] == str(source)
+    (connection,) = report["connections"]
+    assert (connection["included"], connection["rule"]) == (True, f"{source} inc, rec")
+    rename = connection["operations"][-1]
+    assert (rename["operation"], rename["path"], rename["path2"]) == ("rename", "dir", "other")
+    assert (rename["stage"], rename["waits_for"]) == ("journaled", "transmission is paused")
+    assert "transmission is paused" in alpha.dtctl("why", source / "other" / "file").out
+    assert "not captured" in alpha.dtctl("why", tmp_path / "elsewhere").out
+
+    time.sleep(1.2)
+    lag = alpha.json("lag", con)
+    assert [stage["stage"] for stage in lag["stages"]] == [
+        "journaled",
+        "sent",
+        "received",
+        "applied",
+        "durable",
+    ]
+    assert lag["recovery_point_seconds"] > 1 and lag["recovery_point_bytes"] > 0
+    assert lag["stages"][1]["seconds"] > 1 and lag["last_minute"]
+    assert "journaled → sent" in alpha.dtctl("lag", con).out
+    assert alpha.json("status", con)[0]["lag"]["recovery_point_seconds"] > 1
+
+    assert alpha.dtctl("transmit", "resume", con).code == 0
+    assert alpha.dtctl("wait", con, "--timeout", "30").code == 0
+    assert alpha.json("lag", con)["recovery_point_seconds"] == 0
+
+    beta.kill()
+    told = [(step["event"], step["after"]) for step in alpha.json("story", con)]
+    steps = [("transmission paused", "Paused"), ("transmission resumed", "Started")]
+    places = [told.index(step) for step in steps]
+    assert places == sorted(places) and ("the copy is complete", "OK") in told
+    pid = alpha.json("status", con)[0]["sender_pid"]
+    os.kill(pid, 9)
+    wait_until(lambda: alpha.json("status", con)[0]["sender_pid"] not in (None, pid))
+    again = [(step["event"], step["after"]) for step in alpha.json("story", con)]
+    assert again[: len(told)] == told and ("sender started", "Stopped") in again[len(told) :]
+    assert "transmission resumed  (connection Paused → Started" in alpha.dtctl("story", con).out

@@ -22,6 +22,7 @@ import trio
 from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
 from kit.links import Network
 from kit.recording import Source
+from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator.agent.flow import Flow
 from replicator.agent.receiver import Receiver, ReceiverArguments
@@ -279,6 +280,8 @@ async def simulate(
                 simulation.start_sender()
             try:
                 yield simulation
+                if simulation.sender is not None:
+                    check_story(simulation.sender.story.since())
             finally:
                 nursery.cancel_scope.cancel()
     finally:

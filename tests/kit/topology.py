@@ -25,6 +25,7 @@ import trio
 from kit.links import Network
 from kit.recording import Source
 from kit.simulation import PORT, SimulatedWorld, simulated_world
+from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator.agent.flow import Flow
 from replicator.agent.receiver import Receiver, ReceiverArguments
@@ -265,7 +266,11 @@ async def topology(seed: int = 1) -> AsyncIterator[Topology]:
     try:
         async with trio.open_nursery() as nursery:
             try:
-                yield Topology(seed, directory, nursery)
+                net = Topology(seed, directory, nursery)
+                yield net
+                for connection in net.connections:
+                    if connection.sender is not None:
+                        check_story(connection.sender.story.since())
             finally:
                 nursery.cancel_scope.cancel()
     finally:

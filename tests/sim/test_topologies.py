@@ -15,11 +15,19 @@ from kit.random_changes import RandomChanges
 from kit.topology import SOURCE, Mount, topology
 from kit.trees import build_random_tree
 
+from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs.apply import Applier
 from replicator.ops import Kind, Record
 from replicator.repset import Rule
-from replicator.status import ConnectionState, MirrorStatus, ReplicationStatus, TargetDataState
+from replicator.status import (
+    ConnectionState,
+    Dimension,
+    MirrorStatus,
+    ReplicationStatus,
+    TargetDataState,
+    TransmitMode,
+)
 
 pytestmark = pytest.mark.sim
 
@@ -433,3 +441,98 @@ async def test_doubt_is_settled(happened: bool, autojump_clock: trio.testing.Moc
         copy = connection.copy_of(data) / "doubtful"
         assert stat.S_IMODE(copy.stat().st_mode) == (0o600 if happened else 0o644)
         assert connection.status.sent_mirror_bytes - mirrored < 4096  # not all of it
+
+
+# --- the story ---
+
+
+async def test_the_story_tells_what_happened(autojump_clock: trio.testing.MockClock) -> None:
+    async with topology(40) as net:
+        data = net.mount("data")
+        data.source.create(b"a")
+        connection = net.connect([data], "backup")
+        await connection.drained()
+        await connection.kill_receiver()
+        await until(lambda: connection.status.state is ConnectionState.ERROR)
+        await trio.sleep(60)
+        connection.start_receiver()
+        await until(lambda: connection.status.state is ConnectionState.STARTED)
+        await connection.drained()
+        connection.running.transmit_pause()
+        connection.sender.transmit_stop()
+        await trio.sleep(1)
+        connection.sender.transmit_start()
+        await connection.drained()
+        told = [
+            (e.event, e.after) for e in connection.sender.story.since() if e.dimension is Dimension.CONNECTION
+        ]
+        assert told == [
+            ("sender started", "Stopped"),
+            ("connected", "Started"),
+            ("connection lost", "Error"),
+            ("cannot connect", "Error"),
+            ("connected again", "Started"),
+            ("transmission paused", "Paused"),
+            ("transmission stopped", "Stopped"),
+            ("connected again", "Started"),
+        ]
+        again = next(e for e in connection.sender.story.since() if e.event == "connected again")
+        assert again.lasted_s is not None and 60 <= again.lasted_s < 61 + limits.RECONNECT_MAX_S * 1.25
+        data_told = [e.after for e in connection.sender.story.since() if e.dimension is Dimension.DATA]
+        assert data_told == ["Mirroring", "OK"]
+        connection.sender.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        count = len(connection.sender.story.since())
+        connection.start_sender()
+        await connection.drained()
+        assert connection.sender is not None
+        later = connection.sender.story.since()[count:]
+        assert [e.event for e in later if e.dimension is Dimension.CONNECTION] == [
+            "sender started",
+            "connected",
+        ]
+
+
+async def test_pending_until_a_mirror_begins(autojump_clock: trio.testing.MockClock) -> None:
+    async with topology(41) as net:
+        data = net.mount("data")
+        data.source.mkdir(b"root")
+        rule = Rule(str(data.root / "root"), True, True)
+        connection = net.connect([data], "backup", rules=[rule])
+        await connection.drained()
+        assert connection.status.replication_status is ReplicationStatus.READY
+        data.source.rename(b"root", b"other")
+        await until(lambda: connection.status.transmit_mode is TransmitMode.ERROR)
+        assert connection.status.replication_status is ReplicationStatus.PENDING
+        assert connection.status.state is ConnectionState.ERROR
+        assert "put it back" in connection.status.state_reason
+        connection.running.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        connection.start_sender()  # it is still so, and says so
+        assert connection.status.replication_status is ReplicationStatus.PENDING
+        assert "put it back" in connection.status.state_reason
+
+
+async def test_a_queue_that_is_full_says_so(autojump_clock: trio.testing.MockClock) -> None:
+    async with topology(42) as net:
+        data = net.mount("data", memory_bytes=4 * 64 * 1024, disk_bytes=0)
+        data.source.create(b"file")
+        connection = net.connect([data], "backup")
+        await connection.drained()
+        assert connection.status.mirror.status is MirrorStatus.IDLE
+        await connection.kill_receiver()
+        for _ in range(100):
+            data.source.write(b"file", 0, b"x" * 10_000)
+            await trio.sleep(0.1)
+        await until(lambda: connection.status.replication_status is ReplicationStatus.OUT_OF_MEMORY, 10)
+        connection.start_receiver()
+        await connection.drained()
+        await until(lambda: connection.status.replication_status is ReplicationStatus.READY, 10)
+        connection.assert_equal()
+        told = [
+            (e.event, e.after)
+            for e in connection.running.story.since()
+            if e.dimension is Dimension.REPLICATION
+        ]
+        assert told[:2] == [("sender started", "Ready"), ("the queue is full", "Out of Memory")]
+        assert told[-1][1] == "Ready"

@@ -15,6 +15,15 @@ from replicator.agent.mounts import MountView
 from replicator.agent.repsets import RepsetView
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
+from replicator.status import (
+    Lag,
+    LagSample,
+    PathConnection,
+    PathOperation,
+    PathReport,
+    StageLag,
+    StoryEntry,
+)
 
 TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
 
@@ -106,6 +115,18 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
     (group,) = (text for text in groups().values() if request_ in _headings(text))
     for field in body.__struct_fields__:
         assert re.search(rf"[`\"]{field}[`\"]", group), field
+
+
+@pytest.mark.parametrize("answer", [StoryEntry, Lag, LagSample, StageLag])
+def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
+        assert f'"{field}"' in groups()["Connections"], field
+
+
+@pytest.mark.parametrize("answer", [PathReport, PathConnection, PathOperation])
+def test_every_field_of_why_is_documented(answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
+        assert f'"{field}"' in groups()["Why"], field
 
 
 def _headings(group: str) -> set[tuple[str, str]]:

@@ -27,9 +27,15 @@ from replicator.errors import NotPermittedError, UnreachableError
 from replicator.status import (
     ConnectionState,
     ConnectionStatus,
+    Lag,
+    LagSample,
     MirrorProgress,
     MirrorStatus,
+    PathConnection,
+    PathOperation,
+    PathReport,
     Problem,
+    StageLag,
     TargetDataState,
 )
 
@@ -392,6 +398,96 @@ def test_events(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str])
     assert "disk full" in capsys.readouterr().out
 
 
+def test_a_story_reads_as_one(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = {"sequence": 7, "time": 1e9, "dimension": "connection", "before": "Started", "after": "Error"}
+    lost = {**step, "event": "connection lost", "reason": "no [bold]route", "lasted_s": 7380.0}
+    again = {**lost, "before": "Error", "reason": "refused", "event": "cannot connect"}
+    first = {**step, "before": "", "after": "Started", "event": "connected", "reason": "", "lasted_s": None}
+    fake.answer("GET", "connections/1/story", [first, lost, again])
+    assert dtctl(home, "story", "1", "--limit", "3") == 0
+    assert fake.requests[0][1] == "/v1/connections/1/story?limit=3"
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line[10:].rstrip() for line in lines] == [
+        "connected  (connection Started)",
+        "connection lost: no [bold]route  (connection Started → Error, after 2 h 3 min)",
+        "cannot connect: refused  (connection still Error, after 2 h 3 min)",
+    ]
+
+
+LAG = Lag(
+    stages=(
+        *(StageLag(name, 0.0, 0) for name in ("journaled", "sent")),
+        StageLag("received", 0.25, 2048),
+        *(StageLag(name, 0.0, 0) for name in ("applied", "durable")),
+    ),
+    seconds=0.25,
+    bytes=2048,
+    recovery_point_seconds=75.0,
+    recovery_point_bytes=2048,
+    level="warning",
+    held_bytes=1 << 20,
+    growth_bytes_per_s=1024.0,
+    queue_full_in_s=840.0,
+    last_minute=tuple(LagSample(1e9 + s, (0.0, 0.0, 0.25, 0.0, 0.0), 2048, 4096) for s in range(60)),
+)
+
+
+def test_lag(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "connections/1/lag", LAG)
+    assert dtctl(home, "lag", "1") == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("sent → received"))
+    assert row.split()[3:7] == ["250", "ms", "2.0", "KiB"] and "▄" * 30 in row
+    assert "full in 14 min 0 s at this rate" in out
+    assert "recovery point: 1 min 15 s, 2.0 KiB" in out
+    assert dtctl(home, "lag", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stages"][2]["seconds"] == 0.25
+
+
+def test_status_says_where_time_is_spent(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("GET", "connections/1", msgspec.structs.replace(STATUS, lag=LAG, lag_seconds=0.25))
+    assert dtctl(home, "status", "1") == 0
+    out = capsys.readouterr().out
+    assert "250 ms  (received 250 ms; see 'dtctl lag 1')" in out
+
+
+def test_why(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = PathOperation(
+        sequence=7,
+        time=1e9,
+        operation="rename",
+        path="a",
+        path2="b",
+        stage="received",
+        waits_for="the target",
+    )
+    one = PathConnection(
+        id=1,
+        repset="web",
+        target="backup:1500",
+        included=True,
+        rule="/d inc, rec",
+        operations=(step,),
+        mirror_pending=True,
+    )
+    two = PathConnection(id=2, repset="other", target="far:1500", included=False)
+    fake.answer("GET", "why", PathReport(path="/d/a", mount="/d", connections=(one, two)))
+    assert dtctl(home, "why", "/d/a") == 0
+    assert fake.requests[0][1] == "/v1/why?path=%2Fd%2Fa"
+    out = capsys.readouterr().out
+    for part in (
+        "rule /d inc, rec",
+        "a → b",
+        "received",
+        "the target",
+        "still to bring",
+        "not in the set: no",
+    ):
+        assert part in out
+
+
 def test_every_state_has_a_style() -> None:
     from replicator import status
 
@@ -399,6 +495,7 @@ def test_every_state_has_a_style() -> None:
         state.value
         for enumeration in vars(status).values()
         if isinstance(enumeration, type) and issubclass(enumeration, status.StrEnum)
+        if enumeration is not status.Dimension
         for state in enumeration
     }
     assert named <= set(render._STYLES)
@@ -473,6 +570,8 @@ def test_errors_of_the_agent(
         "connect web b:1 --map /x=/y --one-to-one",
         "connect web b:1 --no-mirror --newer",
         "monitor",
+        "story 1 --follow --json",
+        "lag 1 --watch",
     ],
 )
 def test_usage_errors(home: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from replicator.limits import MIB
 from replicator.status import (
     ConnectionState,
     ConnectionStatus,
+    Lag,
     MirrorProgress,
     MirrorStatus,
     TargetDataState,
@@ -36,6 +37,8 @@ def said(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 ERROR = {"state": ConnectionState.ERROR, "state_reason": "no route"}
 MIRRORING = {"mirror_status": MirrorStatus.MIRRORING, "target_data_state": TargetDataState.MIRRORING}
 COMPLETE = {"mirror": MirrorProgress(complete=True)}
+LATE = {"lag": Lag(level="warning", recovery_point_seconds=75.0)}
+VERY_LATE = {"lag": Lag(level="error", recovery_point_seconds=700.0)}
 RETRYING = {"target_status": TargetStatus.RETRYING, "target_status_reason": "/copy/f: denied"}
 
 
@@ -49,6 +52,9 @@ RETRYING = {"target_status": TargetStatus.RETRYING, "target_status_reason": "/co
         (MIRRORING, {}, "before it was complete"),
         ({}, RETRYING, "tries again: /copy/f: denied"),
         (RETRYING, {}, "applies again"),
+        ({}, LATE, "75 s of changes have not reached b:1500"),
+        (LATE, VERY_LATE, "700 s of changes"),
+        (VERY_LATE, {}, "good again"),
     ],
 )
 def test_changes_are_said(before: dict[str, Any], now: dict[str, Any], words: str) -> None:
@@ -56,7 +62,7 @@ def test_changes_are_said(before: dict[str, Any], now: dict[str, Any], words: st
     assert words in text and "connection 3" in text
 
 
-@pytest.mark.parametrize("same", [{}, ERROR, MIRRORING, RETRYING])
+@pytest.mark.parametrize("same", [{}, ERROR, MIRRORING, RETRYING, LATE])
 def test_what_stays_is_not_said_again(same: dict[str, Any]) -> None:
     assert said(same, same) == []
     assert said({}, {"state": ConnectionState.PAUSED}) == []

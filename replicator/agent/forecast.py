@@ -1,0 +1,40 @@
+"""What an agent adds to the meter of a connection: when its queue is full, and how grave its lag is."""
+
+import msgspec
+
+from replicator.agent.meter import seconds_until_full
+from replicator.config import Meter as MeterSettings
+from replicator.config import Queue
+from replicator.status import Lag
+
+LEVELS = ("", "warning", "error")
+"""Of the recovery point, the gravest last."""
+
+
+def room_bytes(settings: Queue, memory_bytes: int, disk_bytes: int, disk_free_bytes: int) -> int:
+    """What a journal that has so much in memory and on disk can still take.
+
+    `disk_free_bytes`: of the file system of its disk tier. Without a limit it is what others leave free.
+    """
+    disk = disk_free_bytes - settings.disk_free_min
+    if settings.disk_size_max is not None:
+        disk = min(disk, settings.disk_size_max - disk_bytes)
+    return max(settings.memory_size - memory_bytes, 0) + max(disk, 0)
+
+
+def level(recovery_point_s: float, settings: MeterSettings) -> str:
+    """One of `LEVELS`. A limit of 0 is none."""
+    if settings.lag_error_s and recovery_point_s >= settings.lag_error_s:
+        return "error"
+    if settings.lag_warning_s and recovery_point_s >= settings.lag_warning_s:
+        return "warning"
+    return ""
+
+
+def completed(lag: Lag, settings: MeterSettings, room: int | None) -> Lag:
+    """`room`: bytes the fullest of its queues can still take; None: unknown."""
+    return msgspec.structs.replace(
+        lag,
+        level=level(lag.recovery_point_seconds, settings),
+        queue_full_in_s=seconds_until_full(room, lag.growth_bytes_per_s),
+    )
