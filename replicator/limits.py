@@ -68,6 +68,13 @@ MERGE_PAUSE_FIRST_S = 0.001  # a merge looks again when a journal may still get 
 MERGE_PAUSE_MAX_S = 0.05
 STAMP_MARGIN_NS = 1_000_000  # a store of one processor is visible to all others long before this
 
+# --- dirty map ---
+DIRTY_MAP_BYTES = 32 * MIB  # memory of one map, by estimate; beyond, it becomes coarser
+DIRTY_REGIONS = 1024  # regions of one file; beyond, those with the smallest gaps between them are joined
+DIRTY_LARGE_BYTES = 16 * MIB  # files written at or behind this place are compared whole only as a last resort
+LOSSES_BYTES = 1 * MIB  # the same of what a full journal could not take
+LOSSES_FILE_BYTES = 1 * MIB  # notes of that, for the successor of a killed writer, before a map replaces them
+
 # --- capture ---
 NODE_DESCRIPTORS = 8192  # open O_PATH descriptors per capture; the rest are reopened by file handle
 ATTRIBUTE_TIMEOUT_S = 60.0  # nobody else changes the storage below a mount

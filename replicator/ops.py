@@ -37,7 +37,7 @@ class Kind(IntEnum):
     FALLOCATE = 14  # arg0 = offset, arg1 = length; payload = u32 mode
     FILE = 15  # regular file made without a name: it appears with all it holds; payload: fs/whole_file.py
     DOUBT = 20  # path (and what is below it) may differ from what the journal says: compare it again
-    HOLE = 21  # arg0 = operations lost before this record: the set must be compared again
+    HOLE = 21  # arg0 = operations lost before this record; payload = dirty map of them, or empty: everything
     REMOVE_TREE = 22  # derived by a sender: path and all below it left the set
     # Records that only ever stand in a target's spool.
     FRAME = 40  # payload = a run of records or one piece, as it arrived

@@ -4,6 +4,7 @@ One task. The decisions between two checkpoints are atomic: what a record does t
 the frame that carries it belong together, so `ship` collects frames first and sends them afterwards.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
 from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
 from replicator.mirror.pieces import Abandon, Batch, Finish, LinkTo, Listing, Part, Same, Times, encode_batch
+from replicator.mirror.requirements import Requirement, requirements
 from replicator.mirror.scan import Found
 from replicator.net.engine import Data
 from replicator.net.frames import Derived, Frame, Mark, MirrorBegin, MirrorEnd, PieceBatch, Records
@@ -36,8 +38,11 @@ from replicator.ops import (
 )
 from replicator.queue import record as codec
 from replicator.queue.cursor import Run
+from replicator.queue.dirty import CorruptDirtyMap, DirtyMap
 from replicator.queue.merge import Merge
 from replicator.status import TargetDataState
+
+logger = logging.getLogger(__name__)
 
 
 class RootChanged(ReplicatorError):
@@ -243,10 +248,11 @@ class Shipper:
             return Decision.SKIP
         kind = record.kind
         if kind == Kind.HOLE:
-            self.recover(flow, list(flow.filter.roots), exact=True, out=out)
+            self._recover_lost(flow, record, out)
             return Decision.SKIP
         if kind == Kind.DOUBT:
-            paths = [p for p in (record.path, record.path2) if flow.filter.may_contain(p)]
+            named = (record.path, record.path2) if record.path2 else (record.path,)
+            paths = [p for p in named if flow.filter.may_contain(p)]
             self.recover(flow, paths, exact=True, out=out)
             return Decision.SKIP
         derived = self._filtered(flow, record, out)
@@ -387,6 +393,20 @@ class Shipper:
         if out is not None and self.announced != run.run_id:
             self._announce(run, out)
         self.wake_scanner()
+
+    def _recover_lost(self, flow: Flow, hole: Record, out: list[Shipment]) -> None:
+        """Bring what a HOLE says was lost; everything if it does not say."""
+        needed = [Requirement(root) for root in flow.filter.roots]
+        if len(hole.payload):
+            try:
+                needed = requirements(DirtyMap.decode(hole.payload), flow.filter)
+            except CorruptDirtyMap as error:
+                logger.warning("a loss in the journal: everything is compared: %s", error)
+        self.recover(flow, [requirement.path for requirement in needed], exact=True, out=out)
+        for path, touched in needed:
+            if touched is not None:
+                flow.order.pend(path, touched=touched)
+                flow.links_seen.discard(touched)
 
     def _abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
         """A name on the way to a file that is being transferred changes here: what was sent of it is void."""

@@ -13,6 +13,8 @@ from replicator.errors import JournalError
 from replicator.ops import Flag, Kind, Position, Record
 from replicator.queue import record as records
 from replicator.queue import segment as segments
+from replicator.queue.dirty import CorruptDirtyMap, DirtyMap, Scope
+from replicator.queue.regions import END
 
 _BYTES_PER_LINE = 16
 
@@ -50,6 +52,9 @@ def dump(data: bytes, out: TextIO, payload: bool = False) -> bool:
         if doubt:
             intact = False
         print(f"{offset:>8} {describe(record)}{doubt}", file=out)
+        if record.kind == Kind.HOLE:
+            for line in _lost(record.payload):
+                print(f"{'':>10}{line}", file=out)
         if payload:
             for line in _hexadecimal(record.payload):
                 print(line, file=out)
@@ -68,6 +73,20 @@ def describe(record: Record) -> str:
         f"{record.inode}.{record.generation} {record.arg0} {record.arg1} {len(record.payload)}B "
         f"{_name(record.path)}{path2}{flags}"
     )
+
+
+def _lost(payload: bytes | memoryview) -> Iterator[str]:
+    """What a HOLE says was lost, one entry of its dirty map on one line."""
+    if not len(payload):
+        yield "everything may differ"
+        return
+    try:
+        for entry in DirtyMap.decode(payload):
+            scope = "|".join(flag.name or "" for flag in Scope if flag & entry.scope)
+            places = [f"{start}-{'' if end == END else end}" for start, end in entry.regions]
+            yield " ".join(("dirty", _name(entry.path), f"{entry.identity.inode}", scope, *places)).rstrip()
+    except CorruptDirtyMap as error:
+        yield f"damaged: {error}"
 
 
 def _name(path: bytes) -> str:

@@ -9,13 +9,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from replicator.errors import JournalError
-from replicator.ops import Kind, Position
+from replicator.ops import Kind, Position, Record
 from replicator.queue import header as headers
 from replicator.queue import recovery as recoveries
 from replicator.queue import segment as segments
 from replicator.queue.doorbell import bell_path, ring_all, ring_sleepers
 from replicator.queue.header import Flight, Header, State, identify, short_boot_id
-from replicator.queue.record import encode
+from replicator.queue.losses import Losses
+from replicator.queue.record import HEADER_BYTES, encode
 from replicator.queue.recovery import Recovery, Row, Segment, Tier, directory_of
 from replicator.queue.segment import SegmentHeader
 from replicator.queue.settings import JournalSettings
@@ -64,6 +65,8 @@ class JournalWriter:
             self._handle = self._disk.open_append(row.segments[-1].path)
         header.publish(row.head)
         self._pending_ops = header.pending_ops
+        self._losses = Losses(world, settings, header.row)
+        self._losses.restore(header.lost_ops, header.pending_ops)
         self.recovery = recovery
         if self._pending_ops:
             header.busy_stamp = self._stamp
@@ -107,16 +110,17 @@ class JournalWriter:
     ) -> int:
         """Append one record, stamped now; return its sequence, or 0 if the journal could not take it.
 
-        A loss is counted, and the next record that fits is preceded by a HOLE. Never raises OSError;
-        ValueError if a path or the payload is longer than any operation can have.
+        A loss is counted and remembered, and the next record that fits is preceded by a HOLE that says what
+        was lost. Never raises OSError; ValueError if a path or the payload is longer than any operation can
+        have.
         """
         header = self._header
         # Readers that merge journals may conclude nothing from the time until this is cleared (see
         # Cursor.low_mark).
         header.busy_stamp = self._stamp
         try:
-            if self._pending_ops and not self._append_hole():
-                self._lose()
+            if self._pending_ops and not (self._losses.may_be_told and self._append_hole()):
+                self._lose(kind, flags, inode, generation, arg0, arg1, path, path2, payload)
                 return 0
             self._stamp = monotonic_ns = self._clock.monotonic_ns()
             sequence = self._sequence + 1
@@ -137,7 +141,7 @@ class JournalWriter:
                 arg1,
             )
             if not self._write(buffers, length, sequence, chain):
-                self._lose()
+                self._lose(kind, flags, inode, generation, arg0, arg1, path, path2, payload)
                 sequence = 0  # a HOLE may have fitted nevertheless: readers are rung all the same
         finally:
             header.busy_stamp = 0
@@ -165,6 +169,8 @@ class JournalWriter:
         return recorded
 
     def _append_hole(self) -> bool:
+        if not self._has_place(HEADER_BYTES):
+            return False  # before the losses are encoded
         self._stamp = monotonic_ns = self._clock.monotonic_ns()
         sequence = self._sequence + 1
         buffers, length, chain = encode(
@@ -175,18 +181,40 @@ class JournalWriter:
             monotonic_ns,
             self._clock.wall_ns(),
             b"",
+            payload=self._losses.payload(),
             arg0=self._pending_ops,
         )
         if not self._write(buffers, length, sequence, chain):
             return False
         self._pending_ops = 0
         self._header.pending_ops = 0
+        self._losses.clear()
         return True
 
-    def _lose(self) -> None:
+    def _lose(
+        self,
+        kind: int,
+        flags: int,
+        inode: int,
+        generation: int,
+        arg0: int,
+        arg1: int,
+        path: bytes,
+        path2: bytes,
+        payload: bytes | memoryview,
+    ) -> None:
+        """Remember what was lost and count it, in this order: a successor believes the count."""
+        header = self._header
+        number = header.lost_ops + 1
+        if header.has_readers:
+            self._losses.add(
+                Record(kind, flags, number, 0, 0, 0, 0, inode, generation, arg0, arg1, path, path2, payload)
+            )
+        else:
+            self._losses.forget()  # nobody misses it; who comes now and hears of it knows nothing anyway
         self._pending_ops += 1
-        self._header.pending_ops = self._pending_ops
-        self._header.lost_ops += 1
+        header.pending_ops = self._pending_ops
+        header.lost_ops = number
 
     def _write(self, buffers: list[bytes | memoryview], length: int, sequence: int, chain: int) -> bool:
         """Write a record behind the last one and publish it.
@@ -245,6 +273,16 @@ class JournalWriter:
             self._header.publish_head(number, size, sequence, chain, self._total)
             return True
         return False
+
+    def _has_place(self, length: int) -> bool:
+        """Whether a record of this length could be written now, as far as the limits go."""
+        if self._handle >= 0 and self._offset + length <= self._segment_bytes:
+            return True
+        if self._segments:
+            self._segments[-1].size = self._offset
+        self.collect()
+        size = max(segments.HEADER_BYTES + length, self._segment_bytes)
+        return any(self._has_room(tier, size) for tier in Tier)
 
     def _remove_leftover(self, keep: str) -> bool:
         """Remove what a failed creation left, unless it is overwritten now: no number may be there twice."""
@@ -390,6 +428,7 @@ class JournalWriter:
         if self._handle >= 0:
             self._close(self._handle)
             self._handle = -1
+        self._losses.close()
         self._header.close()
 
     def _persist(self) -> None:
@@ -407,6 +446,7 @@ class JournalWriter:
                     disk.fsync(handle)
                 finally:
                     disk.close(handle)
+        self._losses.save(header.lost_ops, self._pending_ops)
         disk.fsync_directory(settings.disk_directory)
         with header.lock():
             headers.save(self._world, settings.disk_directory, header.image(State.CLOSED))
@@ -418,6 +458,7 @@ class JournalWriter:
                 self._world.doorbells.remove(bell_path(settings.memory_directory, header.slot_uuid(index)))
             for part in in_memory:
                 disk.unlink(part.path)
+            self._losses.remove()
             header.remove()
 
     def _undo_persist(self) -> None:

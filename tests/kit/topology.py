@@ -55,9 +55,15 @@ class Mount:
         self.settings = JournalSettings(
             f"/memory/{directory}", f"/home/queue/{directory}", segment_bytes=SEGMENT_BYTES, **limits
         )
+        self._world = world
         self.writer = JournalWriter.open(world, self.settings, self.journal_id)
         self.source = Source(root, self.journal)
         self.lost = 0
+
+    def restart_writer(self) -> None:
+        """As if its capture had been killed, and replaced: only what lies outside of it is left."""
+        self.writer.close(persist=False)
+        self.writer = JournalWriter.open(self._world, self.settings, self.journal_id)
 
     def journal(self, record: Record) -> None:
         if not self.writer.has_readers:

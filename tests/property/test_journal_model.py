@@ -16,6 +16,8 @@ from kit.journals import READERS, Host, append, contents, small, write
 from replicator.errors import JournalError
 from replicator.ops import Kind, Position, Record
 from replicator.queue.cursor import Cursor
+from replicator.queue.dirty import DirtyMap
+from replicator.queue.dirty_entry import CHILDREN_BYTES, NODE_BYTES, REGIONS_BYTES
 from replicator.queue.segment import decode_header
 
 
@@ -32,7 +34,7 @@ class JournalMachine(RuleBasedStateMachine):
     readers = Bundle("readers")
 
     @initialize(
-        segment_bytes=st.sampled_from([300, 512, 2000]),
+        segment_bytes=st.sampled_from([300, 512, 2000, 8000]),
         memory_segments=st.integers(1, 4),
         disk_segments=st.sampled_from([None, None, 0, 1, 5]),
     )
@@ -45,6 +47,9 @@ class JournalMachine(RuleBasedStateMachine):
         self.names = list(READERS)
         self.known: dict[str, Reader] = {}
         self.lost = 0  # not told by a HOLE yet
+        self.lost_paths: set[bytes] = set()
+        self.nobody_missed_one = False  # a loss while nobody read: nobody can say what it was
+        self.holes: dict[int, set[bytes] | None] = {}  # None: everything may be dirty
         self.lost_ever = 0
         self.count = 0
 
@@ -56,8 +61,7 @@ class JournalMachine(RuleBasedStateMachine):
             last = self.writer.position.sequence
             sequence = append(self.writer, operation)
             if self.lost and (sequence > last + 1 or self.writer.position.sequence == last + 1):
-                self.model[last + 1] = (Kind.HOLE, b"", self.lost.to_bytes(8, "little"))
-                self.lost = 0
+                self.told(last + 1)
                 last += 1
             if sequence:
                 assert sequence == last + 1
@@ -65,8 +69,30 @@ class JournalMachine(RuleBasedStateMachine):
             else:
                 self.lost += 1
                 self.lost_ever += 1
+                self.lost_paths.add(operation[1])
+                self.nobody_missed_one |= not self.known
             assert self.writer.position.sequence == max(self.model, default=0)
             self.positions[self.writer.position.sequence] = self.writer.position
+
+    def told(self, sequence: int) -> None:
+        self.model[sequence] = (Kind.HOLE, b"", self.lost.to_bytes(8, "little"))
+        # What a map costs in memory is less than half of a segment: so much for each file, and the root.
+        room = self.host.settings.segment_bytes // 2 - NODE_BYTES - CHILDREN_BYTES
+        fits = len(self.lost_paths) * (NODE_BYTES + REGIONS_BYTES + 50) <= room
+        self.holes[sequence] = self.lost_paths if fits and not self.nobody_missed_one else None
+        self.lost = 0
+        self.lost_paths = set()
+        self.nobody_missed_one = False
+
+    def check_hole(self, record: Record) -> None:
+        """It names just what was lost, or at least all of that."""
+        assert self.model[record.sequence] == (Kind.HOLE, b"", record.arg0.to_bytes(8, "little"))
+        expected = self.holes[record.sequence]
+        if expected is not None:
+            dirty = DirtyMap.decode(record.payload)
+            assert {entry.path for entry in dirty} == expected
+        elif len(record.payload):
+            assert not DirtyMap.decode(record.payload).is_empty
 
     @rule(target=readers)
     def register(self) -> object:
@@ -115,7 +141,7 @@ class JournalMachine(RuleBasedStateMachine):
     def check(self, record: Record, sequence: int) -> None:
         assert record.sequence == sequence
         if record.kind == Kind.HOLE:
-            assert self.model[sequence] == (Kind.HOLE, b"", record.arg0.to_bytes(8, "little"))
+            self.check_hole(record)
         else:
             assert contents([record]) == [self.model[sequence]]
 
@@ -216,8 +242,7 @@ class JournalMachine(RuleBasedStateMachine):
         assert not recovery.new_boot
         assert recovery.torn_bytes == 0
         if self.lost and self.writer.position.sequence > last:
-            self.model[last + 1] = (Kind.HOLE, b"", self.lost.to_bytes(8, "little"))
-            self.lost = 0
+            self.told(last + 1)
             self.positions[last + 1] = self.writer.position
         assert self.writer.position == self.positions[max(self.model, default=0)]
         assert sorted(self.writer.readers()) == sorted(self.known)

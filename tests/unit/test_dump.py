@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from kit.journals import Host, append, small, write
+from kit.journals import Host, append, read_all, small, write
 
 from replicator.ops import Flag, Kind
 from replicator.queue.dump import main
@@ -94,3 +94,21 @@ def test_a_missing_file(tmp_path: Path, segment: Path, capsys: pytest.CaptureFix
     captured = capsys.readouterr()
     assert "No such file" in captured.err
     assert "UNLINK" in captured.out
+
+
+def test_a_hole_says_what_was_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = Host(small(16_384, 32_768, 0))
+    writer = host.writer()
+    cursor = host.cursor(create=True)
+    while append(writer, write(b"f", 1000)):
+        pass
+    writer.append(Kind.RMDIR, b"d/e", flags=int(Flag.DIRECTORY))
+    read_all(cursor)
+    cursor.acknowledge(writer.position.sequence)
+    assert writer.record_losses()
+    file = tmp_path / "segment"
+    file.write_bytes(host.disk.contents(host.disk.paths("/memory/j/0")[-1]))
+    assert main([str(file)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "dirty 'd' 0 NAMES" in lines
+    assert "dirty 'f' 0  0-4096" in lines
