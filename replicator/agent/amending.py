@@ -18,7 +18,7 @@ from replicator.mirror.order import name_change_touches
 from replicator.mirror.patches import PatchRequest, Range, counted_bytes
 from replicator.mirror.pieces import Patch, Patched
 from replicator.mirror.regions import PatchReader, open_patch
-from replicator.mirror.scan import Found, Source
+from replicator.mirror.scan import Found, Source, join
 from replicator.ops import Kind
 from replicator.world import World
 
@@ -84,7 +84,12 @@ class Amender:
             flow.order.names_sent(directory)
             self._queue(flow, QueuedPiece(place, []))
             return
-        for piece in read.pieces(kept):
+        if flow.order.brings_files_of(directory):
+            for name in read.other_than_directories():
+                flow.read_again(join(directory, name))
+        listed = (name for name, _ in read.names)
+        spared = kept | flow.order.pending_names(directory, listed, len(read.names))
+        for piece in read.pieces(spared):
             self._queue(flow, QueuedPiece(place, [Found(directory, piece)], bytes=_size(piece.names)))
         if not kept:  # a change of names journals the directory's mtime by itself
             self._queue(flow, QueuedPiece(place, [Found(directory, read.times)]))

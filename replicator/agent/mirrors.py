@@ -146,6 +146,8 @@ class Mirrors:
             self._begin_again(state.mirror_wanted or RECOVERY)
         elif connected.data_state != TargetDataState.OK and state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
+        elif self.dirt is not None and state.mirror_wanted == RECOVERY:
+            self._begin_again(RECOVERY)  # a predecessor died before the target heard of it
 
     def _begin_again(self, kind: str) -> None:
         state = self._memory.state

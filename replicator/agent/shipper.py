@@ -443,7 +443,7 @@ class Shipper:
             return order.link_is_known(identity)
         run = self.mirror_run()
         claims = run is not None and run.compares
-        return (claims or order.was_brought(identity)) and not order.must_send_whole(identity)
+        return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
         """Account for one entry that enters the stream."""
@@ -590,8 +590,10 @@ def _position_before(run: Run, index: int) -> Position:
 
 def _without_data(found: Found) -> Found:
     entry = found.entry
-    if isinstance(entry, Times | Listing | Abandon | Names | Patched):
+    if isinstance(entry, Times | Listing | Abandon | Patched):
         return found
+    if isinstance(entry, Names):
+        return found._replace(entry=msgspec.structs.replace(entry, names=(), types=b"", kept=()))
     if isinstance(entry, Patch):
         return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
     return Found(found.path, None, found.identity, found.links, found.size)

@@ -5,6 +5,7 @@ Nothing below it is looked at: of a name, only what kind of object it is.
 
 import errno
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from replicator import limits
@@ -28,8 +29,8 @@ class NamesRead(NamedTuple):
     names: list[tuple[bytes, int]]
 
     def pieces(self, kept: set[bytes]) -> list[Names]:
-        """All of the list, cut. `kept`: names that operations since the place of the read have changed.
-        These operations do the rest; until then the target keeps what it has there.
+        """All of the list, cut. `kept`: names that operations since the place of the read have changed, or
+        that are brought anyway: these do the rest, until then the target keeps what it has there.
         """
         spared = sorted(kept)
         pieces: list[Names] = []
@@ -53,6 +54,9 @@ class NamesRead(NamedTuple):
             )
             after = until
         return pieces
+
+    def other_than_directories(self) -> Iterator[bytes]:
+        return (name for name, kind in self.names if kind != _DIRECTORY)
 
     @property
     def times(self) -> Times:

@@ -98,9 +98,11 @@ class Order:
         self._linked: set[Identity] = set()
         self._brought: set[int] = set()  # inodes, at most `limits.BROUGHT_FILES` of them
         self._names: set[bytes] = set()  # directories whose list of names is not yet in the stream
+        self._files_of: set[bytes] = set()  # directories whose files the target may have wrong
         self._names_work: list[bytes] = []
         self._in_names_work: set[bytes] = set()
         self._patches = Patches()
+        self._replaced: set[bytes] = set()  # paths where the target may have other objects, with all below
         self.asked_objects = self.asked_bytes = 0  # ever, by `require_regions`
         self.names_unknown = False
         """A file is not repaired that may have names which nobody here knows: only comparing all can tell."""
@@ -109,6 +111,7 @@ class Order:
 
     def begin(self, roots: Iterable[bytes]) -> None:
         """A mirror of these paths starts; what an earlier one had left is forgotten."""
+        self._patches.end()
         self.__init__()  # type: ignore[misc]
         self.active = True
         for root in roots:
@@ -116,6 +119,7 @@ class Order:
 
     def end(self) -> None:
         """The mirror is over, complete or stopped."""
+        self._patches.end()
         self.__init__()  # type: ignore[misc]
 
     def require(self, path: bytes, *, touched: Identity | None = None) -> None:
@@ -125,6 +129,13 @@ class Order:
         """
         self.pend(path, touched=touched)
         self.read_later(path)
+
+    def require_replaced(self, path: bytes) -> None:
+        """Bring `path` with all below it; what the target has there may be other objects of equal size and
+        mtime.
+        """
+        self._replaced.add(path)
+        self.require(path)
 
     def pend(self, path: bytes, *, touched: Identity | None = None) -> None:
         """The same, but the caller sees to it that `path` is read."""
@@ -148,12 +159,28 @@ class Order:
 
         What is gone is removed on the target, what it lacks or has as another type is brought whole. What
         both have is left alone: a name that may stand for another object of the same type than the target's
-        is the caller's to `require`.
+        is the caller's to `require_replaced`.
         """
         self._names.add(directory)
         if directory not in self._in_names_work:
             self._in_names_work.add(directory)
             self._names_work.append(directory)
+
+    def pending_names(self, directory: bytes, names: Iterable[bytes], count: int) -> set[bytes]:
+        """Which of these `count` names are brought anyway; the directory itself is not pending."""
+        pending, start = self._pending, directory + b"/" if directory else b""
+        if len(pending) < count:
+            return {path[len(start) :] for path in pending if parent_of(path) == directory}
+        return {name for name in names if start + name in pending}
+
+    def require_files(self, directory: bytes) -> None:
+        """As `require_names`, and bring everything in it that is no directory, without comparing."""
+        self._files_of.add(directory)
+        self.require_names(directory)
+
+    def brings_files_of(self, directory: bytes) -> bool:
+        """Whether all files of a directory whose names are read now are to be brought, too."""
+        return directory in self._files_of
 
     def require_regions(
         self,
@@ -167,8 +194,8 @@ class Order:
         in place, then its size, attributes and xattrs. Of what is no regular file there are no regions.
 
         The target's object at `path` must be a copy of `identity`, old but for these regions: a path that may
-        be another object since then is the caller's to `require`. A file that was shortened or lengthened
-        differs from the smaller size on to `TO_END`. `multilink`: it may have other names.
+        be another object since then is the caller's to `require_replaced`. A file that was shortened differs
+        from its smallest size on, up to `TO_END`. `multilink`: it may have other names.
         """
         regions = list(regions)
         self.asked_objects += 1
@@ -229,9 +256,21 @@ class Order:
         self._in_work.discard(path)
         return path
 
-    def must_send_whole(self, identity: Identity) -> bool:
+    def must_send_whole(self, identity: Identity, path: bytes) -> bool:
         """Whether a comparison by size and mtime could be fooled for this file."""
-        return self._distrust_all or identity in self._touched or self._patches.is_unsure(identity)
+        if self._distrust_all or identity in self._touched or self._patches.is_unsure(identity):
+            return True
+        return self._was_replaced(path) and not self.was_brought(identity)
+
+    def _was_replaced(self, path: bytes) -> bool:
+        replaced = self._replaced
+        if self._files_of and parent_of(path) in self._files_of:
+            return True
+        while replaced and path:
+            if path in replaced:
+                return True
+            path = parent_of(path)
+        return b"" in replaced
 
     def was_brought(self, identity: Identity) -> bool:
         """Whether this mirror has brought the file already.
@@ -297,6 +336,7 @@ class Order:
                 # The target may have kept a directory of this name, with what the source removed.
                 self.require(record.path)
             if kind == Kind.RENAME:
+                self._follow_replaced(record)
                 self.require(record.path2)
                 if record.arg0 & RENAME_EXCHANGE:
                     self.require(record.path)
@@ -316,6 +356,18 @@ class Order:
             self._touch(identity)
             self._linked.discard(identity)  # it had other names once; the copy misses this operation
         return Decision.SKIP
+
+    def _follow_replaced(self, record: Record) -> None:
+        """What was moved is as little to be trusted at its new place."""
+        moves = [(record.path, record.path2)]
+        if record.arg0 & RENAME_EXCHANGE:
+            moves.append((record.path2, record.path))
+        found = [
+            new
+            for old, new in moves
+            if self._was_replaced(old) or any(is_below_or_equal(path, old) for path in self._replaced)
+        ]
+        self._replaced.update(found)
 
     def directory_sent(self, path: bytes, directories: Iterable[bytes], names: list[bytes]) -> None:
         """The listing of `path` entered the stream: its sub-directories (full paths) and `names` (sorted) are
@@ -358,7 +410,7 @@ class Order:
         touched.
         """
         self._no_longer_pending(path)
-        if self.must_send_whole(identity):
+        if self._distrust_all or identity in self._touched:
             self._linked.discard(identity)
             self.require(path)
         elif len(self._brought) < limits.BROUGHT_FILES:

@@ -119,6 +119,12 @@ class Patches:
         if self._open.get(request.path) is request:
             del self._open[request.path]
 
+    def end(self) -> None:
+        """Nobody wants any of them any more."""
+        for requests in (self._waiting, self._open):
+            for request in requests.values():
+                request.void = True
+
     def is_unsure(self, identity: Identity) -> bool:
         """Whether the target may lack something of it, so that its size and mtime prove nothing."""
         return identity in self._unsure

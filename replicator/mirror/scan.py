@@ -78,7 +78,7 @@ class Choice:
 
     compare: bool  # difference mirror: claim "same", let the target check
     exact: bool  # listings remove what the source does not have
-    must_send_whole: Callable[[Identity], bool]
+    must_send_whole: Callable[[Identity, bytes], bool]  # (identity, path)
     was_brought: Callable[[Identity], bool]
     link_is_known: Callable[[Identity], bool]
     links_seen: set[Identity]  # hard-linked files already read under another name; grows with their number
@@ -310,7 +310,7 @@ class Source:
     ) -> Found:
         claim = (
             (choice.compare or choice.was_brought(identity))
-            and not choice.must_send_whole(identity)
+            and not choice.must_send_whole(identity, path)
             and (choice.distrust_ctime_after_ns is None or state.st_ctime_ns < choice.distrust_ctime_after_ns)
         )
         if not claim and state.st_size > limits.PART_BYTES:

@@ -16,7 +16,9 @@ _EARLY_NS = 1_000_000_000 * 10**9
 class RandomChanges:
     """Each `step` tries changes until the kernel accepts one."""
 
-    def __init__(self, source: Source, chance: random.Random, *, specials: bool = True) -> None:
+    def __init__(
+        self, source: Source, chance: random.Random, *, specials: bool = True, links: bool = True
+    ) -> None:
         self.restores_times = True  # whether a change may hide behind an unchanged size and mtime
         self._source = source
         self._chance = chance
@@ -29,7 +31,7 @@ class RandomChanges:
             self._unlink,
             self._rmdir,
             *[self._rename] * 3,
-            self._link,
+            *([self._link] if links else []),
             self._chmod,
             self._chown,
             self._utime,
@@ -75,7 +77,7 @@ class RandomChanges:
         self._source.mkdir(self._path(), self._chance.choice((0o755, 0o2775, 0o700)), self._owner())
 
     def _write(self) -> None:
-        data = self._chance.randbytes(self._chance.randint(1, 150))
+        data = self._chance.randbytes(self._chance.randint(1, SIZE_MAX * 3 // 8))
         self._source.write(self._file(), self._chance.randrange(SIZE_MAX), data)
 
     def _write_and_restore_time(self) -> None:
@@ -94,7 +96,7 @@ class RandomChanges:
 
     def _punch(self) -> None:
         self._source.fallocate(
-            self._file(), 3, self._chance.randrange(SIZE_MAX), self._chance.randint(1, 100)
+            self._file(), 3, self._chance.randrange(SIZE_MAX), self._chance.randint(1, SIZE_MAX // 4)
         )
 
     def _unlink(self) -> None:
