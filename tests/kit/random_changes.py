@@ -77,7 +77,7 @@ class RandomChanges:
         self._source.mkdir(self._path(), self._chance.choice((0o755, 0o2775, 0o700)), self._owner())
 
     def _write(self) -> None:
-        data = self._chance.randbytes(self._chance.randint(1, SIZE_MAX * 3 // 8))
+        data = self._chance.randbytes(self._chance.randint(1, 150))
         self._source.write(self._file(), self._chance.randrange(SIZE_MAX), data)
 
     def _write_and_restore_time(self) -> None:
@@ -96,7 +96,7 @@ class RandomChanges:
 
     def _punch(self) -> None:
         self._source.fallocate(
-            self._file(), 3, self._chance.randrange(SIZE_MAX), self._chance.randint(1, SIZE_MAX // 4)
+            self._file(), 3, self._chance.randrange(SIZE_MAX), self._chance.randint(1, 100)
         )
 
     def _unlink(self) -> None:

@@ -180,7 +180,6 @@ def replaced_files_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     "plant",
     [
         no_size,
-        no_holes,
         regions_after_later_records,
         no_patch_is_void,
         pending_paths_are_patched,
@@ -193,7 +192,7 @@ def test_a_planted_mistake_is_found(
     plant: Plant, small_limits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    for seed in range(200):
+    for seed in range(60):
         try:
             trio.run(
                 partial(one_run, seed, faults=False),
@@ -203,6 +202,36 @@ def test_a_planted_mistake_is_found(
             assert group.subgroup(AssertionError) is not None
             return
     raise AssertionError("no run found it")
+
+
+@pytest.mark.parametrize("plant", [None, no_size, no_holes])
+async def test_sizes_and_holes_are_brought(
+    plant: Plant | None, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random changes rarely make a hole of a whole block where there was data."""
+    async with simulate(1, start=False) as simulation:
+        source = simulation.source
+        for path in (b"punched", b"emptied", b"cut"):
+            source.create(path)
+            source.write(path, 0, b"x" * 40_000)
+        simulation.start_receiver()
+        pair = Pair(simulation)
+        await pair.equal_again()
+        simulation.journaling = False
+        source.fallocate(b"punched", 3, 5000, 20_000)
+        source.truncate(b"emptied", 0)
+        source.truncate(b"emptied", 40_000)
+        source.truncate(b"cut", 10_000)
+        simulation.journaling = True
+        if plant is not None:
+            plant(monkeypatch)
+        pair.recover()
+        await simulation.drained()
+        if plant is None:
+            simulation.assert_equal()
+        else:
+            with pytest.raises(AssertionError):
+                simulation.assert_equal()
 
 
 # --- in proportion to what changed ---
