@@ -25,7 +25,6 @@ from replicator.agent.flow import QueuedPiece
 from replicator.agent.sender_arguments import SenderOptions
 from replicator.mirror.order import Order
 from replicator.mirror.patch import Patcher
-from replicator.mirror.patches import Patches
 from replicator.mirror.regions import PatchReader
 from replicator.mirror.scan import Source
 
@@ -148,10 +147,6 @@ def regions_after_later_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Amender, "__init__", late)
 
 
-def no_patch_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Patches, "touched_by", lambda self, record: [])
-
-
 def pending_paths_are_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Order, "may_patch", lambda self, request: not request.void)
 
@@ -181,7 +176,6 @@ def replaced_files_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         no_size,
         regions_after_later_records,
-        no_patch_is_void,
         pending_paths_are_patched,
         unknown_names_do_not_matter,
         nobody_is_told_what_is_lacking,
