@@ -23,8 +23,6 @@ from replicator import limits
 from replicator.agent.amending import Amender
 from replicator.agent.flow import QueuedPiece
 from replicator.agent.sender_arguments import SenderOptions
-from replicator.mirror.order import Order
-from replicator.mirror.patch import Patcher
 from replicator.mirror.regions import PatchReader
 from replicator.mirror.scan import Source
 
@@ -147,39 +145,11 @@ def regions_after_later_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Amender, "__init__", late)
 
 
-def pending_paths_are_patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Order, "may_patch", lambda self, request: not request.void)
-
-
-def unknown_names_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Order, "names_unknown", property(lambda s: False, lambda s, v: None), raising=False)
-
-
-def nobody_is_told_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Patcher.place_names
-
-    def silent(self: Patcher, entry: Any) -> None:
-        try:
-            place(self, entry)
-        except Exception:
-            pass
-
-    monkeypatch.setattr(Patcher, "place_names", silent)
-
-
-def replaced_files_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Order, "_was_replaced", lambda self, path: False)
-
-
 @pytest.mark.parametrize(
     "plant",
     [
         no_size,
         regions_after_later_records,
-        pending_paths_are_patched,
-        unknown_names_do_not_matter,
-        nobody_is_told_what_is_lacking,
-        replaced_files_are_compared,
     ],
 )
 def test_a_planted_mistake_is_found(
