@@ -188,6 +188,8 @@ PIECE_BYTES_IN_FLIGHT = 16 * MIB
 BROUGHT_FILES = 500_000  # inodes remembered as sent, which a rename need not send again: 60 bytes each
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
 REMAP_LINKS = True  # LK-02
+NAMES_PER_PIECE = 16384  # of one directory's list: a target reads its own directory once for each piece
+PATCH_EXTENTS = 4096  # extents and holes of one patch
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 

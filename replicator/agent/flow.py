@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
-from replicator.mirror.pieces import Abandon, Listing, Times
+from replicator.mirror.patches import PatchRequest, aligned
+from replicator.mirror.pieces import Abandon, AnyEntry, Listing, Names, Patch, Patched, Times
 from replicator.mirror.scan import Found, Source, Transfer
 from replicator.ops import NAME_KINDS, NO_IDENTITY, START, Identity, Kind, Position, Record
 from replicator.queue.cursor import Cursor
@@ -34,6 +35,7 @@ class QueuedPiece:
     directories: list[bytes] = field(default_factory=list)  # of a listing: pending from here on
     names: list[bytes] = field(default_factory=list)
     transfer: OpenTransfer | None = None
+    patch: PatchRequest | None = None
     bytes: int = 0
 
 
@@ -67,6 +69,7 @@ class Flow:
         self.again: dict[bytes, set[bytes]] = {}  # names to read again, by directory
         self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
         self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
+        self.all_required = False  # the mirror that runs brings everything, not some paths
         self._lookahead = lookahead
         self._open_place: int | None = None
 
@@ -145,6 +148,14 @@ class Flow:
             self.times_again.add(found.path)
         elif isinstance(entry, Listing):
             self.order.require(found.path)
+        elif isinstance(entry, Names):
+            self.order.require_names(found.path)
+        elif isinstance(entry, Patch | Patched):
+            if isinstance(entry, Patched):
+                self.order.patch_settled(found.identity)
+            self.order.require_regions(
+                found.path, found.identity, regions_of(entry), multilink=found.links > 1
+            )
         elif not isinstance(entry, Abandon):
             self.read_again(found.path, found.identity if found.identity != NO_IDENTITY else None)
 
@@ -157,6 +168,7 @@ class Flow:
         self.again.clear()
         self.times_again.clear()
         self.links_seen.clear()
+        self.all_required = False
         self.end_transfers()
         self.order.end()
 
@@ -164,7 +176,10 @@ class Flow:
         """What was queued is read again in the next session, at new places."""
         for piece in self.pieces:
             for found in piece.found:
-                self.lost(found)
+                if piece.patch is not None:
+                    self.order.patch_left(piece.patch, aligned(regions_of(found.entry)))
+                else:
+                    self.lost(found)
         self.pieces.clear()
         self.end_transfers()
         self._open_place = None
@@ -181,3 +196,8 @@ class Flow:
             self.transfers.remove(transfer)
         if any(piece.transfer is transfer for piece in self.pieces):
             self.pieces = deque(piece for piece in self.pieces if piece.transfer is not transfer)
+
+
+def regions_of(entry: AnyEntry | None) -> list[tuple[int, int]]:
+    """(offset, length) of what a patch brings."""
+    return [*entry.extents, *entry.holes] if isinstance(entry, Patch) else []

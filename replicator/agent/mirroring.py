@@ -69,6 +69,22 @@ class MirrorRun:
     def compares(self) -> bool:
         return self.kind != FULL
 
+    def expect(self, files: int, size: int) -> None:
+        """Of a run whose work is known beforehand: so much more of it."""
+        self.total_known = True
+        self.total_files += files
+        self.total_bytes += size
+
+    def found_whole(self, size: int) -> None:
+        """Something is brought whole that nobody counted."""
+        if self.some_paths and self.total_known:
+            self.expect(1, size)
+
+    def patched(self, hole_bytes: int, sent_bytes: int) -> None:
+        """A part of a file was brought in place."""
+        self.done_bytes += hole_bytes + sent_bytes
+        self.sent_bytes += sent_bytes
+
     def problem(self, path: bytes, reason: str) -> None:
         """One path that could not be brought: shown, counted, and not the end of the run."""
         self.problem_count += 1

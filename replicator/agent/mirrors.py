@@ -47,6 +47,10 @@ class Mirrors:
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
         self.was_exact = False  # the target was, until it had to give a single path up
+        self.dirt: Callable[[Flow], None] | None = None
+        """Requires what may be old on the target: all that changed since the last complete copy, also during
+        a recovery. None: nobody knows, so everything is compared instead.
+        """
         self._world = world
         self._flows = flows
         self._memory = memory
@@ -68,6 +72,7 @@ class Mirrors:
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
             flow.forget_mirror()
+            flow.all_required = True
             flow.order.begin(flow.filter.roots)
         self.scanner.wake()
         self.shipper.wake()
@@ -85,6 +90,22 @@ class Mirrors:
         for flow in self._flows:
             flow.order.begin(())
         self.shipper.announced = ""
+        self.shipper.wake()
+        return run
+
+    def recover(self, require: Callable[[Flow], None]) -> MirrorRun:
+        """Bring what is known to be old: `require` asks the order of each flow for names, regions and paths.
+        All else the target must have.
+        """
+        run = self.run or self.begin_recovery()
+        run.exact = True  # what is gone was removed while both sides were apart
+        for flow in self._flows:
+            order = flow.order
+            order.active = True
+            files, size = order.asked_objects, order.asked_bytes
+            require(flow)
+            run.expect(order.asked_objects - files, order.asked_bytes - size)
+        self.scanner.wake()
         self.shipper.wake()
         return run
 
@@ -146,9 +167,15 @@ class Mirrors:
             self._begin_again(state.mirror_wanted or RECOVERY)
         elif connected.data_state != TargetDataState.OK and state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
+        elif self.dirt is not None and state.mirror_wanted == RECOVERY:
+            self._begin_again(RECOVERY)  # a predecessor died before the target heard of it
 
     def _begin_again(self, kind: str) -> None:
         state = self._memory.state
+        if kind == RECOVERY and self.dirt is not None:
+            self.begin_recovery().partial = False  # the target was complete before its predecessor began
+            self.recover(self.dirt)
+            return
         self.begin(kind, exact=state.mirror_exact, distrust_ctime_after_ns=state.mirror_started_wall_ns)
 
     def _end_again(self) -> None:

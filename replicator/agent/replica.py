@@ -32,7 +32,7 @@ from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool, Spooled
 from replicator.agent.states import APPLY, DATA, ApplyEvent, DataEvent, Machine, step
 from replicator.errors import ReplicatorError
-from replicator.mirror.pieces import Batch, Listing, Refused, decode_batch, encode_refused
+from replicator.mirror.pieces import Batch, Listing, Names, Refused, decode_batch, encode_refused
 from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
 from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record, shown
 from replicator.queue import record as codec
@@ -579,7 +579,8 @@ def _placed(tree: Tree, batch: Batch) -> list[Refused]:
 def _takes_long(batch: Batch) -> bool:
     """Whether heartbeats could be late: removing what the source lacks may mean whole trees."""
     return any(
-        isinstance(entry, Listing) and (entry.exact or len(entry.directories) > limits.STEP_FILES)
+        (isinstance(entry, Listing) and (entry.exact or len(entry.directories) > limits.STEP_FILES))
+        or isinstance(entry, Names)
         for entry in batch.entries
     )
 

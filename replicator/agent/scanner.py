@@ -12,10 +12,11 @@ from functools import partial
 import trio
 
 from replicator import limits
+from replicator.agent.amending import Amender
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.mirroring import MirrorRun
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
-from replicator.mirror.pieces import Abandon, Finish, Part
+from replicator.mirror.pieces import Abandon, Finish, LinkTo, Part
 from replicator.mirror.scan import Choice, Directory, Found, Source, join
 from replicator.ops import Kind, Record
 from replicator.world import World
@@ -37,6 +38,7 @@ class Scanner:
         self._mirror_run = run
         self._may_scan = may_scan  # returns when a step is allowed: not paused, not too much in flight
         self._wake_shipper = wake_shipper
+        self._amender = Amender(world, run, may_scan, self._queue)
         self._wake = trio.Event()
         self._transfers = 0
         self.idle = True  # has nothing under way that is on no list
@@ -67,6 +69,13 @@ class Scanner:
             directory = next(iter(flow.again))
             names = sorted(flow.again.pop(directory))
             await self._bring_names(flow, directory, names)
+            return True
+        if flow.order.names_unknown:
+            flow.order.names_unknown = False
+            self._bring_all(flow)
+            return True
+        # Before whole paths: what is patched is known by its identity when other names of it are met.
+        if await self._amender.bring_something(flow):
             return True
         path = flow.order.next_work()
         if path is not None:
@@ -272,11 +281,16 @@ class Scanner:
 
         So everything is compared.
         """
+        if found.links > 1 and not isinstance(found.entry, LinkTo) and not flow.all_required:
+            self._bring_all(flow)
+
+    def _bring_all(self, flow: Flow) -> None:
+        flow.all_required = True
         run = self._mirror_run()
-        if run is not None and run.some_paths and found.links > 1:
+        if run is not None:
             run.some_paths = False
-            for root in flow.filter.roots:
-                flow.order.require(root)
+        for root in flow.filter.roots:
+            flow.order.require(root)
 
     def _report(self, path: bytes, reason: str) -> None:
         run = self._mirror_run()

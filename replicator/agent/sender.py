@@ -30,7 +30,8 @@ from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
 from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
-from replicator.mirror.pieces import decode_refused
+from replicator.mirror.pieces import Refused, decode_refused
+from replicator.mirror.scan import join
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import (
     Acknowledge,
@@ -42,7 +43,7 @@ from replicator.net.frames import (
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
-from replicator.ops import START, Identity, Position, shown
+from replicator.ops import START, Position, shown
 from replicator.paths import Home
 from replicator.queue.journal import JournalSettings
 from replicator.status import (
@@ -275,21 +276,23 @@ class Sender:
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
-                self._refused_piece(
-                    refused.journal, refused.path, refused.identity, refused.reason, refused.retry
-                )
+                self._refused_piece(refused)
             self._scanner.wake()
 
-    def _refused_piece(self, journal: int, path: bytes, identity: Identity, reason: str, retry: bool) -> None:
-        flow = self._flows[journal]
-        if self._mirrors.run is None and retry:  # a single path that the target could not keep up to date
-            self.shipper.recover(flow, [path], exact=True)
+    def _refused_piece(self, refused: Refused) -> None:
+        flow, path = self._flows[refused.journal], refused.path
+        paths = [join(path, name) for name in refused.names] or [path]
+        if self._mirrors.run is None and refused.retry:  # single paths the target could not keep up to date
+            self.shipper.recover(flow, paths, exact=True)
         if self._mirrors.run is None or not flow.order.active:
             return
-        if retry:
-            flow.read_again(path, identity)
+        if not refused.retry:
+            self._mirrors.run.problem(path, f"target: {refused.reason}")
+        elif refused.names:
+            for lacking in paths:
+                flow.read_again(lacking)
         else:
-            self._mirrors.run.problem(path, f"target: {reason}")
+            flow.read_again(path, refused.identity)
 
     # --- commands ---
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
 import trio
 
 from replicator import limits
@@ -19,7 +20,21 @@ from replicator.agent.mirroring import MirrorRun
 from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
 from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
-from replicator.mirror.pieces import Abandon, Batch, Finish, LinkTo, Listing, Part, Same, Times, encode_batch
+from replicator.mirror.pieces import (
+    NO_CONTENT,
+    Abandon,
+    Batch,
+    Finish,
+    LinkTo,
+    Listing,
+    Names,
+    Part,
+    Patch,
+    Patched,
+    Same,
+    Times,
+    encode_batch,
+)
 from replicator.mirror.requirements import Requirement, requirements
 from replicator.mirror.scan import Found
 from replicator.net.engine import Data
@@ -429,7 +444,8 @@ class Shipper:
         Claims that meanwhile cannot be trusted are read again instead.
         """
         order = flow.order
-        if not order.active:
+        if not order.active or (piece.patch is not None and not order.may_patch(piece.patch)):
+            self.wake_scanner()
             return
         entries: list[Found] = []
         for found in piece.found:
@@ -450,7 +466,7 @@ class Shipper:
             return order.link_is_known(identity)
         run = self.mirror_run()
         claims = run is not None and run.compares
-        return (claims or order.was_brought(identity)) and not order.must_send_whole(identity)
+        return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
         """Account for one entry that enters the stream."""
@@ -476,12 +492,22 @@ class Shipper:
             self._void(flow, transfer)
         elif isinstance(entry, Times):
             return
+        elif isinstance(entry, Names):
+            order.names_sent(found.path)
+        elif isinstance(entry, Patch):
+            run.patched(sum(length for _, length in entry.holes), found.size)
+            run.current = shown(found.path)
+        elif isinstance(entry, Patched):
+            assert piece.patch is not None
+            order.patch_sent(piece.patch, found.links)
+            run.done_files += 1
         else:
             again = order.was_brought(found.identity)
             identity = found.identity if entry is not None else None
             order.file_sent(found.path, identity, whole=found.whole, links=found.links)
             if entry is None or (again and found.links == 1):
                 return  # nothing, or moved meanwhile and counted before
+            run.found_whole(found.size)
             run.done_files += 1
             run.done_bytes += found.size
             if found.whole:
@@ -524,7 +550,11 @@ class Shipper:
     def acknowledged(self, batches_applied: int) -> None:
         """The target has applied the batches up to this number."""
         while self.sent_batches and self.sent_batches[0].number <= batches_applied:
-            self.piece_bytes_in_flight -= self.sent_batches.popleft().bytes
+            batch = self.sent_batches.popleft()
+            self.piece_bytes_in_flight -= batch.bytes
+            for found in batch.found:
+                if isinstance(found.entry, Patched):
+                    batch.flow.order.patch_settled(found.identity)
 
     def forget_batches_after(self, number: int) -> None:
         """The target has not received the batches after this one: what they held is brought again."""
@@ -590,6 +620,10 @@ def _position_before(run: Run, index: int) -> Position:
 
 def _without_data(found: Found) -> Found:
     entry = found.entry
-    if isinstance(entry, Times | Listing | Abandon):
+    if isinstance(entry, Times | Listing | Abandon | Patched):
         return found
+    if isinstance(entry, Names):
+        return found._replace(entry=msgspec.structs.replace(entry, names=(), types=b"", kept=()))
+    if isinstance(entry, Patch):
+        return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
     return Found(found.path, None, found.identity, found.links, found.size)

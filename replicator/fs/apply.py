@@ -658,13 +658,18 @@ def _fallocate(descriptor: int, record: Record, in_doubt: bool, intent: bytes) -
         before = _INTENT.unpack(intent)[0]
         if os.fstat(descriptor).st_size != before:
             return Outcome.ALREADY
+    allocate(descriptor, mode, offset, length)
+    return Outcome.APPLIED
+
+
+def allocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), also on file systems that have none. OSError."""
     try:
         calls.fallocate(descriptor, mode, offset, length)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP or mode & _SIZE_MOVING:
             raise
         _allocate_by_hand(descriptor, mode, offset, length)
-    return Outcome.APPLIED
 
 
 def _allocate_by_hand(descriptor: int, mode: int, offset: int, length: int) -> None:
@@ -722,4 +727,5 @@ __all__ = [
     "PathMaps",
     "Place",
     "Transfers",
+    "allocate",
 ]

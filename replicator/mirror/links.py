@@ -89,6 +89,13 @@ class LinkTable:
         )
         return [row[0] for row in rows]
 
+    def holds_another(self, path: bytes, identity: Identity) -> bool:
+        """Whether `path` is known to hold another file than this one."""
+        if not self._any:
+            return False
+        row = self._database.execute("SELECT inode, generation FROM name WHERE path = ?", (path,)).fetchone()
+        return row is not None and row != _key(identity)
+
     def forget(self, path: bytes) -> None:
         """`path` and all below it hold nothing known any more."""
         if self._any:

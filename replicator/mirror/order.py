@@ -5,8 +5,8 @@ stream, record by record and piece by piece, and answers two questions: may this
 must the scanner (still, or again) bring. Everything here happens between two checkpoints of the sender's
 shipper, so it needs no lock.
 
-Memory: one entry per pending sub-directory or path, the names of directories being read, and at most
-`limits.TOUCHED_FILES` identities.
+Memory: one entry per pending sub-directory or path, the names of directories being read, one per directory
+and file that a recovery was asked for, and at most `limits.TOUCHED_FILES` identities.
 """
 
 from bisect import bisect_left
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 from replicator import limits
+from replicator.mirror.patches import Patches, PatchRequest, Range, aligned, counted_bytes
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Identity, Kind, Record
 
 _NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD, Kind.FILE})
@@ -96,11 +97,21 @@ class Order:
         self._distrust_all = False
         self._linked: set[Identity] = set()
         self._brought: set[int] = set()  # inodes, at most `limits.BROUGHT_FILES` of them
+        self._names: set[bytes] = set()  # directories whose list of names is not yet in the stream
+        self._files_of: set[bytes] = set()  # directories whose files the target may have wrong
+        self._names_work: list[bytes] = []
+        self._in_names_work: set[bytes] = set()
+        self._patches = Patches()
+        self._replaced: set[bytes] = set()  # paths where the target may have other objects, with all below
+        self.asked_objects = self.asked_bytes = 0  # ever, by `require_regions`
+        self.names_unknown = False
+        """A file is not repaired that may have names which nobody here knows: only comparing all can tell."""
 
     # --- the scanner's side ---
 
     def begin(self, roots: Iterable[bytes]) -> None:
         """A mirror of these paths starts; what an earlier one had left is forgotten."""
+        self._patches.end()
         self.__init__()  # type: ignore[misc]
         self.active = True
         for root in roots:
@@ -108,6 +119,7 @@ class Order:
 
     def end(self) -> None:
         """The mirror is over, complete or stopped."""
+        self._patches.end()
         self.__init__()  # type: ignore[misc]
 
     def require(self, path: bytes, *, touched: Identity | None = None) -> None:
@@ -117,6 +129,13 @@ class Order:
         """
         self.pend(path, touched=touched)
         self.read_later(path)
+
+    def require_replaced(self, path: bytes) -> None:
+        """Bring `path` with all below it; what the target has there may be other objects of equal size and
+        mtime.
+        """
+        self._replaced.add(path)
+        self.require(path)
 
     def pend(self, path: bytes, *, touched: Identity | None = None) -> None:
         """The same, but the caller sees to it that `path` is read."""
@@ -135,6 +154,98 @@ class Order:
             self._in_work.add(path)
             self._work.append(path)
 
+    def require_names(self, directory: bytes) -> None:
+        """Bring the list of names of one directory that the target has, and the directory's attributes.
+
+        What is gone is removed on the target, what it lacks or has as another type is brought whole. What
+        both have is left alone: a name that may stand for another object of the same type than the target's
+        is the caller's to `require_replaced`.
+        """
+        self._names.add(directory)
+        if directory not in self._in_names_work:
+            self._in_names_work.add(directory)
+            self._names_work.append(directory)
+
+    def pending_names(self, directory: bytes, names: Iterable[bytes], count: int) -> set[bytes]:
+        """Which of these `count` names are brought anyway; the directory itself is not pending."""
+        pending, start = self._pending, directory + b"/" if directory else b""
+        if len(pending) < count:
+            return {path[len(start) :] for path in pending if parent_of(path) == directory}
+        return {name for name in names if start + name in pending}
+
+    def require_files(self, directory: bytes) -> None:
+        """As `require_names`, and bring everything in it that is no directory, without comparing."""
+        self._files_of.add(directory)
+        self.require_names(directory)
+
+    def brings_files_of(self, directory: bytes) -> bool:
+        """Whether all files of a directory whose names are read now are to be brought, too."""
+        return directory in self._files_of
+
+    def require_regions(
+        self,
+        path: bytes,
+        identity: Identity,
+        regions: Iterable[tuple[int, int]] = (),
+        *,
+        multilink: bool = True,
+    ) -> None:
+        """Bring regions (offset, length; up to `patches.TO_END`) of an object that the target has at `path`,
+        in place, then its size, attributes and xattrs. Of what is no regular file there are no regions.
+
+        The target's object at `path` must be a copy of `identity`, old but for these regions: a path that may
+        be another object since then is the caller's to `require_replaced`. A file that was shortened differs
+        from its smallest size on, up to `TO_END`. `multilink`: it may have other names.
+        """
+        regions = list(regions)
+        self.asked_objects += 1
+        self.asked_bytes += counted_bytes(aligned(regions))
+        former = self._patches.add(path, identity, regions, multilink=multilink)
+        if former is not None:
+            self._void_patch(former)
+
+    def next_names(self) -> bytes | None:
+        """The next directory whose names are to be read; it stays required until `names_sent`."""
+        while self._names_work:
+            directory = self._names_work.pop()
+            self._in_names_work.discard(directory)
+            if not self.is_pending(directory):
+                return directory
+            self._names.discard(directory)  # its listing does more
+        return None
+
+    def next_patch(self) -> PatchRequest | None:
+        """The next object to patch: `patch_left`, `patch_sent` or `drop_patch` ends it."""
+        while (request := self._patches.next()) is not None:
+            if self.may_patch(request):
+                return request
+        return None
+
+    def may_patch(self, request: PatchRequest) -> bool:
+        """Whether more of it may enter the stream; if not, somebody brings it whole."""
+        if not request.void and self.is_pending(request.path):
+            # What stands there on the target may be another object, or be claimed to be the same.
+            self.drop_patch(request)
+        return not request.void
+
+    def patch_left(self, request: PatchRequest, ranges: list[Range]) -> None:
+        """Reading it was interrupted: these ranges are left."""
+        if not request.void and not self._patches.put_back(request, ranges):
+            self._void_patch(request)
+
+    def drop_patch(self, request: PatchRequest) -> None:
+        """Its path stands for something else now, or is brought whole."""
+        if not request.void:
+            self._patches.remove(request)
+            self._void_patch(request)
+
+    def _void_patch(self, request: PatchRequest) -> None:
+        """The target has something old of it, under whatever name."""
+        self._touch(request.identity)
+        self._linked.discard(request.identity)
+        if request.multilink:
+            self.names_unknown = True
+
     def next_work(self) -> bytes | None:
         """The next path to read, with all below it: the newest first, so that the list stays as deep as the
         tree.
@@ -145,9 +256,21 @@ class Order:
         self._in_work.discard(path)
         return path
 
-    def must_send_whole(self, identity: Identity) -> bool:
+    def must_send_whole(self, identity: Identity, path: bytes) -> bool:
         """Whether a comparison by size and mtime could be fooled for this file."""
-        return self._distrust_all or identity in self._touched
+        if self._distrust_all or identity in self._touched or self._patches.is_unsure(identity):
+            return True
+        return self._was_replaced(path) and not self.was_brought(identity)
+
+    def _was_replaced(self, path: bytes) -> bool:
+        replaced = self._replaced
+        if self._files_of and parent_of(path) in self._files_of:
+            return True
+        while replaced and path:
+            if path in replaced:
+                return True
+            path = parent_of(path)
+        return b"" in replaced
 
     def was_brought(self, identity: Identity) -> bool:
         """Whether this mirror has brought the file already.
@@ -164,10 +287,10 @@ class Order:
         return identity in self._linked
 
     def everything_read(self) -> bool:
-        return not self._work
+        return not (self._work or self._names or self._patches or self.names_unknown)
 
     def nothing_pending(self) -> bool:
-        return not self._pending and not self._remaining
+        return not (self._pending or self._remaining or self._names or self._patches)
 
     def void(self, identity: Identity) -> None:
         """A file that was on its way does not arrive after all, and with it what was shipped for it
@@ -207,7 +330,13 @@ class Order:
         """
         kind = record.kind
         if kind in NAME_KINDS:
+            for request in self._patches.touched_by(record):
+                self.drop_patch(request)
+            if kind == Kind.MKDIR and parent_of(record.path) in self._names:
+                # The target may have kept a directory of this name, with what the source removed.
+                self.require(record.path)
             if kind == Kind.RENAME:
+                self._follow_replaced(record)
                 self.require(record.path2)
                 if record.arg0 & RENAME_EXCHANGE:
                     self.require(record.path)
@@ -227,6 +356,18 @@ class Order:
             self._touch(identity)
             self._linked.discard(identity)  # it had other names once; the copy misses this operation
         return Decision.SKIP
+
+    def _follow_replaced(self, record: Record) -> None:
+        """What was moved is as little to be trusted at its new place."""
+        moves = [(record.path, record.path2)]
+        if record.arg0 & RENAME_EXCHANGE:
+            moves.append((record.path2, record.path))
+        found = [
+            new
+            for old, new in moves
+            if self._was_replaced(old) or any(is_below_or_equal(path, old) for path in self._replaced)
+        ]
+        self._replaced.update(found)
 
     def directory_sent(self, path: bytes, directories: Iterable[bytes], names: list[bytes]) -> None:
         """The listing of `path` entered the stream: its sub-directories (full paths) and `names` (sorted) are
@@ -269,11 +410,26 @@ class Order:
         touched.
         """
         self._no_longer_pending(path)
-        if self.must_send_whole(identity):
+        if self._distrust_all or identity in self._touched:
             self._linked.discard(identity)
             self.require(path)
         elif len(self._brought) < limits.BROUGHT_FILES:
             self._brought.add(identity.inode)
+
+    def names_sent(self, directory: bytes) -> None:
+        """The list of names of `directory` entered the stream: from here on the target has no others."""
+        if directory not in self._in_names_work:  # else it was required again meanwhile
+            self._names.discard(directory)
+
+    def patch_sent(self, request: PatchRequest, links: int) -> None:
+        """The end of a patch entered the stream. The target knows it by its identity from here on."""
+        self._patches.all_sent(request)
+        if links > 1 and request.identity not in self._touched:
+            self._linked.add(request.identity)
+
+    def patch_settled(self, identity: Identity) -> None:
+        """The target has a patch of this object, or will never have it."""
+        self._patches.settled(identity)
 
     def _no_longer_pending(self, path: bytes) -> None:
         self._pending.discard(path)

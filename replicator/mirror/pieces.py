@@ -145,7 +145,52 @@ class Times(Entry, frozen=True, tag=9):
     mtime_ns: int
 
 
-AnyEntry = Listing | Object | File | Part | Finish | Abandon | Same | LinkTo | Times
+class Names(Entry, frozen=True, tag=10):
+    """A part of the list of names of a directory that is there: those after `after` up to `until` (b"": the
+    last), sorted.
+
+    `types` has a letter for each (see `NAME_TYPES`). Names of that part that are neither in `names` nor in
+    `kept` are removed (recursively), and so is what has another type; what the target then lacks of `names`
+    it refuses by name. Attributes and xattrs (mtime excepted) are the directory's.
+    """
+
+    attributes: Attributes
+    xattrs: Xattrs
+    after: bytes
+    until: bytes
+    names: tuple[bytes, ...]
+    types: bytes
+    kept: tuple[bytes, ...] = ()
+
+
+class Patch(Entry, frozen=True, tag=11):
+    """Some content of a regular file that is there, changed in place; the rest of it stays.
+
+    `data` holds the extents one after another, `holes` become holes; then the file gets this size.
+    """
+
+    identity: Identity
+    links: int
+    size: int
+    extents: tuple[tuple[int, int], ...]  # (offset, length)
+    holes: tuple[tuple[int, int], ...]
+    data: Content
+
+
+class Patched(Entry, frozen=True, tag=12):
+    """Attributes, xattrs and (of a regular file) size of an object that is there: the end of its patches."""
+
+    identity: Identity
+    links: int
+    attributes: Attributes
+    xattrs: Xattrs
+    size: int
+
+
+NAME_TYPES = b"dfl-"
+"""Directory, regular file, symlink, anything else."""
+
+AnyEntry = Listing | Object | File | Part | Finish | Abandon | Same | LinkTo | Times | Names | Patch | Patched
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -163,7 +208,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     """A piece the target could not put in place, by path: the sender sends it again, whole.
 
     `retry` False: it failed for a reason that sending again does not mend (permission, name too long): a
-    problem to show.
+    problem to show. `names`: it is these names of the directory `path` that are to be sent.
     """
 
     journal: int
@@ -171,6 +216,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     identity: Identity
     reason: str
     retry: bool = True
+    names: tuple[bytes, ...] = ()
 
 
 _LENGTH = struct.Struct("<I")  # of the encoded entries

@@ -1,9 +1,9 @@
 """Put the pieces of a mirror into a target tree.
 
-A file that is there already is never changed in place: its new content is built beside it and takes its name
-in one step, so that neither a reader nor another hard link ever sees half of it. Large files arrive in parts
-and are built without any name. Placing the same batch twice gives the same tree, which is what a receiver
-does after a kill.
+A file that is there already is not changed in place, but for what `replicator.mirror.patch` does: its new
+content is built beside it and takes its name in one step, so that neither a reader nor another hard link ever
+sees half of it. Large files arrive in parts and are built without any name. Placing the same batch twice
+gives the same tree, which is what a receiver does after a kill.
 """
 
 import errno
@@ -12,7 +12,6 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from replicator import limits
@@ -24,29 +23,32 @@ from replicator.fs.attributes import (
     read_xattrs,
     set_attributes,
     set_times,
-    write_at,
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
 from replicator.mirror.links import LinkTable
+from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
 from replicator.mirror.pieces import (
     Abandon,
     AnyEntry,
     Batch,
-    Buffer,
     Entry,
     File,
     Finish,
     LinkTo,
     Listing,
+    Names,
     Object,
     Part,
+    Patch,
+    Patched,
     Refused,
     Same,
     Times,
     Xattrs,
 )
+from replicator.mirror.transfers import OpenTransfer, OpenTransfers
 from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -59,62 +61,6 @@ _TARGET_IS_ILL = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 )
 """Errors that concern the whole target and not one piece: waiting may help, refusing every piece not."""
-
-
-class _NotAsClaimed(Exception):
-    """The target does not have what the piece builds on: it has to be sent whole."""
-
-
-@dataclass
-class _Transfer:
-    """A copy being built. `name` is that of a temporary file where files without a name are not supported."""
-
-    descriptor: int
-    identity: Identity
-    path: bytes
-    name: bytes | None
-
-
-class OpenTransfers:
-    """Copies being built: by number for parts, by identity for the records that change them meanwhile."""
-
-    def __init__(self) -> None:
-        self._by_number: dict[int, _Transfer] = {}
-        self._by_identity: dict[Identity, _Transfer] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._by_number)
-
-    def get(self, identity: Identity) -> int | None:
-        """The descriptor of the copy of that file, None if none is open."""
-        transfer = self._by_identity.get(identity)
-        return transfer.descriptor if transfer is not None else None
-
-    def numbered(self, number: int) -> _Transfer | None:
-        return self._by_number.get(number)
-
-    def number_of(self, identity: Identity) -> int | None:
-        transfer = self._by_identity.get(identity)
-        if transfer is None:
-            return None
-        return next(number for number, other in self._by_number.items() if other is transfer)
-
-    def add(self, number: int, transfer: _Transfer) -> None:
-        self._by_number[number] = transfer
-        if transfer.identity != NO_IDENTITY:
-            self._by_identity[transfer.identity] = transfer
-
-    def pop(self, number: int) -> _Transfer | None:
-        transfer = self._by_number.pop(number, None)
-        if transfer is not None and self._by_identity.get(transfer.identity) is transfer:
-            del self._by_identity[transfer.identity]
-        return transfer
-
-    def numbers(self) -> list[int]:
-        return list(self._by_number)
-
-    def has_name(self, name: bytes) -> bool:
-        return any(transfer.name == name for transfer in self._by_number.values())
 
 
 class Placer:
@@ -135,6 +81,7 @@ class Placer:
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._inheriting: dict[bytes, bool] = {}
         self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
+        patcher = Patcher(applier.maps, links, self._transfers, self._know, self._dress_named)
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             Listing: self._place_listing,
             Object: self._place_object,
@@ -145,6 +92,9 @@ class Placer:
             Same: self._place_same,
             LinkTo: self._place_link,
             Times: self._place_times,
+            Names: patcher.place_names,
+            Patch: patcher.place_patch,
+            Patched: patcher.place_patched,
         }
 
     def place(self, batch: Batch) -> list[Refused]:
@@ -164,8 +114,8 @@ class Placer:
                 entry = entries[index]
                 try:
                     self._handlers[type(entry)](entry)
-                except _NotAsClaimed as reason:
-                    refused.append(_refusal(batch, entry, str(reason), retry=True))
+                except NotAsClaimed as claim:
+                    refused.append(_refusal(batch, entry, str(claim), retry=True, names=claim.names))
                 except ReplicatorError as error:
                     refused.append(_refusal(batch, entry, str(error), retry=False))
                 except OSError as error:
@@ -190,7 +140,7 @@ class Placer:
         if entry.exact:
             self._remove_others(root, path, entry)
             directory = root.directory(path)
-        self._dress_existing(directory, entry.attributes, entry.xattrs)
+        dress_directory(directory, entry.attributes, entry.xattrs)
         for name in entry.directories:
             child = _join(path, name)
             if self._maps.is_root(_join(entry.path, name)):
@@ -248,7 +198,7 @@ class Placer:
         except FileExistsError:
             descriptor, temporary = self._create_beside(directory)
         try:
-            _fill(descriptor, entry.extents, entry.data.buffer)
+            fill(descriptor, entry.extents, entry.data.buffer)
             if not entry.extents or sum(entry.extents[-1]) != entry.size:
                 os.ftruncate(descriptor, entry.size)
             self._dress_new(directory, descriptor, entry.path, entry.attributes, entry.xattrs)
@@ -268,7 +218,7 @@ class Placer:
         if transfer is None:
             self._refuse_unknown(entry.transfer)
             return
-        _fill(transfer.descriptor, entry.extents, entry.data.buffer)
+        fill(transfer.descriptor, entry.extents, entry.data.buffer)
 
     def _open_transfer(self, entry: Part) -> None:
         root, path = self._maps.place_name(entry.path)
@@ -278,7 +228,7 @@ class Placer:
             self._give_up(earlier)
         directory, _ = self._parent(root, path)
         descriptor, name = unfinished.begin(directory, self._incoming + b"-%d" % entry.transfer)
-        self._transfers.add(entry.transfer, _Transfer(descriptor, entry.identity, entry.path, name))
+        self._transfers.add(entry.transfer, OpenTransfer(descriptor, entry.identity, entry.path, name))
 
     def _place_finish(self, entry: Finish) -> None:
         transfer = self._transfers.numbered(entry.transfer)
@@ -297,7 +247,7 @@ class Placer:
                 self._take_name(root, path, directory, transfer.name)
             except FileNotFoundError:
                 self._give_up(entry.transfer)
-                raise _NotAsClaimed("the unfinished copy was removed") from None
+                raise NotAsClaimed("the unfinished copy was removed") from None
         self._transfers.pop(entry.transfer)
         os.close(descriptor)
         self._know(entry.path, transfer.identity, entry.links)
@@ -312,7 +262,7 @@ class Placer:
         self._given_up[number] = None
         if len(self._given_up) > limits.PIECES_IN_FLIGHT:
             self._given_up.popitem(last=False)
-        raise _NotAsClaimed("this target does not know the transfer")
+        raise NotAsClaimed("this target does not know the transfer")
 
     def _give_up(self, number: int) -> None:
         transfer = self._transfers.pop(number)
@@ -335,13 +285,13 @@ class Placer:
         except OSError as error:
             if error.errno not in MISSING:
                 raise
-            raise _NotAsClaimed("there is no such file") from None
+            raise NotAsClaimed("there is no such file") from None
         same = stat.S_ISREG(state.st_mode) and state.st_size == entry.size
         if not same or state.st_mtime_ns != entry.attributes.mtime_ns:
-            raise _NotAsClaimed("size or time differ")
+            raise NotAsClaimed("size or time differ")
         if self.suspect_since_ns is not None and state.st_ctime_ns >= self.suspect_since_ns:
             # A file system may keep size and times of a power cut and not the content.
-            raise _NotAsClaimed("it was written shortly before power was lost")
+            raise NotAsClaimed("it was written shortly before power was lost")
         if entry.links > 1 or state.st_nlink > 1:
             known = self._links.names(entry.identity)
             registered = entry.path in known
@@ -419,7 +369,7 @@ class Placer:
                 return
         self._parent(*self._maps.place_name(entry.path))
         if not self._link_to_known(entry.path, known):
-            raise _NotAsClaimed("this target does not know the file under another name")
+            raise NotAsClaimed("this target does not know the file under another name")
         self._links.forget(entry.path)
         self._links.add(entry.identity, entry.path)
 
@@ -559,12 +509,6 @@ class Placer:
                 os.setxattr(descriptor, name, value)
         os.utime(descriptor, ns=(attributes.mtime_ns, attributes.mtime_ns))
 
-    def _dress_existing(self, descriptor: int, attributes: Attributes, xattrs: Xattrs) -> None:
-        """Attributes of a directory, but for its times, which come when all in it is in place."""
-        mask = attributes.mask & ~(AttributeMask.MTIME | AttributeMask.ATIME)
-        set_attributes(descriptor, attributes._replace(mask=mask), current=os.fstat(descriptor))
-        write_xattrs(descriptor, xattrs)
-
     def _dress_named(
         self,
         root: Root,
@@ -586,9 +530,11 @@ class Placer:
                 os.close(pinned)
 
 
-def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, retry: bool) -> Refused:
+def _refusal(
+    batch: Batch, entry: AnyEntry, reason: str, *, retry: bool, names: tuple[bytes, ...] = ()
+) -> Refused:
     identity = getattr(entry, "identity", NO_IDENTITY)
-    return Refused(batch.journal, entry.path, identity, reason, retry)
+    return Refused(batch.journal, entry.path, identity, reason, retry, names)
 
 
 def _join(directory: bytes, name: bytes) -> bytes:
@@ -607,20 +553,6 @@ def _passes_on(directory: int, descriptor: int) -> bool:
             return False
         raise
     return True
-
-
-def _fill(descriptor: int, extents: tuple[tuple[int, int], ...], data: Buffer) -> None:
-    if len(extents) == 1:
-        if extents[0][1] != len(data):
-            raise ReplicatorError("malformed piece: its extents do not describe its data")
-        write_at(descriptor, data, extents[0][0])
-        return
-    if sum(length for _, length in extents) != len(data):
-        raise ReplicatorError("malformed piece: its extents do not describe its data")
-    view = memoryview(data)
-    for offset, length in extents:
-        write_at(descriptor, view[:length], offset)
-        view = view[length:]
 
 
 def _copy_content(source: int, descriptor: int, size: int) -> None:

@@ -78,7 +78,7 @@ class Choice:
 
     compare: bool  # difference mirror: claim "same", let the target check
     exact: bool  # listings remove what the source does not have
-    must_send_whole: Callable[[Identity], bool]
+    must_send_whole: Callable[[Identity, bytes], bool]  # (identity, path)
     was_brought: Callable[[Identity], bool]
     link_is_known: Callable[[Identity], bool]
     links_seen: set[Identity]  # hard-linked files already read under another name; grows with their number
@@ -94,25 +94,24 @@ def join(directory: bytes, name: bytes) -> bytes:
 class Source:
     """The tree below a captured directory's root descriptor, as far as one replication set goes.
 
-    Owns `root_fd`.
+    Owns `root_fd`. Of `root`, use what opens for the caller: the source's names change under cached ones.
     """
 
     def __init__(self, root_fd: int, make_filter: Callable[[], Filter]) -> None:
-        self._root = Root(f"/proc/self/fd/{root_fd}")
+        self.root = Root(f"/proc/self/fd/{root_fd}")
         os.close(root_fd)
-        self._filter = make_filter()  # a filter belongs to one thread; `walk_sizes` runs beside the scanner
+        self.filter = make_filter()  # a filter belongs to one thread; `walk_sizes` runs beside the scanner
         self._size_filter = make_filter()
-        self._device = self._root.device
 
     def close(self) -> None:
-        self._root.close()
+        self.root.close()
 
     # --- looking ---
 
     def exists(self, path: bytes) -> bool:
         """Whether there is anything at `path`."""
         try:
-            directory_fd = self._root.open_directory(parent_of(path))
+            directory_fd = self.root.open_directory(parent_of(path))
         except OSError:
             return False
         try:
@@ -127,17 +126,15 @@ class Source:
         """What is at `path` now."""
         directory_fd = -1
         try:
-            directory_fd = self._root.open_directory(parent_of(path))
+            directory_fd = self.root.open_directory(parent_of(path))
             name = path.rpartition(b"/")[2] or b"."
             state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
             if stat.S_ISDIR(state.st_mode):
-                if not self._filter.may_contain(path):
+                if not self.filter.may_contain(path):
                     return Found(path)
                 parent_times = Times(parent_of(path), os.fstat(directory_fd).st_mtime_ns)
                 return self._list(path, choice, parent_times)
-            return (
-                self._read(directory_fd, name, path, choice) if self._filter.includes(path) else Found(path)
-            )
+            return self._read(directory_fd, name, path, choice) if self.filter.includes(path) else Found(path)
         except OSError as error:
             return _failed(path, error)
         finally:
@@ -152,7 +149,7 @@ class Source:
         A large file ends the batch.
         """
         try:
-            directory_fd = self._root.open_directory(directory)
+            directory_fd = self.root.open_directory(directory)
         except OSError as error:
             return [_failed(join(directory, name), error) for name in names[start : start + count_max]]
         try:
@@ -185,7 +182,7 @@ class Source:
     def directory_times(self, directory: bytes) -> Times | None:
         """The directory's mtime, once all its entries are sent; None if it is gone."""
         try:
-            directory_fd = self._root.open_directory(directory)
+            directory_fd = self.root.open_directory(directory)
         except OSError:
             return None
         try:
@@ -199,7 +196,7 @@ class Source:
         OSError: it cannot be read.
         """
         try:
-            directory_fd = self._root.open_directory(parent_of(path))
+            directory_fd = self.root.open_directory(parent_of(path))
             try:
                 descriptor = os.open(path.rpartition(b"/")[2], _OPEN_FILE, dir_fd=directory_fd)
             finally:
@@ -220,7 +217,7 @@ class Source:
             directory = stack.pop()
             files = size = 0
             try:
-                directory_fd = self._root.open_directory(directory)
+                directory_fd = self.root.open_directory(directory)
             except NotADirectoryError:
                 yield 1, 0
                 continue
@@ -249,10 +246,10 @@ class Source:
     # --- reading ---
 
     def _list(self, path: bytes, choice: Choice, parent_times: Times) -> Directory | Found:
-        directory_fd = self._root.open_directory(path)
+        directory_fd = self.root.open_directory(path)
         try:
             state = os.fstat(directory_fd)
-            if state.st_dev != self._device:
+            if state.st_dev != self.root.device:
                 return Found(path, problem="another file system is mounted here: protect it by itself")
             xattrs = read_xattrs(directory_fd)
             directories: list[bytes] = []
@@ -262,9 +259,9 @@ class Source:
                     name = os.fsencode(entry.name)
                     child = join(path, name)
                     if entry.is_dir(follow_symlinks=False):
-                        if self._filter.may_contain(child):
+                        if self.filter.may_contain(child):
                             directories.append(child)
-                    elif self._filter.includes(child):
+                    elif self.filter.includes(child):
                         names.append(name)
             directories.sort()
             names.sort()
@@ -313,7 +310,7 @@ class Source:
     ) -> Found:
         claim = (
             (choice.compare or choice.was_brought(identity))
-            and not choice.must_send_whole(identity)
+            and not choice.must_send_whole(identity, path)
             and (choice.distrust_ctime_after_ns is None or state.st_ctime_ns < choice.distrust_ctime_after_ns)
         )
         if not claim and state.st_size > limits.PART_BYTES:

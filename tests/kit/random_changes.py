@@ -16,7 +16,9 @@ _EARLY_NS = 1_000_000_000 * 10**9
 class RandomChanges:
     """Each `step` tries changes until the kernel accepts one."""
 
-    def __init__(self, source: Source, chance: random.Random, *, specials: bool = True) -> None:
+    def __init__(
+        self, source: Source, chance: random.Random, *, specials: bool = True, links: bool = True
+    ) -> None:
         self.restores_times = True  # whether a change may hide behind an unchanged size and mtime
         self._source = source
         self._chance = chance
@@ -29,7 +31,7 @@ class RandomChanges:
             self._unlink,
             self._rmdir,
             *[self._rename] * 3,
-            self._link,
+            *([self._link] if links else []),
             self._chmod,
             self._chown,
             self._utime,

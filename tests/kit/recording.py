@@ -53,6 +53,7 @@ class Source:
         self.root = os.fsencode(root)
         self.records: list[Record] = []
         self._listener = listener
+        self.observers: list[Callable[[Record], None]] = []
 
     def at(self, path: bytes) -> bytes:
         """The full path. Never through a symlink: a random one may lead anywhere on this host."""
@@ -75,6 +76,8 @@ class Source:
         self.records.append(record)
         if self._listener is not None:
             self._listener(record)
+        for observe in self.observers:
+            observe(record)
 
     def _known(self, path: bytes) -> dict[str, int]:
         state = os.lstat(self.at(path))

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,11 @@ from replicator.mirror.pieces import (
     Finish,
     LinkTo,
     Listing,
+    Names,
     Object,
     Part,
+    Patch,
+    Patched,
     Refused,
     Same,
     Times,
@@ -501,3 +505,160 @@ def test_what_a_kill_left_is_cleaned_by_the_same_batch(target: Target) -> None:
     target.placed(_file(b"x", b"new"))
     assert target.names() == ["x"]
     assert target.read("x") == b"new"
+
+
+# --- in place ---
+
+_BLOCK = 4096
+
+
+def _patch(
+    path: bytes,
+    size: int,
+    *extents: tuple[int, bytes],
+    holes: tuple[tuple[int, int], ...] = (),
+    identity: Identity = _ID,
+    links: int = 1,
+) -> Patch:
+    ranges = tuple((offset, len(data)) for offset, data in extents)
+    return Patch(path, identity, links, size, ranges, holes, Content(b"".join(data for _, data in extents)))
+
+
+def _patched(path: bytes, size: int, *, identity: Identity = _ID, links: int = 1) -> Patched:
+    return Patched(path, identity, links, _FILE, {b"user.a": b"1"}, size)
+
+
+def test_a_patch_changes_a_file_in_place_under_all_its_names(target: Target) -> None:
+    target.placed(_file(b"x", b"a" * 3 * _BLOCK))
+    os.link(target.base / "x", target.base / "link")
+    inode = (target.base / "x").stat().st_ino
+    pieces = (
+        _patch(
+            b"x", 2 * _BLOCK + 5, (10, b"new"), (2 * _BLOCK + 1, b"end"), holes=((_BLOCK, _BLOCK),), links=2
+        ),
+        _patched(b"x", 2 * _BLOCK + 5, links=2),
+    )
+    for _ in range(2):  # what a receiver does again after a kill
+        target.placed(*pieces)
+        content = target.read("link")
+        assert content[:_BLOCK] == b"a" * 10 + b"new" + b"a" * (_BLOCK - 13)
+        assert content[_BLOCK:] == bytes(_BLOCK) + b"aenda"
+        state = (target.base / "x").stat()
+        assert (state.st_ino, state.st_mtime_ns, state.st_mode) == (inode, _MTIME_NS, _FILE.mode)
+    with open(target.base / "x", "rb") as file:
+        assert list(data_extents(file.fileno(), 3 * _BLOCK)) == [(0, _BLOCK), (2 * _BLOCK, 5)]
+    target.placed(LinkTo(b"y", _ID, 3))
+    assert (target.base / "y").stat().st_ino == inode
+
+
+def test_every_part_of_a_patch_says_the_size(target: Target) -> None:
+    """What was cut off must be gone before an operation lengthens the file again."""
+    target.placed(_file(b"x", b"old" * 100))
+    target.placed(_patch(b"x", 3, (0, b"new")))
+    target.applier.apply(make_record(Kind.TRUNCATE, b"x", arg0=6), tolerant=True)
+    target.placed(_patched(b"x", 6))
+    assert target.read("x") == b"new\0\0\0"
+
+
+@pytest.mark.parametrize("there", ["nothing", "directory", "symlink", "fifo", "another", "no parent"])
+def test_a_patch_of_what_is_not_there_is_refused(target: Target, there: str) -> None:
+    outside = target.base.parent / "outside"
+    outside.write_bytes(b"outside")
+    path = b"d/x" if there == "no parent" else b"x"
+    if there == "directory":
+        (target.base / "x").mkdir()
+    elif there == "symlink":
+        (target.base / "x").symlink_to(outside)
+    elif there == "fifo":
+        os.mkfifo(target.base / "x")
+    elif there == "another":
+        target.placed(_file(b"x", b"other", Identity(9, 0), 2))
+    for piece in (_patch(path, 3, (0, b"new")), _patched(path, 3)):
+        (refused,) = target.place(piece)
+        assert (refused.path, refused.identity, refused.retry) == (path, _ID, True)
+    assert outside.read_bytes() == b"outside"
+    if there == "another":
+        assert target.read("x") == b"other"
+
+
+def test_a_patch_of_a_file_known_elsewhere_is_refused(target: Target) -> None:
+    target.placed(_file(b"known", b"copy", _ID, 2), _file(b"x", b"other", Identity(9, 0)))
+    (refused,) = target.place(_patch(b"x", 3, (0, b"new")))
+    assert refused.retry and target.read("x") == b"other"
+    os.unlink(target.base / "x")
+    os.link(target.base / "known", target.base / "x")
+    target.placed(_patch(b"x", 4, (0, b"C")))
+    assert target.read("known") == b"Copy"
+
+
+def test_a_running_program_is_not_patched(target: Target) -> None:
+    (target.base / "x").write_bytes(Path("/bin/sleep").read_bytes())
+    (target.base / "x").chmod(0o755)
+    with subprocess.Popen([target.base / "x", "60"]) as process:
+        try:
+            (refused,) = target.place(_patch(b"x", 3, (0, b"new")))
+        finally:
+            process.kill()
+    assert refused.retry
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        _patch(b"x", 3, (0, b"new"), holes=((-1, 5),)),
+        Patch(b"x", _ID, 1, 3, ((0, 5),), (), Content(b"abc")),
+        Names(b"", _DIRECTORY, {}, b"", b"", (b"x",), b""),
+        Names(b"", _DIRECTORY, {}, b"", b"", (b"x",), b"?"),
+        Names(b"", _DIRECTORY, {}, b"", b"", (b"../x",), b"f"),
+    ],
+)
+def test_malformed_changes_in_place_are_refused_for_good(target: Target, entry: AnyEntry) -> None:
+    target.placed(_file(b"x", b"old"))
+    (refused,) = target.place(entry)
+    assert not refused.retry
+    assert target.read("x") == b"old"
+
+
+@pytest.mark.parametrize(
+    ("make", "mode"), [("fifo", _FIFO), ("directory", _DIRECTORY), ("symlink", _SYMLINK)]
+)
+def test_attributes_of_other_objects(target: Target, make: str, mode: Attributes) -> None:
+    way = target.base / "x"
+    {"fifo": lambda: os.mkfifo(way), "directory": way.mkdir, "symlink": lambda: way.symlink_to("nowhere")}[
+        make
+    ]()
+    inode = way.lstat().st_ino
+    target.placed(Patched(b"x", _ID, 1, mode, {b"trusted.a": b"1"}, 0))
+    node = snapshot(target.base)[b"x"]
+    assert (node.type, node.owner, node.mtime_ns) == (make, (1000, 1001), _MTIME_NS)
+    assert node.xattrs == (("trusted.a", b"1"),) and way.lstat().st_ino == inode
+    wrong = _DIRECTORY if make == "fifo" else _FIFO
+    (refused,) = target.place(Patched(b"x", _ID, 1, wrong, {}, 0))
+    assert refused.retry
+
+
+def test_a_list_of_names_removes_keeps_and_asks(target: Target) -> None:
+    for name in ("both", "gone", "kept", "type"):
+        (target.base / "d" / name).mkdir(parents=True)
+        (target.base / "d" / name / "below").write_bytes(b"")
+    target.links.add(_ID, b"d/gone/below")
+    entry = Names(
+        b"d", _DIRECTORY, {}, b"", b"", (b"both", b"lacking", b"type"), b"dff", (b"kept", b"not there")
+    )
+    for _ in range(2):
+        (refused,) = target.place(entry)
+        assert (refused.path, refused.retry, refused.names) == (b"d", True, (b"lacking", b"type"))
+        assert target.names() == ["d", "d/both", "d/both/below", "d/kept", "d/kept/below"]
+    assert target.links.names(_ID) == []
+    assert snapshot(target.base)[b"d"].mode == 0o2750
+    (refused,) = target.place(Names(b"nowhere", _DIRECTORY, {}, b"", b"", (), b""))
+    assert (refused.path, refused.retry, refused.names) == (b"nowhere", True, ())
+
+
+def test_a_part_of_a_list_concerns_its_range_only(target: Target) -> None:
+    for name in "abcde":
+        (target.base / name).write_bytes(b"")
+    target.placed(Names(b"", _DIRECTORY, {}, b"a", b"d", (b"c",), b"f"))
+    assert target.names() == ["a", "c", "e"]
+    target.placed(Names(b"", _DIRECTORY, {}, b"c", b"", (), b""))
+    assert target.names() == ["a", "c"]
