@@ -22,7 +22,7 @@ from replicator.fs.open_modes import OpenNotes
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of what is kept for a successor: the files named here, and which descriptors the holder has.
 
 A software with another number cannot take over.

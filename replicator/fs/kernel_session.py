@@ -122,6 +122,8 @@ class Session:
         self._stopping = False
         self._leaving = False
         self._is_gone = False  # the mount
+            for handle in modes.unknown:
+                passthrough.release(handle)
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
