@@ -6,6 +6,7 @@ A binding is imported only when it is used: each costs memory in every capture p
 import os
 import re
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -23,8 +24,11 @@ _KERNEL_MIN = (5, 4)  # kernel_protocol.MINOR_MIN
 class Binding(Protocol):
     """Serves one mount."""
 
-    async def serve(self) -> bool:
-        """Until it is unmounted, or `terminate` or `leave` is called. Whether it is left to a successor."""
+    async def serve(self, ready: Callable[[], None]) -> bool:
+        """Until it is unmounted, or `terminate` or `leave` is called. Whether it is left to a successor.
+
+        `ready` is called once the kernel has been told how to speak: from then on a kill is survived.
+        """
         ...
 
     def terminate(self) -> None:
@@ -90,8 +94,13 @@ class _Kernel:
     ) -> None:
         from replicator.fs.kernel_session import Session
 
+        self._is_resumed = agreement is not None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._tell: Callable[[], None] = lambda: None
         if provision is None:
-            self._session = Session(passthrough, descriptor, lock, agreement=agreement, options=options)
+            self._session = Session(
+                passthrough, descriptor, lock, agreement=agreement, options=options, ready=self._ready
+            )
         else:
             self._session = Session(
                 passthrough,
@@ -102,9 +111,18 @@ class _Kernel:
                 open_notes=provision.open_notes,
                 options=options,
                 agreed=provision.agreed,
+                ready=self._ready,
             )
 
-    async def serve(self) -> bool:
+    def _ready(self) -> None:
+        """In the thread that serves, which must not wait."""
+        assert self._token is not None
+        self._token.run_sync_soon(self._tell)
+
+    async def serve(self, ready: Callable[[], None]) -> bool:
+        self._token, self._tell = trio.lowlevel.current_trio_token(), ready
+        if self._is_resumed:
+            ready()
         # Cancelled only when all of the capture ends: then its mount is no longer served anyway.
         try:
             return await trio.to_thread.run_sync(self._session.serve, abandon_on_cancel=True)
@@ -128,7 +146,8 @@ class _Pyfuse3:
         self._binding = pyfuse3_binding.Binding(passthrough)
         self._descriptor = descriptor
 
-    async def serve(self) -> bool:
+    async def serve(self, ready: Callable[[], None]) -> bool:
+        ready()  # it does not say when, and no kill is survived anyway
         await self._module.run(self._binding, self._descriptor)
         return False
 

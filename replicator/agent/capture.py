@@ -75,7 +75,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer to the call `status`."""
+    """Answer to the call `status`, which waits until it serves: ended before, it has not started."""
 
     pid: int
     state: str  # "serving" or "stopping"
@@ -106,6 +106,7 @@ class Capture:
         self._state = "starting"
         self._stop_persists = True
         self._is_left = False  # to a successor
+        self._started = trio.Event()
         self._unmounted = trio.Event()
         self._stopped = trio.Event()
         self._failure: ReplicatorError | None = None
@@ -117,7 +118,8 @@ class Capture:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped, unmounted, or left to a successor.
 
-        Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted.
+        Raises ReplicatorError if it cannot start, or cannot save the journal. `task_status`: it is mounted,
+        and agreed with the kernel how to speak.
         """
         settings = self._settings
         resumption = self._resumption
@@ -175,11 +177,17 @@ class Capture:
                 if self._provision is not None:
                     nursery.start_soon(self._provision.keep)
                 nursery.start_soon(self._heed_signals)
-                self._state = "serving"
-                logger.info("serving %s at %s with the %s binding", path, mountpoint, self._binding_name)
-                task_status.started()
+
+                def ready() -> None:
+                    if self._started.is_set():
+                        return  # a successor that the kernel asks once more
+                    self._state = "serving"
+                    logger.info("serving %s at %s with the %s binding", path, mountpoint, self._binding_name)
+                    self._started.set()
+                    task_status.started()
+
                 try:
-                    self._is_left = await self._binding.serve()
+                    self._is_left = await self._binding.serve(ready)
                 finally:
                     self._finish()
                 nursery.cancel_scope.cancel()
@@ -289,6 +297,7 @@ class Capture:
     # --- control calls ---
 
     async def status(self) -> CaptureStatus:
+        await self._started.wait()
         with self._lock:
             journal = self._journal.statistics()
         return CaptureStatus(

@@ -70,7 +70,7 @@ class Mounts:
             await self._remove(change, mount, force=False)  # somebody may use it already
         else:
             await self._core.children.stop_capture(mount, force=True, persist=False)
-            await self._core.children.discard_journal(mount)
+            await self._core.children.discard_mount(mount)
 
     async def remove(self, path: str, *, force: bool) -> MountView:
         async with self._core.change() as change:

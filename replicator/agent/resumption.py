@@ -22,7 +22,7 @@ from replicator.fs.open_modes import OpenNotes
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of what is kept for a successor: the files named here, and which descriptors the holder has.
 
 A software with another number cannot take over.
@@ -109,11 +109,12 @@ class Provision:
         try:
             if held is None:
                 self._discard(_OPENS)  # of a mount that is dead
-            self.ledger = Ledger(self._path(_NODES), keep=held is not None)
+            self.ledger = Ledger(self._path(_NODES), resume=held is not None)
             self.intent = Intent(self._path(_INTENT))
             self.open_notes = OpenNotes(self._path(_OPENS))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._without(error)
+            self.end()  # what a predecessor wrote is true no more
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
@@ -122,7 +123,7 @@ class Provision:
         with suppress(FileNotFoundError):
             os.unlink(self._path(name))
 
-    def _without(self, error: OSError) -> None:
+    def _without(self, error: Exception) -> None:
         logger.warning("a kill of this process would not be survived: %s", error)
 
     def hold(self, fuse: int, root: int) -> None:

@@ -331,23 +331,30 @@ class Binding:
         flags, mode, umask, _ = fields
         entry: Entry
         name = self._name(HEADER_BYTES + 16, end)
+        self._close_undelivered(header)
         handle, entry = self._fs.create(node_id, name, mode, flags, _caller(header, umask))
         return self._entry(entry) + self._opened(entry.node_id, handle, flags, header)
 
     def _tmpfile(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
         flags, mode, umask, _ = fields
         entry: Entry
+        self._close_undelivered(header)
         handle, entry = self._fs.create_unnamed(node_id, mode, flags, _caller(header, umask))
         return self._entry(entry) + self._opened(entry.node_id, handle, flags, header)
 
     def _open(self, node_id: int, fields: Fields, end: int, header: Header) -> Reply:
-        modes, flags = self._modes, fields[0]
-        if modes is not None and header[2] & protocol.RESENT:
-            phantom = modes.undelivered(header[2] & ~protocol.RESENT)
-            if phantom and self._fs.is_open(phantom):  # a predecessor did not live to tell of it
-                modes.released(phantom)
-                self._fs.release(phantom)
+        flags = fields[0]
+        self._close_undelivered(header)
         return self._opened(node_id, self._fs.open(node_id, flags, _caller(header)), flags, header)
+
+    def _close_undelivered(self, header: Header) -> None:
+        """What a predecessor opened for this request, and did not live to tell of."""
+        if self._modes is None or not header[2] & protocol.RESENT:
+            return
+        handle = self._modes.undelivered(header[2] & ~protocol.RESENT)
+        if handle:
+            self._modes.released(handle)
+            self._fs.release(handle)
 
     def _opened(self, node_id: int, handle: int, flags: int, header: Header) -> bytes:
         if self._modes is None:

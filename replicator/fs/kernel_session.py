@@ -96,6 +96,10 @@ def _tell_nobody(agreement: protocol.Agreement) -> None:
     """For a mount without successors."""
 
 
+def _tell_nobody_either() -> None:
+    """For whoever does not ask."""
+
+
 class Session:
     """Serves one mount. `lock` is held while a request is handled: it protects what `passthrough` uses."""
 
@@ -110,15 +114,17 @@ class Session:
         open_notes: OpenNotes | None = None,
         options: MountOptions = DEFAULTS,
         agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
+        ready: Callable[[], None] = _tell_nobody_either,
         nodes_max: int = limits.NODES,
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
-        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it. `intent`,
-        `open_notes`: see there.
+        `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it before the
+        kernel is, and `ready` called after that. `intent`, `open_notes`: see there.
         """
         self._is_resumed = agreement is not None
         self._agreed = agreed
+        self._ready = ready
         self._passthrough = passthrough
         self._descriptor = descriptor
         self._lock = lock
@@ -128,6 +134,8 @@ class Session:
             modes = OpenModes(
                 options, Backing(descriptor), self._unseen, open_notes, passthrough.open_files()
             )
+            for handle in modes.unknown:
+                passthrough.release(handle)
         self._binding = Binding(passthrough, agreement, intent, options, modes if modes.is_needed else None)
         passthrough.mode_dropped = self._forget_attributes
         self._disk_threads = DiskThreads(options.disk_threads)
@@ -205,14 +213,24 @@ class Session:
             header = unpack_header(buffer)
             with lock:
                 answer = handle(header)
-            if header[1] == protocol.Opcode.INIT and binding.agreement is not None:
-                self._agreed(binding.agreement)
-            reply(header, answer)
+            if header[1] == protocol.Opcode.INIT:
+                self._begin(header, answer)
+            else:
+                reply(header, answer)
             served()
             if len(nodes) > self._nodes_max:
                 self._prune_wanted.set()
         if binding.ended:
             self._is_gone = True
+
+    def _begin(self, header: Header, answer: Reply) -> None:
+        """A successor must know what the kernel was told."""
+        agreement = self._binding.agreement
+        if agreement is not None:
+            self._agreed(agreement)
+        self._reply(header, answer)
+        if agreement is not None:
+            self._ready()
 
     # --- receiving ---
 

@@ -2,29 +2,32 @@
 
 It lies beside the journal's memory tier, so it outlives any process but not the host. Entries are only ever
 appended; the number of references the kernel holds is kept up to date within the entry that introduced the
-object. What was appended counts from the moment the length at the beginning says so. A full log is written
-anew from what is alive.
+object. What was appended counts from the moment the length at the beginning says so.
+
+A full log is continued by another. With each append there, a few of the objects that are alive move over;
+when none is left behind, the other takes the place of the first. So whoever reads finds one log that is
+whole, or two that are so together, and no append takes long.
 """
 
 import errno
 import mmap
 import os
 import struct
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from replicator import limits
 
-_MAGIC = b"RLEDGER1"
+_HEADER = struct.Struct("<8sQQ")  # magic, length, number: of a log that continues another, one more than that
+_MAGIC = b"RLEDGER2"
 _LENGTH = struct.Struct("<Q")
 _LENGTH_OFFSET = 8
-_START = 16
+_START = _HEADER.size
 _ENTRY = struct.Struct("<BBHIQQQQ")  # kind, directory, name bytes, references, id, inode, device, parent
 _REFERENCES = struct.Struct("<I")
 _REFERENCES_OFFSET = 4
-_NAME, _GONE, _FORGOTTEN = 1, 2, 3
+_NAME, _GONE, _FORGOTTEN, _OBJECT = 1, 2, 3, 4
 _STEP_BYTES = 1 << 20
 
 
@@ -32,7 +35,7 @@ class Entry(NamedTuple):
     """One line. `parent` 0: no name, as of an object that never had one."""
 
     kind: int
-    place: int  # of the entry in the file
+    place: int  # where `Ledger.references` finds it
     references: int
     id: int
     inode: int
@@ -42,51 +45,115 @@ class Entry(NamedTuple):
     name: bytes
 
 
-Named = tuple[int, int, int, bool, int, int, bytes]
-"""An object and a name it stands at, as `Ledger.named` is told."""
+class _Log:
+    """One file. Places in it are those of entries, plus 0 or 1: see `Ledger`."""
+
+    def __init__(self, path: str, size: int, number: int) -> None:
+        """A new one, in place of what is there."""
+        self._open(path, size, os.O_CREAT | os.O_TRUNC)
+        self.number = number
+        self.end = _START
+        try:
+            self._allocate(_START)
+        except OSError:
+            self.close()
+            raise
+        _HEADER.pack_into(self.map, 0, _MAGIC, _START, number)
+
+    @classmethod
+    def existing(cls, path: str, size: int) -> Self:
+        """What a former process left, to go on with. Raises OSError, ValueError: there is none."""
+        end, number = _header(path)
+        log = cls.__new__(cls)
+        log._open(path, max(size, end), 0)
+        log.number = number
+        log.end = end
+        log._allocated = end // _STEP_BYTES * _STEP_BYTES
+        return log
+
+    def _open(self, path: str, size: int, flags: int) -> None:
+        self.size = size
+        self._allocated = 0
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        try:
+            os.ftruncate(self._descriptor, size)
+            self.map = mmap.mmap(self._descriptor, size)
+        except OSError:
+            os.close(self._descriptor)
+            raise
+
+    def reserve(self, length: int) -> bool:
+        """Whether there is room for an entry. Raises OSError if there is no memory."""
+        end = self.end + length
+        if end > self._allocated:
+            if end > self.size:
+                return False
+            self._allocate(end)
+        return True
+
+    def _allocate(self, end: int) -> None:
+        """Memory for all up to `end`: a store where there is none would end the process."""
+        while self._allocated < end:
+            step = min(_STEP_BYTES, self.size - self._allocated)
+            os.posix_fallocate(self._descriptor, self._allocated, step)
+            self._allocated += step
+
+    def close(self) -> None:
+        """Once or twice."""
+        if not self.map.closed:
+            self.map.close()
+            os.close(self._descriptor)
 
 
 class Ledger:
     """Written by one process. Errors of the file cost the log, and with it a successor's resumption only."""
 
-    def __init__(self, path: str, *, keep: bool = False, size: int = limits.LEDGER_BYTES) -> None:
-        """A new one, in place of what is there; with `keep` not before the first `begin`. Raises OSError."""
+    def __init__(self, path: str, *, resume: bool = False, size: int = limits.LEDGER_BYTES) -> None:
+        """A new one, in place of what is there, or (`resume`) what is there. Raises OSError, ValueError."""
         self._path = path
         self._size = size
-        self.rewrite: Callable[[], None] | None = None
-        """Called when it is full, by an append: whoever knows what is alive begins anew (see `begin`)."""
-        self._open(path + ".first" if keep else path)
-
-    def _open(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._end = _START
-        self._allocated = 0
-        os.ftruncate(self._descriptor, self._size)
-        self._map = mmap.mmap(self._descriptor, self._size)
-        self._allocate(_START)
-        self._map[:8] = _MAGIC
-        _LENGTH.pack_into(self._map, _LENGTH_OFFSET, _START)
-
-    def _allocate(self, end: int) -> None:
-        """Memory for all up to `end`: a store where there is none would end the process."""
-        while self._allocated < end:
-            step = min(_STEP_BYTES, self._size - self._allocated)
-            os.posix_fallocate(self._descriptor, self._allocated, step)
-            self._allocated += step
+        self.living: Callable[[], Iterator[None]] = lambda: iter(())
+        """Asked when it is full: an iterator that moves one object at each step, by `object` and `named`."""
+        self._moves: Iterator[None] | None = None
+        self._is_moving = False  # just now
+        self._former: _Log | None = None  # while there are two
+        self._until = size // 8  # it is continued when it is longer
+        # A place tells by its lowest bit in which of two logs it is: in that whose number has the same.
+        if not resume:
+            with suppress(FileNotFoundError):
+                os.unlink(_continuation(path))
+            self._log = _Log(path, size, number=0)
+            return
+        self._log = _Log.existing(path, size)
+        if _is_continued(path, self._log.number):
+            self._former, self._log = self._log, _Log.existing(_continuation(path), size)
 
     def close(self) -> None:
-        self._map.close()
-        os.close(self._descriptor)
+        self._log.close()
+        if self._former is not None:
+            self._former.close()
 
     def remove(self) -> None:
         """Nobody will need it."""
         self.close()
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
+        for path in (f"{self._path}.new", _continuation(self._path), self._path):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     # --- writing ---
+
+    def object(
+        self,
+        node_id: int,
+        inode: int,
+        device: int,
+        is_directory: bool,
+        references: int,
+        parent: int,
+        name: bytes,
+    ) -> int:
+        """An object, and the name it stands at. Returns the place for `references`, instead of any former."""
+        return self._append(_OBJECT, is_directory, references, node_id, inode, device, parent, name)
 
     def named(
         self,
@@ -97,9 +164,9 @@ class Ledger:
         references: int,
         parent: int,
         name: bytes,
-    ) -> int:
-        """An object stands at a name. Returns the place for `references`."""
-        return self._append(_NAME, is_directory, references, node_id, inode, device, parent, name)
+    ) -> None:
+        """An object stands at another name, too."""
+        self._append(_NAME, is_directory, references, node_id, inode, device, parent, name)
 
     def gone(self, node_id: int, parent: int, name: bytes) -> None:
         """It does not stand there any more."""
@@ -110,7 +177,15 @@ class Ledger:
         self._append(_FORGOTTEN, False, 0, node_id, 0, 0, 0, b"")
 
     def references(self, place: int, count: int) -> None:
-        _REFERENCES.pack_into(self._map, place + _REFERENCES_OFFSET, max(count, 0))
+        log = self._log
+        if (place ^ log.number) & 1:
+            assert self._former is not None
+            log = self._former
+        _REFERENCES.pack_into(log.map, (place & -2) + _REFERENCES_OFFSET, max(count, 0))
+
+    def is_left_behind(self, place: int) -> bool:
+        """Whether an object of this place is still to be moved."""
+        return bool((place ^ self._log.number) & 1)
 
     def _append(
         self,
@@ -123,71 +198,91 @@ class Ledger:
         parent: int,
         name: bytes,
     ) -> int:
-        place = self._end
         length = (_ENTRY.size + len(name) + 7) & -8
-        if place + length > self._size:
-            if self.rewrite is not None:
-                self.rewrite()
-                place = self._end
-            if place + length > self._size:
-                raise OSError(errno.ENOSPC, "too many objects", self._path)
-        if place + length > self._allocated:
-            self._allocate(place + length)
-        mapped = self._map
+        if self._former is None and self._log.end + length > self._until:
+            self._continue()
+        log = self._log
+        if not log.reserve(length):
+            raise OSError(errno.ENOSPC, "too many objects", self._path)
+        place = log.end
         _ENTRY.pack_into(
-            mapped, place, kind, is_directory, len(name), references, node_id, inode, device, parent
+            log.map, place, kind, is_directory, len(name), references, node_id, inode, device, parent
         )
         if name:
             start = place + _ENTRY.size
-            mapped[start : start + len(name)] = name
-        self._end = end = place + length
-        _LENGTH.pack_into(mapped, _LENGTH_OFFSET, end)
-        return place
+            log.map[start : start + len(name)] = name
+        log.end = end = place + length
+        _LENGTH.pack_into(log.map, _LENGTH_OFFSET, end)
+        if self._former is not None and not self._is_moving:
+            self._move()
+        return place | log.number & 1
 
-    def begin(self, names: Iterable[Named]) -> "array[int]":
-        """Begin anew: what is alive replaces all there is, at once. Returns the places for `references`.
+    # --- two logs ---
 
-        Of hundreds of thousands, while applications wait: so this is one loop, and makes nothing in memory.
-        """
-        old_map, old_descriptor, new = self._map, self._descriptor, self._path + ".new"
-        self._open(new)
-        mapped, pack_into, head, end, allocated = self._map, _ENTRY.pack_into, _ENTRY.size, _START, 0
-        places = array("Q")
-        for node_id, inode, device, is_directory, references, parent, name in names:
-            place, name_bytes = end, len(name)
-            start = place + head
-            end = (start + name_bytes + 7) & -8
-            if end > allocated:
-                if end > self._size:
-                    raise OSError(errno.ENOSPC, "too many objects", self._path)
-                self._allocate(end)
-                allocated = self._allocated
-            pack_into(
-                mapped, place, _NAME, is_directory, name_bytes, references, node_id, inode, device, parent
-            )
-            mapped[start : start + name_bytes] = name
-            places.append(place)
-        self._end = end
-        _LENGTH.pack_into(mapped, _LENGTH_OFFSET, end)
-        os.replace(new, self._path)
-        with suppress(FileNotFoundError):
-            os.unlink(self._path + ".first")
-        old_map.close()
-        os.close(old_descriptor)
-        return places
+    def _continue(self) -> None:
+        new = f"{self._path}.new"
+        log = _Log(new, self._size, self._log.number + 1)
+        os.replace(new, _continuation(self._path))
+        self._former, self._log = self._log, log
+
+    def _move(self) -> None:
+        """A few objects more. After the last, nobody needs the former log."""
+        if self._moves is None:
+            self._moves = self.living()
+        self._is_moving = True
+        try:
+            for _ in range(limits.LEDGER_MOVES):
+                if next(self._moves, _END) is _END:
+                    self._end_former()
+                    break
+        finally:
+            self._is_moving = False
+
+    def _end_former(self) -> None:
+        assert self._former is not None
+        os.replace(_continuation(self._path), self._path)
+        self._former.close()
+        self._former = self._moves = None
+        self._until = min(self._size, max(self._size // 8, 3 * self._log.end))
 
 
-def read(path: str) -> Iterator[Entry]:
-    """The entries a former process left. Raises OSError, ValueError: there is none, or none that is whole."""
+_END = object()
+
+
+def _continuation(path: str) -> str:
+    return path + ".next"
+
+
+def _header(path: str) -> tuple[int, int]:
+    """Length and number of a log. Raises OSError, ValueError."""
     with open(path, "rb") as file:
         head = file.read(_START)
         if len(head) < _START or head[:8] != _MAGIC:
             raise ValueError(f"{path} is no ledger")
-        (end,) = _LENGTH.unpack_from(head, _LENGTH_OFFSET)
-        file.seek(0)
+        _, end, number = _HEADER.unpack(head)
+        if os.fstat(file.fileno()).st_size < end:
+            raise ValueError(f"{path} is cut short")
+    return end, number
+
+
+def _is_continued(path: str, number: int) -> bool:
+    try:
+        return _header(_continuation(path))[1] == number + 1
+    except FileNotFoundError:
+        return False
+
+
+def read(path: str) -> Iterator[Entry]:
+    """The entries a former process left. Raises OSError, ValueError: there is none, or none that is whole."""
+    end, number = _header(path)
+    yield from _entries(path, end, number)
+    if _is_continued(path, number):
+        yield from _entries(_continuation(path), *_header(_continuation(path)))
+
+
+def _entries(path: str, end: int, number: int) -> Iterator[Entry]:
+    with open(path, "rb") as file:
         data = file.read(end)
-    if len(data) != end:
-        raise ValueError(f"{path} is cut short")
     place = _START
     while place < end:
         kind, is_directory, name_bytes, references, node_id, inode, device, parent = _ENTRY.unpack_from(
@@ -196,7 +291,7 @@ def read(path: str) -> Iterator[Entry]:
         start = place + _ENTRY.size
         yield Entry(
             kind,
-            place,
+            place | number & 1,
             references,
             node_id,
             inode,
@@ -217,24 +312,25 @@ class Known(NamedTuple):
     is_directory: bool
     references: int
     names: list[tuple[int, bytes]]  # (parent, name)
+    place: int  # for `Ledger.references`
 
 
 def known(entries: Iterator[Entry]) -> dict[int, Known]:
     """What was alive at the end, parents in any order. Pure."""
     alive: dict[int, Known] = {}
     for entry in entries:
-        if entry.kind == _NAME:
-            found = alive.get(entry.id)
+        kind, place, references, node_id, inode, device, is_directory, parent, name = entry
+        found = alive.get(node_id)
+        if kind == _FORGOTTEN:
+            alive.pop(node_id, None)
+        elif kind == _GONE:
+            if found is not None and (parent, name) in found.names:
+                found.names.remove((parent, name))
+        else:
             if found is None:
-                found = alive[entry.id] = Known(
-                    entry.id, entry.inode, entry.device, entry.is_directory, entry.references, []
-                )
-            if entry.parent and (entry.parent, entry.name) not in found.names:
-                found.names.append((entry.parent, entry.name))
-        elif entry.kind == _GONE:
-            found = alive.get(entry.id)
-            if found is not None and (entry.parent, entry.name) in found.names:
-                found.names.remove((entry.parent, entry.name))
-        elif entry.kind == _FORGOTTEN:
-            alive.pop(entry.id, None)
+                found = alive[node_id] = Known(node_id, inode, device, is_directory, references, [], place)
+            elif kind == _OBJECT:  # it has moved
+                alive[node_id] = found._replace(references=references, place=place)
+            if parent and (parent, name) not in found.names:
+                found.names.append((parent, name))
     return alive

@@ -19,7 +19,7 @@ from typing import Final
 
 from replicator.fs import calls
 from replicator.fs.attributes import proc_path
-from replicator.fs.ledger import Known, Ledger, Named
+from replicator.fs.ledger import Known, Ledger
 from replicator.ops import Flag
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class NodeTable:
         state = os.fstat(root_fd)
         self._ledger = ledger
         if ledger is not None:
-            ledger.rewrite = self._rewrite_ledger
+            ledger.living = self._move_to_new_log
         self.root = Node(ROOT_ID, state.st_ino, state.st_dev, True)
         self.root.descriptor = root_fd
         self.root.lookups = 1
@@ -470,11 +470,13 @@ class NodeTable:
                 self._give_ledger_up(error)
 
     def _write_name(self, ledger: Ledger, node: Node, parent: Node | None, name: bytes) -> None:
+        known = node.id, node.inode, node.device, node.is_directory, max(node.lookups, 0)
         parent_id = 0 if parent is None else parent.id
-        place = ledger.named(
-            node.id, node.inode, node.device, node.is_directory, node.lookups, parent_id, name
-        )
-        if node.place < 0:
+        if node.place >= 0:
+            ledger.named(*known, parent_id, name)
+            return
+        place = ledger.object(*known, parent_id, name)
+        if node.place < 0:  # else it has been moved meanwhile
             node.place = place
 
     def _tell_gone(self, node: Node, parent: Node, name: bytes) -> None:
@@ -495,16 +497,21 @@ class NodeTable:
         if self._ledger is not None and node.place >= 0:
             self._ledger.references(node.place, node.lookups)
 
-    def _rewrite_ledger(self) -> None:
-        ledger = self._ledger
-        assert ledger is not None
-
-        nodes = [node for node in self._nodes.values() if node is not self.root]
-        places = ledger.begin(_named(nodes))
-        index = 0
-        for node in nodes:
-            node.place = places[index]
-            index += 1 if node.others is None else 1 + len(node.others)
+    def _move_to_new_log(self) -> Iterator[None]:
+        """Of the ledger: one object at each step, those that are forgotten meanwhile not at all."""
+        for node_id in list(self._nodes):
+            node, ledger = self._nodes.get(node_id), self._ledger
+            if node is None or node is self.root or ledger is None:
+                continue
+            if node.place >= 0 and not ledger.is_left_behind(node.place):
+                continue
+            known = node.id, node.inode, node.device, node.is_directory, max(node.lookups, 0)
+            parent = node.parent
+            node.place = ledger.object(*known, 0 if parent is None else parent.id, node.name)
+            if node.others is not None:
+                for other, name in node.others:
+                    ledger.named(*known, other.id, name)
+            yield
 
     def _give_ledger_up(self, error: OSError) -> None:
         """Without it a successor makes a new mount: that costs programs their open files."""
@@ -516,13 +523,14 @@ class NodeTable:
     def restore(self, alive: Iterable[Known], pinned: Mapping[tuple[int, int], int]) -> None:
         """Know again what a predecessor knew. `pinned`: O_PATH descriptors by (inode, device), now ours.
 
-        The ledger begins anew.
+        The ledger is the predecessor's, and goes on.
         """
         alive = list(alive)
         for known in alive:
             if known.id != ROOT_ID:
                 node = Node(known.id, known.inode, known.device, known.is_directory)
                 node.lookups = known.references
+                node.place = known.place
                 self._nodes[known.id] = node
                 if known.id >= _FIRST_FOREIGN_ID:
                     self._foreign[known.inode, known.device] = known.id
@@ -546,19 +554,3 @@ class NodeTable:
         for descriptor in unused.values():
             os.close(descriptor)
         self._ledger = ledger
-        if ledger is not None:
-            try:
-                self._rewrite_ledger()
-            except OSError as error:
-                self._give_ledger_up(error)
-
-
-def _named(nodes: Iterable[Node]) -> Iterator[Named]:
-    """All of their names, one after another; one without any has none by name b""."""
-    for node in nodes:
-        parent = node.parent
-        known = node.id, node.inode, node.device, node.is_directory, max(node.lookups, 0)
-        yield *known, 0 if parent is None else parent.id, node.name
-        if node.others is not None:
-            for other, name in node.others:
-                yield *known, other.id, name

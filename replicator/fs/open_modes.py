@@ -13,8 +13,10 @@ stores in a shared mapping is not: this only a handle for reading *and* writing 
 ever opened like that are not passed any more, and where it happens all the same, their content is noted
 to be in doubt: see `unseen`.
 
-Numbers of handles and backing ids are noted (`OpenNotes`) before the kernel is told them: a successor of a
-killed capture must not open an inode in the other state.
+Each handle is noted (`OpenNotes`) before the kernel is told it, with the request that opened it: a successor
+of a killed capture must not open an inode in the other state. And it must not take for open what the kernel
+does not: a descriptor without a note was being opened or closed, and one whose request is handed out again
+was never told. Otherwise such a one would decide in which state an inode is that the kernel has in the other.
 """
 
 import errno
@@ -71,22 +73,26 @@ class Backing:
         try:
             fcntl.ioctl(self._fuse, protocol.BACKING_CLOSE, protocol.backing_number(backing_id))
         except OSError as error:
-            logger.warning("backing id %d: %s", backing_id, error)
+            if error.errno != errno.ENOENT:  # a killed predecessor has closed it
+                logger.warning("backing id %d: %s", backing_id, error)
 
 
 class Noted(NamedTuple):
-    """Of a handle that is passed."""
+    """Of an open file."""
 
-    backing_id: int
+    unique: int  # the request that opened it
+    backing_id: int  # 0: it is not passed
     is_unseen: bool  # can be mapped shared and writable
 
 
-_LAST = struct.Struct("<QQ")  # the last request to open a file, and the handle it got
-_NOTE = struct.Struct("<II")  # backing id, whether unseen
+_COMPLETE = struct.Struct("<Q")
+_NOTE = struct.Struct("<QII")  # unique, backing id, flags
+_OPEN, _UNSEEN = 1, 2
+_NO_NOTE = bytes(_NOTE.size)
 
 
 class OpenNotes:
-    """Which handles are passed, in a file beside the ledger, at the place of the handle's number.
+    """How each file is open, in a file beside the ledger, at the place of the handle's number.
 
     Written by one process at a time. Raises OSError if there is no room.
     """
@@ -94,29 +100,35 @@ class OpenNotes:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._size = os.fstat(self._descriptor).st_size
 
-    def write(self, handle: int, note: Noted | None) -> None:
-        """Before the kernel is told the handle, or (None) before the descriptor is closed."""
-        os.pwrite(self._descriptor, _NOTE.pack(*(note or (0, False))), _LAST.size + handle * _NOTE.size)
+    @property
+    def are_complete(self) -> bool:
+        """Whether the kernel was told of no open file without a note."""
+        return any(os.pread(self._descriptor, _COMPLETE.size, 0))
 
-    def opened(self, unique: int, handle: int) -> None:
-        """This request is about to be answered with this handle."""
-        os.pwrite(self._descriptor, _LAST.pack(unique, handle), 0)
+    @are_complete.setter
+    def are_complete(self, value: bool) -> None:
+        os.pwrite(self._descriptor, _COMPLETE.pack(value), 0)
+
+    def write(self, handle: int, note: Noted) -> None:
+        """Before the kernel is told the handle."""
+        flags = _OPEN | (_UNSEEN if note.is_unseen else 0)
+        data = _NOTE.pack(note.unique, note.backing_id, flags)
+        os.pwrite(self._descriptor, data, _COMPLETE.size + handle * _NOTE.size)
+
+    def clear(self, handle: int) -> None:
+        """The kernel has given it back; its descriptor is still open."""
+        os.pwrite(self._descriptor, _NO_NOTE, _COMPLETE.size + handle * _NOTE.size)
 
     def read(self) -> dict[int, Noted]:
         """All of them, by handle."""
-        data = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)[_LAST.size :]
+        data = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)[_COMPLETE.size :]
         whole = data[: len(data) // _NOTE.size * _NOTE.size]
         return {
-            handle: Noted(backing_id, bool(is_unseen))
-            for handle, (backing_id, is_unseen) in enumerate(_NOTE.iter_unpack(whole))
-            if backing_id
+            handle: Noted(unique, backing_id, bool(flags & _UNSEEN))
+            for handle, (unique, backing_id, flags) in enumerate(_NOTE.iter_unpack(whole))
+            if flags
         }
-
-    def last(self) -> tuple[int, int]:
-        data = os.pread(self._descriptor, _LAST.size, 0)
-        return _LAST.unpack(data) if len(data) == _LAST.size else (0, 0)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -145,9 +157,12 @@ class _Inode:
 
     __slots__ = ("backing_id", "handles")
 
-    def __init__(self, backing_id: int) -> None:
+    def __init__(self) -> None:
         self.handles = 0
-        self.backing_id = backing_id  # 0: not passed
+        self.backing_id = 0  # 0: not passed
+
+
+_UNNOTED = Noted(0, 0, False)
 
 
 class OpenModes:
@@ -161,7 +176,7 @@ class OpenModes:
         notes: OpenNotes | None = None,
         open_files: Iterable[tuple[int, int]] = (),
     ) -> None:
-        """`open_files`: (handle, node id) of what a predecessor has opened, as far as it is in `notes`."""
+        """`open_files`: (handle, node id) of every file that a predecessor has opened."""
         self._passes = options.reads == "passthrough"
         self._writes = DIRECT if options.writes == "direct" else CACHED
         self._backing = backing
@@ -171,7 +186,8 @@ class OpenModes:
         self._handles: dict[int, tuple[int, bool]] = {}  # handle: (node id, whether unseen)
         self._mappable: set[int] = set()  # nodes that were opened for reading and writing
         self._stale: set[int] = set()  # nodes of which the kernel may have cached what is not so any more
-        self._undelivered = (0, 0)
+        self.unknown: list[int] = []
+        """Of `open_files`, those the kernel was not told of, or has given back: to be closed."""
         self._resume(notes, open_files)
 
     @property
@@ -181,32 +197,47 @@ class OpenModes:
 
     def _resume(self, notes: OpenNotes | None, open_files: Iterable[tuple[int, int]]) -> None:
         noted = {} if notes is None else notes.read()
-        if notes is not None:
-            self._undelivered = notes.last()
+        are_complete = notes is not None and notes.are_complete
+        without: list[int] = []
         for handle, node_id in open_files:
-            note = noted.pop(handle, Noted(0, False))
+            note = noted.pop(handle, None)
+            if note is None and are_complete:
+                self.unknown.append(handle)
+                continue
+            if note is None:
+                without.append(handle)
+                note = _UNNOTED
             self._add(handle, node_id, note)
             if note.is_unseen:
                 self._watch.opened(node_id)
+        if notes is None:
+            return
         used = {inode.backing_id for inode in self._inodes.values()}
         for handle, note in noted.items():  # closed, as far as the kernel is concerned
-            if notes is not None:
-                notes.write(handle, None)
-            if note.backing_id not in used:
+            if note.backing_id and note.backing_id not in used:
                 used.add(note.backing_id)
                 self._backing.close(note.backing_id)
+            notes.clear(handle)
+        if not self.is_needed:
+            notes.are_complete = False  # for nobody writes any
+        elif all(self._note(handle, _UNNOTED) for handle in without):
+            notes.are_complete = True
 
     def _add(self, handle: int, node_id: int, note: Noted) -> None:
         inode = self._inodes.get(node_id)
         if inode is None:
-            inode = self._inodes[node_id] = _Inode(note.backing_id)
+            inode = self._inodes[node_id] = _Inode()
         inode.handles += 1
+        inode.backing_id = inode.backing_id or note.backing_id
         self._handles[handle] = node_id, note.is_unseen
 
     def undelivered(self, unique: int) -> int:
-        """The handle that a killed predecessor gave to this request, and did not tell the kernel; else 0."""
-        last, handle = self._undelivered
-        return handle if unique == last else 0
+        """The handle that a killed predecessor gave to this request, and did not tell the kernel; else 0.
+
+        Only of a request that is handed out again.
+        """
+        noted = {} if self._notes is None else self._notes.read()
+        return next((h for h, note in noted.items() if note.unique == unique and h in self._handles), 0)
 
     def opened(self, node_id: int, handle: int, flags: int, unique: int) -> tuple[int, int]:
         """FOPEN_* and a backing id for the reply to an open, with `flags` of open(2)."""
@@ -216,48 +247,41 @@ class OpenModes:
             if len(self._mappable) >= limits.MAPPABLE_FILES:
                 self._mappable.clear()  # they are kept to avoid trouble, not to exclude it
             self._mappable.add(node_id)
-        note = Noted(0, False)
         if inode is not None and inode.backing_id:
-            note = Noted(inode.backing_id, access != os.O_RDONLY and access != os.O_WRONLY)
+            is_unseen = access != os.O_RDONLY and access != os.O_WRONLY
+            note = Noted(unique, inode.backing_id, is_unseen)
             mode = PASSED if access == os.O_RDONLY else HYBRID
-            self._note(handle, note, unique)
-            if note.is_unseen:
+            self._note(handle, note)
+            if is_unseen:
                 self._stale.add(node_id)
                 self._watch.opened(node_id)
         else:
             mode = CACHED if access == os.O_RDONLY else self._writes
-            if (
-                self._passes
-                and inode is None
-                and access == os.O_RDONLY
-                and node_id not in self._mappable
-                and (backing_id := self._backing.open(handle))
-            ):
-                note = Noted(backing_id, False)
-                if self._note(handle, note, unique):
-                    mode = PASSED
-                else:
-                    self._backing.close(backing_id)
-                    note = Noted(0, False)
-            elif self._passes:
-                self._note(handle, None, unique)
-            if mode == CACHED and node_id in self._stale:
+            backing_id = 0
+            if self._passes and inode is None and access == os.O_RDONLY and node_id not in self._mappable:
+                backing_id = self._backing.open(handle)
+            note = Noted(unique, backing_id, False)
+            if not self._note(handle, note) and backing_id:
+                self._backing.close(backing_id)
+                note = _UNNOTED
+            if note.backing_id:
+                mode = PASSED
+            elif mode == CACHED and node_id in self._stale:
                 mode = UNCACHED_FIRST
                 if not self._watch.is_watched(node_id):
                     self._stale.discard(node_id)
         self._add(handle, node_id, note)
         return mode, note.backing_id
 
-    def _note(self, handle: int, note: Noted | None, unique: int) -> bool:
+    def _note(self, handle: int, note: Noted) -> bool:
         """Whether a successor will know."""
         if self._notes is None:
             return True  # there will be none
         try:
-            if note is not None:
-                self._notes.write(handle, note)
-            self._notes.opened(unique, handle)
+            self._notes.write(handle, note)
         except OSError as error:
             logger.warning("how a file is open cannot be noted: %s", error)
+            self._notes.are_complete = False
             return False
         return True
 
@@ -269,10 +293,10 @@ class OpenModes:
             return
         if is_unseen:
             self._watch.released(node_id)
-        if inode.backing_id and self._notes is not None:
-            self._notes.write(handle, None)
         inode.handles -= 1
         if not inode.handles:
             del self._inodes[node_id]
             if inode.backing_id:
-                self._backing.close(inode.backing_id)
+                self._backing.close(inode.backing_id)  # as long as a note says that it is open
+        if self._notes is not None:
+            self._notes.clear(handle)

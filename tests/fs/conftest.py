@@ -27,9 +27,7 @@ def made(tmp_path: Path, binding: str) -> Iterator[CaptureMount]:
 @pytest.fixture
 def mount(made: CaptureMount) -> CaptureMount:
     """Serving, with a reader of its journal."""
-    made.start().attach()
-    os.statvfs(made.mountpoint)  # it has agreed with the kernel how to speak: from here on it may be killed
-    return made
+    return made.start().attach()
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount
 from replicator import limits
 from replicator.agent import resumption
 from replicator.agent.capture import CaptureSettings
-from replicator.agent.launcher import Launcher
-from replicator.agent.supervisor import Child, Plan, Supervisor
+from replicator.agent.launcher import Launch, Launcher
+from replicator.agent.supervisor import Child, ChildError, Plan, Supervisor
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
 from replicator.fs import holder
@@ -430,6 +430,82 @@ def test_a_capture_that_is_killed_while_its_agent_talks_to_it_is_replaced_at_onc
 
     try:
         trio.run(main)
+    finally:
+        mount.close()
+
+
+# A capture that waits for a file before it answers the kernel's first request; or that is killed there, once.
+UNAGREED = """
+import os, signal, sys, time
+from replicator.agent.capture import main
+from replicator.fs.kernel_session import Session
+what, file = {what!r}, {file!r}
+real = Session._begin
+def begin(*arguments):
+    if what == "kill" and not os.path.exists(file):
+        open(file, "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    real(*arguments)
+Session._begin = begin
+sys.exit(main())
+"""
+
+
+def test_it_serves_when_the_kernel_has_been_answered(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    program = ("-c", UNAGREED.format(what="wait", file=str(go)))
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, program=program)
+    states: list[str] = []
+    try:
+        mount.spawn()
+        while not os.path.exists(mount.socket):
+            time.sleep(0.01)
+        asking = threading.Thread(target=lambda: states.append(mount.call("status")["state"]))
+        asking.start()
+        asking.join(0.5)
+        assert mount.layers == 1 and not states
+        go.touch()
+        asking.join(CALL_TIMEOUT_S)
+        assert states == ["serving"]
+        mount.kill()  # from here on that is survived
+        mount.start()
+        assert os.listdir(mount.mountpoint) == []
+        assert mount.layers == 1
+        assert mount.stop() == 0
+    finally:
+        mount.close()
+
+
+def test_killed_before_that_it_has_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = UNAGREED.format(what="kill", file=str(tmp_path / "killed"))
+    command = property(lambda launch: [sys.executable, "-c", code, "--arguments", launch.arguments_file])
+    monkeypatch.setattr(Launch, "command", command)
+    mount = CaptureMount(tmp_path, settings={"binding": "kernel"})
+
+    async def main() -> None:
+        home = Home(mount.settings.home)
+        home.create()
+        async with trio.open_nursery() as nursery:
+            ring = EventRing(time.time_ns, lambda event: None)
+            supervisor = Supervisor(home, ring, Launcher(home), nursery)
+            plan = Plan("capture", MOUNT_ID, lambda: mount.settings)
+            with pytest.raises(ChildError, match="cannot be started"):
+                await supervisor.start(plan)
+            child = await supervisor.start(plan)
+            assert await trio.to_thread.run_sync(os.listdir, mount.mountpoint) == []
+            former = child.pid
+            assert former is not None
+            os.kill(former, signal.SIGKILL)
+            while child.pid in (None, former):  # noqa: ASYNC110  # nobody tells
+                await trio.sleep(0.01)
+            assert await trio.to_thread.run_sync(os.listdir, mount.mountpoint) == []
+            await supervisor.stop("capture", MOUNT_ID)
+
+    try:
+        trio.run(main)
+        assert mount.layers == 0
     finally:
         mount.close()
 

@@ -2,10 +2,12 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from replicator import limits
 from replicator.fs.intent import Intent
 from replicator.fs.ledger import Known, Ledger, known, read
 from replicator.fs.nodes import Node, NodeTable
@@ -15,69 +17,125 @@ def found(path: Path) -> dict[int, Known]:
     return known(read(str(path)))
 
 
+def places(path: Path) -> dict[int, tuple[int, list[tuple[int, bytes]]]]:
+    return {node_id: (alive.references, alive.names) for node_id, alive in found(path).items()}
+
+
 def test_names_come_and_go(tmp_path: Path) -> None:
     path = tmp_path / "nodes"
     ledger = Ledger(str(path))
-    place = ledger.named(5, 5, 1, False, 1, 1, b"a")
+    place = ledger.object(5, 5, 1, False, 1, 1, b"a")
     ledger.named(5, 5, 1, False, 1, 1, b"\xff link")
-    ledger.named(6, 6, 1, True, 2, 1, b"d")
+    other = ledger.object(6, 6, 1, True, 2, 1, b"d")
     ledger.gone(5, 1, b"a")
     ledger.references(place, 7)
     assert found(path) == {
-        5: Known(5, 5, 1, False, 7, [(1, b"\xff link")]),
-        6: Known(6, 6, 1, True, 2, [(1, b"d")]),
+        5: Known(5, 5, 1, False, 7, [(1, b"\xff link")], place),
+        6: Known(6, 6, 1, True, 2, [(1, b"d")], other),
     }
     ledger.forgotten(5)
-    ledger.named(5, 5, 1, True, 1, 6, b"again")  # the number of another object now
-    assert found(path)[5] == Known(5, 5, 1, True, 1, [(6, b"again")])
+    place = ledger.object(5, 5, 1, True, 1, 6, b"again")  # the number of another object now
+    assert found(path)[5] == Known(5, 5, 1, True, 1, [(6, b"again")], place)
     ledger.remove()
     assert not path.exists()
+    ledger.remove()  # given up before
 
 
 def test_a_kill_within_an_entry_leaves_those_before_it(tmp_path: Path) -> None:
     path = tmp_path / "nodes"
     ledger = Ledger(str(path))
-    ledger.named(5, 5, 1, False, 1, 1, b"whole")
+    ledger.object(5, 5, 1, False, 1, 1, b"whole")
     before = path.read_bytes()
-    ledger.named(6, 6, 1, False, 1, 1, b"torn")
+    ledger.object(6, 6, 1, False, 1, 1, b"torn")
     after = path.read_bytes()
     path.write_bytes(before[:16] + after[16:])  # the length is stored last
     assert set(found(path)) == {5}
     ledger.close()
 
 
-def test_a_full_ledger_begins_anew_with_what_is_alive(tmp_path: Path) -> None:
+class Living(dict[int, int]):
+    """Places of objects that never change."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.ledger = Ledger(str(path), size=size)
+        self.references: dict[int, int] = {}
+        self.ledger.living = self.move
+        self.moved = 0
+
+    def add(self, node_id: int) -> None:
+        references = self.references.setdefault(node_id, 1)
+        self[node_id] = self.ledger.object(node_id, node_id, 1, False, references, 1, b"kept %d" % node_id)
+
+    def move(self) -> Iterator[None]:
+        for node_id in list(self):
+            if self.ledger.is_left_behind(self[node_id]):
+                self.add(node_id)
+                self.moved += 1
+                yield
+
+
+def test_a_full_ledger_goes_on_in_another_a_few_objects_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "nodes"
-    ledger = Ledger(str(path), size=4096)
+    living = Living(path, 1 << 16)
+    for node_id in range(100):
+        living.add(node_id)
+    files = set()
+    for number in range(2000):
+        moved = living.moved
+        living.ledger.object(1000, 1, 1, False, 1, 1, b"x")
+        living.ledger.forgotten(1000)
+        assert living.moved - moved <= 2 * limits.LEDGER_MOVES
+        living.references[number % 100] = number
+        living.ledger.references(living[number % 100], number)
+        files.add(tuple(sorted(os.listdir(tmp_path))))
+    assert living.moved >= 200
+    assert files == {("nodes",), ("nodes", "nodes.next")}
+    assert places(path) == {n: (1900 + n, [(1, b"kept %d" % n)]) for n in range(100)}
+    living.ledger.remove()
+    assert os.listdir(tmp_path) == []
 
-    def rewrite() -> None:
-        (_, place) = ledger.begin([(1, 1, 1, True, 1, 0, b""), (2, 2, 1, False, 2, 1, b"kept")])
-        ledger.references(place, 3)
 
-    ledger.rewrite = rewrite
-    for number in range(1000):
-        ledger.named(10 + number, 10 + number, 1, False, 1, 1, b"x" * 20)
-    entries = found(path)
-    assert entries[2].references == 3
-    assert 1009 in entries
-    assert os.listdir(tmp_path) == ["nodes"]
-    ledger.close()
+def test_what_is_alive_must_have_room(tmp_path: Path) -> None:
+    living = Living(tmp_path / "nodes", 4096)
+    with pytest.raises(OSError, match="too many objects"):
+        for node_id in range(1000):
+            living.add(node_id)
+    assert len(living) > 30
+    living.ledger.remove()
 
 
-def test_a_successors_ledger_replaces_the_old_one_at_once(tmp_path: Path) -> None:
+def test_a_successor_goes_on_where_the_ledger_ends(tmp_path: Path) -> None:
     path = tmp_path / "nodes"
     old = Ledger(str(path))
-    old.named(5, 5, 1, False, 1, 1, b"a")
+    place = old.object(5, 5, 1, False, 1, 1, b"a")
     old.close()
-    new = Ledger(str(path), keep=True)
-    assert set(found(path)) == {5}  # a kill now costs nothing
-    new.begin([])
+    new = Ledger(str(path), resume=True)
+    assert set(found(path)) == {5}
+    new.references(place, 3)
+    new.object(6, 6, 1, False, 1, 1, b"b")
+    assert places(path) == {5: (3, [(1, b"a")]), 6: (1, [(1, b"b")])}
+    new.close()
+    new = Ledger(str(path))
     assert found(path) == {}
-    assert os.listdir(tmp_path) == ["nodes"]
     new.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"RLEDGER1", b"x" * 100, b"RLEDGER1" + bytes([200] + [0] * 7)])
+def test_what_continues_an_older_ledger_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "nodes"
+    living = Living(path, 1 << 12)
+    while not (tmp_path / "nodes.next").exists():
+        living.add(len(living))
+    living.ledger.close()
+    left = (tmp_path / "nodes.next").read_bytes()
+    Ledger(str(path)).close()
+    assert os.listdir(tmp_path) == ["nodes"]
+    other = bytearray(left)
+    other[16] += 1  # its number
+    (tmp_path / "nodes.next").write_bytes(other)
+    assert found(path) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"RLEDGER2", b"x" * 100, b"RLEDGER2" + bytes([200] + [0] * 7)])
 def test_what_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "nodes").write_bytes(content)
     with pytest.raises(ValueError, match=r"ledger|cut short"):
@@ -146,7 +204,7 @@ def test_a_table_is_what_it_was_after_random_changes(tmp_path: Path, seed: int) 
                 table.forget(node.id, node.lookups)
     expected = picture(table)
     alive = list(known(read(path)).values())
-    successor = NodeTable(os.open(root, os.O_PATH), 8, Ledger(path, keep=True, size=1 << 16))
+    successor = NodeTable(os.open(root, os.O_PATH), 8, Ledger(path, resume=True, size=1 << 16))
     successor.restore(alive, {})
     assert picture(successor) == expected
     for node, parent, name in files:

@@ -3,6 +3,8 @@
 import errno
 import os
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from replicator.fs.open_modes import (
     PASSED,
     UNCACHED_FIRST,
     Backing,
+    Noted,
     OpenModes,
     OpenNotes,
 )
@@ -186,19 +189,22 @@ def test_a_refusal_for_all_files_is_asked_for_once(
 def test_notes_are_kept(tmp_path: Path) -> None:
     path = str(tmp_path / "opens")
     notes = OpenNotes(path)
-    assert (notes.read(), notes.last()) == ({}, (0, 0))
-    notes.write(70, open_modes.Noted(5, True))
-    notes.write(3, open_modes.Noted(6, False))
-    notes.opened(99, 3)
+    assert notes.read() == {} and not notes.are_complete
+    notes.write(70, Noted(100, 5, True))
+    notes.write(3, Noted(102, 6, False))
+    notes.write(0, Noted(104, 0, False))
+    notes.are_complete = True
     notes.close()
     notes = OpenNotes(path)
-    assert notes.read() == {3: (6, False), 70: (5, True)}
-    assert notes.last() == (99, 3)
-    notes.write(70, None)
-    assert notes.read() == {3: (6, False)}
+    assert notes.read() == {0: (104, 0, False), 3: (102, 6, False), 70: (100, 5, True)}
+    assert notes.are_complete
+    notes.clear(70)
+    notes.clear(0)
+    notes.are_complete = False
+    assert notes.read() == {3: (102, 6, False)} and not notes.are_complete
     notes.remove()
     notes = OpenNotes(path)
-    assert (notes.read(), notes.last()) == ({}, (0, 0))
+    assert notes.read() == {} and not notes.are_complete
     notes.remove()
 
 
@@ -221,7 +227,48 @@ def test_a_successor_knows_what_is_passed(tmp_path: Path) -> None:
     assert made.opened(7, 10, os.O_RDONLY, 0) == (PASSED, 1)
     assert made.opened(9, 11, os.O_WRONLY, 0) == (HYBRID, 2)
     assert made.opened(8, 12, os.O_RDONLY, 0) == (CACHED, 0)
-    assert made.undelivered(110) == 6 and made.undelivered(108) == 0
+    assert made.undelivered(108) == 5 and made.undelivered(110) == 0
+    notes.remove()
+
+
+def test_what_the_kernel_does_not_know_decides_nothing(tmp_path: Path) -> None:
+    """A descriptor of a file that was just being opened, or closed, comes first among those of its inode."""
+    files, watch = Files(), Watched()
+    notes = OpenNotes(str(tmp_path / "opens"))
+    made = OpenModes(READS, files, watch, notes)
+    made.opened(7, 4, os.O_RDONLY, 100)
+    made.opened(7, 5, os.O_RDONLY, 102)
+    notes.clear(4)
+    made = OpenModes(READS, files, watch, notes, [(3, 7), (4, 7), (5, 7), (8, 9)])
+    assert made.unknown == [3, 4, 8]
+    assert made.opened(7, 6, os.O_RDONLY, 104) == (PASSED, 1)
+    assert made.opened(9, 8, os.O_RDONLY, 106) == (PASSED, 2)
+    notes.remove()
+
+
+def test_where_notes_were_not_wanted_all_that_is_open_counts(tmp_path: Path) -> None:
+    files, watch = Files(), Watched()
+    notes = OpenNotes(str(tmp_path / "opens"))
+    assert not OpenModes(DEFAULTS, files, watch, notes).is_needed
+    made = OpenModes(READS, files, watch, notes, [(3, 7)])
+    assert made.unknown == [] and notes.are_complete
+    assert made.opened(7, 4, os.O_RDONLY, 100) == (CACHED, 0)
+    made = OpenModes(DEFAULTS, files, watch, notes, [(3, 7), (4, 7), (5, 8)])
+    assert made.unknown == [5] and not made.is_needed  # so nobody notes what is opened from here on
+    made = OpenModes(READS, files, watch, notes, [(3, 7), (4, 7), (6, 9)])
+    assert made.unknown == []
+    notes.remove()
+
+
+def test_a_file_that_cannot_be_noted_is_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, watch = Files(), Watched()
+    notes = OpenNotes(str(tmp_path / "opens"))
+    made = OpenModes(READS, files, watch, notes)
+    with monkeypatch.context() as patched:
+        patched.setattr(notes, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        assert made.opened(7, 1, os.O_RDONLY, 100) == (CACHED, 0)
+    made = OpenModes(READS, files, watch, notes, [(1, 7)])
+    assert made.unknown == [] and not files.open_ids
     notes.remove()
 
 
@@ -264,3 +311,128 @@ def test_the_kernel_never_refuses(
         if seed == 0 and options != WRITES:
             assert {CACHED, PASSED, HYBRID} <= seen
         notes.remove()
+
+
+# --- a kill at any step ---
+
+
+class Killed(BaseException):
+    pass
+
+
+class Life:
+    """Applications, the kernel, and captures one after another: each ends within some request."""
+
+    def __init__(self, seed: int, options: MountOptions, path: str) -> None:
+        self.chance = random.Random(seed)
+        self.options = options
+        self.until_kill = 0
+        self.kills = 0
+        self.unnoted = 0  # a backing id
+        self.leaked: set[int] = set()
+        self.descriptors: dict[int, int] = {}  # handle: node
+        life = self
+
+        class SteppedFiles(Files):
+            def open(self, descriptor: int) -> int:
+                life.step()
+                life.unnoted = super().open(descriptor)
+                return life.unnoted
+
+            def close(self, backing_id: int) -> None:
+                life.step()
+                if backing_id in self.open_ids:
+                    super().close(backing_id)
+
+        class SteppedNotes(OpenNotes):
+            def write(self, handle: int, note: Noted) -> None:
+                life.step()
+                super().write(handle, note)
+                life.unnoted = 0
+
+            def clear(self, handle: int) -> None:
+                life.step()
+                super().clear(handle)
+
+        self.files, self.watch, self.notes = SteppedFiles(), Watched(), SteppedNotes(path)
+        self.kernel = Kernel(self.files)
+        self.modes = OpenModes(options, self.files, self.watch, self.notes)
+
+    def step(self) -> None:
+        self.until_kill -= 1
+        if not self.until_kill:
+            raise Killed
+
+    def survive(self, request: Callable[[bool], None]) -> None:
+        """Have it handled, by as many captures as it takes."""
+        is_resent, is_ready = False, True
+        while True:
+            self.until_kill = self.chance.randrange(1, 40)
+            try:
+                if not is_ready:
+                    self.succeed()
+                    is_ready = True
+                request(is_resent)
+                return
+            except Killed:
+                self.kills += 1
+                self.leaked |= {self.unnoted} - {0}
+                self.unnoted = 0
+                is_resent, is_ready = True, False
+
+    def succeed(self) -> None:
+        self.watch.clear()
+        known = list(self.descriptors.items())
+        self.chance.shuffle(known)
+        self.modes = OpenModes(self.options, self.files, self.watch, self.notes, known)
+        for handle in self.modes.unknown:
+            self.step()
+            del self.descriptors[handle]
+
+    def open(self, node_id: int, access: int, unique: int, is_resent: bool) -> None:
+        if is_resent and (phantom := self.modes.undelivered(unique)):
+            self.modes.released(phantom)
+            self.step()
+            del self.descriptors[phantom]
+        self.step()
+        handle = next(number for number in range(3, 1000) if number not in self.descriptors)
+        self.descriptors[handle] = node_id
+        answer = self.modes.opened(node_id, handle, access, unique)
+        self.step()
+        self.kernel.opened(node_id, handle, *answer)
+
+    def release(self, handle: int, is_resent: bool) -> None:
+        if is_resent and handle not in self.descriptors:
+            return
+        self.modes.released(handle)
+        self.step()
+        del self.descriptors[handle]
+        self.step()
+
+    def close(self, handle: int) -> None:
+        self.kernel.released(handle)  # before we hear of it
+        self.survive(partial(self.release, handle))
+
+
+@pytest.mark.parametrize("options", [BOTH, READS])
+def test_whenever_a_capture_is_killed_the_kernel_never_refuses(tmp_path: Path, options: MountOptions) -> None:
+    kills = 0
+    for seed in range(60):
+        life = Life(seed, options, str(tmp_path / f"opens-{seed}"))
+        for unique in range(2, 400, 2):
+            if life.kernel.handles and life.chance.random() < 0.5:
+                life.close(life.chance.choice(list(life.kernel.handles)))
+            node_id = life.chance.randrange(1, 5)
+            access = life.chance.choice([os.O_RDONLY, os.O_RDONLY, os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+            life.survive(partial(life.open, node_id, access, unique))
+            assert life.descriptors.keys() == life.kernel.handles.keys()
+        for handle in list(life.kernel.handles):
+            life.close(handle)
+        # Nothing is left that keeps a file from being passed.
+        assert not life.descriptors and not life.notes.read() and not life.watch
+        assert life.files.open_ids.keys() <= life.leaked
+        life.until_kill = 0
+        assert life.modes.opened(99, 3, os.O_RDONLY, 1000)[0] == PASSED
+        kills += life.kills
+        life.notes.remove()
+    assert kills > 1000
