@@ -32,7 +32,7 @@ class Sizes:
     """How much of everything."""
 
     blocks: int = 4000
-    files: int = 500
+    files: int = 2000
     source_files: int = 600
     inserts: int = 200
     seconds: int = 4  # of what runs for a time
@@ -87,7 +87,7 @@ class Programs:
         path = files.directory / "large"
         path.unlink(missing_ok=True)
         count = LARGE_BYTES // len(LARGE)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         start = time.perf_counter()
         for number in range(count):
             os.pwrite(descriptor, LARGE, number * len(LARGE))

@@ -92,7 +92,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "disk_threads": Option(
         f"1 to {limits.DISK_THREADS_MAX}",
         _between(1, limits.DISK_THREADS_MAX),
-        "threads for what waits for a disk: syncs, and reads that are not cached",
+        "threads at most for what waits for a disk: reads that are not cached, and the like",
         _ANY_KERNEL,
     ),
     "request_timeout": Option(
@@ -105,7 +105,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "idle": Option(
         "|".join(get_args(Idle)),
         _one_of(*get_args(Idle)),
-        "what capture does between two calls: look for the next one, or sleep",
+        "poll: idle processors do not halt while programs call fast; auto: on small hosts",
         _ANY_KERNEL,
     ),
 }

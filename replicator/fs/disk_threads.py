@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class DiskThreads:
-    """`submit` and `close` are for one thread."""
+    """At most `count`, started when they are needed. `submit` and `close` are for one thread."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -23,13 +23,12 @@ class DiskThreads:
         """What is not done yet."""
 
     def submit(self, function: Callable[[], None]) -> None:
-        if not self._threads:
-            for number in range(self._count):
-                thread = threading.Thread(target=self._work, name=f"disk {number}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
         with self._lock:
             self.busy += 1
+        if self.busy > len(self._threads) < self._count:
+            thread = threading.Thread(target=self._work, name=f"disk {len(self._threads)}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         self._queue.put(function)
 
     def _work(self) -> None:

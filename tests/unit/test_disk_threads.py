@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import pytest
 
@@ -50,8 +51,22 @@ def test_a_failure_is_told_and_ends_no_thread(caplog: pytest.LogCaptureFixture) 
     assert "planted" in caplog.text
 
 
-def test_without_work_there_is_no_thread() -> None:
+def test_there_are_as_many_threads_as_were_needed_at_once() -> None:
     before = threading.active_count()
-    threads = DiskThreads(8)
+    threads = DiskThreads(3)
     assert threading.active_count() == before
+    for _ in range(5):
+        done = threading.Event()
+        threads.submit(done.set)
+        assert done.wait(10)
+        deadline = time.monotonic() + 10
+        while threads.busy and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert threading.active_count() == before + 1
+    may_end = threading.Event()
+    for _ in range(5):
+        threads.submit(may_end.wait)  # type: ignore[arg-type]
+    assert threading.active_count() == before + 3
+    may_end.set()
     threads.close()
+    assert threading.active_count() == before
