@@ -506,11 +506,12 @@ class NodeTable:
             if node.place >= 0 and not ledger.is_left_behind(node.place):
                 continue
             known = node.id, node.inode, node.device, node.is_directory, max(node.lookups, 0)
-            parent = node.parent
-            node.place = ledger.object(*known, 0 if parent is None else parent.id, node.name)
             if node.others is not None:
                 for other, name in node.others:
                     ledger.named(*known, other.id, name)
+            # The last, for with its place it counts as moved: also for a successor.
+            parent = node.parent
+            node.place = ledger.object(*known, 0 if parent is None else parent.id, node.name)
             yield
 
     def _give_ledger_up(self, error: OSError) -> None:

@@ -6,21 +6,27 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replicator import limits
 from replicator.fs import ledger, nodes
 from replicator.fs.ledger import Ledger
 from replicator.fs.nodes import Node, NodeTable
 
 SIZE = 1 << 13
+OBJECTS = 20
 TRACED = {ledger.__file__, nodes.__file__}
 Picture = dict[int, tuple[int, frozenset[tuple[int, bytes]]]]  # id: references, names
+
+
+Change = tuple[str, int, int, int | None]  # method of `Life`, its arguments, the line it is killed at
 
 
 class Killed(BaseException):
@@ -62,7 +68,6 @@ class Life:
         self.root = directory / "root"
         self.root.mkdir()
         self.path = str(directory / "nodes")
-        self.continued = 0
         self.table = self.begin(resume=False)
 
     def begin(self, *, resume: bool) -> NodeTable:
@@ -84,6 +89,13 @@ class Life:
             for node in self.table
             if node is not self.table.root
         }
+
+    def bytes(self) -> list[bytes]:
+        found = []
+        for path in (self.path, self.path + ".next"):
+            with suppress(FileNotFoundError), open(path, "rb") as file:
+                found.append(file.read())
+        return found
 
     def left(self) -> Picture:
         """What a successor would know."""
@@ -126,6 +138,25 @@ class Life:
             self.table.looked_up(self.table.attach_unnamed(state, pinned))  # type: ignore[arg-type]
 
 
+class Looker:
+    """Sees what a successor would find at each line."""
+
+    def __init__(self, life: Life, lines: int) -> None:
+        self._life = life
+        self._lines = lines  # left until it is killed
+        self._bytes: list[bytes] = []
+        self.seen: list[Picture] = []
+
+    def look(self) -> None:
+        self._lines -= 1
+        if not self._lines:
+            raise Killed
+        now = self._life.bytes()
+        if now != self._bytes:
+            self._bytes = now
+            self.seen.append(self._life.left())
+
+
 def assert_between(found: Picture, before: Picture, after: Picture) -> None:
     for node_id in found.keys() | before.keys() | after.keys():
         old, new, at = before.get(node_id), after.get(node_id), found.get(node_id)
@@ -146,38 +177,34 @@ def assert_between(found: Picture, before: Picture, after: Picture) -> None:
 CHANGES = st.lists(
     st.tuples(
         st.sampled_from(["look_up", "look_up", "look_up", "move", "remove", "forget", "unnamed"]),
-        st.integers(0, 9),
-        st.integers(0, 40),
+        st.integers(0, OBJECTS),
+        st.integers(0, 2 * OBJECTS),
         st.one_of(st.none(), st.none(), st.integers(1, 120)),  # killed at this line
     ),
+    min_size=30,
     max_size=60,
 )
 
 
-@given(changes=CHANGES)
-@settings(max_examples=40, deadline=None)
-def test_a_kill_at_any_line(tmp_path_factory: Any, changes: list[tuple[str, int, int, int | None]]) -> None:
-    life = Life(tmp_path_factory.mktemp("ledger"))
-    # So that it is continued, again and again, while little is alive.
-    for _ in range(3):
-        for number in range(12):
-            life.look_up(number, number)
-            life.forget(number, 1)
+@given(changes=CHANGES, moves=st.integers(1, 3), spent=st.integers(0, 60))
+@settings(max_examples=20, deadline=None)
+def test_a_kill_at_any_line(tmp_path_factory: Any, changes: list[Change], moves: int, spent: int) -> None:
+    with patch.object(limits, "LEDGER_MOVES", moves):  # as few as among hundreds of thousands
+        live(Life(tmp_path_factory.mktemp("ledger")), changes, spent)
+
+
+def live(life: Life, changes: list[Change], spent: int) -> None:
+    for number in range(OBJECTS):
+        life.look_up(number, number)
+    for _ in range(spent):  # so that it is full sooner or later
+        life.look_up(OBJECTS, OBJECTS)
+        life.forget(OBJECTS, 1)
     for name, number, argument, killed_at in changes:
-        before, seen = life.known(), []
+        before = life.known()
         assert life.left() == before
-        left_lines = [killed_at or -1]
-
-        def at_line(seen: list[Picture] = seen, left_lines: list[int] = left_lines) -> None:
-            left_lines[0] -= 1
-            if not left_lines[0]:
-                raise Killed
-            found = life.left()
-            if not seen or found != seen[-1]:
-                seen.append(found)
-
+        looker = Looker(life, killed_at or -1)
         try:
-            with traced(at_line):
+            with traced(looker.look):
                 getattr(life, name)(number, argument)
         except Killed:
             found = life.left()
@@ -185,12 +212,10 @@ def test_a_kill_at_any_line(tmp_path_factory: Any, changes: list[tuple[str, int,
             assert life.left() == found
             after = life.known()
             assert after == found
-            for at in seen:
-                assert_between(at, before, after)
         else:
             after = life.known()
-            for at in seen:
-                assert_between(at, before, after)
+        for found in looker.seen:
+            assert_between(found, before, after)
     assert life.left() == life.known()
     life.ledger.remove()
     life.table.close()
