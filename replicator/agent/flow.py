@@ -64,6 +64,7 @@ class Flow:
         self.source = source
         self.order = Order()
         self.position: Position = START  # of the last record that is in the stream
+        self.passed_wall_ns = 0  # when that was done; 0: not known
         self.pieces: deque[QueuedPiece] = deque()
         self.transfers: list[OpenTransfer] = []  # being read, or read and waiting for their places
         self.again: dict[bytes, set[bytes]] = {}  # names to read again, by directory
@@ -122,11 +123,14 @@ class Flow:
         Raises JournalError if the journal does not have it (any more).
         """
         self.cursor.seek(position)
+        if position != self.position:
+            self.passed_wall_ns = 0
         self.position = position
 
     def seek_head(self) -> None:
         """Go on with what comes next."""
         self.position = self.cursor.seek_head()
+        self.passed_wall_ns = 0
 
     # --- reading the source again ---
 

@@ -70,7 +70,9 @@ class MirrorRun:
         return self.kind != FULL
 
     def expect(self, files: int, size: int) -> None:
-        """Of a run whose work is known beforehand: so much more of it."""
+        """So much more work, of a run whose work is known beforehand; otherwise everything is counted."""
+        if not self.some_paths:
+            return
         self.total_known = True
         self.total_files += files
         self.total_bytes += size

@@ -109,6 +109,21 @@ class Mirrors:
         self.shipper.wake()
         return run
 
+    def distrust_since(self, wall_ns: int, now: bool) -> None:
+        """Operations since then did not come into the stream: whoever compares instead of bringing what they
+        changed must not believe size and mtime of files with a later ctime. That is a successor of this
+        process; `now`: this run as well. 0: nobody knows when that was.
+        """
+        run, state = self.run, self._memory.state
+        assert run is not None
+        since_ns = max(wall_ns - limits.FILE_CLOCK_STEP_NS, 0)
+        if now:
+            former_ns = run.distrust_ctime_after_ns
+            run.distrust_ctime_after_ns = since_ns if former_ns is None else min(former_ns, since_ns)
+        if state.mirror_started_wall_ns is None or since_ns < state.mirror_started_wall_ns:
+            state.mirror_started_wall_ns = since_ns
+            self._memory.save()
+
     def _new_run(self, kind: str, *, exact: bool, started_wall_ns: int) -> MirrorRun:
         world = self._world
         identifier = str(uuid.UUID(int=world.random.getrandbits(128)))

@@ -517,6 +517,8 @@ class Replica:
 
     async def keep_durable(self) -> None:
         """Sync the copy while there is something new, and move the durable marks. Until cancelled."""
+        if self.applied.marks != self.durable:
+            self._unsynced.set()  # of a predecessor: a source with a full queue sends nothing until then
         while True:
             await self._unsynced.wait()
             # A sync of many changes costs little more than of one, and what a mirror brings may be repeated.

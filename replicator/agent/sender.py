@@ -92,6 +92,7 @@ class Sender:
             flows,
             lambda: mirrors.run,
             mirrors.begin_recovery,
+            mirrors.distrust_since,
             mirrors.end,
             self._wake_scanner,
             lambda: self._scanner.idle,

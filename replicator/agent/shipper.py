@@ -35,7 +35,7 @@ from replicator.mirror.pieces import (
     Times,
     encode_batch,
 )
-from replicator.mirror.requirements import Requirement, requirements
+from replicator.mirror.requirements import concerns, require_dirty
 from replicator.mirror.scan import Found
 from replicator.net.engine import Data
 from replicator.net.frames import Derived, Frame, Mark, MirrorBegin, MirrorEnd, PieceBatch, Records
@@ -97,12 +97,14 @@ class Totals:
 class Shipper:
     """See the module.
 
-    `begin_run` starts a mirror run of the kind given (for paths that moved into the set, or were lost).
+    `begin_recovery` starts a mirror run for paths that moved into the set, or were lost;
+    `distrust_since(wall_ns, now)` says that operations were lost after that time.
     """
 
     flows: list[Flow]
     mirror_run: Callable[[], MirrorRun | None]
     begin_recovery: Callable[[], MirrorRun]
+    distrust_since: Callable[[int, bool], None]
     end_run: Callable[[bool], None]
     wake_scanner: Callable[[], None]
     scanner_idle: Callable[[], bool]
@@ -198,6 +200,7 @@ class Shipper:
         index += count
         record = run.records[index - 1][2]
         flow.position = Position(record.sequence, record.chain)
+        flow.passed_wall_ns = record.wall_ns
         self._current = (flow, run, index) if index < len(run.records) else None
 
     def _ship(self, flow: Flow, run: Run, index: int, out: list[Shipment]) -> None:
@@ -398,30 +401,44 @@ class Shipper:
 
         `out`: this happens in the stream, and what is shipped next needs a tolerant target.
         """
-        if not paths:
-            return
+        if paths:
+            self._recovering(flow, exact, out)
+            for path in paths:
+                flow.order.require(path)
+
+    def _recovering(self, flow: Flow, exact: bool, out: list[Shipment] | None) -> MirrorRun:
         run = self.mirror_run() or self.begin_recovery()
         run.exact = run.exact or exact
         flow.order.active = True
-        for path in paths:
-            flow.order.require(path)
         if out is not None and self.announced != run.run_id:
             self._announce(run, out)
         self.wake_scanner()
+        return run
 
     def _recover_lost(self, flow: Flow, hole: Record, out: list[Shipment]) -> None:
         """Bring what a HOLE says was lost; everything if it does not say."""
-        needed = [Requirement(root) for root in flow.filter.roots]
+        dirty = None
         if len(hole.payload):
             try:
-                needed = requirements(DirtyMap.decode(hole.payload), flow.filter)
+                dirty = DirtyMap.decode(hole.payload)
             except CorruptDirtyMap as error:
                 logger.warning("a loss in the journal: everything is compared: %s", error)
-        self.recover(flow, [requirement.path for requirement in needed], exact=True, out=out)
-        for path, touched in needed:
-            if touched is not None:
-                flow.order.pend(path, touched=touched)
-                flow.links_seen.discard(touched)
+        if dirty is not None and not concerns(dirty, flow.filter):
+            return
+        run, order = self._recovering(flow, True, out), flow.order
+        self.distrust_since(flow.passed_wall_ns, dirty is None)
+        order.operations_lost()
+        flow.links_seen.clear()
+        for transfer in flow.transfers:  # some of it may have been read before
+            if transfer.read is not None:
+                order.void(transfer.read.identity)
+        if dirty is None:
+            for root in flow.filter.roots:
+                order.require(root)
+        else:
+            files, size = order.asked_objects, order.asked_bytes
+            require_dirty(dirty, flow.filter, order, in_place=not run.partial)
+            run.expect(order.asked_objects - files, order.asked_bytes - size)
 
     def _abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
         """A name on the way to a file that is being transferred changes here: what was sent of it is void."""

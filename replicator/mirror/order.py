@@ -167,10 +167,15 @@ class Order:
             self._names_work.append(directory)
 
     def pending_names(self, directory: bytes, names: Iterable[bytes], count: int) -> set[bytes]:
-        """Which of these `count` names are brought anyway; the directory itself is not pending."""
+        """Which of these `count` names are brought anyway; the directory itself is not pending.
+
+        No others, pending as they may be: what has no name any more by an operation that was lost, no record
+        removes.
+        """
         pending, start = self._pending, directory + b"/" if directory else b""
         if len(pending) < count:
-            return {path[len(start) :] for path in pending if parent_of(path) == directory}
+            below = {path[len(start) :] for path in pending if parent_of(path) == directory}
+            return below.intersection(names) if below else below
         return {name for name in names if start + name in pending}
 
     def require_files(self, directory: bytes) -> None:
@@ -203,6 +208,17 @@ class Order:
         former = self._patches.add(path, identity, regions, multilink=multilink)
         if former is not None:
             self._void_patch(former)
+
+    def require_unnamed(self, identity: Identity) -> None:
+        """Bring a file whole that is old under names which nobody here knows."""
+        self._touch(identity)
+        self._linked.discard(identity)
+        self.names_unknown = True
+
+    def operations_lost(self) -> None:
+        """The stream lacks operations from here on: what this mirror has brought so far may be old again."""
+        self._brought.clear()
+        self._linked.clear()
 
     def next_names(self) -> bytes | None:
         """The next directory whose names are to be read; it stays required until `names_sent`."""
@@ -241,10 +257,11 @@ class Order:
 
     def _void_patch(self, request: PatchRequest) -> None:
         """The target has something old of it, under whatever name."""
-        self._touch(request.identity)
-        self._linked.discard(request.identity)
         if request.multilink:
-            self.names_unknown = True
+            self.require_unnamed(request.identity)
+        else:
+            self._touch(request.identity)
+            self._linked.discard(request.identity)
 
     def next_work(self) -> bytes | None:
         """The next path to read, with all below it: the newest first, so that the list stays as deep as the

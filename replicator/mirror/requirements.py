@@ -1,58 +1,86 @@
-"""What a mirror has to bring because a dirty map says so.
+"""What a recovery has to bring because a dirty map says so: asked of an order, within the rules of a set.
 
-Pure. Coarse as yet: a directory of which something may differ is brought with all below it, and a file as a
-whole. It is compared first where size and time can tell.
+Pure. The map speaks of the copy at the place of its HOLE in the stream: ask when the stream is there.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable
 
-from replicator.mirror.order import is_below_or_equal
-from replicator.ops import NO_IDENTITY, Identity
-from replicator.queue.dirty import Dirty, DirtyMap, Scope
+from replicator.mirror.order import Order, is_below_or_equal, parent_of
+from replicator.mirror.patches import TO_END
+from replicator.ops import NO_IDENTITY
+from replicator.queue import regions
+from replicator.queue.dirty import Dirty, Scope
 from replicator.repset import Filter
 
-_TREES = Scope.TREE | Scope.NAMES | Scope.FILES | Scope.DIRECTORY
+_OF_DIRECTORIES = Scope.NAMES | Scope.FILES | Scope.DIRECTORY
 
 
-class Requirement(NamedTuple):
-    """A path to bring, with all below it."""
+def require_dirty(entries: Iterable[Dirty], rules: Filter, order: Order, *, in_place: bool = True) -> None:
+    """Have all of it brought that belongs to the set.
 
-    path: bytes
-    touched: Identity | None = None  # this file's content has changed, whatever size and time say
-
-
-def requirements(dirty: DirtyMap, rules: Filter) -> list[Requirement]:
-    """All that has to be brought of the set, each path once, none inside of another but for touched files."""
-    found: dict[bytes, Requirement] = {}
-    for entry in dirty:
-        for needed in _of_entry(entry, rules):
-            above = next((p for p in _at_or_above(needed.path) if p in found), None)
-            if needed.touched is not None or above is None:
-                found[needed.path] = needed
-    return list(found.values())
+    `in_place` False: what the target has may differ elsewhere, too, so files are brought whole.
+    """
+    for entry in entries:
+        if entry.scope & Scope.LINKED:
+            _require_linked(entry, rules, order, in_place)
+        elif entry.scope & Scope.TREE:
+            _require_tree(entry.path, rules, order)
+        elif entry.scope & _OF_DIRECTORIES:
+            _require_directory(entry, rules, order)
+        elif rules.includes(entry.path):
+            _require_file(entry, order, in_place)
 
 
-def _of_entry(entry: Dirty, rules: Filter) -> Iterator[Requirement]:
+def concerns(entries: Iterable[Dirty], rules: Filter) -> bool:
+    """Whether any of it has to be brought."""
+    order = Order()
+    require_dirty(entries, rules, order)
+    return not order.everything_read()
+
+
+def _require_linked(entry: Dirty, rules: Filter, order: Order, in_place: bool) -> None:
+    differs = bool(entry.regions) or entry.scope != Scope.LINKED
+    if in_place and rules.includes(entry.path):
+        # Where nothing differs, it only has to be known when its new name is met.
+        order.require_regions(entry.path, entry.identity, _spans(entry), multilink=differs)
+    elif differs:  # its other names may be anywhere
+        order.require_unnamed(entry.identity)
+
+
+def _require_tree(path: bytes, rules: Filter, order: Order) -> None:
+    roots = [root for root in rules.roots if is_below_or_equal(root, path)]
+    if not roots and rules.may_contain(path):
+        roots = [path]
+    for root in roots:
+        order.require_replaced(root)
+
+
+def _require_directory(entry: Dirty, rules: Filter, order: Order) -> None:
     path, scope = entry.path, entry.scope
-    content = bool(entry.regions) or bool(scope & Scope.WHOLE)
-    touched = entry.identity if content and entry.identity != NO_IDENTITY else None
-    if scope & Scope.LINKED:  # its other names may be anywhere
-        yield from (Requirement(root) for root in rules.roots)
-        if rules.includes(path):
-            yield Requirement(path, touched)
-    elif scope & _TREES:
-        roots = [root for root in rules.roots if is_below_or_equal(root, path)]
-        if roots:
-            yield from (Requirement(root) for root in roots)
-        elif rules.may_contain(path):
-            yield Requirement(path)
-    elif rules.includes(path):
-        yield Requirement(path, touched)
+    if any(is_below_or_equal(path, root) for root in rules.roots):
+        if rules.may_contain(path):
+            if scope & Scope.FILES:
+                order.require_files(path)
+            else:  # it brings the directory's attributes as well
+                order.require_names(path)
+    elif scope & Scope.FILES:  # names beside a root are no concern of the set, but a root may be a file
+        for root in rules.roots:
+            if parent_of(root) == path:
+                order.require_replaced(root)
 
 
-def _at_or_above(path: bytes) -> Iterator[bytes]:
-    yield path
-    while path:
-        path = path[: max(path.rfind(b"/"), 0)]
-        yield path
+def _require_file(entry: Dirty, order: Order, in_place: bool) -> None:
+    content = bool(entry.regions) or bool(entry.scope & Scope.WHOLE)
+    if in_place and not entry.scope & Scope.WHOLE and entry.identity != NO_IDENTITY:
+        order.require_regions(entry.path, entry.identity, _spans(entry), multilink=False)
+    elif content:
+        order.require_replaced(entry.path)
+    else:
+        order.require(entry.path)
+
+
+def _spans(entry: Dirty) -> list[tuple[int, int]]:
+    """(offset, length) of what differs in a file."""
+    if entry.scope & Scope.WHOLE:
+        return [(0, TO_END)]
+    return [(start, TO_END if end == regions.END else end - start) for start, end in entry.regions]

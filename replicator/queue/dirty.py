@@ -16,7 +16,8 @@ or rename) is whole, or a tree, at that name; so removals and renames need no me
 
 Files with several names are apart. A write through one name changes what all of them show, and the name it
 went through may be gone when the map is used, so what differs in such a file is kept by identity (LINKED),
-with the last name known. A TREE does not cover it: other names may lie outside.
+with the last name known. A TREE does not cover it: other names may lie outside. Where nothing differs, such
+an entry only says that a file the copy has under this name has got another one.
 """
 
 from array import array
@@ -88,7 +89,7 @@ class DirtyMap(DirtyTree):
             self._unlink_identity(_identity_of(record))
             self._new_name(path, _TREE, _identity_of(record))
         elif kind == Kind.LINK:
-            self._new_name(record.path2, _WHOLE, _identity_of(record))
+            self._link(record)
         elif kind == Kind.UNLINK:
             if not record.flags & _MULTILINK:  # its last name
                 self._unlink_identity(_identity_of(record))
@@ -145,6 +146,12 @@ class DirtyMap(DirtyTree):
             return
         self._detach(path)
         self._add_to_directory(parent_of(path), _NAMES)
+
+    def _link(self, record: Record) -> None:
+        identity = _identity_of(record)
+        if identity and not self.is_whole(record.path):
+            self._linked(identity, record.path)  # or nobody knew that the copy has it there
+        self._new_name(record.path2, _WHOLE, identity)
 
     def _rename(self, record: Record) -> None:
         path, path2, flags = record.path, record.path2, record.arg0

@@ -23,7 +23,7 @@ _ENTRY = struct.Struct("<HHBBHQI")  # shared, suffix, scope, 0, boundaries, inod
 HEADER_BYTES = _HEADER.size
 
 _KNOWN = int(sum(Scope))
-_SAYING = _KNOWN & ~int(Scope.DIRECTORY | Scope.LINKED)
+_SAYING = _KNOWN & ~int(Scope.DIRECTORY)
 _FILE_ONLY = int(Scope.WHOLE | Scope.LINKED)
 
 Item = tuple[bytes, int, int, "array[int] | None"]

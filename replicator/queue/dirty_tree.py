@@ -62,6 +62,19 @@ class DirtyTree:
         for node, path in self.links.values():
             yield node.entry(path)
 
+    def is_whole(self, path: bytes) -> bool:
+        """Whether all of a file at this path may differ."""
+        node = self.root
+        directory = parent_of(path)
+        for name in path.split(b"/"):
+            if node.scope & _TREE:
+                return True
+            child = node.children.get(name) if node.children else None
+            if child is None:
+                return bool(node.scope & _FILES) and node is self._find(directory)
+            node = child
+        return bool(node.scope & (_TREE | _WHOLE))
+
     def walk(self) -> Iterator[tuple[bytes, Node]]:
         """All nodes but those of files with several names, in that order."""
         stack = [(b"", self.root)]

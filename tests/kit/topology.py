@@ -109,7 +109,7 @@ class Connection:
         self._repset = repset
         self._uuid = str(uuid.UUID(int=1000 + len(net.connections)))
         self._world = simulated_world(net.seed * 7 + 100 + len(net.connections), net.dial)
-        self._scope = trio.CancelScope()
+        self._scope = self._sender_scope = trio.CancelScope()
         self.mounts = list(mounts)
         self.target = net.directory / host
         self.sender: Sender | None = None
@@ -143,7 +143,8 @@ class Connection:
         )
         flows = [self._flow(index, mount) for index, mount in enumerate(self.mounts)]
         self.sender = Sender(self._net.world, arguments, flows)
-        self._net.nursery.start_soon(self._run_sender, self.sender, flows)
+        self._sender_scope = trio.CancelScope()
+        self._net.nursery.start_soon(self._run_sender, self.sender, flows, self._sender_scope)
 
     def _flow(self, index: int, mount: Mount) -> Flow:
         def make_filter() -> Filter:
@@ -155,8 +156,15 @@ class Connection:
             index, mount.journal_id, opened(self._uuid, create=True), opened(None), make_filter(), tree
         )
 
-    async def _run_sender(self, sender: Sender, flows: list[Flow]) -> None:
-        await sender.run()
+    async def kill_sender(self) -> None:
+        """As SIGKILL does: what is in memory is gone, what was written stays."""
+        self._sender_scope.cancel()
+        self._net.network.cut(SOURCE, self._host)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def _run_sender(self, sender: Sender, flows: list[Flow], scope: trio.CancelScope) -> None:
+        with scope:
+            await sender.run()
         for flow in flows:
             flow.source.close()
             if not sender.removed:

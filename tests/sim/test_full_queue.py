@@ -2,18 +2,24 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
+from kit import random_changes
 from kit.random_changes import RandomChanges
-from kit.topology import TICK_S, Connection, Mount, topology
+from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
-from replicator.agent import shipper
-from replicator.mirror import scan
-from replicator.mirror.requirements import Requirement, requirements
-from replicator.queue.dirty import DirtyMap
+from replicator import limits
+from replicator.agent import amending, shipper
+from replicator.agent.mirrors import Mirrors
+from replicator.mirror import requirements, scan
+from replicator.mirror.order import Order
+from replicator.mirror.patches import PatchRequest
+from replicator.mirror.requirements import require_dirty
+from replicator.queue.dirty import Dirty, Scope
 from replicator.repset import Filter
 from replicator.status import TargetDataState
 
@@ -24,11 +30,15 @@ TINY = {"memory_bytes": 2 * 64 * 1024, "disk_bytes": 0}
 
 
 class Looks:
-    """What the scanner has looked at."""
+    """What the scanner has looked at, listed the names of, and read the contents of."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths: set[bytes] = set()
-        look, read_names = scan.Source.look, scan.Source.read_names
+        self.lists: set[bytes] = set()
+        self.patched: set[bytes] = set()
+        self.bytes = 0
+        look, read_names, pread = scan.Source.look, scan.Source.read_names, os.pread
+        read_names_of, open_patch = amending.read_names_of, amending.open_patch
 
         def noted_look(source: scan.Source, path: bytes, choice: scan.Choice) -> object:
             self.paths.add(path)
@@ -40,8 +50,24 @@ class Looks:
             self.paths.update(scan.join(directory, name) for name in names[start:])
             return read_names(source, directory, names, start, *more)  # type: ignore[arg-type]
 
+        def noted_list(source: scan.Source, path: bytes) -> object:
+            self.lists.add(path)
+            return read_names_of(source, path)
+
+        def noted_patch(source: scan.Source, request: PatchRequest) -> object:
+            self.patched.add(request.path)
+            return open_patch(source, request)
+
+        def noted_pread(descriptor: int, size: int, offset: int) -> bytes:
+            data = pread(descriptor, size, offset)
+            self.bytes += len(data)
+            return data
+
         monkeypatch.setattr(scan.Source, "look", noted_look)
         monkeypatch.setattr(scan.Source, "read_names", noted_names)
+        monkeypatch.setattr(amending, "read_names_of", noted_list)
+        monkeypatch.setattr(amending, "open_patch", noted_patch)
+        monkeypatch.setattr(os, "pread", noted_pread)
 
 
 def fill_queue(data: Mount) -> None:
@@ -67,8 +93,6 @@ async def lose_and_recover(connection: Connection, data: Mount, change: Callable
             await trio.sleep(TICK_S)
             data.writer.collect()
     await connection.drained()
-    connection.assert_equal()
-    assert connection.status.target_data_state is TargetDataState.OK
 
 
 def build(data: Mount) -> None:
@@ -105,11 +129,14 @@ async def test_only_what_was_lost_is_looked_at(
         looks = Looks(monkeypatch)
         sent = connection.status.sent_mirror_bytes
         await lose_and_recover(connection, data, lambda: change_some(data))
-        looked = {path for path in looks.paths if path.split(b"/")[0] not in (b"d9", b"d10")}
-        assert looked == {b"filler", b"d3/f1", b"d5/f0"}
-        assert len(looks.paths) < 4 + 2 * (FILES + 2)
-        # Two HOLEs name the filler; three other files were changed or have a new name.
-        assert connection.status.sent_mirror_bytes - sent < 2 * 8 * 4096 + 3 * 10_000
+        assert looks.patched == {b"filler", b"d3/f1", b"d5/f0"}
+        assert looks.paths == {b"d9/new", b"d9/g1"}
+        assert looks.lists == {b"d9", b"d10"}
+        # Two HOLEs name the filler; then one block, and the two files with new names.
+        assert looks.bytes <= 2 * 8 * 4096 + 4096 + 10_000 + 3
+        assert connection.status.sent_mirror_bytes - sent < looks.bytes + 4096
+        connection.assert_equal()
+        assert connection.status.target_data_state is TargetDataState.OK
 
 
 async def test_a_killed_capture_has_forgotten_nothing(
@@ -128,60 +155,158 @@ async def test_a_killed_capture_has_forgotten_nothing(
             data.source.chmod(b"d2/f2", 0o640)
 
         await lose_and_recover(connection, data, change)
-        assert b"d2/f2" in looks.paths
-        assert b"d1" not in looks.paths
+        assert b"d2/f2" in looks.patched
+        assert looks.lists == {b"d9", b"d10"}
+        connection.assert_equal()
+        assert connection.status.target_data_state is TargetDataState.OK
 
 
-@pytest.mark.parametrize("seed", range(12))
-async def test_random_changes_with_losses(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is split or bounded is split and bounded often."""
+    monkeypatch.setattr(random_changes, "SIZE_MAX", 400)  # put back afterwards
+    monkeypatch.setattr(limits, "PART_BYTES", 1000)
+    monkeypatch.setattr(limits, "STEP_FILES", 3)
+    monkeypatch.setattr(limits, "PIECES_IN_FLIGHT", 6)
+    monkeypatch.setattr(limits, "NAMES_PER_PIECE", 2)
+
+
+async def one_run(seed: int, *, faults: bool) -> None:
+    """Losses while nothing is sent, while a recovery or the first mirror runs, and between faults."""
+    chance = random.Random(seed)
+    # Every other tree has files of many blocks, so that there are regions among them.
+    random_changes.SIZE_MAX = 400 if seed % 2 else 20_000
     async with topology(100 + seed) as net:
         data = net.mount("data", **TINY)
         data.source.create(b"filler")
-        chance = random.Random(seed)
         changes = RandomChanges(data.source, chance)
         changes.steps(80)
         connection = net.connect([data])
-        await connection.drained()
+        if chance.random() < 0.7:  # else the first mirror is still to come
+            await connection.drained()
         for _ in range(4):
-            data.lost = 0
+            connection.running.transmit_stop()
+            await trio.sleep(chance.choice((0, 0.001, 0.01)))
+            fill_queue(data)
+            for _ in range(chance.randrange(1, 4)):
+                changes.steps(chance.randrange(1, 12))
+                if chance.random() < 0.3:
+                    data.restart_writer()
+            connection.running.transmit_start()
+            for _ in range(chance.randrange(5, 40)):
+                changes.steps(chance.choice((0, 1, 1, 3, 10)))
+                if chance.random() < 0.1:
+                    data.source.write(b"filler", 0, b"f" * 40_000)
+                await trio.sleep(chance.choice((0, 0.0002, 0.001, 0.01, 0.3)))
+                if faults and chance.random() < 0.08:
+                    await fault(net, connection, chance)
+            if chance.random() < 0.6:
+                await settled(connection, data)
+        await settled(connection, data)
 
-            def change() -> None:
-                for _ in range(chance.randrange(1, 4)):
-                    changes.steps(chance.randrange(1, 12))
-                    if chance.random() < 0.3:
-                        data.restart_writer()
-                data.source.write(b"filler", 0, b"f" * 40_000)
 
-            await lose_and_recover(connection, data, change)
+async def settled(connection: Connection, data: Mount) -> None:
+    with trio.fail_after(600):
+        while data.writer.statistics().segments > 1 or not data.writer.record_losses():
+            await trio.sleep(TICK_S)
+            data.writer.collect()
+    await connection.drained()
+    connection.assert_equal()
+    assert connection.status.target_data_state is TargetDataState.OK
+
+
+async def fault(net: Topology, connection: Connection, chance: random.Random) -> None:
+    which = chance.choice(("cut", "sender", "receiver", "both", "capture"))
+    if which == "cut":
+        net.network.cut("source", "target")
+    if which == "capture":
+        connection.mounts[0].restart_writer()
+    if which in ("sender", "both"):
+        await connection.kill_sender()
+        connection.start_sender()
+    if which in ("receiver", "both"):
+        await connection.kill_receiver()
+        connection.start_receiver()
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("seed", range(12))
+async def test_random_changes_with_losses(
+    seed: int, faults: bool, small_limits: None, autojump_clock: trio.testing.MockClock
+) -> None:
+    await one_run(seed, faults=faults)
 
 
 # --- planted mistakes ---
 
 
-def without(wrong: Callable[[Requirement], bool]) -> Callable[[DirtyMap, Filter], list[Requirement]]:
-    return lambda dirty, rules: [needed for needed in requirements(dirty, rules) if not wrong(needed)]
+Wrong = Callable[[list[Dirty]], list[Dirty]]
 
 
-def _untouched(dirty: DirtyMap, rules: Filter) -> list[Requirement]:
-    return [Requirement(needed.path) for needed in requirements(dirty, rules)]
+def without(path: bytes) -> Wrong:
+    return lambda dirty: [entry for entry in dirty if entry.path != path]
+
+
+def _no_regions(dirty: list[Dirty]) -> list[Dirty]:
+    return [entry._replace(regions=()) for entry in dirty]
+
+
+def _whole(dirty: list[Dirty]) -> list[Dirty]:
+    return [entry._replace(scope=entry.scope | Scope.WHOLE) if entry.regions else entry for entry in dirty]
+
+
+def _trees(dirty: list[Dirty]) -> list[Dirty]:
+    return [
+        entry._replace(scope=entry.scope | Scope.TREE) if entry.scope & Scope.NAMES else entry
+        for entry in dirty
+    ]
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        _untouched,
-        without(lambda needed: needed.path == b"d5/f0"),
-        without(lambda needed: needed.path == b"d9"),
-        without(lambda needed: needed.path == b"d10"),
-        lambda dirty, rules: [Requirement(root) for root in rules.roots],
+    [_no_regions, _whole, _trees, without(b"d5/f0"), without(b"d9"), without(b"d10")],
+    ids=[
+        "no contents",
+        "whole files",
+        "whole trees",
+        "no attributes",
+        "no names",
+        "none removed",
     ],
-    ids=["trusts size and time", "no attributes", "no new names", "no removed names", "everything"],
 )
 async def test_planted_mistakes_are_found(
-    wrong: Callable[[DirtyMap, Filter], list[Requirement]],
-    monkeypatch: pytest.MonkeyPatch,
-    autojump_clock: trio.testing.MockClock,
+    wrong: Wrong, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    monkeypatch.setattr(shipper, "requirements", wrong)
+    def wrongly(dirty: Iterable[Dirty], rules: Filter, order: Order, *, in_place: bool) -> None:
+        require_dirty(wrong(list(dirty)), rules, order, in_place=in_place)
+
+    monkeypatch.setattr(shipper, "require_dirty", wrongly)
     with pytest.raises((AssertionError, ExceptionGroup)):
         await test_only_what_was_lost_is_looked_at(monkeypatch, autojump_clock)
+
+
+def _no_time_of_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mirrors, "distrust_since", lambda *arguments: None)
+
+
+def _first_region_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = requirements._spans
+    monkeypatch.setattr(requirements, "_spans", lambda entry: spans(entry)[:1])
+
+
+@pytest.mark.parametrize(("plant", "first_seed"), [(_no_time_of_loss, 400), (_first_region_only, 410)])
+def test_random_runs_find_planted_mistakes(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    first_seed: int,
+    small_limits: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch)
+    for seed in range(first_seed, first_seed + 40):
+        try:
+            trio.run(partial(one_run, seed, faults=True), clock=trio.testing.MockClock(autojump_threshold=0))
+        except BaseExceptionGroup as group:
+            assert group.subgroup(AssertionError) is not None
+            return
+    raise AssertionError("no run found it")

@@ -77,7 +77,16 @@ def test_new_objects() -> None:
         write(b"a/d/x", 0, 10),
         record(Kind.LINK, b"z/old", path2=b"b/new", inode=9),
     )
-    assert shown(found) == [(b"a", NAMES), (b"a/d", TREE), (b"a/f", WHOLE), (b"b", NAMES), (b"b/new", WHOLE)]
+    assert shown(found) == [
+        (b"a", NAMES),
+        (b"a/d", TREE),
+        (b"a/f", WHOLE),
+        (b"b", NAMES),
+        (b"b/new", WHOLE),
+        (b"z/old", LINKED),
+    ]
+    found.fold(record(Kind.LINK, b"a/f", path2=b"b/newer", inode=8))
+    assert shown(found)[-2:] == [(b"b/newer", WHOLE), (b"z/old", LINKED)]
 
 
 def test_what_is_removed_has_no_entry() -> None:
