@@ -46,7 +46,10 @@ class Mirrors:
     ) -> None:
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
-        self.was_exact = False  # the target was, until it had to give a single path up
+        self.was_exact = False
+        """The target was exact, until it had to give a single path up; or it is about to be: the end of a
+        complete run is in the stream, and it has not said so yet.
+        """
         self.dirt: Callable[[Flow], None] | None = None
         """Requires what may be old on the target: all that changed since the last complete copy, also during
         a recovery. None: nobody knows, so everything is compared instead.
@@ -81,12 +84,12 @@ class Mirrors:
     def begin_recovery(self) -> MirrorRun:
         """Bring some paths only; the orders are told by the caller which."""
         started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+        partial = self.shipper.data_state is not TargetDataState.OK and not self.was_exact
         # If it is interrupted, everything is compared, and what the source does not have is removed.
         run = self._new_run(RECOVERY, exact=True, started_wall_ns=started_ns)
         run.exact = False
         run.some_paths = True
-        run.partial = self.shipper.data_state is not TargetDataState.OK and not self.was_exact
-        self.was_exact = False
+        run.partial = partial
         for flow in self._flows:
             flow.order.begin(())
         self.shipper.announced = ""
@@ -133,6 +136,7 @@ class Mirrors:
         state.mirror_wanted, state.mirror_exact = kind, exact
         state.mirror_started_wall_ns = started_wall_ns
         self._memory.save()
+        self.was_exact = False
         self._moved(run.status, MIRROR_BEGINS, kind)
         return run
 
@@ -146,7 +150,7 @@ class Mirrors:
         assert run is not None
         run.finished_ns = self._world.clock.monotonic_ns()
         run.happen(MirrorEvent.END)
-        run.complete = complete
+        run.complete = self.was_exact = complete
         self._ended = (run, [flow.position.sequence for flow in self._flows])
         self.run = None
         self._memory.state.mirror_wanted = None
@@ -162,6 +166,7 @@ class Mirrors:
         are not in the journal, so everything is compared.
         """
         run, shipper, state = self.run, self.shipper, self._memory.state
+        self.was_exact = False
         if lost:
             self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=self._maybe_torn_after_ns())
         elif connected.power_lost:  # all operations since come again; what was brought by mirrors may be torn

@@ -238,6 +238,13 @@ async def test_random_changes_with_losses(
     await one_run(seed, faults=faults)
 
 
+async def test_a_recovery_that_begins_before_the_end_of_another_is_heard_of(
+    small_limits: None, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The target was about to be exact: it must be so after the second as well."""
+    await one_run(578, faults=False)
+
+
 # --- planted mistakes ---
 
 
