@@ -94,7 +94,12 @@ def stress(pair: Protected, stressor: str) -> str:
     if stressor not in NEEDS_REMOVAL:
         options.append("--keep-files")
     done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, check=False, timeout=STRESS_S + END_TIMEOUT_S
+        [*command, *options],
+        cwd=pair.source,  # where some make files, whatever --temp-path says
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=STRESS_S + END_TIMEOUT_S,
     )
     said = done.stdout + done.stderr
     assert done.returncode in (0, 3), f"{done.returncode}: {said}"
