@@ -33,9 +33,10 @@ STAMPS = {"boot": 1, "monotonic_ns": 1, "wall_ns": 1}
 DATA = bytes(64)  # the length of the payload makes no difference to the map
 
 
-def hot_writes(chance: random.Random, number: int) -> dict[str, object]:
+def _random_write(chance: random.Random, blocks: int) -> dict[str, object]:
+    """Into one of 100 files of so many blocks of 4 KiB."""
     file = chance.randrange(100)
-    offset = chance.randrange(1 << 12) * 4096
+    offset = chance.randrange(blocks) * 4096
     return {
         "kind": Kind.WRITE,
         "path": b"data/base/%d" % file,
@@ -43,18 +44,14 @@ def hot_writes(chance: random.Random, number: int) -> dict[str, object]:
         "inode": file + 2,
         "arg0": offset,
     }
+
+
+def hot_writes(chance: random.Random, number: int) -> dict[str, object]:
+    return _random_write(chance, 1 << 12)
 
 
 def scattered_writes(chance: random.Random, number: int) -> dict[str, object]:
-    file = chance.randrange(100)
-    offset = chance.randrange(1 << 18) * 4096
-    return {
-        "kind": Kind.WRITE,
-        "path": b"data/base/%d" % file,
-        "payload": DATA,
-        "inode": file + 2,
-        "arg0": offset,
-    }
+    return _random_write(chance, 1 << 18)
 
 
 def appended(chance: random.Random, number: int) -> dict[str, object]:

@@ -1,10 +1,12 @@
 """One run of a mirror: its options, its counters, its progress as a value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replicator import limits
 from replicator.agent.states import MIRROR, Machine, MirrorEvent
+from replicator.mirror.order import Order
 from replicator.ops import shown
 from replicator.status import MirrorProgress, MirrorStatus, Problem
 
@@ -76,6 +78,13 @@ class MirrorRun:
         self.total_known = True
         self.total_files += files
         self.total_bytes += size
+
+    @contextmanager
+    def expecting(self, order: Order) -> Iterator[None]:
+        """What `order` is asked for within the block is more work."""
+        files, size = order.asked_objects, order.asked_bytes
+        yield
+        self.expect(order.asked_objects - files, order.asked_bytes - size)
 
     def found_whole(self, size: int) -> None:
         """Something is brought whole that nobody counted."""

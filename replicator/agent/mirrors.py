@@ -103,11 +103,9 @@ class Mirrors:
         run = self.run or self.begin_recovery()
         run.exact = True  # what is gone was removed while both sides were apart
         for flow in self._flows:
-            order = flow.order
-            order.active = True
-            files, size = order.asked_objects, order.asked_bytes
-            require(flow)
-            run.expect(order.asked_objects - files, order.asked_bytes - size)
+            flow.order.active = True
+            with run.expecting(flow.order):
+                require(flow)
         self.scanner.wake()
         self.shipper.wake()
         return run

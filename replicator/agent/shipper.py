@@ -436,9 +436,8 @@ class Shipper:
             for root in flow.filter.roots:
                 order.require(root)
         else:
-            files, size = order.asked_objects, order.asked_bytes
-            require_dirty(dirty, flow.filter, order, in_place=not run.partial)
-            run.expect(order.asked_objects - files, order.asked_bytes - size)
+            with run.expecting(order):
+                require_dirty(dirty, flow.filter, order, in_place=not run.partial)
 
     def _abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
         """A name on the way to a file that is being transferred changes here: what was sent of it is void."""

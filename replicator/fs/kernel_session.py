@@ -92,12 +92,8 @@ class Spin:
             self.seconds = _SPIN_FIRST_S
 
 
-def _tell_nobody(agreement: protocol.Agreement) -> None:
-    """For a mount without successors."""
-
-
-def _tell_nobody_either() -> None:
-    """For whoever does not ask."""
+def _tell_nobody(*anything: object) -> None:
+    """For a mount without successors, and whoever does not ask."""
 
 
 class Session:
@@ -114,7 +110,7 @@ class Session:
         open_notes: OpenNotes | None = None,
         options: MountOptions = DEFAULTS,
         agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
-        ready: Callable[[], None] = _tell_nobody_either,
+        ready: Callable[[], None] = _tell_nobody,
         nodes_max: int = limits.NODES,
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.

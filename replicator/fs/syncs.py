@@ -14,19 +14,16 @@ logger = logging.getLogger(__name__)
 class Syncs:
     """`reply` is called when one is answered, by `begin`, `answer` or `finish`. For one thread."""
 
-    def __init__(
-        self, reply: Callable[[Header, Reply], None], sync: Callable[[int, bool], None], *, ring: bool = True
-    ) -> None:
+    def __init__(self, reply: Callable[[Header, Reply], None], sync: Callable[[int, bool], None]) -> None:
         """`sync`: of a handle, content only or not; used without a ring."""
         self._reply = reply
         self._sync = sync
         self._pending: dict[int, tuple[Header, Sync]] = {}  # by the number of the request
         self.ring: SyncRing | None = None
-        if ring:
-            try:
-                self.ring = SyncRing(limits.SYNCS)
-            except OSError as error:  # an old kernel, or one that forbids it
-                logger.info("syncs are done by threads: %s", error.strerror)
+        try:
+            self.ring = SyncRing(limits.SYNCS)
+        except OSError as error:  # an old kernel, or one that forbids it
+            logger.info("syncs are done by threads: %s", error.strerror)
 
     def begin(self, header: Header, sync: Sync) -> None:
         unique = header[2]

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from kit.mount import CALL_TIMEOUT_S, CaptureMount, shown
+from kit.mount import CALL_TIMEOUT_S, CaptureMount, replace_by_kill, replace_in_order, shown
 
-from replicator.agent import resumption
 from replicator.errors import ReplicatorError
 from replicator.fs import calls
 from replicator.mount_options import DEFAULTS, MountOptions
@@ -83,19 +82,6 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 def doubtful(records: list[Record]) -> list[bytes]:
     return [record.path for record in records if record.kind == Kind.DOUBT]
-
-
-def replace_by_kill(mount: CaptureMount) -> None:
-    mount.kill()
-    mount.start()
-
-
-def replace_in_order(mount: CaptureMount) -> None:
-    """As an agent reloads it."""
-    mount.call("leave", format=resumption.FORMAT)
-    assert mount.process is not None
-    assert mount.process.wait(CALL_TIMEOUT_S) == 0
-    mount.start()
 
 
 def with_options(mount: CaptureMount, options: MountOptions) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount
+from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount, replace_by_kill, replace_in_order
 
 from replicator import limits
 from replicator.agent import resumption
@@ -119,19 +119,6 @@ def changing(mount: CaptureMount) -> Iterator[None]:
         for program in programs:
             program.kill()
             program.wait(CALL_TIMEOUT_S)
-
-
-def replace_by_kill(mount: CaptureMount) -> None:
-    mount.kill()
-    mount.start()
-
-
-def replace_in_order(mount: CaptureMount) -> None:
-    """As an agent reloads it."""
-    mount.call("leave", format=resumption.FORMAT)
-    assert mount.process is not None
-    assert mount.process.wait(CALL_TIMEOUT_S) == 0
-    mount.start()
 
 
 @pytest.mark.parametrize("replace", [replace_by_kill, replace_in_order])

@@ -338,3 +338,16 @@ class CaptureMount:
 
     def __repr__(self) -> str:
         return f"CaptureMount({json.dumps(msgspec.to_builtins(self.settings))})"
+
+
+def replace_by_kill(mount: CaptureMount) -> None:
+    mount.kill()
+    mount.start()
+
+
+def replace_in_order(mount: CaptureMount) -> None:
+    """As an agent reloads it."""
+    mount.call("leave", format=resumption.FORMAT)
+    assert mount.process is not None
+    assert mount.process.wait(CALL_TIMEOUT_S) == 0
+    mount.start()

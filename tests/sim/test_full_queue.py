@@ -12,7 +12,6 @@ from kit import random_changes
 from kit.random_changes import RandomChanges
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
-from replicator import limits
 from replicator.agent import amending, shipper
 from replicator.agent.mirrors import Mirrors
 from replicator.mirror import requirements, scan
@@ -159,16 +158,6 @@ async def test_a_killed_capture_has_forgotten_nothing(
         assert looks.lists == {b"d9", b"d10"}
         connection.assert_equal()
         assert connection.status.target_data_state is TargetDataState.OK
-
-
-@pytest.fixture
-def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that is split or bounded is split and bounded often."""
-    monkeypatch.setattr(random_changes, "SIZE_MAX", 400)  # put back afterwards
-    monkeypatch.setattr(limits, "PART_BYTES", 1000)
-    monkeypatch.setattr(limits, "STEP_FILES", 3)
-    monkeypatch.setattr(limits, "PIECES_IN_FLIGHT", 6)
-    monkeypatch.setattr(limits, "NAMES_PER_PIECE", 2)
 
 
 async def one_run(seed: int, *, faults: bool) -> None:

@@ -30,14 +30,9 @@ pytestmark = pytest.mark.sim
 
 
 @pytest.fixture
-def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that is split or bounded is split and bounded often."""
-    monkeypatch.setattr(random_changes, "SIZE_MAX", 400)  # put back afterwards
-    monkeypatch.setattr(limits, "PART_BYTES", 1000)
-    monkeypatch.setattr(limits, "STEP_FILES", 3)
-    monkeypatch.setattr(limits, "PIECES_IN_FLIGHT", 6)
+def small_limits(small_limits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And records come few at a time."""
     monkeypatch.setattr(limits, "RUN_BYTES", 1024)
-    monkeypatch.setattr(limits, "NAMES_PER_PIECE", 2)
 
 
 class Pair:
