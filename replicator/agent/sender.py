@@ -17,6 +17,7 @@ from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
+from replicator.agent.continuation import goes_on_at, is_exact
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
@@ -235,9 +236,8 @@ class Sender:
                     )
                 flow.seek(Position(mark.sequence, mark.chain))
             except JournalError:
-                flow.seek_head()
+                lost = not self._continue_row(flow, mark, connected) or lost
                 self._starting_positions.append(Derived(index, mark, Mark(*flow.position)))
-                lost = True
             self._received[index] = mark.sequence
             applied, durable = connected.applied[index], connected.durable[index]
             self._applied[index] = applied.sequence if applied else 0
@@ -247,6 +247,24 @@ class Sender:
         if lost:
             self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
         self._mirrors.resume(connected, lost)
+
+    def _continue_row(self, flow: Flow, mark: Mark, connected: Connected) -> bool:
+        """The journal has not this record (any more): go on where it tells what is different instead.
+
+        False: it does not; the flow goes on at its head.
+        """
+        exact = self._mirrors.run is None and is_exact(
+            connected.data_state, mirroring=connected.mirroring, power_lost=connected.power_lost
+        )
+        start = None if self._root_changed else flow.cursor.row_start()
+        position = goes_on_at(mark.sequence, start, flow.cursor.covered, exact=exact)
+        if position is None:
+            flow.seek_head()
+            return False
+        flow.seek(position)
+        # If the recovery is interrupted, everything is compared, and nothing that is newer is believed.
+        flow.passed_wall_ns = max(self._state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0)
+        return True
 
     async def _note_alive(self) -> None:
         while True:
