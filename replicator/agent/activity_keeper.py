@@ -96,6 +96,8 @@ class ActivityKeeper:
         """Sync the log whenever it has something. Until cancelled."""
         log = self.log
         log.on_dirty = self._note_dirty
+        if log.is_dirty:
+            self._note_dirty()
         while True:
             await self._dirty.wait()
             self._dirty = trio.Event()

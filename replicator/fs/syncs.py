@@ -62,6 +62,7 @@ class Syncs:
         """Readable when `tend` has something to do that this thread does not know of."""
         if log is not None:
             log.on_dirty = self.wake
+            self._woken = log.is_dirty
         self.ring: SyncRing | None = None
         try:
             self.ring = SyncRing(limits.SYNCS)

@@ -7,7 +7,7 @@ hot stays covered whatever is renamed or removed later.
 
     path                      all of a file, or a tree; or the region noted last
     path + "/"                attributes of a directory
-    inode number              a file with several names: its attributes
+    inode number              a file with several names: its attributes; all of a new file, whatever its names
     (one of these, region)    a region; `~region`: from there to the end
 """
 
@@ -22,7 +22,7 @@ assert limits.ACTIVITY_REGION_BYTES == 1 << _SHIFT
 _NO_MODE = bytes(4)  # of fallocate(2)
 _WHERE_SAID = 0x01 | 0x02 | 0x10 | 0x40  # keep size, punch, zero, unshare: no other bytes change
 _MULTILINK, _DIRECTORY = int(Flag.MULTILINK), int(Flag.DIRECTORY)
-_NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD, Kind.FILE, Kind.UNLINK})
+_NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD, Kind.FILE})
 _DIRECTORIES = frozenset({Kind.MKDIR, Kind.RMDIR, Kind.REMOVE_TREE})
 _ATTRIBUTE_KINDS = frozenset({Kind.SETATTR, Kind.SETXATTR, Kind.REMOVEXATTR})
 
@@ -65,10 +65,12 @@ class HotSet:
             yield from self._end(operation)
         elif kind in _ATTRIBUTE_KINDS:
             yield from self._attributes(operation)
-        elif kind in _NEW_FILES:
+        elif kind in _NEW_FILES or kind == Kind.UNLINK:
             if not self._is_whole(operation.path):
                 self._known[operation.path] = _WHOLE
                 yield _bare(operation)
+            if kind != Kind.UNLINK:  # each name it will ever have is new as well
+                self._known[operation.inode] = _WHOLE
         elif kind in _DIRECTORIES:
             if not self._is_tree(operation.path):
                 yield _bare(operation)
@@ -128,6 +130,8 @@ class HotSet:
             key = path + b"/"
         elif flags & _MULTILINK:
             key = operation.inode
+            if self._file_is_covered(key):
+                return
         elif self._file_is_covered(path):
             return
         if key not in self._known:
@@ -138,7 +142,7 @@ class HotSet:
     # --- names ---
 
     def _file_is_covered(self, key: bytes | int) -> bool:
-        return isinstance(key, bytes) and self._is_whole(key)
+        return self._is_whole(key) if isinstance(key, bytes) else self._known.get(key) == _WHOLE
 
     def _is_whole(self, path: bytes) -> bool:
         known = self._known.get(path)
