@@ -40,6 +40,12 @@ class ActivityKeeper:
         self._covered = trio.Event()
         self.storage_syncs = 0
 
+    @property
+    def is_hot(self) -> bool:
+        """Whether after a loss of power something would have to be compared."""
+        log = self.log
+        return log.is_broken or log.is_hot or bool(log.closed or self._journal.uncovered_readers())
+
     # --- from hot to cold ---
 
     async def keep(self) -> None:

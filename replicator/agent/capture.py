@@ -93,6 +93,7 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
     pending_mtimes: int
     skipped_ops: int  # paths too long to be replicated
     skipped_path: str  # the last of them
+    hot: bool  # a loss of power would leave something to compare
 
 
 class Capture:
@@ -133,7 +134,7 @@ class Capture:
         self._journal = JournalWriter.open(
             self._world, settings.journal, settings.mount_id, keeps_activity=True
         )
-        keeper = ActivityKeeper(self._world, self._journal, self._lock, self._sync_storage)
+        self._keeper = ActivityKeeper(self._world, self._journal, self._lock, self._sync_storage)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)
         if self._binding_name == "kernel":
@@ -176,10 +177,10 @@ class Capture:
                     self._provision,
                     None if resumption is None else resumption.agreement,
                     options,
-                    keeper,
+                    self._keeper,
                 )
                 nursery.start_soon(self._tick)
-                nursery.start_soon(keeper.keep)
+                nursery.start_soon(self._keeper.keep)
                 if self._provision is not None:
                     nursery.start_soon(self._provision.keep)
                 nursery.start_soon(self._heed_signals)
@@ -313,7 +314,11 @@ class Capture:
         ):
             os.sync()  # other file systems lie in it
         else:
-            calls.syncfs(self._passthrough.root_fd)
+            descriptor = os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._passthrough.root_fd)
+            try:
+                calls.syncfs(descriptor)  # which the root's own cannot do: it is not open for reading
+            finally:
+                os.close(descriptor)
 
     # --- control calls ---
 
@@ -337,6 +342,7 @@ class Capture:
             pending_mtimes=self._passthrough.pending_mtimes,
             skipped_ops=self._recorder.skipped_ops,
             skipped_path=self._recorder.skipped_path.decode(errors="backslashreplace"),
+            hot=self._keeper.is_hot,
         )
 
     async def set_active(self, prefixes: list[str]) -> None:

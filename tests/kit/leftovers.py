@@ -41,7 +41,7 @@ def processes_of(base: Path) -> dict[int, str]:
             command = Path("/proc", entry, "cmdline").read_bytes()
         except OSError:  # it ended meanwhile
             continue
-        if needle in command and b"replicator" in command:
+        if needle in command and (b"replicator" in command or command.startswith(b"capture-holder ")):
             found[int(entry)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
     return found
 
