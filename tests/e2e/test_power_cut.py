@@ -100,6 +100,7 @@ def churned(pair: Protected, disk: Disk, root: Path, count: int, seed: int) -> N
         assert not (pair.source / "hot").exists() or mirror["kind"], "nothing was compared"
 
 
+@pytest.mark.timeout_s(240)
 def test_power_cuts(pair: tuple[Protected, Disk], tmp_path: Path) -> None:
     churned(*pair, tmp_path, 3, 1)
 

@@ -278,13 +278,16 @@ class Simulation:
         self.target_world.disk.lose_power()
         self.target_world.clock.boot += 1
 
-    async def lose_source_power(self) -> None:
-        """The same for the source: its journal is gone, its mount is up again, its sender is not."""
+    async def lose_source_power(self, certain: int | None = None) -> None:
+        """The same for the source: its journal is gone, its mount is up again, its sender is not.
+
+        `certain`: a `LosingSource` loses all changes after so many records.
+        """
         await self.kill_sender()
         self._keeper_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         if isinstance(self.source, LosingSource):
-            self.source.lose_power(self.random, self._records_covered())
+            self.source.lose_power(self.random, self._records_covered() if certain is None else certain)
         self.source_world.disk.lose_power()
         self.source_world.clock.boot += 1
         self._open_journal()
