@@ -45,6 +45,7 @@ async def accept(
         raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
     await replica.know_source(hello.agent_uuid, hello.agent_name)
+    intake.open()
     if fingerprint(connect) != intake.received.connect:
         await intake.append(connect)
     received = intake.received

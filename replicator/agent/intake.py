@@ -12,7 +12,14 @@ import trio
 
 from replicator import limits
 from replicator.agent.replica import Replica
-from replicator.agent.replica_state import Received, encode, fingerprint, journal_ids
+from replicator.agent.replica_state import (
+    Applied,
+    Received,
+    ReplicaState,
+    encode,
+    fingerprint,
+    journal_ids,
+)
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool
 from replicator.errors import JournalError, RemoteProtocolError
@@ -29,8 +36,25 @@ from replicator.net.frames import (
     Records,
     StreamHead,
 )
+from replicator.net.session import SessionEnded
 from replicator.ops import Position
 from replicator.queue import record as codec
+
+
+def only_applied(applied: Applied, state: ReplicaState) -> Received:
+    """What counts as received when the spool is lost: what is applied. The source has the rest, for it keeps
+    all that is not durable here.
+    """
+    connect = state.connect
+    return Received(
+        applied.spool,
+        dict(applied.marks),
+        connect=fingerprint(connect) if connect is not None else 0,
+        journals=journal_ids(connect) if connect is not None else (),
+        mirroring=state.mirroring,
+        mirror_id=state.mirror_id,
+        batches=applied.batches if state.mirroring else 0,
+    )
 
 
 def note(received: Received, frame: Frame, position: Position) -> None:
@@ -64,13 +88,26 @@ class Intake:
         self._page = page
         self._news = news
         self._room = trio.Event()
+        self._closed = ""
+
+    def open(self) -> None:
+        """A session begins: the source hears now what was received, and goes on from there."""
+        self._closed = ""
+
+    def spool_lost(self, reason: str) -> None:
+        """Nothing that is not applied was received; nor is anything, until another session begins."""
+        self._closed = reason
+        self.full = False
+        self.received = only_applied(self._replica.applied, self._replica.state)
+        self._page.store(encode(self.received))
 
     def look_for_room(self) -> None:
         """The spool may have room again."""
         self._room.set()
 
     async def take(self, event: Event) -> None:
-        """A part of the stream. Raises RemoteProtocolError."""
+        """A part of the stream. Raises RemoteProtocolError, SessionEnded."""
+        self._check_open()
         if isinstance(event, tuple):
             frame, data = event
             if isinstance(frame, Records):
@@ -85,6 +122,10 @@ class Intake:
             if not self.received.mirroring or event.mirror_id != self.received.mirror_id:
                 raise RemoteProtocolError("the end of a mirror that was not begun")
             await self.append(event)
+
+    def _check_open(self) -> None:
+        if self._closed:  # what is under way follows on something that is lost
+            raise SessionEnded(self._closed)
 
     def _journal_id(self, index: int) -> str:
         journals = self.received.journals
@@ -152,7 +193,9 @@ class Intake:
             raise RemoteProtocolError(f"pieces {batch.number} came as {head.number}")
         if batch.number <= received.batches:
             return  # a repetition
-        if not await self._replica.keeps_up() or not self._replica.place_now(batch):
+        keeps_up = await self._replica.keeps_up()
+        self._check_open()
+        if not keeps_up or not self._replica.place_now(batch):
             await self.append(head, data)
             return
         # Stored in this order: a successor that finds it applied and not received is sent it again.
@@ -170,6 +213,7 @@ class Intake:
             self._room = trio.Event()
             with trio.move_on_after(limits.SPOOL_RETRY_S):
                 await self._room.wait()
+            self._check_open()
         self.full = False
         # No checkpoint from the append to here: spool and position belong together for everyone in this
         # process.

@@ -30,7 +30,13 @@ from replicator.agent.replica_state import Marks, ReplicaState, StateFile
 from replicator.agent.replica_tree import ReplicaTree, Tree
 from replicator.agent.reporter import Reporter
 from replicator.agent.spool import Spool
-from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError, UsageError
+from replicator.errors import (
+    JournalError,
+    ProtocolError,
+    RemoteProtocolError,
+    ReplicatorError,
+    UsageError,
+)
 from replicator.fs import credentials
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import Connect, Disconnect, RefusedConnection
@@ -126,6 +132,7 @@ class Receiver:
             refused_file.save,
             lambda connect: open_tree(connect, directory),
             self._news_here,
+            found.comes_again,
         )
         self._intake = Intake(spool, self.replica, found.received, self._received_page, self._news_here)
         self._reporter = Reporter(self.replica, self._intake, spool)
@@ -134,6 +141,7 @@ class Receiver:
         self._session_scope: trio.CancelScope | None = None
         self._connected = False
         self._ending = ""
+        self._lost = ""  # why the session that is there ends
 
     # --- what the agent asks for ---
 
@@ -214,7 +222,7 @@ class Receiver:
                 nursery.start_soon(self.replica.keep_durable)
                 task_status.started()
                 async with trio.open_nursery() as working:
-                    working.start_soon(self.replica.run)
+                    working.start_soon(self._apply)
                     working.start_soon(self._serve_sessions)
                 nursery.cancel_scope.cancel()
             if not self.forgotten:
@@ -232,6 +240,20 @@ class Receiver:
                 _close_now(self._adopted[0])
         if self.forgotten:
             self._remove_everything()
+
+    async def _apply(self) -> None:
+        while True:
+            try:
+                await self.replica.run()
+                return
+            except JournalError as error:  # AD-03: an I/O error, or damage
+                reason = f"the target's queue is lost, what it held has to come again: {error}"
+                self._log(reason)
+                self.replica.spool_lost()
+                self._intake.spool_lost(reason)
+                if self._session_scope is not None:
+                    self._lost = reason
+                    self._session_scope.cancel()
 
     def _remove_everything(self) -> None:
         disk = self._world.disk
@@ -251,11 +273,12 @@ class Receiver:
                 continue
             (stream, first_bytes, others), self._adopted = self._adopted, None
             session = Session(stream, Engine(Role.TARGET), first_bytes=first_bytes)
-            reason = ""
+            reason = self._lost = ""
             with trio.CancelScope() as self._session_scope:
                 reason = await self._run_session(session, others)
             self._connected = False
             self._session_scope = None
+            reason = reason or self._lost
             replaced = not reason and not self._ending
             await session.close(
                 reason or self._ending or "replaced by a newer connection", linger=not replaced

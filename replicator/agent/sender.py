@@ -45,6 +45,7 @@ from replicator.net.frames import (
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Position, shown
 from replicator.paths import Home
+from replicator.queue.cursor import UnreadableJournal
 from replicator.queue.journal import JournalSettings
 from replicator.status import (
     ConnectionStatus,
@@ -220,24 +221,34 @@ class Sender:
         """Bring flows, orders and the mirror in line with what the target has."""
         self.shipper.data_state = self._states.reported_data = TargetDataState(connected.data_state)
         self._starting_positions: list[Derived] = []
-        lost = False
+        lost, reason = False, "the journal does not go on where the target is"
+        lost_since_ns: int | None = None
         for index, flow in enumerate(self._flows):
-            mark = connected.received[index]
-            if mark is None:
+            received = connected.received[index]
+            if received is None:
                 flow.seek_head()
                 self._starting_positions.append(Derived(index, Mark(*START), Mark(*flow.position)))
                 lost = lost or connected.data_state == TargetDataState.OK
                 continue
+            mark = Position(received.sequence, received.chain)
+            passed_wall_ns = flow.passed_wall_ns if flow.position == mark else 0
             try:
                 if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
                     raise JournalError(
                         "a person put the root back: what happened between is compared, not repeated"
                     )
-                flow.seek(Position(mark.sequence, mark.chain))
+                if flow.damaged_at == mark:  # and the target has all before it
+                    reason = f"the journal of {self._arguments.journals[index].root} is damaged"
+                    raise JournalError(reason)
+                flow.seek(mark)
+            except UnreadableJournal:
+                raise  # it is tried once more, see `Flow.session_ended`
             except JournalError:
                 flow.seek_head()
-                self._starting_positions.append(Derived(index, mark, Mark(*flow.position)))
+                self._starting_positions.append(Derived(index, received, Mark(*flow.position)))
                 lost = True
+                if passed_wall_ns:
+                    lost_since_ns = min(passed_wall_ns, lost_since_ns or passed_wall_ns)
             self._received[index] = mark.sequence
             applied, durable = connected.applied[index], connected.durable[index]
             self._applied[index] = applied.sequence if applied else 0
@@ -245,8 +256,10 @@ class Sender:
         self._lag.resume(self._applied, self._durable)
         self._root_changed = self._root_changed and not lost
         if lost:
-            self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
+            self._states.replicate(ReplicationEvent.FAIL, reason)
         self._mirrors.resume(connected, lost)
+        if lost_since_ns is not None:
+            self._mirrors.distrust_since(lost_since_ns, True)
 
     async def _note_alive(self) -> None:
         while True:

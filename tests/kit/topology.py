@@ -114,6 +114,7 @@ class Connection:
         self.mounts = list(mounts)
         self.target = net.directory / host
         self.sender: Sender | None = None
+        self.receiver: Receiver | None = None
 
     def copy_of(self, mount: Mount) -> Path:
         """Where the target has what a mount has."""
@@ -184,7 +185,8 @@ class Connection:
             segment_bytes=SEGMENT_BYTES,
         )
         self.target.mkdir(exist_ok=True)
-        self._net.nursery.start_soon(self._run_receiver, Receiver(self._world, arguments))
+        self.receiver = Receiver(self._world, arguments)
+        self._net.nursery.start_soon(self._run_receiver, self.receiver)
 
     async def _run_receiver(self, receiver: Receiver) -> None:
         incoming = self._net.network.listen(self._host, PORT)
