@@ -169,6 +169,7 @@ ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that kee
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog
 SPOOL_DRAIN_S = 0.5  # a piece waits this long for what is in the spool; then it is spooled itself
 SPOOL_RETRY_S = 0.5  # between two looks for room in a full spool
+SPOOL_RESUME_PERCENT = 75  # of what a full spool held: then its source may go on
 POSITION_BYTES = 64 * KIB  # positions of all journals of one connection, as a receiver stores them
 JOURNALS = 256  # of one connection
 APPLY_RETRY_FIRST_S = 0.2

@@ -210,6 +210,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     target_status: TargetStatus = TargetStatus.NOT_LOADED
     target_status_reason: str = ""
+    target_queue_full: bool = False  # AD-02: it has asked to wait
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
     replication_status: ReplicationStatus = ReplicationStatus.STOPPED

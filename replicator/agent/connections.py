@@ -154,7 +154,7 @@ class Connections:
             while True:
                 rung = self._core.rung
                 status = await self.status(connection)
-                if status.state is ConnectionState.STARTED:
+                if status.state in (ConnectionState.STARTED, ConnectionState.PAUSED):
                     return
                 if status.state is ConnectionState.ERROR:
                     name = self._target_name(connection)

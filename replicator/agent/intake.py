@@ -82,12 +82,14 @@ class Intake:
         self, spool: Spool, replica: Replica, received: Received, page: SharedValue, news: Callable[[], None]
     ) -> None:
         self.received = received
-        self.full = False  # the spool takes nothing at the moment
+        self.full = False  # the source is to wait
         self._spool = spool
         self._replica = replica
         self._page = page
         self._news = news
         self._room = trio.Event()
+        self._waiting = False  # what has arrived does not fit
+        self._full_bytes = 0  # so much was in the spool when it was full
         self._closed = ""
 
     def open(self) -> None:
@@ -102,8 +104,29 @@ class Intake:
         self._page.store(encode(self.received))
 
     def look_for_room(self) -> None:
-        """The spool may have room again."""
+        """The spool may have room again: something was applied."""
+        if not self.full:
+            return
+        self._spool.collect()
         self._room.set()
+        self._look()
+
+    def _look(self) -> None:
+        """Whether the source may go on: with the first bit of room, both would pause and resume all the
+        time.
+        """
+        used = sum(self._spool.usage())
+        roomy = used <= self._full_bytes * limits.SPOOL_RESUME_PERCENT // 100 or self._replica.drained
+        if self.full and roomy and not self._waiting:
+            self.full = False
+            print("the spool has room again: the source may go on", file=sys.stderr, flush=True)
+            self._news()
+
+    def _exhausted(self) -> None:
+        if not self.full:
+            self.full, self._full_bytes = True, sum(self._spool.usage())
+            print("the spool is full: the source has to wait", file=sys.stderr, flush=True)
+            self._news()
 
     async def take(self, event: Event) -> None:
         """A part of the stream. Raises RemoteProtocolError, SessionEnded."""
@@ -203,18 +226,19 @@ class Intake:
         self._page.store(encode(received))
 
     async def append(self, frame: Frame, data: Buffer = b"") -> None:
-        """Into the spool. While that is full nothing is read from the network: the source waits, nothing is
-        lost.
+        """Into the spool. While that is full nothing is read from the network, and the source is told to wait
+        (AD-02); nothing is lost.
         """
-        while not self._spool.append(frame, data):
-            if not self.full:
-                self.full = True
-                print("the spool is full: the source has to wait", file=sys.stderr, flush=True)
-            self._room = trio.Event()
-            with trio.move_on_after(limits.SPOOL_RETRY_S):
-                await self._room.wait()
-            self._check_open()
-        self.full = False
+        try:
+            while not self._spool.append(frame, data):
+                self._waiting = True
+                self._exhausted()
+                self._room = trio.Event()
+                with trio.move_on_after(limits.SPOOL_RETRY_S):
+                    await self._room.wait()
+                self._check_open()
+        finally:
+            self._waiting = False
         # No checkpoint from the append to here: spool and position belong together for everyone in this
         # process.
         note(self.received, frame, self._spool.head)

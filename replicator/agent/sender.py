@@ -287,6 +287,10 @@ class Sender:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self.shipper.data_state = TargetDataState(event.data_state)
             self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
+            if event.queue_full is not self._states.target_queue_full:
+                self._states.target_queue(full=event.queue_full)
+                self.shipper.wake()
+                self._lag.wake()
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
@@ -438,6 +442,7 @@ class Sender:
             target_data_state=self._states.target_data,
             target_status=self._states.target_status,
             target_status_reason=self._states.target_reason,
+            target_queue_full=self._states.target_queue_full,
             transmit_mode=self._states.transmit,
             mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
             replication_status=self._states.replication(queued=bool(ops)),
@@ -498,7 +503,7 @@ class Sender:
             await trio.sleep(limits.QUEUE_LOOK_S)
 
     def _may_ship(self) -> bool:
-        return self._states.transmit is TransmitMode.STARTED
+        return self._states.transmit is TransmitMode.STARTED and not self._states.target_queue_full
 
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)

@@ -121,6 +121,10 @@ class Spool:
         """About what is still to be applied."""
         return self._cursor.backlog()[1]
 
+    def collect(self) -> None:
+        """Remove what is applied, as the next segment would."""
+        self._writer.collect()
+
     def usage(self) -> tuple[int, int]:
         """Bytes in memory and on disk."""
         statistics = self._writer.statistics()

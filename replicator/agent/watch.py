@@ -62,6 +62,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.TARGET_RETRYING, {**names, "reason": now.target_status_reason}
     elif now.target_status is TargetStatus.OK and before.target_status is TargetStatus.RETRYING:
         yield events.TARGET_RECOVERED, names
+    if now.target_queue_full is not before.target_queue_full:
+        yield events.TARGET_QUEUE_FULL if now.target_queue_full else events.TARGET_QUEUE_ROOM, names
     if now.lag.level != before.lag.level:
         seconds = now.lag.recovery_point_seconds
         yield _LEVEL_EVENTS[now.lag.level], {**names, "seconds": seconds}

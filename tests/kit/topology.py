@@ -172,7 +172,7 @@ class Connection:
             if not sender.removed:
                 flow.cursor.close()
 
-    def start_receiver(self) -> None:
+    def start_receiver(self, **limits: int) -> None:
         # The table of hard links is SQLite's own business, so that directory is real.
         home = self._net.directory / f"home-{self._host}"
         (home / "target" / self._uuid).mkdir(parents=True, exist_ok=True)
@@ -183,6 +183,7 @@ class Connection:
             agent_name=self._host,
             memory_directory="/memory/spool",
             segment_bytes=SEGMENT_BYTES,
+            **limits,
         )
         self.target.mkdir(exist_ok=True)
         self.receiver = Receiver(self._world, arguments)

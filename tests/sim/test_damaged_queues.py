@@ -1,5 +1,5 @@
-"""Queues that are damaged or cannot be read, in whole agents (AD-03): both sides go on by themselves, and end
-equal.
+"""Queues that are damaged, cannot be read (AD-03) or are full at the target (AD-02), in whole agents: both
+sides go on by themselves, and end equal.
 """
 
 import errno
@@ -15,7 +15,7 @@ from kit.topology import SEGMENT_BYTES, Connection, Mount, Topology, topology
 from replicator.agent.flow import Flow
 from replicator.agent.mirrors import Mirrors
 from replicator.queue import segment
-from replicator.status import Dimension, TargetDataState
+from replicator.status import ConnectionState, Dimension, TargetDataState, TransmitMode
 
 pytestmark = pytest.mark.sim
 
@@ -80,7 +80,7 @@ async def backlog(data: Mount, connection: Connection) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("place", [1, 5])
+@pytest.mark.parametrize("place", [2, 5])
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_damaged_journal_is_compared(
     damage: Damage, place: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
@@ -105,7 +105,7 @@ async def test_a_damaged_journal_is_compared(
         assert connection.status.target_data_state is TargetDataState.OK
         disk_of(data._world).heal()
         told = [e for e in connection.running.story.since() if e.dimension is Dimension.REPLICATION]
-        assert any("is damaged" in e.reason and e.after == "Pending" for e in told)
+        assert any("the journal" in e.reason and e.after == "Pending" for e in told)
         # What changed since the last operation that was sent must not be believed by its size and mtime.
         assert since and abs(since[0] - passed_ns) < 2_000_000_000
         data.source.create(b"afterwards")
@@ -159,6 +159,36 @@ async def test_a_damaged_spool_is_sent_again(damage: Damage, autojump_clock: tri
         connection.assert_equal()
         assert connection.status.target_data_state is TargetDataState.OK
         assert connection.status.sent_mirror_bytes == sent  # by the journal alone
+
+
+async def test_a_full_spool_pauses_and_resumes_the_source(autojump_clock: trio.testing.MockClock) -> None:
+    async with topology(55) as net:
+        data = net.mount("data")
+        data.source.create(b"f")
+        connection = net.connect([data], start=False)
+        connection.start_receiver(memory_bytes=4 * SEGMENT_BYTES, disk_bytes=0)
+        connection.start_sender()
+        await connection.drained()
+        sent = connection.status.sent_mirror_bytes
+        assert connection.receiver is not None
+        connection.receiver.pause()
+        for number in range(200):  # the first hundred are on their way before anybody notices
+            data.source.write(b"f", number * 4096, bytes([number]) * 4096)
+            await trio.sleep(30 if number == 100 else 0)
+        await trio.sleep(30)
+        status = connection.status
+        assert (status.state, status.target_queue_full) == (ConnectionState.PAUSED, True)
+        assert "queue is full" in status.state_reason and status.transmit_mode is TransmitMode.STARTED
+        assert status.queued_bytes > 99 * 4096  # it waits here
+        await trio.sleep(300)
+        connection.receiver.resume()
+        await connection.drained()
+        connection.assert_equal()
+        status = connection.status
+        assert (status.state, status.state_reason, status.target_queue_full) == ("Started", "", False)
+        assert (status.target_data_state, status.sent_mirror_bytes) == (TargetDataState.OK, sent)
+        told = [e.event for e in connection.running.story.since() if e.dimension is Dimension.CONNECTION]
+        assert "the target's queue is full" in told and "the target's queue has room again" in told
 
 
 async def test_a_planted_mistake_is_found(

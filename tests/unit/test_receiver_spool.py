@@ -1,9 +1,11 @@
-"""A spool that is damaged or cannot be read (AD-03): nothing is lost, nothing is done twice, and no mirror is
-needed, because the source keeps what is not durable here.
+"""A spool that is damaged, cannot be read (AD-03), or is full (AD-02): nothing is lost or done twice, and
+no mirror is needed, because the source keeps what is not durable here.
 """
 
 import errno
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from kit.disk import Fault, ProcessDied
 from kit.target_host import Host, die_at_once, mark, some_work
 from kit.trees import assert_same_tree
 
-from replicator.net.frames import MirrorBegin, MirrorEnd
+from replicator.net.frames import MirrorBegin, MirrorEnd, TargetState
 from replicator.queue import segment
 from replicator.status import TargetDataState
 
@@ -178,3 +180,85 @@ async def test_the_end_of_a_mirror_does_not_count_without_what_came_before(
         async with host.session(receiver) as (source, connected):
             assert (connected.mirroring, connected.mirror_id) == (True, "m")
             assert connected.data_state == TargetDataState.MIRRORING
+
+
+# --- a full one ---
+
+
+async def test_the_source_is_told_to_wait_and_to_go_on(host: Host, autojump_clock: Any) -> None:
+    """Once each, although a segment is freed and filled again and again meanwhile."""
+    host.settings = {"segment_bytes": 4096, "memory_bytes": 8 * 4096, "disk_bytes": 0}
+    end = len(host.journal)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        receiver.pause()
+        for number in range(end):
+            if source.events and source.state.queue_full:
+                break
+            await source.send(*host.journal.run(number, number + 1))
+            await trio.sleep(0.01)
+        assert 20 < number < end - 20 and receiver.status().spool_full
+        await trio.sleep(60)
+        assert source.acknowledged.received[0] == number - 1 and not source.ended  # the last one does not fit
+        receiver.resume()
+        await source.applied(number)
+        await source.until(lambda: not source.state.queue_full)
+        assert not receiver.status().spool_full
+        for sent in range(number, end, 5):
+            await source.send(*host.journal.run(sent, min(sent + 5, end)))
+            await source.applied(min(sent + 5, end))
+        told = [event.queue_full for event in source.events if isinstance(event, TargetState)]
+        assert sum(one is not other for one, other in pairwise(told)) == 2
+    assert host.applied == [(0, number) for number in range(1, end + 1)]
+
+
+async def test_a_source_waits_until_a_quarter_is_free(host: Host, autojump_clock: Any) -> None:
+    """Otherwise both would pause and resume for each segment."""
+    host.settings = {"segment_bytes": 4096, "memory_bytes": 8 * 4096, "disk_bytes": 0}
+    end = len(host.journal)
+    slow = trio.Event()
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        receiver.pause()
+        async with trio.open_nursery() as nursery:
+
+            async def send_on() -> None:
+                for number in range(end):
+                    await source.send(*host.journal.run(number, number + 1))
+
+            nursery.start_soon(send_on)
+            await source.until(lambda: source.events != [] and source.state.queue_full)
+            full_bytes = sum(receiver._spool.usage())
+            used = []
+
+            def after(_: object) -> None:
+                receiver._intake.look_for_room()
+                if receiver._intake.full:
+                    used.append(sum(receiver._spool.usage()))
+                else:
+                    slow.set()
+
+            host.after = after
+            receiver.resume()
+            await slow.wait()
+            assert len(used) > 5 and min(used) > full_bytes * 3 // 4 - 4096
+            await source.applied(end)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+async def test_a_spool_that_cannot_be_written_is_full(host: Host, number: int, autojump_clock: Any) -> None:
+    end = len(host.journal)
+    async with host.receiver() as receiver, host.session(receiver) as (source, _):
+        await source.send(*host.journal.run(0, 5))
+        await source.applied(5)
+        host.disk.fault = lambda _, name, path: (
+            Fault(error=number) if name == "append" and path.endswith(segment.SUFFIX) else None
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(source.send, *host.journal.run(5, end)))
+            await source.until(lambda: source.state.queue_full)
+            await trio.sleep(30)
+            assert source.acknowledged.received == (5,) and not source.ended
+            host.disk.heal()
+            await source.applied(end)
+            await source.until(lambda: not source.state.queue_full)
+    assert host.applied == [(0, number) for number in range(1, end + 1)]
+    assert_same_tree(host.directory / "source", host.target)

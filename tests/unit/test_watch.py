@@ -55,6 +55,8 @@ RETRYING = {"target_status": TargetStatus.RETRYING, "target_status_reason": "/co
         ({}, LATE, "75 s of changes have not reached b:1500"),
         (LATE, VERY_LATE, "700 s of changes"),
         (VERY_LATE, {}, "good again"),
+        ({}, {"target_queue_full": True}, "the queue of b:1500 is full"),
+        ({"target_queue_full": True}, {}, "the queue of b:1500 has room again"),
     ],
 )
 def test_changes_are_said(before: dict[str, Any], now: dict[str, Any], words: str) -> None:
