@@ -56,6 +56,7 @@ MEMORY_QUEUE_MIN_BYTES = 32 * MIB  # QU-01: smallest memory tier accepted
 DISK_QUEUE_BYTES: int | None = None  # QU-08: None is unlimited, 0 is no disk queue
 DISK_FREE_MIN_BYTES = 50 * MIB  # QU-09: always left free for others
 QUEUE_ALERT_PERCENT = 50  # QU-10
+QUEUE_ALERT_OVER_PERCENT = 80  # of that: below, an alert is over
 MEMORY_DIRECTORY = "/dev/shm"  # tmpfs: the memory tier outlives every process
 SEGMENT_MIN_BYTES = 64 * KIB
 SEGMENT_MAX_BYTES = 1024 * MIB

@@ -78,7 +78,7 @@ class Children:
                 pass  # they come back and write through the mount that is there now
 
         async def give_up(reason: str) -> None:
-            directory = self._journal(mount).memory_directory
+            directory = self.journal_settings(mount).memory_directory
             if await trio.to_thread.run_sync(resumption.give_up, directory):
                 log = self._home.child_log("capture", mount.id)
                 self._ring.add(events.MOUNT_GIVEN_UP, path=mount.path, reason=reason, log=log)
@@ -118,14 +118,14 @@ class Children:
         """Remove what a mount that is no longer captured has left: its journal, and a dead mount, if its
         capture was killed and stopped before it came up again.
         """
-        resumption.give_up(self._journal(mount).memory_directory)
+        resumption.give_up(self.journal_settings(mount).memory_directory)
         with suppress(UsageError, OSError):
             await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
         await self.discard_journal(mount)
 
     async def discard_journal(self, mount: Mount) -> None:
         """Remove what a journal that nobody writes or reads has left in memory and on disk."""
-        settings = self._journal(mount)
+        settings = self.journal_settings(mount)
         for directory in (settings.memory_directory, settings.disk_directory):
             await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
 
@@ -168,7 +168,7 @@ class Children:
 
     def _capture_arguments(self, mount: Mount) -> CaptureSettings:
         queue = self._config.queue
-        settings = self._journal(mount)
+        settings = self.journal_settings(mount)
         # As it is now: its options may have changed. One that is being made is not in the state yet.
         mount = next((known for known in self._state().mounts if known.id == mount.id), mount)
         return CaptureSettings(
@@ -187,7 +187,8 @@ class Children:
             active=self.active_prefixes(mount),
         )
 
-    def _journal(self, mount: Mount) -> JournalSettings:
+    def journal_settings(self, mount: Mount) -> JournalSettings:
+        """Where the journal of a mount is, and how large it may become."""
         queue = self._config.queue
         return JournalSettings(
             memory_directory(queue.memory_directory, self._identity.uuid, mount.id),
@@ -200,7 +201,7 @@ class Children:
 
     def _drop_lost_readers(self, mount: Mount) -> None:
         """Readers whose connection ended while the journal was closed: nothing is kept for them any more."""
-        world, settings = World(), self._journal(mount)
+        world, settings = World(), self.journal_settings(mount)
         known = {connection.uuid for connection in self._state().connections}
         try:
             header = Header(world, settings.memory_directory)
@@ -216,7 +217,7 @@ class Children:
 
     def _note_stale(self, mount: Mount) -> None:
         """A capture that was killed leaves a mount that fails; the next one clears it away."""
-        if resumption.is_held(self._journal(mount).memory_directory):
+        if resumption.is_held(self.journal_settings(mount).memory_directory):
             return  # the next one serves it on
         try:
             os.statvfs(mount.mountpoint)
@@ -284,7 +285,7 @@ class Children:
         )
 
     def _journal_arguments(self, journal: planning.Journal) -> JournalArguments:
-        settings = self._journal(journal.mount)
+        settings = self.journal_settings(journal.mount)
         return JournalArguments(
             mount_id=journal.mount.id,
             root=journal.root,

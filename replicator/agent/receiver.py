@@ -43,7 +43,7 @@ from replicator.net.frames import Connect, Disconnect, RefusedConnection
 from replicator.net.session import PeerLeft, Session, SessionEnded
 from replicator.ops import shown
 from replicator.paths import Home, remove_if_empty
-from replicator.queue.journal import JournalSettings
+from replicator.queue.journal import JournalSettings, JournalStatistics
 from replicator.status import TargetDataState, TargetStatus
 from replicator.world import World
 
@@ -66,6 +66,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     queued_bytes: int
     memory_queue_bytes: int
     disk_queue_bytes: int
+    queue: JournalStatistics
     operations: int  # applied by this process
     last_path: str
     received: dict[str, int]
@@ -204,6 +205,7 @@ class Receiver:
             queued_bytes=self._spool.queued_bytes,
             memory_queue_bytes=memory_bytes,
             disk_queue_bytes=disk_bytes,
+            queue=self._spool.statistics(),
             operations=replica.operations,
             last_path=shown(replica.last_path),
             received=_sequences(self._intake.received.marks),
