@@ -102,6 +102,12 @@ QUEUE_FULL = EventType(9067, _W, "the queue {name} is full: its source has to wa
 QUEUE_ROOM = EventType(9068, _I, "the queue {name} has room again")
 QUEUE_FAILED = EventType(9069, _E, "the queue {name} cannot be written: {reason}")
 QUEUE_WORKS = EventType(9070, _I, "the queue {name} can be written again")
+QUEUE_MOVED = EventType(9071, _I, "the queue of {name} is in {directory} now")
+QUEUE_NOT_MOVED = EventType(9072, _W, "the queue of {name} stays in {directory}: {reason}")
+QUEUE_SETTINGS = EventType(9073, _I, "the queue of {name} follows the configuration now")
+QUEUE_SETTINGS_LATER = EventType(
+    9074, _W, "the queue of {name} follows the configuration when it is mounted anew: {reason}"
+)
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

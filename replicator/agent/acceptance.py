@@ -74,7 +74,8 @@ def _check_places(
     same_host: bool,
 ) -> None:
     """The directories that the connection writes to, made if they are missing. Raises Refused."""
-    private = (arguments.home, os.path.dirname(arguments.memory_directory))
+    queues = (arguments.memory_directory, arguments.disk_directory)
+    private = (arguments.home, *(os.path.dirname(directory) for directory in queues if directory))
     try:
         check_targets(connect, others=others, private=private, same_host=same_host)
     except RefusedTarget as error:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import msgspec
 import trio
 
 from replicator import events, limits
@@ -20,6 +21,7 @@ from replicator.agent import planning, resumption
 from replicator.agent.capture import CaptureSettings
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
+from replicator.agent.queue_places import Place, QueuePlaces
 from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
@@ -34,6 +36,15 @@ from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
 from replicator.repset import overlapping
 from replicator.world import World
+
+
+async def running_settings(child: Child) -> JournalSettings | None:
+    """Of the queue of a capture; None: it does not say."""
+    try:
+        status = await child.call("status")
+        return msgspec.convert(status["queue"]["settings"], JournalSettings)
+    except (ReplicatorError, KeyError, msgspec.ValidationError):
+        return None
 
 
 class Children:
@@ -59,6 +70,8 @@ class Children:
         self._ring = ring
         self._supervisor = supervisor
         self._state = state
+        self._places = QueuePlaces(home.places, World().disk)
+        self._copied_ahead: set[str] = set()  # queues of which a copy is being made while they are in use
 
     # --- captures ---
 
@@ -70,6 +83,7 @@ class Children:
 
         async def look() -> None:
             await trio.to_thread.run_sync(self._note_stale, mount)
+            await self._settle(mount.id, mount.path, self._wanted_place(mount))
 
         async def tell(child: Child) -> None:
             await child.call("set_active", prefixes=self.active_prefixes(mount))
@@ -128,6 +142,7 @@ class Children:
         settings = self.journal_settings(mount)
         for directory in (settings.memory_directory, settings.disk_directory):
             await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
+        await trio.to_thread.run_sync(self._places.forget, mount.id)
 
     @asynccontextmanager
     async def _receivers_away(self, mount: Mount) -> AsyncIterator[None]:
@@ -189,15 +204,71 @@ class Children:
 
     def journal_settings(self, mount: Mount) -> JournalSettings:
         """Where the journal of a mount is, and how large it may become."""
+        return self._settings(self._places.of(mount.id, self._wanted_place(mount)))
+
+    def _wanted_place(self, mount: Mount) -> Place:
         queue = self._config.queue
-        return JournalSettings(
+        return Place(
             memory_directory(queue.memory_directory, self._identity.uuid, mount.id),
             os.path.join(queue.disk_directory or self._home.queue, mount.id),
+        )
+
+    def _settings(self, place: Place) -> JournalSettings:
+        queue = self._config.queue
+        return JournalSettings(
+            place.memory,
+            place.disk,
             queue.segment_size,
             queue.memory_size,
             queue.disk_size_max,
             queue.disk_free_min,
         )
+
+    async def _settle(self, identifier: str, name: str, wanted: Place, first: Place | None = None) -> None:
+        """Bring a queue that nobody uses now to where it shall be. If it cannot be there, it stays. `first`:
+        where it is if that was not noted.
+        """
+        if identifier in self._copied_ahead:
+            return  # its capture was killed just now: programs shall not wait for that
+        try:
+            moved = await trio.to_thread.run_sync(self._places.settle, identifier, wanted, first)
+        except (OSError, ReplicatorError) as error:
+            directory = self._places.of(identifier, first or wanted).disk
+            reason = f"{wanted.disk}: {getattr(error, 'strerror', None) or error}"
+            self._ring.add(events.QUEUE_NOT_MOVED, name=name, directory=directory, reason=reason)
+        else:
+            if moved:
+                self._ring.add(events.QUEUE_MOVED, name=name, directory=wanted.disk)
+
+    async def follow_configuration(self, mount: Mount) -> None:
+        """Have a capture that was started under another configuration take up what is set for its queue,
+        without unmounting.
+        """
+        child = self.capture(mount)
+        if child is None or child.pid is None:
+            return
+        running = await running_settings(child)
+        wanted = self._wanted_place(mount)
+        if running is None or running == self._settings(Place(running.memory_directory, wanted.disk)):
+            return
+        try:
+            if running.disk_directory != wanted.disk:
+                for connection in self._state().connections:  # they are started after this
+                    if any(journal.mount.id == mount.id for journal in self.journals(connection)):
+                        await stop_serving(self._home, "sender", connection.uuid)
+                await self._copy_ahead(mount.id, wanted)
+            await self.reload_capture(mount)
+        except (OSError, ReplicatorError) as error:
+            self._ring.add(events.QUEUE_SETTINGS_LATER, name=mount.path, reason=str(error))
+        else:
+            self._ring.add(events.QUEUE_SETTINGS, name=mount.path)
+
+    async def _copy_ahead(self, identifier: str, wanted: Place) -> None:
+        self._copied_ahead.add(identifier)
+        try:
+            await trio.to_thread.run_sync(self._places.prepare, identifier, wanted)
+        finally:
+            self._copied_ahead.discard(identifier)
 
     def _drop_lost_readers(self, mount: Mount) -> None:
         """Readers whose connection ended while the journal was closed: nothing is kept for them any more."""
@@ -317,6 +388,13 @@ class Children:
             "receiver",
             uuid,
             lambda: self._receiver_arguments(uuid),
+            prepare=partial(
+                self._settle,
+                uuid,
+                f"the copy of connection {uuid}",
+                self._wanted_spool(uuid),
+                self._former_spool(uuid),
+            ),
             may_end=lambda: not self._has_target(uuid),
         )
         return await self._supervisor.start(plan, patient=patient)
@@ -368,19 +446,53 @@ class Children:
         except OSError:
             return False
 
-    def _receiver_arguments(self, uuid: str) -> ReceiverArguments:
+    def _receiver_arguments(self, uuid: str, place: Place | None = None) -> ReceiverArguments:
         queue = self._config.queue
+        place = place or self._places.of(uuid, self._wanted_spool(uuid))
         return ReceiverArguments(
             home=self._home.path,
             connection_uuid=uuid,
             agent_uuid=self._identity.uuid,
             agent_name=self._identity.name,
-            memory_directory=memory_directory(queue.memory_directory, self._identity.uuid, f"spool-{uuid}"),
+            memory_directory=place.memory,
+            disk_directory=place.disk,
             segment_bytes=queue.segment_size,
             memory_bytes=queue.memory_size,
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
         )
+
+    def _wanted_spool(self, uuid: str) -> Place:
+        queue = self._config.queue
+        disk = queue.disk_directory
+        return Place(
+            memory_directory(queue.memory_directory, self._identity.uuid, f"spool-{uuid}"),
+            os.path.join(disk, f"spool-{uuid}") if disk else os.path.join(self._home.target(uuid), "spool"),
+        )
+
+    def _former_spool(self, uuid: str) -> Place:
+        """Where software that did not note it had the spool."""
+        return Place(self._wanted_spool(uuid).memory, os.path.join(self._home.target(uuid), "spool"))
+
+    def forget_places(self) -> None:
+        """Of queues that are no more."""
+        mounts = {mount.id for mount in self._state().mounts}
+        self._places.keep_only(mounts | set(self.receivers_known()))
+
+    async def end_outdated_receiver(self, uuid: str) -> None:
+        """End a receiver that an earlier agent has started under another configuration of queues: nothing is
+        lost, and another one is started.
+        """
+        wanted = self._wanted_spool(uuid)
+        known = self._places.of(uuid, wanted)
+        arguments = self._receiver_arguments(uuid, Place(known.memory, wanted.disk))
+        try:
+            data = await trio.Path(self._home.arguments("receiver", uuid)).read_bytes()
+            running = msgspec.json.decode(data, type=ReceiverArguments)
+        except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+            return  # none, or of another software, which says what it was told in another way
+        if running != arguments:
+            await stop_serving(self._home, "receiver", uuid)
 
     # --- all of them ---
 

@@ -89,13 +89,14 @@ class Receiver:
         self._arguments = arguments
         self._directory = directory = Home(arguments.home).target(arguments.connection_uuid)
         self._memory = memory = arguments.memory_directory
+        self._spool_directory = arguments.disk_directory or os.path.join(directory, "spool")
         world.disk.makedirs(directory)
         world.disk.makedirs(memory)
         state_file = StateFile(world, directory)
         state = state_file.load() or ReplicaState(connection_uuid=arguments.connection_uuid)
         settings = JournalSettings(
             memory,
-            os.path.join(directory, "spool"),
+            self._spool_directory,
             arguments.segment_bytes,
             arguments.memory_bytes,
             arguments.disk_bytes,
@@ -259,7 +260,7 @@ class Receiver:
 
     def _remove_everything(self) -> None:
         disk = self._world.disk
-        for directory in (self._memory, os.path.join(self._directory, "spool"), self._directory):
+        for directory in (self._memory, self._spool_directory, self._directory):
             for name in disk.listdir(directory) if disk.exists(directory) else ():
                 path = os.path.join(directory, name)
                 if path != os.path.join(self._directory, "spool"):
@@ -404,7 +405,8 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
             await receiver.run()
             nursery.cancel_scope.cancel()
     if receiver.forgotten:
-        for directory in (arguments.memory_directory, Home(arguments.home).target(arguments.connection_uuid)):
+        target = Home(arguments.home).target(arguments.connection_uuid)
+        for directory in (arguments.memory_directory, arguments.disk_directory or target, target):
             shutil.rmtree(directory, ignore_errors=True)
         remove_if_empty(os.path.dirname(arguments.memory_directory))
 

@@ -84,13 +84,16 @@ class Service:
                 repset=connection.repset.name,
                 target=connection.target,
             )
+        self._core.children.forget_places()
         for uuid in self._core.children.receivers_known():
+            await self._core.children.end_outdated_receiver(uuid)
             await self._core.children.start_receiver(uuid, patient=True)
 
     async def _start_mount(self, mount: Mount) -> None:
         child = await self._core.children.start_capture(mount, patient=True)
         try:
             await child.wait_running()
+            await self._core.children.follow_configuration(mount)
         except ReplicatorError as error:
             self._core.events.add(events.MOUNT_FAILED, path=mount.path, reason=str(error))
 
