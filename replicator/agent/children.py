@@ -426,6 +426,7 @@ class Children:
                 continue
             if not status["source_uuid"] and not status["connected"]:
                 await child.call("forget")
+                await trio.to_thread.run_sync(self._places.forget, child.plan.id)
         if len(self.receivers()) >= limits.RECEIVERS:
             raise ReplicatorError(f"{limits.RECEIVERS} connections end here already: no more are accepted")
 

@@ -73,7 +73,11 @@ class QueuePlaces:
         """Copy ahead what `settle` will have to, while the queue is in use."""
         known = self.of(identifier, wanted)
         if known.disk != wanted.disk:
-            moving.copy(self._disk, known.disk, wanted.disk, in_use=True)
+            try:
+                moving.copy(self._disk, known.disk, wanted.disk, in_use=True)
+            except OSError:
+                moving.discard(self._disk, wanted.disk)
+                raise
 
     def forget(self, identifier: str) -> None:
         with self._lock:
