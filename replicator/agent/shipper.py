@@ -609,6 +609,9 @@ class Shipper:
 class _Bell:
     """Wakes the shipper when the journals have something to read; waits only while armed, that is when it had
     read all.
+
+    What comes after a silence is shipped at once. After that, changes are collected for a moment: each wake
+    costs this host, and the target, as much as many operations do, and applications need the processors.
     """
 
     def __init__(self, merge: Merge, wake: Callable[[], None]) -> None:
@@ -620,9 +623,12 @@ class _Bell:
         self._armed.set()
 
     async def run(self) -> None:
+        rang_s = -limits.SHIP_PAUSE_S
         while True:
             await self._armed.wait()
+            await trio.sleep_until(rang_s + limits.SHIP_PAUSE_S)
             await self._merge.wait()
+            rang_s = trio.current_time()
             self._armed = trio.Event()
             self._wake_shipper()
 
