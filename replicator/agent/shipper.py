@@ -639,8 +639,8 @@ class _Bell:
     """Wakes the shipper when the journals have something to read; waits only while armed, that is when it had
     read all.
 
-    What comes after a silence is shipped at once. After that, changes are collected for a moment: each wake
-    costs this host, and the target, as much as many operations do, and applications need the processors.
+    What comes after a silence is shipped at once. After that, small changes are collected for a moment: each
+    wake costs this host, and the target, as much as many operations do, and applications need the processors.
     """
 
     def __init__(self, merge: Merge, wake: Callable[[], None]) -> None:
@@ -655,7 +655,9 @@ class _Bell:
         rang_s = -limits.SHIP_PAUSE_S
         while True:
             await self._armed.wait()
-            await trio.sleep_until(rang_s + limits.SHIP_PAUSE_S)
+            pause_until_s = rang_s + limits.SHIP_PAUSE_S
+            while trio.current_time() < pause_until_s and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES:
+                await trio.sleep(limits.SHIP_PAUSE_S / 4)
             await self._merge.wait()
             rang_s = trio.current_time()
             self._armed = trio.Event()
