@@ -21,6 +21,7 @@ from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
+from replicator.agent.mirroring import RECOVERY
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import SenderArguments
@@ -274,7 +275,9 @@ class Sender:
             flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
                 flow.seek_head()
-                lost = lost or connected.data_state == TargetDataState.OK
+                lost = (
+                    lost or connected.data_state == TargetDataState.OK or (connected.power_lost and was_exact)
+                )
                 continue
             self._received[index] = mark.sequence
             applied, durable = connected.applied[index], connected.durable[index]
@@ -365,10 +368,11 @@ class Sender:
         elif mirrors.run is not None:
             self._recover_wanted = wanted  # when it has ended
         elif self.shipper.data_state is TargetDataState.OK:
-            if not dirt.told:
-                dirt.clear()
-            elif dirt.told == self._target_mirror:
-                dirt.brought()
+            if dirt.skipped:  # while a mirror ran that was to be without replication
+                if replicating:
+                    mirrors.bring_tracked(replicating=True)
+            elif not dirt.told or dirt.told == self._target_mirror:
+                dirt.brought()  # it has all of it
             elif dirt.outstanding:  # it has never heard that it lacks something
                 mirrors.bring_tracked(replicating=replicating)
         elif wanted and replicating and dirt.outstanding:
@@ -445,7 +449,8 @@ class Sender:
             self._applied = list(event.applied)
             self._durable = list(event.durable)
             self._let_journals_forget()
-            if self._mirrors.settle(event.settled):
+            kept = all(d >= f.cursor.acknowledged for f, d in zip(self._flows, self._durable, strict=True))
+            if self._mirrors.settle(event.settled, kept=kept):
                 self._let_journals_forget()
             self._lag.acknowledged(event.received, event.applied, event.durable)
             self.shipper.acknowledged(event.batches_applied)
@@ -504,6 +509,9 @@ class Sender:
         What happened meanwhile was tracked, and is brought; where it was not, a mirror is advised (RP-02).
         """
         self._set_replicating(ReplicationEvent.START)
+        if self.dirt.active and self._mirrors.run is None and self._state.mirror_wanted is None:
+            self._state.mirror_wanted = RECOVERY  # also if this process ends before it begins
+            self._memory.save()
         self._recover_wanted = self.shipper.jump_pending = True
         self.shipper.wake()
 

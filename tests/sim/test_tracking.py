@@ -324,6 +324,7 @@ async def part(net: Topology, connection: Connection, chance: random.Random) -> 
 async def together(connection: Connection) -> None:
     if not connection.receiver_runs:
         connection.start_receiver()
+    await trio.testing.wait_all_tasks_blocked()
     connection.running.transmit_start()
     connection.running.replicate_start()
 
@@ -335,7 +336,7 @@ async def equal(connection: Connection, data: Mount) -> None:
             data.writer.collect()
     await connection.drained()
     if connection.status.target_data_state is not TargetDataState.OK:
-        connection.running.mirror_start("difference")  # a first mirror that was interrupted by a stop
+        connection.running.mirror_start("difference", "delete")  # an interrupted first mirror
         await connection.drained()
     connection.assert_equal()
     assert connection.status.target_data_state is TargetDataState.OK
