@@ -21,7 +21,7 @@ from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
-from replicator.agent.mirroring import RECOVERY
+from replicator.agent.mirroring import RECOVERY, remirror_kind
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import SenderArguments
@@ -94,8 +94,9 @@ class Sender:
             self._changes,
             self._states.mirror_moved,
             self.dirt,
-            arguments.options.remirror,
+            remirror_kind(options.remirror),
         )
+        self._reconnect = options.reconnect
         self._tracker = Tracker(
             world,
             flows,
@@ -139,6 +140,18 @@ class Sender:
         self._stopping = False
         self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
+        self._note_boot(options.reconnect_at_start)
+
+    def _note_boot(self, reconnect: bool) -> None:
+        """AD-08: whether to connect by itself after the host was down."""
+        boot_id, former = self._world.clock.boot_id(), self._state.boot_id
+        if boot_id == former:
+            return
+        self._state.boot_id = boot_id
+        self._memory.save()
+        if former and not reconnect and self._states.transmit is not TransmitMode.STOPPED:
+            reason = "the host was down, and it is not connected again by itself: `dtctl transmit start`"
+            self._states.transmission(TransmitEvent.STOP, reason)
 
     @property
     def _state(self) -> SenderState:
@@ -182,7 +195,7 @@ class Sender:
                     retry = getattr(error, "retry", True)
                     reason = reason_of(error, self._target_name)
                     self._states.lost(reason)
-                    if retry and connected and not self._arguments.options.reconnect:  # AD-12
+                    if retry and connected and not self._reconnect:  # AD-12
                         retry = False
                         reason = f"{reason}; it is not connected again by itself: `dtctl transmit start`"
                     if not retry:
@@ -503,6 +516,11 @@ class Sender:
         self._scanner.wake()
         self._changes.notify()
 
+    def configure(self, remirror: str, reconnect: bool) -> None:
+        """The agent's configuration may be another than when this process began."""
+        self._mirrors.remirror = remirror_kind(remirror)
+        self._reconnect = reconnect
+
     def replicate_start(self) -> None:
         """RP-01.
 
@@ -678,7 +696,8 @@ class Sender:
             (self._received[index], self._applied[index], self._durable[index]),
             self.status(),
         )
-        return {"operations": operations, "note": note, "mirror_pending": pending}
+        dirty = self.dirt.why(flow, os.fsencode(path))
+        return {"operations": operations, "note": note, "mirror_pending": pending, "dirty": dirty}
 
     def lag(self) -> Lag:
         """The meter, with its history."""
@@ -731,7 +750,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)

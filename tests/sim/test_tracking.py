@@ -284,6 +284,7 @@ async def one_run(seed: int, *, faults: bool) -> None:
         changes = RandomChanges(data.source, chance)
         changes.steps(60)
         connection = net.connect([data])
+        await trio.testing.wait_all_tasks_blocked()
         if chance.random() < 0.8:  # else the first mirror is still to come
             await connection.drained()
             if chance.random() < 0.5:
