@@ -175,6 +175,8 @@ UNSYNCED_MAX_NS = (
     300_000_000_000  # what a program writes is on the disk after this time (vm.dirty_expire_centisecs)
 )
 ALIVE_NOTE_S = 60.0  # between two notes of a sender that its host has power
+SHIP_PAUSE_S = 0.01  # between two times that a sender looks into journals that it had read to the end,
+SHIP_PAUSE_BYTES = 128 * KIB  # unless so much is in them meanwhile
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog

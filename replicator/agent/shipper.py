@@ -642,6 +642,9 @@ class Shipper:
 class _Bell:
     """Wakes the shipper when the journals have something to read; waits only while armed, that is when it had
     read all.
+
+    What comes after a silence is shipped at once. After that, small changes are collected for a moment: each
+    wake costs this host, and the target, as much as many operations do, and applications need the processors.
     """
 
     def __init__(self, merge: Merge, wake: Callable[[], None]) -> None:
@@ -653,9 +656,14 @@ class _Bell:
         self._armed.set()
 
     async def run(self) -> None:
+        rang_s = -limits.SHIP_PAUSE_S
         while True:
             await self._armed.wait()
+            pause_until_s = rang_s + limits.SHIP_PAUSE_S
+            while trio.current_time() < pause_until_s and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES:
+                await trio.sleep(limits.SHIP_PAUSE_S / 4)
             await self._merge.wait()
+            rang_s = trio.current_time()
             self._armed = trio.Event()
             self._wake_shipper()
 
