@@ -82,7 +82,7 @@ class DirtyMap(DirtyTree):
             self._content(record, start, regions.END if mode & ~_WHERE_SAID else end)
         elif kind in (Kind.SETATTR, Kind.SETXATTR, Kind.REMOVEXATTR):
             self._attributes(record)
-        elif kind in (Kind.CREATE, Kind.SYMLINK, Kind.MKNOD):
+        elif kind in (Kind.CREATE, Kind.FILE, Kind.SYMLINK, Kind.MKNOD):
             self._unlink_identity(_identity_of(record))  # the inode number is given again: that file is gone
             self._new_name(path, _WHOLE, _identity_of(record))
         elif kind == Kind.MKDIR:

@@ -57,6 +57,18 @@ class Files(NamedTuple):
     contents: dict[int, bytes]
 
 
+def torn_content(old: bytes | None, new: bytes, chance: random.Random) -> bytes:
+    """What may be left of a file's changed blocks. `old`: as it was synced; None: it is new."""
+    if old is None:
+        return chance.choice((b"", bytes(len(new)), new[: len(new) // 2]))
+    size = chance.choice((len(old), len(new)))
+    blocks = []
+    for start in range(0, size, 4096):
+        before, after = (part[start : start + 4096].ljust(4096, b"\0") for part in (old, new))
+        blocks.append(after if before == after else chance.choice((before, after, bytes(4096))))
+    return b"".join(blocks)[:size]
+
+
 def files_in(tree: Path) -> Files:
     found = Files({}, {})
     for directory, _, names in os.walk(os.fsencode(tree)):
@@ -268,11 +280,12 @@ class Connection:
                 os.unlink(path)
             elif synced.contents.get(inode) != content and chance.random() < 0.6:
                 times = os.stat(path)
-                old = synced.contents.get(inode, b"")
-                torn = chance.choice((old, bytes(len(content)), content[: len(content) // 2]))
+                torn = torn_content(synced.contents.get(inode), content, chance)
                 with open(path, "r+b") as file:
-                    file.write(torn)
-                    file.truncate()
+                    file.truncate(len(torn))
+                    for start in range(0, len(torn), 4096):  # not all: there may be holes
+                        if torn[start : start + 4096] != content[start : start + 4096]:
+                            os.pwrite(file.fileno(), torn[start : start + 4096], start)
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         for path, inode in synced.names.items():
             gone = not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))
