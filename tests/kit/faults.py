@@ -247,7 +247,7 @@ class Campaign:
         self._told_story()
 
     def round(self, kind: str | None = None) -> Outcome:
-        """One fault, of a kind of chance if none is given. Raises AssertionError if anything is wrong then."""
+        """One fault, of any kind if none is given. Raises AssertionError if anything is wrong then."""
         hosts, load, chance = self._scene.hosts, self._scene.load, self._scene.chance
         names = list(FAULTS)
         (drawn,) = chance.choices(names, [FAULTS[name][1] for name in names])

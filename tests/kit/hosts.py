@@ -6,8 +6,8 @@
         alpha.mend()
         with alpha.deaf_to(beta): ... # what alpha sends to beta is lost, the other way goes on: half open
 
-Files and processes are the machine's own. A namespace ends with the last process in it, and what keeps it open
-ends with this process, however that ends.
+Files and processes are the machine's own. A namespace ends with the last process in it, and what keeps it
+open ends with this process, however that ends.
 """
 
 import subprocess

@@ -1,5 +1,5 @@
-"""A source and a target, each a host of its own, made of what can fail: processes, cables, a small disk for the
-queue, and for each of them a disk, with its home and its files, that can lose power.
+"""A source and a target, each a host of its own, made of what can fail: processes, cables, a small disk for
+the queue, and for each of them a disk, with its home and its files, that can lose power.
 
     with two_hosts(tmp_path) as hosts:
         hosts.connect()
