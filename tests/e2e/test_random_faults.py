@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from kit import machine
 from kit.campaign import amount
-from kit.faults import FAULTS, Campaign, Outcome, build_unused
+from kit.faults import FAULTS, Campaign, Outcome
 from kit.mixed_load import mixed_load
 from kit.two_hosts import two_hosts
+from kit.unused import build_unused
 
 pytestmark = [
     pytest.mark.e2e,

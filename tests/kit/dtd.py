@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ class Agent:
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
+    def kill_all(self, *spared: str) -> None:
+        """With SIGKILL, all processes of this agent at once but those of the roles `spared`."""
+        for process_id, command in leftovers.processes_of_home(self.home).items():
+            if not any(f"replicator.agent.{role} " in command for role in spared):
+                with suppress(ProcessLookupError):
+                    os.kill(process_id, signal.SIGKILL)
+        self.kill()
+
     def _end(self, number: int) -> None:
         if self.process is None:
             return
@@ -128,9 +137,17 @@ class Agent:
 
 
 @contextmanager
-def running(directory: Path, *names: str) -> Iterator[list[Agent]]:
-    """Agents with homes below `directory`, started; everything of theirs is down afterwards."""
-    agents = [Agent(directory / name, name) for name in names]
+def running(
+    directory: Path, *names: str, hosts: Sequence[Host] = (), configuration: str = ""
+) -> Iterator[list[Agent]]:
+    """Agents with homes below `directory`, started; everything of theirs is down afterwards.
+
+    `hosts`: one for each of them, or none. `configuration`: replicator.toml of all of them.
+    """
+    agents = [Agent(directory / name, name, host) for name, host in zip_longest(names, hosts[: len(names)])]
+    for agent in agents:
+        agent.home.mkdir()
+        (agent.home / "replicator.toml").write_text(configuration)
     try:
         for agent in agents:
             agent.start()

@@ -65,6 +65,12 @@ class Host(_Namespace):
     def mend(self) -> None:
         self._switch.ip("link", "set", self._port, "up")
 
+    def slow_down(self, kilobits_per_s: int) -> None:
+        """What goes to this host."""
+        command = [*self._switch.command, "tc", "qdisc", "replace", "dev", self._port, "root", "tbf"]
+        command += ["rate", f"{kilobits_per_s}kbit", "burst", "32k", "latency", "200ms"]
+        subprocess.run(command, check=True, timeout=_TIMEOUT_S)
+
     @contextmanager
     def deaf_to(self, other: "Host") -> Iterator[None]:
         """`other` does not get what this host sends; what it sends arrives."""

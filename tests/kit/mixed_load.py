@@ -1,10 +1,10 @@
 """Several applications at once on one directory, and how much they change.
 
     with mixed_load(source / "hot", outputs, seed=1) as load:
-        before = load.changed()
+        before = load.written_bytes
         ...
         with load.paused():          # nobody changes anything, in the middle of whatever they do
-            spent = load.changed() - before
+            written = load.written_bytes - before
 
 `workloads` and a SQLite `bank`, whose files say whether they are a state that was, and random operations of a
 `file_exerciser`. `write` is one application more: the test's own.
@@ -15,27 +15,16 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self
 
 from kit import bank
 from kit.snapshots import frozen
-from kit.workloads import CHECKS, files_made
+from kit.workloads import CHECKS
 from kit.writers import Writer, writing
 
 MIB = 1 << 20
 PAUSE_S = "0.01"  # between two rounds: the processors are shared with what is tested
 LARGE_FILES = 4
 LARGE_BYTES = 24 * MIB
-
-
-class Changed(NamedTuple):
-    """Bytes that applications wrote, and files that they made, changed or removed."""
-
-    written_bytes: int
-    made_files: int
-
-    def since(self, before: Self) -> "Changed":
-        return Changed(self.written_bytes - before.written_bytes, self.made_files - before.made_files)
 
 
 class Load:
@@ -45,7 +34,7 @@ class Load:
         self.directory = directory
         self._writers = writers
         self._chance = random.Random(seed)
-        self._own = Changed(0, 0)
+        self._own_bytes = 0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -62,12 +51,10 @@ class Load:
         for writer in self._writers.values():
             assert writer.stop()
 
-    def changed(self) -> Changed:
-        """Since the beginning. What is stored in mappings is not counted."""
-        made = sum(files_made(name, self.directory / name) for name in CHECKS)
-        made += self._writers["bank"].output.count("\n")  # a journal file each
-        written = sum(_written_bytes(writer.pid) for writer in self._writers.values())
-        return Changed(written + self._own.written_bytes, made + self._own.made_files)
+    @property
+    def written_bytes(self) -> int:
+        """By applications, since the beginning. What is stored in mappings is not counted."""
+        return self._own_bytes + sum(_written_bytes(writer.pid) for writer in self._writers.values())
 
     def write(self, size_bytes: int) -> None:
         """Overwrite so much at random places of a few large files, as fast as it goes."""
@@ -81,12 +68,11 @@ class Load:
                 assert os.pwrite(descriptor, block, place) == MIB
             finally:
                 os.close(descriptor)
-        self.note(Changed(size_bytes // MIB * MIB, 0))
+        self.note(size_bytes // MIB * MIB)
 
-    def note(self, changed: Changed) -> None:
-        """The test itself has changed something."""
-        mine = self._own
-        self._own = Changed(mine.written_bytes + changed.written_bytes, mine.made_files + changed.made_files)
+    def note(self, written_bytes: int) -> None:
+        """The test itself has written something."""
+        self._own_bytes += written_bytes
 
     def problems(self, copy: Path, scratch: Path) -> list[str]:
         """What is wrong with a copy of the directory."""

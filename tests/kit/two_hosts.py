@@ -69,7 +69,7 @@ class TwoHosts(Protected):
             return None
         kind = name.rpartition(" ")[2]
         agent = self.beta if name in ("receiver", "target spare") else self.alpha
-        for process_id, command in _processes_of(agent).items():
+        for process_id, command in leftovers.processes_of_home(agent.home).items():
             if f"replicator.agent.{kind} " in command:
                 return process_id
         return None
@@ -108,7 +108,7 @@ class TwoHosts(Protected):
 
     def lose_target_power(self) -> None:
         """What the target had not synced is gone, its processes and its memory are; it boots."""
-        processes = _processes_of(self.beta)
+        processes = leftovers.processes_of_home(self.beta.home)
         for process_id in processes:
             with suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGSTOP)  # so that none sees its disk go
@@ -118,7 +118,7 @@ class TwoHosts(Protected):
             with suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
         self.beta.kill()
-        until(lambda: not _processes_of(self.beta), END_TIMEOUT_S)
+        until(lambda: not leftovers.processes_of_home(self.beta.home), END_TIMEOUT_S)
         shutil.rmtree(memory, ignore_errors=True)
         self.disk.boot()
         assert self.beta.boot_id_file is not None
@@ -152,11 +152,6 @@ class TwoHosts(Protected):
         """What happened to the connection since the entry of that number."""
         entries: list[dict[str, Any]] = self.alpha.json("story", self.id, "--limit", "1000")
         return [entry for entry in entries if entry["sequence"] > after]
-
-
-def _processes_of(agent: Agent) -> dict[int, str]:
-    """All of a host: there is nothing but its home in the directory where that is, and a copy."""
-    return leftovers.processes_of(agent.home.parent)
 
 
 def _is_alive(process_id: int) -> bool:

@@ -278,14 +278,6 @@ def _listing(directory: Path) -> set[str]:
     return set()
 
 
-def files_made(name: str, directory: Path) -> int:
-    """How many files a workload has made so far, those that are gone included. While it runs: about."""
-    if name in ("publish", "appearing"):
-        return (directory / "log").stat().st_size // LINE_BYTES  # one each round
-    numbers = [int(found.rpartition("-")[2]) for found in _listing(directory) if "-" in found]
-    return {"names": 1, "generations": GENERATION_FILES}.get(name, 0) * max(numbers, default=0)
-
-
 WORKLOADS: dict[str, Callable[[Files], Iterator[int]]] = {
     "alternate": alternate,
     "publish": publish,
