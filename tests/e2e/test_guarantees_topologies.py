@@ -202,7 +202,8 @@ def test_many_sources_to_one_target(agents: int, directories: int, tmp_path: Pat
 
 QUEUE = '[queue]\nmemory_size = "32 MiB"\nsegment_size = "1 MiB"\ndisk_size_max = "32 MiB"\n'
 QUEUE_BYTES = 64 << 20
-WRITTEN_BYTES = 128 << 20
+WRITTEN_BYTES = 96 << 20
+STEP_BYTES = 8 << 20
 SLOW_KBIT_PER_S = 40_000
 
 
@@ -226,8 +227,8 @@ def test_one_slow_and_one_dead_target(tmp_path: Path) -> None:
         hosts[2].slow_down(SLOW_KBIT_PER_S)
         hosts[3].cut()
         lags_s = []
-        for number in range(WRITTEN_BYTES >> 22):
-            (source / str(number)).write_bytes(os.urandom(4 << 20))
+        for number in range(WRITTEN_BYTES // STEP_BYTES):
+            (source / str(number)).write_bytes(os.urandom(STEP_BYTES))
             began_s = time.monotonic()
             wait(agent, connections["fast"])
             lags_s.append(time.monotonic() - began_s)
