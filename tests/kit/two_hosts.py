@@ -28,12 +28,12 @@ from kit.power_disk import PowerDisk, power_disk
 from kit.protected import Protected, serves, until
 
 QUEUE_DISK = "24m"
+MEMORY_DISK = "512m"
 CONFIGURATION = """\
 [queue]
+memory_directory = "{memory}"
 memory_size = "32 MiB"
 segment_size = "1 MiB"
-disk_directory = "{queue}"
-disk_free_min = 0
 """
 PROCESSES = (
     "capture", "holder", "sender", "receiver", "source dtd", "target dtd", "source spare", "target spare",
@@ -45,8 +45,12 @@ CONVERGE_TIMEOUT_S = 150.0
 class TwoHosts(Protected):
     """Use `two_hosts`."""
 
-    def __init__(self, alpha: Agent, beta: Agent, source_disk: PowerDisk, disk: PowerDisk) -> None:
+    def __init__(
+        self, directory: Path, alpha: Agent, beta: Agent, disks: tuple[PowerDisk, PowerDisk]
+    ) -> None:
+        source_disk, disk = disks
         super().__init__(source_disk.path, alpha, beta, disk.path / "copy")
+        self.source_memory, self.target_memory = directory / "source-memory", directory / "target-memory"
         self.disk = disk
         self.source_disk = source_disk
         assert alpha.host is not None and beta.host is not None
@@ -62,7 +66,7 @@ class TwoHosts(Protected):
             agent = self._agents[name]
             return agent.process.pid if agent.process is not None else None
         if name == "holder":
-            note = Path("/dev/shm", f"replicator-{self.alpha.uuid}", self._mount_directory, "holder")
+            note = self.source_memory / f"replicator-{self.alpha.uuid}" / self._mount_directory / "holder"
             with suppress(OSError, ValueError):
                 held = int(json.loads(note.read_text())["pid"])
                 return held if _is_alive(held) else None
@@ -113,19 +117,16 @@ class TwoHosts(Protected):
             with suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGSTOP)  # so that none sees its disk go
         self.disk.cut_power()
-        memory = Path("/dev/shm", f"replicator-{self._target_uuid}")
         for process_id in processes:
             with suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
         self.beta.kill()
         until(lambda: not leftovers.processes_of_home(self.beta.home), END_TIMEOUT_S)
-        shutil.rmtree(memory, ignore_errors=True)
+        for directory in self.target_memory.iterdir():
+            shutil.rmtree(directory)
         self.disk.boot()
         assert self.beta.boot_id_file is not None
         self.beta.boot_id_file.write_text(f"{uuid.uuid4()}\n")
-
-    def remember_target(self) -> None:
-        self._target_uuid = self.beta.uuid  # not to be read from a disk that is gone
 
     # --- looks ---
 
@@ -179,23 +180,27 @@ def two_hosts(directory: Path) -> Iterator[TwoHosts]:
     """Started, not connected; everything is down afterwards."""
     queue, boot_id = directory / "queue", directory / "boot_id"
     boot_id.write_text(f"{uuid.uuid4()}\n")
+    memories = [directory / f"{side}-memory" for side in ("source", "target")]
     with (
         lan("alpha", "beta") as (source, target),
         power_disk(directory / "source-disk") as source_disk,
         power_disk(directory / "target-disk") as disk,
         small_disk(queue, QUEUE_DISK),
+        small_disk(memories[0], MEMORY_DISK),
+        small_disk(memories[1], MEMORY_DISK),
     ):
         alpha = Agent(source_disk.path / "alpha", "alpha", source)
         beta = Agent(disk.path / "beta", "beta", target)
         beta.boot_id_file = boot_id
-        alpha.home.mkdir(parents=True)
-        (alpha.home / "replicator.toml").write_text(CONFIGURATION.format(queue=queue))
-        hosts = TwoHosts(alpha, beta, source_disk, disk)
+        for agent, memory in zip((alpha, beta), memories, strict=True):
+            agent.home.mkdir()
+            configuration = CONFIGURATION.format(memory=memory)
+            configuration += f'disk_directory = "{queue}"\ndisk_free_min = 0\n' if agent is alpha else ""
+            (agent.home / "replicator.toml").write_text(configuration)
         try:
             for agent in (alpha, beta):
                 agent.start()
-            hosts.remember_target()
-            yield hosts
+            yield TwoHosts(directory, alpha, beta, (source_disk, disk))
         finally:
             for agent in (alpha, beta):
                 agent.close()
