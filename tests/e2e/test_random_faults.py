@@ -30,6 +30,7 @@ def campaign(directory: Path, seed: int) -> Iterator[Campaign]:
         hosts.source.mkdir()
         build_unused(hosts.source / "unused", seed)
         hosts.connect()
+        hosts.settled()
         (directory / "scratch").mkdir()
         with mixed_load(hosts.source / "used", directory / "out", seed) as load:
             yield Campaign(hosts, load, "unused", directory / "scratch", seed)

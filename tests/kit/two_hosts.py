@@ -144,6 +144,13 @@ class TwoHosts(Protected):
         status = self.alpha.dtctl("status", "--json")
         return status.code == 0 and status.json[0]["target_data_state"] == "OK"
 
+    def settled(self) -> None:
+        """Wait until the whole copy is on stable storage: from there on no power loss costs all of it."""
+        (self.source / "settled").touch()
+        self.converged()
+        wanted = self.status["applied"]
+        until(lambda: all(self.status["durable"][journal] >= at for journal, at in wanted.items()), 60, 0.5)
+
     def sync(self) -> None:
         """What a file system has not written yet may look like data where there is a hole."""
         for disk in (self.source_disk, self.disk):
