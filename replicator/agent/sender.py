@@ -224,7 +224,9 @@ class Sender:
         for index, flow in enumerate(self._flows):
             mark = connected.received[index]
             if mark is None:
-                flow.seek_head()
+                # Not the head: what was changed since the connection was made is known here, and a comparison
+                # by size and mtime need not find it.
+                flow.seek_first()
                 self._starting_positions.append(Derived(index, Mark(*START), Mark(*flow.position)))
                 lost = lost or connected.data_state == TargetDataState.OK
                 continue
