@@ -70,7 +70,7 @@ async def test_the_source_brings_everything_again(
 async def test_operations_that_come_again_leave_nothing_behind(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """The copy has kept all, so these renames are done twice: the first one moves what the second one brought."""
+    """The copy has kept all, so these renames are done twice: the first moves what the second one brought."""
     async with simulate(61) as simulation:
         source = simulation.source
         source.mkdir(b"first")
