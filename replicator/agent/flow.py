@@ -129,7 +129,7 @@ class Flow:
         self.position = position
 
     def seek_first(self) -> None:
-        """Go on with the oldest record that is kept for this connection, with what comes next if it is lost."""
+        """Go on with the oldest record kept for this connection, with what comes next if it is lost."""
         try:
             self.position = self.cursor.seek_kept()
             self.passed_wall_ns = 0

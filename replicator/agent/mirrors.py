@@ -171,7 +171,7 @@ class Mirrors:
             partial_run = run is not None and run.some_paths
             self.begin(
                 RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
-                # What is newer there than these operations may end under other names by them, and be too many.
+                # What is newer there than these operations may get other names by them, and be too many.
                 exact=state.mirror_exact or state.mirror_wanted is None,
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
             )
