@@ -659,6 +659,7 @@ class Receiver:
             tuple(replica.durable.get(i, nothing).sequence for i in ids),
             received.batches,
             replica.applied.batches if same_mirror else 0,
+            replica.settled,
         )
 
     def _state_now(self) -> TargetState:

@@ -13,13 +13,16 @@ All mounts are on the host "source"; each connection ends on a host of its own n
 
 import contextlib
 import os
+import random
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -48,6 +51,27 @@ from replicator.status import ConnectionStatus
 SEGMENT_BYTES = 64 * 1024
 TICK_S = 0.25  # as a capture's: it collects its journal, and records what was lost
 SOURCE = "source"
+
+
+class Files(NamedTuple):
+    """What regular files there are."""
+
+    names: dict[bytes, int]  # absolute paths, and the inodes there
+    contents: dict[int, bytes]
+
+
+def files_in(tree: Path) -> Files:
+    found = Files({}, {})
+    for directory, _, names in os.walk(os.fsencode(tree)):
+        for name in names:
+            path = os.path.join(directory, name)
+            state = os.lstat(path)
+            if stat.S_ISREG(state.st_mode):
+                found.names[path] = state.st_ino
+                if state.st_ino not in found.contents:
+                    with open(path, "rb") as file:
+                        found.contents[state.st_ino] = file.read()
+    return found
 
 
 class Mount:
@@ -130,6 +154,8 @@ class Connection:
         self.open_tree: Callable[[Connect, str], Tree] = ReplicaTree
         self.sender_process = self.receiver_process = Process(self.world.disk, lambda: None)
         self.ends: list[str] = []
+        self.receiver_runs = False
+        self._synced = Files({}, {})
 
     def copy_of(self, mount: Mount) -> Path:
         """Where the target has what a mount has."""
@@ -233,15 +259,28 @@ class Connection:
             segment_bytes=SEGMENT_BYTES,
         )
         self.target.mkdir(exist_ok=True)
+        self.receiver_runs = True
         scope = self._scope = trio.CancelScope()
         process = self.receiver_process = Process(self.world.disk, partial(self._die, scope))
         try:
-            self.receiver = Receiver(replace(self.world, disk=process), arguments, self.open_tree)
+            self.receiver = Receiver(replace(self.world, disk=process), arguments, self._open_tree)
         except (OSError, ReplicatorError) as error:
             self.world.disk.owners.clear()
             self._restart(repr(error), scope, self.start_receiver)
             return
         self._net.nursery.start_soon(self._run_receiver, self.receiver, process, scope)
+
+    def _open_tree(self, connect: Connect, directory: str) -> Tree:
+        tree = self.open_tree(connect, directory)
+        if self._net.power_fails:
+            sync = tree.sync
+
+            def noted() -> None:
+                sync()
+                self._synced = files_in(self.target)
+
+            tree.sync = noted  # type: ignore[method-assign]
+        return tree
 
     @property
     def _home(self) -> Path:
@@ -278,6 +317,7 @@ class Connection:
     async def kill_receiver(self) -> None:
         """As SIGKILL does: what is in memory is gone, what was written stays."""
         self.receiver_process.dead = True
+        self.receiver_runs = False
         self._scope.cancel()
         self._scope = trio.CancelScope()
         self._stop_listening()
@@ -287,13 +327,34 @@ class Connection:
 
     async def lose_target_power(self) -> None:
         """The target's host goes down, and is up again without a receiver. What its tree has lost is up to
-        the test.
+        the test: `tear`, or `kit.power`.
         """
         await self.kill_receiver()
         self.world.disk.lose_power()
         self.world.clock.boot += 1
         for path in self._home.glob("*"):  # what is never synced, and need not be there
             path.unlink()
+
+    def tear(self, chance: random.Random) -> None:
+        """Undo, in part, what the copy has got since it was synced last: contents, new and removed names."""
+        synced, now = self._synced, files_in(self.target)
+        for path, inode in now.names.items():
+            content = now.contents[inode]
+            if path not in synced.names and chance.random() < 0.3:
+                os.unlink(path)
+            elif synced.contents.get(inode) != content and chance.random() < 0.6:
+                times = os.stat(path)
+                old = synced.contents.get(inode, b"")
+                torn = chance.choice((old, bytes(len(content)), content[: len(content) // 2]))
+                with open(path, "r+b") as file:
+                    file.write(torn)
+                    file.truncate()
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for path, inode in synced.names.items():
+            gone = not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))
+            if path not in now.names and gone and chance.random() < 0.5:
+                with open(path, "xb") as file:
+                    file.write(synced.contents[inode])
 
     # --- looking ---
 
@@ -338,6 +399,7 @@ class Topology:
         self.seed = seed
         self.directory = directory
         self.nursery = nursery
+        self.power_fails = False  # what copies have synced is noted, for `Connection.tear`
         self.network = Network(seed)
         self.world = simulated_world(seed * 7 + 1, self.dial)
         self.mounts: list[Mount] = []
@@ -373,7 +435,7 @@ class Topology:
 
 
 @contextlib.asynccontextmanager
-async def topology(seed: int = 1) -> AsyncIterator[Topology]:
+async def topology(seed: int = 1, *, power_fails: bool = False) -> AsyncIterator[Topology]:
     """Its trees are removed in the end."""
     umask = os.umask(0)
     directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
@@ -381,6 +443,7 @@ async def topology(seed: int = 1) -> AsyncIterator[Topology]:
         async with trio.open_nursery() as nursery:
             try:
                 net = Topology(seed, directory, nursery)
+                net.power_fails = power_fails
                 yield net
                 for connection in net.connections:
                     if connection.sender is not None:
