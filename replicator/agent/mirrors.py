@@ -263,7 +263,8 @@ class Mirrors:
             partial_run = run is not None and run.some_paths
             self.begin(
                 RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
-                exact=state.mirror_exact,  # of the last one, if none runs: what it removed may be back
+                # What is newer there than these operations may get other names by them, and be too many.
+                exact=state.mirror_exact or state.mirror_wanted is None,
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
             )
         elif run is not None:

@@ -292,7 +292,9 @@ class Sender:
             mark = connected.received[index]
             flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
-                flow.seek_head()
+                # Not the head: what was changed since the connection was made is known here, and a comparison
+                # by size and mtime need not find it.
+                flow.seek_first()
                 lost = (
                     lost or connected.data_state == TargetDataState.OK or (connected.power_lost and was_exact)
                 )
