@@ -1,228 +1,328 @@
-"""The faults of a simulated run: a table of what may happen to a connection, at any moment.
+"""Random faults of two hosts under load, and what each of them cost.
 
-Each returns when it has begun; one that lasts a while ends by itself, beside the run, or with `heal`.
+    with mixed_load(...) as load:
+        campaign = Campaign(hosts, load, seed, scratch)
+        for _ in range(300):
+            campaign.round()      # one fault, and a look at everything afterwards
+        print(campaign.told())
+
+After each fault applications have seen no error, and the copy becomes equal to the source. What went over the
+cable meanwhile is compared with what applications changed in that time, and a tree of files that nobody uses
+tells whether everything was compared: then the kernel has noted that its directories were read.
 """
 
-import contextlib
-import errno
 import os
-from collections.abc import Awaitable, Callable
-from random import Random
+import random
+import shutil
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import NamedTuple
 
-import trio
+import msgspec
 
-from kit.disk import ProcessDied
-from kit.topology import SOURCE, Connection, Mount, Topology
-from replicator.errors import ReplicatorError
+from kit.mixed_load import MIB, Load
+from kit.snapshots import beneath, frozen
+from kit.stories import check_story
+from kit.trees import differences, snapshot
+from kit.two_hosts import PROCESSES, TwoHosts
+from kit.unused import forget_reads, was_read
+from replicator.status import StoryEntry
 
-_ILLNESSES = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EMFILE)
-_LASTS_S = (0.01, 0.5, 3, 20)  # the last one is longer than anybody waits for a heartbeat
-_DAY_NS = 86_400 * 10**9
-_FILLERS = 8
-
-
-class Faults:
-    """Faults of one run. `lose_power(connection)` is the run's, which knows what was synced."""
-
-    def __init__(
-        self,
-        net: Topology,
-        connections: list[Connection],
-        chance: Random,
-        *,
-        lose_power: Callable[[Connection], Awaitable[None]],
-        set_illness: Callable[[Connection, Callable[[str], None]], None],
-    ) -> None:
-        self.told: list[str] = []  # what happened, for people
-        self._net = net
-        self._connections = connections
-        self._chance = chance
-        self._lose_power = lose_power
-        self._set_illness = set_illness
-        self._healers: list[Callable[[], None]] = []
-
-    async def happen(self, kinds: list[str]) -> None:
-        """One of these."""
-        connection = self._chance.choice(self._connections)
-        kind = self._chance.choice(kinds)
-        self.told.append(f"{trio.current_time():.4f} {kind} {connection.host}")
-        await FAULTS[kind](self, connection)
-
-    def heal(self) -> None:
-        """Everything that lasts ends now."""
-        for end in self._healers:
-            end()
-        self._healers.clear()
-
-    def _command(self, connection: Connection, name: str, *arguments: str) -> None:
-        """As an administrator's, to a sender that may end meanwhile."""
-        if connection.sender_process.dead:
-            return
-        with contextlib.suppress(ProcessDied):
-            getattr(connection.running, name)(*arguments)
-
-    def _for_a_while(self, end: Callable[[], None]) -> None:
-        lasts_s = self._chance.choice(_LASTS_S)
-
-        async def later() -> None:
-            await trio.sleep(lasts_s)
-            if end in self._healers:
-                self._healers.remove(end)
-                end()
-
-        self._healers.append(end)
-        self._net.nursery.start_soon(later)
-
-    # --- processes ---
-
-    async def kill_sender(self, connection: Connection) -> None:
-        await connection.kill_sender()
-        connection.start_sender()
-
-    async def kill_receiver(self, connection: Connection) -> None:
-        await connection.kill_receiver()
-        connection.start_receiver()
-
-    async def kill_both(self, connection: Connection) -> None:
-        await self.kill_sender(connection)
-        await self.kill_receiver(connection)
-
-    async def kill_capture(self, connection: Connection) -> None:
-        self._chance.choice(connection.mounts).restart_writer()
-
-    async def sender_dies_in_a_disk_call(self, connection: Connection) -> None:
-        connection.sender_process.die_in(self._chance.randrange(1, 20))
-
-    async def receiver_dies_in_a_disk_call(self, connection: Connection) -> None:
-        connection.receiver_process.die_in(self._chance.randrange(1, 40))
-
-    # --- the network ---
-
-    async def cut(self, connection: Connection) -> None:
-        self._net.network.cut(SOURCE, connection.host)
-
-    async def half_open(self, connection: Connection) -> None:
-        """Nothing arrives, and nobody is told."""
-        self._net.network.part(SOURCE, connection.host)
-        self._for_a_while(lambda: self._net.network.heal(SOURCE, connection.host))
-
-    async def slow_network(self, connection: Connection) -> None:
-        usual_s = self._net.network.latency_s
-        self._net.network.latency_s = self._chance.choice((0.1, 1.0))
-        self._net.network.cut(SOURCE, connection.host)  # counts for new connections
-
-        def end() -> None:
-            self._net.network.latency_s = usual_s
-
-        if usual_s < 0.1:
-            self._for_a_while(end)
-
-    # --- disks ---
-
-    async def slow_target_disk(self, connection: Connection) -> None:
-        self._slow_disk(connection.world.delays_s)
-
-    async def slow_source_disk(self, connection: Connection) -> None:
-        self._slow_disk(self._net.world.delays_s)
-
-    def _slow_disk(self, delays_s: list[float]) -> None:
-        usual = list(delays_s)
-        delays_s[:] = [0.0, 0.05, 0.5, 2.0]
-        if max(usual) < 0.1:
-            self._for_a_while(lambda: delays_s.__setitem__(slice(None), usual))
-
-    async def ill_target(self, connection: Connection) -> None:
-        """Its file system is full, read-only, or fails: now and then, or always."""
-        number = self._chance.choice(_ILLNESSES)
-        share = self._chance.choice((0.3, 1.0))
-
-        def illness(operation: str) -> None:
-            if self._chance.random() < share:
-                raise OSError(number, os.strerror(number), operation)
-
-        self._set_illness(connection, illness)
-        self._for_a_while(lambda: self._set_illness(connection, lambda operation: None))
-
-    async def full_spool(self, connection: Connection) -> None:
-        disk = connection.world.disk
-        disk.volatile_capacity = disk.capacity = self._chance.choice((0, 70_000))
-
-        def end() -> None:
-            disk.volatile_capacity = disk.capacity = None
-
-        self._for_a_while(end)
-
-    # --- clocks, commands, power ---
-
-    async def clock_jumps(self, connection: Connection) -> None:
-        """The wall clock of a host is set; the monotonic one is not."""
-        clock = self._chance.choice((self._net.world.clock, connection.world.clock))
-        clock.jump_ns += self._chance.choice((-1, 1)) * self._chance.randrange(_DAY_NS)
-
-    async def pause_target(self, connection: Connection) -> None:
-        receiver = connection.receiver
-        if receiver is not None:
-            receiver.pause()
-            self._for_a_while(receiver.resume)
-
-    async def stop_transmission(self, connection: Connection) -> None:
-        self._command(connection, "transmit_stop")
-        self._for_a_while(lambda: self._command(connection, "transmit_start"))
-
-    async def pause_transmission(self, connection: Connection) -> None:
-        self._command(connection, "transmit_pause")
-        self._for_a_while(lambda: self._command(connection, "transmit_start"))
-
-    async def mirror_again(self, connection: Connection) -> None:
-        """An administrator brings everything once more, while changes go on."""
-        with contextlib.suppress(ReplicatorError):  # one that is being stopped
-            self._command(connection, "mirror_start", self._chance.choice(("full", "difference")))
-
-    async def target_loses_power(self, connection: Connection) -> None:
-        await self._lose_power(connection)
-        connection.start_receiver()
-
-    async def full_queue(self, connection: Connection) -> None:
-        """Until changes are lost."""
-        self._command(connection, "transmit_stop")
-        fill_queue(self._chance.choice(connection.mounts))
-        self._for_a_while(lambda: self._command(connection, "transmit_start"))
+KIB = 1 << 10
+SHORT_S = (0.2, 4.0)
+LONG_S = (13.0, 16.0)  # more than a session stays silent before it is given up
+LONG_CHANCE = 0.15
+STOPPED_APPLICATIONS_MAX_S = 2.0  # they wait for a capture that is stopped
+OVERFLOW_BYTES = 80 * MIB  # more than the queue has room for
+CALM_S = (0.0, 1.5)  # of load after a fault
+RATIO_MAX = 3
+BYTES_PER_FILE_MAX = 64 * KIB
 
 
-def fill_queue(mount: Mount) -> None:
-    """To the last byte: not even a HOLE fits any more."""
-    number = 0
-    for size in (4096, 1):
-        lost = mount.lost
-        while mount.lost == lost:
-            mount.source.write(b"filler", number % _FILLERS * 4096, bytes([number % 256]) * size)
-            number += 1
+class Outcome(NamedTuple):
+    """What one fault cost."""
+
+    kind: str
+    detail: str
+    converged_s: float  # from the end of the fault on, load included
+    sent_bytes: int  # over the cable, with all headers
+    written_bytes: int  # by applications, from before the fault until all was equal
+    touched_files: int  # in that time; those that are gone are not counted
+    full_scan: bool  # directories that nobody uses were read
+    mirrors: tuple[str, ...]  # that began
+
+    @property
+    def allowed_bytes(self) -> int:
+        return RATIO_MAX * self.written_bytes + BYTES_PER_FILE_MAX * self.touched_files
+
+    @property
+    def shown(self) -> str:
+        return (
+            f"{self.kind} ({self.detail}): {self.converged_s:.1f} s, sent {self.sent_bytes / MIB:.2f} MiB;"
+            f" written {self.written_bytes / MIB:.2f} MiB, {self.touched_files} files touched,"
+            f" {self.allowed_bytes / MIB:.2f} MiB allowed; mirrors {list(self.mirrors)}"
+            f"{', FULL SCAN' if self.full_scan else ''}"
+        )
 
 
-FAULTS: dict[str, Callable[[Faults, Connection], Awaitable[None]]] = {
-    method.__name__: method
-    for method in (
-        Faults.kill_sender,
-        Faults.kill_receiver,
-        Faults.kill_both,
-        Faults.kill_capture,
-        Faults.sender_dies_in_a_disk_call,
-        Faults.receiver_dies_in_a_disk_call,
-        Faults.cut,
-        Faults.half_open,
-        Faults.slow_network,
-        Faults.slow_target_disk,
-        Faults.slow_source_disk,
-        Faults.ill_target,
-        Faults.full_spool,
-        Faults.clock_jumps,
-        Faults.pause_target,
-        Faults.stop_transmission,
-        Faults.pause_transmission,
-        Faults.mirror_again,
-        Faults.target_loses_power,
-        Faults.full_queue,
-    )
+# --- faults: each inflicts itself, waits, and heals. Returns what it was, for people. ---
+
+
+class Scene(NamedTuple):
+    """What faults work on."""
+
+    hosts: TwoHosts
+    load: Load
+    chance: random.Random
+
+    def duration_s(self) -> float:
+        long = self.chance.random() < LONG_CHANCE
+        return self.chance.uniform(*(LONG_S if long else SHORT_S))
+
+
+def kill_one(scene: Scene) -> str:
+    return _kill(scene, [scene.chance.choice(PROCESSES)])
+
+
+def kill_two(scene: Scene) -> str:
+    while {"capture", "holder"} == set(names := scene.chance.sample(PROCESSES, 2)):
+        pass  # each of them is what outlives the other
+    return _kill(scene, names)
+
+
+def _kill(scene: Scene, names: Sequence[str]) -> str:
+    killed = scene.hosts.kill(names)
+    scene.hosts.restart_killed()
+    return " and ".join(killed) or "nobody was there"
+
+
+def stop_process(scene: Scene) -> str:
+    name = scene.chance.choice(PROCESSES)
+    process_id, duration_s = scene.hosts.process(name), scene.duration_s()
+    if process_id is None:
+        return "nobody was there"
+    if name == "capture":
+        duration_s = min(duration_s, STOPPED_APPLICATIONS_MAX_S)
+    with suppress(ProcessLookupError):
+        os.kill(process_id, signal.SIGSTOP)
+        time.sleep(duration_s)
+        os.kill(process_id, signal.SIGCONT)
+    return f"{name} for {duration_s:.1f} s"
+
+
+def cut_network(scene: Scene) -> str:
+    duration_s = scene.duration_s()
+    with _cut(scene):
+        time.sleep(duration_s)
+    return f"{duration_s:.1f} s"
+
+
+@contextmanager
+def _cut(scene: Scene) -> Iterator[None]:
+    host = scene.chance.choice([scene.hosts.source_host, scene.hosts.target_host])
+    host.cut()
+    try:
+        yield
+    finally:
+        host.mend()
+
+
+def half_open(scene: Scene) -> str:
+    duration_s = scene.duration_s()
+    deaf, other = scene.chance.sample([scene.hosts.source_host, scene.hosts.target_host], 2)
+    with deaf.deaf_to(other):
+        time.sleep(duration_s)
+    return f"{'source' if other is scene.hosts.target_host else 'target'} unheard for {duration_s:.1f} s"
+
+
+def full_queue(scene: Scene) -> str:
+    """The disk of the queue, and its memory, are full: more happens than they have room for."""
+    hosts = scene.hosts
+    way = scene.chance.choice(["network cut", "receiver stopped", "transmission stopped", "target stopped"])
+    if way == "network cut":
+        with _cut(scene):
+            scene.load.write(OVERFLOW_BYTES)
+    elif way == "receiver stopped":
+        receiver = hosts.process("receiver")
+        with frozen(receiver) if receiver is not None else nullcontext():
+            scene.load.write(OVERFLOW_BYTES)
+    elif way == "transmission stopped":
+        assert hosts.alpha.dtctl("transmit", "stop", hosts.id).code == 0
+        scene.load.write(OVERFLOW_BYTES)
+        assert hosts.alpha.dtctl("transmit", "start", hosts.id).code == 0
+    else:
+        hosts.beta.stop()
+        assert hosts.beta.dtd("--stop-mounts").code == 0
+        scene.load.write(OVERFLOW_BYTES)
+        hosts.beta.start()
+    return way
+
+
+def full_target(scene: Scene) -> str:
+    """No room for the copy, nor for anything else on the target."""
+    hosts, load = scene.hosts, scene.load
+    filler, wanted = hosts.disk.path / "filler", load.directory / "large" / "wanted"
+    with open(filler, "wb") as file:
+        size = 0
+        while (free := hosts.disk.free_bytes) > 4 * MIB:
+            size += free - MIB
+            os.posix_fallocate(file.fileno(), 0, size)
+    try:
+        wanted.unlink(missing_ok=True)
+        wanted.write_bytes(os.urandom(16 * MIB))
+        load.note(16 * MIB)
+        deadline_s = time.monotonic() + 15
+        while (status := hosts.status["target_status"]) != "Retrying" and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        time.sleep(scene.chance.uniform(0, 3))
+    finally:
+        filler.unlink()
+    return f"target status was {status}"
+
+
+def target_power(scene: Scene) -> str:
+    down_s = scene.chance.uniform(0, 3)
+    scene.hosts.lose_target_power()
+    time.sleep(down_s)
+    scene.hosts.beta.start()
+    return f"off for {down_s:.1f} s"
+
+
+def clean_restart(scene: Scene) -> str:
+    """As for an update of the software, or for a reboot of the target."""
+    hosts = scene.hosts
+    side = scene.chance.choice(["source agent", "target agent", "target host"])
+    agent = hosts.alpha if side == "source agent" else hosts.beta
+    agent.stop()
+    if side == "target host":
+        assert agent.dtd("--stop-mounts").code == 0
+    time.sleep(scene.chance.uniform(0, 2))
+    agent.start()
+    return side
+
+
+Fault = Callable[[Scene], str]
+FAULTS: dict[str, tuple[Fault, int]] = {  # and how often, in relation to the others
+    "kill -9 of one": (kill_one, 6),
+    "kill -9 of two": (kill_two, 6),
+    "SIGSTOP": (stop_process, 5),
+    "cut network": (cut_network, 4),
+    "half-open network": (half_open, 4),
+    "full queue disk": (full_queue, 3),
+    "full target disk": (full_target, 2),
+    "target power loss": (target_power, 4),
+    "clean restart": (clean_restart, 2),
 }
-COSTLY = frozenset({"mirror_again", "target_loses_power", "full_queue"})
-"""After these, more than the queue is needed."""
+
+
+# --- the campaign ---
+
+
+class Campaign:
+    """`unused`: name of the directory below the source's root that `kit.unused` has built."""
+
+    def __init__(self, hosts: TwoHosts, load: Load, unused: str, scratch: Path, seed: int) -> None:
+        self.outcomes: list[Outcome] = []
+        self._scene = Scene(hosts, load, random.Random(seed))
+        self._unused = unused
+        self._scratch = scratch
+        self._story_end = -1
+        self._mount_id = hosts.mount_id
+        self._told_story()
+
+    def round(self, kind: str | None = None) -> Outcome:
+        """One fault, of any kind if none is given. Raises AssertionError if anything is wrong then."""
+        hosts, load, chance = self._scene.hosts, self._scene.load, self._scene.chance
+        names = list(FAULTS)
+        (drawn,) = chance.choices(names, [FAULTS[name][1] for name in names])
+        kind = kind or drawn
+        inflict, _ = FAULTS[kind]
+        self._forget_reads()
+        began_s, written, sent = time.time(), load.written_bytes, hosts.source_host.sent_bytes
+        detail = inflict(self._scene)
+        healed_s = time.monotonic()
+        time.sleep(chance.uniform(*CALM_S))
+        load.assert_running()
+        try:
+            with load.paused():
+                hosts.converged()
+                converged_s = time.monotonic() - healed_s
+                sent = hosts.source_host.sent_bytes - sent
+                written = load.written_bytes - written
+                scanned = self._was_read()
+                with beneath(hosts.alpha.home, self._mount_id) as below:
+                    touched = _touched(Path(below, load.directory.name), began_s)
+                    hosts.sync()
+                    self._assert_equal(below)
+                self._check_applications()
+        except AssertionError as error:
+            error.add_note(f"round {len(self.outcomes)}: {kind} ({detail})")
+            raise
+        load.assert_running()
+        outcome = Outcome(kind, detail, converged_s, sent, written, touched, scanned, self._told_story())
+        self.outcomes.append(outcome)
+        print(f"{len(self.outcomes)}: {outcome.shown}", flush=True)
+        return outcome
+
+    def _assert_equal(self, below: str) -> None:
+        found = differences(snapshot(below), snapshot(self._scene.hosts.copy))
+        # To ext4 preallocated blocks are data while they are cached, so a recovery may bring them as zeros.
+        preallocating = f"{self._scene.load.directory.name}/files/"
+        wrong = [line for line in found if not (line.startswith(preallocating) and ": holes: " in line)]
+        assert not wrong, "\n".join(wrong[:50])
+
+    def _check_applications(self) -> None:
+        scratch = self._scratch / "copy"
+        load = self._scene.load
+        problems = load.problems(self._scene.hosts.copy / load.directory.name, scratch)
+        shutil.rmtree(scratch)
+        assert not problems, problems
+
+    def _forget_reads(self) -> None:
+        with beneath(self._scene.hosts.alpha.home, self._mount_id) as below:
+            forget_reads(os.path.join(below, self._unused))
+
+    def _was_read(self) -> bool:
+        with beneath(self._scene.hosts.alpha.home, self._mount_id) as below:
+            return was_read(os.path.join(below, self._unused))
+
+    def _told_story(self) -> tuple[str, ...]:
+        """Checks what is new in the story. Returns the mirrors that began."""
+        entries = self._scene.hosts.story(self._story_end)
+        check_story(msgspec.convert(entries, list[StoryEntry]))
+        self._story_end = max((entry["sequence"] for entry in entries), default=self._story_end)
+        return tuple(
+            entry["reason"]
+            for entry in entries
+            if entry["dimension"] == "mirror status" and entry["event"] == "mirror begins"
+        )
+
+    # --- results ---
+
+    def told(self) -> str:
+        """A table, a line per kind of fault."""
+        lines = [f"{len(self.outcomes)} faults"]
+        for kind in FAULTS:
+            if found := [outcome for outcome in self.outcomes if outcome.kind == kind]:
+                times = [outcome.converged_s for outcome in found]
+                ratios = [outcome.sent_bytes / outcome.allowed_bytes for outcome in found]
+                plain = [o.sent_bytes / max(o.written_bytes, 1) for o in found]
+                lines.append(
+                    f"{kind}: {len(found)}, equal after {statistics.median(times):.1f} s (median),"
+                    f" {max(times):.1f} s (most); sent {statistics.median(plain):.2f} of what was written"
+                    f" (median), at most {max(ratios):.2f} of what is allowed;"
+                    f" {sum(o.full_scan for o in found)} full scans"
+                )
+        return "\n".join(lines)
+
+
+def _touched(directory: Path, since_s: float) -> int:
+    """Files below that changed since then, in whatever way."""
+    found = 0
+    for where, _, names in os.walk(directory):
+        found += sum(os.lstat(os.path.join(where, name)).st_ctime >= since_s for name in names)
+    return found

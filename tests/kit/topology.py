@@ -34,7 +34,8 @@ from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator import limits
 from replicator.agent.flow import Flow
-from replicator.agent.receiver import Receiver, ReceiverArguments
+from replicator.agent.receiver import Receiver
+from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.replica_tree import ReplicaTree, Tree
 from replicator.agent.sender import Sender
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
@@ -58,6 +59,18 @@ class Files(NamedTuple):
 
     names: dict[bytes, int]  # absolute paths, and the inodes there
     contents: dict[int, bytes]
+
+
+def torn_content(old: bytes | None, new: bytes, chance: random.Random) -> bytes:
+    """What may be left of a file's changed blocks. `old`: as it was synced; None: it is new."""
+    if old is None:
+        return chance.choice((b"", bytes(len(new)), new[: len(new) // 2]))
+    size = chance.choice((len(old), len(new)))
+    blocks = []
+    for start in range(0, size, 4096):
+        before, after = (part[start : start + 4096].ljust(4096, b"\0") for part in (old, new))
+        blocks.append(after if before == after else chance.choice((before, after, bytes(4096))))
+    return b"".join(blocks)[:size]
 
 
 def files_in(tree: Path) -> Files:
@@ -246,7 +259,7 @@ class Connection:
         if ended or process.died:
             self._restart(f"sender: {ended}", scope, self.start_sender)
 
-    def start_receiver(self) -> None:
+    def start_receiver(self, **sizes: int) -> None:
         # The table of hard links is SQLite's own business, so that directory is real.
         home = self._home
         home.mkdir(parents=True, exist_ok=True)
@@ -257,6 +270,7 @@ class Connection:
             agent_name=self.host,
             memory_directory="/memory/spool",
             segment_bytes=SEGMENT_BYTES,
+            **sizes,
         )
         self.target.mkdir(exist_ok=True)
         self.receiver_runs = True
@@ -344,11 +358,12 @@ class Connection:
                 os.unlink(path)
             elif synced.contents.get(inode) != content and chance.random() < 0.6:
                 times = os.stat(path)
-                old = synced.contents.get(inode, b"")
-                torn = chance.choice((old, bytes(len(content)), content[: len(content) // 2]))
+                torn = torn_content(synced.contents.get(inode), content, chance)
                 with open(path, "r+b") as file:
-                    file.write(torn)
-                    file.truncate()
+                    file.truncate(len(torn))
+                    for start in range(0, len(torn), 4096):  # not all: there may be holes
+                        if torn[start : start + 4096] != content[start : start + 4096]:
+                            os.pwrite(file.fileno(), torn[start : start + 4096], start)
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         for path, inode in synced.names.items():
             gone = not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))

@@ -28,9 +28,9 @@ import trio.testing
 from kit import random_changes
 from kit.checkers import Watch, WatchedTree
 from kit.disk import ProcessDied
-from kit.faults import COSTLY, FAULTS, Faults
 from kit.power import Synced
 from kit.random_changes import RandomChanges
+from kit.simulated_faults import COSTLY, FAULTS, Faults
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 from kit.trees import snapshot
 from replicator import limits

@@ -1,7 +1,7 @@
 """Runs drawn from seeds: several mounts, targets and faults at once, with checkers of every guarantee.
 
-`tests/kit/trial.py` says what a run is, `tests/kit/faults.py` what may happen in it, `tests/kit/checkers.py`
-what is looked at; `tests/TRACK_RECORD.md` what they found.
+`tests/kit/trial.py` says what a run is, `tests/kit/simulated_faults.py` what may happen in it,
+`tests/kit/checkers.py` what is looked at; `tests/TRACK_RECORD.md` what they found.
 """
 
 import pytest
