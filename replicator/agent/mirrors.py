@@ -19,7 +19,7 @@ from replicator.agent.mirroring import FULL, KINDS, LOG, OFF, RECOVERY, MirrorRu
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.shipper import Shipper
-from replicator.agent.states import MirrorEvent
+from replicator.agent.states import COMPLETE, MirrorEvent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.net.frames import Connected
 from replicator.status import MirrorStatus, TargetDataState
@@ -243,7 +243,7 @@ class Mirrors:
         self._memory.state.mirror_wanted = None
         self._memory.state.mirror_started_wall_ns = None
         self._memory.save()
-        self._moved(MirrorStatus.IDLE, MirrorEvent.END, "complete" if complete else "not complete")
+        self._moved(MirrorStatus.IDLE, MirrorEvent.END, COMPLETE if complete else "not complete")
         self._changes.notify()
 
     # --- the next session ---
@@ -263,8 +263,7 @@ class Mirrors:
             partial_run = run is not None and run.some_paths
             self.begin(
                 RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
-                # What is newer there than these operations may get other names by them, and be too many.
-                exact=state.mirror_exact or state.mirror_wanted is None,
+                exact=state.mirror_exact,  # of the last one, if none runs: what it removed may be back
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
             )
         elif run is not None:

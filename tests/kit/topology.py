@@ -259,7 +259,7 @@ class Connection:
         if ended or process.died:
             self._restart(f"sender: {ended}", scope, self.start_sender)
 
-    def start_receiver(self, **limits: int) -> None:
+    def start_receiver(self, **sizes: int) -> None:
         # The table of hard links is SQLite's own business, so that directory is real.
         home = self._home
         home.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ class Connection:
             agent_name=self.host,
             memory_directory="/memory/spool",
             segment_bytes=SEGMENT_BYTES,
-            **limits,
+            **sizes,
         )
         self.target.mkdir(exist_ok=True)
         self.receiver_runs = True

@@ -38,7 +38,7 @@ from replicator.agent.mirrors import Mirrors
 from replicator.agent.sender_arguments import SenderOptions
 from replicator.status import TargetDataState
 
-PATIENCE_S = 3000.0  # of virtual time, for everything to be equal again
+PATIENCE_S = 600.0  # of virtual time, for everything to be equal again
 TINY_QUEUE = {"memory_bytes": 2 * 64 * 1024, "disk_bytes": 0}
 SMALL_LIMITS: dict[str, tuple[int, ...]] = {
     "PART_BYTES": (100, 1000),
