@@ -85,6 +85,12 @@ QUEUE_NORMAL = EventType(9061, _I, "the queue {name} is {percent:.0f} % full aga
 OPERATIONS_LOST = EventType(
     78, _E, "the queue {name} could not take {count} operations: what differs is compared"
 )
+TRACKING_BEGINS = EventType(
+    801,
+    _W,
+    "connection {id} ({repset} to {target}) holds the queue back: it is emptied, and what changes is noted "
+    "and brought later",
+)
 LAG_WARNING = EventType(
     9062, _W, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
 )

@@ -184,6 +184,7 @@ class PathConnection(msgspec.Struct, frozen=True, kw_only=True):
     included: bool
     rule: str = ""  # that decides; "": none names it
     mirror_pending: bool = False  # the mirror that runs has still to bring it, or something above it
+    dirty: str = ""  # why the target may lack something of it, of what is tracked
     operations: tuple[PathOperation, ...] = ()  # the last ones in the queue, oldest first
     note: str = ""
 

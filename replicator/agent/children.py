@@ -302,10 +302,19 @@ class Children:
         return self._supervisor.get("sender", connection.uuid)
 
     async def start_sender(self, connection: Connection, *, patient: bool = False) -> Child:
+        settings = self._config.connection
+
+        async def tell(child: Child) -> None:
+            with suppress(ReplicatorError):  # of another version
+                await child.call(
+                    "configure", remirror=settings.auto_remirror, reconnect=settings.auto_reconnect
+                )
+
         plan = Plan(
             "sender",
             connection.uuid,
             lambda: self._sender_arguments(connection),
+            greet=tell,
             may_end=lambda: connection.uuid not in {c.uuid for c in self._state().connections},
         )
         return await self._supervisor.start(plan, patient=patient)
@@ -323,7 +332,8 @@ class Children:
             except ReplicatorError:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
-        for remembered in (self._home.source(connection.uuid), self._home.story(connection.uuid)):
+        home, uuid = self._home, connection.uuid
+        for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid)):
             with suppress(FileNotFoundError):  # the sender did it itself
                 os.unlink(remembered)
         for mount in mounts:
@@ -352,6 +362,9 @@ class Children:
                 replicate=connection.options.replicate,
                 remap_links=connection.options.remap_links,
                 orphans=connection.options.orphans,
+                remirror=self._config.connection.auto_remirror,
+                reconnect=self._config.connection.auto_reconnect,
+                reconnect_at_start=self._config.connection.reconnect_at_start,
             ),
         )
 

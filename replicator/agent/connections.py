@@ -207,7 +207,8 @@ class Connections:
     ) -> ConnectionStatus:
         connection = self.find(key)
         if action == "start":
-            _check_mirror(kind, newer=newer, checksum=checksum, orphans=orphans)
+            if kind != "log":
+                _check_mirror(kind, newer=newer, checksum=checksum, orphans=orphans)
             await self._ask(connection, "mirror_start", kind=kind, orphans=orphans)
         else:
             await self._ask(connection, f"mirror_{action}")
@@ -410,7 +411,7 @@ def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions
 
 def _check_mirror(kind: str, *, newer: bool, checksum: bool, orphans: str) -> None:
     if kind not in ("full", "difference"):
-        raise UsageError(f"mirror {kind!r}: must be full or difference")
+        raise UsageError(f"mirror {kind!r}: must be full, difference, or (to start one) log")
     if orphans not in ("keep", "delete"):
         raise UsageError(f"orphans {orphans!r}: must be keep or delete")
     for name, wanted in (("newer", newer), ("checksum", checksum)):

@@ -21,6 +21,7 @@ from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
+from replicator.agent.mirroring import RECOVERY, remirror_kind
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import SenderArguments
@@ -94,8 +95,9 @@ class Sender:
             self._changes,
             self._states.mirror_moved,
             self.dirt,
-            arguments.options.remirror,
+            remirror_kind(options.remirror),
         )
+        self._reconnect = options.reconnect
         self._tracker = Tracker(
             world,
             flows,
@@ -141,6 +143,18 @@ class Sender:
         self._stopping = False
         self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
+        self._note_boot(options.reconnect_at_start)
+
+    def _note_boot(self, reconnect: bool) -> None:
+        """AD-08: whether to connect by itself after the host was down."""
+        boot_id, former = self._world.clock.boot_id(), self._state.boot_id
+        if boot_id == former:
+            return
+        self._state.boot_id = boot_id
+        self._memory.save()
+        if former and not reconnect and self._states.transmit is not TransmitMode.STOPPED:
+            reason = "the host was down, and it is not connected again by itself: `dtctl transmit start`"
+            self._states.transmission(TransmitEvent.STOP, reason)
 
     @property
     def _state(self) -> SenderState:
@@ -184,7 +198,7 @@ class Sender:
                     retry = getattr(error, "retry", True)
                     reason = reason_of(error, self._target_name)
                     self._states.lost(reason)
-                    if retry and connected and not self._arguments.options.reconnect:  # AD-12
+                    if retry and connected and not self._reconnect:  # AD-12
                         retry = False
                         reason = f"{reason}; it is not connected again by itself: `dtctl transmit start`"
                     if not retry:
@@ -278,8 +292,12 @@ class Sender:
             mark = connected.received[index]
             flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
-                flow.seek_head()
-                lost = lost or connected.data_state == TargetDataState.OK
+                # Not the head: what was changed since the connection was made is known here, and a comparison
+                # by size and mtime need not find it.
+                flow.seek_first()
+                lost = (
+                    lost or connected.data_state == TargetDataState.OK or (connected.power_lost and was_exact)
+                )
                 continue
             self._received[index] = mark.sequence
             applied, durable = connected.applied[index], connected.durable[index]
@@ -391,10 +409,11 @@ class Sender:
         elif mirrors.run is not None:
             self._recover_wanted = wanted  # when it has ended
         elif self.shipper.data_state is TargetDataState.OK:
-            if not dirt.told:
-                dirt.clear()
-            elif dirt.told == self._target_mirror:
-                dirt.brought()
+            if dirt.skipped:  # while a mirror ran that was to be without replication
+                if replicating:
+                    mirrors.bring_tracked(replicating=True)
+            elif not dirt.told or dirt.told == self._target_mirror:
+                dirt.brought()  # it has all of it
             elif dirt.outstanding:  # it has never heard that it lacks something
                 mirrors.bring_tracked(replicating=replicating)
         elif wanted and replicating and dirt.outstanding:
@@ -471,7 +490,8 @@ class Sender:
             self._applied = list(event.applied)
             self._durable = list(event.durable)
             self._let_journals_forget()
-            if self._mirrors.settle(event.settled):
+            kept = all(d >= f.cursor.acknowledged for f, d in zip(self._flows, self._durable, strict=True))
+            if self._mirrors.settle(event.settled, kept=kept):
                 self._let_journals_forget()
             self._lag.acknowledged(event.received, event.applied, event.durable)
             self.shipper.acknowledged(event.batches_applied)
@@ -528,12 +548,20 @@ class Sender:
         self._scanner.wake()
         self._changes.notify()
 
+    def configure(self, remirror: str, reconnect: bool) -> None:
+        """The agent's configuration may be another than when this process began."""
+        self._mirrors.remirror = remirror_kind(remirror)
+        self._reconnect = reconnect
+
     def replicate_start(self) -> None:
         """RP-01.
 
         What happened meanwhile was tracked, and is brought; where it was not, a mirror is advised (RP-02).
         """
         self._set_replicating(ReplicationEvent.START)
+        if self.dirt.active and self._mirrors.run is None and self._state.mirror_wanted is None:
+            self._state.mirror_wanted = RECOVERY  # also if this process ends before it begins
+            self._memory.save()
         self._recover_wanted = self.shipper.jump_pending = True
         self.shipper.wake()
 
@@ -701,7 +729,8 @@ class Sender:
             (self._received[index], self._applied[index], self._durable[index]),
             self.status(),
         )
-        return {"operations": operations, "note": note, "mirror_pending": pending}
+        dirty = self.dirt.why(flow, os.fsencode(path))
+        return {"operations": operations, "note": note, "mirror_pending": pending, "dirty": dirty}
 
     def lag(self) -> Lag:
         """The meter, with its history."""
@@ -754,7 +783,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)

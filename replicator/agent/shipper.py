@@ -227,6 +227,10 @@ class Shipper:
         """The next `count` records are in the stream."""
         assert self._current is not None
         flow, run, index = self._current
+        if not self.replicating:
+            if not self.dirt.active:
+                self.dirt.begin(known=False)
+            self.dirt.skip()
         if self.dirt.active:
             for _, _, record in run.records[index : index + count]:
                 self.dirt.fold(flow, record)
@@ -656,7 +660,9 @@ class _Bell:
         while True:
             await self._armed.wait()
             pause_until_s = rang_s + limits.SHIP_PAUSE_S
-            while trio.current_time() < pause_until_s and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES:
+            while (  # noqa: ASYNC110  # nobody rings for the bytes
+                trio.current_time() < pause_until_s and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES
+            ):
                 await trio.sleep(limits.SHIP_PAUSE_S / 4)
             await self._merge.wait()
             rang_s = trio.current_time()

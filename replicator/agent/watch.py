@@ -28,6 +28,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.CONNECTION_LOST, {**names, "reason": now.state_reason}
     elif now.state is ConnectionState.STARTED and before.state is ConnectionState.ERROR:
         yield events.CONNECTION_BACK, names
+    if now.tracking and not before.tracking:
+        yield events.TRACKING_BEGINS, names
     if now.mirror_status is MirrorStatus.IDLE and before.mirror_status is not MirrorStatus.IDLE:
         mirror = now.mirror
         if mirror.complete:

@@ -138,6 +138,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
             ),
         ),
+        ("tracked", Text(_tracked(status))),
         ("lag", _lag_text(status)),
         ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),
@@ -153,6 +154,22 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
     if problems:
         problems.insert(0, Text(f"{mirror.get('problem_count', len(problems))} problems of the last mirror:"))
     return Group(grid, *_notes(status), *problems)
+
+
+def _tracked(status: Mapping[str, Any]) -> str:
+    """What is to be brought because the queue could not keep it."""
+    since = status.get("tracked_since")
+    if since is None:
+        return "–"
+    if not status.get("tracked_enough", True):
+        return f"since {_clock(since)}: everything has to be compared"
+    parts = [f"{count_text(status.get('tracked_files') or 0)} files"]
+    if status.get("tracked_bytes"):
+        parts[0] += f" ({_bytes(status, 'tracked_bytes')} in place)"
+    for member, what in (("tracked_directories", "directories"), ("tracked_trees", "trees")):
+        if status.get(member):
+            parts.append(f"{count_text(status[member])} {what}")
+    return f"since {_clock(since)}: {', '.join(parts)}"
 
 
 def _lag_text(status: Mapping[str, Any]) -> Text:
@@ -363,6 +380,8 @@ def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(), Text(title, style="bold"), Text(f"  {included}: {rule}")]
     if connection["mirror_pending"]:
         parts.append(Text("  the mirror has still to bring it", style="yellow"))
+    if connection.get("dirty"):
+        parts.append(Text(f"  changed while the target was away: {connection['dirty']}", style="yellow"))
     if connection["note"]:
         parts.append(Text(f"  {connection['note']}"))
     if not connection["operations"]:
