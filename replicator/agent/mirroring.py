@@ -14,6 +14,17 @@ FULL = "full"
 DIFFERENCE = "difference"
 RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set left to bring
 KINDS = frozenset({FULL, DIFFERENCE})
+LOG = "log"  # of what is known to have changed
+OFF = "off"
+CHECKSUM = "checksum"
+
+
+def remirror_kind(setting: str) -> str:
+    """What brings what a target lacks after it was away (`limits.REMIRROR`). There is no comparison by
+    checksum yet, so that means to send everything.
+    """
+    return FULL if setting == CHECKSUM else setting
+
 
 _RATE_WINDOW_NS = 2_000_000_000
 

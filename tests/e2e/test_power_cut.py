@@ -73,9 +73,9 @@ def cut_power(pair: Protected, disk: Disk) -> None:
         copy = disk.copy()
         home = pair.alpha.home
         pair.alpha.kill()
-        for process_id in leftovers.processes_of(disk.mountpoint):
+        for process_id in leftovers.processes_of_home(home):
             os.kill(process_id, signal.SIGKILL)
-    until(lambda: not leftovers.processes_of(disk.mountpoint))
+    until(lambda: not leftovers.processes_of_home(pair.alpha.home))
     for point in leftovers.mounts_below(disk.mountpoint):
         os.system(f"umount -l {point}")
     leftovers.remove_memory_directories(home)
