@@ -112,6 +112,7 @@ def test_many_power_cuts(pair: tuple[Protected, Disk], tmp_path: Path) -> None:
 
 
 def test_nothing_is_compared_of_an_idle_set(pair: tuple[Protected, Disk]) -> None:
+    (pair[0].source / "d0" / "f0").write_bytes(b"changed once")
     become_cold(pair[0])
     cut_power(*pair)
     pair[0].assert_equal()
