@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.states import (
+    COMPLETE,
     REPLICATION,
     TRANSMIT,
     Machine,
+    MirrorEvent,
     ReplicationEvent,
     TransmitEvent,
     connection_state,
@@ -59,6 +61,7 @@ class ConnectionStates:
         state = memory.state
         self.reported_data = TargetDataState.MIRROR_REQUIRED  # by the target
         self.target_reason = ""
+        self.target_queue_full = False
         self._memory = memory
         self._story = story
         self._mirror_runs = mirror_runs
@@ -88,7 +91,9 @@ class ConnectionStates:
 
     @property
     def connection(self) -> ConnectionState:
-        return connection_state(self.transmit, connected=self._connected, failed=self._failed)
+        return connection_state(
+            self.transmit, connected=self._connected, failed=self._failed, held=self.target_queue_full
+        )
 
     @property
     def reason(self) -> str:
@@ -98,6 +103,8 @@ class ConnectionStates:
             return self._failure
         if self.transmit is TransmitMode.STOPPED:
             return "transmission was stopped"
+        if state is ConnectionState.PAUSED and self.target_queue_full:
+            return "the target's queue is full: changes wait here until it has room"
         return ""
 
     @property
@@ -161,12 +168,18 @@ class ConnectionStates:
         """The session ended with an error, or there was none."""
         event = "connection lost" if self._connected else "cannot connect"
         self._failed, self._failure = True, reason
-        self._connected = False
+        self._connected = self.target_queue_full = False
         self._tell(event)
+
+    def target_queue(self, *, full: bool) -> None:
+        """AD-02: the target asks to wait, or to go on."""
+        if full is not self.target_queue_full:
+            self.target_queue_full = full
+            self._tell("the target's queue is full" if full else "the target's queue has room again")
 
     def session_over(self) -> None:
         """Whatever ended it."""
-        self._connected = False
+        self._connected = self.target_queue_full = False
         self.target_reason = ""
         self._tell("session closed")
 
@@ -187,6 +200,10 @@ class ConnectionStates:
 
     def mirror_moved(self, status: MirrorStatus, event: str, reason: str) -> None:
         self._story.note(Dimension.MIRROR, status, event, reason)
+        ended = event == MirrorEvent.END and reason == COMPLETE
+        if ended and self._connected and self.reported_data is TargetDataState.MIRROR_REQUIRED:
+            # The target has not even heard of the beginning; when it says so, it is complete.
+            self.reported_data = TargetDataState.MIRRORING
         self._mirror_since_good = self._mirror_since_good or status is MirrorStatus.MIRRORING
         if status is MirrorStatus.MIRRORING and self._replication.state is ReplicationStatus.PENDING:
             self.replicate(ReplicationEvent.MIRROR_BEGINS)

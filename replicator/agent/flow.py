@@ -5,6 +5,7 @@ in it.
 from collections import deque
 from dataclasses import dataclass, field
 
+from replicator.errors import JournalError
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
 from replicator.mirror.patches import PatchRequest, aligned
 from replicator.mirror.pieces import Abandon, AnyEntry, Listing, Names, Patch, Patched, Times
@@ -74,6 +75,8 @@ class Flow:
         self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
         self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
         self.all_required = False  # the mirror that runs brings everything, not some paths
+        self.damaged_at: Position | None = None  # what follows in the journal cannot be read
+        self._failed_at: Position | None = None
         self._lookahead = lookahead
         self._open_place: int | None = None
 
@@ -130,6 +133,14 @@ class Flow:
             self.passed_wall_ns = 0
         self.position = position
 
+    def seek_first(self) -> None:
+        """Go on with the oldest record kept for this connection, with what comes next if it is lost."""
+        try:
+            self.position = self.cursor.seek_kept()
+            self.passed_wall_ns = 0
+        except JournalError:
+            self.seek_head()
+
     def stand_at(self, sequence: int, chain: int, passed_wall_ns: int) -> None:
         """A predecessor was here; the cursor is moved when it is known where the target is."""
         self.position = Position(sequence, chain)
@@ -138,6 +149,7 @@ class Flow:
     def seek_head(self) -> None:
         """Go on with what comes next."""
         self.position = self.cursor.seek_head()
+        self.damaged_at = None
         self.passed_wall_ns = 0
 
     # --- reading the source again ---
@@ -185,7 +197,15 @@ class Flow:
         self.order.end()
 
     def session_ended(self) -> None:
-        """What was queued is read again in the next session, at new places."""
+        """What was queued is read again in the next session, at new places.
+
+        A journal that could not be read on is tried again in the next session; at the same place a second
+        time, it is damaged (AD-03).
+        """
+        failed_at, self.cursor.failed_at = self.cursor.failed_at, None
+        if failed_at is not None:
+            self.damaged_at = failed_at if failed_at == self._failed_at else None
+            self._failed_at = failed_at
         for piece in self.pieces:
             for found in piece.found:
                 if piece.patch is not None:

@@ -46,6 +46,7 @@ from replicator.net.frames import (
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Position, shown
 from replicator.paths import Home
+from replicator.queue.cursor import UnreadableJournal
 from replicator.queue.journal import JournalSettings
 from replicator.queue.recovery import row_of
 from replicator.status import (
@@ -137,6 +138,8 @@ class Sender:
         self._leaving = ""  # why the session ends, if it ends to track
         self._torn = False  # the target has lost what was not durable; it is tracked
         self._recover_wanted = False
+        self._lost_why = ""
+        self._lost_since_ns = 0
         self._target_mirror = ""  # id of the last run it had heard of when the session began
         self._stopping = False
         self.removed = False
@@ -269,6 +272,8 @@ class Sender:
         """Bring flows, orders and the mirror in line with what the target has."""
         dirt, flows = self.dirt, self._flows
         was_exact = dirt.active or self._state.exact
+        self._lost_why = "the journal does not go on where the target is"
+        self._lost_since_ns = dirt.distrust_wall_ns if dirt.active else 0  # 0: nobody knows
         self._target_mirror = connected.mirror_id
         self._note_data_state(TargetDataState(connected.data_state))
         self._states.reported_data = self.shipper.data_state
@@ -289,7 +294,9 @@ class Sender:
             mark = connected.received[index]
             flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
-                flow.seek_head()
+                # Not the head: what was changed since the connection was made is known here, and a comparison
+                # by size and mtime need not find it.
+                flow.seek_first()
                 lost = (
                     lost or connected.data_state == TargetDataState.OK or (connected.power_lost and was_exact)
                 )
@@ -309,9 +316,11 @@ class Sender:
         self._lag.resume(self._applied, self._durable)
         self._root_changed = self._root_changed and not lost
         if lost:
-            self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
+            self._states.replicate(ReplicationEvent.FAIL, self._lost_why)
         if lost or not (self._torn or self._jumps):
             self._mirrors.resume(connected, lost)
+        if lost and self._lost_since_ns:
+            self._mirrors.distrust_since(self._lost_since_ns, True)
 
     @property
     def _jumps(self) -> bool:
@@ -319,18 +328,34 @@ class Sender:
         return self.dirt.active and any(flow.reached not in (None, flow.position) for flow in self._flows)
 
     def _place_clean(self, connected: Connected) -> bool:
-        """The flows go on where the target is. False: not all can."""
+        """The flows go on where the target is. False: not all can. UnreadableJournal: it is tried once more,
+        see `Flow.session_ended`.
+        """
         placed = True
         for flow, mark in zip(self._flows, connected.received, strict=True):
             if mark is None:
                 continue
+            reached = Position(mark.sequence, mark.chain)
+            passed_wall_ns = flow.passed_wall_ns if flow.position == reached else 0
             try:
                 self._refuse_root_put_back(flow)
-                flow.seek(Position(mark.sequence, mark.chain))
+                self._refuse_damaged(flow, reached)
+                flow.seek(reached)
+            except UnreadableJournal:
+                raise
             except JournalError:
                 flow.seek_head()
                 placed = False
+                if passed_wall_ns:
+                    self._lost_since_ns = min(passed_wall_ns, self._lost_since_ns or passed_wall_ns)
         return placed
+
+    def _refuse_damaged(self, flow: Flow, reached: Position) -> None:
+        """AD-03: a journal that could not be read on twice, once the target has all before that place."""
+        if flow.damaged_at == reached:
+            root = self._arguments.journals[flow.index].root
+            self._lost_why = f"the journal of {root} is damaged"
+            raise JournalError(self._lost_why)
 
     def _refuse_root_put_back(self, flow: Flow) -> None:
         if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
@@ -347,6 +372,7 @@ class Sender:
                 reached = flow.reached
                 assert reached is not None
                 self._refuse_root_put_back(flow)
+                self._refuse_damaged(flow, reached)
                 if row_of(reached.sequence) != row_of(flow.position.sequence):
                     raise JournalError("the journal has begun anew: nobody knows what it has lost")
                 if flow.position.sequence < reached.sequence and dirt.active:
@@ -363,7 +389,9 @@ class Sender:
             for flow in self._flows:
                 if not tracker.tracking and flow.cursor.position != flow.position:
                     flow.cursor.seek(flow.position)
-        except JournalError:
+        except JournalError as error:
+            if isinstance(error, UnreadableJournal) and all(f.damaged_at is None for f in self._flows):
+                raise  # as in `_place_clean`
             for flow in self._flows:
                 flow.seek_head()
             return False
@@ -482,6 +510,10 @@ class Sender:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self._note_data_state(TargetDataState(event.data_state))
             self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
+            if event.queue_full is not self._states.target_queue_full:
+                self._states.target_queue(full=event.queue_full)
+                self.shipper.wake()
+                self._lag.wake()
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
@@ -654,6 +686,7 @@ class Sender:
             target_data_state=self._states.target_data,
             target_status=self._states.target_status,
             target_status_reason=self._states.target_reason,
+            target_queue_full=self._states.target_queue_full,
             transmit_mode=self._states.transmit,
             mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
             replication_status=self._states.replication(queued=bool(ops)),
@@ -722,7 +755,7 @@ class Sender:
             await trio.sleep(limits.QUEUE_LOOK_S)
 
     def _may_ship(self) -> bool:
-        return self._states.transmit is TransmitMode.STARTED
+        return self._states.transmit is TransmitMode.STARTED and not self._states.target_queue_full
 
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)

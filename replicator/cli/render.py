@@ -474,6 +474,40 @@ def targets(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def queues(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Where changes wait, and how many more could."""
+    if not found:
+        return Text("no queues: nothing is captured here, and no copies are kept")
+    table = _table(
+        "queue", "memory", "disk", "used", "room", "disk directory", "free there", right=("used", "room")
+    )
+    notes = []
+    for queue in found:
+        disk_max, free = queue["disk_max_bytes"], queue["disk_free_bytes"]
+        limit = "unlimited" if disk_max is None else bytes_text(disk_max) if disk_max else "none"
+        table.add_row(
+            Text(f"{'of' if queue['role'] == 'source' else 'of the copy in'} {queue['name']}"),
+            Text(f"{bytes_text(queue['memory_bytes'])} of {bytes_text(queue['memory_max_bytes'])}"),
+            Text(f"{bytes_text(queue['disk_bytes'])} of {limit}"),
+            Text(f"{queue['percent']:.0f} %", style="yellow" if queue["alert"] else ""),
+            Text(bytes_text(queue["room_bytes"])),
+            Text(str(queue["disk_directory"])),
+            Text(
+                f"{'unknown' if free is None else bytes_text(free)},"
+                f" {bytes_text(queue['disk_free_min_bytes'])} kept for others"
+            ),
+        )
+        if queue["full"]:
+            what = "its source has to wait" if queue["role"] == "target" else "what happens now is lost"
+            notes.append(Text(f"{queue['name']}: full: {what}", style="bold red"))
+        if queue["problem"]:
+            notes.append(Text(f"{queue['name']}: cannot be written: {queue['problem']}", style="bold red"))
+        if queue["lost_ops"] and queue["role"] == "source":
+            lost = count_text(queue["lost_ops"])
+            notes.append(Text(f"{queue['name']}: {lost} operations did not fit, ever: these are compared"))
+    return Group(table, *notes)
+
+
 def events(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not found:
         return Text("no events")
