@@ -92,6 +92,10 @@ LAG_ERROR = EventType(
     9063, _E, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
 )
 LAG_NORMAL = EventType(9064, _I, "connection {id}: its recovery point at {target} is good again")
+RECOVERY_SPEED = EventType(9070, _I, "recoveries and mirrors of this host: speed {speed}")
+RECOVERY_PRIORITY = EventType(9071, _I, "replication set {repset}: recovery priority {priority}")
+RECOVERY_AUTOMATIC = EventType(9072, _I, "connection {id}: recoveries begin by themselves")
+RECOVERY_MANUAL = EventType(9073, _I, "connection {id}: recoveries wait for a person")
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
+from replicator import shares
+
 
 class ConnectionState(StrEnum):
     """CS-01."""
@@ -125,9 +127,20 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     remaining_bytes: int = 0
     rate_bytes_per_s: float = 0.0
     elapsed_s: float = 0.0
+    remaining_s: float | None = None  # until its end at this rate; None: not known, or it does not move
     problem_count: int = 0
     problems: tuple[Problem, ...] = ()
     current: str = ""
+
+
+class RecoveryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done about a copy that is not exact, and how fast it may be (DC-17…DC-23)."""
+
+    text: str = ""  # as an administrator reads it: "Log recovery paused, recovery enabled"; "": there is none
+    automatic: bool = True  # recoveries begin by themselves
+    priority: shares.Priority = shares.Priority.REGULAR  # of the replication set
+    speed: shares.Speed = shares.Speed.NORMAL  # of this host
+    share: float = 1.0  # of its time that a recovery or mirror of this connection may work now
 
 
 class StageLag(msgspec.Struct, frozen=True):
@@ -239,3 +252,4 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     sender_pid: int | None = None
     receiver_pid: int | None = None  # on the target's host
     mirror: MirrorProgress = MirrorProgress()
+    recovery: RecoveryStatus = RecoveryStatus()

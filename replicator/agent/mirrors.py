@@ -15,6 +15,7 @@ from replicator import limits
 from replicator.agent.changes import Changes
 from replicator.agent.flow import Flow
 from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
+from replicator.agent.pace import Pace
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.shipper import Shipper
@@ -25,12 +26,14 @@ from replicator.status import MirrorStatus, TargetDataState
 from replicator.world import World
 
 MIRROR_BEGINS = "mirror begins"
+NOT_BY_ITSELF = "automatic recovery is off"
 
 
 class Mirrors:
     """`shipper` and `scanner`, which work for the run under way, are set by whoever assembles a sender.
 
-    `moved(status, event, reason)` hears of each step of the mirror status.
+    `moved(status, event, reason)` hears of each step of the mirror status. `automatic`: recoveries begin by
+    themselves (DC-22).
     """
 
     shipper: Shipper
@@ -43,7 +46,12 @@ class Mirrors:
         memory: SenderStateFile,
         changes: Changes,
         moved: Callable[[MirrorStatus, str, str], None],
+        pace: Pace,
+        *,
+        automatic: bool = True,
     ) -> None:
+        self.automatic = automatic
+        self.pace = pace
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
         self.was_exact = False
@@ -106,6 +114,7 @@ class Mirrors:
             flow.order.active = True
             with run.expecting(flow.order):
                 require(flow)
+        self.hold()
         self.scanner.wake()
         self.shipper.wake()
         return run
@@ -115,6 +124,7 @@ class Mirrors:
         changed must not believe size and mtime of files with a later ctime. That is a successor of this
         process; `now`: this run as well. 0: nobody knows when that was.
         """
+        self.hold()
         run, state = self.run, self._memory.state
         assert run is not None
         since_ns = max(wall_ns - limits.FILE_CLOCK_STEP_NS, 0)
@@ -131,11 +141,17 @@ class Mirrors:
         run = MirrorRun(identifier, kind, exact, world.clock.monotonic_ns(), moved=self._step)
         self.run = self.last = run
         state = self._memory.state
+        taken_up = state.mirror_wanted is not None  # what an earlier one, or a predecessor, had left
+        paused = taken_up and state.mirror_paused
+        run.by_hand = state.mirror_wanted == kind and not paused
         state.mirror_wanted, state.mirror_exact = kind, exact
         state.mirror_started_wall_ns = started_wall_ns
+        state.mirror_paused = paused
         self._memory.save()
         self.was_exact = False
         self._moved(run.status, MIRROR_BEGINS, kind)
+        if paused:
+            run.happen(MirrorEvent.PAUSE, "it was paused before")
         return run
 
     def _step(self, before: MirrorStatus, after: MirrorStatus, event: MirrorEvent, reason: str) -> None:
@@ -187,6 +203,7 @@ class Mirrors:
             self._begin_again(state.mirror_wanted)
         elif self.dirt is not None and state.mirror_wanted == RECOVERY:
             self._begin_again(RECOVERY)  # a predecessor died before the target heard of it
+        self.hold()
 
     def _begin_again(self, kind: str) -> None:
         state = self._memory.state
@@ -244,14 +261,38 @@ class Mirrors:
         """MR-06."""
         if self._running().stopped:
             raise ReplicatorError("the mirror is being stopped")
-        self._running().happen(MirrorEvent.PAUSE)
-        self._changes.notify()
+        self._set_paused(self._running(), True, "by request")
 
     def resume_paused(self) -> None:
         """MR-06: go on where it was."""
         if self.run is None or not self.run.paused:
             raise ReplicatorError("no mirror is paused")
-        self.run.happen(MirrorEvent.RESUME)
+        self.run.by_hand = True
+        self._set_paused(self.run, False, "by request")
+
+    def set_automatic(self, automatic: bool) -> None:
+        """DC-22. A recovery that runs is paused, one that is paused goes on; mirrors that were asked for are
+        not touched.
+        """
+        self.automatic = automatic
+        run = self.run
+        if run is not None and run.kind == RECOVERY and not run.stopped and run.paused is automatic:
+            run.by_hand = False
+            reason = "automatic recovery is on" if automatic else NOT_BY_ITSELF
+            self._set_paused(run, not automatic, reason)
+
+    def hold(self) -> None:
+        """Something has to be recovered: if not by itself, when a person says so (DC-22)."""
+        run = self.run
+        if run is None or self.automatic or run.kind != RECOVERY or run.by_hand or run.paused or run.stopped:
+            return
+        self._set_paused(run, True, NOT_BY_ITSELF)
+
+    def _set_paused(self, run: MirrorRun, paused: bool, reason: str) -> None:
+        run.happen(MirrorEvent.PAUSE if paused else MirrorEvent.RESUME, reason)
+        run.other_pace(self._world.clock.monotonic_ns())
+        self._memory.state.mirror_paused = paused
+        self._memory.save()
         self._changes.notify()
 
     def _running(self) -> MirrorRun:
@@ -264,10 +305,15 @@ class Mirrors:
     async def may_scan(self) -> None:
         """Return when the scanner may take a step."""
         while True:
-            run = self.run
-            if run is not None and not run.paused and not run.stopped and self.shipper.may_send_pieces():
-                return
-            await self._changes.wait()
+            run, pause_s = self.run, None
+            if run is None or run.paused or run.stopped:
+                self.pace.rest()
+            elif self.shipper.may_send_pieces():
+                pause_s = self.pace.pause_s(in_flight=self.shipper.pieces_queued > 0)
+                if pause_s == 0:
+                    return
+            with trio.move_on_after(float("inf") if pause_s is None else pause_s):
+                await self._changes.wait()
 
     async def count_sizes(self) -> None:
         """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay
@@ -275,7 +321,7 @@ class Mirrors:
         """
         while True:
             run = self.run
-            if run is None or run.total_known or run.kind == RECOVERY:
+            if run is None or run.total_known or run.some_paths:
                 await self._changes.wait()
                 continue
             await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be

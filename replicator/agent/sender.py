@@ -21,6 +21,8 @@ from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.pace import Pace
+from replicator.agent.recovery_status import recovery_text
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.sender_journals import open_flows
@@ -51,6 +53,8 @@ from replicator.status import (
     Lag,
     MirrorProgress,
     MirrorStatus,
+    RecoveryStatus,
+    ReplicationStatus,
     TargetDataState,
     TargetStatus,
     TransmitMode,
@@ -85,8 +89,15 @@ class Sender:
         self._states = ConnectionStates(
             self._memory, self.story, lambda: self._mirrors.run is not None, self._changes.notify
         )
+        self._pace = Pace(world.clock, options.recovery_share)
         self._mirrors = mirrors = Mirrors(
-            world, flows, self._memory, self._changes, self._states.mirror_moved
+            world,
+            flows,
+            self._memory,
+            self._changes,
+            self._states.mirror_moved,
+            self._pace,
+            automatic=options.automatic_recovery,
         )
         self.shipper = Shipper(
             flows,
@@ -97,11 +108,14 @@ class Sender:
             self._wake_scanner,
             lambda: self._scanner.idle,
             self._lag,
+            self._pace,
         )
         self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
         self.shipper.batches = world.clock.wall_ns() // 1000
-        self._scanner = Scanner(world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake)
+        self._scanner = Scanner(
+            world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake, self._pace
+        )
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
         self._session: Session | None = None
         self._received = [0] * len(flows)
@@ -285,6 +299,7 @@ class Sender:
         paths = [join(path, name) for name in refused.names] or [path]
         if self._mirrors.run is None and refused.retry:  # single paths the target could not keep up to date
             self.shipper.recover(flow, paths, exact=True)
+            self._mirrors.hold()
         if self._mirrors.run is None or not flow.order.active:
             return
         if not refused.retry:
@@ -309,6 +324,21 @@ class Sender:
 
     def mirror_resume(self) -> None:
         self._mirrors.resume_paused()
+
+    def set_recovery(self, share: float | None = None, automatic: bool | None = None) -> None:
+        """How much of its time a recovery or mirror may work; whether a recovery begins by itself."""
+        if share is not None and share != self._pace.share:
+            self._pace.share = share
+            if self._mirrors.run is not None:
+                self._mirrors.run.other_pace(self._world.clock.monotonic_ns())
+        if automatic is not None:
+            self._mirrors.set_automatic(automatic)
+        self._changes.notify()
+
+    def recovering(self) -> bool:
+        """Whether a recovery or mirror wants to work now."""
+        run = self._mirrors.run
+        return self._session is not None and run is not None and not run.paused and not run.stopped
 
     def _wake_scanner(self) -> None:
         self._scanner.wake()
@@ -406,6 +436,8 @@ class Sender:
         totals = self.shipper.totals
         now_ns = self._world.clock.monotonic_ns()
         progress = self._mirrors.last.progress(now_ns) if self._mirrors.last is not None else MirrorProgress()
+        if self._pace.share <= 0:
+            progress = msgspec.structs.replace(progress, remaining_s=None)
         ops = bytes_ = 0
         for flow, applied in zip(self._flows, self._applied, strict=True):
             queued_ops, queued_bytes = flow.cursor.backlog()
@@ -452,7 +484,16 @@ class Sender:
             sender_pid=os.getpid(),
             receiver_pid=self._receiver_pid,
             mirror=progress,
+            recovery=self._recovery_status(),
         )
+
+    def _recovery_status(self) -> RecoveryStatus:
+        """Priority and speed are the agent's to fill in."""
+        share, automatic = self._pace.share, self._mirrors.automatic
+        status = self._states.replication(queued=False)
+        pending = status in (ReplicationStatus.PENDING, ReplicationStatus.OUT_OF_MEMORY)
+        text = recovery_text(self._mirrors.run, pending=pending, automatic=automatic, share=share)
+        return RecoveryStatus(text=text, automatic=automatic, share=share)
 
     async def why(self, mount_id: str, path: str) -> dict[str, object]:
         """What this connection knows of `path`, relative to the directory that this mount captures."""
@@ -519,7 +560,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag set_recovery recovering"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)

@@ -18,6 +18,7 @@ class SenderState(msgspec.Struct):
     mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
     mirror_exact: bool = False
     mirror_started_wall_ns: int | None = None
+    mirror_paused: bool = False  # that one, by request or because recoveries wait for a person
     alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
 
 

@@ -17,6 +17,7 @@ from replicator import limits
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirroring import MirrorRun
+from replicator.agent.pace import Pace
 from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
 from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
@@ -109,6 +110,7 @@ class Shipper:
     wake_scanner: Callable[[], None]
     scanner_idle: Callable[[], bool]
     lag: LagWatch
+    pace: Pace
     totals: Totals = field(default_factory=Totals)
     replicating: bool = True
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
@@ -135,6 +137,7 @@ class Shipper:
         """
         self._halted = None
         self._current = None
+        self.pace.session_begins()
         self._merge = Merge([flow.cursor for flow in self.flows])
         bell = _Bell(self._merge, self._rang)
         async with trio.open_nursery() as nursery:
@@ -433,6 +436,7 @@ class Shipper:
             if transfer.read is not None:
                 order.void(transfer.read.identity)
         if dirty is None:
+            run.bring_everything()
             for root in flow.filter.roots:
                 order.require(root)
         else:
@@ -541,6 +545,7 @@ class Shipper:
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in entries]
         self.sent_batches.append(SentBatch(self.batches, size, flow, kept))
+        self.pace.sent(self.batches, self.piece_bytes_in_flight)
         self.piece_bytes_in_flight += size
         self.totals.sent_bytes += size
         self.totals.mirror_bytes += size
@@ -559,12 +564,12 @@ class Shipper:
         goes first.
         """
         return (
-            self.pieces_queued < limits.PIECES_IN_FLIGHT
-            and self.piece_bytes_queued < limits.PIECE_BYTES_IN_FLIGHT
+            self.pieces_queued < limits.PIECES_IN_FLIGHT and self.piece_bytes_queued < self.pace.window_bytes
         )
 
     def acknowledged(self, batches_applied: int) -> None:
         """The target has applied the batches up to this number."""
+        self.pace.arrived(batches_applied)
         while self.sent_batches and self.sent_batches[0].number <= batches_applied:
             batch = self.sent_batches.popleft()
             self.piece_bytes_in_flight -= batch.bytes

@@ -14,6 +14,7 @@ from replicator.cli import (
     lag,
     monitor,
     mount,
+    recovery,
     repset,
     status,
     story,
@@ -59,6 +60,7 @@ def _options(
 
 for _module in (connect, status, connection, lag, story, why):
     _module.register(app)
+app.add_typer(recovery.app, name="recovery")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
 for _module in (events, monitor, console):

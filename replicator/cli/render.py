@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from replicator.cli.render_recovery import ends_text
 from replicator.cli.units import bytes_text, count_text, seconds_text
 
 _PIPE_COLUMNS = 240  # nobody wraps a pipe: cells are never cut there
@@ -138,6 +139,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
             ),
         ),
+        ("recovery", _recovery_text(status)),
         ("lag", _lag_text(status)),
         ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),
@@ -153,6 +155,19 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
     if problems:
         problems.insert(0, Text(f"{mirror.get('problem_count', len(problems))} problems of the last mirror:"))
     return Group(grid, *_notes(status), *problems)
+
+
+def _recovery_text(status: Mapping[str, Any]) -> Text:
+    """What recovers, how far it is, when it ends; and what holds for the next one."""
+    known, mirror = status.get("recovery") or {}, status.get("mirror") or {}
+    text = Text(str(known.get("text") or "–"))
+    if is_mirroring(status) and mirror.get("percent") is not None:
+        text.append(f"  {mirror['percent']:.1f} %, {bytes_text(mirror.get('remaining_bytes') or 0)} left")
+        if ends := ends_text(mirror):
+            text.append(f", ends {ends}")
+    automatic = "automatic" if known.get("automatic", True) else "by hand only"
+    text.append(f"  ({automatic}, priority {known.get('priority')}, speed {known.get('speed')})", style="dim")
+    return text
 
 
 def _lag_text(status: Mapping[str, Any]) -> Text:
@@ -257,8 +272,8 @@ def mirror_bar(status: Mapping[str, Any]) -> RenderableType:
     figures = f"{count_text(done_files)}{total} files, {bytes_text(done_bytes)}"
     if rate:
         figures += f", {bytes_text(rate)}/s"
-        if mirror.get("total_known"):
-            figures += f", {seconds_text((mirror.get('remaining_bytes') or 0) / rate)} left"
+        if ends := ends_text(mirror):
+            figures += f", ends {ends}"
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(width=30)
