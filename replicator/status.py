@@ -197,6 +197,8 @@ class PathConnection(msgspec.Struct, frozen=True, kw_only=True):
     included: bool
     rule: str = ""  # that decides; "": none names it
     mirror_pending: bool = False  # the mirror that runs has still to bring it, or something above it
+    dirty: str = ""  # why the target's may differ, whatever is queued; "": nothing is known of it
+    quarantined: str = ""  # why the last mirror or recovery left it as it was; "": it did not
     operations: tuple[PathOperation, ...] = ()  # the last ones in the queue, oldest first
     note: str = ""
 

@@ -499,15 +499,16 @@ class Sender:
         """What this connection knows of `path`, relative to the directory that this mount captures."""
         index = next(i for i, flow in enumerate(self._flows) if flow.journal_id == mount_id)
         flow, journal = self._flows[index], self._arguments.journals[index]
-        operations, note, pending = await explain(
+        last = self._mirrors.last
+        return await explain(
             self._world,
             JournalSettings(journal.memory_directory, journal.disk_directory),
             flow,
             path,
             (self._received[index], self._applied[index], self._durable[index]),
             self.status(),
+            last.problems if last is not None else [],
         )
-        return {"operations": operations, "note": note, "mirror_pending": pending}
 
     def lag(self) -> Lag:
         """The meter, with its history."""

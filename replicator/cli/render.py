@@ -378,6 +378,10 @@ def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(), Text(title, style="bold"), Text(f"  {included}: {rule}")]
     if connection["mirror_pending"]:
         parts.append(Text("  the mirror has still to bring it", style="yellow"))
+    if connection["dirty"]:
+        parts.append(Text(f"  dirty: {connection['dirty']}", style="yellow"))
+    if connection["quarantined"]:
+        parts.append(Text(f"  left as it was: {connection['quarantined']}", style="bold red"))
     if connection["note"]:
         parts.append(Text(f"  {connection['note']}"))
     if not connection["operations"]:
