@@ -96,6 +96,10 @@ RECOVERY_SPEED = EventType(9070, _I, "recoveries and mirrors of this host: speed
 RECOVERY_PRIORITY = EventType(9071, _I, "replication set {repset}: recovery priority {priority}")
 RECOVERY_AUTOMATIC = EventType(9072, _I, "connection {id}: recoveries begin by themselves")
 RECOVERY_MANUAL = EventType(9073, _I, "connection {id}: recoveries wait for a person")
+TARGET_USED = EventType(
+    9074, _W, "the copies of {count} connections were taken into use: nothing is applied to them"
+)
+SOURCE_FORCED = EventType(9075, _W, "connection {id}: the source was chosen to survive: {lost}")
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

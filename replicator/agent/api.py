@@ -121,6 +121,11 @@ class PriorityBody(Body, frozen=True, kw_only=True):
     priority: str
 
 
+class ForceBody(Body, frozen=True, kw_only=True):
+    survivor: str
+    confirm: str = ""
+
+
 class WaitBody(Body, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
@@ -234,6 +239,12 @@ class Api:
         action = _action(await _body(request, ActionBody), "pause", "resume", "automatic", "manual")
         return await self._service.recovery.act(request.path_params["connection"], action)
 
+    async def force(self, request: Request) -> object:
+        body = await _body(request, ForceBody)
+        return await self._service.recovery.force(
+            request.path_params["connection"], body.survivor, body.confirm
+        )
+
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
@@ -322,9 +333,9 @@ class Api:
 
     async def act_on_targets(self, request: Request) -> object:
         body = await _body(request, TargetsBody)
-        action = _action(body, "pause", "resume", "forget")
-        if action == "forget" and body.uuid is None:
-            raise UsageError("forget: name the connection's uuid")
+        action = _action(body, "pause", "resume", "use", "forget")
+        if action in ("use", "forget") and body.uuid is None:
+            raise UsageError(f"{action}: name the connection's uuid")
         return {"count": await self._service.targets.act(body.uuid, action)}
 
     def routes(self) -> list[BaseRoute]:
@@ -347,6 +358,7 @@ class Api:
             "/v1/connections/{connection}/disconnect": {"POST": self.disconnect},
             "/v1/connections/{connection}/mirror": {"POST": self.mirror},
             "/v1/connections/{connection}/recovery": {"POST": self.act_on_recovery},
+            "/v1/connections/{connection}/force": {"POST": self.force},
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/target": {"POST": self.target},

@@ -14,6 +14,7 @@ from replicator.status import MirrorProgress, MirrorStatus, Problem
 FULL = "full"
 DIFFERENCE = "difference"
 RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set left to bring
+FORCED = "forced"  # full, over a copy that was taken into use: a person has chosen the source
 KINDS = frozenset({FULL, DIFFERENCE})
 
 _RATE_WINDOW_NS = 2_000_000_000
@@ -72,7 +73,7 @@ class MirrorRun:
 
     @property
     def compares(self) -> bool:
-        return self.kind != FULL
+        return self.kind not in (FULL, FORCED)
 
     def expect(self, files: int, size: int) -> None:
         """So much more work, of a run whose work is known beforehand; otherwise everything is counted."""

@@ -14,7 +14,7 @@ import trio
 from replicator import limits
 from replicator.agent.changes import Changes
 from replicator.agent.flow import Flow
-from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
+from replicator.agent.mirroring import FORCED, KINDS, RECOVERY, MirrorRun
 from replicator.agent.pace import Pace
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
@@ -181,7 +181,9 @@ class Mirrors:
         """
         run, shipper, state = self.run, self.shipper, self._memory.state
         self.was_exact = False
-        if lost:
+        if connected.data_state == TargetDataState.RESTORE_REQUIRED:  # and the source was chosen
+            self.begin(FORCED, exact=True)
+        elif lost:
             self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=self._maybe_torn_after_ns())
         elif connected.power_lost:  # all operations since come again; what was brought by mirrors may be torn
             partial_run = run is not None and run.some_paths
@@ -243,6 +245,19 @@ class Mirrors:
             self.stop(connected=connected)
         self.begin(kind, exact=exact)
         self._changes.notify()
+
+    def force(self) -> None:
+        """The source was chosen to survive: the next session begins with all of it."""
+        if self.run is not None:
+            self.stop(connected=False)
+        state = self._memory.state
+        state.mirror_wanted, state.mirror_exact, state.mirror_paused = FORCED, True, False
+        self._memory.save()
+
+    @property
+    def forced(self) -> bool:
+        """Whether the source was chosen, and the target does not have all of it yet."""
+        return self._memory.state.mirror_wanted == FORCED
 
     def stop(self, *, connected: bool) -> None:
         """MR-07: the position is lost; the data state becomes Mirror Required."""

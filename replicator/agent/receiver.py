@@ -21,6 +21,7 @@ import xxhash
 from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent import replica_state as states
+from replicator.agent.mirroring import FORCED
 from replicator.agent.position_file import PositionFile
 from replicator.agent.replica import Replica
 from replicator.agent.replica_paths import RefusedTarget, check_targets, make_targets
@@ -479,6 +480,8 @@ class Receiver:
                 await self._batch(frame, data)
         elif isinstance(event, MirrorBegin):
             await self._append(event)
+            if event.kind == FORCED:
+                self.replica.choose_source()
         elif isinstance(event, MirrorEnd):
             if not self._received.mirroring or event.mirror_id != self._received.mirror_id:
                 raise RemoteProtocolError("the end of a mirror that was not begun")
@@ -717,6 +720,9 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def resume() -> None:
         receiver.resume()
 
+    async def use() -> None:
+        await receiver.replica.take_into_use()
+
     async def stop() -> None:
         receiver.stop()
 
@@ -728,6 +734,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "status": status,
         "pause": pause,
         "resume": resume,
+        "use": use,
         "stop": stop,
         "forget": forget,
     }

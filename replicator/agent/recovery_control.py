@@ -18,6 +18,7 @@ from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Connection
+from replicator.agent.survivor import SURVIVORS, Sides, choose
 from replicator.errors import ReplicatorError, UsageError
 from replicator.queue.recovery import ROW_SHIFT
 from replicator.shares import Priority, Speed, shares
@@ -124,6 +125,27 @@ class RecoveryControl:
         self._core.events.add(event, id=connection.id)
         await self._tell(changed, automatic=automatic)
         return await self._connections.status(changed)
+
+    async def force(self, key: str, survivor: str, confirm: str) -> ConnectionStatus:
+        """DC-25: which side survives, if both were changed. Refused unless that is confirmed by the set's
+        name.
+        """
+        if survivor not in SURVIVORS:
+            raise UsageError(f"survivor {survivor!r}: must be one of {', '.join(SURVIVORS)}")
+        connection = self._connections.find(key)
+        status = await self._connections.status(connection)
+        sides = Sides(
+            connection.repset.name, status.target, status.target_data_state, status.queued_replication_ops
+        )
+        choice = choose(sides, survivor, confirm)
+        if not choice.allowed:
+            raise ReplicatorError(choice.text)
+        child = self._core.children.sender(connection)
+        if child is None:
+            raise ReplicatorError(f"connection {connection.id} does not run")
+        await child.call("force_source")
+        self._core.events.add(events.SOURCE_FORCED, id=connection.id, lost=choice.text)
+        return await self._connections.status(connection)
 
     # --- beside it ---
 

@@ -1,8 +1,8 @@
 """What an administrator reads about a recovery: the texts of DC-23, from facts."""
 
-from replicator.agent.mirroring import DIFFERENCE, FULL, RECOVERY, MirrorRun
+from replicator.agent.mirroring import DIFFERENCE, FORCED, FULL, RECOVERY, MirrorRun
 
-_WHAT = {FULL: "Full mirror", DIFFERENCE: "Difference mirror"}
+_WHAT = {FULL: "Full mirror", FORCED: "Forced recovery", DIFFERENCE: "Difference mirror"}
 ENABLED = ", recovery enabled"
 PENDING = "Recovery pending"
 

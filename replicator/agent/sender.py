@@ -18,7 +18,7 @@ from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.flow import Flow
-from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
+from replicator.agent.introduction import CopyInUse, introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.pace import Pace
@@ -233,6 +233,7 @@ class Sender:
     def _resume_at(self, connected: Connected) -> None:
         """Bring flows, orders and the mirror in line with what the target has."""
         self.shipper.data_state = self._states.reported_data = TargetDataState(connected.data_state)
+        self._guard_copy()
         self._starting_positions: list[Derived] = []
         lost = False
         for index, flow in enumerate(self._flows):
@@ -288,6 +289,7 @@ class Sender:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self.shipper.data_state = TargetDataState(event.data_state)
             self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
+            self._guard_copy()
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
@@ -334,6 +336,15 @@ class Sender:
         if automatic is not None:
             self._mirrors.set_automatic(automatic)
         self._changes.notify()
+
+    def force_source(self) -> None:
+        """The source survives: what was changed in the copy since it was taken into use is lost (DC-25)."""
+        self._mirrors.force()
+        self.transmit_start()
+
+    def _guard_copy(self) -> None:
+        if self.shipper.data_state is TargetDataState.RESTORE_REQUIRED and not self._mirrors.forced:
+            raise CopyInUse
 
     def recovering(self) -> bool:
         """Whether a recovery or mirror wants to work now."""
@@ -561,7 +572,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag set_recovery recovering"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag set_recovery recovering "
+        "force_source"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)

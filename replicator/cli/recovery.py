@@ -87,6 +87,22 @@ def resume(context: typer.Context, connection: Connection, json: Json = False) -
     _say(status, json, f"connection {connection}: {status['recovery']['text'] or 'recovered'}")
 
 
+@app.command("force", epilog="Example: dtctl recovery force 1 source --confirm web")
+def force(
+    context: typer.Context,
+    connection: Connection,
+    survivor: Annotated[str, typer.Argument(metavar="source|target")],
+    confirm: Annotated[
+        str, typer.Option("--confirm", metavar="SET", help="Name of the set: you know what is lost.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Choose which side survives when both were changed. Says what is lost, and does it if confirmed."""
+    body = {"survivor": survivor, "confirm": confirm}
+    status = agent(context).post("connections", connection, "force", body=body)
+    _say(status, json, f"connection {connection}: the {survivor} survives; everything is sent")
+
+
 def _say(document: Any, as_json: bool, text: str) -> None:
     if as_json:
         output.print_json(document)

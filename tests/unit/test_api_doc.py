@@ -47,6 +47,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/transmit"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/target"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/recovery"): api.ActionBody,
+    ("POST", "/v1/connections/{connection}/force"): api.ForceBody,
     ("POST", "/v1/recovery"): api.SpeedBody,
     ("POST", "/v1/repsets/{name}/priority"): api.PriorityBody,
     ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
