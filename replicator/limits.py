@@ -191,6 +191,7 @@ RECOVERY_WORK_NS = 100_000_000  # one phase of work of a recovery that has to re
 RECOVERY_DELAY_NS = 200_000_000  # a change waits about so long at most behind what a recovery has sent
 RECOVERY_WINDOW_FIRST_BYTES = 256 * KIB  # on its way until it is known how long that takes
 RECOVERY_PART_MIN_BYTES = 64 * KIB  # content of one piece where that takes long
+RECOVERY_RATE_NS = 5_000_000_000  # the best rate at which pieces arrived is remembered once or twice so long
 RECOVERY_STEP_NS = 50_000_000  # the stream waits about so long for a step of the scanner that reads files
 RECOVERY_LOOK_S = 1.0  # between two looks whether programs change things, while something recovers
 RECOVERY_BUSY_OPERATIONS_PER_S = 50.0  # of a host whose applications a recovery spares

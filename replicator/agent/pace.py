@@ -73,9 +73,9 @@ class Pace:
     def session_begins(self) -> None:
         self._in_flight.begin()
 
-    def sent(self, number: int, ahead_bytes: int) -> None:
+    def sent(self, number: int, size: int, ahead_bytes: int) -> None:
         """This batch is in the stream, and so much of a recovery before it that has not arrived."""
-        self._in_flight.sent(number, ahead_bytes, self._clock.monotonic_ns())
+        self._in_flight.sent(number, size, ahead_bytes, self._clock.monotonic_ns())
 
     def arrived(self, number: int) -> None:
         """The target has it in place, and all before."""

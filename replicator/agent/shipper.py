@@ -545,7 +545,7 @@ class Shipper:
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in entries]
         self.sent_batches.append(SentBatch(self.batches, size, flow, kept))
-        self.pace.sent(self.batches, self.piece_bytes_in_flight)
+        self.pace.sent(self.batches, size, self.piece_bytes_in_flight)
         self.piece_bytes_in_flight += size
         self.totals.sent_bytes += size
         self.totals.mirror_bytes += size

@@ -10,6 +10,7 @@ from replicator.agent.pace import Pace
 
 MS = 1_000_000
 SECOND = 1000 * MS
+MIB = 1 << 20
 
 
 # --- its share of the time ---
@@ -88,7 +89,7 @@ def queue_s(rate: float, latency_ns: int, seconds: float) -> tuple[float, float]
             free_at = max(free_at, now) + int(size / rate * SECOND)
             sent_bytes += size
             on_way.append((free_at + latency_ns, number, size))
-            window.sent(number, in_flight, now)
+            window.sent(number, size, in_flight, now)
             if now > 2 * SECOND:
                 worst = max(worst, free_at - now)
             continue
@@ -115,9 +116,26 @@ def test_without_the_window_a_change_would_wait_long(monkeypatch: pytest.MonkeyP
 def test_the_window_does_not_grow_while_it_is_not_used() -> None:
     window = InFlight()
     for number in range(1, 100):
-        window.sent(number, 1000, number * SECOND)
+        window.sent(number, 1000, 0, number * SECOND)
         window.arrived(number, number * SECOND + MS)
     assert window.bytes == limits.RECOVERY_WINDOW_FIRST_BYTES
+
+
+def test_a_busy_host_does_not_close_the_window() -> None:
+    """Processes that wait for a processor: delays of a second, and everything arrives at once then."""
+    window, number, now = InFlight(), 0, 0
+    for step in range(100):
+        last, ahead = number, 0
+        while ahead < window.bytes:
+            number += 1
+            window.sent(number, window.part_bytes, ahead, now)
+            ahead += window.part_bytes
+        for arrived in range(last + 1, number + 1):
+            now += MS
+            if arrived == last + 1:
+                now += (step % 10 != 0) * SECOND // 2
+            window.arrived(arrived, now)
+    assert window.bytes > 4 * MIB
 
 
 # --- a step ---
