@@ -47,6 +47,14 @@ class Target(msgspec.Struct, frozen=True):
     root: str = limits.TARGET_ROOT
 
 
+class Connection(msgspec.Struct, frozen=True):
+    """[connection]: of this source with its targets, after they were apart."""
+
+    auto_reconnect: bool = limits.AUTO_RECONNECT
+    reconnect_at_start: bool = limits.RECONNECT_AT_START
+    auto_remirror: str = limits.AUTO_REMIRROR
+
+
 class Mirror(msgspec.Struct, frozen=True):
     """[mirror]"""
 
@@ -73,6 +81,7 @@ class Config(msgspec.Struct, frozen=True):
     agent: Agent = Agent()
     queue: Queue = Queue()
     target: Target = Target()
+    connection: Connection = Connection()
     mirror: Mirror = Mirror()
     meter: Meter = Meter()
     log: Log = Log()
@@ -173,6 +182,15 @@ def _size(low: int, high: int = 1024**5, *, unlimited: bool = False) -> Check:
     return check
 
 
+def _one_of(*allowed: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise _Wrong(f"must be one of {', '.join(allowed)}")
+        return str(value)
+
+    return check
+
+
 _CHECKS: dict[str, Check] = {
     "agent.name": _name,
     "agent.listen": _listen,
@@ -185,6 +203,9 @@ _CHECKS: dict[str, Check] = {
     "queue.disk_free_min": _size(0),
     "queue.alert_percent": _number(1, 100),
     "target.root": _directory,
+    "connection.auto_reconnect": _flag,
+    "connection.reconnect_at_start": _flag,
+    "connection.auto_remirror": _one_of(*limits.REMIRROR),
     "mirror.remap_links": _flag,
     "meter.lag_warning_s": _number(0, limits.LAG_MAX_S),
     "meter.lag_error_s": _number(0, limits.LAG_MAX_S),

@@ -85,6 +85,12 @@ QUEUE_NORMAL = EventType(9061, _I, "the queue {name} is {percent:.0f} % full aga
 OPERATIONS_LOST = EventType(
     78, _E, "the queue {name} could not take {count} operations: what differs is compared"
 )
+TRACKING_BEGINS = EventType(
+    801,
+    _W,
+    "connection {id} ({repset} to {target}) holds the queue back: it is emptied, and what changes is noted "
+    "and brought later",
+)
 LAG_WARNING = EventType(
     9062, _W, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
 )
@@ -92,14 +98,30 @@ LAG_ERROR = EventType(
     9063, _E, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
 )
 LAG_NORMAL = EventType(9064, _I, "connection {id}: its recovery point at {target} is good again")
-RECOVERY_SPEED = EventType(9070, _I, "recoveries and mirrors of this host: speed {speed}")
-RECOVERY_PRIORITY = EventType(9071, _I, "replication set {repset}: recovery priority {priority}")
-RECOVERY_AUTOMATIC = EventType(9072, _I, "connection {id}: recoveries begin by themselves")
-RECOVERY_MANUAL = EventType(9073, _I, "connection {id}: recoveries wait for a person")
+RECOVERY_SPEED = EventType(9080, _I, "recoveries and mirrors of this host: speed {speed}")
+RECOVERY_PRIORITY = EventType(9081, _I, "replication set {repset}: recovery priority {priority}")
+RECOVERY_AUTOMATIC = EventType(9082, _I, "connection {id}: recoveries begin by themselves")
+RECOVERY_MANUAL = EventType(9083, _I, "connection {id}: recoveries wait for a person")
 TARGET_USED = EventType(
-    9074, _W, "the copies of {count} connections were taken into use: nothing is applied to them"
+    9084, _W, "the copies of {count} connections were taken into use: nothing is applied to them"
 )
-SOURCE_FORCED = EventType(9075, _W, "connection {id}: the source was chosen to survive: {lost}")
+SOURCE_FORCED = EventType(9085, _W, "connection {id}: the source was chosen to survive: {lost}")
+TARGET_QUEUE_FULL = EventType(
+    9065, _W, "connection {id}: the queue of {target} is full: changes wait here until it has room"
+)
+TARGET_QUEUE_ROOM = EventType(
+    9066, _I, "connection {id}: the queue of {target} has room again: sending goes on"
+)
+QUEUE_FULL = EventType(9067, _W, "the queue {name} is full: its source has to wait")
+QUEUE_ROOM = EventType(9068, _I, "the queue {name} has room again")
+QUEUE_FAILED = EventType(9069, _E, "the queue {name} cannot be written: {reason}")
+QUEUE_WORKS = EventType(9070, _I, "the queue {name} can be written again")
+QUEUE_MOVED = EventType(9071, _I, "the queue of {name} is in {directory} now")
+QUEUE_NOT_MOVED = EventType(9072, _W, "the queue of {name} stays in {directory}: {reason}")
+QUEUE_SETTINGS = EventType(9073, _I, "the queue of {name} follows the configuration now")
+QUEUE_SETTINGS_LATER = EventType(
+    9074, _W, "the queue of {name} follows the configuration when it is mounted anew: {reason}"
+)
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

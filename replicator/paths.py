@@ -44,6 +44,11 @@ class Home:
         return os.path.join(self.path, "state.json")
 
     @property
+    def places(self) -> str:
+        """Where each queue is."""
+        return os.path.join(self.path, "places.json")
+
+    @property
     def configuration(self) -> str:
         return os.path.join(self.path, "replicator.toml")
 
@@ -80,6 +85,10 @@ class Home:
     def source(self, connection_uuid: str) -> str:
         """What a sender remembers over a restart, as JSON."""
         return os.path.join(self.path, "source", connection_uuid + ".json")
+
+    def dirt(self, connection_uuid: str) -> str:
+        """What the target of a connection may lack."""
+        return os.path.join(self.path, "source", connection_uuid + ".dirt")
 
     def story(self, connection_uuid: str) -> str:
         """What happened to a connection: one JSON value a line."""

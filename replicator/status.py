@@ -212,6 +212,31 @@ class PathReport(msgspec.Struct, frozen=True, kw_only=True):
     connections: tuple[PathConnection, ...] = ()
 
 
+class QueueView(msgspec.Struct, frozen=True, kw_only=True):
+    """One queue: of a captured directory, or of a copy that is kept here. Sizes in bytes."""
+
+    id: str  # of the mount, or the uuid of the connection
+    role: str  # source, target
+    name: str  # the captured directory, or what is written by the connection
+    memory_directory: str
+    memory_bytes: int
+    memory_max_bytes: int
+    memory_free_bytes: int | None  # of the file system; None: unknown
+    disk_directory: str
+    disk_bytes: int
+    disk_max_bytes: int | None  # None: unlimited
+    disk_free_min_bytes: int
+    disk_free_bytes: int | None
+    room_bytes: int  # that it can still take, with all limits and what others use
+    percent: float  # of what it could hold now
+    alert_percent: int
+    alert: bool  # it holds so much, or did so a moment ago
+    full: bool  # it can take nothing: what comes is lost, or its source waits
+    segments: int
+    lost_ops: int  # ever
+    problem: str  # why it cannot be written
+
+
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One connection as `dtctl status --json` prints it (design: the command contract)."""
 
@@ -225,6 +250,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     target_status: TargetStatus = TargetStatus.NOT_LOADED
     target_status_reason: str = ""
+    target_queue_full: bool = False  # AD-02: it has asked to wait
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
     replication_status: ReplicationStatus = ReplicationStatus.STOPPED
@@ -246,6 +272,13 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     remaining_mirror_bytes: int = 0
     lag_seconds: float = 0.0
     lag: Lag = Lag()  # without its history
+    tracking: bool = False  # nothing is kept in the queue for this connection: only what changes is noted
+    tracked_since: float | None = None  # seconds since the epoch; what was changed since is to be brought
+    tracked_files: int = 0  # entries that name one file
+    tracked_bytes: int = 0  # in regions of known length
+    tracked_directories: int = 0
+    tracked_trees: int = 0  # to be brought with all below
+    tracked_enough: bool = True  # False: everything has to be compared
     last_file: str = ""
     connected_since: float | None = None  # seconds since the epoch
     received: dict[str, int] = {}

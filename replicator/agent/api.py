@@ -162,6 +162,9 @@ class Api:
     async def events(self, request: Request) -> object:
         return self._service.events.since(*_since(request, limits.EVENTS_KEPT))
 
+    async def queues(self, request: Request) -> object:
+        return await self._service.queues.all()
+
     # --- mounts ---
 
     async def mounts(self, request: Request) -> object:
@@ -367,6 +370,7 @@ class Api:
             "/v1/repsets/{name}/priority": {"POST": self.set_priority},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
+            "/v1/queues": {"GET": self.queues},
             "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
         }
         return [Route(path, _endpoint(methods), methods=_METHODS) for path, methods in table.items()]

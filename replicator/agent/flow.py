@@ -63,7 +63,10 @@ class Flow:
         self.filter = set_filter
         self.source = source
         self.order = Order()
-        self.position: Position = START  # of the last record that is in the stream
+        # Of the last record that is in the stream, or that is tracked instead (see `dirt.py`).
+        self.position: Position = cursor.position if cursor.resumed else START
+        self.reached: Position | None = None  # where the target is, until the stream goes on
+        self.sent_max = cursor.head().sequence  # no sender of this connection has sent more
         self.passed_wall_ns = 0  # when that was done; 0: not known
         self.pieces: deque[QueuedPiece] = deque()
         self.transfers: list[OpenTransfer] = []  # being read, or read and waiting for their places
@@ -71,6 +74,8 @@ class Flow:
         self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
         self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
         self.all_required = False  # the mirror that runs brings everything, not some paths
+        self.damaged_at: Position | None = None  # what follows in the journal cannot be read
+        self._failed_at: Position | None = None
         self._lookahead = lookahead
         self._open_place: int | None = None
 
@@ -127,9 +132,15 @@ class Flow:
             self.passed_wall_ns = 0
         self.position = position
 
+    def stand_at(self, sequence: int, chain: int, passed_wall_ns: int) -> None:
+        """A predecessor was here; the cursor is moved when it is known where the target is."""
+        self.position = Position(sequence, chain)
+        self.passed_wall_ns = passed_wall_ns
+
     def seek_head(self) -> None:
         """Go on with what comes next."""
         self.position = self.cursor.seek_head()
+        self.damaged_at = None
         self.passed_wall_ns = 0
 
     # --- reading the source again ---
@@ -177,7 +188,15 @@ class Flow:
         self.order.end()
 
     def session_ended(self) -> None:
-        """What was queued is read again in the next session, at new places."""
+        """What was queued is read again in the next session, at new places.
+
+        A journal that could not be read on is tried again in the next session; at the same place a second
+        time, it is damaged (AD-03).
+        """
+        failed_at, self.cursor.failed_at = self.cursor.failed_at, None
+        if failed_at is not None:
+            self.damaged_at = failed_at if failed_at == self._failed_at else None
+            self._failed_at = failed_at
         for piece in self.pieces:
             for found in piece.found:
                 if piece.patch is not None:

@@ -16,6 +16,17 @@ DIFFERENCE = "difference"
 RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set left to bring
 FORCED = "forced"  # full, over a copy that was taken into use: a person has chosen the source
 KINDS = frozenset({FULL, DIFFERENCE})
+LOG = "log"  # of what is known to have changed
+OFF = "off"
+CHECKSUM = "checksum"
+
+
+def remirror_kind(setting: str) -> str:
+    """What brings what a target lacks after it was away (`limits.REMIRROR`). There is no comparison by
+    checksum yet, so that means to send everything.
+    """
+    return FULL if setting == CHECKSUM else setting
+
 
 _RATE_WINDOW_NS = 2_000_000_000
 
@@ -44,6 +55,7 @@ class MirrorRun:
     problems: list[Problem] = field(default_factory=list)
     some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
+    by_itself: bool = False  # it began without being asked for
     by_hand: bool = False  # a person let it go on: it is not held back any more
     complete: bool = False  # it has ended, with everything brought
     finished_ns: int | None = None

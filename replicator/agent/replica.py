@@ -80,7 +80,11 @@ class Replica:
         save_refused: Callable[[list[RefusedBatch]], None],
         open_tree: Callable[[Connect], Tree],
         changed: Callable[[], None],
+        comes_again: bool = False,
     ) -> None:
+        """`comes_again`: the spool is lost, and with it the operation that a killed predecessor was in the
+        middle of; its source sends it once more.
+        """
         self.state = state
         self.applied = applied
         self.drained = False
@@ -88,6 +92,7 @@ class Replica:
         self.last_path = b""
         self.refused: deque[RefusedBatch] = deque(refused)
         self.refusals = len(refused)  # ever appended to `refused`
+        self.settled = ""  # the mirror that has ended, and all it brought is on stable storage
         self.tree: Tree | None = None
         self._apply_state: Machine[TargetStatus, ApplyEvent] = Machine(APPLY, TargetStatus.OK, self._moved)
         self._world = world
@@ -113,6 +118,7 @@ class Replica:
         self._since_breath = 0
         self._breath_ns = 0
         self._in_doubt = False
+        self._comes_again = comes_again
         self._given_up: set[bytes] = set()  # paths that failed for too long, until a mirror brings them
         self._stale_descriptors = False  # the tree was synced: a good time to look at it afresh
 
@@ -175,7 +181,9 @@ class Replica:
         """Apply what is in the spool and what comes, until `stop`. Raises JournalError if the spool is
         damaged.
         """
-        self._in_doubt = not self.state.clean and self._spool.head != self.applied.spool
+        self._in_doubt = self._comes_again or (
+            not self.state.clean and self._spool.head != self.applied.spool
+        )
         if self.state.data_state is TargetDataState.RESTORE_REQUIRED and not self._source_chosen:
             self.pause()
         try:
@@ -193,7 +201,7 @@ class Replica:
                 if self._paused:
                     self._apply_state.happen(ApplyEvent.HELD)
                 else:
-                    self._in_doubt = False
+                    self._in_doubt = self._comes_again
                     self.drained = True
                     self._stir()
                     self._changed()
@@ -203,6 +211,14 @@ class Replica:
                 self._breath_ns = self._world.clock.monotonic_ns()
         except _Stopped:
             pass
+
+    def spool_lost(self) -> None:
+        """After `run` has raised JournalError: what is in the spool counts no more; it may be run again."""
+        self._comes_again = self._comes_again or self._in_doubt
+        self._spool.seek_head()
+        applied = self.applied
+        applied.spool, applied.done = self._spool.head, 0  # the marks are exact to the operation
+        self._page.store(encode(applied))
 
     def close(self) -> None:
         """After `run`."""
@@ -266,7 +282,7 @@ class Replica:
         if kind == Kind.HOLE or kind == Kind.DOUBT:
             await self._lost_something()
             return
-        in_doubt, self._in_doubt = self._in_doubt, False
+        in_doubt, self._in_doubt, self._comes_again = self._in_doubt, False, False
         intent = self.applied.intent if in_doubt else b""
         delay_s = limits.APPLY_RETRY_FIRST_S
         failing_since: float | None = None
@@ -540,8 +556,8 @@ class Replica:
 
     async def keep_durable(self) -> None:
         """Sync the copy while there is something new, and move the durable marks. Until cancelled."""
-        if self.applied.marks != self.durable:
-            self._unsynced.set()  # of a predecessor: a source with a full queue sends nothing until then
+        if self.applied.marks != self.durable or self.state.mirror_id:
+            self._unsynced.set()  # of a predecessor: a source keeps everything until it hears that
         while True:
             await self._unsynced.wait()
             # A sync of many changes costs little more than of one, and what a mirror brings may be repeated.
@@ -565,7 +581,7 @@ class Replica:
         """
         async with self._tree_lock:
             tree, marks = self.tree, dict(self.applied.marks)
-
+            settled = "" if self.state.mirroring else self.state.mirror_id
             wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
 
             def sync() -> None:
@@ -574,6 +590,7 @@ class Replica:
                 self._positions.save(marks, wall_ns)  # after it: a position must never be ahead of the copy
 
             await self._world.in_thread(sync)
+            self.settled = settled
             self._stale_descriptors = True
         if clean:
             await self._save(clean=True)

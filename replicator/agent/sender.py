@@ -17,9 +17,11 @@ from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
+from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import CopyInUse, introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
+from replicator.agent.mirroring import RECOVERY, remirror_kind
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.pace import Pace
 from replicator.agent.recovery_status import recovery_text
@@ -30,6 +32,7 @@ from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
 from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
+from replicator.agent.tracking import Tracker
 from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import Refused, decode_refused
@@ -38,15 +41,14 @@ from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import (
     Acknowledge,
     Connected,
-    Derived,
     Disconnect,
-    Mark,
     PiecesRefused,
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Position, shown
 from replicator.paths import Home
+from replicator.queue.cursor import UnreadableJournal
 from replicator.queue.journal import JournalSettings
 from replicator.status import (
     ConnectionStatus,
@@ -86,6 +88,7 @@ class Sender:
         self.story = Story(world, Home(arguments.home).story(arguments.connection_uuid))
         self._lag = LagWatch(world, flows)
         self._changes = Changes(self._tell_agent)
+        self.dirt = Dirt(world, Home(arguments.home).dirt(arguments.connection_uuid), flows)
         self._states = ConnectionStates(
             self._memory, self.story, lambda: self._mirrors.run is not None, self._changes.notify
         )
@@ -96,19 +99,34 @@ class Sender:
             self._memory,
             self._changes,
             self._states.mirror_moved,
+            self.dirt,
+            remirror_kind(options.remirror),
             self._pace,
             automatic=options.automatic_recovery,
+        )
+        self._reconnect = options.reconnect
+        self._tracker = Tracker(
+            world,
+            flows,
+            self.dirt,
+            lambda: self._session is not None,
+            self._queue_exhausting,
+            self._let_journals_forget,
         )
         self.shipper = Shipper(
             flows,
             lambda: mirrors.run,
             mirrors.begin_recovery,
             mirrors.distrust_since,
-            mirrors.end,
+            self._run_ends,
             self._wake_scanner,
             lambda: self._scanner.idle,
             self._lag,
             self._pace,
+            self.dirt,
+            self._tracker.stir,
+            self._tracker.end,
+            self._catch_up,
         )
         self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
@@ -125,9 +143,28 @@ class Sender:
         self._receiver_pid: int | None = None
         self._target_address = ""  # kept when the session ends: who it was
         self._root_changed = False
+        self._attempting = False  # a session uses the flows, or will
+        self._leaving = ""  # why the session ends, if it ends to track
+        self._torn = False  # the target has lost what was not durable; it is tracked
+        self._recover_wanted = False
+        self._lost_why = ""
+        self._lost_since_ns = 0
+        self._target_mirror = ""  # id of the last run it had heard of when the session began
         self._stopping = False
         self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
+        self._note_boot(options.reconnect_at_start)
+
+    def _note_boot(self, reconnect: bool) -> None:
+        """AD-08: whether to connect by itself after the host was down."""
+        boot_id, former = self._world.clock.boot_id(), self._state.boot_id
+        if boot_id == former:
+            return
+        self._state.boot_id = boot_id
+        self._memory.save()
+        if former and not reconnect and self._states.transmit is not TransmitMode.STOPPED:
+            reason = "the host was down, and it is not connected again by itself: `dtctl transmit start`"
+            self._states.transmission(TransmitEvent.STOP, reason)
 
     @property
     def _state(self) -> SenderState:
@@ -141,12 +178,17 @@ class Sender:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._lag.run, self._hears_of_changes)
             nursery.start_soon(self._watch_queue)
+            nursery.start_soon(self._tracker.run)
             await self._keep_up()
             nursery.cancel_scope.cancel()
+        if not self.removed and self.dirt.changed:  # DC-09
+            self.dirt.save()
 
     async def _keep_up(self) -> None:
         delay_s = limits.RECONNECT_FIRST_S
         while not self._stopping:
+            if self._leaving:
+                self._track(self._leaving)
             if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
                 await self._changes.wait()
                 continue
@@ -154,9 +196,10 @@ class Sender:
             with self._transmit_scope:
                 connected = False
                 try:
+                    await self._tracker.at_head()
                     connected = await self._session_once()
                 except RootChanged as error:
-                    self._root_changed = True
+                    self._root_changed = not self._jumps
                     self._states.replicate(ReplicationEvent.FAIL, "a root of the set is gone")
                     self._states.transmission(TransmitEvent.FAIL, str(error))
                     continue
@@ -165,6 +208,9 @@ class Sender:
                     retry = getattr(error, "retry", True)
                     reason = reason_of(error, self._target_name)
                     self._states.lost(reason)
+                    if retry and connected and not self._reconnect:  # AD-12
+                        retry = False
+                        reason = f"{reason}; it is not connected again by itself: `dtctl transmit start`"
                     if not retry:
                         self._states.transmission(TransmitEvent.FAIL, reason)
                         continue
@@ -187,22 +233,21 @@ class Sender:
         Raises what ended it.
         """
         arguments = self._arguments
+        self._attempting = True
         with trio.fail_after(limits.CONNECT_TIMEOUT_S):
             stream = await self._world.connect(arguments.target_host, arguments.target_port)
         session = Session(stream, Engine(Role.SOURCE))
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
                 connected = await introduce(session, arguments)
-            self._resume_at(connected)
-            self._session = session
-            self._target_address = peer_address(stream)
-            self._connected_since = self._world.clock.wall_ns() / 1e9
-            self._receiver_pid = connected.receiver_pid
-            self._states.connected()
-            for frame in self._starting_positions:
-                await session.send(frame, b"")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
+                await self._resume_at(connected)
+                self._session = session
+                self._target_address = peer_address(stream)
+                self._connected_since = self._world.clock.wall_ns() / 1e9
+                self._receiver_pid = connected.receiver_pid
+                self._states.connected()
                 nursery.start_soon(self.shipper.run, session, self._may_ship)
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(self._mirrors.count_sizes)
@@ -220,6 +265,7 @@ class Sender:
         return True
 
     def _session_over(self) -> None:
+        self._attempting = False
         self._session = None
         self._connected_since = None
         self._receiver_pid = None
@@ -230,38 +276,214 @@ class Sender:
 
     # --- where to go on ---
 
-    def _resume_at(self, connected: Connected) -> None:
+    async def _resume_at(self, connected: Connected) -> None:
         """Bring flows, orders and the mirror in line with what the target has."""
-        self.shipper.data_state = self._states.reported_data = TargetDataState(connected.data_state)
+        dirt, flows = self.dirt, self._flows
+        was_exact = dirt.active or self._state.exact
+        self._lost_why = "the journal does not go on where the target is"
+        self._lost_since_ns = dirt.distrust_wall_ns if dirt.active else 0  # 0: nobody knows
+        self._target_mirror = connected.mirror_id
+        self._note_data_state(TargetDataState(connected.data_state))
+        self._states.reported_data = self.shipper.data_state
         self._guard_copy()
-        self._starting_positions: list[Derived] = []
+        unknown = any(mark is None for mark in connected.received)
+        torn = connected.power_lost and was_exact and not unknown and not self._mirrors.brings_everything
         lost = False
-        for index, flow in enumerate(self._flows):
+        if unknown or (connected.power_lost and not torn):
+            await self._tracker.end()
+            dirt.clear()
+        elif (
+            dirt.active
+            and not (dirt.told or connected.power_lost)
+            and self._mirrors.run is None
+            and self.shipper.data_state is not TargetDataState.OK
+        ):
+            dirt.known = False  # it lacks something of which nobody here has heard
+        for index, flow in enumerate(flows):
             mark = connected.received[index]
+            flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
                 flow.seek_head()
-                self._starting_positions.append(Derived(index, Mark(*START), Mark(*flow.position)))
-                lost = lost or connected.data_state == TargetDataState.OK
+                lost = (
+                    lost or connected.data_state == TargetDataState.OK or (connected.power_lost and was_exact)
+                )
                 continue
-            try:
-                if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
-                    raise JournalError(
-                        "a person put the root back: what happened between is compared, not repeated"
-                    )
-                flow.seek(Position(mark.sequence, mark.chain))
-            except JournalError:
-                flow.seek_head()
-                self._starting_positions.append(Derived(index, mark, Mark(*flow.position)))
-                lost = True
             self._received[index] = mark.sequence
             applied, durable = connected.applied[index], connected.durable[index]
             self._applied[index] = applied.sequence if applied else 0
             self._durable[index] = durable.sequence if durable else 0
+        if dirt.active or torn:
+            lost = not await self._place_dirty(torn) or lost
+        else:
+            lost = not self._place_clean(connected) or lost
+        if lost:
+            await self._tracker.end()
+            dirt.clear()
+        self._torn = torn and not lost
         self._lag.resume(self._applied, self._durable)
         self._root_changed = self._root_changed and not lost
         if lost:
-            self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
-        self._mirrors.resume(connected, lost)
+            self._states.replicate(ReplicationEvent.FAIL, self._lost_why)
+        if lost or not (self._torn or self._jumps):
+            self._mirrors.resume(connected, lost)
+        if lost and self._lost_since_ns:
+            self._mirrors.distrust_since(self._lost_since_ns, True)
+
+    @property
+    def _jumps(self) -> bool:
+        """Whether the target is not where the stream goes on, and what is in between is tracked."""
+        return self.dirt.active and any(flow.reached not in (None, flow.position) for flow in self._flows)
+
+    def _place_clean(self, connected: Connected) -> bool:
+        """The flows go on where the target is. False: not all can. UnreadableJournal: it is tried once more,
+        see `Flow.session_ended`.
+        """
+        placed = True
+        for flow, mark in zip(self._flows, connected.received, strict=True):
+            if mark is None:
+                continue
+            reached = Position(mark.sequence, mark.chain)
+            passed_wall_ns = flow.passed_wall_ns if flow.position == reached else 0
+            try:
+                self._refuse_root_put_back(flow)
+                self._refuse_damaged(flow, reached)
+                flow.seek(reached)
+            except UnreadableJournal:
+                raise
+            except JournalError:
+                flow.seek_head()
+                placed = False
+                if passed_wall_ns:
+                    self._lost_since_ns = min(passed_wall_ns, self._lost_since_ns or passed_wall_ns)
+        return placed
+
+    def _refuse_damaged(self, flow: Flow, reached: Position) -> None:
+        """AD-03: a journal that could not be read on twice, once the target has all before that place."""
+        if flow.damaged_at == reached:
+            root = self._arguments.journals[flow.index].root
+            self._lost_why = f"the journal of {root} is damaged"
+            raise JournalError(self._lost_why)
+
+    def _refuse_root_put_back(self, flow: Flow) -> None:
+        if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
+            raise JournalError("a person put the root back: what happened between is compared, not repeated")
+
+    async def _place_dirty(self, torn: bool) -> bool:
+        """The flows go on where the target is, or where what is tracked ends. False: not all can.
+
+        `torn`: the target has, beyond its durable mark, anything of what was ever sent.
+        """
+        dirt, tracker = self.dirt, self._tracker
+        try:
+            for flow in self._flows:
+                reached = flow.reached
+                assert reached is not None
+                self._refuse_root_put_back(flow)
+                self._refuse_damaged(flow, reached)
+                if flow.position.sequence < reached.sequence and dirt.active:
+                    await tracker.fold_until(flow, reached.sequence)
+                elif not tracker.tracking and reached.sequence >= flow.cursor.acknowledged:
+                    flow.seek(reached)
+                if flow.position.sequence == reached.sequence and flow.position != reached:
+                    raise JournalError(f"record {reached.sequence} of the target is a different one")
+            if torn and not dirt.active:
+                dirt.begin()
+            if torn:
+                for flow in self._flows:
+                    await tracker.fold_until(flow, flow.sent_max)
+            for flow in self._flows:
+                if not tracker.tracking and flow.cursor.position != flow.position:
+                    flow.cursor.seek(flow.position)
+        except JournalError as error:
+            if isinstance(error, UnreadableJournal) and all(f.damaged_at is None for f in self._flows):
+                raise  # as in `_place_clean`
+            for flow in self._flows:
+                flow.seek_head()
+            return False
+        return True
+
+    def _catch_up(self) -> None:
+        """The stream goes on. What it jumps over, or what was not shipped before, is brought by what the dirt
+        says.
+        """
+        dirt, mirrors = self.dirt, self._mirrors
+        replicating = self._states.replicating
+        wanted, self._recover_wanted = self._recover_wanted, False
+        torn, self._torn = self._torn, False
+        if not dirt.active:
+            return
+        if self._jumps or torn:
+            self._guard_roots()
+            mirrors.bring_tracked(replicating=replicating)
+        elif mirrors.run is not None:
+            self._recover_wanted = wanted  # when it has ended
+        elif self.shipper.data_state is TargetDataState.OK:
+            if dirt.skipped:  # while a mirror ran that was to be without replication
+                if replicating:
+                    mirrors.bring_tracked(replicating=True)
+            elif not dirt.told or dirt.told == self._target_mirror:
+                dirt.brought()  # it has all of it
+            elif dirt.outstanding:  # it has never heard that it lacks something
+                mirrors.bring_tracked(replicating=replicating)
+        elif wanted and replicating and dirt.outstanding:
+            mirrors.bring_tracked(replicating=True)
+
+    def _run_ends(self, complete: bool) -> None:
+        """The end of a mirror run is in the stream."""
+        self._mirrors.end(complete)
+        if not complete and self.dirt.outstanding and self._states.replicating:
+            self._states.replicate(ReplicationEvent.FAIL, "what the target lacks is not brought")
+        if self._recover_wanted:
+            self.shipper.jump_pending = True
+            self.shipper.wake()
+
+    def _guard_roots(self) -> None:
+        """RS-15, for what was tracked."""
+        change = self.dirt.root_changed
+        for flow in self._flows:
+            for root in flow.filter.roots:
+                if root and not flow.source.exists(root):
+                    change = change or f"the root {shown(root)!r} of the replication set is gone"
+        if change:
+            raise RootChanged(change)
+
+    def _queue_exhausting(self, reason: str) -> None:
+        """AD-01: before a journal is full because of this connection."""
+        if self._leaving or self._tracker.tracking:
+            return
+        self._leaving = reason
+        if self._attempting:
+            if self._session is not None:
+                self._states.lost(f"{reason}: disconnected, and what changes is tracked")
+            self._interrupt()
+        else:
+            self._track(reason)
+
+    def _track(self, reason: str) -> None:
+        """Nobody uses the flows."""
+        self._leaving = ""
+        exact = (self._state.exact or self._mirrors.was_exact) and self._mirrors.run is None
+        self._tracker.begin(exact=exact and self._state.mirror_wanted is None)
+        self._states.replicate(ReplicationEvent.FAIL, f"{reason}: what changes is tracked")
+        self._changes.notify()
+
+    def _let_journals_forget(self) -> None:
+        """What is durable on the target, or tracked durably."""
+        for flow, durable in zip(self._flows, self._durable, strict=True):
+            keep = durable
+            if self.dirt.active:
+                # What is saved is enough, but takes a recovery: where there is room, the target has it first.
+                keep = self.dirt.saved(flow)
+                if self._states.replicating and not (self._tracker.tracking or self._tracker.little_room):
+                    keep = min(keep, durable)
+            flow.cursor.acknowledge(keep)
+
+    def _note_data_state(self, data_state: TargetDataState) -> None:
+        self.shipper.data_state = data_state
+        exact = data_state is TargetDataState.OK
+        if exact is not self._state.exact:
+            self._state.exact = exact
+            self._memory.save()
 
     async def _note_alive(self) -> None:
         while True:
@@ -276,8 +498,10 @@ class Sender:
             self._received = list(event.received)
             self._applied = list(event.applied)
             self._durable = list(event.durable)
-            for flow, durable in zip(self._flows, event.durable, strict=True):
-                flow.cursor.acknowledge(durable)
+            self._let_journals_forget()
+            kept = all(d >= f.cursor.acknowledged for f, d in zip(self._flows, self._durable, strict=True))
+            if self._mirrors.settle(event.settled, kept=kept):
+                self._let_journals_forget()
             self._lag.acknowledged(event.received, event.applied, event.durable)
             self.shipper.acknowledged(event.batches_applied)
             if self._mirrors.run is not None:
@@ -287,8 +511,12 @@ class Sender:
         elif isinstance(event, TargetState):
             if self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
-            self.shipper.data_state = TargetDataState(event.data_state)
+            self._note_data_state(TargetDataState(event.data_state))
             self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
+            if event.queue_full is not self._states.target_queue_full:
+                self._states.target_queue(full=event.queue_full)
+                self.shipper.wake()
+                self._lag.wake()
             self._guard_copy()
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
@@ -355,12 +583,22 @@ class Sender:
         self._scanner.wake()
         self._changes.notify()
 
+    def configure(self, remirror: str, reconnect: bool) -> None:
+        """The agent's configuration may be another than when this process began."""
+        self._mirrors.remirror = remirror_kind(remirror)
+        self._reconnect = reconnect
+
     def replicate_start(self) -> None:
         """RP-01.
 
-        What happened meanwhile was not kept: a mirror is advised (RP-02).
+        What happened meanwhile was tracked, and is brought; where it was not, a mirror is advised (RP-02).
         """
         self._set_replicating(ReplicationEvent.START)
+        if self.dirt.active and self._mirrors.run is None and self._state.mirror_wanted is None:
+            self._state.mirror_wanted = RECOVERY  # also if this process ends before it begins
+            self._memory.save()
+        self._recover_wanted = self.shipper.jump_pending = True
+        self.shipper.wake()
 
     def replicate_stop(self) -> None:
         self._set_replicating(ReplicationEvent.STOP)
@@ -375,6 +613,7 @@ class Sender:
         self.shipper.wake()
 
     def transmit_start(self) -> None:
+        self.dirt.root_changed = ""  # a person has looked
         self._set_transmit(TransmitEvent.START)
 
     def transmit_stop(self) -> None:
@@ -398,7 +637,13 @@ class Sender:
                 if not self._states.replicating:
                     raise ReplicatorError("replication is stopped: `dtctl replicate start`")
                 mirrored = (
-                    self._mirrors.run is None and self.shipper.data_state is not TargetDataState.MIRRORING
+                    self._mirrors.run is None
+                    and self.shipper.data_state is not TargetDataState.MIRRORING
+                    and not (
+                        self._tracker.tracking
+                        or self._jumps
+                        or (self.dirt.active and self.shipper.jump_pending)
+                    )
                 )
                 if mirrored and all(
                     applied >= sequences.get(flow.journal_id, 0)
@@ -424,9 +669,11 @@ class Sender:
                     pass
         self.removed = True
         self._lag.close()
+        self._tracker.close()
         for flow in self._flows:
             flow.cursor.remove()
         self._memory.remove()
+        self.dirt.remove()
         self.story.remove()
         self.stop()
         return told
@@ -452,9 +699,11 @@ class Sender:
         ops = bytes_ = 0
         for flow, applied in zip(self._flows, self._applied, strict=True):
             queued_ops, queued_bytes = flow.cursor.backlog()
-            ops += max(flow.cursor.head().sequence - applied, 0) if applied else queued_ops
+            kept = applied and not self._tracker.tracking
+            ops += max(flow.cursor.head().sequence - applied, 0) if kept else queued_ops
             bytes_ += queued_bytes
         pieces = self.shipper.pieces_queued
+        tracked = self.dirt.estimate() if self.dirt.active and self.dirt.outstanding else None
         lag = self._lag.lag()
         ids = [flow.journal_id for flow in self._flows]
         return ConnectionStatus(
@@ -468,6 +717,7 @@ class Sender:
             target_data_state=self._states.target_data,
             target_status=self._states.target_status,
             target_status_reason=self._states.target_reason,
+            target_queue_full=self._states.target_queue_full,
             transmit_mode=self._states.transmit,
             mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
             replication_status=self._states.replication(queued=bool(ops)),
@@ -487,6 +737,13 @@ class Sender:
             remaining_mirror_bytes=progress.remaining_bytes if self._mirrors.run is not None else 0,
             lag_seconds=lag.seconds,
             lag=msgspec.structs.replace(lag, last_minute=(), last_hour=()),
+            tracking=self._tracker.tracking,
+            tracked_since=self.dirt.since_wall_ns / 1e9 if tracked is not None else None,
+            tracked_files=tracked.files if tracked is not None else 0,
+            tracked_bytes=tracked.bytes if tracked is not None else 0,
+            tracked_directories=tracked.directories if tracked is not None else 0,
+            tracked_trees=tracked.trees if tracked is not None else 0,
+            tracked_enough=tracked is None or self.dirt.sufficient,
             last_file=shown(totals.last_path),
             connected_since=self._connected_since,
             received=dict(zip(ids, self._received, strict=True)),
@@ -511,7 +768,7 @@ class Sender:
         index = next(i for i, flow in enumerate(self._flows) if flow.journal_id == mount_id)
         flow, journal = self._flows[index], self._arguments.journals[index]
         last = self._mirrors.last
-        return await explain(
+        found = await explain(
             self._world,
             JournalSettings(journal.memory_directory, journal.disk_directory),
             flow,
@@ -520,6 +777,9 @@ class Sender:
             self.status(),
             last.problems if last is not None else [],
         )
+        if tracked := self.dirt.why(flow, os.fsencode(path)):
+            found |= {"dirty": f"it changed while the target was away: {tracked}", "note": ""}
+        return found
 
     def lag(self) -> Lag:
         """The meter, with its history."""
@@ -538,7 +798,7 @@ class Sender:
             await trio.sleep(limits.QUEUE_LOOK_S)
 
     def _may_ship(self) -> bool:
-        return self._states.transmit is TransmitMode.STARTED
+        return self._states.transmit is TransmitMode.STARTED and not self._states.target_queue_full
 
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)
@@ -572,8 +832,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag set_recovery recovering "
-        "force_source"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
+        "recovering force_source"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)

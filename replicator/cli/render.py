@@ -139,6 +139,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
             ),
         ),
+        ("tracked", Text(_tracked(status))),
         ("recovery", _recovery_text(status)),
         ("lag", _lag_text(status)),
         ("recovery point", _recovery_point(status.get("lag") or {})),
@@ -168,6 +169,22 @@ def _recovery_text(status: Mapping[str, Any]) -> Text:
     automatic = "automatic" if known.get("automatic", True) else "by hand only"
     text.append(f"  ({automatic}, priority {known.get('priority')}, speed {known.get('speed')})", style="dim")
     return text
+
+
+def _tracked(status: Mapping[str, Any]) -> str:
+    """What is to be brought because the queue could not keep it."""
+    since = status.get("tracked_since")
+    if since is None:
+        return "–"
+    if not status.get("tracked_enough", True):
+        return f"since {_clock(since)}: everything has to be compared"
+    parts = [f"{count_text(status.get('tracked_files') or 0)} files"]
+    if status.get("tracked_bytes"):
+        parts[0] += f" ({_bytes(status, 'tracked_bytes')} in place)"
+    for member, what in (("tracked_directories", "directories"), ("tracked_trees", "trees")):
+        if status.get(member):
+            parts.append(f"{count_text(status[member])} {what}")
+    return f"since {_clock(since)}: {', '.join(parts)}"
 
 
 def _lag_text(status: Mapping[str, Any]) -> Text:
@@ -472,6 +489,40 @@ def targets(found: Sequence[Mapping[str, Any]]) -> RenderableType:
         pid = "–" if target.get("pid") is None else str(target["pid"])
         table.add_row(str(target["uuid"]), pid, Text(str(target.get("problem") or ""), style="red"))
     return table
+
+
+def queues(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Where changes wait, and how many more could."""
+    if not found:
+        return Text("no queues: nothing is captured here, and no copies are kept")
+    table = _table(
+        "queue", "memory", "disk", "used", "room", "disk directory", "free there", right=("used", "room")
+    )
+    notes = []
+    for queue in found:
+        disk_max, free = queue["disk_max_bytes"], queue["disk_free_bytes"]
+        limit = "unlimited" if disk_max is None else bytes_text(disk_max) if disk_max else "none"
+        table.add_row(
+            Text(f"{'of' if queue['role'] == 'source' else 'of the copy in'} {queue['name']}"),
+            Text(f"{bytes_text(queue['memory_bytes'])} of {bytes_text(queue['memory_max_bytes'])}"),
+            Text(f"{bytes_text(queue['disk_bytes'])} of {limit}"),
+            Text(f"{queue['percent']:.0f} %", style="yellow" if queue["alert"] else ""),
+            Text(bytes_text(queue["room_bytes"])),
+            Text(str(queue["disk_directory"])),
+            Text(
+                f"{'unknown' if free is None else bytes_text(free)},"
+                f" {bytes_text(queue['disk_free_min_bytes'])} kept for others"
+            ),
+        )
+        if queue["full"]:
+            what = "its source has to wait" if queue["role"] == "target" else "what happens now is lost"
+            notes.append(Text(f"{queue['name']}: full: {what}", style="bold red"))
+        if queue["problem"]:
+            notes.append(Text(f"{queue['name']}: cannot be written: {queue['problem']}", style="bold red"))
+        if queue["lost_ops"] and queue["role"] == "source":
+            lost = count_text(queue["lost_ops"])
+            notes.append(Text(f"{queue['name']}: {lost} operations did not fit, ever: these are compared"))
+    return Group(table, *notes)
 
 
 def events(found: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -167,7 +167,7 @@ class MirrorEnd(Frame, frozen=True):
 
 class Acknowledge(Frame, frozen=True):
     """Target → source: the three marks, one per journal (sequence only), and the numbers of the last batches
-    since MIRROR_BEGIN; 0: none.
+    since MIRROR_BEGIN; 0: none. `settled`: the mirror that ended last, if all it brought is durable.
     """
 
     received: tuple[Count, ...]
@@ -175,6 +175,7 @@ class Acknowledge(Frame, frozen=True):
     durable: tuple[Count, ...]
     batches_received: Count
     batches_applied: Count
+    settled: str = ""
 
 
 class TargetState(Frame, frozen=True):
@@ -186,6 +187,7 @@ class TargetState(Frame, frozen=True):
     data_state: str
     reason: str
     queued_bytes: Count
+    queue_full: bool = False  # send no more of the stream until this is over (AD-02)
 
 
 class PiecesRefused(Frame, frozen=True):

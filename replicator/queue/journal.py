@@ -35,6 +35,8 @@ class JournalStatistics:
     lost_ops: int  # ever
     segments: int
     percent: float | None  # of memory and disk limit together; None: the disk tier is unlimited
+    settings: JournalSettings
+    problem: str  # why a tier could not be written when that was tried last; "": it could
 
 
 class JournalWriter:
@@ -58,6 +60,7 @@ class JournalWriter:
         self._chain = row.head.chain
         self._total = row.head.bytes
         self._stamp = 1  # a lower bound of the next record's
+        self._problems: dict[Tier, str] = {}
         self._leftover: str | None = None  # a segment file whose creation failed half-way
         self._handle = -1
         self._copies: dict[int, str] = {}  # segments that a failed clean stop has left on disk, too
@@ -72,6 +75,7 @@ class JournalWriter:
             header.busy_stamp = self._stamp
             self._append_hole()  # if it does not fit, the next append tries again
         header.busy_stamp = 0
+        self._tell_room()
         ring_all(world, settings.memory_directory, header)
 
     # --- opening ---
@@ -225,8 +229,9 @@ class JournalWriter:
         if self._handle >= 0 and offset + length <= self._segment_bytes:
             try:
                 self._disk.append(self._handle, buffers, offset)
-            except OSError:
-                pass  # what reached the file lies behind the head and means nothing; try a new segment
+            except OSError as error:
+                # What reached the file lies behind the head and means nothing; try a new segment.
+                self._failed(self._segments[-1].tier, error)
             else:
                 self._offset = offset = offset + length
                 self._sequence = sequence
@@ -255,12 +260,14 @@ class JournalWriter:
                 handle = self._disk.open_append(path)
                 self._leftover = path
                 self._disk.append(handle, [head, *buffers], 0)
-            except OSError:
+            except OSError as error:
+                self._failed(tier, error)
                 if handle is not None:
                     self._close(handle)
                 self._remove_leftover("")
                 continue
             self._leftover = None
+            self._problems.pop(tier, None)
             if self._handle >= 0:
                 self._close(self._handle)
             self._handle = handle
@@ -271,8 +278,38 @@ class JournalWriter:
             self._chain = chain
             self._total += length
             self._header.publish_head(number, size, sequence, chain, self._total)
+            self._tell_room()
             return True
         return False
+
+    def _failed(self, tier: Tier, error: OSError) -> None:
+        self._problems[tier] = f"{directory_of(self._settings, tier)}: {error.strerror or error}"
+
+    def _tell_room(self) -> None:
+        """Readers that hold this journal back can see when it will be full, and give way before."""
+        room = 0
+        if self._segments:
+            self._segments[-1].size = self._offset
+            room = max(self._segment_bytes - self._offset, 0)
+        for tier in Tier:
+            free = self._free(tier)
+            if self._segments and self._segments[-1].tier is tier:
+                free -= self._segment_bytes - self._offset
+            room += max(free, 0) // self._segment_bytes * (self._segment_bytes - segments.HEADER_BYTES)
+        self._header.full_at_bytes = self._total + room
+
+    def _free(self, tier: Tier) -> int:
+        """Bytes that segments of this tier may still take."""
+        used, limit = self._used(tier), self._settings.disk_bytes
+        if tier is Tier.MEMORY:
+            return self._settings.memory_bytes - used
+        if limit == 0:
+            return 0
+        try:
+            free = self._disk.free_bytes(self._settings.disk_directory) - self._settings.disk_free_min_bytes
+        except OSError:
+            return 0
+        return free if limit is None else min(free, limit - used)
 
     def _has_place(self, length: int) -> bool:
         """Whether a record of this length could be written now, as far as the limits go."""
@@ -324,6 +361,11 @@ class JournalWriter:
         return self._header.has_readers
 
     @property
+    def losing(self) -> bool:
+        """Whether it can take nothing at the moment: what was lost is not even recorded yet."""
+        return self._pending_ops > 0
+
+    @property
     def position(self) -> Position:
         """Position of the last record."""
         return Position(self._sequence, self._chain)
@@ -357,6 +399,8 @@ class JournalWriter:
             percent=None
             if limit is None
             else 100.0 * (memory + disk) / max(1, limit + self._settings.memory_bytes),
+            settings=self._settings,
+            problem="; ".join(self._problems.values()),
         )
 
     # --- flight slot ---
@@ -385,12 +429,15 @@ class JournalWriter:
         needed_after = min(
             (header.durable_sequence(index) for index in header.readers()), default=self._sequence
         )
+        before = len(self._segments)
         while len(self._segments) > 1 and self._segments[1].first_sequence - 1 <= needed_after:
             oldest = self._segments[0]
             # The copy first: alone, it would look like a part of the row after the next start.
             if not (self._remove_copy(oldest.number) and self._unlink(oldest.path)):
-                return  # tried again with the next segment
+                break  # tried again with the next segment
             self._segments.popleft()
+        if len(self._segments) != before:
+            self._tell_room()
 
     def _remove_copy(self, number: int) -> bool:
         path = self._copies.get(number)

@@ -22,6 +22,7 @@ from replicator.status import (
     PathConnection,
     PathOperation,
     PathReport,
+    QueueView,
     StageLag,
     StoryEntry,
 )
@@ -60,6 +61,7 @@ ANSWERS = {
     "Replication sets": RepsetView,
     "Recovery": RecoveryView,
     "Targets": TargetView,
+    "Queues": QueueView,
 }
 
 

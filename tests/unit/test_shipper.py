@@ -13,8 +13,9 @@ from replicator.queue.merge import Merge
 class Writer:
     """What a `Merge` waits for: a journal that gets something new every `pause_s`."""
 
-    def __init__(self, pause_s: float) -> None:
+    def __init__(self, pause_s: float, bytes_: int = 0) -> None:
         self._pause_s = pause_s
+        self.unread_bytes = bytes_
         self._next_s = trio.current_time() + pause_s
 
     async def wait(self) -> None:
@@ -43,6 +44,8 @@ def test_many_changes_are_shipped_together_and_a_lone_one_at_once() -> None:
     async def main() -> None:
         busy = await times_woken(Writer(0.0001), 1)
         assert 0.8 / limits.SHIP_PAUSE_S < len(busy) <= 1 / limits.SHIP_PAUSE_S + 1
+        large = await times_woken(Writer(0.0001, limits.SHIP_PAUSE_BYTES), 1)
+        assert len(large) > 9_000
         lone = await times_woken(Writer(2 * limits.SHIP_PAUSE_S), 1)
         assert [round(moment / limits.SHIP_PAUSE_S, 3) for moment in lone[:20]] == list(range(0, 40, 2))
 
