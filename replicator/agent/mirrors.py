@@ -234,7 +234,6 @@ class Mirrors:
         taken_up = state.mirror_wanted is not None  # what an earlier one, or a predecessor, had left
         paused = taken_up and state.mirror_paused
         run.by_itself = kind == RECOVERY
-        run.by_hand = state.mirror_wanted == kind and not paused
         state.mirror_wanted, state.mirror_exact = kind, exact
         state.mirror_started_wall_ns = started_wall_ns
         state.mirror_paused = paused
@@ -263,8 +262,9 @@ class Mirrors:
         if complete:
             self.dirt.brought()
             self._to_settle = run.run_id
-        self._memory.state.mirror_wanted = None
-        self._memory.state.mirror_started_wall_ns = None
+        state = self._memory.state
+        state.mirror_wanted = state.mirror_started_wall_ns = None
+        state.mirror_paused = state.mirror_by_hand = False
         self._memory.save()
         self._moved(MirrorStatus.IDLE, MirrorEvent.END, "complete" if complete else "not complete")
         self._changes.notify()
@@ -413,7 +413,7 @@ class Mirrors:
         """MR-06: go on where it was."""
         if self.run is None or not self.run.paused:
             raise ReplicatorError("no mirror is paused")
-        self.run.by_hand = True
+        self._memory.state.mirror_by_hand = True
         self._set_paused(self.run, False, "by request")
 
     def set_automatic(self, automatic: bool) -> None:
@@ -423,16 +423,17 @@ class Mirrors:
         self.automatic = automatic
         run = self.run
         if run is not None and run.by_itself and not run.stopped and run.paused is automatic:
-            run.by_hand = False
+            self._memory.state.mirror_by_hand = False
             reason = "automatic recovery is on" if automatic else NOT_BY_ITSELF
             self._set_paused(run, not automatic, reason)
 
     def hold(self) -> None:
         """Something has to be recovered: if not by itself, when a person says so (DC-22)."""
         run = self.run
-        if run is None or self.automatic or not run.by_itself or run.by_hand or run.paused or run.stopped:
+        if run is None or not run.by_itself or run.paused or run.stopped:
             return
-        self._set_paused(run, True, NOT_BY_ITSELF)
+        if not self.automatic and not self._memory.state.mirror_by_hand:
+            self._set_paused(run, True, NOT_BY_ITSELF)
 
     def _set_paused(self, run: MirrorRun, paused: bool, reason: str) -> None:
         run.happen(MirrorEvent.PAUSE if paused else MirrorEvent.RESUME, reason)

@@ -191,6 +191,26 @@ async def test_a_recovery_begins_by_itself_unless_told_otherwise(autojump_clock:
         simulation.assert_equal()
 
 
+async def test_what_was_tracked_waits_for_a_person(autojump_clock: Autojump) -> None:
+    options = SenderOptions(mirror="full", automatic_recovery=False)
+    async with simulate(10, options=options, start=False) as simulation:
+        fill(simulation, 3)
+        await slow_pair(simulation, 5e6)
+        await simulation.drained()
+        sender = simulation.sender
+        assert sender is not None
+        sender.replicate_stop()
+        simulation.source.create(b"file-new")
+        await trio.sleep(5)
+        sender.replicate_start()
+        await trio.sleep(60)
+        assert simulation.status.recovery.text == "Log recovery paused"
+        assert not (simulation.target_root / "file-new").exists()
+        sender.mirror_resume()
+        await simulation.drained()
+        simulation.assert_equal()
+
+
 async def test_a_mirror_that_was_asked_for_is_not_held(autojump_clock: Autojump) -> None:
     options = SenderOptions(mirror="full", automatic_recovery=False)
     async with simulate(7, options=options, start=False) as simulation:
