@@ -115,3 +115,25 @@ def test_a_mirror_does_not_starve_replication(pair: Protected) -> None:
     took.sort()
     assert took[len(took) // 2] < 1.0, took
     pair.assert_equal()
+
+
+def test_a_copy_in_use_and_the_side_that_survives(pair: Protected) -> None:
+    pair.connect()
+    uuid, name = pair.status["uuid"], pair.status["repset"]
+    assert pair.alpha.dtctl("recovery", "force", pair.id, "source", "--confirm", name).code == 1
+    assert pair.beta.dtctl("target", "use", uuid).code == 1  # its source writes it
+    assert pair.beta.dtctl("target", "pause", uuid).code == 0
+    until(lambda: pair.status["target_status"] == "Paused")
+    assert pair.beta.dtctl("target", "use", uuid).code == 0
+    (pair.copy / "file-0").write_bytes(b"changed there")
+    until(lambda: pair.status["state"] == "Error")
+    (pair.source / "file-1").write_bytes(b"changed here")
+    assert pair.status["target_data_state"] == "Restore Required"
+    for line in ("target", "target --confirm web", "source", "source --confirm other"):
+        refused = pair.alpha.dtctl("recovery", "force", pair.id, *line.split())
+        assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
+        assert "would be lost" in refused.err or "is lost" in refused.err
+    assert pair.beta.dtctl("target", "resume", uuid).code == 1
+    recovery(pair, "force", pair.id, "source", "--confirm", name)
+    pair.assert_equal()
+    assert pair.status["target_data_state"] == "OK"
