@@ -20,7 +20,7 @@ from replicator.agent.pace import Pace
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.shipper import Shipper
-from replicator.agent.states import MirrorEvent
+from replicator.agent.states import COMPLETE, MirrorEvent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.net.frames import Connected
 from replicator.status import MirrorStatus, TargetDataState
@@ -266,7 +266,7 @@ class Mirrors:
         state.mirror_wanted = state.mirror_started_wall_ns = None
         state.mirror_paused = state.mirror_by_hand = False
         self._memory.save()
-        self._moved(MirrorStatus.IDLE, MirrorEvent.END, "complete" if complete else "not complete")
+        self._moved(MirrorStatus.IDLE, MirrorEvent.END, COMPLETE if complete else "not complete")
         self._changes.notify()
 
     # --- the next session ---
