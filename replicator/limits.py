@@ -212,6 +212,15 @@ PART_BYTES = 1 * MIB  # content of one piece
 STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
+RECOVERY_WORK_NS = 100_000_000  # one phase of work of a recovery that has to rest in between
+RECOVERY_DELAY_NS = 200_000_000  # a change waits about so long at most behind what a recovery has sent
+RECOVERY_WINDOW_FIRST_BYTES = 256 * KIB  # on its way until it is known how long that takes
+RECOVERY_PART_MIN_BYTES = 64 * KIB  # content of one piece where that takes long
+RECOVERY_RATE_NS = 5_000_000_000  # the best rate at which pieces arrived is remembered once or twice so long
+RECOVERY_STEP_NS = 50_000_000  # the stream waits about so long for a step of the scanner that reads files
+RECOVERY_LOOK_S = 1.0  # between two looks whether programs change things, while something recovers
+RECOVERY_BUSY_OPERATIONS_PER_S = 50.0  # of a host whose applications a recovery spares
+RECOVERY_BUSY_S = 3.0  # for so long after the last such look
 BROUGHT_FILES = 500_000  # inodes remembered as sent, which a rename need not send again: 60 bytes each
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
 REMAP_LINKS = True  # LK-02
@@ -222,6 +231,9 @@ AUTO_REMIRROR = "log"
 NAMES_PER_PIECE = 16384  # of one directory's list: a target reads its own directory once for each piece
 PATCH_EXTENTS = 4096  # extents and holes of one patch
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
+ESTIMATE_WINDOW_NS = 60_000_000_000  # the end of a mirror is estimated from how fast it was within this time
+ESTIMATE_MARK_NS = 2_000_000_000
+FILE_WORK_BYTES = 64 * KIB  # a file takes as long as so many bytes of a large one, besides its own
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 
 # --- replication sets (RS-*) ---
