@@ -38,6 +38,14 @@ class TargetStatus(StrEnum):
     RETRYING = "Retrying"
 
 
+class TargetLock(StrEnum):
+    """What others may do with a copy while its connection lasts (DK-01…03). The weakest first."""
+
+    NONE = "none"  # everything
+    READ_ONLY = "read-only"
+    LOCKED = "locked"  # nothing: they see an empty directory
+
+
 class TransmitMode(StrEnum):
     """CS-05."""
 
@@ -210,6 +218,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     target_status: TargetStatus = TargetStatus.NOT_LOADED
     target_status_reason: str = ""
+    target_lock: TargetLock = TargetLock.NONE  # as it was asked for when connecting
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
     replication_status: ReplicationStatus = ReplicationStatus.STOPPED

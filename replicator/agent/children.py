@@ -280,6 +280,7 @@ class Children:
                 replicate=connection.options.replicate,
                 remap_links=connection.options.remap_links,
                 orphans=connection.options.orphans,
+                lock=connection.options.lock,
             ),
         )
 

@@ -48,6 +48,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
             tuple(JournalInfo(j.mount_id, os.fsencode(j.root)) for j in arguments.journals),
             tuple(PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps),
             arguments.options.remap_links,
+            arguments.options.lock,
         )
     )
     answer = await session.receive()

@@ -23,9 +23,9 @@ from replicator.agent import control, interpreter
 from replicator.agent import replica_state as states
 from replicator.agent.position_file import PositionFile
 from replicator.agent.replica import Replica
-from replicator.agent.replica_paths import RefusedTarget, check_targets, make_targets
+from replicator.agent.replica_paths import RefusedTarget, check_lock, check_targets, make_targets
 from replicator.agent.replica_state import Applied, Received, RefusedBatch, ReplicaState, StateFile
-from replicator.agent.replica_tree import LINKS_PREFIX, ReplicaTree, Tree
+from replicator.agent.replica_tree import LINKS_PREFIX, ReplicaTree, Tree, release
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool
 from replicator.agent.states import DATA, DataEvent, step
@@ -58,7 +58,7 @@ from replicator.ops import Position, shown
 from replicator.paths import Home, remove_if_empty
 from replicator.queue import record as codec
 from replicator.queue.journal import JournalSettings
-from replicator.status import TargetDataState, TargetStatus
+from replicator.status import TargetDataState, TargetLock, TargetStatus
 from replicator.world import World
 
 
@@ -86,6 +86,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     source_name: str
     repset: str
     targets: tuple[str, ...]
+    lock: TargetLock  # over them
     target_status: TargetStatus
     target_status_reason: str
     target_data_state: TargetDataState
@@ -221,6 +222,7 @@ class Receiver:
             source_name=state.source_name,
             repset=connect.repset if connect is not None else "",
             targets=tuple(shown(m.target) for m in connect.maps) if connect is not None else (),
+            lock=TargetLock(connect.lock) if connect is not None else TargetLock.NONE,
             target_status=replica.status,
             target_status_reason=replica.reason,
             target_data_state=state.data_state,
@@ -264,6 +266,8 @@ class Receiver:
             if self._adopted is not None:
                 _close_now(self._adopted[0])
         if self.forgotten:
+            if self.replica.state.connect is not None:
+                release(self.replica.state.connect)
             self._remove_everything()
 
     def _remove_everything(self) -> None:
@@ -437,6 +441,7 @@ class Receiver:
             private = (arguments.home, os.path.dirname(arguments.memory_directory))
             same_host = hello.agent_uuid == arguments.agent_uuid
             check_targets(connect, others=others, private=private, same_host=same_host)
+            check_lock(connect)
         except RefusedTarget as error:
             raise _Refused(str(error), retry=False) from None
         try:

@@ -30,6 +30,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicate: bool = True
     remap_links: bool = False
     orphans: str = "keep"  # keep, delete: names the source does not have
+    lock: str = "none"  # of the copy: see status.TargetLock
 
 
 class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -61,6 +61,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     replicate: bool = True
     remap_links: bool = True
     orphans: str = "keep"
+    lock: str = "none"
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,6 +87,7 @@ class Connect(Frame, frozen=True):
     journals: tuple[JournalInfo, ...]
     maps: tuple[PathMap, ...]
     remap_links: bool = False
+    lock: str = "none"  # status.TargetLock: what others may do with the copy while the connection lasts
 
 
 class Mark(Frame, frozen=True):
