@@ -20,7 +20,7 @@ from replicator.agent import planning, resumption
 from replicator.agent.capture import CaptureSettings
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
-from replicator.agent.receiver import ReceiverArguments
+from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving

@@ -10,6 +10,7 @@ import os
 from typing import TypeVar
 
 import msgspec
+import xxhash
 
 from replicator.errors import ReplicatorError
 from replicator.net.frames import Connect
@@ -73,6 +74,15 @@ class RefusedBatch(msgspec.Struct, frozen=True, array_like=True):
 
     batches: int
     refused: bytes
+
+
+def journal_ids(connect: Connect) -> tuple[str, ...]:
+    return tuple(journal.journal_id for journal in connect.journals)
+
+
+def fingerprint(connect: Connect) -> int:
+    value: int = xxhash.xxh3_64_intdigest(msgspec.msgpack.encode(connect))
+    return value
 
 
 def encode(value: Received | Applied) -> bytes:

@@ -21,7 +21,7 @@ from kit.trees import assert_same_tree
 
 import replicator
 from replicator.agent.control import Control
-from replicator.agent.receiver import ReceiverArguments
+from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.net.frames import Connected, Disconnect, MirrorBegin, MirrorEnd
 from replicator.net.session import SessionEnded
 from replicator.ops import RENAME_EXCHANGE

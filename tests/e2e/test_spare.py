@@ -17,7 +17,7 @@ from replicator import limits
 from replicator.agent import launcher
 from replicator.agent.launcher import Launch, Launcher
 from replicator.agent.process import Process
-from replicator.agent.receiver import ReceiverArguments
+from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.supervisor import call, write_arguments
 from replicator.paths import Home
 

@@ -28,7 +28,8 @@ from kit.simulation import PORT, SimulatedWorld, simulated_world
 from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator.agent.flow import Flow
-from replicator.agent.receiver import Receiver, ReceiverArguments
+from replicator.agent.receiver import Receiver
+from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.sender import Sender
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.mirror.scan import Source as SourceTree

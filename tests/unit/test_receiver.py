@@ -27,7 +27,8 @@ from kit.scripted_source import (
 from kit.trees import assert_same_tree
 
 from replicator import limits
-from replicator.agent.receiver import Receiver, ReceiverArguments
+from replicator.agent.receiver import Receiver
+from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.replica_tree import ReplicaTree
 from replicator.fs.apply import ApplyError
 from replicator.mirror.pieces import Batch, Content, File, Finish, Listing, Part, Same, Times, decode_refused

@@ -1,0 +1,19 @@
+"""The arguments file of a receiver process: what its agent tells it."""
+
+import msgspec
+
+from replicator import limits
+
+
+class ReceiverArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The arguments file of a receiver process."""
+
+    home: str
+    connection_uuid: str
+    agent_uuid: str
+    agent_name: str
+    memory_directory: str  # of the spool's memory tier, for this connection alone
+    segment_bytes: int = limits.SEGMENT_BYTES
+    memory_bytes: int = limits.MEMORY_QUEUE_BYTES
+    disk_bytes: int | None = limits.DISK_QUEUE_BYTES
+    disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES

@@ -1,0 +1,90 @@
+"""What a target tells its source: marks, refusals and states as they change.
+
+What is sent is what is true then: wake-ups carry nothing.
+"""
+
+import msgspec
+import trio
+
+from replicator import limits
+from replicator.agent.intake import Intake
+from replicator.agent.replica import Replica
+from replicator.agent.replica_state import journal_ids
+from replicator.agent.spool import Spool
+from replicator.net.frames import Acknowledge, Connect, PiecesRefused, TargetState
+from replicator.net.session import Session, SessionEnded
+from replicator.ops import Position
+
+
+class Reporter:
+    """Of one receiver; one session at a time."""
+
+    def __init__(self, replica: Replica, intake: Intake, spool: Spool) -> None:
+        self._replica = replica
+        self._intake = intake
+        self._spool = spool
+        self._news = trio.Event()
+
+    def news(self) -> None:
+        """A mark, a status or a refusal is new."""
+        self._news.set()
+
+    async def run(self, session: Session, connect: Connect) -> None:
+        """Until the session ends."""
+        ids = journal_ids(connect)
+        last_marks: Acknowledge | None = None
+        last_state: TargetState | None = None
+        replica = self._replica
+        refusals = replica.refusals - len(replica.refused)  # those that are kept are sent again
+        state_at = last_at = -1.0
+        try:
+            while True:
+                self._news = trio.Event()
+                # Refusals first: a batch that is acknowledged is done with for the source.
+                new = min(replica.refusals - refusals, len(replica.refused))
+                refusals = replica.refusals
+                marks = self._marks_now(ids)
+                state = self._state_now()
+                for refused in list(replica.refused)[len(replica.refused) - new :]:
+                    await session.send(PiecesRefused(refused.refused))
+                now = trio.current_time()
+                if state != last_state and (
+                    last_state is None
+                    or msgspec.structs.replace(state, queued_bytes=last_state.queued_bytes) != last_state
+                    or now - state_at >= limits.TARGET_STATE_INTERVAL_S
+                ):
+                    last_state, state_at = state, now
+                    await session.send(state)
+                if marks != last_marks:
+                    last_marks, last_at = marks, now
+                    await session.send(marks)
+                await self._news.wait()
+                if not replica.drained:
+                    with trio.move_on_after(limits.ACKNOWLEDGE_INTERVAL_S):
+                        while not replica.drained:
+                            self._news = trio.Event()
+                            await self._news.wait()
+                elif trio.current_time() - last_at < limits.ACKNOWLEDGE_PAUSE_S:
+                    await trio.sleep(limits.ACKNOWLEDGE_PAUSE_S)
+        except SessionEnded:
+            pass  # the reader finds out by itself
+
+    def _marks_now(self, ids: tuple[str, ...]) -> Acknowledge:
+        received, replica = self._intake.received, self._replica
+        nothing = Position(0, 0)
+        # Batches are numbered from a MIRROR_BEGIN on; applied ones of an earlier mirror would be mistaken for
+        # this one's.
+        same_mirror = received.mirror_id == replica.state.mirror_id
+        return Acknowledge(
+            tuple(received.marks.get(i, nothing).sequence for i in ids),
+            tuple(replica.applied.marks.get(i, nothing).sequence for i in ids),
+            tuple(replica.durable.get(i, nothing).sequence for i in ids),
+            received.batches,
+            replica.applied.batches if same_mirror else 0,
+        )
+
+    def _state_now(self) -> TargetState:
+        replica = self._replica
+        return TargetState(
+            replica.status, replica.state.data_state, replica.reason[:1000], self._spool.queued_bytes
+        )
