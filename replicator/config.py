@@ -19,6 +19,8 @@ from replicator.errors import ConfigError, UsageError
 
 SYSTEM_FILE = "/etc/replicator/replicator.toml"
 UNLIMITED = "unlimited"
+WATCH_ON, WATCH_OFF = "on", "off"
+WATCHES = ("auto", WATCH_ON, WATCH_OFF)
 
 
 class Agent(msgspec.Struct, frozen=True):
@@ -45,6 +47,7 @@ class Target(msgspec.Struct, frozen=True):
     """[target]"""
 
     root: str = limits.TARGET_ROOT
+    watch: str = "auto"  # whether changes of others in a copy are looked for: WATCHES
 
 
 class Mirror(msgspec.Struct, frozen=True):
@@ -160,6 +163,15 @@ def _number(low: int, high: int) -> Check:
     return check
 
 
+def _choice(*values: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in values:
+            raise _Wrong(f"must be one of {', '.join(map(_show, values))}")
+        return str(value)
+
+    return check
+
+
 def _size(low: int, high: int = 1024**5, *, unlimited: bool = False) -> Check:
     def check(value: Any) -> int | None:
         if unlimited and value == UNLIMITED:
@@ -185,6 +197,7 @@ _CHECKS: dict[str, Check] = {
     "queue.disk_free_min": _size(0),
     "queue.alert_percent": _number(1, 100),
     "target.root": _directory,
+    "target.watch": _choice(*WATCHES),
     "mirror.remap_links": _flag,
     "meter.lag_warning_s": _number(0, limits.LAG_MAX_S),
     "meter.lag_error_s": _number(0, limits.LAG_MAX_S),

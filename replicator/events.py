@@ -92,6 +92,17 @@ LAG_ERROR = EventType(
     9063, _E, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
 )
 LAG_NORMAL = EventType(9064, _I, "connection {id}: its recovery point at {target} is good again")
+FOREIGN_CHANGES = EventType(
+    9070,
+    _W,
+    "connection {id}: somebody else changed the copy on {target} ({count} changes, {path}); it is repaired",
+)
+FOREIGN_CHANGES_HERE = EventType(
+    9071, _W, "the copy of connection {uuid} was changed here by somebody else ({count} changes, {path})"
+)
+NOT_WATCHED = EventType(
+    9072, _W, "changes of others in the copy of connection {uuid} are not noticed: {reason}"
+)
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

@@ -72,6 +72,7 @@ STAMP_MARGIN_NS = 1_000_000  # a store of one processor is visible to all others
 DIRTY_MAP_BYTES = 32 * MIB  # memory of one map, by estimate; beyond, it becomes coarser
 DIRTY_REGIONS = 1024  # regions of one file; beyond, those with the smallest gaps between them are joined
 DIRTY_LARGE_BYTES = 16 * MIB  # files written at or behind this place are compared whole only as a last resort
+DRIFT_BYTES = 256 * KIB  # the same of what others have changed in a copy
 LOSSES_BYTES = 1 * MIB  # the same of what a full journal could not take
 LOSSES_FILE_BYTES = 1 * MIB  # notes of that, for the successor of a killed writer, before a map replaces them
 
@@ -180,6 +181,13 @@ WRITE_BYTES = 128 * KIB
 DIRECTORY_DESCRIPTORS = 1024  # directories a target keeps open
 FILE_DESCRIPTORS = 256  # files being written that a target keeps open
 REMOVE_DIRECTORIES = 1000  # sub-directories remembered at a time while a tree is removed
+
+DRIFT_GATHER_S = 0.1  # after the first event of a file system: equal ones that follow become one
+DRIFT_QUIET_S = 0.5  # what others change in a copy within this time is told at once
+DRIFT_PAUSE_FIRST_S = 1.0  # between two tellings of that: it goes on while a program uses the copy
+DRIFT_PAUSE_MAX_S = 30.0
+DRIFT_RENAMES = 10_000  # remembered between two looks
+DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 
 # --- mirror ---
 PART_BYTES = 1 * MIB  # content of one piece

@@ -238,6 +238,8 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     sent_compressed_mirror_bytes: int = 0
     skipped_mirror_bytes: int = 0
     remaining_mirror_bytes: int = 0
+    foreign_changes: int = 0  # of others in the copy, as its present receiver has noticed them
+    foreign_path: str = ""  # of the last of them
     lag_seconds: float = 0.0
     lag: Lag = Lag()  # without its history
     last_file: str = ""

@@ -24,8 +24,9 @@ class Refused(Exception):
 
 async def accept(
     session: Session, arguments: ReceiverArguments, replica: Replica, intake: Intake, others: tuple[str, ...]
-) -> Connect:
-    """Up to CONNECTED. `others`: where other connections of this agent write.
+) -> tuple[Connect, frozenset[str]]:
+    """Up to CONNECTED, and what the source understands. `others`: where other connections of this agent
+    write.
 
     Raises Refused, and what ends a session.
     """
@@ -61,7 +62,7 @@ async def accept(
             replica.state.power_lost and not received.mirroring,
         )
     )
-    return connect
+    return connect, frozenset(hello.features)
 
 
 def _check_places(

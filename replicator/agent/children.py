@@ -380,6 +380,7 @@ class Children:
             memory_bytes=queue.memory_size,
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
+            watch=self._config.target.watch,
         )
 
     # --- all of them ---

@@ -9,6 +9,7 @@ from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.shipper import RootChanged
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.frames import (
+    DRIFT_FEATURE,
     PROTOCOL_VERSION,
     Connect,
     Connected,
@@ -34,7 +35,8 @@ class ConnectionRefused(ReplicatorError):
 async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     """Greet, and ask for the connection. Raises ConnectionRefused, and what ends a session."""
     await session.greet(arguments.connection_uuid)
-    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
+    features = (DRIFT_FEATURE,)
+    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):
         raise ConnectionRefused(hello.reason, retry=hello.retry)

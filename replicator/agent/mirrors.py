@@ -54,6 +54,10 @@ class Mirrors:
         """Requires what may be old on the target: all that changed since the last complete copy, also during
         a recovery. None: nobody knows, so everything is compared instead.
         """
+        self.drift: Callable[[MirrorRun, bool], None] = lambda run, begins: None
+        """Hears of each run of the whole set that begins, and of each that has ended complete: see
+        `DriftRepair.require_all`.
+        """
         self._world = world
         self._flows = flows
         self._memory = memory
@@ -77,6 +81,7 @@ class Mirrors:
             flow.forget_mirror()
             flow.all_required = True
             flow.order.begin(flow.filter.roots)
+        self.drift(run, True)
         self.scanner.wake()
         self.shipper.wake()
         return run
@@ -149,6 +154,8 @@ class Mirrors:
         run.finished_ns = self._world.clock.monotonic_ns()
         run.happen(MirrorEvent.END)
         run.complete = self.was_exact = complete
+        if complete:
+            self.drift(run, False)
         self._ended = (run, [flow.position.sequence for flow in self._flows])
         self.run = None
         self._memory.state.mirror_wanted = None

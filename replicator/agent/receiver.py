@@ -17,9 +17,11 @@ from functools import partial
 import msgspec
 import trio
 
-from replicator import limits
+from replicator import config, limits
 from replicator.agent import control, interpreter
 from replicator.agent.acceptance import Refused, accept
+from replicator.agent.drift import Drift
+from replicator.agent.drift_watch import DriftWatch
 from replicator.agent.intake import Intake
 from replicator.agent.position_file import PositionFile
 from replicator.agent.receiver_arguments import ReceiverArguments
@@ -57,6 +59,9 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_status_reason: str
     target_data_state: TargetDataState
     mirroring: bool
+    watch: str  # for changes of others: on, off, or why it cannot be done
+    foreign_changes: int  # noticed by this process
+    foreign_path: str  # of the last of them
     spool_full: bool
     queued_bytes: int
     memory_queue_bytes: int
@@ -127,6 +132,13 @@ class Receiver:
             refused_file.save,
             lambda connect: open_tree(connect, directory),
             self._news_here,
+            _drift(world, directory, found.state),
+        )
+        self._drift_watch = DriftWatch(
+            world,
+            self.replica,
+            Home(arguments.home).bell,
+            wanted=arguments.watch != config.WATCH_OFF,
         )
         self._intake = Intake(spool, self.replica, found.received, self._received_page, self._news_here)
         self._reporter = Reporter(self.replica, self._intake, spool)
@@ -194,6 +206,9 @@ class Receiver:
             target_status_reason=replica.reason,
             target_data_state=state.data_state,
             mirroring=state.mirroring,
+            watch=self._drift_watch.state,
+            foreign_changes=replica.drift.changes,
+            foreign_path=shown(replica.drift.last_path),
             spool_full=self._intake.full,
             queued_bytes=self._spool.queued_bytes,
             memory_queue_bytes=memory_bytes,
@@ -214,6 +229,7 @@ class Receiver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.replica.keep_durable)
+                nursery.start_soon(self._drift_watch.run)
                 task_status.started()
                 async with trio.open_nursery() as working:
                     working.start_soon(self.replica.run)
@@ -278,10 +294,12 @@ class Receiver:
             nursery.start_soon(session.heartbeat)
             try:
                 with trio.fail_after(limits.CONNECT_TIMEOUT_S):
-                    connect = await accept(session, self._arguments, self.replica, self._intake, others)
+                    connect, features = await accept(
+                        session, self._arguments, self.replica, self._intake, others
+                    )
                 self._connected = True
                 self._log(f"connected to {self.replica.state.source_name}")
-                nursery.start_soon(self._reporter.run, session, connect)
+                nursery.start_soon(self._reporter.run, session, connect, features)
                 while True:
                     await self._handle(await session.receive())
             except PeerLeft as end:
@@ -322,6 +340,14 @@ class Receiver:
 
     def _log(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def _drift(world: World, directory: str, state: ReplicaState) -> Drift:
+    drift = Drift(world, directory)
+    if drift.damaged or (state.drifted and not drift.pending):
+        for journal in state.connect.journals if state.connect is not None else ():
+            drift.add(journal.journal_id, None)
+    return drift
 
 
 def _sequences(marks: Marks) -> dict[str, int]:

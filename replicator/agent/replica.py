@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.agent.drift import MOVING, Drift
 from replicator.agent.position_file import PositionFile
 from replicator.agent.replica_state import (
     Applied,
@@ -79,6 +80,7 @@ class Replica:
         save_refused: Callable[[list[RefusedBatch]], None],
         open_tree: Callable[[Connect], Tree],
         changed: Callable[[], None],
+        drift: Drift,
     ) -> None:
         self.state = state
         self.applied = applied
@@ -88,6 +90,8 @@ class Replica:
         self.refused: deque[RefusedBatch] = deque(refused)
         self.refusals = len(refused)  # ever appended to `refused`
         self.tree: Tree | None = None
+        self.tree_changed = trio.Event()  # set, and replaced, when `tree` is another one
+        self.drift = drift
         self._apply_state: Machine[TargetStatus, ApplyEvent] = Machine(APPLY, TargetStatus.OK, self._moved)
         self._world = world
         self._spool = spool
@@ -299,8 +303,12 @@ class Replica:
                 in_doubt = in_doubt or kind in _CREATING
                 await self._wait_to_retry(_reason(error), delay_s)
                 delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
+                # Meanwhile it may have turned out that others have changed the copy.
+                tolerant = tolerant or self.state.data_state is not TargetDataState.OK
         if self.status is TargetStatus.RETRYING:
             self._apply_state.happen(ApplyEvent.WORKS)
+        if kind in MOVING:
+            self.drift.follow(self._journals[journal], record)
         self.operations += 1
         self.last_path = record.path
         self._unsynced.set()
@@ -411,6 +419,8 @@ class Replica:
                     delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
         if self.status is TargetStatus.RETRYING:
             self._apply_state.happen(ApplyEvent.WORKS)
+        self.tree_changed.set()
+        self.tree_changed = trio.Event()
         self._journals = tuple(journal.journal_id for journal in connect.journals)
         if connect != self.state.connect:
             former = self.state.connect
@@ -443,7 +453,12 @@ class Replica:
         self._save_refused(list(self.refused))
         self.tree.forget_links()
         self._data_event(DataEvent.MIRROR_COMPLETE if end.complete else DataEvent.MIRROR_INCOMPLETE)
-        suspect_since_ns = None if end.complete else self.state.suspect_since_ns
+        if end.complete:
+            self.drift.repaired(end.drift)
+            if self.drift.pending:  # reported too late for this mirror
+                self._data_event(DataEvent.DRIFT)
+        exact = end.complete and not self.drift.pending
+        suspect_since_ns = None if exact else self.state.suspect_since_ns
         self.tree.suspect(suspect_since_ns)
         await self._save(mirroring=False, mirror_id=end.mirror_id, suspect_since_ns=suspect_since_ns)
         self._unsynced.set()
@@ -460,8 +475,30 @@ class Replica:
             self._changed()
 
     def _data_event(self, event: DataEvent) -> None:
-        data_state = step(DATA, self.state.data_state, event)
-        self.state = msgspec.structs.replace(self.state, data_state=data_state)
+        before = self.state
+        data_state = step(DATA, before.data_state, event)
+        drifted = event is DataEvent.DRIFT and (before.drifted or before.data_state is TargetDataState.OK)
+        self.state = msgspec.structs.replace(before, data_state=data_state, drifted=drifted)
+
+    def tell(self) -> None:
+        """There is something new to tell the source."""
+        self._changed()
+
+    async def changed_by_others(self, since_ns: int | None) -> None:
+        """Something was added to `drift`. `since_ns`: it is not known what, but all of it was changed since
+        then.
+        """
+        self._data_event(DataEvent.DRIFT)
+        self._stale_descriptors = True  # a directory that is kept open may be another one, or none
+        if since_ns is not None:
+            former_ns = self.state.suspect_since_ns
+            since_ns = since_ns if former_ns is None else min(former_ns, since_ns)
+            if self.tree is not None:
+                self.tree.suspect(since_ns)
+            await self._save(suspect_since_ns=since_ns)
+        else:
+            await self._save()
+        self._changed()
 
     # --- trouble ---
 
@@ -564,8 +601,10 @@ class Replica:
         async with self._save_lock:
             state = msgspec.structs.replace(self.state, boot_id=self._world.clock.boot_id(), **changes)
             await self._world.in_thread(lambda: self._state_file.save(state))
-            # Meanwhile the data state may have changed, and only that.
-            self.state = msgspec.structs.replace(state, data_state=self.state.data_state)
+            # Meanwhile these may have changed, and only these.
+            self.state = msgspec.structs.replace(
+                state, data_state=self.state.data_state, drifted=self.state.drifted
+            )
 
 
 def _placed(tree: Tree, batch: Batch) -> list[Refused]:

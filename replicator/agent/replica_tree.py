@@ -61,6 +61,10 @@ class Tree(Protocol):
         """All that was done before the call is on stable storage after it. From any thread. OSError."""
         ...
 
+    def directories(self) -> list[int]:
+        """Descriptors of the target directories, in the order in which the maps name them first."""
+        ...
+
     def forget_descriptors(self) -> None:
         """Open everything afresh: a change behind our back must not mislead us for long."""
         ...
@@ -179,6 +183,9 @@ class ReplicaTree:
             if root.device not in synced:
                 root.sync()
                 synced.add(root.device)
+
+    def directories(self) -> list[int]:
+        return [root.descriptor for root in self._roots.values()]
 
     def forget_descriptors(self) -> None:
         for root in self._roots.values():

@@ -17,6 +17,7 @@ from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
+from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
@@ -26,7 +27,7 @@ from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.sender_journals import open_flows
 from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
-from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
+from replicator.agent.states import DataEvent, MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
 from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
@@ -38,6 +39,7 @@ from replicator.net.frames import (
     Connected,
     Derived,
     Disconnect,
+    Drift,
     Mark,
     PiecesRefused,
     TargetState,
@@ -48,6 +50,7 @@ from replicator.paths import Home
 from replicator.queue.journal import JournalSettings
 from replicator.status import (
     ConnectionStatus,
+    Dimension,
     Lag,
     MirrorProgress,
     MirrorStatus,
@@ -103,6 +106,7 @@ class Sender:
         self.shipper.batches = world.clock.wall_ns() // 1000
         self._scanner = Scanner(world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake)
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
+        self._drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
         self._session: Session | None = None
         self._received = [0] * len(flows)
         self._applied = [0] * len(flows)
@@ -279,6 +283,11 @@ class Sender:
             for refused in decode_refused(event.refused):
                 self._refused_piece(refused)
             self._scanner.wake()
+        elif isinstance(event, Drift):
+            what = f"{event.changes} changes, the last of {shown(event.last_path)}"
+            self.story.note(Dimension.DATA, self._states.target_data, DataEvent.DRIFT, what)
+            self._drift.report(event)
+            self._changes.notify()
 
     def _refused_piece(self, refused: Refused) -> None:
         flow, path = self._flows[refused.journal], refused.path
@@ -442,6 +451,8 @@ class Sender:
             sent_compressed_mirror_bytes=totals.mirror_bytes,
             skipped_mirror_bytes=progress.skipped_bytes,
             remaining_mirror_bytes=progress.remaining_bytes if self._mirrors.run is not None else 0,
+            foreign_changes=self._drift.changes,
+            foreign_path=self._drift.last_path,
             lag_seconds=lag.seconds,
             lag=msgspec.structs.replace(lag, last_minute=(), last_hour=()),
             last_file=shown(totals.last_path),

@@ -55,6 +55,7 @@ class DataEvent(StrEnum):
     LOSS = "an operation is missing"
     OTHER_PLACE = "other journals or places"
     POWER_LOST = "the target may have lost what it had"
+    DRIFT = "others have changed the copy"
 
 
 class ApplyEvent(StrEnum):
@@ -129,12 +130,14 @@ DATA: Table[TargetDataState, DataEvent] = {
     (_D.OK, _DE.LOSS): _D.MIRROR_REQUIRED,
     (_D.OK, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.OK, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
+    (_D.OK, _DE.DRIFT): _D.MIRROR_REQUIRED,
     (_D.MIRRORING, _DE.MIRROR_BEGINS): _D.MIRRORING,
     (_D.MIRRORING, _DE.MIRROR_COMPLETE): _D.OK,
     (_D.MIRRORING, _DE.MIRROR_INCOMPLETE): _D.MIRROR_REQUIRED,
     (_D.MIRRORING, _DE.LOSS): _D.MIRRORING,  # the mirror brings it
     (_D.MIRRORING, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.MIRRORING, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
+    (_D.MIRRORING, _DE.DRIFT): _D.MIRRORING,  # the mirror brings it
     (_D.MIRROR_REQUIRED, _DE.MIRROR_BEGINS): _D.MIRRORING,
     # Of a mirror that began before the places became others: it was not of all that is there now.
     (_D.MIRROR_REQUIRED, _DE.MIRROR_COMPLETE): _D.MIRROR_REQUIRED,
@@ -142,6 +145,7 @@ DATA: Table[TargetDataState, DataEvent] = {
     (_D.MIRROR_REQUIRED, _DE.LOSS): _D.MIRROR_REQUIRED,
     (_D.MIRROR_REQUIRED, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.MIRROR_REQUIRED, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
+    (_D.MIRROR_REQUIRED, _DE.DRIFT): _D.MIRROR_REQUIRED,
 }
 """A copy becomes OK by a complete mirror, and by nothing else."""
 

@@ -1,0 +1,171 @@
+"""Drift: what others have changed in a copy, until its source has brought it again (AD-09).
+
+Kept by the target, as dirty maps in terms of the source's paths, so that neither side can forget it: each
+report has a number, is told again in every session, and is gone when a mirror that knew of it is complete.
+What is renamed here meanwhile is reported under its new name as well: the source may have passed that
+operation before it heard of the report.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from replicator import limits
+from replicator.mirror.order import is_below_or_equal
+from replicator.ops import RENAME_EXCHANGE, Kind, Record
+from replicator.queue.dirty import CorruptDirtyMap, DirtyMap, Scope
+from replicator.world import World
+
+MOVING = frozenset({Kind.RENAME, Kind.LINK})
+"""Operations that give something another name: see `Drift.follow`."""
+
+
+@dataclass
+class Report:
+    """What a source is told at once, of one journal. `dirty` None: anything may have changed."""
+
+    number: int
+    journal_id: str
+    dirty: DirtyMap | None
+
+    @property
+    def encoded(self) -> bytes:
+        """b"": anything."""
+        return b"" if self.dirty is None else self.dirty.encode()
+
+
+class Drift:
+    """Of one copy. `reports` is what is not repaired; `changes` and `last_path` are for people."""
+
+    def __init__(self, world: World, directory: str) -> None:
+        """`directory`: home/target/<connection>. OSError."""
+        self.reports: list[Report] = []
+        self.changes = 0
+        self.last_path = b""
+        self.told = 0
+        """Number of the last report that a source may be told: what comes after it is gathered."""
+        self._recent: list[tuple[str, Record]] | None = []  # names given since `looked`; None: too many
+        self._world = world
+        self._path = os.path.join(directory, "drift")
+        self._number = 0
+        self.damaged = not self._load()
+        self.tell()
+        """What was known is lost: whoever knows the journals reports that anything may have changed."""
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.reports)
+
+    def add(self, journal_id: str, dirty: DirtyMap | None) -> None:
+        """Something was changed since the last `looked`. `dirty`: in terms of the source's paths, not to be
+        used afterwards.
+        """
+        if self._recent is None:
+            dirty = None
+        elif dirty is not None:
+            for journal, record in self._recent:  # it may have been changed before that
+                if journal == journal_id:
+                    dirty.merge(_followed([dirty], record))
+        self._report(journal_id, dirty)
+        self._save()
+
+    def looked(self) -> None:
+        """All that was changed up to now was added."""
+        self._recent = []
+
+    def tell(self) -> None:
+        """What was gathered is for the source to know."""
+        self.told = self._number
+
+    def _report(self, journal_id: str, dirty: DirtyMap | None) -> None:
+        same = [report for report in self.reports if report.journal_id == journal_id]
+        if any(report.dirty is None for report in same):
+            dirty = None
+        for report in same:
+            if dirty is None or len(same) >= limits.DRIFT_REPORTS or report.number > self.told:
+                self.reports.remove(report)
+                if dirty is not None and report.dirty is not None:
+                    dirty.merge(report.dirty)
+        self._number = max(self._number + 1, self._world.clock.wall_ns() // 1000)
+        self.reports.append(Report(self._number, journal_id, dirty))
+
+    def repaired(self, number: int) -> None:
+        """A mirror is complete that knew of all reports up to this number."""
+        left = [report for report in self.reports if report.number > number]
+        if len(left) < len(self.reports):
+            self.reports = left
+            self._save()
+
+    def follow(self, journal_id: str, record: Record) -> None:
+        """This operation, which gives something another name, was applied here."""
+        if self._recent is not None:
+            if len(self._recent) < limits.DRIFT_RENAMES:
+                self._recent.append((journal_id, record._replace(payload=b"")))
+            else:
+                self._recent = None
+        known = [r.dirty for r in self.reports if r.journal_id == journal_id and r.dirty is not None]
+        dirty = _followed(known, record)
+        if not dirty.is_empty:
+            self._report(journal_id, dirty)
+            self._save()
+            self.tell()
+
+    # --- over restarts ---
+
+    def _save(self) -> None:
+        """Replace the file. It survives a kill; where power loss takes it, the whole copy is compared."""
+        try:
+            self._replace_file()
+        except OSError as error:  # what is in memory holds; only over a kill is it forgotten
+            print(f"changes of others in the copy cannot be noted: {error}", file=sys.stderr, flush=True)
+
+    def _replace_file(self) -> None:
+        disk = self._world.disk
+        data = msgspec.msgpack.encode([(r.number, r.journal_id, r.encoded) for r in self.reports])
+        temporary = self._path + ".new"
+        handle = disk.open_append(temporary)
+        try:
+            disk.append(handle, [data], 0)
+        finally:
+            disk.close(handle)
+        disk.truncate(temporary, len(data))
+        disk.replace(temporary, self._path)
+
+    def _load(self) -> bool:
+        disk = self._world.disk
+        if not disk.exists(self._path):
+            return True
+        handle = disk.open_read(self._path)
+        try:
+            data = disk.read(handle, disk.size(self._path), 0)
+        finally:
+            disk.close(handle)
+        try:
+            stored = msgspec.msgpack.decode(data, type=list[tuple[int, str, bytes]])
+            for number, journal_id, encoded in stored:
+                dirty = DirtyMap.decode(encoded, limits.DRIFT_BYTES) if encoded else None
+                self.reports.append(Report(number, journal_id, dirty))
+                self._number = number
+        except (msgspec.DecodeError, CorruptDirtyMap):
+            self.reports.clear()
+            return False
+        return True
+
+
+def _followed(known: Iterable[DirtyMap], record: Record) -> DirtyMap:
+    """What these say of a name, said of the name that it has got."""
+    moved = [(record.path, record.path2)]
+    if record.kind == Kind.RENAME and record.arg0 & RENAME_EXCHANGE:
+        moved.append((record.path2, record.path))
+    found = DirtyMap(limits.DRIFT_BYTES)
+    for dirty in known:
+        for entry in dirty:
+            for old, new in moved:
+                if is_below_or_equal(entry.path, old):
+                    found.include(new + entry.path[len(old) :], entry.scope, 0)
+                elif entry.scope & Scope.TREE and is_below_or_equal(old, entry.path):
+                    found.include(new, Scope.TREE, 0)
+    return found
