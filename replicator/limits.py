@@ -186,7 +186,7 @@ DRIFT_GATHER_S = 0.1  # after the first event of a file system: equal ones that 
 DRIFT_QUIET_S = 0.5  # what others change in a copy within this time is told at once
 DRIFT_PAUSE_FIRST_S = 1.0  # between two tellings of that: it goes on while a program uses the copy
 DRIFT_PAUSE_MAX_S = 30.0
-DRIFT_RENAMES = 10_000  # remembered between two looks
+DRIFT_RECENT = 10_000  # operations remembered between two looks: renames, and on hard links
 DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 
 # --- mirror ---

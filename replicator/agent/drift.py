@@ -15,12 +15,12 @@ import msgspec
 
 from replicator import limits
 from replicator.mirror.order import is_below_or_equal
-from replicator.ops import RENAME_EXCHANGE, Kind, Record
+from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Kind, Record
 from replicator.queue.dirty import CorruptDirtyMap, DirtyMap, Scope
 from replicator.world import World
 
-MOVING = frozenset({Kind.RENAME, Kind.LINK})
-"""Operations that give something another name: see `Drift.follow`."""
+_MOVING = frozenset({Kind.RENAME, Kind.LINK})
+_MULTILINK = int(Flag.MULTILINK)  # enumerations are slow where it counts
 
 
 @dataclass
@@ -45,9 +45,11 @@ class Drift:
         self.reports: list[Report] = []
         self.changes = 0
         self.last_path = b""
+        self.since_ns = 0  # none of what is reported was changed before
+        self.watched = False  # somebody calls `looked`
         self.told = 0
         """Number of the last report that a source may be told: what comes after it is gathered."""
-        self._recent: list[tuple[str, Record]] | None = []  # names given since `looked`; None: too many
+        self._recent: list[tuple[str, Record]] | None = []  # since `looked`; None: too many
         self._world = world
         self._path = os.path.join(directory, "drift")
         self._number = 0
@@ -59,18 +61,22 @@ class Drift:
     def pending(self) -> bool:
         return bool(self.reports)
 
-    def add(self, journal_id: str, dirty: DirtyMap | None) -> None:
+    def add(self, journal_id: str, dirty: DirtyMap | None) -> bool:
         """Something was changed since the last `looked`. `dirty`: in terms of the source's paths, not to be
-        used afterwards.
+        used afterwards. Returns whether anything may have been changed.
         """
         if self._recent is None:
             dirty = None
-        elif dirty is not None:
-            for journal, record in self._recent:  # it may have been changed before that
-                if journal == journal_id:
-                    dirty.merge(_followed([dirty], record))
+        for journal, record in self._recent or ():  # it may have been changed before that
+            if dirty is not None and journal == journal_id:
+                followed = _followed([dirty], record)
+                if followed is not None:
+                    dirty.merge(followed)
+                else:
+                    dirty = None
         self._report(journal_id, dirty)
         self._save()
+        return dirty is None
 
     def looked(self) -> None:
         """All that was changed up to now was added."""
@@ -99,19 +105,20 @@ class Drift:
             self.reports = left
             self._save()
 
-    def follow(self, journal_id: str, record: Record) -> None:
-        """This operation, which gives something another name, was applied here."""
-        if self._recent is not None:
-            if len(self._recent) < limits.DRIFT_RENAMES:
+    def follow(self, journal_id: str, record: Record) -> bool:
+        """This operation, which `moves`, was applied here. Returns whether anything may be wrong by that."""
+        if self.watched:
+            if self._recent is not None and len(self._recent) < limits.DRIFT_RECENT:
                 self._recent.append((journal_id, record._replace(payload=b"")))
             else:
                 self._recent = None
         known = [r.dirty for r in self.reports if r.journal_id == journal_id and r.dirty is not None]
         dirty = _followed(known, record)
-        if not dirty.is_empty:
+        if dirty is None or not dirty.is_empty:
             self._report(journal_id, dirty)
             self._save()
             self.tell()
+        return dirty is None
 
     # --- over restarts ---
 
@@ -155,8 +162,15 @@ class Drift:
         return True
 
 
-def _followed(known: Iterable[DirtyMap], record: Record) -> DirtyMap:
-    """What these say of a name, said of the name that it has got."""
+def moves(record: Record) -> bool:
+    """Whether an operation carries what others have changed to another name: by giving it that name, or
+    because it was meant for a file that has further names, and did not reach it.
+    """
+    return record.kind in _MOVING or bool(record.flags & _MULTILINK and record.kind not in NAME_KINDS)
+
+
+def _followed(known: Iterable[DirtyMap], record: Record) -> DirtyMap | None:
+    """What these say of a name, said of the name that it has got. None: of names that nobody here knows."""
     moved = [(record.path, record.path2)]
     if record.kind == Kind.RENAME and record.arg0 & RENAME_EXCHANGE:
         moved.append((record.path2, record.path))
@@ -164,8 +178,13 @@ def _followed(known: Iterable[DirtyMap], record: Record) -> DirtyMap:
     for dirty in known:
         for entry in dirty:
             for old, new in moved:
-                if is_below_or_equal(entry.path, old):
+                below = is_below_or_equal(entry.path, old)
+                if not below and not (entry.scope & Scope.TREE and is_below_or_equal(old, entry.path)):
+                    continue
+                if record.kind not in _MOVING:
+                    return None
+                if below:
                     found.include(new + entry.path[len(old) :], entry.scope, 0)
-                elif entry.scope & Scope.TREE and is_below_or_equal(old, entry.path):
+                else:
                     found.include(new, Scope.TREE, 0)
     return found

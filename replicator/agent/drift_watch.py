@@ -51,13 +51,13 @@ class DriftWatch:
                 await changed.wait()
                 continue
             try:
-                self.state = WATCHING
+                self.state, self._replica.drift.watched = WATCHING, True
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch, watched)
                     await changed.wait()
                     nursery.cancel_scope.cancel()
             finally:
-                self.state = OFF
+                self.state, self._replica.drift.watched = OFF, False
                 watched.close()
 
     async def _watch(self, watched: ForeignChanges) -> None:
@@ -81,10 +81,13 @@ class DriftWatch:
         assert connect is not None
         drift = replica.drift
         drift.changes += len(seen.changes) + seen.overflow
+        if not drift.pending:
+            drift.since_ns = since_ns - limits.FILE_CLOCK_STEP_NS
+        anything = False
         for index, journal in enumerate(connect.journals):
             dirty = None if seen.anything else dirty_map(seen.changes, connect, index)
             if dirty is None or not dirty.is_empty:
-                drift.add(journal.journal_id, dirty)
+                anything |= drift.add(journal.journal_id, dirty)
         if seen.changes:
             drift.last_path = seen.changes[-1].path
         now = trio.current_time()
@@ -96,7 +99,7 @@ class DriftWatch:
             self._tell_at = max(now + limits.DRIFT_QUIET_S, self._told_at + self._pause_s)
             what = "more than could be looked at" if seen.overflow else shown(drift.last_path)
             print(f"others have changed the copy: {what}", file=sys.stderr, flush=True)
-        await replica.changed_by_others(since_ns - limits.FILE_CLOCK_STEP_NS if seen.anything else None)
+        await replica.changed_by_others(drift.since_ns if anything else None)
 
     def _tell(self) -> None:
         self._told_at, self._tell_at = trio.current_time(), _NEVER

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from replicator import limits
-from replicator.agent.drift import MOVING, Drift
+from replicator.agent.drift import Drift, moves
 from replicator.agent.position_file import PositionFile
 from replicator.agent.replica_state import (
     Applied,
@@ -307,8 +307,8 @@ class Replica:
                 tolerant = tolerant or self.state.data_state is not TargetDataState.OK
         if self.status is TargetStatus.RETRYING:
             self._apply_state.happen(ApplyEvent.WORKS)
-        if kind in MOVING:
-            self.drift.follow(self._journals[journal], record)
+        if moves(record) and self.drift.follow(self._journals[journal], record):
+            await self.changed_by_others(self.drift.since_ns)
         self.operations += 1
         self.last_path = record.path
         self._unsynced.set()

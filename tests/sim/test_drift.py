@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from replicator.fs.foreign import (
     ForeignChange,
     Seen,
 )
+from replicator.ops import Kind
 
 pytestmark = pytest.mark.sim
 
@@ -103,13 +105,14 @@ class Somebody:
         receiver = simulation.receiver
         assert receiver is not None
         replica = receiver.replica
+        replica.drift.watched = True
         connect = replica.state.connect
         assert connect is not None
         seen, self.seen = Seen(self.seen, overflow=False), []
         dirty = None if seen.anything else dirty_map(seen.changes, connect, 0)
         if dirty is None or not dirty.is_empty:
-            replica.drift.add(simulation.journal_id, dirty)
-            await replica.changed_by_others(0 if dirty is None else None)
+            anything = replica.drift.add(simulation.journal_id, dirty)
+            await replica.changed_by_others(0 if anything else None)
             replica.drift.tell()
             replica.tell()
         replica.drift.looked()
@@ -140,6 +143,8 @@ async def one_run(seed: int, *, faults: bool, links: bool = True) -> None:
         await simulation.drained()
         somebody = Somebody(simulation.target_root, chance)
         for _ in range(3):
+            assert simulation.receiver is not None
+            simulation.receiver.replica.drift.watched = True
             for _ in range(chance.randint(1, 6)):
                 somebody.change()
                 if chance.random() < 0.5:
@@ -150,6 +155,12 @@ async def one_run(seed: int, *, faults: bool, links: bool = True) -> None:
             for _ in range(chance.randint(0, 10)):
                 changes.steps(chance.choice((0, 1, 1, 3, 10)))
                 await trio.sleep(chance.choice((0, 0.0002, 0.001, 0.01)))
+                if chance.random() < 0.2:  # perhaps during the repair
+                    for _ in range(chance.randint(1, 4)):
+                        somebody.change()
+                    await somebody.told(simulation)
+                if chance.random() < 0.1 and simulation.sender is not None:
+                    simulation.sender.mirror_start(chance.choice(("full", "difference")))
                 if faults and chance.random() < 0.15:
                     await fault(simulation, chance)
             await equal_again(simulation)
@@ -185,7 +196,7 @@ def forgotten_by_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def renames_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Drift, "follow", lambda self, journal_id, record: None)
+    monkeypatch.setattr(Drift, "follow", lambda self, journal_id, record: False)
 
 
 def old_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,3 +209,41 @@ def brought_before_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_run_that_begins_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DriftRepair, "require_all", lambda self, run, begins: None)
+
+
+def linked_files_are_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.agent.drift.moves", lambda record: record.kind == Kind.RENAME)
+    monkeypatch.setattr("replicator.agent.replica.moves", lambda record: record.kind == Kind.RENAME)
+
+
+def size_and_time_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.mirror.order.Order._was_replaced", lambda self, path: False)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        forgotten_by_the_target,
+        renames_not_followed,
+        linked_files_are_as_others,
+        old_descriptors,
+        brought_before_is_believed,
+        a_run_that_begins_does_not_know,
+        size_and_time_are_believed,
+    ],
+)
+@pytest.mark.timeout_s(300)
+def test_a_planted_mistake_is_found(
+    plant: Plant, small_limits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    for seed in range(80):
+        try:
+            trio.run(
+                partial(one_run, seed, faults=True),
+                clock=trio.testing.MockClock(autojump_threshold=0),
+            )
+        except BaseExceptionGroup as group:
+            assert group.subgroup((AssertionError, trio.TooSlowError)) is not None
+            return
+    raise AssertionError("no run found it")
