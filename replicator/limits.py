@@ -73,6 +73,17 @@ DIRTY_MAP_BYTES = 32 * MIB  # memory of one map, by estimate; beyond, it becomes
 DIRTY_REGIONS = 1024  # regions of one file; beyond, those with the smallest gaps between them are joined
 DIRTY_LARGE_BYTES = 16 * MIB  # files written at or behind this place are compared whole only as a last resort
 DRIFT_BYTES = 256 * KIB  # the same of what others have changed in a copy
+DIRT_LOOK_S = 2.0  # between two counts of what such a map has
+TRACK_ROOM_AWAY = 0.5  # a target that is away is tracked when so little of a journal is left,
+TRACK_ROOM_CONNECTED = 0.25  # and one that is there, and slow, when it is this
+TRACK_WAIT_S = 60.0  # for what is journaled to be tracked, before the target is asked again
+TRACK_SAVE_BYTES = 16 * MIB  # of records tracked, between two times that the map is saved
+TRACK_SAVE_S = 10.0  # the same, in time
+TRACK_SAVE_QUIET_S = 1.0  # the same, when there is nothing more to track
+TRACK_IDLE_S = 5.0  # a safety net: the journals ring
+TRACK_LOOK_MIN_S = 0.01  # between two looks whether a journal gets full,
+TRACK_LOOK_MAX_S = 1.0
+TRACK_WRITER_BYTES_PER_S = 1_000_000_000  # faster than any capture writes
 LOSSES_BYTES = 1 * MIB  # the same of what a full journal could not take
 LOSSES_FILE_BYTES = 1 * MIB  # notes of that, for the successor of a killed writer, before a map replaces them
 
@@ -165,6 +176,8 @@ UNSYNCED_MAX_NS = (
     300_000_000_000  # what a program writes is on the disk after this time (vm.dirty_expire_centisecs)
 )
 ALIVE_NOTE_S = 60.0  # between two notes of a sender that its host has power
+SHIP_PAUSE_S = 0.01  # between two times that a sender looks into journals that it had read to the end,
+SHIP_PAUSE_BYTES = 128 * KIB  # unless so much is in them meanwhile
 ACKNOWLEDGE_INTERVAL_S = 0.005  # between two acknowledgements while the target is busy
 ACKNOWLEDGE_PAUSE_S = 0.001  # between two acknowledgements of a target that keeps up
 TARGET_STATE_INTERVAL_S = 1.0  # between two reports of nothing but a changed backlog

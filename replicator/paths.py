@@ -81,6 +81,10 @@ class Home:
         """What a sender remembers over a restart, as JSON."""
         return os.path.join(self.path, "source", connection_uuid + ".json")
 
+    def dirt(self, connection_uuid: str) -> str:
+        """What the target of a connection may lack."""
+        return os.path.join(self.path, "source", connection_uuid + ".dirt")
+
     def story(self, connection_uuid: str) -> str:
         """What happened to a connection: one JSON value a line."""
         return os.path.join(self.path, "source", connection_uuid + ".story")

@@ -242,6 +242,13 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     foreign_path: str = ""  # of the last of them
     lag_seconds: float = 0.0
     lag: Lag = Lag()  # without its history
+    tracking: bool = False  # nothing is kept in the queue for this connection: only what changes is noted
+    tracked_since: float | None = None  # seconds since the epoch; what was changed since is to be brought
+    tracked_files: int = 0  # entries that name one file
+    tracked_bytes: int = 0  # in regions of known length
+    tracked_directories: int = 0
+    tracked_trees: int = 0  # to be brought with all below
+    tracked_enough: bool = True  # False: everything has to be compared
     last_file: str = ""
     connected_since: float | None = None  # seconds since the epoch
     received: dict[str, int] = {}

@@ -53,6 +53,7 @@ class Drift:
         self._world = world
         self._path = os.path.join(directory, "drift")
         self._number = 0
+        self._unsettled: list[Report] = []  # repaired, and not on stable storage yet
         self.damaged = not self._load()
         self.tell()
         """What was known is lost: whoever knows the journals reports that anything may have changed."""
@@ -100,9 +101,19 @@ class Drift:
 
     def repaired(self, number: int) -> None:
         """A mirror is complete that knew of all reports up to this number."""
-        left = [report for report in self.reports if report.number > number]
-        if len(left) < len(self.reports):
-            self.reports = left
+        self._unsettled += [report for report in self.reports if report.number <= number]
+        self.reports = [report for report in self.reports if report.number > number]
+
+    def mark(self) -> int:
+        """For `settle`: how much is repaired, if not durably, at this moment."""
+        return len(self._unsettled)
+
+    def settle(self, mark: int) -> None:
+        """The copy was made durable since that `mark`. Until then, power loss brings back what others had
+        changed.
+        """
+        if mark:
+            del self._unsettled[:mark]
             self._save()
 
     def follow(self, journal_id: str, record: Record) -> bool:
@@ -123,7 +134,7 @@ class Drift:
     # --- over restarts ---
 
     def _save(self) -> None:
-        """Replace the file. It survives a kill; where power loss takes it, the whole copy is compared."""
+        """Replace the file, durably: what others change is rare."""
         try:
             self._replace_file()
         except OSError as error:  # what is in memory holds; only over a kill is it forgotten
@@ -131,15 +142,18 @@ class Drift:
 
     def _replace_file(self) -> None:
         disk = self._world.disk
-        data = msgspec.msgpack.encode([(r.number, r.journal_id, r.encoded) for r in self.reports])
+        reports = sorted([*self._unsettled, *self.reports], key=lambda report: report.number)
+        data = msgspec.msgpack.encode([(r.number, r.journal_id, r.encoded) for r in reports])
         temporary = self._path + ".new"
         handle = disk.open_append(temporary)
         try:
             disk.append(handle, [data], 0)
+            disk.truncate(temporary, len(data))
+            disk.fsync(handle)
         finally:
             disk.close(handle)
-        disk.truncate(temporary, len(data))
         disk.replace(temporary, self._path)
+        disk.fsync_directory(os.path.dirname(self._path))
 
     def _load(self) -> bool:
         disk = self._world.disk

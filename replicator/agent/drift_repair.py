@@ -34,7 +34,7 @@ class DriftRepair:
         self._remove = remove
         self._reported: list[_Reported] = []
         self._known = 0  # number of the last one heard of by this process
-        mirrors.drift = self.require_all
+        mirrors.drift = self.heed
 
     def report(self, frame: Drift) -> None:
         """The target says so. Raises RemoteProtocolError."""
@@ -54,16 +54,15 @@ class DriftRepair:
         self._reported = [r for r in self._reported if r.number != frame.number] + [reported]
         if mirrors.run is None:
             mirrors.was_exact = frame.exact
-            mirrors.begin_recovery()
-        run = mirrors.run
-        assert run is not None
-        self._require(run, reported)
+            mirrors.begin_recovery()  # which asks for all that is reported
+        else:
+            self._require(mirrors.run, reported)
         mirrors.scanner.wake()
         mirrors.shipper.wake()
 
-    def require_all(self, run: MirrorRun, begins: bool) -> None:
-        """A run of the whole set begins: what is known to be wrong is not to be believed. Or it has ended
-        complete: then all it was asked for is right.
+    def heed(self, run: MirrorRun, begins: bool) -> None:
+        """A run begins: what is known to be wrong is not to be believed. Or it has ended complete: then all
+        that it was asked for is right.
         """
         if begins:
             for reported in self._reported:

@@ -63,7 +63,10 @@ class Flow:
         self.filter = set_filter
         self.source = source
         self.order = Order()
-        self.position: Position = START  # of the last record that is in the stream
+        # Of the last record that is in the stream, or that is tracked instead (see `dirt.py`).
+        self.position: Position = cursor.position if cursor.resumed else START
+        self.reached: Position | None = None  # where the target is, until the stream goes on
+        self.sent_max = cursor.head().sequence  # no sender of this connection has sent more
         self.passed_wall_ns = 0  # when that was done; 0: not known
         self.pieces: deque[QueuedPiece] = deque()
         self.transfers: list[OpenTransfer] = []  # being read, or read and waiting for their places
@@ -126,6 +129,11 @@ class Flow:
         if position != self.position:
             self.passed_wall_ns = 0
         self.position = position
+
+    def stand_at(self, sequence: int, chain: int, passed_wall_ns: int) -> None:
+        """A predecessor was here; the cursor is moved when it is known where the target is."""
+        self.position = Position(sequence, chain)
+        self.passed_wall_ns = passed_wall_ns
 
     def seek_head(self) -> None:
         """Go on with what comes next."""

@@ -14,6 +14,10 @@ FULL = "full"
 DIFFERENCE = "difference"
 RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set left to bring
 KINDS = frozenset({FULL, DIFFERENCE})
+LOG = "log"  # of what is known to have changed
+OFF = "off"
+REMIRROR = (LOG, DIFFERENCE, "checksum", FULL, OFF)
+"""AD-10: what brings what a target lacks after it was away. There is no comparison by checksum yet: full."""
 
 _RATE_WINDOW_NS = 2_000_000_000
 

@@ -13,8 +13,9 @@ import trio
 
 from replicator import limits
 from replicator.agent.changes import Changes
+from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
-from replicator.agent.mirroring import KINDS, RECOVERY, MirrorRun
+from replicator.agent.mirroring import FULL, KINDS, LOG, OFF, RECOVERY, MirrorRun
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.shipper import Shipper
@@ -43,39 +44,43 @@ class Mirrors:
         memory: SenderStateFile,
         changes: Changes,
         moved: Callable[[MirrorStatus, str, str], None],
+        dirt: Dirt,
+        remirror: str,
     ) -> None:
+        """`remirror`: what brings what was only tracked (AD-10), see `REMIRROR`."""
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
         self.was_exact = False
         """The target was exact, until it had to give a single path up; or it is about to be: the end of a
         complete run is in the stream, and it has not said so yet.
         """
-        self.dirt: Callable[[Flow], None] | None = None
-        """Requires what may be old on the target: all that changed since the last complete copy, also during
-        a recovery. None: nobody knows, so everything is compared instead.
-        """
+        self.dirt = dirt
+        self.remirror = remirror
         self.drift: Callable[[MirrorRun, bool], None] = lambda run, begins: None
-        """Hears of each run of the whole set that begins, and of each that has ended complete: see
-        `DriftRepair.require_all`.
-        """
+        """Hears of each run that begins, and of each that has ended complete: see `DriftRepair.heed`."""
         self._world = world
         self._flows = flows
         self._memory = memory
         self._changes = changes
         self._moved = moved
         self._ended: tuple[MirrorRun, list[int]] | None = None  # and where in each journal
+        self._to_settle = ""  # id of a complete run that is not durable on the target yet
 
     # --- beginning and ending ---
 
-    def begin(self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None) -> MirrorRun:
+    def begin(
+        self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None, lost: bool = False
+    ) -> MirrorRun:
         """Bring the whole set. `exact`: and remove what the source does not have.
 
-        `distrust_ctime_after_ns`: files changed later are sent whole, whatever size and mtime say.
+        `distrust_ctime_after_ns`: files changed later are sent whole, whatever size and mtime say. `lost`:
+        what the target lacks is not known.
         """
+        exact_now = not lost and self._is_exact  # should it be stopped, what is folded is enough to know
         started_ns = distrust_ctime_after_ns
         if started_ns is None:
             started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
-        run = self._new_run(kind, exact=exact, started_wall_ns=started_ns)
+        run = self._new_run(kind, exact, started_ns, track=exact_now, settled=False)
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
             flow.forget_mirror()
@@ -89,17 +94,85 @@ class Mirrors:
     def begin_recovery(self) -> MirrorRun:
         """Bring some paths only; the orders are told by the caller which."""
         started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
-        partial = self.shipper.data_state is not TargetDataState.OK and not self.was_exact
+        dirt = self.dirt
+        exact_now = self._is_exact
+        partial = not dirt.known or bool(dirt.told and dirt.outstanding) if dirt.active else not exact_now
+        settled = self._memory.state.settled and (dirt.active or exact_now)
         # If it is interrupted, everything is compared, and what the source does not have is removed.
-        run = self._new_run(RECOVERY, exact=True, started_wall_ns=started_ns)
+        run = self._new_run(RECOVERY, True, started_ns, track=exact_now, settled=settled)
         run.exact = False
         run.some_paths = True
         run.partial = partial
         for flow in self._flows:
             flow.order.begin(())
+        self.drift(run, True)
         self.shipper.announced = ""
         self.shipper.wake()
         return run
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the target is an exact copy of where the stream is."""
+        return self.run is None and (self.shipper.data_state is TargetDataState.OK or self.was_exact)
+
+    def recover_tracked(self) -> MirrorRun:
+        """Bring all that the target may lack, in a run of its own."""
+        if self.run is not None:
+            self._forget_run()
+        run = self.begin_recovery()
+        run.partial = False
+        self.recover(self.dirt.require)
+        return run
+
+    def _forget_run(self) -> None:
+        """Another run brings what this one had left."""
+        for flow in self._flows:
+            flow.forget_mirror()
+        self.shipper.sent_batches.clear()
+        self.shipper.piece_bytes_in_flight = 0
+
+    def bring_tracked(self, *, replicating: bool) -> None:
+        """The stream has come to where the tracking ended; the target lacks what the dirt says."""
+        run, dirt = self.run, self.dirt
+        self._ended = None
+        if run is not None and run.stopped:
+            return  # its end will say that the target is not exact
+        if run is not None and not (run.kind == RECOVERY and run.some_paths):
+            self._bring_tracked_with(run)
+        elif not replicating or self.remirror == OFF:
+            self._tell_inexact()
+        elif not dirt.sufficient:
+            wanted = self._memory.state.mirror_wanted
+            kind = wanted if wanted in KINDS else FULL if self.remirror == FULL else RECOVERY
+            self.begin(kind, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
+        elif self.remirror == LOG:
+            self.recover_tracked()
+        else:
+            self.begin(self.remirror, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
+
+    def _bring_tracked_with(self, run: MirrorRun) -> None:
+        """The run that is under way brings the whole set: what it has brought may be old again."""
+        dirt = self.dirt
+        run.exact = True
+        self.distrust_since(dirt.distrust_wall_ns, not dirt.tells)
+        for flow in self._flows:
+            flow.order.operations_lost()
+            flow.links_seen.clear()
+            if dirt.tells:
+                with run.expecting(flow.order):
+                    dirt.require(flow)
+            else:
+                for root in flow.filter.roots:
+                    flow.order.require(root)
+        self.scanner.wake()
+
+    def _tell_inexact(self) -> None:
+        """Nobody brings it now: from here on the target is not exact."""
+        if self.run is not None:
+            self._forget_run()
+        self.begin_recovery().happen(MirrorEvent.STOP)
+        self._memory.state.mirror_wanted = None
+        self._memory.save()
 
     def recover(self, require: Callable[[Flow], None]) -> MirrorRun:
         """Bring what is known to be old: `require` asks the order of each flow for names, regions and paths.
@@ -130,16 +203,24 @@ class Mirrors:
             state.mirror_started_wall_ns = since_ns
             self._memory.save()
 
-    def _new_run(self, kind: str, *, exact: bool, started_wall_ns: int) -> MirrorRun:
+    def _new_run(
+        self, kind: str, exact: bool, started_wall_ns: int, *, track: bool, settled: bool
+    ) -> MirrorRun:
+        """`track`: the target is exact now, so that what is folded from here on is all that it may lack."""
         world = self._world
         identifier = str(uuid.UUID(int=world.random.getrandbits(128)))
         run = MirrorRun(identifier, kind, exact, world.clock.monotonic_ns(), moved=self._step)
         self.run = self.last = run
+        if track and not self.dirt.active:
+            self.dirt.begin(told=identifier)
+        self.dirt.tell(identifier)
         state = self._memory.state
         state.mirror_wanted, state.mirror_exact = kind, exact
         state.mirror_started_wall_ns = started_wall_ns
+        state.settled = settled
         self._memory.save()
         self.was_exact = False
+        self._to_settle = ""
         self._moved(run.status, MIRROR_BEGINS, kind)
         return run
 
@@ -158,6 +239,9 @@ class Mirrors:
             self.drift(run, False)
         self._ended = (run, [flow.position.sequence for flow in self._flows])
         self.run = None
+        if complete:
+            self.dirt.brought()
+            self._to_settle = run.run_id
         self._memory.state.mirror_wanted = None
         self._memory.state.mirror_started_wall_ns = None
         self._memory.save()
@@ -168,13 +252,16 @@ class Mirrors:
 
     def resume(self, connected: Connected, lost: bool) -> None:
         """Bring the run in line with what the target has. `lost`: operations between its position and ours
-        are not in the journal, so everything is compared.
+        are neither in the journal nor tracked, so everything is compared.
+
+        What the stream will jump over is for `bring_tracked`.
         """
         run, shipper, state = self.run, self.shipper, self._memory.state
         self.was_exact = False
         if lost:
-            self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=self._maybe_torn_after_ns())
-        elif connected.power_lost:  # all operations since come again; what was brought by mirrors may be torn
+            distrust_ns = self._maybe_torn_after_ns()
+            self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=distrust_ns, lost=True)
+        elif connected.power_lost and not self.dirt.active:  # what was brought by mirrors may be torn
             partial_run = run is not None and run.some_paths
             self.begin(
                 RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
@@ -190,16 +277,38 @@ class Mirrors:
             self._end_again()  # the target has not heard that it was complete
         elif connected.mirroring:  # of a predecessor of this process, which died
             self._begin_again(state.mirror_wanted or RECOVERY)
-        elif connected.data_state != TargetDataState.OK and state.mirror_wanted is not None:
+        elif connected.data_state == TargetDataState.OK:
+            # Perhaps a predecessor has brought what was dirty: known for good when it is durable.
+            self._to_settle = connected.mirror_id
+        elif state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
-        elif self.dirt is not None and state.mirror_wanted == RECOVERY:
-            self._begin_again(RECOVERY)  # a predecessor died before the target heard of it
+
+    @property
+    def brings_everything(self) -> bool:
+        """Whether what mirrors of the whole set brought may not be durable on the target, or one runs."""
+        run, state = self.run, self._memory.state
+        if run is not None:
+            return run.kind != RECOVERY or not run.some_paths
+        return not state.settled or state.mirror_wanted in KINDS
+
+    def settle(self, settled_id: str) -> bool:
+        """The target says that all the mirror of this id brought is durable. Whether nothing is dirty now."""
+        if not settled_id or settled_id != self._to_settle or self.run is not None:
+            return False
+        if self.shipper.data_state is not TargetDataState.OK:
+            return False
+        self._to_settle = ""
+        if self.dirt.active and not self.dirt.outstanding:
+            self.dirt.clear()
+        if not self._memory.state.settled:
+            self._memory.state.settled = True
+            self._memory.save()
+        return True
 
     def _begin_again(self, kind: str) -> None:
         state = self._memory.state
-        if kind == RECOVERY and self.dirt is not None:
-            self.begin_recovery().partial = False  # the target was complete before its predecessor began
-            self.recover(self.dirt)
+        if kind == RECOVERY and self.dirt.active and self.dirt.sufficient:
+            self.recover_tracked()
             return
         self.begin(kind, exact=state.mirror_exact, distrust_ctime_after_ns=state.mirror_started_wall_ns)
 
@@ -227,11 +336,16 @@ class Mirrors:
 
     def start(self, kind: str, *, exact: bool, connected: bool) -> None:
         """MR-08. A mirror that runs is stopped and begun anew."""
-        if kind not in KINDS:
-            raise UsageError(f"unknown kind of mirror {kind!r}: use full or difference")
+        if kind not in KINDS and kind != LOG:
+            raise UsageError(f"unknown kind of mirror {kind!r}: use full, difference or log")
+        if kind == LOG and not (self.dirt.active and self.dirt.sufficient):
+            raise ReplicatorError("what the target lacks is not known: start a difference mirror")
         if self.run is not None:
             self.stop(connected=connected)
-        self.begin(kind, exact=exact)
+        if kind == LOG:
+            self.recover_tracked()
+        else:
+            self.begin(kind, exact=exact)
         self._changes.notify()
 
     def stop(self, *, connected: bool) -> None:

@@ -89,6 +89,7 @@ class Replica:
         self.last_path = b""
         self.refused: deque[RefusedBatch] = deque(refused)
         self.refusals = len(refused)  # ever appended to `refused`
+        self.settled = ""  # the mirror that has ended, and all it brought is on stable storage
         self.tree: Tree | None = None
         self.tree_changed = trio.Event()  # set, and replaced, when `tree` is another one
         self.drift = drift
@@ -554,8 +555,8 @@ class Replica:
 
     async def keep_durable(self) -> None:
         """Sync the copy while there is something new, and move the durable marks. Until cancelled."""
-        if self.applied.marks != self.durable:
-            self._unsynced.set()  # of a predecessor: a source with a full queue sends nothing until then
+        if self.applied.marks != self.durable or self.state.mirror_id:
+            self._unsynced.set()  # of a predecessor: a source keeps everything until it hears that
         while True:
             await self._unsynced.wait()
             # A sync of many changes costs little more than of one, and what a mirror brings may be repeated.
@@ -579,7 +580,8 @@ class Replica:
         """
         async with self._tree_lock:
             tree, marks = self.tree, dict(self.applied.marks)
-
+            settled = "" if self.state.mirroring else self.state.mirror_id
+            repaired = self.drift.mark()
             wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
 
             def sync() -> None:
@@ -588,6 +590,8 @@ class Replica:
                 self._positions.save(marks, wall_ns)  # after it: a position must never be ahead of the copy
 
             await self._world.in_thread(sync)
+            self.settled = settled
+            self.drift.settle(repaired)
             self._stale_descriptors = True
         if clean:
             await self._save(clean=True)

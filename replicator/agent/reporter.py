@@ -92,6 +92,7 @@ class Reporter:
             tuple(replica.durable.get(i, nothing).sequence for i in ids),
             received.batches,
             replica.applied.batches if same_mirror else 0,
+            replica.settled,
         )
 
     def _drift_now(self, ids: tuple[str, ...], told: int) -> list[Drift]:

@@ -17,6 +17,7 @@ from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
+from replicator.agent.dirt import Dirt
 from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
@@ -29,6 +30,7 @@ from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
 from replicator.agent.states import DataEvent, MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
+from replicator.agent.tracking import Tracker
 from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import Refused, decode_refused
@@ -37,10 +39,8 @@ from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import (
     Acknowledge,
     Connected,
-    Derived,
     Disconnect,
     Drift,
-    Mark,
     PiecesRefused,
     TargetState,
 )
@@ -85,21 +85,40 @@ class Sender:
         self.story = Story(world, Home(arguments.home).story(arguments.connection_uuid))
         self._lag = LagWatch(world, flows)
         self._changes = Changes(self._tell_agent)
+        self.dirt = Dirt(world, Home(arguments.home).dirt(arguments.connection_uuid), flows)
         self._states = ConnectionStates(
             self._memory, self.story, lambda: self._mirrors.run is not None, self._changes.notify
         )
         self._mirrors = mirrors = Mirrors(
-            world, flows, self._memory, self._changes, self._states.mirror_moved
+            world,
+            flows,
+            self._memory,
+            self._changes,
+            self._states.mirror_moved,
+            self.dirt,
+            arguments.options.remirror,
+        )
+        self._tracker = Tracker(
+            world,
+            flows,
+            self.dirt,
+            lambda: self._session is not None,
+            self._queue_exhausting,
+            self._let_journals_forget,
         )
         self.shipper = Shipper(
             flows,
             lambda: mirrors.run,
             mirrors.begin_recovery,
             mirrors.distrust_since,
-            mirrors.end,
+            self._run_ends,
             self._wake_scanner,
             lambda: self._scanner.idle,
             self._lag,
+            self.dirt,
+            self._tracker.stir,
+            self._tracker.end,
+            self._catch_up,
         )
         self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
@@ -115,6 +134,11 @@ class Sender:
         self._receiver_pid: int | None = None
         self._target_address = ""  # kept when the session ends: who it was
         self._root_changed = False
+        self._attempting = False  # a session uses the flows, or will
+        self._leaving = ""  # why the session ends, if it ends to track
+        self._torn = False  # the target has lost what was not durable; it is tracked
+        self._recover_wanted = False
+        self._target_mirror = ""  # id of the last run it had heard of when the session began
         self._stopping = False
         self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
@@ -131,12 +155,17 @@ class Sender:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._lag.run, self._hears_of_changes)
             nursery.start_soon(self._watch_queue)
+            nursery.start_soon(self._tracker.run)
             await self._keep_up()
             nursery.cancel_scope.cancel()
+        if not self.removed and self.dirt.changed:  # DC-09
+            self.dirt.save()
 
     async def _keep_up(self) -> None:
         delay_s = limits.RECONNECT_FIRST_S
         while not self._stopping:
+            if self._leaving:
+                self._track(self._leaving)
             if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
                 await self._changes.wait()
                 continue
@@ -144,9 +173,10 @@ class Sender:
             with self._transmit_scope:
                 connected = False
                 try:
+                    await self._tracker.at_head()
                     connected = await self._session_once()
                 except RootChanged as error:
-                    self._root_changed = True
+                    self._root_changed = not self._jumps
                     self._states.replicate(ReplicationEvent.FAIL, "a root of the set is gone")
                     self._states.transmission(TransmitEvent.FAIL, str(error))
                     continue
@@ -155,6 +185,9 @@ class Sender:
                     retry = getattr(error, "retry", True)
                     reason = reason_of(error, self._target_name)
                     self._states.lost(reason)
+                    if retry and connected and not self._arguments.options.reconnect:  # AD-12
+                        retry = False
+                        reason = f"{reason}; it is not connected again by itself: `dtctl transmit start`"
                     if not retry:
                         self._states.transmission(TransmitEvent.FAIL, reason)
                         continue
@@ -177,22 +210,21 @@ class Sender:
         Raises what ended it.
         """
         arguments = self._arguments
+        self._attempting = True
         with trio.fail_after(limits.CONNECT_TIMEOUT_S):
             stream = await self._world.connect(arguments.target_host, arguments.target_port)
         session = Session(stream, Engine(Role.SOURCE))
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
                 connected = await introduce(session, arguments)
-            self._resume_at(connected)
-            self._session = session
-            self._target_address = peer_address(stream)
-            self._connected_since = self._world.clock.wall_ns() / 1e9
-            self._receiver_pid = connected.receiver_pid
-            self._states.connected()
-            for frame in self._starting_positions:
-                await session.send(frame, b"")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
+                await self._resume_at(connected)
+                self._session = session
+                self._target_address = peer_address(stream)
+                self._connected_since = self._world.clock.wall_ns() / 1e9
+                self._receiver_pid = connected.receiver_pid
+                self._states.connected()
                 nursery.start_soon(self.shipper.run, session, self._may_ship)
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(self._mirrors.count_sizes)
@@ -210,6 +242,7 @@ class Sender:
         return True
 
     def _session_over(self) -> None:
+        self._attempting = False
         self._session = None
         self._connected_since = None
         self._receiver_pid = None
@@ -220,37 +253,187 @@ class Sender:
 
     # --- where to go on ---
 
-    def _resume_at(self, connected: Connected) -> None:
+    async def _resume_at(self, connected: Connected) -> None:
         """Bring flows, orders and the mirror in line with what the target has."""
-        self.shipper.data_state = self._states.reported_data = TargetDataState(connected.data_state)
-        self._starting_positions: list[Derived] = []
+        dirt, flows = self.dirt, self._flows
+        was_exact = dirt.active or self._state.exact
+        self._target_mirror = connected.mirror_id
+        self._note_data_state(TargetDataState(connected.data_state))
+        self._states.reported_data = self.shipper.data_state
+        unknown = any(mark is None for mark in connected.received)
+        torn = connected.power_lost and was_exact and not unknown and not self._mirrors.brings_everything
         lost = False
-        for index, flow in enumerate(self._flows):
+        if unknown or (connected.power_lost and not torn):
+            await self._tracker.end()
+            dirt.clear()
+        elif (
+            dirt.active
+            and not (dirt.told or connected.power_lost)
+            and self._mirrors.run is None
+            and self.shipper.data_state is not TargetDataState.OK
+        ):
+            dirt.known = False  # it lacks something of which nobody here has heard
+        for index, flow in enumerate(flows):
             mark = connected.received[index]
+            flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
                 flow.seek_head()
-                self._starting_positions.append(Derived(index, Mark(*START), Mark(*flow.position)))
                 lost = lost or connected.data_state == TargetDataState.OK
                 continue
-            try:
-                if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
-                    raise JournalError(
-                        "a person put the root back: what happened between is compared, not repeated"
-                    )
-                flow.seek(Position(mark.sequence, mark.chain))
-            except JournalError:
-                flow.seek_head()
-                self._starting_positions.append(Derived(index, mark, Mark(*flow.position)))
-                lost = True
             self._received[index] = mark.sequence
             applied, durable = connected.applied[index], connected.durable[index]
             self._applied[index] = applied.sequence if applied else 0
             self._durable[index] = durable.sequence if durable else 0
+        if dirt.active or torn:
+            lost = not await self._place_dirty(torn) or lost
+        else:
+            lost = not self._place_clean(connected) or lost
+        if lost:
+            await self._tracker.end()
+            dirt.clear()
+        self._torn = torn and not lost
         self._lag.resume(self._applied, self._durable)
         self._root_changed = self._root_changed and not lost
         if lost:
             self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
-        self._mirrors.resume(connected, lost)
+        if lost or not (self._torn or self._jumps):
+            self._mirrors.resume(connected, lost)
+
+    @property
+    def _jumps(self) -> bool:
+        """Whether the target is not where the stream goes on, and what is in between is tracked."""
+        return self.dirt.active and any(flow.reached not in (None, flow.position) for flow in self._flows)
+
+    def _place_clean(self, connected: Connected) -> bool:
+        """The flows go on where the target is. False: not all can."""
+        placed = True
+        for flow, mark in zip(self._flows, connected.received, strict=True):
+            if mark is None:
+                continue
+            try:
+                self._refuse_root_put_back(flow)
+                flow.seek(Position(mark.sequence, mark.chain))
+            except JournalError:
+                flow.seek_head()
+                placed = False
+        return placed
+
+    def _refuse_root_put_back(self, flow: Flow) -> None:
+        if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
+            raise JournalError("a person put the root back: what happened between is compared, not repeated")
+
+    async def _place_dirty(self, torn: bool) -> bool:
+        """The flows go on where the target is, or where what is tracked ends. False: not all can.
+
+        `torn`: the target has, beyond its durable mark, anything of what was ever sent.
+        """
+        dirt, tracker = self.dirt, self._tracker
+        try:
+            for flow in self._flows:
+                reached = flow.reached
+                assert reached is not None
+                self._refuse_root_put_back(flow)
+                if flow.position.sequence < reached.sequence and dirt.active:
+                    await tracker.fold_until(flow, reached.sequence)
+                elif not tracker.tracking and reached.sequence >= flow.cursor.acknowledged:
+                    flow.seek(reached)
+                if flow.position.sequence == reached.sequence and flow.position != reached:
+                    raise JournalError(f"record {reached.sequence} of the target is a different one")
+            if torn and not dirt.active:
+                dirt.begin()
+            if torn:
+                for flow in self._flows:
+                    await tracker.fold_until(flow, flow.sent_max)
+            for flow in self._flows:
+                if not tracker.tracking and flow.cursor.position != flow.position:
+                    flow.cursor.seek(flow.position)
+        except JournalError:
+            for flow in self._flows:
+                flow.seek_head()
+            return False
+        return True
+
+    def _catch_up(self) -> None:
+        """The stream goes on. What it jumps over, or what was not shipped before, is brought by what the dirt
+        says.
+        """
+        dirt, mirrors = self.dirt, self._mirrors
+        replicating = self._states.replicating
+        wanted, self._recover_wanted = self._recover_wanted, False
+        torn, self._torn = self._torn, False
+        if not dirt.active:
+            return
+        if self._jumps or torn:
+            self._guard_roots()
+            mirrors.bring_tracked(replicating=replicating)
+        elif mirrors.run is not None:
+            self._recover_wanted = wanted  # when it has ended
+        elif self.shipper.data_state is TargetDataState.OK:
+            if not dirt.told:
+                dirt.clear()
+            elif dirt.told == self._target_mirror:
+                dirt.brought()
+            elif dirt.outstanding:  # it has never heard that it lacks something
+                mirrors.bring_tracked(replicating=replicating)
+        elif wanted and replicating and dirt.outstanding:
+            mirrors.bring_tracked(replicating=True)
+
+    def _run_ends(self, complete: bool) -> None:
+        """The end of a mirror run is in the stream."""
+        self._mirrors.end(complete)
+        if not complete and self.dirt.outstanding and self._states.replicating:
+            self._states.replicate(ReplicationEvent.FAIL, "what the target lacks is not brought")
+        if self._recover_wanted:
+            self.shipper.jump_pending = True
+            self.shipper.wake()
+
+    def _guard_roots(self) -> None:
+        """RS-15, for what was tracked."""
+        change = self.dirt.root_changed
+        for flow in self._flows:
+            for root in flow.filter.roots:
+                if root and not flow.source.exists(root):
+                    change = change or f"the root {shown(root)!r} of the replication set is gone"
+        if change:
+            raise RootChanged(change)
+
+    def _queue_exhausting(self, reason: str) -> None:
+        """AD-01: before a journal is full because of this connection."""
+        if self._leaving or self._tracker.tracking:
+            return
+        self._leaving = reason
+        if self._attempting:
+            if self._session is not None:
+                self._states.lost(f"{reason}: disconnected, and what changes is tracked")
+            self._interrupt()
+        else:
+            self._track(reason)
+
+    def _track(self, reason: str) -> None:
+        """Nobody uses the flows."""
+        self._leaving = ""
+        exact = (self._state.exact or self._mirrors.was_exact) and self._mirrors.run is None
+        self._tracker.begin(exact=exact and self._state.mirror_wanted is None)
+        self._states.replicate(ReplicationEvent.FAIL, f"{reason}: what changes is tracked")
+        self._changes.notify()
+
+    def _let_journals_forget(self) -> None:
+        """What is durable on the target, or tracked durably."""
+        for flow, durable in zip(self._flows, self._durable, strict=True):
+            keep = durable
+            if self.dirt.active:
+                # What is saved is enough, but takes a recovery: where there is room, the target has it first.
+                keep = self.dirt.saved(flow)
+                if self._states.replicating and not (self._tracker.tracking or self._tracker.little_room):
+                    keep = min(keep, durable)
+            flow.cursor.acknowledge(keep)
+
+    def _note_data_state(self, data_state: TargetDataState) -> None:
+        self.shipper.data_state = data_state
+        exact = data_state is TargetDataState.OK
+        if exact is not self._state.exact:
+            self._state.exact = exact
+            self._memory.save()
 
     async def _note_alive(self) -> None:
         while True:
@@ -265,8 +448,9 @@ class Sender:
             self._received = list(event.received)
             self._applied = list(event.applied)
             self._durable = list(event.durable)
-            for flow, durable in zip(self._flows, event.durable, strict=True):
-                flow.cursor.acknowledge(durable)
+            self._let_journals_forget()
+            if self._mirrors.settle(event.settled):
+                self._let_journals_forget()
             self._lag.acknowledged(event.received, event.applied, event.durable)
             self.shipper.acknowledged(event.batches_applied)
             if self._mirrors.run is not None:
@@ -276,7 +460,7 @@ class Sender:
         elif isinstance(event, TargetState):
             if self._mirrors.run is None and self.shipper.data_state is TargetDataState.OK:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
-            self.shipper.data_state = TargetDataState(event.data_state)
+            self._note_data_state(TargetDataState(event.data_state))
             self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
@@ -326,9 +510,11 @@ class Sender:
     def replicate_start(self) -> None:
         """RP-01.
 
-        What happened meanwhile was not kept: a mirror is advised (RP-02).
+        What happened meanwhile was tracked, and is brought; where it was not, a mirror is advised (RP-02).
         """
         self._set_replicating(ReplicationEvent.START)
+        self._recover_wanted = self.shipper.jump_pending = True
+        self.shipper.wake()
 
     def replicate_stop(self) -> None:
         self._set_replicating(ReplicationEvent.STOP)
@@ -343,6 +529,7 @@ class Sender:
         self.shipper.wake()
 
     def transmit_start(self) -> None:
+        self.dirt.root_changed = ""  # a person has looked
         self._set_transmit(TransmitEvent.START)
 
     def transmit_stop(self) -> None:
@@ -366,7 +553,13 @@ class Sender:
                 if not self._states.replicating:
                     raise ReplicatorError("replication is stopped: `dtctl replicate start`")
                 mirrored = (
-                    self._mirrors.run is None and self.shipper.data_state is not TargetDataState.MIRRORING
+                    self._mirrors.run is None
+                    and self.shipper.data_state is not TargetDataState.MIRRORING
+                    and not (
+                        self._tracker.tracking
+                        or self._jumps
+                        or (self.dirt.active and self.shipper.jump_pending)
+                    )
                 )
                 if mirrored and all(
                     applied >= sequences.get(flow.journal_id, 0)
@@ -392,9 +585,11 @@ class Sender:
                     pass
         self.removed = True
         self._lag.close()
+        self._tracker.close()
         for flow in self._flows:
             flow.cursor.remove()
         self._memory.remove()
+        self.dirt.remove()
         self.story.remove()
         self.stop()
         return told
@@ -418,9 +613,11 @@ class Sender:
         ops = bytes_ = 0
         for flow, applied in zip(self._flows, self._applied, strict=True):
             queued_ops, queued_bytes = flow.cursor.backlog()
-            ops += max(flow.cursor.head().sequence - applied, 0) if applied else queued_ops
+            kept = applied and not self._tracker.tracking
+            ops += max(flow.cursor.head().sequence - applied, 0) if kept else queued_ops
             bytes_ += queued_bytes
         pieces = self.shipper.pieces_queued
+        tracked = self.dirt.estimate() if self.dirt.active and self.dirt.outstanding else None
         lag = self._lag.lag()
         ids = [flow.journal_id for flow in self._flows]
         return ConnectionStatus(
@@ -455,6 +652,13 @@ class Sender:
             foreign_path=self._drift.last_path,
             lag_seconds=lag.seconds,
             lag=msgspec.structs.replace(lag, last_minute=(), last_hour=()),
+            tracking=self._tracker.tracking,
+            tracked_since=self.dirt.since_wall_ns / 1e9 if tracked is not None else None,
+            tracked_files=tracked.files if tracked is not None else 0,
+            tracked_bytes=tracked.bytes if tracked is not None else 0,
+            tracked_directories=tracked.directories if tracked is not None else 0,
+            tracked_trees=tracked.trees if tracked is not None else 0,
+            tracked_enough=tracked is None or self.dirt.sufficient,
             last_file=shown(totals.last_path),
             connected_since=self._connected_since,
             received=dict(zip(ids, self._received, strict=True)),

@@ -31,6 +31,9 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remap_links: bool = False
     orphans: str = "keep"  # keep, delete: names the source does not have
     lock: str = "none"  # of the copy: see status.TargetLock
+    remirror: str = "log"  # what brings what the target lacks after it was away, see `mirroring.REMIRROR`
+    reconnect: bool = True  # by itself, after a connection was lost
+    reconnect_at_start: bool = True  # the same, after the source's host was down
 
 
 class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,6 +18,8 @@ class SenderState(msgspec.Struct):
     mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
     mirror_exact: bool = False
     mirror_started_wall_ns: int | None = None
+    settled: bool = False  # all that mirrors of the whole set have brought is durable on the target
+    exact: bool = False  # so the target was when it was heard of last
     alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
 
 

@@ -6,7 +6,7 @@ the frame that carries it belong together, so `ship` collects frames first and s
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,12 +14,13 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.agent.dirt import Dirt, root_change
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirroring import MirrorRun
 from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
-from replicator.mirror.order import Decision, Order, is_below_or_equal, name_change_touches
+from replicator.mirror.order import Decision, Order, name_change_touches
 from replicator.mirror.pieces import (
     NO_CONTENT,
     Abandon,
@@ -66,6 +67,11 @@ class RootChanged(ReplicatorError):
     A person decides.
     """
 
+    def __init__(self, change: str) -> None:
+        super().__init__(
+            f"{change}; the target was left as it is: put it back and `dtctl transmit start`, or disconnect"
+        )
+
 
 class SentBatch(NamedTuple):
     """A batch the target has not yet acknowledged as applied."""
@@ -98,7 +104,8 @@ class Shipper:
     """See the module.
 
     `begin_recovery` starts a mirror run for paths that moved into the set, or were lost;
-    `distrust_since(wall_ns, now)` says that operations were lost after that time.
+    `distrust_since(wall_ns, now)` says that operations were lost after that time. `before_jump` and then
+    `catch_up` are called before the stream goes on at a place that the target has not reached.
     """
 
     flows: list[Flow]
@@ -109,6 +116,10 @@ class Shipper:
     wake_scanner: Callable[[], None]
     scanner_idle: Callable[[], bool]
     lag: LagWatch
+    dirt: Dirt
+    stir: Callable[[], None]
+    before_jump: Callable[[], Awaitable[None]]
+    catch_up: Callable[[], None]
     totals: Totals = field(default_factory=Totals)
     replicating: bool = True
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
@@ -116,6 +127,7 @@ class Shipper:
     batches: int = 0  # number of the last batch; never starts again
     piece_bytes_in_flight: int = 0
     announced: str = ""  # id of the run whose MIRROR_BEGIN is in the stream
+    jump_pending: bool = True  # what was tracked has to be brought another way
     _wake: trio.Event = field(default_factory=trio.Event)
     _halted: RootChanged | None = None
     _merge: Merge | None = None
@@ -126,6 +138,7 @@ class Shipper:
 
     def _rang(self) -> None:
         self.lag.rang()
+        self.stir()
         self.wake()
 
     async def run(self, session: Session, allowed: Callable[[], bool]) -> None:
@@ -136,12 +149,15 @@ class Shipper:
         self._halted = None
         self._current = None
         self._merge = Merge([flow.cursor for flow in self.flows])
+        self.jump_pending = True
         bell = _Bell(self._merge, self._rang)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bell.run)
             while True:
                 self._wake = trio.Event()
                 if allowed():
+                    if self.jump_pending:
+                        await self.before_jump()
                     shipments = self._collect()
                     for frame, data in shipments:
                         await session.send(frame, data)
@@ -162,6 +178,8 @@ class Shipper:
         Positions and orders are as if it were sent already.
         """
         out: list[Shipment] = []
+        if self.jump_pending:
+            self._jump(out)
         run = self.mirror_run()
         if run is not None and self.announced != run.run_id:
             self._announce(run, out)
@@ -176,6 +194,18 @@ class Shipper:
         elif not out and run is not None:
             self._finish_run(run, out)
         return out
+
+    def _jump(self, out: list[Shipment]) -> None:
+        """The target goes over what it is not sent. It hears before that it is not exact from there on."""
+        self.jump_pending = False
+        self.catch_up()
+        run = self.mirror_run()
+        if run is not None and self.announced != run.run_id:
+            self._announce(run, out)
+        for flow in self.flows:
+            reached, flow.reached = flow.reached, None
+            if reached is not None and reached != flow.position:
+                out.append(Shipment(Derived(flow.index, Mark(*reached), Mark(*flow.position)), b""))
 
     def _next(self) -> tuple[Flow, Run, int] | None:
         """The next records in order: their flow, their run, the index of the first.
@@ -197,9 +227,13 @@ class Shipper:
         """The next `count` records are in the stream."""
         assert self._current is not None
         flow, run, index = self._current
+        if self.dirt.active:
+            for _, _, record in run.records[index : index + count]:
+                self.dirt.fold(flow, record)
         index += count
         record = run.records[index - 1][2]
         flow.position = Position(record.sequence, record.chain)
+        flow.sent_max = max(flow.sent_max, record.sequence)
         flow.passed_wall_ns = record.wall_ns
         self._current = (flow, run, index) if index < len(run.records) else None
 
@@ -329,16 +363,9 @@ class Shipper:
         return record._replace(kind=Kind.REMOVE_TREE, path=record.path2, path2=b"", payload=b"", arg0=0)
 
     def _guard_roots(self, flow: Flow, record: Record) -> None:
-        if record.kind not in (Kind.RENAME, Kind.UNLINK, Kind.RMDIR):
-            return
-        for root in flow.filter.roots:
-            if root and is_below_or_equal(root, record.path):
-                what = "renamed" if record.kind == Kind.RENAME else "deleted"
-                name = shown(root)
-                raise RootChanged(
-                    f"the root {name!r} of the replication set was {what} on the source; the target was left "
-                    "as it is: put it back and `dtctl transmit start`, or disconnect"
-                )
+        change = root_change(flow, record)
+        if change:
+            raise RootChanged(change)
 
     # --- frames ---
 
@@ -405,6 +432,8 @@ class Shipper:
             self._recovering(flow, exact, out)
             for path in paths:
                 flow.order.require(path)
+                if out is None:  # else the record that says so is folded
+                    self.dirt.add(flow, path)
 
     def _recovering(self, flow: Flow, exact: bool, out: list[Shipment] | None) -> MirrorRun:
         run = self.mirror_run() or self.begin_recovery()
@@ -609,6 +638,9 @@ class Shipper:
 class _Bell:
     """Wakes the shipper when the journals have something to read; waits only while armed, that is when it had
     read all.
+
+    What comes after a silence is shipped at once. After that, small changes are collected for a moment: each
+    wake costs this host, and the target, as much as many operations do, and applications need the processors.
     """
 
     def __init__(self, merge: Merge, wake: Callable[[], None]) -> None:
@@ -620,9 +652,14 @@ class _Bell:
         self._armed.set()
 
     async def run(self) -> None:
+        rang_s = -limits.SHIP_PAUSE_S
         while True:
             await self._armed.wait()
+            pause_until_s = rang_s + limits.SHIP_PAUSE_S
+            while trio.current_time() < pause_until_s and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES:
+                await trio.sleep(limits.SHIP_PAUSE_S / 4)
             await self._merge.wait()
+            rang_s = trio.current_time()
             self._armed = trio.Event()
             self._wake_shipper()
 

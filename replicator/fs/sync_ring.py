@@ -3,6 +3,8 @@
 A thread of ours that waits for a disk has to get the interpreter back from the one that serves requests, and
 both lose more by that than many a disk takes. One thread owns a ring.
 
+To link the reply behind the sync would save a wake, but a sync that fails does not break a link (Linux 6.18).
+
 Source: io_uring(7), io_uring_setup(2), io_uring_enter(2), include/uapi/linux/io_uring.h.
 """
 

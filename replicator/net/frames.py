@@ -172,7 +172,7 @@ class MirrorEnd(Frame, frozen=True):
 
 class Acknowledge(Frame, frozen=True):
     """Target → source: the three marks, one per journal (sequence only), and the numbers of the last batches
-    since MIRROR_BEGIN; 0: none.
+    since MIRROR_BEGIN; 0: none. `settled`: the mirror that ended last, if all it brought is durable.
     """
 
     received: tuple[Count, ...]
@@ -180,6 +180,7 @@ class Acknowledge(Frame, frozen=True):
     durable: tuple[Count, ...]
     batches_received: Count
     batches_applied: Count
+    settled: str = ""
 
 
 class TargetState(Frame, frozen=True):

@@ -324,6 +324,11 @@ class Cursor:
         return self._header.pending_ops > 0
 
     @property
+    def resumed(self) -> bool:
+        """Whether the journal has what follows the last record that was acknowledged."""
+        return self._problem is None
+
+    @property
     def acknowledged(self) -> int:
         """Sequence up to which this cursor has acknowledged."""
         return self._header.durable_sequence(self._slot) if self._slot is not None else self.position.sequence
@@ -506,6 +511,17 @@ class Cursor:
         if self._slot is None:
             return 0, 0
         return self._distance(head, self.acknowledged, self._header.durable_bytes(self._slot))
+
+    def room_bytes(self) -> int | None:
+        """What the journal can still take, as its writer saw it last; None: not known."""
+        full_at = self._header.full_at_bytes
+        return max(full_at - self._header.head().bytes, 0) if full_at else None
+
+    def kept_most_bytes(self) -> int:
+        """What the journal keeps for the reader that holds it back most."""
+        header = self._header
+        oldest = min((header.durable_bytes(index) for index in header.readers()), default=None)
+        return 0 if oldest is None else max(header.head().bytes - oldest, 0)
 
     @staticmethod
     def _distance(head: Head, sequence: int, total: int) -> tuple[int, int]:

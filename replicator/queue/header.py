@@ -34,6 +34,7 @@ _UUID = slice(16, 32)
 _BOOT = slice(32, 80)
 # Words, by index of 8 bytes
 _W_MAGIC = 0
+_W_FULL_AT = 1
 _W_ROW = 10
 _W_STATE = 11
 _W_LOST = 12
@@ -271,6 +272,17 @@ class Header:
     @pending_ops.setter
     def pending_ops(self, count: int) -> None:
         self._words[_W_PENDING] = count
+
+    @property
+    def full_at_bytes(self) -> int:
+        """The journal is full when all records ever are so many bytes, as things stood when its writer began
+        or removed its last segment. 0: not known.
+        """
+        return self._words[_W_FULL_AT]
+
+    @full_at_bytes.setter
+    def full_at_bytes(self, total: int) -> None:
+        self._words[_W_FULL_AT] = total
 
     @property
     def busy_stamp(self) -> int:

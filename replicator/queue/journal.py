@@ -72,6 +72,7 @@ class JournalWriter:
             header.busy_stamp = self._stamp
             self._append_hole()  # if it does not fit, the next append tries again
         header.busy_stamp = 0
+        self._tell_room()
         ring_all(world, settings.memory_directory, header)
 
     # --- opening ---
@@ -271,8 +272,35 @@ class JournalWriter:
             self._chain = chain
             self._total += length
             self._header.publish_head(number, size, sequence, chain, self._total)
+            self._tell_room()
             return True
         return False
+
+    def _tell_room(self) -> None:
+        """Readers that hold this journal back can see when it will be full, and give way before."""
+        room = 0
+        if self._segments:
+            self._segments[-1].size = self._offset
+            room = max(self._segment_bytes - self._offset, 0)
+        for tier in Tier:
+            free = self._free(tier)
+            if self._segments and self._segments[-1].tier is tier:
+                free -= self._segment_bytes - self._offset
+            room += max(free, 0) // self._segment_bytes * (self._segment_bytes - segments.HEADER_BYTES)
+        self._header.full_at_bytes = self._total + room
+
+    def _free(self, tier: Tier) -> int:
+        """Bytes that segments of this tier may still take."""
+        used, limit = self._used(tier), self._settings.disk_bytes
+        if tier is Tier.MEMORY:
+            return self._settings.memory_bytes - used
+        if limit == 0:
+            return 0
+        try:
+            free = self._disk.free_bytes(self._settings.disk_directory) - self._settings.disk_free_min_bytes
+        except OSError:
+            return 0
+        return free if limit is None else min(free, limit - used)
 
     def _has_place(self, length: int) -> bool:
         """Whether a record of this length could be written now, as far as the limits go."""
@@ -385,12 +413,15 @@ class JournalWriter:
         needed_after = min(
             (header.durable_sequence(index) for index in header.readers()), default=self._sequence
         )
+        before = len(self._segments)
         while len(self._segments) > 1 and self._segments[1].first_sequence - 1 <= needed_after:
             oldest = self._segments[0]
             # The copy first: alone, it would look like a part of the row after the next start.
             if not (self._remove_copy(oldest.number) and self._unlink(oldest.path)):
-                return  # tried again with the next segment
+                break  # tried again with the next segment
             self._segments.popleft()
+        if len(self._segments) != before:
+            self._tell_room()
 
     def _remove_copy(self, number: int) -> bool:
         path = self._copies.get(number)

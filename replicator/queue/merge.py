@@ -30,6 +30,11 @@ class Merge:
         # When a boot began, by the wall clock of the first record seen of it: the order of former boots.
         self._began: dict[int, int] = {}
 
+    @property
+    def unread_bytes(self) -> int:
+        """In the journals, and not read by these cursors yet."""
+        return sum(cursor.backlog()[1] for cursor in self._cursors)
+
     def read(self, max_bytes: int = limits.RUN_BYTES) -> tuple[int, Run] | None:
         """(index of the cursor, its next run), or None: nothing may be given out now. Raises JournalError."""
         if len(self._cursors) == 1:

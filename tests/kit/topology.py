@@ -13,12 +13,15 @@ All mounts are on the host "source"; each connection ends on a host of its own n
 
 import contextlib
 import os
+import random
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -30,9 +33,11 @@ from kit.trees import assert_same_tree
 from replicator.agent.flow import Flow
 from replicator.agent.receiver import Receiver
 from replicator.agent.receiver_arguments import ReceiverArguments
+from replicator.agent.replica_tree import ReplicaTree
 from replicator.agent.sender import Sender
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.mirror.scan import Source as SourceTree
+from replicator.net.frames import Connect
 from replicator.ops import Record
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
@@ -43,6 +48,27 @@ from replicator.status import ConnectionStatus
 SEGMENT_BYTES = 64 * 1024
 TICK_S = 0.25  # as a capture's: it collects its journal, and records what was lost
 SOURCE = "source"
+
+
+class Files(NamedTuple):
+    """What regular files there are."""
+
+    names: dict[bytes, int]  # absolute paths, and the inodes there
+    contents: dict[int, bytes]
+
+
+def files_in(tree: Path) -> Files:
+    found = Files({}, {})
+    for directory, _, names in os.walk(os.fsencode(tree)):
+        for name in names:
+            path = os.path.join(directory, name)
+            state = os.lstat(path)
+            if stat.S_ISREG(state.st_mode):
+                found.names[path] = state.st_ino
+                if state.st_ino not in found.contents:
+                    with open(path, "rb") as file:
+                        found.contents[state.st_ino] = file.read()
+    return found
 
 
 class Mount:
@@ -114,6 +140,8 @@ class Connection:
         self.mounts = list(mounts)
         self.target = net.directory / host
         self.sender: Sender | None = None
+        self.receiver_runs = False
+        self._synced = Files({}, {})
 
     def copy_of(self, mount: Mount) -> Path:
         """Where the target has what a mount has."""
@@ -184,7 +212,20 @@ class Connection:
             segment_bytes=SEGMENT_BYTES,
         )
         self.target.mkdir(exist_ok=True)
-        self._net.nursery.start_soon(self._run_receiver, Receiver(self._world, arguments))
+        self.receiver_runs = True
+        self._net.nursery.start_soon(self._run_receiver, Receiver(self._world, arguments, self._open_tree))
+
+    def _open_tree(self, connect: Connect, directory: str) -> ReplicaTree:
+        tree = ReplicaTree(connect, directory)
+        if self._net.power_fails:
+            sync = tree.sync
+
+            def noted() -> None:
+                sync()
+                self._synced = files_in(self.target)
+
+            tree.sync = noted  # type: ignore[method-assign]
+        return tree
 
     async def _run_receiver(self, receiver: Receiver) -> None:
         incoming = self._net.network.listen(self._host, PORT)
@@ -203,10 +244,38 @@ class Connection:
 
     async def kill_receiver(self) -> None:
         """As SIGKILL does: what is in memory is gone, what was written stays."""
+        self.receiver_runs = False
         self._scope.cancel()
         self._net.network.close_listener(self._host, PORT)
         self._net.network.cut(SOURCE, self._host)
         await trio.testing.wait_all_tasks_blocked()
+
+    async def lose_target_power(self) -> None:
+        """The target's host goes down, and is up again without a receiver; `tear` says what it has lost."""
+        await self.kill_receiver()
+        self._world.disk.lose_power()
+        self._world.clock.boot += 1
+
+    def tear(self, chance: random.Random) -> None:
+        """Undo, in part, what the copy has got since it was synced last: contents, new and removed names."""
+        synced, now = self._synced, files_in(self.target)
+        for path, inode in now.names.items():
+            content = now.contents[inode]
+            if path not in synced.names and chance.random() < 0.3:
+                os.unlink(path)
+            elif synced.contents.get(inode) != content and chance.random() < 0.6:
+                times = os.stat(path)
+                old = synced.contents.get(inode, b"")
+                torn = chance.choice((old, bytes(len(content)), content[: len(content) // 2]))
+                with open(path, "r+b") as file:
+                    file.write(torn)
+                    file.truncate()
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for path, inode in synced.names.items():
+            gone = not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))
+            if path not in now.names and gone and chance.random() < 0.5:
+                with open(path, "xb") as file:
+                    file.write(synced.contents[inode])
 
     # --- looking ---
 
@@ -239,6 +308,7 @@ class Topology:
         self.seed = seed
         self.directory = directory
         self.nursery = nursery
+        self.power_fails = False  # what copies have synced is noted, for `Connection.tear`
         self.network = Network(seed)
         self.world = simulated_world(seed * 7 + 1, self.dial)
         self.mounts: list[Mount] = []
@@ -274,7 +344,7 @@ class Topology:
 
 
 @contextlib.asynccontextmanager
-async def topology(seed: int = 1) -> AsyncIterator[Topology]:
+async def topology(seed: int = 1, *, power_fails: bool = False) -> AsyncIterator[Topology]:
     """Its trees are removed in the end."""
     umask = os.umask(0)
     directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
@@ -282,6 +352,7 @@ async def topology(seed: int = 1) -> AsyncIterator[Topology]:
         async with trio.open_nursery() as nursery:
             try:
                 net = Topology(seed, directory, nursery)
+                net.power_fails = power_fails
                 yield net
                 for connection in net.connections:
                     if connection.sender is not None:

@@ -208,7 +208,7 @@ def brought_before_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_run_that_begins_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DriftRepair, "require_all", lambda self, run, begins: None)
+    monkeypatch.setattr(DriftRepair, "heed", lambda self, run, begins: None)
 
 
 def linked_files_are_as_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from kit import random_changes
 from kit.random_changes import RandomChanges
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
+from replicator import limits
 from replicator.agent import amending, shipper
 from replicator.agent.mirrors import Mirrors
 from replicator.mirror import requirements, scan
@@ -26,6 +27,13 @@ pytestmark = pytest.mark.sim
 
 DIRECTORIES, FILES = 12, 8
 TINY = {"memory_bytes": 2 * 64 * 1024, "disk_bytes": 0}
+
+
+@pytest.fixture(autouse=True)
+def never_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue gets full: no sender gives way before (see test_tracking.py)."""
+    monkeypatch.setattr(limits, "TRACK_ROOM_AWAY", 0)
+    monkeypatch.setattr(limits, "TRACK_ROOM_CONNECTED", 0)
 
 
 class Looks:

@@ -1,5 +1,6 @@
 """Power loss of either host: what may have been lost is compared by itself, however whole it looks."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ from kit.simulation import Simulation, simulate
 from kit.trees import build_random_tree
 
 from replicator import limits
+from replicator.agent.replica import Replica
 
 pytestmark = pytest.mark.sim
 
@@ -37,13 +39,18 @@ async def some_files_are_there(simulation: Simulation) -> None:
     raise AssertionError("no mirror runs")
 
 
+async def never_durable(replica: Replica, *, clean: bool = False) -> None:
+    raise OSError(errno.EIO, "this disk syncs nothing")
+
+
 @pytest.mark.parametrize("kind", ["full", "difference"])
 @pytest.mark.parametrize("complete", [True, False], ids=["afterwards", "in a mirror"])
-async def test_the_source_brings_everything_again(
+async def test_the_source_brings_everything_again_that_a_mirror_brought_and_nobody_synced(
     complete: bool, kind: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "STEP_FILES", 3)
     monkeypatch.setattr(limits, "PIECES_IN_FLIGHT", 6)
+    monkeypatch.setattr(Replica, "make_durable", never_durable)
     async with simulate(5, start=False) as simulation:
         build_random_tree(simulation.source_root, 5, 150)
         simulation.start_receiver()
@@ -59,6 +66,7 @@ async def test_the_source_brings_everything_again(
         if kind == "difference":
             sender.mirror_start("difference")
         await simulation.lose_target_power()
+        monkeypatch.undo()
         assert tear(simulation.target_root)
         simulation.start_receiver()
         await trio.sleep(30)  # to connect again

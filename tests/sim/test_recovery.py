@@ -1,7 +1,7 @@
 """Recoveries of what is known to be old: whole agents, random changes while apart and meanwhile, faults.
 
-A test's dirt plays the dirty map. Afterwards both trees are equal, and what was read and sent is in
-proportion to what changed.
+What is not journaled is told to the dirt of the sender instead. Afterwards both trees are equal, and what was
+read and sent is in proportion to what changed.
 """
 
 import os
@@ -15,7 +15,6 @@ import pytest
 import trio
 import trio.testing
 from kit import random_changes
-from kit.dirt import Dirt
 from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
 
@@ -25,6 +24,7 @@ from replicator.agent.flow import QueuedPiece
 from replicator.agent.sender_arguments import SenderOptions
 from replicator.mirror.regions import PatchReader
 from replicator.mirror.scan import Source
+from replicator.ops import Record
 
 pytestmark = pytest.mark.sim
 
@@ -40,24 +40,34 @@ class Pair:
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
-        self.dirt = Dirt()
-        simulation.source.observers.append(self.dirt.observe)
+        self.lost: list[Record] = []
+        simulation.source.observers.append(self.observe)
         self.start_sender()
 
+    def observe(self, record: Record) -> None:
+        if not self.simulation.journaling:
+            self.lost.append(record)
+
     def start_sender(self) -> None:
-        sender = self.simulation.start_sender()
-        sender._mirrors.dirt = lambda flow: self.dirt.require(flow.order)
+        self.simulation.start_sender()
 
     def recover(self) -> None:
+        """The sender hears what was not journaled."""
         sender = self.simulation.sender
         assert sender is not None
-        sender._mirrors.recover(lambda flow: self.dirt.require(flow.order))
+        mirrors, dirt = sender._mirrors, sender.dirt
+        if mirrors.run is None:
+            mirrors.begin_recovery()
+        for record in self.lost:
+            dirt.fold(mirrors._flows[0], record)
+        self.lost.clear()
+        assert dirt.save()
+        mirrors.recover(dirt.require)
 
     async def equal_again(self) -> None:
         await self.simulation.drained()
         self.simulation.assert_equal()
         assert self.simulation.status.target_data_state == "OK"
-        self.dirt.clear()
 
     async def fault(self, chance: random.Random) -> None:
         which = chance.choice(("cut", "sender", "receiver", "both"))
@@ -233,7 +243,6 @@ async def recovered(pair: Pair, monkeypatch: pytest.MonkeyPatch, change: Callabl
     simulation = pair.simulation
     simulation.source.settle()
     await simulation.drained()
-    pair.dirt.clear()
     simulation.journaling = False
     change()
     simulation.journaling = True

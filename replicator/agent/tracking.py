@@ -1,0 +1,259 @@
+"""What a sender does with its journals while it cannot ship them: it folds them into its dirt, so that they
+need not be kept.
+
+A connection whose target is away or slow holds its journals back. Before one of them is exhausted, and so
+hurts every connection of its mount, the sender gives up shipping (its session ends), and *tracks*: it reads
+on, folds, makes the map durable, and lets the journal forget, in bounded time and memory, until the stream
+goes on. It then jumps to where the map ends, and what the map names is brought.
+"""
+
+import sys
+from collections.abc import Callable
+
+import trio
+
+from replicator import limits
+from replicator.agent.dirt import Dirt
+from replicator.agent.flow import Flow
+from replicator.errors import JournalError
+from replicator.ops import Position
+from replicator.world import World
+
+
+class Tracker:
+    """`exhausting(reason)` is called when the journals are about to be full because of this connection:
+    `begin` when no session uses the flows. `acknowledge()` lets the journals forget.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        flows: list[Flow],
+        dirt: Dirt,
+        connected: Callable[[], bool],
+        exhausting: Callable[[str], None],
+        acknowledge: Callable[[], None],
+    ) -> None:
+        self.tracking = False
+        self._world = world
+        self._flows = flows
+        self._dirt = dirt
+        self._connected = connected
+        self._exhausting = exhausting
+        self._acknowledge = acknowledge
+        self._wake = trio.Event()
+        self._at_head = trio.Event()
+        self._left: trio.Event | None = None  # while the task uses the cursors
+        self._idle = False
+        self._saved_ns = world.clock.monotonic_ns()
+        self._unsaved_bytes = 0
+        self._closed = False
+
+    # --- what the sender says ---
+
+    def begin(self, *, exact: bool) -> None:
+        """Nobody ships: from here on, what is journaled is tracked. `exact`: the target was so, when it was
+        heard of last.
+        """
+        self.tracking = True
+        self._at_head = trio.Event()
+        if self._dirt.active:
+            for flow in self._flows:
+                self._go_to(flow, flow.position)
+        else:
+            known = exact
+            for flow in self._flows:  # what the target has beyond its last durable mark is not known yet
+                known = self._go_to(flow, None) and known
+            self._dirt.begin(known=known)
+        self.wake()
+
+    async def end(self) -> None:
+        """The stream goes on from where the flows stand; nothing here uses their cursors any more."""
+        self.tracking = False
+        self.wake()
+        while self._left is not None:
+            await self._left.wait()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stir(self) -> None:
+        """Something was journaled where nothing was before."""
+        if self._idle:
+            self._wake.set()
+
+    def close(self) -> None:
+        """The cursors are about to go."""
+        self._closed = True
+        self.tracking = False
+        self.wake()
+
+    async def at_head(self) -> None:
+        """Return when what is journaled already is tracked, or when that takes too long to wait for."""
+        with trio.move_on_after(limits.TRACK_WAIT_S):
+            while self.tracking:
+                await self._at_head.wait()
+                break
+
+    def _go_to(self, flow: Flow, position: Position | None) -> bool:
+        """The cursor goes to `position`, or to the last durable mark. False: the journal does not have it."""
+        cursor = flow.cursor
+        try:
+            if not cursor.resumed and position is None:
+                raise JournalError("the journal does not go on where the target is")
+            if position is None:
+                cursor.look_from(cursor.acknowledged)
+            else:
+                cursor.seek(position)
+        except JournalError as error:
+            self._lost(flow, error)
+            return False
+        flow.position = cursor.position
+        return True
+
+    def _lost(self, flow: Flow, error: JournalError) -> None:
+        print(f"what the target lacks cannot be told: {error}", file=sys.stderr, flush=True)
+        flow.position = flow.cursor.seek_head()
+        if self._dirt.active:
+            self._dirt.everything()
+
+    # --- where the stream goes on ---
+
+    async def fold_until(self, flow: Flow, sequence: int) -> None:
+        """Fold what is journaled up to that record. JournalError: the journal does not have it."""
+        if flow.cursor.position != flow.position:
+            flow.cursor.seek(flow.position)
+        while flow.position.sequence < sequence:
+            if not self._step(flow, sequence):
+                raise JournalError(f"record {sequence} is not in the journal")
+            await trio.lowlevel.checkpoint()
+
+    def _step(self, flow: Flow, last: int | None = None) -> int:
+        """Fold the next records, up to `last`; how many bytes they are. JournalError."""
+        run = flow.cursor.read(limits.READ_CHUNK_BYTES)
+        if run is None:
+            return 0
+        dirt = self._dirt
+        record = None
+        for _, _, record in run.records:
+            if last is not None and record.sequence > last:
+                flow.cursor.seek(flow.position)
+                break
+            dirt.fold(flow, record)
+            flow.position = Position(record.sequence, record.chain)
+            flow.passed_wall_ns = record.wall_ns
+        return len(run.data)
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Look after the journals until cancelled, or closed."""
+        while not self._closed:
+            if self.tracking:
+                self._left = trio.Event()
+                try:
+                    await self._track()
+                finally:
+                    self._left.set()
+                    self._left = None
+            else:
+                await self._watch()
+
+    async def _track(self) -> None:
+        """One chunk of each journal, or a wait for more."""
+        done = 0
+        for flow in self._flows:
+            try:
+                done += self._step(flow)
+            except JournalError as error:
+                self._lost(flow, error)
+        self._unsaved_bytes += done
+        if self._must_save(at_head=not done):
+            self._save()
+        if done:
+            await trio.lowlevel.checkpoint()
+            return
+        self._at_head.set()
+        self._wake = trio.Event()
+        with trio.move_on_after(limits.TRACK_SAVE_QUIET_S if self._dirt.changed else limits.TRACK_IDLE_S):
+            async with trio.open_nursery() as nursery:
+                for flow in self._flows:
+                    nursery.start_soon(self._until_readable, flow, nursery)
+                await self._wake.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _until_readable(self, flow: Flow, nursery: trio.Nursery) -> None:
+        try:
+            await flow.cursor.wait()
+        except JournalError:
+            await trio.sleep(limits.TRACK_IDLE_S)  # it was stopped: its next process opens it anew
+        nursery.cancel_scope.cancel()
+
+    def _must_save(self, *, at_head: bool) -> bool:
+        if not self._dirt.changed:
+            return False
+        if self._unsaved_bytes >= limits.TRACK_SAVE_BYTES:
+            return True
+        if self.little_room and (at_head or 2 * self._unsaved_bytes >= self._room_bytes()):
+            return True
+        return self._unsaved_s() >= (limits.TRACK_SAVE_QUIET_S if at_head else limits.TRACK_SAVE_S)
+
+    def _unsaved_s(self) -> float:
+        return (self._world.clock.monotonic_ns() - self._saved_ns) / 1e9
+
+    def _save(self) -> None:
+        self._saved_ns = self._world.clock.monotonic_ns()
+        self._unsaved_bytes = 0
+        if self._dirt.save():
+            self._acknowledge()
+
+    async def _watch(self) -> None:
+        """Shipping, or nothing to do: see whether the journals get full, and save dirt from time to time."""
+        self._wake = trio.Event()
+        reason = self._reason_to_track()
+        if reason:
+            self._exhausting(reason)
+        elif self._dirt.changed and (self.little_room or self._unsaved_s() >= limits.TRACK_SAVE_S):
+            self._save()
+        with trio.move_on_after(self._pause_s()):
+            await self._wake.wait()
+        self._idle = False
+
+    def _pause_s(self) -> float:
+        """Until the next look: no writer fills what is left before."""
+        if self._connected() and not self._dirt.changed and not any(f.cursor.held()[0] for f in self._flows):
+            self._idle = True
+            return limits.QUEUE_LOOK_S
+        soonest_s = self._room_bytes() / limits.TRACK_WRITER_BYTES_PER_S
+        return min(max(soonest_s, limits.TRACK_LOOK_MIN_S), limits.TRACK_LOOK_MAX_S)
+
+    def _room_bytes(self) -> int:
+        """Of the journal that has least; where nobody knows, there is enough."""
+        rooms = [room for flow in self._flows if (room := flow.cursor.room_bytes()) is not None]
+        return min(rooms, default=limits.TRACK_WRITER_BYTES_PER_S)
+
+    def _reason_to_track(self) -> str:
+        share = limits.TRACK_ROOM_CONNECTED if self._connected() else limits.TRACK_ROOM_AWAY
+        if any(_holds_back(flow, share) for flow in self._flows):
+            return "the queue is nearly full"
+        return ""
+
+    @property
+    def little_room(self) -> bool:
+        """Whether a journal has to be told soon what it may forget."""
+        return any(_little_room(flow, limits.TRACK_ROOM_AWAY) for flow in self._flows)
+
+
+def _little_room(flow: Flow, share: float) -> bool:
+    room = flow.cursor.room_bytes()
+    if room is None:
+        return flow.cursor.losing
+    return room < share * (room + flow.cursor.kept_most_bytes())
+
+
+def _holds_back(flow: Flow, share: float) -> bool:
+    """Whether a journal gets full, and nobody holds it back more than this connection."""
+    if not _little_room(flow, share):
+        return False
+    held, most = flow.cursor.held()[1], flow.cursor.kept_most_bytes()
+    return held > 0 and held >= most - limits.SEGMENT_MIN_BYTES
