@@ -234,6 +234,13 @@ class Pair:
         (copy,) = self.target.get("targets")
         return found | {"receiver": copy["pid"]}
 
+    def target_gone(self) -> None:
+        """Kill all that runs on the target. `target_agent.start()` brings it back."""
+        receivers = [target["pid"] for target in self.target.get("targets")]
+        self.target_agent.kill()
+        for process_id in receivers:
+            os.kill(process_id, signal.SIGKILL)
+
     def wire_bytes(self) -> int:
         """TCP payload so far, both directions, with frame heads, acknowledgements and heartbeats."""
         port = self.target_agent.port
@@ -245,8 +252,8 @@ class Pair:
 
 
 @contextmanager
-def pair(work: Path, *, target_home: Path | None = None) -> Iterator[Pair]:
-    """Two agents, started; everything of theirs is taken down afterwards."""
+def pair(work: Path, *, target_home: Path | None = None, settings: str = "[queue]\n") -> Iterator[Pair]:
+    """Two agents, started; everything of theirs is taken down afterwards. `settings`: from [queue] on."""
     source = dtd.Agent(work / "source-home", "source")
     target = dtd.Agent(target_home or work / "target-home", "target")
     try:
@@ -254,7 +261,7 @@ def pair(work: Path, *, target_home: Path | None = None) -> Iterator[Pair]:
             agent.home.mkdir(mode=0o700, exist_ok=True)
             memory = work / "memory" / agent.name
             memory.mkdir(exist_ok=True)
-            (agent.home / "replicator.toml").write_text(f'[queue]\nmemory_directory = "{memory}"\n')
+            (agent.home / "replicator.toml").write_text(f'{settings}memory_directory = "{memory}"\n')
             agent.start()
         yield Pair(source, target)
     finally:

@@ -50,6 +50,14 @@ class Target(msgspec.Struct, frozen=True):
     watch: str = "auto"  # whether changes of others in a copy are looked for: WATCHES
 
 
+class Connection(msgspec.Struct, frozen=True):
+    """[connection]: of this source with its targets, after they were apart."""
+
+    auto_reconnect: bool = limits.AUTO_RECONNECT
+    reconnect_at_start: bool = limits.RECONNECT_AT_START
+    auto_remirror: str = limits.AUTO_REMIRROR
+
+
 class Mirror(msgspec.Struct, frozen=True):
     """[mirror]"""
 
@@ -76,6 +84,7 @@ class Config(msgspec.Struct, frozen=True):
     agent: Agent = Agent()
     queue: Queue = Queue()
     target: Target = Target()
+    connection: Connection = Connection()
     mirror: Mirror = Mirror()
     meter: Meter = Meter()
     log: Log = Log()
@@ -163,15 +172,6 @@ def _number(low: int, high: int) -> Check:
     return check
 
 
-def _choice(*values: str) -> Check:
-    def check(value: Any) -> str:
-        if value not in values:
-            raise _Wrong(f"must be one of {', '.join(map(_show, values))}")
-        return str(value)
-
-    return check
-
-
 def _size(low: int, high: int = 1024**5, *, unlimited: bool = False) -> Check:
     def check(value: Any) -> int | None:
         if unlimited and value == UNLIMITED:
@@ -181,6 +181,15 @@ def _size(low: int, high: int = 1024**5, *, unlimited: bool = False) -> Check:
             also = f' or "{UNLIMITED}"' if unlimited else ""
             raise _Wrong(f'must be a size from "{show_size(low)}" to "{show_size(high)}"{also}')
         return size
+
+    return check
+
+
+def _one_of(*allowed: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise _Wrong(f"must be one of {', '.join(allowed)}")
+        return str(value)
 
     return check
 
@@ -197,7 +206,10 @@ _CHECKS: dict[str, Check] = {
     "queue.disk_free_min": _size(0),
     "queue.alert_percent": _number(1, 100),
     "target.root": _directory,
-    "target.watch": _choice(*WATCHES),
+    "target.watch": _one_of(*WATCHES),
+    "connection.auto_reconnect": _flag,
+    "connection.reconnect_at_start": _flag,
+    "connection.auto_remirror": _one_of(*limits.REMIRROR),
     "mirror.remap_links": _flag,
     "meter.lag_warning_s": _number(0, limits.LAG_MAX_S),
     "meter.lag_error_s": _number(0, limits.LAG_MAX_S),

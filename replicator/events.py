@@ -85,6 +85,12 @@ QUEUE_NORMAL = EventType(9061, _I, "the queue {name} is {percent:.0f} % full aga
 OPERATIONS_LOST = EventType(
     78, _E, "the queue {name} could not take {count} operations: what differs is compared"
 )
+TRACKING_BEGINS = EventType(
+    801,
+    _W,
+    "connection {id} ({repset} to {target}) holds the queue back: it is emptied, and what changes is noted "
+    "and brought later",
+)
 LAG_WARNING = EventType(
     9062, _W, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
 )
@@ -93,15 +99,31 @@ LAG_ERROR = EventType(
 )
 LAG_NORMAL = EventType(9064, _I, "connection {id}: its recovery point at {target} is good again")
 FOREIGN_CHANGES = EventType(
-    9070,
+    9080,
     _W,
     "connection {id}: somebody else changed the copy on {target} ({count} changes, {path}); it is repaired",
 )
 FOREIGN_CHANGES_HERE = EventType(
-    9071, _W, "the copy of connection {uuid} was changed here by somebody else ({count} changes, {path})"
+    9081, _W, "the copy of connection {uuid} was changed here by somebody else ({count} changes, {path})"
 )
 NOT_WATCHED = EventType(
-    9072, _W, "changes of others in the copy of connection {uuid} are not noticed: {reason}"
+    9082, _W, "changes of others in the copy of connection {uuid} are not noticed: {reason}"
+)
+TARGET_QUEUE_FULL = EventType(
+    9065, _W, "connection {id}: the queue of {target} is full: changes wait here until it has room"
+)
+TARGET_QUEUE_ROOM = EventType(
+    9066, _I, "connection {id}: the queue of {target} has room again: sending goes on"
+)
+QUEUE_FULL = EventType(9067, _W, "the queue {name} is full: its source has to wait")
+QUEUE_ROOM = EventType(9068, _I, "the queue {name} has room again")
+QUEUE_FAILED = EventType(9069, _E, "the queue {name} cannot be written: {reason}")
+QUEUE_WORKS = EventType(9070, _I, "the queue {name} can be written again")
+QUEUE_MOVED = EventType(9071, _I, "the queue of {name} is in {directory} now")
+QUEUE_NOT_MOVED = EventType(9072, _W, "the queue of {name} stays in {directory}: {reason}")
+QUEUE_SETTINGS = EventType(9073, _I, "the queue of {name} follows the configuration now")
+QUEUE_SETTINGS_LATER = EventType(
+    9074, _W, "the queue of {name} follows the configuration when it is mounted anew: {reason}"
 )
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")

@@ -44,6 +44,11 @@ class Home:
         return os.path.join(self.path, "state.json")
 
     @property
+    def places(self) -> str:
+        """Where each queue is."""
+        return os.path.join(self.path, "places.json")
+
+    @property
     def configuration(self) -> str:
         return os.path.join(self.path, "replicator.toml")
 

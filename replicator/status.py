@@ -192,6 +192,7 @@ class PathConnection(msgspec.Struct, frozen=True, kw_only=True):
     included: bool
     rule: str = ""  # that decides; "": none names it
     mirror_pending: bool = False  # the mirror that runs has still to bring it, or something above it
+    dirty: str = ""  # why the target may lack something of it, of what is tracked
     operations: tuple[PathOperation, ...] = ()  # the last ones in the queue, oldest first
     note: str = ""
 
@@ -203,6 +204,31 @@ class PathReport(msgspec.Struct, frozen=True, kw_only=True):
     mount: str = ""  # the directory that captures it; "": none
     note: str = ""
     connections: tuple[PathConnection, ...] = ()
+
+
+class QueueView(msgspec.Struct, frozen=True, kw_only=True):
+    """One queue: of a captured directory, or of a copy that is kept here. Sizes in bytes."""
+
+    id: str  # of the mount, or the uuid of the connection
+    role: str  # source, target
+    name: str  # the captured directory, or what is written by the connection
+    memory_directory: str
+    memory_bytes: int
+    memory_max_bytes: int
+    memory_free_bytes: int | None  # of the file system; None: unknown
+    disk_directory: str
+    disk_bytes: int
+    disk_max_bytes: int | None  # None: unlimited
+    disk_free_min_bytes: int
+    disk_free_bytes: int | None
+    room_bytes: int  # that it can still take, with all limits and what others use
+    percent: float  # of what it could hold now
+    alert_percent: int
+    alert: bool  # it holds so much, or did so a moment ago
+    full: bool  # it can take nothing: what comes is lost, or its source waits
+    segments: int
+    lost_ops: int  # ever
+    problem: str  # why it cannot be written
 
 
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,6 +245,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_status: TargetStatus = TargetStatus.NOT_LOADED
     target_status_reason: str = ""
     target_lock: TargetLock = TargetLock.NONE  # as it was asked for when connecting
+    target_queue_full: bool = False  # AD-02: it has asked to wait
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
     replication_status: ReplicationStatus = ReplicationStatus.STOPPED

@@ -46,6 +46,7 @@ async def accept(
         raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
     await replica.know_source(hello.agent_uuid, hello.agent_name)
+    intake.open()
     if fingerprint(connect) != intake.received.connect:
         await intake.append(connect)
     received = intake.received
@@ -74,7 +75,8 @@ def _check_places(
     same_host: bool,
 ) -> None:
     """The directories that the connection writes to, made if they are missing. Raises Refused."""
-    private = (arguments.home, os.path.dirname(arguments.memory_directory))
+    queues = (arguments.memory_directory, arguments.disk_directory)
+    private = (arguments.home, *(os.path.dirname(directory) for directory in queues if directory))
     try:
         check_targets(connect, others=others, private=private, same_host=same_host)
         check_lock(connect)

@@ -150,6 +150,9 @@ class Api:
     async def events(self, request: Request) -> object:
         return self._service.events.since(*_since(request, limits.EVENTS_KEPT))
 
+    async def queues(self, request: Request) -> object:
+        return await self._service.queues.all()
+
     # --- mounts ---
 
     async def mounts(self, request: Request) -> object:
@@ -329,6 +332,7 @@ class Api:
             "/v1/connections/{connection}/wait": {"POST": self.wait},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
+            "/v1/queues": {"GET": self.queues},
             "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
         }
         return [Route(path, _endpoint(methods), methods=_METHODS) for path, methods in table.items()]

@@ -39,7 +39,7 @@ from replicator.fs.recorder import Recorder
 from replicator.mount_options import MountOptions
 from replicator.ops import NAME_KINDS, Kind
 from replicator.paths import Home, remove_if_empty
-from replicator.queue.journal import JournalSettings, JournalWriter
+from replicator.queue.journal import JournalSettings, JournalStatistics, JournalWriter
 from replicator.world import World
 
 logger = logging.getLogger("replicator.capture")
@@ -87,7 +87,9 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     disk_bytes: int
     lost_ops: int
+    losing: bool  # the journal can take nothing at the moment
     segments: int
+    queue: JournalStatistics
     nodes: int
     pending_mtimes: int
     skipped_ops: int  # paths too long to be replicated
@@ -300,6 +302,7 @@ class Capture:
         await self._started.wait()
         with self._lock:
             journal = self._journal.statistics()
+            losing = self._journal.losing
         return CaptureStatus(
             pid=os.getpid(),
             state=self._state,
@@ -311,7 +314,9 @@ class Capture:
             memory_bytes=journal.memory_bytes,
             disk_bytes=journal.disk_bytes,
             lost_ops=journal.lost_ops,
+            losing=losing,
             segments=journal.segments,
+            queue=journal,
             nodes=len(self._passthrough.nodes),
             pending_mtimes=self._passthrough.pending_mtimes,
             skipped_ops=self._recorder.skipped_ops,

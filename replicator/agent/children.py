@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import msgspec
 import trio
 
 from replicator import events, limits
@@ -20,6 +21,7 @@ from replicator.agent import planning, resumption
 from replicator.agent.capture import CaptureSettings
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
+from replicator.agent.queue_places import Place, QueuePlaces
 from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
@@ -34,6 +36,15 @@ from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
 from replicator.repset import overlapping
 from replicator.world import World
+
+
+async def running_settings(child: Child) -> JournalSettings | None:
+    """Of the queue of a capture; None: it does not say."""
+    try:
+        status = await child.call("status")
+        return msgspec.convert(status["queue"]["settings"], JournalSettings)
+    except (ReplicatorError, KeyError, msgspec.ValidationError):
+        return None
 
 
 class Children:
@@ -59,6 +70,8 @@ class Children:
         self._ring = ring
         self._supervisor = supervisor
         self._state = state
+        self._places = QueuePlaces(home.places, World().disk)
+        self._copied_ahead: set[str] = set()  # queues of which a copy is being made while they are in use
 
     # --- captures ---
 
@@ -70,6 +83,7 @@ class Children:
 
         async def look() -> None:
             await trio.to_thread.run_sync(self._note_stale, mount)
+            await self._settle(mount.id, mount.path, self._wanted_place(mount))
 
         async def tell(child: Child) -> None:
             await child.call("set_active", prefixes=self.active_prefixes(mount))
@@ -78,7 +92,7 @@ class Children:
                 pass  # they come back and write through the mount that is there now
 
         async def give_up(reason: str) -> None:
-            directory = self._journal(mount).memory_directory
+            directory = self.journal_settings(mount).memory_directory
             if await trio.to_thread.run_sync(resumption.give_up, directory):
                 log = self._home.child_log("capture", mount.id)
                 self._ring.add(events.MOUNT_GIVEN_UP, path=mount.path, reason=reason, log=log)
@@ -118,16 +132,17 @@ class Children:
         """Remove what a mount that is no longer captured has left: its journal, and a dead mount, if its
         capture was killed and stopped before it came up again.
         """
-        resumption.give_up(self._journal(mount).memory_directory)
+        resumption.give_up(self.journal_settings(mount).memory_directory)
         with suppress(UsageError, OSError):
             await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
         await self.discard_journal(mount)
 
     async def discard_journal(self, mount: Mount) -> None:
         """Remove what a journal that nobody writes or reads has left in memory and on disk."""
-        settings = self._journal(mount)
+        settings = self.journal_settings(mount)
         for directory in (settings.memory_directory, settings.disk_directory):
             await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
+        await trio.to_thread.run_sync(self._places.forget, mount.id)
 
     @asynccontextmanager
     async def _receivers_away(self, mount: Mount) -> AsyncIterator[None]:
@@ -168,7 +183,7 @@ class Children:
 
     def _capture_arguments(self, mount: Mount) -> CaptureSettings:
         queue = self._config.queue
-        settings = self._journal(mount)
+        settings = self.journal_settings(mount)
         # As it is now: its options may have changed. One that is being made is not in the state yet.
         mount = next((known for known in self._state().mounts if known.id == mount.id), mount)
         return CaptureSettings(
@@ -187,20 +202,77 @@ class Children:
             active=self.active_prefixes(mount),
         )
 
-    def _journal(self, mount: Mount) -> JournalSettings:
+    def journal_settings(self, mount: Mount) -> JournalSettings:
+        """Where the journal of a mount is, and how large it may become."""
+        return self._settings(self._places.of(mount.id, self._wanted_place(mount)))
+
+    def _wanted_place(self, mount: Mount) -> Place:
         queue = self._config.queue
-        return JournalSettings(
+        return Place(
             memory_directory(queue.memory_directory, self._identity.uuid, mount.id),
             os.path.join(queue.disk_directory or self._home.queue, mount.id),
+        )
+
+    def _settings(self, place: Place) -> JournalSettings:
+        queue = self._config.queue
+        return JournalSettings(
+            place.memory,
+            place.disk,
             queue.segment_size,
             queue.memory_size,
             queue.disk_size_max,
             queue.disk_free_min,
         )
 
+    async def _settle(self, identifier: str, name: str, wanted: Place, first: Place | None = None) -> None:
+        """Bring a queue that nobody uses now to where it shall be. If it cannot be there, it stays. `first`:
+        where it is if that was not noted.
+        """
+        if identifier in self._copied_ahead:
+            return  # its capture was killed just now: programs shall not wait for that
+        try:
+            moved = await trio.to_thread.run_sync(self._places.settle, identifier, wanted, first)
+        except (OSError, ReplicatorError) as error:
+            directory = self._places.of(identifier, first or wanted).disk
+            reason = f"{wanted.disk}: {getattr(error, 'strerror', None) or error}"
+            self._ring.add(events.QUEUE_NOT_MOVED, name=name, directory=directory, reason=reason)
+        else:
+            if moved:
+                self._ring.add(events.QUEUE_MOVED, name=name, directory=wanted.disk)
+
+    async def follow_configuration(self, mount: Mount) -> None:
+        """Have a capture that was started under another configuration take up what is set for its queue,
+        without unmounting.
+        """
+        child = self.capture(mount)
+        if child is None or child.pid is None:
+            return
+        running = await running_settings(child)
+        wanted = self._wanted_place(mount)
+        if running is None or running == self._settings(Place(running.memory_directory, wanted.disk)):
+            return
+        try:
+            if running.disk_directory != wanted.disk:
+                for connection in self._state().connections:  # they are started after this
+                    if any(journal.mount.id == mount.id for journal in self.journals(connection)):
+                        await stop_serving(self._home, "sender", connection.uuid)
+                await self._copy_ahead(mount.id, wanted)
+            await self.reload_capture(mount)
+        except (OSError, ReplicatorError) as error:
+            self._ring.add(events.QUEUE_SETTINGS_LATER, name=mount.path, reason=str(error))
+        else:
+            self._ring.add(events.QUEUE_SETTINGS, name=mount.path)
+
+    async def _copy_ahead(self, identifier: str, wanted: Place) -> None:
+        self._copied_ahead.add(identifier)
+        try:
+            await trio.to_thread.run_sync(self._places.prepare, identifier, wanted)
+        finally:
+            self._copied_ahead.discard(identifier)
+
     def _drop_lost_readers(self, mount: Mount) -> None:
         """Readers whose connection ended while the journal was closed: nothing is kept for them any more."""
-        world, settings = World(), self._journal(mount)
+        world, settings = World(), self.journal_settings(mount)
         known = {connection.uuid for connection in self._state().connections}
         try:
             header = Header(world, settings.memory_directory)
@@ -216,7 +288,7 @@ class Children:
 
     def _note_stale(self, mount: Mount) -> None:
         """A capture that was killed leaves a mount that fails; the next one clears it away."""
-        if resumption.is_held(self._journal(mount).memory_directory):
+        if resumption.is_held(self.journal_settings(mount).memory_directory):
             return  # the next one serves it on
         try:
             os.statvfs(mount.mountpoint)
@@ -230,10 +302,19 @@ class Children:
         return self._supervisor.get("sender", connection.uuid)
 
     async def start_sender(self, connection: Connection, *, patient: bool = False) -> Child:
+        settings = self._config.connection
+
+        async def tell(child: Child) -> None:
+            with suppress(ReplicatorError):  # of another version
+                await child.call(
+                    "configure", remirror=settings.auto_remirror, reconnect=settings.auto_reconnect
+                )
+
         plan = Plan(
             "sender",
             connection.uuid,
             lambda: self._sender_arguments(connection),
+            greet=tell,
             may_end=lambda: connection.uuid not in {c.uuid for c in self._state().connections},
         )
         return await self._supervisor.start(plan, patient=patient)
@@ -251,7 +332,8 @@ class Children:
             except ReplicatorError:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
-        for remembered in (self._home.source(connection.uuid), self._home.story(connection.uuid)):
+        home, uuid = self._home, connection.uuid
+        for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid)):
             with suppress(FileNotFoundError):  # the sender did it itself
                 os.unlink(remembered)
         for mount in mounts:
@@ -281,11 +363,14 @@ class Children:
                 remap_links=connection.options.remap_links,
                 orphans=connection.options.orphans,
                 lock=connection.options.lock,
+                remirror=self._config.connection.auto_remirror,
+                reconnect=self._config.connection.auto_reconnect,
+                reconnect_at_start=self._config.connection.reconnect_at_start,
             ),
         )
 
     def _journal_arguments(self, journal: planning.Journal) -> JournalArguments:
-        settings = self._journal(journal.mount)
+        settings = self.journal_settings(journal.mount)
         return JournalArguments(
             mount_id=journal.mount.id,
             root=journal.root,
@@ -317,6 +402,13 @@ class Children:
             "receiver",
             uuid,
             lambda: self._receiver_arguments(uuid),
+            prepare=partial(
+                self._settle,
+                uuid,
+                f"the copy of connection {uuid}",
+                self._wanted_spool(uuid),
+                self._former_spool(uuid),
+            ),
             may_end=lambda: not self._has_target(uuid),
         )
         return await self._supervisor.start(plan, patient=patient)
@@ -348,6 +440,7 @@ class Children:
                 continue
             if not status["source_uuid"] and not status["connected"]:
                 await child.call("forget")
+                await trio.to_thread.run_sync(self._places.forget, child.plan.id)
         if len(self.receivers()) >= limits.RECEIVERS:
             raise ReplicatorError(f"{limits.RECEIVERS} connections end here already: no more are accepted")
 
@@ -368,20 +461,54 @@ class Children:
         except OSError:
             return False
 
-    def _receiver_arguments(self, uuid: str) -> ReceiverArguments:
+    def _receiver_arguments(self, uuid: str, place: Place | None = None) -> ReceiverArguments:
         queue = self._config.queue
+        place = place or self._places.of(uuid, self._wanted_spool(uuid))
         return ReceiverArguments(
             home=self._home.path,
             connection_uuid=uuid,
             agent_uuid=self._identity.uuid,
             agent_name=self._identity.name,
-            memory_directory=memory_directory(queue.memory_directory, self._identity.uuid, f"spool-{uuid}"),
+            memory_directory=place.memory,
+            disk_directory=place.disk,
             segment_bytes=queue.segment_size,
             memory_bytes=queue.memory_size,
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
             watch=self._config.target.watch,
         )
+
+    def _wanted_spool(self, uuid: str) -> Place:
+        queue = self._config.queue
+        disk = queue.disk_directory
+        return Place(
+            memory_directory(queue.memory_directory, self._identity.uuid, f"spool-{uuid}"),
+            os.path.join(disk, f"spool-{uuid}") if disk else os.path.join(self._home.target(uuid), "spool"),
+        )
+
+    def _former_spool(self, uuid: str) -> Place:
+        """Where software that did not note it had the spool."""
+        return Place(self._wanted_spool(uuid).memory, os.path.join(self._home.target(uuid), "spool"))
+
+    def forget_places(self) -> None:
+        """Of queues that are no more."""
+        mounts = {mount.id for mount in self._state().mounts}
+        self._places.keep_only(mounts | set(self.receivers_known()))
+
+    async def end_outdated_receiver(self, uuid: str) -> None:
+        """End a receiver that an earlier agent has started under another configuration of queues: nothing is
+        lost, and another one is started.
+        """
+        wanted = self._wanted_spool(uuid)
+        known = self._places.of(uuid, wanted)
+        arguments = self._receiver_arguments(uuid, Place(known.memory, wanted.disk))
+        try:
+            data = await trio.Path(self._home.arguments("receiver", uuid)).read_bytes()
+            running = msgspec.json.decode(data, type=ReceiverArguments)
+        except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+            return  # none, or of another software, which says what it was told in another way
+        if running != arguments:
+            await stop_serving(self._home, "receiver", uuid)
 
     # --- all of them ---
 

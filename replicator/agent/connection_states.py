@@ -59,6 +59,7 @@ class ConnectionStates:
         state = memory.state
         self.reported_data = TargetDataState.MIRROR_REQUIRED  # by the target
         self.target_reason = ""
+        self.target_queue_full = False
         self._memory = memory
         self._story = story
         self._mirror_runs = mirror_runs
@@ -88,7 +89,9 @@ class ConnectionStates:
 
     @property
     def connection(self) -> ConnectionState:
-        return connection_state(self.transmit, connected=self._connected, failed=self._failed)
+        return connection_state(
+            self.transmit, connected=self._connected, failed=self._failed, held=self.target_queue_full
+        )
 
     @property
     def reason(self) -> str:
@@ -98,6 +101,8 @@ class ConnectionStates:
             return self._failure
         if self.transmit is TransmitMode.STOPPED:
             return "transmission was stopped"
+        if state is ConnectionState.PAUSED and self.target_queue_full:
+            return "the target's queue is full: changes wait here until it has room"
         return ""
 
     @property
@@ -161,12 +166,18 @@ class ConnectionStates:
         """The session ended with an error, or there was none."""
         event = "connection lost" if self._connected else "cannot connect"
         self._failed, self._failure = True, reason
-        self._connected = False
+        self._connected = self.target_queue_full = False
         self._tell(event)
+
+    def target_queue(self, *, full: bool) -> None:
+        """AD-02: the target asks to wait, or to go on."""
+        if full is not self.target_queue_full:
+            self.target_queue_full = full
+            self._tell("the target's queue is full" if full else "the target's queue has room again")
 
     def session_over(self) -> None:
         """Whatever ended it."""
-        self._connected = False
+        self._connected = self.target_queue_full = False
         self.target_reason = ""
         self._tell("session closed")
 

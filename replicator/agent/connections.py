@@ -14,6 +14,7 @@ from replicator.addresses import Address, normalise_path, parse_host_port
 from replicator.agent import forecast, planning, thishost
 from replicator.agent.core import Change, Core, NotFoundError
 from replicator.agent.mounts import Mounts
+from replicator.agent.queues import free_bytes, room_bytes
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, new_uuid
 from replicator.agent.supervisor import ChildError
@@ -163,7 +164,7 @@ class Connections:
             while True:
                 rung = self._core.rung
                 status = await self.status(connection)
-                if status.state is ConnectionState.STARTED:
+                if status.state in (ConnectionState.STARTED, ConnectionState.PAUSED):
                     return
                 if status.state is ConnectionState.ERROR:
                     name = self._target_name(connection)
@@ -215,7 +216,8 @@ class Connections:
     ) -> ConnectionStatus:
         connection = self.find(key)
         if action == "start":
-            _check_mirror(kind, newer=newer, checksum=checksum, orphans=orphans)
+            if kind != "log":
+                _check_mirror(kind, newer=newer, checksum=checksum, orphans=orphans)
             await self._ask(connection, "mirror_start", kind=kind, orphans=orphans)
         else:
             await self._ask(connection, f"mirror_{action}")
@@ -365,7 +367,6 @@ class Connections:
         """
         memory = disk = 0
         room: int | None = None
-        settings = self._core.config.queue
         for journal in self._core.children.journals(connection):
             child = self._core.children.capture(journal.mount)
             try:
@@ -375,11 +376,9 @@ class Connections:
             in_memory, on_disk = status.get("memory_bytes", 0), status.get("disk_bytes", 0)
             memory += in_memory
             disk += on_disk
-            try:
-                free = os.statvfs(settings.disk_directory or self._core.home.queue)
-            except OSError:
-                continue  # the capture says it better
-            left = forecast.room_bytes(settings, in_memory, on_disk, free.f_bavail * free.f_frsize)
+            settings = self._core.children.journal_settings(journal.mount)
+            free = await free_bytes(settings.disk_directory)
+            left = room_bytes(settings, in_memory, on_disk, free)
             room = left if room is None else min(room, left)
         return memory, disk, room
 
@@ -426,7 +425,7 @@ def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions
 
 def _check_mirror(kind: str, *, newer: bool, checksum: bool, orphans: str) -> None:
     if kind not in ("full", "difference"):
-        raise UsageError(f"mirror {kind!r}: must be full or difference")
+        raise UsageError(f"mirror {kind!r}: must be full, difference, or (to start one) log")
     if orphans not in ("keep", "delete"):
         raise UsageError(f"orphans {orphans!r}: must be keep or delete")
     for name, wanted in (("newer", newer), ("checksum", checksum)):

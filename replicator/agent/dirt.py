@@ -39,6 +39,7 @@ class _SavedFlow(msgspec.Struct, frozen=True, array_like=True):
 
 class _Saved(msgspec.Struct, frozen=True, array_like=True):
     told: str
+    skipped: bool
     since_wall_ns: int
     distrust_wall_ns: int
     root_changed: str
@@ -56,6 +57,7 @@ class Dirt:
         self.gap = False  # something was lost of which nobody knows what it was
         self.told = ""  # by this run (its id) the stream tells the target that it is not exact
         self.outstanding = False  # no recovery has brought it yet; else one has, and it may not be durable
+        self.skipped = False  # some of it while replication was stopped: a mirror does not bring it for good
         self.since_wall_ns = 0
         self.distrust_wall_ns = 0
         """Files changed since are not what their size and mtime say; 0: nobody knows since when."""
@@ -82,6 +84,7 @@ class Dirt:
         now_ns = self._world.clock.wall_ns()
         self.active = self.outstanding = True
         self.known, self.told, self.gap, self.root_changed = known, told, False, ""
+        self.skipped = False
         self.since_wall_ns = now_ns
         passed = [flow.passed_wall_ns for flow in self._flows]
         self.distrust_wall_ns = min(passed, default=0)
@@ -127,14 +130,30 @@ class Dirt:
             self._touched()
 
     def brought(self) -> None:
-        """A recovery is complete in the stream; kept until it is durable on the target."""
-        self.outstanding = False
+        """A recovery is complete in the stream; kept until it is durable on the target.
+
+        What was skipped meanwhile is still to be brought, and is all that is.
+        """
+        self.outstanding = self.skipped
+        if self.skipped:
+            self.known = True
+            self._touched()
+
+    def skip(self) -> None:
+        """Records pass that are not shipped."""
+        if not self.skipped:
+            self.skipped = True
+            self._touched()
+
+    def bring(self) -> None:
+        """All of it is asked for now."""
+        self.skipped = False
 
     def clear(self) -> None:
         """The target is exact, and durably so; or everything will be compared."""
         if not self.active:
             return
-        self.active = self.outstanding = self.gap = self._changed = False
+        self.active = self.outstanding = self.gap = self.skipped = self._changed = False
         self.known, self.told, self.root_changed = True, "", ""
         self._maps = [DirtyMap(limits.DIRTY_MAP_BYTES) for _ in self._flows]
         self._estimates = None
@@ -200,7 +219,9 @@ class Dirt:
             for flow, found in zip(self._flows, self._maps, strict=True)
         ]
         body = msgspec.msgpack.encode(
-            _Saved(self.told, self.since_wall_ns, self.distrust_wall_ns, self.root_changed, flows)
+            _Saved(
+                self.told, self.skipped, self.since_wall_ns, self.distrust_wall_ns, self.root_changed, flows
+            )
         )
         checksum = xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little")
         try:
@@ -262,7 +283,7 @@ class Dirt:
             print(f"{self._path} is damaged: {error}", file=sys.stderr, flush=True)
             return
         self.active = self.outstanding = True
-        self.told, self.root_changed = saved.told, saved.root_changed
+        self.told, self.skipped, self.root_changed = saved.told, saved.skipped, saved.root_changed
         self.since_wall_ns, self.distrust_wall_ns = saved.since_wall_ns, saved.distrust_wall_ns
         for flow, found in zip(self._flows, saved.flows, strict=True):
             flow.stand_at(found.sequence, found.chain, found.wall_ns)

@@ -74,6 +74,8 @@ class Flow:
         self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
         self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
         self.all_required = False  # the mirror that runs brings everything, not some paths
+        self.damaged_at: Position | None = None  # what follows in the journal cannot be read
+        self._failed_at: Position | None = None
         self._lookahead = lookahead
         self._open_place: int | None = None
 
@@ -138,6 +140,7 @@ class Flow:
     def seek_head(self) -> None:
         """Go on with what comes next."""
         self.position = self.cursor.seek_head()
+        self.damaged_at = None
         self.passed_wall_ns = 0
 
     # --- reading the source again ---
@@ -185,7 +188,15 @@ class Flow:
         self.order.end()
 
     def session_ended(self) -> None:
-        """What was queued is read again in the next session, at new places."""
+        """What was queued is read again in the next session, at new places.
+
+        A journal that could not be read on is tried again in the next session; at the same place a second
+        time, it is damaged (AD-03).
+        """
+        failed_at, self.cursor.failed_at = self.cursor.failed_at, None
+        if failed_at is not None:
+            self.damaged_at = failed_at if failed_at == self._failed_at else None
+            self._failed_at = failed_at
         for piece in self.pieces:
             for found in piece.found:
                 if piece.patch is not None:

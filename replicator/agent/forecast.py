@@ -4,22 +4,10 @@ import msgspec
 
 from replicator.agent.meter import seconds_until_full
 from replicator.config import Meter as MeterSettings
-from replicator.config import Queue
 from replicator.status import Lag
 
 LEVELS = ("", "warning", "error")
 """Of the recovery point, the gravest last."""
-
-
-def room_bytes(settings: Queue, memory_bytes: int, disk_bytes: int, disk_free_bytes: int) -> int:
-    """What a journal that has so much in memory and on disk can still take.
-
-    `disk_free_bytes`: of the file system of its disk tier. Without a limit it is what others leave free.
-    """
-    disk = disk_free_bytes - settings.disk_free_min
-    if settings.disk_size_max is not None:
-        disk = min(disk, settings.disk_size_max - disk_bytes)
-    return max(settings.memory_size - memory_bytes, 0) + max(disk, 0)
 
 
 def level(recovery_point_s: float, settings: MeterSettings) -> str:

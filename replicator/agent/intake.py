@@ -12,7 +12,14 @@ import trio
 
 from replicator import limits
 from replicator.agent.replica import Replica
-from replicator.agent.replica_state import Received, encode, fingerprint, journal_ids
+from replicator.agent.replica_state import (
+    Applied,
+    Received,
+    ReplicaState,
+    encode,
+    fingerprint,
+    journal_ids,
+)
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool
 from replicator.errors import JournalError, RemoteProtocolError
@@ -29,8 +36,25 @@ from replicator.net.frames import (
     Records,
     StreamHead,
 )
+from replicator.net.session import SessionEnded
 from replicator.ops import Position
 from replicator.queue import record as codec
+
+
+def only_applied(applied: Applied, state: ReplicaState) -> Received:
+    """What counts as received when the spool is lost: what is applied. The source has the rest, for it keeps
+    all that is not durable here.
+    """
+    connect = state.connect
+    return Received(
+        applied.spool,
+        dict(applied.marks),
+        connect=fingerprint(connect) if connect is not None else 0,
+        journals=journal_ids(connect) if connect is not None else (),
+        mirroring=state.mirroring,
+        mirror_id=state.mirror_id,
+        batches=applied.batches if state.mirroring else 0,
+    )
 
 
 def note(received: Received, frame: Frame, position: Position) -> None:
@@ -58,19 +82,55 @@ class Intake:
         self, spool: Spool, replica: Replica, received: Received, page: SharedValue, news: Callable[[], None]
     ) -> None:
         self.received = received
-        self.full = False  # the spool takes nothing at the moment
+        self.full = False  # the source is to wait
         self._spool = spool
         self._replica = replica
         self._page = page
         self._news = news
         self._room = trio.Event()
+        self._waiting = False  # what has arrived does not fit
+        self._full_bytes = 0  # so much was in the spool when it was full
+        self._closed = ""
+
+    def open(self) -> None:
+        """A session begins: the source hears now what was received, and goes on from there."""
+        self._closed = ""
+
+    def spool_lost(self, reason: str) -> None:
+        """Nothing that is not applied was received; nor is anything, until another session begins."""
+        self._closed = reason
+        self.full = False
+        self.received = only_applied(self._replica.applied, self._replica.state)
+        self._page.store(encode(self.received))
 
     def look_for_room(self) -> None:
-        """The spool may have room again."""
+        """The spool may have room again: something was applied."""
+        if not self.full:
+            return
+        self._spool.collect()
         self._room.set()
+        self._look()
+
+    def _look(self) -> None:
+        """Whether the source may go on: with the first bit of room, both would pause and resume all the
+        time.
+        """
+        used = sum(self._spool.usage())
+        roomy = used <= self._full_bytes * limits.SPOOL_RESUME_PERCENT // 100 or self._replica.drained
+        if self.full and roomy and not self._waiting:
+            self.full = False
+            print("the spool has room again: the source may go on", file=sys.stderr, flush=True)
+            self._news()
+
+    def _exhausted(self) -> None:
+        if not self.full:
+            self.full, self._full_bytes = True, sum(self._spool.usage())
+            print("the spool is full: the source has to wait", file=sys.stderr, flush=True)
+            self._news()
 
     async def take(self, event: Event) -> None:
-        """A part of the stream. Raises RemoteProtocolError."""
+        """A part of the stream. Raises RemoteProtocolError, SessionEnded."""
+        self._check_open()
         if isinstance(event, tuple):
             frame, data = event
             if isinstance(frame, Records):
@@ -85,6 +145,10 @@ class Intake:
             if not self.received.mirroring or event.mirror_id != self.received.mirror_id:
                 raise RemoteProtocolError("the end of a mirror that was not begun")
             await self.append(event)
+
+    def _check_open(self) -> None:
+        if self._closed:  # what is under way follows on something that is lost
+            raise SessionEnded(self._closed)
 
     def _journal_id(self, index: int) -> str:
         journals = self.received.journals
@@ -152,7 +216,9 @@ class Intake:
             raise RemoteProtocolError(f"pieces {batch.number} came as {head.number}")
         if batch.number <= received.batches:
             return  # a repetition
-        if not await self._replica.keeps_up() or not self._replica.place_now(batch):
+        keeps_up = await self._replica.keeps_up()
+        self._check_open()
+        if not keeps_up or not self._replica.place_now(batch):
             await self.append(head, data)
             return
         # Stored in this order: a successor that finds it applied and not received is sent it again.
@@ -160,17 +226,19 @@ class Intake:
         self._page.store(encode(received))
 
     async def append(self, frame: Frame, data: Buffer = b"") -> None:
-        """Into the spool. While that is full nothing is read from the network: the source waits, nothing is
-        lost.
+        """Into the spool. While that is full nothing is read from the network, and the source is told to wait
+        (AD-02); nothing is lost.
         """
-        while not self._spool.append(frame, data):
-            if not self.full:
-                self.full = True
-                print("the spool is full: the source has to wait", file=sys.stderr, flush=True)
-            self._room = trio.Event()
-            with trio.move_on_after(limits.SPOOL_RETRY_S):
-                await self._room.wait()
-        self.full = False
+        try:
+            while not self._spool.append(frame, data):
+                self._waiting = True
+                self._exhausted()
+                self._room = trio.Event()
+                with trio.move_on_after(limits.SPOOL_RETRY_S):
+                    await self._room.wait()
+                self._check_open()
+        finally:
+            self._waiting = False
         # No checkpoint from the append to here: spool and position belong together for everyone in this
         # process.
         note(self.received, frame, self._spool.head)

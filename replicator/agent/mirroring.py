@@ -16,8 +16,15 @@ RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set 
 KINDS = frozenset({FULL, DIFFERENCE})
 LOG = "log"  # of what is known to have changed
 OFF = "off"
-REMIRROR = (LOG, DIFFERENCE, "checksum", FULL, OFF)
-"""AD-10: what brings what a target lacks after it was away. There is no comparison by checksum yet: full."""
+CHECKSUM = "checksum"
+
+
+def remirror_kind(setting: str) -> str:
+    """What brings what a target lacks after it was away (`limits.REMIRROR`). There is no comparison by
+    checksum yet, so that means to send everything.
+    """
+    return FULL if setting == CHECKSUM else setting
+
 
 _RATE_WINDOW_NS = 2_000_000_000
 

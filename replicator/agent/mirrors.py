@@ -121,6 +121,7 @@ class Mirrors:
             self._forget_run()
         run = self.begin_recovery()
         run.partial = False
+        self.dirt.bring()
         self.recover(self.dirt.require)
         return run
 
@@ -142,12 +143,14 @@ class Mirrors:
         elif not replicating or self.remirror == OFF:
             self._tell_inexact()
         elif not dirt.sufficient:
+            dirt.bring()
             wanted = self._memory.state.mirror_wanted
             kind = wanted if wanted in KINDS else FULL if self.remirror == FULL else RECOVERY
             self.begin(kind, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
         elif self.remirror == LOG:
             self.recover_tracked()
         else:
+            dirt.bring()
             self.begin(self.remirror, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
 
     def _bring_tracked_with(self, run: MirrorRun) -> None:
@@ -195,6 +198,7 @@ class Mirrors:
         """
         run, state = self.run, self._memory.state
         assert run is not None
+        state.mirror_exact = True
         since_ns = max(wall_ns - limits.FILE_CLOCK_STEP_NS, 0)
         if now:
             former_ns = run.distrust_ctime_after_ns
@@ -265,7 +269,7 @@ class Mirrors:
             partial_run = run is not None and run.some_paths
             self.begin(
                 RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
-                exact=state.mirror_exact and state.mirror_wanted is not None,
+                exact=state.mirror_exact,  # of the last one, if none runs: what it removed may be back
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
             )
         elif run is not None:
@@ -291,18 +295,23 @@ class Mirrors:
             return run.kind != RECOVERY or not run.some_paths
         return not state.settled or state.mirror_wanted in KINDS
 
-    def settle(self, settled_id: str) -> bool:
-        """The target says that all the mirror of this id brought is durable. Whether nothing is dirty now."""
-        if not settled_id or settled_id != self._to_settle or self.run is not None:
+    def settle(self, settled_id: str, *, kept: bool) -> bool:
+        """The target says that all the mirror of this id brought is durable. `kept`: the journals have all
+        that is not. Whether nothing is dirty any more.
+        """
+        dirt = self.dirt
+        if self.run is not None or self.shipper.data_state is not TargetDataState.OK or not kept:
             return False
-        if self.shipper.data_state is not TargetDataState.OK:
+        if self._to_settle and settled_id == self._to_settle:
+            self._to_settle = ""
+            if not self._memory.state.settled:
+                self._memory.state.settled = True
+                self._memory.save()
+        elif self._to_settle or dirt.told:
             return False
-        self._to_settle = ""
-        if self.dirt.active and not self.dirt.outstanding:
-            self.dirt.clear()
-        if not self._memory.state.settled:
-            self._memory.state.settled = True
-            self._memory.save()
+        if not dirt.active or dirt.outstanding:
+            return False
+        dirt.clear()
         return True
 
     def _begin_again(self, kind: str) -> None:

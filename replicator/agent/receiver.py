@@ -32,14 +32,20 @@ from replicator.agent.replica_state import Marks, ReplicaState, StateFile
 from replicator.agent.replica_tree import ReplicaTree, Tree, release
 from replicator.agent.reporter import Reporter
 from replicator.agent.spool import Spool
-from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError, UsageError
+from replicator.errors import (
+    JournalError,
+    ProtocolError,
+    RemoteProtocolError,
+    ReplicatorError,
+    UsageError,
+)
 from replicator.fs import credentials
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import Connect, Disconnect, RefusedConnection
 from replicator.net.session import PeerLeft, Session, SessionEnded
 from replicator.ops import shown
 from replicator.paths import Home, remove_if_empty
-from replicator.queue.journal import JournalSettings
+from replicator.queue.journal import JournalSettings, JournalStatistics
 from replicator.status import TargetDataState, TargetLock, TargetStatus
 from replicator.world import World
 
@@ -66,6 +72,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     queued_bytes: int
     memory_queue_bytes: int
     disk_queue_bytes: int
+    queue: JournalStatistics
     operations: int  # applied by this process
     last_path: str
     received: dict[str, int]
@@ -88,13 +95,14 @@ class Receiver:
         self._arguments = arguments
         self._directory = directory = Home(arguments.home).target(arguments.connection_uuid)
         self._memory = memory = arguments.memory_directory
+        self._spool_directory = arguments.disk_directory or os.path.join(directory, "spool")
         world.disk.makedirs(directory)
         world.disk.makedirs(memory)
         state_file = StateFile(world, directory)
         state = state_file.load() or ReplicaState(connection_uuid=arguments.connection_uuid)
         settings = JournalSettings(
             memory,
-            os.path.join(directory, "spool"),
+            self._spool_directory,
             arguments.segment_bytes,
             arguments.memory_bytes,
             arguments.disk_bytes,
@@ -133,6 +141,7 @@ class Receiver:
             lambda connect: open_tree(connect, directory),
             self._news_here,
             _drift(world, directory, found.state),
+            found.comes_again,
         )
         self._drift_watch = DriftWatch(
             world,
@@ -147,6 +156,7 @@ class Receiver:
         self._session_scope: trio.CancelScope | None = None
         self._connected = False
         self._ending = ""
+        self._lost = ""  # why the session that is there ends
 
     # --- what the agent asks for ---
 
@@ -213,6 +223,7 @@ class Receiver:
             queued_bytes=self._spool.queued_bytes,
             memory_queue_bytes=memory_bytes,
             disk_queue_bytes=disk_bytes,
+            queue=self._spool.statistics(),
             operations=replica.operations,
             last_path=shown(replica.last_path),
             received=_sequences(self._intake.received.marks),
@@ -232,7 +243,7 @@ class Receiver:
                 nursery.start_soon(self._drift_watch.run)
                 task_status.started()
                 async with trio.open_nursery() as working:
-                    working.start_soon(self.replica.run)
+                    working.start_soon(self._apply)
                     working.start_soon(self._serve_sessions)
                 nursery.cancel_scope.cancel()
             if not self.forgotten:
@@ -259,9 +270,23 @@ class Receiver:
         except OSError as error:
             self._log(f"the copy may still be locked, see findmnt: {error}")
 
+    async def _apply(self) -> None:
+        while True:
+            try:
+                await self.replica.run()
+                return
+            except JournalError as error:  # AD-03: an I/O error, or damage
+                reason = f"the target's queue is lost, what it held has to come again: {error}"
+                self._log(reason)
+                self.replica.spool_lost()
+                self._intake.spool_lost(reason)
+                if self._session_scope is not None:
+                    self._lost = reason
+                    self._session_scope.cancel()
+
     def _remove_everything(self) -> None:
         disk = self._world.disk
-        for directory in (self._memory, os.path.join(self._directory, "spool"), self._directory):
+        for directory in (self._memory, self._spool_directory, self._directory):
             for name in disk.listdir(directory) if disk.exists(directory) else ():
                 path = os.path.join(directory, name)
                 if path != os.path.join(self._directory, "spool"):
@@ -277,11 +302,12 @@ class Receiver:
                 continue
             (stream, first_bytes, others), self._adopted = self._adopted, None
             session = Session(stream, Engine(Role.TARGET), first_bytes=first_bytes)
-            reason = ""
+            reason = self._lost = ""
             with trio.CancelScope() as self._session_scope:
                 reason = await self._run_session(session, others)
             self._connected = False
             self._session_scope = None
+            reason = reason or self._lost
             replaced = not reason and not self._ending
             await session.close(
                 reason or self._ending or "replaced by a newer connection", linger=not replaced
@@ -415,7 +441,8 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
             await receiver.run()
             nursery.cancel_scope.cancel()
     if receiver.forgotten:
-        for directory in (arguments.memory_directory, Home(arguments.home).target(arguments.connection_uuid)):
+        target = Home(arguments.home).target(arguments.connection_uuid)
+        for directory in (arguments.memory_directory, arguments.disk_directory or target, target):
             shutil.rmtree(directory, ignore_errors=True)
         remove_if_empty(os.path.dirname(arguments.memory_directory))
 

@@ -13,6 +13,7 @@ class ReceiverArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     agent_uuid: str
     agent_name: str
     memory_directory: str  # of the spool's memory tier, for this connection alone
+    disk_directory: str = ""  # of its disk tier; "": beside the state of the connection
     segment_bytes: int = limits.SEGMENT_BYTES
     memory_bytes: int = limits.MEMORY_QUEUE_BYTES
     disk_bytes: int | None = limits.DISK_QUEUE_BYTES

@@ -34,6 +34,7 @@ class Standing:
     received: Received
     applied: Applied
     refused: list[RefusedBatch]
+    comes_again: bool = False  # see Replica
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,19 @@ class Remains:
                     intake.note(received, frame.frame, frame.position)
                 self.spool.seek(applied.spool)
             except JournalError as error:
-                print(f"the spool is lost: {error}", file=sys.stderr, flush=True)
-            else:
-                return Standing(state, received, applied, self.refused_file.load())
+                print(f"the spool is lost, its source sends it again: {error}", file=sys.stderr, flush=True)
+                return self._without_spool(state, applied)
+            return Standing(state, received, applied, self.refused_file.load())
         return self._after_power_loss(state)
+
+    def _without_spool(self, state: ReplicaState, applied: Applied) -> Standing:
+        """The tree is exact up to what is applied, but for one operation that a kill may have cut short."""
+        self.spool.seek_head()
+        applied.spool, applied.done = self.spool.head, 0
+        received = intake.only_applied(applied, state)
+        self.received_page.store(states.encode(received))
+        self.applied_page.store(states.encode(applied))
+        return Standing(state, received, applied, self.refused_file.load(), comes_again=not state.clean)
 
     def _after_power_loss(self, state: ReplicaState) -> Standing:
         """Another boot, or the memory is gone: what was not durable may be there in part. The source

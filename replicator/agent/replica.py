@@ -81,7 +81,11 @@ class Replica:
         open_tree: Callable[[Connect], Tree],
         changed: Callable[[], None],
         drift: Drift,
+        comes_again: bool = False,
     ) -> None:
+        """`comes_again`: the spool is lost, and with it the operation that a killed predecessor was in the
+        middle of; its source sends it once more.
+        """
         self.state = state
         self.applied = applied
         self.drained = False
@@ -116,6 +120,7 @@ class Replica:
         self._since_breath = 0
         self._breath_ns = 0
         self._in_doubt = False
+        self._comes_again = comes_again
         self._given_up: set[bytes] = set()  # paths that failed for too long, until a mirror brings them
         self._stale_descriptors = False  # the tree was synced: a good time to look at it afresh
 
@@ -160,7 +165,9 @@ class Replica:
         """Apply what is in the spool and what comes, until `stop`. Raises JournalError if the spool is
         damaged.
         """
-        self._in_doubt = not self.state.clean and self._spool.head != self.applied.spool
+        self._in_doubt = self._comes_again or (
+            not self.state.clean and self._spool.head != self.applied.spool
+        )
         try:
             if self.state.connect is not None:
                 await self._configure(self.state.connect)
@@ -176,7 +183,7 @@ class Replica:
                 if self._paused:
                     self._apply_state.happen(ApplyEvent.HELD)
                 else:
-                    self._in_doubt = False
+                    self._in_doubt = self._comes_again
                     self.drained = True
                     self._stir()
                     self._changed()
@@ -186,6 +193,14 @@ class Replica:
                 self._breath_ns = self._world.clock.monotonic_ns()
         except _Stopped:
             pass
+
+    def spool_lost(self) -> None:
+        """After `run` has raised JournalError: what is in the spool counts no more; it may be run again."""
+        self._comes_again = self._comes_again or self._in_doubt
+        self._spool.seek_head()
+        applied = self.applied
+        applied.spool, applied.done = self._spool.head, 0  # the marks are exact to the operation
+        self._page.store(encode(applied))
 
     def close(self) -> None:
         """After `run`."""
@@ -249,7 +264,7 @@ class Replica:
         if kind == Kind.HOLE or kind == Kind.DOUBT:
             await self._lost_something()
             return
-        in_doubt, self._in_doubt = self._in_doubt, False
+        in_doubt, self._in_doubt, self._comes_again = self._in_doubt, False, False
         intent = self.applied.intent if in_doubt else b""
         delay_s = limits.APPLY_RETRY_FIRST_S
         failing_since: float | None = None

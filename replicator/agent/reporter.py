@@ -116,5 +116,9 @@ class Reporter:
     def _state_now(self) -> TargetState:
         replica = self._replica
         return TargetState(
-            replica.status, replica.state.data_state, replica.reason[:1000], self._spool.queued_bytes
+            replica.status,
+            replica.state.data_state,
+            replica.reason[:1000],
+            self._spool.queued_bytes,
+            self._intake.full,
         )

@@ -22,6 +22,7 @@ from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
+from replicator.agent.mirroring import RECOVERY, remirror_kind
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import SenderArguments
@@ -47,6 +48,7 @@ from replicator.net.frames import (
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Position, shown
 from replicator.paths import Home
+from replicator.queue.cursor import UnreadableJournal
 from replicator.queue.journal import JournalSettings
 from replicator.status import (
     ConnectionStatus,
@@ -96,8 +98,9 @@ class Sender:
             self._changes,
             self._states.mirror_moved,
             self.dirt,
-            arguments.options.remirror,
+            remirror_kind(options.remirror),
         )
+        self._reconnect = options.reconnect
         self._tracker = Tracker(
             world,
             flows,
@@ -138,10 +141,24 @@ class Sender:
         self._leaving = ""  # why the session ends, if it ends to track
         self._torn = False  # the target has lost what was not durable; it is tracked
         self._recover_wanted = False
+        self._lost_why = ""
+        self._lost_since_ns = 0
         self._target_mirror = ""  # id of the last run it had heard of when the session began
         self._stopping = False
         self.removed = False
         self._transmit_scope: trio.CancelScope | None = None
+        self._note_boot(options.reconnect_at_start)
+
+    def _note_boot(self, reconnect: bool) -> None:
+        """AD-08: whether to connect by itself after the host was down."""
+        boot_id, former = self._world.clock.boot_id(), self._state.boot_id
+        if boot_id == former:
+            return
+        self._state.boot_id = boot_id
+        self._memory.save()
+        if former and not reconnect and self._states.transmit is not TransmitMode.STOPPED:
+            reason = "the host was down, and it is not connected again by itself: `dtctl transmit start`"
+            self._states.transmission(TransmitEvent.STOP, reason)
 
     @property
     def _state(self) -> SenderState:
@@ -185,7 +202,7 @@ class Sender:
                     retry = getattr(error, "retry", True)
                     reason = reason_of(error, self._target_name)
                     self._states.lost(reason)
-                    if retry and connected and not self._arguments.options.reconnect:  # AD-12
+                    if retry and connected and not self._reconnect:  # AD-12
                         retry = False
                         reason = f"{reason}; it is not connected again by itself: `dtctl transmit start`"
                     if not retry:
@@ -257,6 +274,8 @@ class Sender:
         """Bring flows, orders and the mirror in line with what the target has."""
         dirt, flows = self.dirt, self._flows
         was_exact = dirt.active or self._state.exact
+        self._lost_why = "the journal does not go on where the target is"
+        self._lost_since_ns = dirt.distrust_wall_ns if dirt.active else 0  # 0: nobody knows
         self._target_mirror = connected.mirror_id
         self._note_data_state(TargetDataState(connected.data_state))
         self._states.reported_data = self.shipper.data_state
@@ -278,7 +297,9 @@ class Sender:
             flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
                 flow.seek_head()
-                lost = lost or connected.data_state == TargetDataState.OK
+                lost = (
+                    lost or connected.data_state == TargetDataState.OK or (connected.power_lost and was_exact)
+                )
                 continue
             self._received[index] = mark.sequence
             applied, durable = connected.applied[index], connected.durable[index]
@@ -295,9 +316,11 @@ class Sender:
         self._lag.resume(self._applied, self._durable)
         self._root_changed = self._root_changed and not lost
         if lost:
-            self._states.replicate(ReplicationEvent.FAIL, "the journal does not go on where the target is")
+            self._states.replicate(ReplicationEvent.FAIL, self._lost_why)
         if lost or not (self._torn or self._jumps):
             self._mirrors.resume(connected, lost)
+        if lost and self._lost_since_ns:
+            self._mirrors.distrust_since(self._lost_since_ns, True)
 
     @property
     def _jumps(self) -> bool:
@@ -305,18 +328,34 @@ class Sender:
         return self.dirt.active and any(flow.reached not in (None, flow.position) for flow in self._flows)
 
     def _place_clean(self, connected: Connected) -> bool:
-        """The flows go on where the target is. False: not all can."""
+        """The flows go on where the target is. False: not all can. UnreadableJournal: it is tried once more,
+        see `Flow.session_ended`.
+        """
         placed = True
         for flow, mark in zip(self._flows, connected.received, strict=True):
             if mark is None:
                 continue
+            reached = Position(mark.sequence, mark.chain)
+            passed_wall_ns = flow.passed_wall_ns if flow.position == reached else 0
             try:
                 self._refuse_root_put_back(flow)
-                flow.seek(Position(mark.sequence, mark.chain))
+                self._refuse_damaged(flow, reached)
+                flow.seek(reached)
+            except UnreadableJournal:
+                raise
             except JournalError:
                 flow.seek_head()
                 placed = False
+                if passed_wall_ns:
+                    self._lost_since_ns = min(passed_wall_ns, self._lost_since_ns or passed_wall_ns)
         return placed
+
+    def _refuse_damaged(self, flow: Flow, reached: Position) -> None:
+        """AD-03: a journal that could not be read on twice, once the target has all before that place."""
+        if flow.damaged_at == reached:
+            root = self._arguments.journals[flow.index].root
+            self._lost_why = f"the journal of {root} is damaged"
+            raise JournalError(self._lost_why)
 
     def _refuse_root_put_back(self, flow: Flow) -> None:
         if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
@@ -333,6 +372,7 @@ class Sender:
                 reached = flow.reached
                 assert reached is not None
                 self._refuse_root_put_back(flow)
+                self._refuse_damaged(flow, reached)
                 if flow.position.sequence < reached.sequence and dirt.active:
                     await tracker.fold_until(flow, reached.sequence)
                 elif not tracker.tracking and reached.sequence >= flow.cursor.acknowledged:
@@ -347,7 +387,9 @@ class Sender:
             for flow in self._flows:
                 if not tracker.tracking and flow.cursor.position != flow.position:
                     flow.cursor.seek(flow.position)
-        except JournalError:
+        except JournalError as error:
+            if isinstance(error, UnreadableJournal) and all(f.damaged_at is None for f in self._flows):
+                raise  # as in `_place_clean`
             for flow in self._flows:
                 flow.seek_head()
             return False
@@ -369,10 +411,11 @@ class Sender:
         elif mirrors.run is not None:
             self._recover_wanted = wanted  # when it has ended
         elif self.shipper.data_state is TargetDataState.OK:
-            if not dirt.told:
-                dirt.clear()
-            elif dirt.told == self._target_mirror:
-                dirt.brought()
+            if dirt.skipped:  # while a mirror ran that was to be without replication
+                if replicating:
+                    mirrors.bring_tracked(replicating=True)
+            elif not dirt.told or dirt.told == self._target_mirror:
+                dirt.brought()  # it has all of it
             elif dirt.outstanding:  # it has never heard that it lacks something
                 mirrors.bring_tracked(replicating=replicating)
         elif wanted and replicating and dirt.outstanding:
@@ -449,7 +492,8 @@ class Sender:
             self._applied = list(event.applied)
             self._durable = list(event.durable)
             self._let_journals_forget()
-            if self._mirrors.settle(event.settled):
+            kept = all(d >= f.cursor.acknowledged for f, d in zip(self._flows, self._durable, strict=True))
+            if self._mirrors.settle(event.settled, kept=kept):
                 self._let_journals_forget()
             self._lag.acknowledged(event.received, event.applied, event.durable)
             self.shipper.acknowledged(event.batches_applied)
@@ -462,6 +506,10 @@ class Sender:
                 self._mirrors.was_exact = event.data_state == TargetDataState.MIRROR_REQUIRED
             self._note_data_state(TargetDataState(event.data_state))
             self._states.target_says(TargetStatus(event.status), self.shipper.data_state, event.reason)
+            if event.queue_full is not self._states.target_queue_full:
+                self._states.target_queue(full=event.queue_full)
+                self.shipper.wake()
+                self._lag.wake()
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
@@ -507,12 +555,20 @@ class Sender:
         self._scanner.wake()
         self._changes.notify()
 
+    def configure(self, remirror: str, reconnect: bool) -> None:
+        """The agent's configuration may be another than when this process began."""
+        self._mirrors.remirror = remirror_kind(remirror)
+        self._reconnect = reconnect
+
     def replicate_start(self) -> None:
         """RP-01.
 
         What happened meanwhile was tracked, and is brought; where it was not, a mirror is advised (RP-02).
         """
         self._set_replicating(ReplicationEvent.START)
+        if self.dirt.active and self._mirrors.run is None and self._state.mirror_wanted is None:
+            self._state.mirror_wanted = RECOVERY  # also if this process ends before it begins
+            self._memory.save()
         self._recover_wanted = self.shipper.jump_pending = True
         self.shipper.wake()
 
@@ -631,6 +687,7 @@ class Sender:
             target_data_state=self._states.target_data,
             target_status=self._states.target_status,
             target_status_reason=self._states.target_reason,
+            target_queue_full=self._states.target_queue_full,
             transmit_mode=self._states.transmit,
             mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
             replication_status=self._states.replication(queued=bool(ops)),
@@ -681,7 +738,8 @@ class Sender:
             (self._received[index], self._applied[index], self._durable[index]),
             self.status(),
         )
-        return {"operations": operations, "note": note, "mirror_pending": pending}
+        dirty = self.dirt.why(flow, os.fsencode(path))
+        return {"operations": operations, "note": note, "mirror_pending": pending, "dirty": dirty}
 
     def lag(self) -> Lag:
         """The meter, with its history."""
@@ -700,7 +758,7 @@ class Sender:
             await trio.sleep(limits.QUEUE_LOOK_S)
 
     def _may_ship(self) -> bool:
-        return self._states.transmit is TransmitMode.STARTED
+        return self._states.transmit is TransmitMode.STARTED and not self._states.target_queue_full
 
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)
@@ -734,7 +792,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)

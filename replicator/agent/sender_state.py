@@ -20,6 +20,7 @@ class SenderState(msgspec.Struct):
     mirror_started_wall_ns: int | None = None
     settled: bool = False  # all that mirrors of the whole set have brought is durable on the target
     exact: bool = False  # so the target was when it was heard of last
+    boot_id: str = ""  # of the host when this process began
     alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
 
 

@@ -15,6 +15,7 @@ from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.mounts import Mounts
 from replicator.agent.protect import protect
+from replicator.agent.queues import Queues
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
@@ -46,6 +47,7 @@ class Service:
         self.repsets = Repsets(core)
         self.connections = Connections(core, self.mounts, self.repsets)
         self.targets = Targets(core, self.connections)
+        self.queues = Queues(core)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()
@@ -84,13 +86,16 @@ class Service:
                 repset=connection.repset.name,
                 target=connection.target,
             )
+        self._core.children.forget_places()
         for uuid in self._core.children.receivers_known():
+            await self._core.children.end_outdated_receiver(uuid)
             await self._core.children.start_receiver(uuid, patient=True)
 
     async def _start_mount(self, mount: Mount) -> None:
         child = await self._core.children.start_capture(mount, patient=True)
         try:
             await child.wait_running()
+            await self._core.children.follow_configuration(mount)
         except ReplicatorError as error:
             self._core.events.add(events.MOUNT_FAILED, path=mount.path, reason=str(error))
 

@@ -227,6 +227,10 @@ class Shipper:
         """The next `count` records are in the stream."""
         assert self._current is not None
         flow, run, index = self._current
+        if not self.replicating:
+            if not self.dirt.active:
+                self.dirt.begin(known=False)
+            self.dirt.skip()
         if self.dirt.active:
             for _, _, record in run.records[index : index + count]:
                 self.dirt.fold(flow, record)

@@ -16,7 +16,7 @@ from replicator.net.engine import Buffer
 from replicator.net.frames import FRAME_TYPE, Frame, FrameType
 from replicator.ops import Kind, Position, Record
 from replicator.queue.cursor import Cursor
-from replicator.queue.journal import JournalSettings, JournalWriter
+from replicator.queue.journal import JournalSettings, JournalStatistics, JournalWriter
 from replicator.world import World
 
 _encoder = msgspec.msgpack.Encoder()
@@ -121,10 +121,17 @@ class Spool:
         """About what is still to be applied."""
         return self._cursor.backlog()[1]
 
+    def collect(self) -> None:
+        """Remove what is applied, as the next segment would."""
+        self._writer.collect()
+
     def usage(self) -> tuple[int, int]:
         """Bytes in memory and on disk."""
         statistics = self._writer.statistics()
         return statistics.memory_bytes, statistics.disk_bytes
+
+    def statistics(self) -> JournalStatistics:
+        return self._writer.statistics()
 
     def close(self) -> None:
         """What is in it stays for the next process of this boot."""

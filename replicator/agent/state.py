@@ -18,6 +18,7 @@ from replicator.repset import ReplicationSet
 VERSION = 1
 
 T = TypeVar("T", bound="_Versioned")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class StateError(ReplicatorError):
@@ -125,12 +126,32 @@ def load_identity(path: str, name: str) -> AgentIdentity:
     return identity
 
 
+def load_document(path: str, type_: type[S]) -> S | None:
+    """A small file of ours; None if there is none. Raises StateError if it is damaged."""
+    try:
+        with open(path, "rb") as file:
+            return msgspec.json.decode(file.read(), type=type_)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise StateError(_damaged(path, str(error))) from error
+
+
+def save_document(path: str, value: msgspec.Struct) -> None:
+    """Replace it, as `save` does."""
+    _save(path, value)
+
+
 def save(path: str, value: State | AgentIdentity) -> None:
     """Replace the file at `path`, durably: the new content and its name are on the disk when this returns.
 
     The file it replaces stays beside it as `….previous`. Raises StateError; the old file is then still in
     place.
     """
+    _save(path, value)
+
+
+def _save(path: str, value: msgspec.Struct) -> None:
     temporary, previous = f"{path}.new", f"{path}.previous"
     data = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     try:

@@ -232,14 +232,19 @@ class Machine(Generic[S, E]):
 # --- what follows by itself ---
 
 
-def connection_state(transmit: TransmitMode, *, connected: bool, failed: bool) -> ConnectionState:
-    """CS-01. `failed`: the last attempt, or the last session, ended with an error."""
+def connection_state(
+    transmit: TransmitMode, *, connected: bool, failed: bool, held: bool = False
+) -> ConnectionState:
+    """CS-01. `failed`: the last attempt, or the last session, ended with an error. `held`: the target's queue
+    is full, and it has asked to wait (AD-02).
+    """
     if transmit is TransmitMode.ERROR:
         return ConnectionState.ERROR
     if transmit is TransmitMode.STOPPED:
         return ConnectionState.STOPPED
     if connected:
-        return ConnectionState.PAUSED if transmit is TransmitMode.PAUSED else ConnectionState.STARTED
+        waits = held or transmit is TransmitMode.PAUSED
+        return ConnectionState.PAUSED if waits else ConnectionState.STARTED
     if failed:
         return ConnectionState.ERROR
     return ConnectionState.SCHEDULED if transmit is TransmitMode.SCHEDULED else ConnectionState.STOPPED

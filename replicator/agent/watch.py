@@ -5,36 +5,19 @@ sender rings, and from time to time.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
 import trio
 
 from replicator import config, events, limits
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
-from replicator.agent.supervisor import Child
+from replicator.agent.queues import Queues, alerts
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
-from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, TargetStatus
+from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, QueueView, TargetStatus
 from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]
-
-
-class Queue(NamedTuple):
-    """How full a journal or spool is. Sizes in bytes; `disk_max` None: as much as the disk has."""
-
-    name: str
-    memory: int
-    disk: int
-    memory_max: int
-    disk_max: int | None
-    lost_ops: int = 0
-
-    @property
-    def percent(self) -> float:
-        """Of the size it may have; of its memory while the disk is unlimited: then an alert says that it
-        grows.
-        """
-        return 100.0 * (self.memory + self.disk) / max(self.memory_max + (self.disk_max or 0), 1)
 
 
 _LEVEL_EVENTS = {"": events.LAG_NORMAL, "warning": events.LAG_WARNING, "error": events.LAG_ERROR}
@@ -47,6 +30,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.CONNECTION_LOST, {**names, "reason": now.state_reason}
     elif now.state is ConnectionState.STARTED and before.state is ConnectionState.ERROR:
         yield events.CONNECTION_BACK, names
+    if now.tracking and not before.tracking:
+        yield events.TRACKING_BEGINS, names
     if now.mirror_status is MirrorStatus.IDLE and before.mirror_status is not MirrorStatus.IDLE:
         mirror = now.mirror
         if mirror.complete:
@@ -64,6 +49,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.TARGET_RECOVERED, names
     if changes := _more(before.foreign_changes, now.foreign_changes):
         yield events.FOREIGN_CHANGES, {**names, "count": changes, "path": now.foreign_path}
+    if now.target_queue_full is not before.target_queue_full:
+        yield events.TARGET_QUEUE_FULL if now.target_queue_full else events.TARGET_QUEUE_ROOM, names
     if now.lag.level != before.lag.level:
         seconds = now.lag.recovery_point_seconds
         yield _LEVEL_EVENTS[now.lag.level], {**names, "seconds": seconds}
@@ -74,14 +61,27 @@ def _more(before: int, now: int) -> int:
     return now - before if now >= before else now
 
 
-def queue_changes(before: Queue, now: Queue, alert_percent: int) -> Iterator[Change]:
-    """What is worth an event between two looks at one queue (QU-10)."""
-    if now.percent >= alert_percent > before.percent:
-        yield events.QUEUE_ALERT, {"name": now.name, "percent": now.percent, "bytes": now.memory + now.disk}
-    elif before.percent >= alert_percent > now.percent:
-        yield events.QUEUE_NORMAL, {"name": now.name, "percent": now.percent}
-    if now.lost_ops > before.lost_ops:
-        yield events.OPERATIONS_LOST, {"name": now.name, "count": now.lost_ops - before.lost_ops}
+def queue_changes(before: QueueView | None, now: QueueView) -> Iterator[Change]:
+    """What is worth an event between two looks at one queue (QU-10, AD-02, AD-03). None: the first look."""
+    name = f"of {now.name}" if now.role == "source" else f"of the copy in {now.name}"
+    alert, full, problem, lost_ops = (
+        (before.alert, before.full, before.problem, before.lost_ops)
+        if before is not None
+        else (False, False, "", now.lost_ops)
+    )
+    if now.alert and not alert:
+        used_bytes = now.memory_bytes + now.disk_bytes
+        yield events.QUEUE_ALERT, {"name": name, "percent": now.percent, "bytes": used_bytes}
+    elif alert and not now.alert:
+        yield events.QUEUE_NORMAL, {"name": name, "percent": now.percent}
+    if now.role == "target" and now.full is not full:
+        yield events.QUEUE_FULL if now.full else events.QUEUE_ROOM, {"name": name}
+    if now.problem and now.problem != problem:
+        yield events.QUEUE_FAILED, {"name": name, "reason": now.problem}
+    elif problem and not now.problem:
+        yield events.QUEUE_WORKS, {"name": name}
+    if now.role == "source" and now.lost_ops > lost_ops:
+        yield events.OPERATIONS_LOST, {"name": name, "count": now.lost_ops - lost_ops}
 
 
 class Copy(NamedTuple):
@@ -104,11 +104,12 @@ def copy_changes(before: Copy, now: Copy, *, must_watch: bool) -> Iterator[Chang
 class Watch:
     """Looks at everything when the agent's bell rings, and every `limits.WATCH_INTERVAL_S`."""
 
-    def __init__(self, core: Core, connections: Connections) -> None:
+    def __init__(self, core: Core, connections: Connections, queues: Queues) -> None:
         self._core = core
         self._connections = connections
         self._seen: dict[str, ConnectionStatus] = {}
-        self._queues: dict[str, Queue] = {}
+        self._queues = queues
+        self._seen_queues: dict[str, QueueView] = {}
         self._copies: dict[str, Copy] = {}
 
     async def run(self) -> None:
@@ -131,11 +132,13 @@ class Watch:
             if uuid in self._seen:
                 self._add(connection_changes(self._seen[uuid], status))
         self._seen = connections
-        queues = {queue.name: queue for queue in await self._look_at_queues()}
-        for name, queue in queues.items():
-            before = self._queues.get(name) or queue._replace(memory=0, disk=0)
-            self._add(queue_changes(before, queue, self._core.config.queue.alert_percent))
-        self._queues = queues
+        seen: dict[str, QueueView] = {}
+        for queue in await self._queues.all():
+            before = self._seen_queues.get(queue.id)
+            alert = alerts(queue.percent, queue.alert_percent, before is not None and before.alert)
+            seen[queue.id] = queue = msgspec.structs.replace(queue, alert=alert)
+            self._add(queue_changes(before, queue))
+        self._seen_queues = {**self._seen_queues, **seen}  # a process that does not answer is still known
 
         copies = {copy.uuid: copy for copy in await self._look_at_copies()}
         must_watch = self._core.config.target.watch == config.WATCH_ON
@@ -158,32 +161,3 @@ class Watch:
     def _add(self, changes: Iterator[Change]) -> None:
         for type_, fields in changes:
             self._core.events.add(type_, **fields)
-
-    async def _look_at_queues(self) -> list[Queue]:
-        core, settings = self._core, self._core.config.queue
-        found = []
-
-        async def look(name: str, child: Child, memory: str, disk: str) -> None:
-            try:
-                status = await child.call("status")
-            except ReplicatorError:
-                return  # not running: the supervisor says so
-            found.append(
-                Queue(
-                    name,
-                    status[memory],
-                    status[disk],
-                    settings.memory_size,
-                    settings.disk_size_max,
-                    status.get("lost_ops", 0),
-                )
-            )
-
-        for mount in core.state.mounts:
-            child = core.children.capture(mount)
-            if child is not None:
-                await look(f"of {mount.path}", child, "memory_bytes", "disk_bytes")
-        for child in core.children.receivers():
-            name = f"of the copy of connection {child.plan.id}"
-            await look(name, child, "memory_queue_bytes", "disk_queue_bytes")
-        return found

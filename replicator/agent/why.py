@@ -81,6 +81,8 @@ def why_it_waits(stage: str, status: ConnectionStatus) -> str:
     if status.state is ConnectionState.STOPPED:
         return status.state_reason or "the connection is being made"
     if stage == "journaled":
+        if status.target_queue_full:
+            return "the target's queue is full: it is sent when there is room again"
         if status.state is ConnectionState.PAUSED:
             return "transmission is paused"
         return "it is in the queue behind what is being sent"

@@ -89,14 +89,17 @@ def _mirror_start(
     connection: Connection,
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[full|difference]", help="The same as --mirror.", show_default=False),
+        typer.Argument(metavar="[full|difference|log]", help="The same as --mirror.", show_default=False),
     ] = None,
     mirror: MirrorKind = None,
     newer: Newer = False,
     checksum: Checksum = False,
     json: Json = False,
 ) -> None:
-    """Copy the whole set, or what differs, to the target while changes flow."""
+    """Copy the whole set, or what differs, to the target while changes flow.
+
+    "log": only what was noted as changed while both sides were apart.
+    """
     wanted = mirror or kind
     options: dict[str, object] = {"newer": newer, "checksum": checksum}
     if wanted is not None:  # otherwise the agent's default

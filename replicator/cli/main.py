@@ -14,6 +14,7 @@ from replicator.cli import (
     lag,
     monitor,
     mount,
+    queue,
     repset,
     status,
     story,
@@ -57,7 +58,7 @@ def _options(
     context.obj = Client(os.path.abspath(home))
 
 
-for _module in (connect, status, connection, lag, story, why):
+for _module in (connect, status, connection, lag, queue, story, why):
     _module.register(app)
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")

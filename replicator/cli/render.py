@@ -139,6 +139,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
             ),
         ),
+        ("tracked", Text(_tracked(status))),
         ("lag", _lag_text(status)),
         ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),
@@ -154,6 +155,22 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
     if problems:
         problems.insert(0, Text(f"{mirror.get('problem_count', len(problems))} problems of the last mirror:"))
     return Group(grid, *_notes(status), *problems)
+
+
+def _tracked(status: Mapping[str, Any]) -> str:
+    """What is to be brought because the queue could not keep it."""
+    since = status.get("tracked_since")
+    if since is None:
+        return "–"
+    if not status.get("tracked_enough", True):
+        return f"since {_clock(since)}: everything has to be compared"
+    parts = [f"{count_text(status.get('tracked_files') or 0)} files"]
+    if status.get("tracked_bytes"):
+        parts[0] += f" ({_bytes(status, 'tracked_bytes')} in place)"
+    for member, what in (("tracked_directories", "directories"), ("tracked_trees", "trees")):
+        if status.get(member):
+            parts.append(f"{count_text(status[member])} {what}")
+    return f"since {_clock(since)}: {', '.join(parts)}"
 
 
 def _lag_text(status: Mapping[str, Any]) -> Text:
@@ -364,6 +381,8 @@ def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(), Text(title, style="bold"), Text(f"  {included}: {rule}")]
     if connection["mirror_pending"]:
         parts.append(Text("  the mirror has still to bring it", style="yellow"))
+    if connection.get("dirty"):
+        parts.append(Text(f"  changed while the target was away: {connection['dirty']}", style="yellow"))
     if connection["note"]:
         parts.append(Text(f"  {connection['note']}"))
     if not connection["operations"]:
@@ -457,6 +476,40 @@ def targets(found: Sequence[Mapping[str, Any]]) -> RenderableType:
         problem = Text(str(target.get("problem") or ""), style="red")
         table.add_row(str(target["uuid"]), pid, Text(places), Text(lock), problem)
     return table
+
+
+def queues(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Where changes wait, and how many more could."""
+    if not found:
+        return Text("no queues: nothing is captured here, and no copies are kept")
+    table = _table(
+        "queue", "memory", "disk", "used", "room", "disk directory", "free there", right=("used", "room")
+    )
+    notes = []
+    for queue in found:
+        disk_max, free = queue["disk_max_bytes"], queue["disk_free_bytes"]
+        limit = "unlimited" if disk_max is None else bytes_text(disk_max) if disk_max else "none"
+        table.add_row(
+            Text(f"{'of' if queue['role'] == 'source' else 'of the copy in'} {queue['name']}"),
+            Text(f"{bytes_text(queue['memory_bytes'])} of {bytes_text(queue['memory_max_bytes'])}"),
+            Text(f"{bytes_text(queue['disk_bytes'])} of {limit}"),
+            Text(f"{queue['percent']:.0f} %", style="yellow" if queue["alert"] else ""),
+            Text(bytes_text(queue["room_bytes"])),
+            Text(str(queue["disk_directory"])),
+            Text(
+                f"{'unknown' if free is None else bytes_text(free)},"
+                f" {bytes_text(queue['disk_free_min_bytes'])} kept for others"
+            ),
+        )
+        if queue["full"]:
+            what = "its source has to wait" if queue["role"] == "target" else "what happens now is lost"
+            notes.append(Text(f"{queue['name']}: full: {what}", style="bold red"))
+        if queue["problem"]:
+            notes.append(Text(f"{queue['name']}: cannot be written: {queue['problem']}", style="bold red"))
+        if queue["lost_ops"] and queue["role"] == "source":
+            lost = count_text(queue["lost_ops"])
+            notes.append(Text(f"{queue['name']}: {lost} operations did not fit, ever: these are compared"))
+    return Group(table, *notes)
 
 
 def events(found: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -192,6 +192,7 @@ class TargetState(Frame, frozen=True):
     data_state: str
     reason: str
     queued_bytes: Count
+    queue_full: bool = False  # send no more of the stream until this is over (AD-02)
 
 
 class PiecesRefused(Frame, frozen=True):

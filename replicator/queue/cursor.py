@@ -20,6 +20,10 @@ from replicator.queue.settings import JournalSettings
 from replicator.world import Bell, World
 
 
+class UnreadableJournal(JournalError):
+    """The disk does not give what the journal has; it may do so later."""
+
+
 class Run(NamedTuple):
     """Records that follow one another without a gap, verified. Offsets count from the start of `data`."""
 
@@ -197,6 +201,7 @@ class Cursor:
         self._bell: Bell | None = None
         self._stamp = 0
         self._problem: JournalError | None = None  # why the acknowledged mark could not be found
+        self.failed_at: Position | None = None  # where the last `read` or `seek` could not go on
         self._place = self._place_at(header.head())
         # (sequence, bytes up to it) of what was read and not yet acknowledged, by runs
         self._read_marks: deque[tuple[int, int]] = deque()
@@ -336,8 +341,13 @@ class Cursor:
     def seek(self, position: Position) -> None:
         """Go on reading after `position`.
 
-        JournalError: no such record is in the journal, or it is a different one.
+        JournalError: no such record is in the journal, or it is a different one. UnreadableJournal: whether
+        it is there cannot be seen.
         """
+        self.failed_at = position
+        self._seek(position)
+
+    def _seek(self, position: Position) -> None:
         head = self._header.head()
         if position == head.position:
             self._move(self._place_at(head))
@@ -405,7 +415,7 @@ class Cursor:
                     place.back(run)
                     place.forward(run, sequence)
         except OSError as error:
-            raise JournalError(f"cannot read the journal: {error}") from error
+            raise UnreadableJournal(f"cannot read the journal: {error}") from error
 
     def _place_at(self, head: Head) -> _Place:
         return _Place(self._world, self._settings, self._journal, head)
@@ -413,7 +423,7 @@ class Cursor:
     def _move(self, place: _Place) -> None:
         self._place.close()
         self._place = place
-        self._problem = None
+        self._problem = self.failed_at = None
         self._read_marks.clear()
         self._mark()
 
@@ -433,10 +443,12 @@ class Cursor:
         """
         if self._problem is not None:
             raise self._problem
+        self.failed_at = self._place.position
         try:
             run = self._place.read(self._header.head(), max_bytes)
         except OSError as error:
-            raise JournalError(f"cannot read the journal: {error}") from error
+            raise UnreadableJournal(f"cannot read the journal: {error}") from error
+        self.failed_at = None
         if run is not None:
             self._mark()
         return run
@@ -449,7 +461,7 @@ class Cursor:
         try:
             run = place.read(self._header.head(), 1)
         except OSError as error:
-            raise JournalError(f"cannot read the journal: {error}") from error
+            raise UnreadableJournal(f"cannot read the journal: {error}") from error
         if run is None:
             return None
         place.back(run)

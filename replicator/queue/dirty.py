@@ -18,11 +18,16 @@ Files with several names are apart. A write through one name changes what all of
 went through may be gone when the map is used, so what differs in such a file is kept by identity (LINKED),
 with the last name known. A TREE does not cover it: other names may lie outside. Where nothing differs, such
 an entry only says that a file the copy has under this name has got another one.
+
+That is for a source that has done all that is folded; the copy may be at any point of it. After a loss of
+power the source may have lost some of it, too, and the copy be ahead of it. A map that is made for `either`
+side keeps old names as well: whatever a name referred to is dirty, for it may be there still or again.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
 
+from replicator import limits
 from replicator.ops import RENAME_EXCHANGE, RENAME_NOREPLACE, Flag, Kind, Record
 from replicator.queue import dirty_codec, regions
 from replicator.queue.dirty_codec import CorruptDirtyMap
@@ -46,7 +51,11 @@ _COVERED = Node()  # for paths below what covers them
 
 
 class DirtyMap(DirtyTree):
-    """See the module."""
+    """See the module. `either`: both sides may be at any point of what is folded, not only the copy."""
+
+    def __init__(self, limit_bytes: int = limits.DIRTY_MAP_BYTES, *, either: bool = False) -> None:
+        super().__init__(limit_bytes)
+        self._either = either
 
     def fold(self, record: Record) -> None:
         """This operation did not reach the copy. Any record: one that is not understood makes everything
@@ -82,7 +91,7 @@ class DirtyMap(DirtyTree):
             self._content(record, start, regions.END if mode & ~_WHERE_SAID else end)
         elif kind in (Kind.SETATTR, Kind.SETXATTR, Kind.REMOVEXATTR):
             self._attributes(record)
-        elif kind in (Kind.CREATE, Kind.SYMLINK, Kind.MKNOD):
+        elif kind in (Kind.CREATE, Kind.FILE, Kind.SYMLINK, Kind.MKNOD):
             self._unlink_identity(_identity_of(record))  # the inode number is given again: that file is gone
             self._new_name(path, _WHOLE, _identity_of(record))
         elif kind == Kind.MKDIR:
@@ -93,16 +102,16 @@ class DirtyMap(DirtyTree):
         elif kind == Kind.UNLINK:
             if not record.flags & _MULTILINK:  # its last name
                 self._unlink_identity(_identity_of(record))
-            self._lost_name(path)
+            self._lost_name(path, _WHOLE)
         elif kind in (Kind.RMDIR, Kind.REMOVE_TREE):
-            self._lost_name(path)
+            self._lost_name(path, _TREE)
         elif kind == Kind.RENAME:
             self._rename(record)
         elif kind == Kind.DOUBT:
             self.add(path, _TREE)
             if record.path2:
                 self.add(record.path2, _TREE)
-        elif kind == Kind.HOLE and len(record.payload):
+        elif kind == Kind.HOLE and len(record.payload) and not self._either:
             self._hole(record)
         else:
             self.add(b"", _TREE)
@@ -136,15 +145,20 @@ class DirtyMap(DirtyTree):
             node.scope |= _ATTRIBUTES
 
     def _new_name(self, path: bytes, scope: int, identity: int) -> None:
-        self._lost_name(path)
+        self._lost_name(path, scope)
         self.add(path, scope, identity)
 
-    def _lost_name(self, path: bytes) -> None:
-        """Whatever had this name does not have it any more, and the directory's list of names has changed."""
+    def _lost_name(self, path: bytes, scope: int) -> None:
+        """Whatever had this name does not have it any more, and the directory's list of names has changed.
+        `scope`: all of what may have had it.
+        """
         if not path:  # the root has no name: no writer of ours records that
             self.add(b"", _TREE)
             return
-        self._detach(path)
+        if self._either:
+            self.add(path, scope)
+        else:
+            self._detach(path)
         self._add_to_directory(parent_of(path), _NAMES)
 
     def _link(self, record: Record) -> None:
@@ -155,16 +169,21 @@ class DirtyMap(DirtyTree):
 
     def _rename(self, record: Record) -> None:
         path, path2, flags = record.path, record.path2, record.arg0
-        is_directory = record.flags & _IS_DIRECTORY
-        self._lost_name(path)
-        self._lost_name(path2)
+        unsure = record.flags & _IS_DIRECTORY or flags & RENAME_EXCHANGE
+        scope = _TREE if unsure else _WHOLE
+        self._lost_name(path, scope)
+        self._lost_name(path2, scope)
         if flags & ~RENAME_NOREPLACE:  # an exchange: what is at the old name now may be of another type
             self.add(path, _TREE)
-        unsure = is_directory or flags & RENAME_EXCHANGE
-        self.add(path2, _TREE if unsure else _WHOLE, _identity_of(record))
+        self.add(path2, scope, _identity_of(record))
+
+    def _linked(self, identity: int, path: bytes) -> Node | None:
+        if self._either and identity in self.links and self.is_whole(path):
+            path = self.links[identity][1]  # a name that was not touched is on both sides
+        return super()._linked(identity, path)
 
     def _hole(self, record: Record) -> None:
-        """It says itself what was lost, unless it is damaged."""
+        """It says itself what was lost, unless it is damaged (or does not know of old names)."""
         try:
             for item in dirty_codec.items(record.payload):
                 self.include(*item)

@@ -35,6 +35,8 @@ class JournalStatistics:
     lost_ops: int  # ever
     segments: int
     percent: float | None  # of memory and disk limit together; None: the disk tier is unlimited
+    settings: JournalSettings
+    problem: str  # why a tier could not be written when that was tried last; "": it could
 
 
 class JournalWriter:
@@ -58,6 +60,7 @@ class JournalWriter:
         self._chain = row.head.chain
         self._total = row.head.bytes
         self._stamp = 1  # a lower bound of the next record's
+        self._problems: dict[Tier, str] = {}
         self._leftover: str | None = None  # a segment file whose creation failed half-way
         self._handle = -1
         self._copies: dict[int, str] = {}  # segments that a failed clean stop has left on disk, too
@@ -226,8 +229,9 @@ class JournalWriter:
         if self._handle >= 0 and offset + length <= self._segment_bytes:
             try:
                 self._disk.append(self._handle, buffers, offset)
-            except OSError:
-                pass  # what reached the file lies behind the head and means nothing; try a new segment
+            except OSError as error:
+                # What reached the file lies behind the head and means nothing; try a new segment.
+                self._failed(self._segments[-1].tier, error)
             else:
                 self._offset = offset = offset + length
                 self._sequence = sequence
@@ -256,12 +260,14 @@ class JournalWriter:
                 handle = self._disk.open_append(path)
                 self._leftover = path
                 self._disk.append(handle, [head, *buffers], 0)
-            except OSError:
+            except OSError as error:
+                self._failed(tier, error)
                 if handle is not None:
                     self._close(handle)
                 self._remove_leftover("")
                 continue
             self._leftover = None
+            self._problems.pop(tier, None)
             if self._handle >= 0:
                 self._close(self._handle)
             self._handle = handle
@@ -275,6 +281,9 @@ class JournalWriter:
             self._tell_room()
             return True
         return False
+
+    def _failed(self, tier: Tier, error: OSError) -> None:
+        self._problems[tier] = f"{directory_of(self._settings, tier)}: {error.strerror or error}"
 
     def _tell_room(self) -> None:
         """Readers that hold this journal back can see when it will be full, and give way before."""
@@ -352,6 +361,11 @@ class JournalWriter:
         return self._header.has_readers
 
     @property
+    def losing(self) -> bool:
+        """Whether it can take nothing at the moment: what was lost is not even recorded yet."""
+        return self._pending_ops > 0
+
+    @property
     def position(self) -> Position:
         """Position of the last record."""
         return Position(self._sequence, self._chain)
@@ -385,6 +399,8 @@ class JournalWriter:
             percent=None
             if limit is None
             else 100.0 * (memory + disk) / max(1, limit + self._settings.memory_bytes),
+            settings=self._settings,
+            problem="; ".join(self._problems.values()),
         )
 
     # --- flight slot ---

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from kit.disks import resize, small_disk, write
 from kit.protected import Protected, protected, until
 
 from replicator.limits import MIB
@@ -19,19 +18,6 @@ MEMORY_BYTES = 32 * MIB  # the least that can be configured
 SEGMENT_BYTES = MIB
 QUEUE = '[queue]\nmemory_size = "32 MiB"\nsegment_size = "1 MiB"\n'
 PROCESS_BYTES = 100 * MIB  # what a process of ours may use beside the queue
-
-
-def write(path: Path, size_bytes: int) -> None:
-    """Content that differs in every page, as fast as it goes; an application's error is the test's."""
-    block = bytearray(os.urandom(MIB))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        for number in range(size_bytes // MIB):
-            block[:8] = number.to_bytes(8, "big")
-            assert os.write(descriptor, block) == MIB
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def stored(directory: Path) -> int:
@@ -48,22 +34,6 @@ def resident(process_id: int) -> int:
     with open(f"/proc/{process_id}/status") as file:
         (line,) = (line for line in file if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
-
-
-@contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[None]:
-    directory.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "test-disk", directory], check=True, timeout=20
-    )
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True, timeout=20)
-
-
-def resize(directory: Path, size: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", directory], check=True, timeout=20)
 
 
 def mirrored(pair: Protected) -> int:

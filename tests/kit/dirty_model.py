@@ -22,6 +22,8 @@ PUNCH_HOLE = 2
 CALM = range(5)
 """What a step does if it changes no name."""
 
+KINDS = 15
+
 Step = tuple[int, int, int, int]
 """(what, which object, which other object or name, where and how much)"""
 
@@ -100,7 +102,8 @@ class Model:
             ),
             *(self._exchange, self._doubt),
         )
-        kind = kinds[what % len(kinds)]
+        assert len(kinds) == KINDS
+        kind = kinds[what % KINDS]
         if kind in (self._create, self._mkdir):
             choices = [(p, o) for p, o in directories if p.count(b"/") < DEPTH_MAX]
         elif kind in (self._rename, self._exchange, self._doubt):
@@ -251,6 +254,10 @@ class Model:
             found.cells.append(self._value())
         found.attributes = self._value() if found.links == 1 else found.attributes
         return [record(Kind.DOUBT, path)]
+
+
+def changes_names(step: Step) -> bool:
+    return step[0] % KINDS not in CALM
 
 
 def random_steps(chance: random.Random, count: int, *, calm: bool = False) -> list[Step]:

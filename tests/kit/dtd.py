@@ -7,18 +7,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from kit import leftovers
+from kit.hosts import Host
 
 START_TIMEOUT_S = 20.0
 COMMAND_TIMEOUT_S = 60.0
 
 _DTD = [sys.executable, "-c", "from replicator.agent.dtd import main; main()"]
 _DTCTL = [sys.executable, "-c", "from replicator.cli.main import main; main()"]
+_BOOT = Path(__file__).with_name("boot")
 
 
 def free_port() -> int:
@@ -43,25 +46,42 @@ class Result:
 
 
 class Agent:
-    """A dtd with a home of its own."""
+    """A dtd with a home of its own, on a host of its own if there is one."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, host: Host | None = None) -> None:
         self.home = home
         self.name = name
+        self.host = host
         self.port = free_port()
+        self.boot_id_file: Path | None = None  # in place of the machine's
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host.address if self.host else '127.0.0.1'}:{self.port}"
+
+    @property
+    def uuid(self) -> str:
+        return str(json.loads((self.home / "agent.json").read_text())["uuid"])
+
+    @property
+    def _dtd(self) -> list[str]:
+        return [*self.host.command, *_DTD, "--insecure"] if self.host else _DTD
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        if self.boot_id_file is None:
+            return dict(os.environ)
+        return {**os.environ, "PYTHONPATH": str(_BOOT), "TEST_BOOT_ID_FILE": str(self.boot_id_file)}
 
     def start(self) -> None:
-        self.home.mkdir(exist_ok=True)
+        self.home.mkdir(parents=True, exist_ok=True)
         with open(self.home / "dtd.out", "ab") as output:
             self.process = subprocess.Popen(
-                [*_DTD, "--home", self.home, "--name", self.name, "--listen", self.address],
+                [*self._dtd, "--home", self.home, "--name", self.name, "--listen", self.address],
                 stdout=output,
                 stderr=output,
+                env=self._environment,
             )
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while self.dtctl("status").code != 0:
@@ -75,6 +95,14 @@ class Agent:
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
+
+    def kill_all(self, *spared: str) -> None:
+        """With SIGKILL, all processes of this agent at once but those of the roles `spared`."""
+        for process_id, command in leftovers.processes_of_home(self.home).items():
+            if not any(f"replicator.agent.{role} " in command for role in spared):
+                with suppress(ProcessLookupError):
+                    os.kill(process_id, signal.SIGKILL)
+        self.kill()
 
     def _end(self, number: int) -> None:
         if self.process is None:
@@ -109,9 +137,17 @@ class Agent:
 
 
 @contextmanager
-def running(directory: Path, *names: str) -> Iterator[list[Agent]]:
-    """Agents with homes below `directory`, started; everything of theirs is down afterwards."""
-    agents = [Agent(directory / name, name) for name in names]
+def running(
+    directory: Path, *names: str, hosts: Sequence[Host] = (), configuration: str = ""
+) -> Iterator[list[Agent]]:
+    """Agents with homes below `directory`, started; everything of theirs is down afterwards.
+
+    `hosts`: one for each of them, or none. `configuration`: replicator.toml of all of them.
+    """
+    agents = [Agent(directory / name, name, host) for name, host in zip_longest(names, hosts[: len(names)])]
+    for agent in agents:
+        agent.home.mkdir()
+        (agent.home / "replicator.toml").write_text(configuration)
     try:
         for agent in agents:
             agent.start()

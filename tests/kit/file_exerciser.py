@@ -1,6 +1,6 @@
 """Random operations on real files, compared with a model in memory after each of them.
 
-    python -m kit.file_exerciser DIRECTORY SEED COUNT [--late-stores]
+    python -m kit.file_exerciser DIRECTORY SEED COUNT [--late-stores] [--pause SECONDS]
 
 COUNT 0: until SIGTERM. It prints how many operations are done, now and then and at the end, and fails on the
 first error, and when a file is not what it should be.
@@ -16,6 +16,7 @@ import mmap
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 from kit.file_operations import FILES, PAGE, SECTOR, History, Kind, Operation
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--late-stores", action="store_true")
+    parser.add_argument("--pause", type=float, default=0.0)
     options = parser.parse_args()
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
@@ -230,6 +232,7 @@ def main() -> None:
     history = exerciser.history
     while not stopping and (not options.count or history.number < options.count):
         exerciser.step()
+        time.sleep(options.pause)
         if history.number % TOLD_EVERY == 0:
             os.write(1, b"%d\n" % history.number)
     exerciser.close()

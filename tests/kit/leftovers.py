@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+HOLDER = "capture-holder "  # how such a process names itself
 MEMORY_DIRECTORY = Path("/dev/shm")
 GRACE_S = 3.0  # a process that was told to stop may still be doing so
 
@@ -32,8 +33,26 @@ def mounts_below(base: Path) -> list[str]:
 
 def processes_of(base: Path) -> dict[int, str]:
     """Processes of ours (other than this one) whose command line names something below `base`, by id."""
+    return {
+        process: command
+        for process, command in _processes().items()
+        if f"{base}/" in command and "replicator" in command
+    }
+
+
+def processes_of_home(home: Path) -> dict[int, str]:
+    """All processes of the one agent with this home, what holds the mounts of its captures included."""
+    return {
+        process: command
+        for process, command in _processes().items()
+        if (f"{home}/" in command or f"{home} " in command)
+        and ("replicator" in command or command.startswith(HOLDER))
+    }
+
+
+def _processes() -> dict[int, str]:
+    """Command lines of all processes but this one."""
     found = {}
-    needle = f"{base}/".encode()
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
@@ -41,8 +60,7 @@ def processes_of(base: Path) -> dict[int, str]:
             command = Path("/proc", entry, "cmdline").read_bytes()
         except OSError:  # it ended meanwhile
             continue
-        if needle in command and b"replicator" in command:
-            found[int(entry)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+        found[int(entry)] = command.replace(b"\0", b" ").decode(errors="replace")
     return found
 
 

@@ -18,9 +18,9 @@ DRAIN_TIMEOUT_S = 50  # less than a command may take
 class Protected:
     """`source` on agent `alpha` is mounted and copied to `copy` by agent `beta`."""
 
-    def __init__(self, directory: Path, alpha: Agent, beta: Agent) -> None:
+    def __init__(self, directory: Path, alpha: Agent, beta: Agent, copy: Path | None = None) -> None:
         self.source = directory / "source"
-        self.copy = directory / "copy"
+        self.copy = copy or directory / "copy"
         self.alpha = alpha
         self.beta = beta
         self.id = ""

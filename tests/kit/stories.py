@@ -49,6 +49,8 @@ def _may_follow(entry: StoryEntry, now: dict[Dimension, str]) -> bool:
         return restarted or TRANSMIT[TransmitMode(before), TransmitEvent(entry.event)] == after
     if entry.dimension is Dimension.CONNECTION:
         transmit = now.get(Dimension.TRANSMIT)
+        if after == ConnectionState.PAUSED and transmit == TransmitMode.STARTED:
+            return entry.event == "the target's queue is full"
         return restarted or ConnectionState(after) in _CONNECTION[TransmitMode(transmit or after)]
     if entry.dimension is Dimension.MIRROR:
         if restarted or entry.event in ("mirror begins", MirrorEvent.END):

@@ -57,6 +57,18 @@ class Files(NamedTuple):
     contents: dict[int, bytes]
 
 
+def torn_content(old: bytes | None, new: bytes, chance: random.Random) -> bytes:
+    """What may be left of a file's changed blocks. `old`: as it was synced; None: it is new."""
+    if old is None:
+        return chance.choice((b"", bytes(len(new)), new[: len(new) // 2]))
+    size = chance.choice((len(old), len(new)))
+    blocks = []
+    for start in range(0, size, 4096):
+        before, after = (part[start : start + 4096].ljust(4096, b"\0") for part in (old, new))
+        blocks.append(after if before == after else chance.choice((before, after, bytes(4096))))
+    return b"".join(blocks)[:size]
+
+
 def files_in(tree: Path) -> Files:
     found = Files({}, {})
     for directory, _, names in os.walk(os.fsencode(tree)):
@@ -140,6 +152,7 @@ class Connection:
         self.mounts = list(mounts)
         self.target = net.directory / host
         self.sender: Sender | None = None
+        self.receiver: Receiver | None = None
         self.receiver_runs = False
         self._synced = Files({}, {})
 
@@ -199,7 +212,7 @@ class Connection:
             if not sender.removed:
                 flow.cursor.close()
 
-    def start_receiver(self) -> None:
+    def start_receiver(self, **limits: int) -> None:
         # The table of hard links is SQLite's own business, so that directory is real.
         home = self._net.directory / f"home-{self._host}"
         (home / "target" / self._uuid).mkdir(parents=True, exist_ok=True)
@@ -210,10 +223,12 @@ class Connection:
             agent_name=self._host,
             memory_directory="/memory/spool",
             segment_bytes=SEGMENT_BYTES,
+            **limits,
         )
         self.target.mkdir(exist_ok=True)
         self.receiver_runs = True
-        self._net.nursery.start_soon(self._run_receiver, Receiver(self._world, arguments, self._open_tree))
+        self.receiver = Receiver(self._world, arguments, self._open_tree)
+        self._net.nursery.start_soon(self._run_receiver, self.receiver)
 
     def _open_tree(self, connect: Connect, directory: str) -> ReplicaTree:
         tree = ReplicaTree(connect, directory)
@@ -265,11 +280,12 @@ class Connection:
                 os.unlink(path)
             elif synced.contents.get(inode) != content and chance.random() < 0.6:
                 times = os.stat(path)
-                old = synced.contents.get(inode, b"")
-                torn = chance.choice((old, bytes(len(content)), content[: len(content) // 2]))
+                torn = torn_content(synced.contents.get(inode), content, chance)
                 with open(path, "r+b") as file:
-                    file.write(torn)
-                    file.truncate()
+                    file.truncate(len(torn))
+                    for start in range(0, len(torn), 4096):  # not all: there may be holes
+                        if torn[start : start + 4096] != content[start : start + 4096]:
+                            os.pwrite(file.fileno(), torn[start : start + 4096], start)
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         for path, inode in synced.names.items():
             gone = not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))

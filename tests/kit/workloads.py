@@ -3,7 +3,7 @@
 Each workload changes files in one directory, in an order that is part of its meaning; its check finds what no
 prefix of its operations could have left. They know nothing of replication, and the checks only look at files.
 
-    python -m kit.workloads NAME DIRECTORY     # until SIGTERM; prints its rounds, fails on any error
+    python -m kit.workloads NAME DIRECTORY [PAUSE_S]   # until SIGTERM; prints its rounds, fails on any error
 
 A workload is a generator of rounds over `Files`, so that the same one also runs operation by operation
 (tests/unit/test_workloads.py breaks its order there, and sees the check notice).
@@ -12,6 +12,7 @@ A workload is a generator of rounds over `Files`, so that the same one also runs
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -294,7 +295,8 @@ CHECKS: dict[str, Callable[[Path], list[str]]] = {
 
 
 def main() -> None:
-    name, directory = sys.argv[1:]
+    name, directory, *pause = sys.argv[1:]
+    pause_s = float(pause[0]) if pause else 0.0
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     os.makedirs(directory, exist_ok=True)
@@ -303,6 +305,7 @@ def main() -> None:
         rounds += 1
         if stopping:
             break
+        time.sleep(pause_s)
     print(rounds)
 
 

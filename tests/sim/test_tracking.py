@@ -284,6 +284,7 @@ async def one_run(seed: int, *, faults: bool) -> None:
         changes = RandomChanges(data.source, chance)
         changes.steps(60)
         connection = net.connect([data])
+        await trio.testing.wait_all_tasks_blocked()
         if chance.random() < 0.8:  # else the first mirror is still to come
             await connection.drained()
             if chance.random() < 0.5:
@@ -324,6 +325,7 @@ async def part(net: Topology, connection: Connection, chance: random.Random) -> 
 async def together(connection: Connection) -> None:
     if not connection.receiver_runs:
         connection.start_receiver()
+    await trio.testing.wait_all_tasks_blocked()
     connection.running.transmit_start()
     connection.running.replicate_start()
 
@@ -335,7 +337,7 @@ async def equal(connection: Connection, data: Mount) -> None:
             data.writer.collect()
     await connection.drained()
     if connection.status.target_data_state is not TargetDataState.OK:
-        connection.running.mirror_start("difference")  # a first mirror that was interrupted by a stop
+        connection.running.mirror_start("difference", "delete")  # an interrupted first mirror
         await connection.drained()
     connection.assert_equal()
     assert connection.status.target_data_state is TargetDataState.OK

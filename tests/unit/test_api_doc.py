@@ -21,6 +21,7 @@ from replicator.status import (
     PathConnection,
     PathOperation,
     PathReport,
+    QueueView,
     StageLag,
     StoryEntry,
 )
@@ -49,7 +50,13 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/protect"): api.ProtectBody,
     ("POST", "/v1/targets"): api.TargetsBody,
 }
-ANSWERS = {"Agent": AgentView, "Mounts": MountView, "Replication sets": RepsetView, "Targets": TargetView}
+ANSWERS = {
+    "Agent": AgentView,
+    "Mounts": MountView,
+    "Replication sets": RepsetView,
+    "Targets": TargetView,
+    "Queues": QueueView,
+}
 
 
 def routes() -> set[tuple[str, str]]:

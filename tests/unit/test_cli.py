@@ -35,6 +35,7 @@ from replicator.status import (
     PathOperation,
     PathReport,
     Problem,
+    QueueView,
     StageLag,
     TargetDataState,
 )
@@ -451,6 +452,50 @@ def test_status_says_where_time_is_spent(
     assert dtctl(home, "status", "1") == 0
     out = capsys.readouterr().out
     assert "250 ms  (received 250 ms; see 'dtctl lag 1')" in out
+
+
+QUEUE = QueueView(
+    id="6f0e",
+    role="source",
+    name="/srv/data",
+    memory_directory="/dev/shm/r",
+    memory_bytes=128 << 20,
+    memory_max_bytes=128 << 20,
+    memory_free_bytes=1 << 30,
+    disk_directory="/var/spool/r",
+    disk_bytes=3 << 30,
+    disk_max_bytes=None,
+    disk_free_min_bytes=50 << 20,
+    disk_free_bytes=2 << 30,
+    room_bytes=1 << 30,
+    percent=75.4,
+    alert_percent=50,
+    alert=True,
+    full=False,
+    segments=7,
+    lost_ops=0,
+    problem="",
+)
+
+
+def test_queues(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = msgspec.structs.replace(
+        QUEUE, role="target", name="/copy", full=True, disk_max_bytes=0, problem="/d: Input/output error"
+    )
+    fake.answer("GET", "queues", [QUEUE, broken])
+    assert dtctl(home, "queue") == 0
+    out = capsys.readouterr().out
+    row, other = (line for line in out.splitlines() if "128 MiB of 128 MiB" in line)
+    assert "of /srv/data" in row and "3.0 GiB of unlimited" in row and "75 %" in row and "1.0 GiB" in row
+    assert "/var/spool/r" in row and "2.0 GiB, 50.0 MiB kept for others" in row
+    assert "of the copy in /copy" in other and "3.0 GiB of none" in other
+    assert "/copy: full: its source has to wait" in out
+    assert "/copy: cannot be written: /d: Input/output error" in out
+    fake.answer("GET", "queues", [])
+    assert dtctl(home, "queue") == 0
+    assert "no queues" in capsys.readouterr().out
+    assert dtctl(home, "queue", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
 
 
 def test_why(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

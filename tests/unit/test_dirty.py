@@ -160,6 +160,46 @@ def test_a_new_file_with_the_same_inode_is_another() -> None:
     assert shown(found) == [(b"d", NAMES), (b"d/new", WHOLE)]
 
 
+def folded_for_either(*records: Record) -> DirtyMap:
+    found = DirtyMap(either=True)
+    for one in records:
+        found.fold(one)
+    return found
+
+
+def test_old_names_stay_where_either_side_may_be_ahead() -> None:
+    found = folded_for_either(
+        write(b"a/f", 0, 1),
+        record(Kind.UNLINK, b"a/f"),
+        record(Kind.RENAME, b"b/old", path2=b"b/new"),
+        record(Kind.RENAME, b"c", path2=b"d", flags=Flag.DIRECTORY),
+        record(Kind.RMDIR, b"e", flags=Flag.DIRECTORY),
+    )
+    assert shown(found) == [
+        (b"", NAMES),
+        *((b"a", NAMES), (b"a/f", WHOLE)),
+        *((b"b", NAMES), (b"b/new", WHOLE), (b"b/old", WHOLE)),
+        *((b"c", TREE), (b"d", TREE), (b"e", TREE)),
+    ]
+
+
+def test_a_file_with_several_names_is_known_by_one_that_was_not_touched() -> None:
+    flags = Flag.MULTILINK
+    found = folded_for_either(
+        record(Kind.LINK, b"f", path2=b"g", inode=7, flags=flags), write(b"g", 0, 1, 7, flags)
+    )
+    assert shown(found) == [(b"", NAMES), (b"g", WHOLE), (b"f", LINKED)]
+
+
+def test_losses_do_not_tell_of_old_names() -> None:
+    found = folded_for_either(record(Kind.HOLE, b"", payload=folded(write(b"f", 0, 1)).encode()))
+    assert found.is_everything
+
+
+def test_a_file_that_appears_with_all_it_holds() -> None:
+    assert shown(folded(record(Kind.FILE, b"d/f", inode=7))) == [(b"d", NAMES), (b"d/f", WHOLE)]
+
+
 def test_several_names_without_identity_are_everything() -> None:
     assert folded(write(b"f", 0, 1, 0, Flag.MULTILINK)).is_everything
 

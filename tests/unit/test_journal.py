@@ -392,3 +392,19 @@ def test_worlds_of_one_host_share_a_journal() -> None:
     assert writer.has_readers
     append(writer, write(b"f", 1))
     assert len(read_all(cursor)) == 1
+
+
+def test_what_cannot_be_written_is_told_until_it_can() -> None:
+    host = Host(settings=small(memory_bytes=1024))
+    writer = host.writer()
+    host.cursor(create=True).close()
+    host.disk.fault = lambda number, name, path: (
+        Fault(error=errno.EIO) if name == "append" and path.startswith("/disk") else None
+    )
+    while writer.statistics().lost_ops == 0:
+        append(writer, write(b"f", 100))
+    assert writer.statistics().problem == "/disk/j: Input/output error"
+    assert writer.losing
+    host.disk.heal()
+    assert append(writer, write(b"f", 100))
+    assert (writer.statistics().problem, writer.losing) == ("", False)

@@ -152,6 +152,8 @@ def test_a_forbidden_step_is_an_error_here_and_a_note_in_production(
 @pytest.mark.parametrize("failed", [False, True])
 def test_connection_state(transmit: TransmitMode, connected: bool, failed: bool) -> None:
     state = connection_state(transmit, connected=connected, failed=failed)
+    held = connection_state(transmit, connected=connected, failed=failed, held=True)
+    assert held is (ConnectionState.PAUSED if state is ConnectionState.STARTED else state)
     if transmit in (TransmitMode.ERROR, TransmitMode.STOPPED):
         assert state == transmit
     elif connected:

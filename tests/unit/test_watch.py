@@ -5,9 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from replicator import events
-from replicator.agent.watch import Queue, connection_changes, queue_changes
-from replicator.limits import MIB
+from replicator.agent.watch import connection_changes
 from replicator.status import (
     ConnectionState,
     ConnectionStatus,
@@ -55,6 +53,8 @@ RETRYING = {"target_status": TargetStatus.RETRYING, "target_status_reason": "/co
         ({}, LATE, "75 s of changes have not reached b:1500"),
         (LATE, VERY_LATE, "700 s of changes"),
         (VERY_LATE, {}, "good again"),
+        ({}, {"target_queue_full": True}, "the queue of b:1500 is full"),
+        ({"target_queue_full": True}, {}, "the queue of b:1500 has room again"),
     ],
 )
 def test_changes_are_said(before: dict[str, Any], now: dict[str, Any], words: str) -> None:
@@ -66,18 +66,3 @@ def test_changes_are_said(before: dict[str, Any], now: dict[str, Any], words: st
 def test_what_stays_is_not_said_again(same: dict[str, Any]) -> None:
     assert said(same, same) == []
     assert said({}, {"state": ConnectionState.PAUSED}) == []
-
-
-def queue(used: int, lost: int = 0, disk_max: int | None = 100 * MIB) -> Queue:
-    return Queue("of /srv", min(used, 100 * MIB), max(used - 100 * MIB, 0), 100 * MIB, disk_max, lost)
-
-
-def test_a_queue_alerts_once_and_returns() -> None:
-    def types(before: Queue, now: Queue) -> list[int]:
-        return [type_.id for type_, fields in queue_changes(before, now, 50) if type_.text.format(**fields)]
-
-    assert types(queue(99 * MIB), queue(100 * MIB)) == [events.QUEUE_ALERT.id]
-    assert types(queue(100 * MIB), queue(150 * MIB)) == []
-    assert types(queue(150 * MIB), queue(99 * MIB)) == [events.QUEUE_NORMAL.id]
-    assert types(queue(0, lost=1), queue(0, lost=4)) == [events.OPERATIONS_LOST.id]
-    assert types(queue(49 * MIB, disk_max=None), queue(50 * MIB, disk_max=None)) == [events.QUEUE_ALERT.id]
