@@ -20,6 +20,8 @@ from replicator.queue.dirty import CorruptDirtyMap, DirtyMap, Scope
 from replicator.world import World
 
 _MOVING = frozenset({Kind.RENAME, Kind.LINK})
+_Stored = tuple[str, list[tuple[int, str, bytes, bool]]]
+"""The file: of which boot, and number, journal, dirty map, whether it is repaired, of each report."""
 _MULTILINK = int(Flag.MULTILINK)  # enumerations are slow where it counts
 
 
@@ -102,7 +104,9 @@ class Drift:
     def repaired(self, number: int) -> None:
         """A mirror is complete that knew of all reports up to this number."""
         self._unsettled += [report for report in self.reports if report.number <= number]
-        self.reports = [report for report in self.reports if report.number > number]
+        if len(self._unsettled) and self.reports and self.reports[0].number <= number:
+            self.reports = [report for report in self.reports if report.number > number]
+            self._save()
 
     def mark(self) -> int:
         """For `settle`: how much is repaired, if not durably, at this moment."""
@@ -142,8 +146,9 @@ class Drift:
 
     def _replace_file(self) -> None:
         disk = self._world.disk
-        reports = sorted([*self._unsettled, *self.reports], key=lambda report: report.number)
-        data = msgspec.msgpack.encode([(r.number, r.journal_id, r.encoded) for r in reports])
+        kept = [(r.number, r.journal_id, r.encoded, True) for r in self._unsettled]
+        kept += [(r.number, r.journal_id, r.encoded, False) for r in self.reports]
+        data = msgspec.msgpack.encode((self._world.clock.boot_id(), kept))
         temporary = self._path + ".new"
         handle = disk.open_append(temporary)
         try:
@@ -165,13 +170,18 @@ class Drift:
         finally:
             disk.close(handle)
         try:
-            stored = msgspec.msgpack.decode(data, type=list[tuple[int, str, bytes]])
-            for number, journal_id, encoded in stored:
+            boot_id, stored = msgspec.msgpack.decode(data, type=_Stored)
+            same_boot = boot_id == self._world.clock.boot_id()
+            self._number = max((each[0] for each in stored), default=0)
+            for number, journal_id, encoded, repaired in stored:
                 dirty = DirtyMap.decode(encoded, limits.DRIFT_BYTES) if encoded else None
-                self.reports.append(Report(number, journal_id, dirty))
-                self._number = number
+                if not same_boot:  # what was repaired may be so no longer, so the source hears of it anew
+                    number = self._number = max(self._number + 1, self._world.clock.wall_ns() // 1000)
+                reports = self._unsettled if repaired and same_boot else self.reports
+                reports.append(Report(number, journal_id, dirty))
         except (msgspec.DecodeError, CorruptDirtyMap):
             self.reports.clear()
+            self._unsettled.clear()
             return False
         return True
 

@@ -33,7 +33,7 @@ class DriftRepair:
         self._mirrors = mirrors
         self._remove = remove
         self._reported: list[_Reported] = []
-        self._known = 0  # number of the last one heard of by this process
+        self._brought = 0  # number of the last one that a complete run has brought
         mirrors.drift = self.heed
 
     def report(self, frame: Drift) -> None:
@@ -47,9 +47,10 @@ class DriftRepair:
         self.changes = frame.changes
         self.last_path = shown(frame.last_path)
         mirrors = self._mirrors
-        if frame.number <= self._known and (mirrors.run is not None or mirrors.was_exact):
-            return  # told again in a new session: it is under way, or was brought
-        self._known = max(self._known, frame.number)
+        if mirrors.run is not None and frame.number <= mirrors.run.drift:
+            return  # told again in a new session: it is under way
+        if mirrors.run is None and mirrors.was_exact and frame.number <= self._brought:
+            return  # the end of the run that has brought it is on its way
         reported = _Reported(frame.number, self._flows[frame.journal], dirty)
         self._reported = [r for r in self._reported if r.number != frame.number] + [reported]
         if mirrors.run is None:
@@ -68,6 +69,7 @@ class DriftRepair:
             for reported in self._reported:
                 self._require(run, reported)
         else:
+            self._brought = max(self._brought, run.drift)
             self._reported = [r for r in self._reported if r.number > run.drift]
 
     def _require(self, run: MirrorRun, reported: _Reported) -> None:
