@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.states import (
+    COMPLETE,
     REPLICATION,
     TRANSMIT,
     Machine,
+    MirrorEvent,
     ReplicationEvent,
     TransmitEvent,
     connection_state,
@@ -198,6 +200,10 @@ class ConnectionStates:
 
     def mirror_moved(self, status: MirrorStatus, event: str, reason: str) -> None:
         self._story.note(Dimension.MIRROR, status, event, reason)
+        ended = event == MirrorEvent.END and reason == COMPLETE
+        if ended and self._connected and self.reported_data is TargetDataState.MIRROR_REQUIRED:
+            # The target has not even heard of the beginning; when it says so, it is complete.
+            self.reported_data = TargetDataState.MIRRORING
         self._mirror_since_good = self._mirror_since_good or status is MirrorStatus.MIRRORING
         if status is MirrorStatus.MIRRORING and self._replication.state is ReplicationStatus.PENDING:
             self.replicate(ReplicationEvent.MIRROR_BEGINS)

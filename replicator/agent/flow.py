@@ -5,6 +5,7 @@ in it.
 from collections import deque
 from dataclasses import dataclass, field
 
+from replicator.errors import JournalError
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
 from replicator.mirror.patches import PatchRequest, aligned
 from replicator.mirror.pieces import Abandon, AnyEntry, Listing, Names, Patch, Patched, Times
@@ -131,6 +132,14 @@ class Flow:
         if position != self.position:
             self.passed_wall_ns = 0
         self.position = position
+
+    def seek_first(self) -> None:
+        """Go on with the oldest record kept for this connection, with what comes next if it is lost."""
+        try:
+            self.position = self.cursor.seek_kept()
+            self.passed_wall_ns = 0
+        except JournalError:
+            self.seek_head()
 
     def stand_at(self, sequence: int, chain: int, passed_wall_ns: int) -> None:
         """A predecessor was here; the cursor is moved when it is known where the target is."""

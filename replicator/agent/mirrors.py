@@ -19,7 +19,7 @@ from replicator.agent.mirroring import FULL, KINDS, LOG, OFF, RECOVERY, MirrorRu
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.shipper import Shipper
-from replicator.agent.states import MirrorEvent
+from replicator.agent.states import COMPLETE, MirrorEvent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.net.frames import Connected
 from replicator.status import MirrorStatus, TargetDataState
@@ -249,7 +249,7 @@ class Mirrors:
         self._memory.state.mirror_wanted = None
         self._memory.state.mirror_started_wall_ns = None
         self._memory.save()
-        self._moved(MirrorStatus.IDLE, MirrorEvent.END, "complete" if complete else "not complete")
+        self._moved(MirrorStatus.IDLE, MirrorEvent.END, COMPLETE if complete else "not complete")
         self._changes.notify()
 
     # --- the next session ---

@@ -111,4 +111,18 @@ def make_targets(connect: Connect, known: Connect | None) -> None:
         target = os.fsdecode(path_map.target)
         if path_map.target in before and not os.path.isdir(target):
             raise ReplicatorError(f"the target directory {target} has disappeared: mount or restore it")
-        os.makedirs(target, mode=0o755, exist_ok=True)
+        _make_durably(target)
+
+
+def _make_durably(directory: str) -> None:
+    """Whoever is told of it finds it also after a power loss. OSError."""
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory)
+    _make_durably(parent)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -50,6 +50,7 @@ from replicator.ops import START, Position, shown
 from replicator.paths import Home
 from replicator.queue.cursor import UnreadableJournal
 from replicator.queue.journal import JournalSettings
+from replicator.queue.recovery import row_of
 from replicator.status import (
     ConnectionStatus,
     Dimension,
@@ -105,7 +106,7 @@ class Sender:
             world,
             flows,
             self.dirt,
-            lambda: self._session is not None,
+            self._hears_of_changes,
             self._queue_exhausting,
             self._let_journals_forget,
         )
@@ -267,6 +268,7 @@ class Sender:
             flow.session_ended()
         self._states.session_over()
         self._lag.wake()
+        self._tracker.wake()  # nobody rings from here on
 
     # --- where to go on ---
 
@@ -296,7 +298,9 @@ class Sender:
             mark = connected.received[index]
             flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
             if mark is None:
-                flow.seek_head()
+                # Not the head: what was changed since the connection was made is known here, and a comparison
+                # by size and mtime need not find it.
+                flow.seek_first()
                 lost = (
                     lost or connected.data_state == TargetDataState.OK or (connected.power_lost and was_exact)
                 )
@@ -373,6 +377,8 @@ class Sender:
                 assert reached is not None
                 self._refuse_root_put_back(flow)
                 self._refuse_damaged(flow, reached)
+                if row_of(reached.sequence) != row_of(flow.position.sequence):
+                    raise JournalError("the journal has begun anew: nobody knows what it has lost")
                 if flow.position.sequence < reached.sequence and dirt.active:
                     await tracker.fold_until(flow, reached.sequence)
                 elif not tracker.tracking and reached.sequence >= flow.cursor.acknowledged:
@@ -423,6 +429,8 @@ class Sender:
 
     def _run_ends(self, complete: bool) -> None:
         """The end of a mirror run is in the stream."""
+        if complete and self._states.reported_data is TargetDataState.MIRROR_REQUIRED:
+            self._states.reported_data = TargetDataState.MIRRORING  # until it has heard of the end
         self._mirrors.end(complete)
         if not complete and self.dirt.outstanding and self._states.replicating:
             self._states.replicate(ReplicationEvent.FAIL, "what the target lacks is not brought")
@@ -764,6 +772,7 @@ class Sender:
         self._states.transmission(event)
         self.shipper.wake()
         self._lag.wake()
+        self._tracker.wake()
 
     def _interrupt(self) -> None:
         if self._transmit_scope is not None:

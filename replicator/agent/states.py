@@ -46,6 +46,10 @@ class MirrorEvent(StrEnum):
     TAKEN_UP = "its end has to be said again"
 
 
+COMPLETE = "complete"
+"""How a mirror ended that brought everything; what a story gives as the reason of its end."""
+
+
 class DataEvent(StrEnum):
     """What moves a target's data state (CS-02). It is kept on the target."""
 

@@ -21,8 +21,9 @@ from replicator.world import World
 
 
 class Tracker:
-    """`exhausting(reason)` is called when the journals are about to be full because of this connection:
-    `begin` when no session uses the flows. `acknowledge()` lets the journals forget.
+    """`ships`: whether the stream goes on, so that `stir` is called when something is journaled.
+    `exhausting(reason)` is called when the journals are about to be full because of this connection, `begin`
+    when no session uses the flows. `acknowledge()` lets the journals forget.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Tracker:
         world: World,
         flows: list[Flow],
         dirt: Dirt,
-        connected: Callable[[], bool],
+        ships: Callable[[], bool],
         exhausting: Callable[[str], None],
         acknowledge: Callable[[], None],
     ) -> None:
@@ -38,7 +39,7 @@ class Tracker:
         self._world = world
         self._flows = flows
         self._dirt = dirt
-        self._connected = connected
+        self._ships = ships
         self._exhausting = exhausting
         self._acknowledge = acknowledge
         self._wake = trio.Event()
@@ -221,7 +222,7 @@ class Tracker:
 
     def _pause_s(self) -> float:
         """Until the next look: no writer fills what is left before."""
-        if self._connected() and not self._dirt.changed and not any(f.cursor.held()[0] for f in self._flows):
+        if self._ships() and not self._dirt.changed and not any(f.cursor.held()[0] for f in self._flows):
             self._idle = True
             return limits.QUEUE_LOOK_S
         soonest_s = self._room_bytes() / limits.TRACK_WRITER_BYTES_PER_S
@@ -233,7 +234,7 @@ class Tracker:
         return min(rooms, default=limits.TRACK_WRITER_BYTES_PER_S)
 
     def _reason_to_track(self) -> str:
-        share = limits.TRACK_ROOM_CONNECTED if self._connected() else limits.TRACK_ROOM_AWAY
+        share = limits.TRACK_ROOM_CONNECTED if self._ships() else limits.TRACK_ROOM_AWAY
         if any(_holds_back(flow, share) for flow in self._flows):
             return "the queue is nearly full"
         return ""

@@ -370,6 +370,13 @@ class Cursor:
         self._move(self._place_at(head))
         return head.position
 
+    def seek_kept(self) -> Position:
+        """Go to the oldest place that is kept for this cursor: what it acknowledged last, or where it was
+        registered. JournalError: the journal does not have it any more.
+        """
+        self.look_from(self.acknowledged)
+        return self.position
+
     def look_from(self, sequence: int) -> None:
         """Go on after the record of this sequence, whichever it is: for looking, not for replicating.
 

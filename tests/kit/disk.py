@@ -456,3 +456,45 @@ def memory_world(disk: MemoryDisk, clock: SteppingClock | None = None, seed: int
         shared_memory=lambda path, size, create: MemoryPage(disk, path, size, create),
         doorbells=MemoryDoorbells(),
     )
+
+
+class Process:
+    """`replicator.world.Disk` as one process of a host sees it: once it is dead, nothing of it reaches the
+    disk any more, whatever its `finally` clauses do.
+    """
+
+    def __init__(self, disk: MemoryDisk, killed: Callable[[], None]) -> None:
+        """`killed` is called when the process dies in the middle of a disk call."""
+        self._disk = disk
+        self._killed = killed
+        self._calls_left: int | None = None
+        self.dead = False
+        self.died = False  # by itself
+
+    def die_in(self, calls: int) -> None:
+        """End at that disk call, counted from 1; an append is done in part."""
+        self._calls_left = calls
+
+    def append(self, handle: int, buffers: list[bytes | memoryview], offset: int) -> None:
+        if self._dies_now():
+            data = b"".join(buffers)
+            self._disk.append(handle, [data[: self._disk.random.randrange(len(data) + 1)]], offset)
+            self._die()
+        self._disk.append(handle, buffers, offset)
+
+    def __getattr__(self, name: str) -> object:
+        if self._dies_now():
+            self._die()
+        return getattr(self._disk, name)
+
+    def _dies_now(self) -> bool:
+        if self.dead:
+            raise ProcessDied
+        if self._calls_left is not None:
+            self._calls_left -= 1
+        return self._calls_left == 0
+
+    def _die(self) -> None:
+        self.dead = self.died = True
+        self._killed()
+        raise ProcessDied

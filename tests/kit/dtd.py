@@ -16,7 +16,7 @@ from typing import Any
 from kit import leftovers
 from kit.hosts import Host
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 60.0
 
 _DTD = [sys.executable, "-c", "from replicator.agent.dtd import main; main()"]
@@ -85,8 +85,10 @@ class Agent:
             )
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while self.dtctl("status").code != 0:
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
-                raise AssertionError(f"{self.name} did not start:\n{(self.home / 'dtd.out').read_text()}")
+            if (code := self.process.poll()) is not None or time.monotonic() > deadline_s:
+                how = "in time" if code is None else f"and ended with {code}"
+                output = (self.home / "dtd.out").read_text()
+                raise AssertionError(f"{self.name} did not start {how}:\n{output}")
             time.sleep(0.05)
 
     def stop(self) -> None:

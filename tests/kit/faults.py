@@ -38,6 +38,7 @@ LONG_S = (13.0, 16.0)  # more than a session stays silent before it is given up
 LONG_CHANCE = 0.15
 STOPPED_APPLICATIONS_MAX_S = 2.0  # they wait for a capture that is stopped
 OVERFLOW_BYTES = 80 * MIB  # more than the queue has room for
+RECOVERY_S = (0.0, 1.5)  # after a fault that has to be recovered from
 CALM_S = (0.0, 1.5)  # of load after a fault
 RATIO_MAX = 3
 BYTES_PER_FILE_MAX = 64 * KIB
@@ -205,6 +206,14 @@ def clean_restart(scene: Scene) -> str:
     return side
 
 
+def in_a_recovery(scene: Scene) -> str:
+    """A second fault, while what the first one left is being repaired."""
+    first = scene.chance.choice([full_queue, target_power])(scene)
+    time.sleep(scene.chance.uniform(*RECOVERY_S))
+    second = scene.chance.choice([kill_one, kill_two, cut_network, full_queue, target_power, clean_restart])
+    return f"{first}, then {second.__name__}: {second(scene)}"
+
+
 Fault = Callable[[Scene], str]
 FAULTS: dict[str, tuple[Fault, int]] = {  # and how often, in relation to the others
     "kill -9 of one": (kill_one, 6),
@@ -216,6 +225,7 @@ FAULTS: dict[str, tuple[Fault, int]] = {  # and how often, in relation to the ot
     "full target disk": (full_target, 2),
     "target power loss": (target_power, 4),
     "clean restart": (clean_restart, 2),
+    "second fault in a recovery": (in_a_recovery, 4),
 }
 
 

@@ -18,7 +18,7 @@ import trio
 class _Pipe:
     """One direction: chunks with the time at which they arrive."""
 
-    def __init__(self, rng: random.Random, latency_s: float, window_bytes: int, split: bool) -> None:
+    def __init__(self, rng: random.Random, latency_s: float, window_bytes: int, split: float) -> None:
         self.rng = rng
         self.latency_s = latency_s
         self.window_bytes = window_bytes
@@ -76,7 +76,7 @@ class LinkStream(trio.abc.HalfCloseableStream):
                 await pipe.changed.wait()
                 continue
             count = min(room, len(data))
-            if pipe.split:
+            if pipe.split and (pipe.split == 1 or pipe.rng.random() < pipe.split):
                 count = pipe.rng.randint(1, count)
             if pipe.cut_at is not None:
                 count = min(count, pipe.cut_at - pipe.sent_bytes)
@@ -149,8 +149,8 @@ class LinkStream(trio.abc.HalfCloseableStream):
 
 
 class Link:
-    """A pair of connected streams and the faults between them. `split`: sends arrive in pieces of random
-    size.
+    """A pair of connected streams and the faults between them. `split`: the share of sends that arrive in
+    pieces of random size.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Link:
         *,
         latency_s: float = 0.0,
         window_bytes: int = 1 << 20,
-        split: bool = False,
+        split: float = 0,
     ) -> None:
         self._pipes = (
             _Pipe(rng, latency_s, window_bytes, split),
@@ -199,7 +199,7 @@ class Link:
 class Network:
     """Hosts by name. `connect` has the signature of World.connect once bound to a host with `from_host`."""
 
-    def __init__(self, seed: int, *, latency_s: float = 0.0005, split: bool = True) -> None:
+    def __init__(self, seed: int, *, latency_s: float = 0.0005, split: float = 1) -> None:
         self.rng = random.Random(seed)
         self.latency_s = latency_s
         self.split = split

@@ -43,16 +43,17 @@ PORT = 1500
 
 
 class MockedClock:
-    """`Clock` that follows trio's (mock) clock, from a fixed day on."""
+    """`Clock` that follows trio's (mock) clock, from a fixed day on. `jump_ns`: how far it was set."""
 
     def __init__(self) -> None:
         self.boot = 1
+        self.jump_ns = 0
 
     def monotonic_ns(self) -> int:
         return int(trio.current_time() * 1e9) + 1_000_000_000
 
     def wall_ns(self) -> int:
-        return 1_700_000_000_000_000_000 + self.monotonic_ns()
+        return 1_700_000_000_000_000_000 + self.monotonic_ns() + self.jump_ns
 
     def boot_id(self) -> str:
         return f"boot-{self.boot}"
@@ -61,15 +62,16 @@ class MockedClock:
 @dataclass(frozen=True)
 class SimulatedWorld(World):
     """A World whose threads are checkpoints: other tasks run before and after the function, by chance more
-    than once.
+    than once. `delays_s`: how long one may take; change it for a slow disk.
     """
 
     pauses: random.Random = field(default_factory=random.Random)
+    delays_s: list[float] = field(default_factory=lambda: [0, 0, 0.0001, 0.001])
 
     async def in_thread(self, function: Callable[[], T]) -> T:
-        await trio.sleep(self.pauses.choice((0, 0, 0.0001, 0.001)))
+        await trio.sleep(self.pauses.choice(self.delays_s))
         result = function()
-        await trio.sleep(self.pauses.choice((0, 0, 0.0001, 0.001)))
+        await trio.sleep(self.pauses.choice(self.delays_s))
         return result
 
 

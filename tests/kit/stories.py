@@ -31,6 +31,7 @@ _CONNECTION = {
 def check_story(story: Sequence[StoryEntry]) -> None:
     """Raises AssertionError with the first entry that cannot follow what was before."""
     now: dict[Dimension, str] = {}
+    completed = False  # a mirror, since the target said last what its data is
     for index, entry in enumerate(story):
         where = f"{entry} after {story[max(index - 5, 0) : index]}"
         if index:
@@ -38,7 +39,13 @@ def check_story(story: Sequence[StoryEntry]) -> None:
             assert entry.before == now.get(entry.dimension, entry.before), f"not from there: {where}"
         assert entry.after != entry.before or entry.reason, f"no news: {where}"
         assert entry.lasted_s is None or entry.lasted_s >= 0, where
-        assert _may_follow(entry, now), f"forbidden step: {where}"
+        # A recovery of next to nothing is over before the target has said that it began.
+        unheard = entry.dimension is Dimension.DATA and completed
+        assert unheard or _may_follow(entry, now), f"forbidden step: {where}"
+        if entry.dimension is Dimension.MIRROR and entry.event == MirrorEvent.END:
+            completed = entry.reason == "complete"
+        elif entry.dimension is Dimension.DATA and entry.after == TargetDataState.OK:
+            completed = False
         now[entry.dimension] = entry.after
 
 

@@ -18,24 +18,28 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
 
+from kit.disk import Process, ProcessDied
 from kit.links import Network
 from kit.recording import Source
 from kit.simulation import PORT, SimulatedWorld, simulated_world
 from kit.stories import check_story
 from kit.trees import assert_same_tree
+from replicator import limits
 from replicator.agent.flow import Flow
 from replicator.agent.receiver import Receiver
 from replicator.agent.receiver_arguments import ReceiverArguments
-from replicator.agent.replica_tree import ReplicaTree
+from replicator.agent.replica_tree import ReplicaTree, Tree
 from replicator.agent.sender import Sender
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.errors import ReplicatorError
 from replicator.mirror.scan import Source as SourceTree
 from replicator.net.frames import Connect
 from replicator.ops import Record
@@ -86,13 +90,13 @@ def files_in(tree: Path) -> Files:
 class Mount:
     """A captured directory: change it by `source`, which journals as its capture would."""
 
-    def __init__(self, world: SimulatedWorld, root: Path, number: int, **limits: int) -> None:
+    def __init__(self, world: SimulatedWorld, root: Path, number: int, **sizes: int) -> None:
         root.mkdir()
         self.root = root
         self.journal_id = str(uuid.UUID(int=number))
         directory = f"journal-{number}"
         self.settings = JournalSettings(
-            f"/memory/{directory}", f"/home/queue/{directory}", segment_bytes=SEGMENT_BYTES, **limits
+            f"/memory/{directory}", f"/home/queue/{directory}", segment_bytes=SEGMENT_BYTES, **sizes
         )
         self._world = world
         self.writer = JournalWriter.open(world, self.settings, self.journal_id)
@@ -107,16 +111,19 @@ class Mount:
     def journal(self, record: Record) -> None:
         if not self.writer.has_readers:
             return
-        taken = self.writer.append(
-            record.kind,
-            record.path,
-            path2=record.path2,
-            payload=record.payload,
-            flags=record.flags,
-            inode=record.inode,
-            arg0=record.arg0,
-            arg1=record.arg1,
-        )
+        try:
+            taken = self.writer.append(
+                record.kind,
+                record.path,
+                path2=record.path2,
+                payload=record.payload,
+                flags=record.flags,
+                inode=record.inode,
+                arg0=record.arg0,
+                arg1=record.arg1,
+            )
+        except Exception as error:
+            raise AssertionError(f"production first: an application would have seen {error!r}") from error
         self.lost += not taken
 
     def settle(self) -> int:
@@ -132,7 +139,10 @@ class Mount:
 
 
 class Connection:
-    """One set with one target: a sender on the source, a receiver on `host`."""
+    """One set with one target: a sender on the source, a receiver on `host`.
+
+    A process that ends by itself is started again, as agents do (`ends` says how often, and why).
+    """
 
     def __init__(
         self,
@@ -143,16 +153,20 @@ class Connection:
         options: SenderOptions,
     ) -> None:
         self._net = net
-        self._host = host
+        self.host = host
         self._options = options
         self._repset = repset
         self._uuid = str(uuid.UUID(int=1000 + len(net.connections)))
-        self._world = simulated_world(net.seed * 7 + 100 + len(net.connections), net.dial)
+        self.world = simulated_world(net.seed * 7 + 100 + len(net.connections), net.dial)
         self._scope = self._sender_scope = trio.CancelScope()
+        self._listening = False
         self.mounts = list(mounts)
         self.target = net.directory / host
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
+        self.open_tree: Callable[[Connect, str], Tree] = ReplicaTree
+        self.sender_process = self.receiver_process = Process(self.world.disk, lambda: None)
+        self.ends: list[str] = []
         self.receiver_runs = False
         self._synced = Files({}, {})
 
@@ -163,7 +177,7 @@ class Connection:
     # --- its two processes ---
 
     def start_sender(self) -> None:
-        home = f"/home/{self._host}"
+        home = f"/home/{self.host}"
         journals = [
             JournalArguments(
                 m.journal_id, str(m.root), "", m.settings.memory_directory, m.settings.disk_directory
@@ -176,17 +190,40 @@ class Connection:
             connection_uuid=self._uuid,
             agent_uuid="source-agent",
             agent_name=SOURCE,
-            target_host=self._host,
+            target_host=self.host,
             target_port=PORT,
             repset=self._repset,
             journals=journals,
             maps=maps,
             options=self._options,
         )
-        flows = [self._flow(index, mount) for index, mount in enumerate(self.mounts)]
-        self.sender = Sender(self._net.world, arguments, flows)
-        self._sender_scope = trio.CancelScope()
-        self._net.nursery.start_soon(self._run_sender, self.sender, flows, self._sender_scope)
+        scope = self._sender_scope = trio.CancelScope()
+        process = self.sender_process = Process(self._net.world.disk, partial(self._die, scope))
+        world = replace(self._net.world, disk=process)
+        try:
+            flows = [self._flow(index, mount) for index, mount in enumerate(self.mounts)]
+            self.sender = Sender(world, arguments, flows)
+        except (OSError, ReplicatorError) as error:
+            self._restart(repr(error), scope, self.start_sender)
+            return
+        self._net.nursery.start_soon(self._run_sender, self.sender, flows, process, scope)
+
+    def _die(self, scope: trio.CancelScope) -> None:
+        scope.cancel()
+        self._cut()
+
+    def _cut(self) -> None:
+        self._net.network.cut(SOURCE, self.host)
+
+    def _restart(self, why: str, scope: trio.CancelScope, start: Callable[[], None]) -> None:
+        self.ends.append(why)
+
+        async def later() -> None:
+            await trio.sleep(limits.RESTART_FIRST_S)
+            if scope in (self._scope, self._sender_scope):  # nobody has killed or started it meanwhile
+                start()
+
+        self._net.nursery.start_soon(later)
 
     def _flow(self, index: int, mount: Mount) -> Flow:
         def make_filter() -> Filter:
@@ -200,38 +237,55 @@ class Connection:
 
     async def kill_sender(self) -> None:
         """As SIGKILL does: what is in memory is gone, what was written stays."""
+        self.sender_process.dead = True
         self._sender_scope.cancel()
-        self._net.network.cut(SOURCE, self._host)
+        self._sender_scope = trio.CancelScope()
+        self._cut()
         await trio.testing.wait_all_tasks_blocked()
 
-    async def _run_sender(self, sender: Sender, flows: list[Flow], scope: trio.CancelScope) -> None:
-        with scope:
-            await sender.run()
+    async def _run_sender(
+        self, sender: Sender, flows: list[Flow], process: Process, scope: trio.CancelScope
+    ) -> None:
+        ended = ""
+        try:
+            with scope:
+                await sender.run()
+        except BaseException as error:
+            ended = why_ended(error)
         for flow in flows:
             flow.source.close()
             if not sender.removed:
                 flow.cursor.close()
+        if ended or process.died:
+            self._restart(f"sender: {ended}", scope, self.start_sender)
 
-    def start_receiver(self, **limits: int) -> None:
+    def start_receiver(self, **sizes: int) -> None:
         # The table of hard links is SQLite's own business, so that directory is real.
-        home = self._net.directory / f"home-{self._host}"
-        (home / "target" / self._uuid).mkdir(parents=True, exist_ok=True)
+        home = self._home
+        home.mkdir(parents=True, exist_ok=True)
         arguments = ReceiverArguments(
-            home=str(home),
+            home=str(home.parent.parent),
             connection_uuid=self._uuid,
-            agent_uuid=f"{self._host}-agent",
-            agent_name=self._host,
+            agent_uuid=f"{self.host}-agent",
+            agent_name=self.host,
             memory_directory="/memory/spool",
             segment_bytes=SEGMENT_BYTES,
-            **limits,
+            **sizes,
         )
         self.target.mkdir(exist_ok=True)
         self.receiver_runs = True
-        self.receiver = Receiver(self._world, arguments, self._open_tree)
-        self._net.nursery.start_soon(self._run_receiver, self.receiver)
+        scope = self._scope = trio.CancelScope()
+        process = self.receiver_process = Process(self.world.disk, partial(self._die, scope))
+        try:
+            self.receiver = Receiver(replace(self.world, disk=process), arguments, self._open_tree)
+        except (OSError, ReplicatorError) as error:
+            self.world.disk.owners.clear()
+            self._restart(repr(error), scope, self.start_receiver)
+            return
+        self._net.nursery.start_soon(self._run_receiver, self.receiver, process, scope)
 
-    def _open_tree(self, connect: Connect, directory: str) -> ReplicaTree:
-        tree = ReplicaTree(connect, directory)
+    def _open_tree(self, connect: Connect, directory: str) -> Tree:
+        tree = self.open_tree(connect, directory)
         if self._net.power_fails:
             sync = tree.sync
 
@@ -242,34 +296,58 @@ class Connection:
             tree.sync = noted  # type: ignore[method-assign]
         return tree
 
-    async def _run_receiver(self, receiver: Receiver) -> None:
-        incoming = self._net.network.listen(self._host, PORT)
+    @property
+    def _home(self) -> Path:
+        return self._net.directory / f"home-{self.host}" / "target" / self._uuid
+
+    async def _run_receiver(self, receiver: Receiver, process: Process, scope: trio.CancelScope) -> None:
+        incoming = self._net.network.listen(self.host, PORT)
+        self._listening = True
 
         async def listen() -> None:
             async with incoming:
                 async for stream in incoming:
                     receiver.adopt(stream)
 
-        self._scope = trio.CancelScope()
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(listen)
-                await receiver.run()
-                nursery.cancel_scope.cancel()
+        ended = ""
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(listen)
+                    await receiver.run()
+                    nursery.cancel_scope.cancel()
+        except BaseException as error:
+            ended = why_ended(error)
+        if ended or process.died:
+            self._stop_listening()
+            self.world.disk.owners.clear()
+            self._restart(f"receiver: {ended}", scope, self.start_receiver)
+
+    def _stop_listening(self) -> None:
+        if self._listening:
+            self._net.network.close_listener(self.host, PORT)
+            self._listening = False
 
     async def kill_receiver(self) -> None:
         """As SIGKILL does: what is in memory is gone, what was written stays."""
+        self.receiver_process.dead = True
         self.receiver_runs = False
         self._scope.cancel()
-        self._net.network.close_listener(self._host, PORT)
-        self._net.network.cut(SOURCE, self._host)
+        self._scope = trio.CancelScope()
+        self._stop_listening()
+        self._cut()
         await trio.testing.wait_all_tasks_blocked()
+        self.world.disk.owners.clear()
 
     async def lose_target_power(self) -> None:
-        """The target's host goes down, and is up again without a receiver; `tear` says what it has lost."""
+        """The target's host goes down, and is up again without a receiver. What its tree has lost is up to
+        the test: `tear`, or `kit.power`.
+        """
         await self.kill_receiver()
-        self._world.disk.lose_power()
-        self._world.clock.boot += 1
+        self.world.disk.lose_power()
+        self.world.clock.boot += 1
+        for path in self._home.glob("*"):  # what is never synced, and need not be there
+            path.unlink()
 
     def tear(self, chance: random.Random) -> None:
         """Undo, in part, what the copy has got since it was synced last: contents, new and removed names."""
@@ -317,6 +395,18 @@ class Connection:
             assert_same_tree(mount.root, self.copy_of(mount), ignore)
 
 
+def why_ended(error: BaseException) -> str:
+    """In a word, if it is how a process may end; anything else is raised."""
+    leaves = [error]
+    for one in leaves:
+        if isinstance(one, BaseExceptionGroup):
+            leaves += one.exceptions
+    why = [one for one in leaves if not isinstance(one, BaseExceptionGroup | trio.Cancelled)]
+    if not why or any(not isinstance(one, ProcessDied | OSError | ReplicatorError) for one in why):
+        raise error
+    return repr(why[0])
+
+
 class Topology:
     """Use `topology`."""
 
@@ -333,8 +423,8 @@ class Topology:
     async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
         return await self.network.connect(SOURCE, host, port)
 
-    def mount(self, name: str, **limits: int) -> Mount:
-        mount = Mount(self.world, self.directory / name, len(self.mounts) + 1, **limits)
+    def mount(self, name: str, **sizes: int) -> Mount:
+        mount = Mount(self.world, self.directory / name, len(self.mounts) + 1, **sizes)
         self.mounts.append(mount)
         self.nursery.start_soon(mount.tick)
         return mount

@@ -150,7 +150,7 @@ async def test_a_damaged_spool_is_sent_again(damage: Damage, autojump_clock: tri
             data.source.write(b"f%d" % (number % 10), number // 10 * 4096, bytes([number]) * 4096)
         data.source.rename(b"f1", b"g1")
         await trio.sleep(5)
-        disk = disk_of(connection._world)
+        disk = disk_of(connection.world)
         found = segments_of(disk, "/memory/spool", str(Path(connection.receiver._directory) / "spool"))
         assert len(found) >= 8
         damage(disk, found[4])

@@ -142,6 +142,7 @@ async def test_what_waits_is_as_old_as_it_is(
         await simulation.drained()
         sender = simulation.sender
         assert sender is not None
+        await trio.sleep(5)  # what was before is durable
         sender.transmit_stop()
         simulation.source.write(b"file", 0, b"x" * 1000)
         await trio.sleep(30)

@@ -75,6 +75,27 @@ async def test_the_source_brings_everything_again_that_a_mirror_brought_and_nobo
         assert simulation.status.target_data_state == "OK"
 
 
+async def test_operations_that_come_again_leave_nothing_behind(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The copy has kept all, so these renames are done twice: the first moves what the second one brought."""
+    async with simulate(61) as simulation:
+        source = simulation.source
+        source.mkdir(b"first")
+        source.mkdir(b"second")
+        source.create(b"second/file")
+        await simulation.drained()
+        await trio.sleep(60)  # it is durable
+        source.rename(b"first", b"moved")
+        source.rename(b"second", b"first")
+        await simulation.drained()
+        await simulation.lose_target_power()
+        simulation.start_receiver()
+        await trio.sleep(30)  # to connect again
+        await simulation.drained()
+        simulation.assert_equal()
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["calm", "killed"])
 @pytest.mark.parametrize("complete", [True, False], ids=["afterwards", "in a mirror"])
 async def test_the_copy_follows_a_source_that_lost_data(

@@ -84,7 +84,7 @@ def test_what_was_removed_meanwhile_does_not_come_back() -> None:
     moving.copy(host.disk, FORMER, NEW, in_use=True)
     cursor = host.cursor()
     read_all(cursor)
-    cursor.acknowledge(25)
+    cursor.acknowledge(18)
     cursor.close()
     writer.collect()
     begin = int(writer._segments[0].first_sequence)
@@ -93,8 +93,8 @@ def test_what_was_removed_meanwhile_does_not_come_back() -> None:
     names = {path.rpartition("/")[2] for path in host.disk.paths(FORMER)}
     assert {path.rpartition("/")[2] for path in host.disk.paths(NEW)} == names | {moving.MARKER}
     moving.finish(host.disk, NEW)
-    assert begin > 10
-    check_moved(host, operations[25:])
+    assert begin > 5
+    check_moved(host, operations[18:])
 
 
 class Owner:

@@ -1,0 +1,85 @@
+"""What a file system may have lost of a tree when its host loses power.
+
+It keeps what was synced. Of what came later it may keep the names and not the contents, the contents and not
+the names, or a part: sizes and times say nothing about it.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from random import Random
+
+
+class Synced:
+    """A tree as it was when it was last synced."""
+
+    def __init__(self, tree: Path, image: Path) -> None:
+        self._tree = tree
+        self._image = image
+        self._states: dict[str, tuple[int, ...]] = {}
+        self.note()
+
+    def note(self) -> None:
+        """All that is in the tree now is on the medium."""
+        shutil.rmtree(self._image, ignore_errors=True)
+        _copy(self._tree, self._image)
+        self._states = {name: _state(state) for name, state in _files(self._tree)}
+
+    def lose_power(self, chance: Random) -> str:
+        """Leave of the tree what a power cut may leave. Returns what was done, for people."""
+        names = chance.choice(("newest names", "synced names"))
+        changed = [name for name, state in _files(self._tree) if self._states.get(name) != _state(state)]
+        if names == "newest names":
+            for name in changed:
+                self._tear(name, chance)
+        else:
+            newest = {name: (self._tree / name).read_bytes() for name in changed}
+            for child in self._tree.iterdir():
+                shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+            _copy(self._image, self._tree)
+            for name, content in newest.items():
+                if name in self._states and chance.random() < 0.5:
+                    _overwrite(self._tree / name, content[: chance.randrange(len(content) + 1)])
+        return f"{names}, {len(changed)} files torn"
+
+    def _tear(self, name: str, chance: Random) -> None:
+        path, size = self._tree / name, (self._tree / name).stat().st_size
+        how = chance.choice(("kept", "zeros", "old"))
+        if how == "zeros":
+            _overwrite(path, bytes(size))
+        elif how == "old" and name in self._states:
+            try:
+                _overwrite(path, (self._image / name).read_bytes()[:size])
+            except OSError:
+                pass  # it was something else then
+
+
+def _state(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _files(tree: Path) -> list[tuple[str, os.stat_result]]:
+    found = []
+    for path in sorted(tree.rglob("*")):
+        state = path.lstat()
+        if stat.S_ISREG(state.st_mode):
+            found.append((str(path.relative_to(tree)), state))
+    return found
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    """The first bytes of it, and not its size and times."""
+    state = path.lstat()
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        os.pwrite(descriptor, data[: state.st_size], 0)
+        os.utime(descriptor, ns=(state.st_atime_ns, state.st_mtime_ns))
+    finally:
+        os.close(descriptor)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)

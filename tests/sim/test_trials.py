@@ -1,0 +1,28 @@
+"""Runs drawn from seeds: several mounts, targets and faults at once, with checkers of every guarantee.
+
+`tests/kit/trial.py` says what a run is, `tests/kit/simulated_faults.py` what may happen in it,
+`tests/kit/checkers.py` what is looked at; `tests/TRACK_RECORD.md` what they found.
+"""
+
+import pytest
+from kit import trial
+from kit.campaign import amount
+
+pytestmark = pytest.mark.sim
+
+FOUND = {
+    49: "a target's directory that a power loss took along",
+    61: "names that were left by operations which came again after a power loss",
+}
+"""Seeds that failed once, and what they found."""
+
+
+@pytest.mark.parametrize("seed", [*FOUND, *range(1000, 1000 + amount("TRIALS_SHORT", 40))])
+def test_a_trial(seed: int) -> None:
+    trial.run(seed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout_s(36_000)
+def test_campaign() -> None:
+    assert trial.main(100_000, amount("TRIALS", 20_000)) == 0
