@@ -148,8 +148,9 @@ def running(
     """
     agents = [Agent(directory / name, name, host) for name, host in zip_longest(names, hosts[: len(names)])]
     for agent in agents:
-        agent.home.mkdir()
-        (agent.home / "replicator.toml").write_text(configuration)
+        agent.home.mkdir(exist_ok=True)  # with a configuration of its own, perhaps
+        if configuration:
+            (agent.home / "replicator.toml").write_text(configuration)
     try:
         for agent in agents:
             agent.start()
