@@ -217,11 +217,12 @@ def size_and_time_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
         renames_not_followed,
         linked_files_are_as_others,
         size_and_time_are_believed,
-        pytest.param(forgotten_by_the_target, marks=pytest.mark.soak),  # takes many runs
-        pytest.param(old_descriptors, marks=pytest.mark.soak),
+        forgotten_by_the_target,
+        old_descriptors,
     ],
 )
-@pytest.mark.timeout_s(300)
+@pytest.mark.soak
+@pytest.mark.timeout_s(900)
 def test_a_planted_mistake_is_found(
     plant: Plant, small_limits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
