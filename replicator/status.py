@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
+from replicator import shares
+
 
 class ConnectionState(StrEnum):
     """CS-01."""
@@ -36,6 +38,14 @@ class TargetStatus(StrEnum):
     PAUSED = "Paused"
     PAUSE_PENDING = "Pause Pending"
     RETRYING = "Retrying"
+
+
+class TargetLock(StrEnum):
+    """What others may do with a copy while its connection lasts (DK-01…03). The weakest first."""
+
+    NONE = "none"  # everything
+    READ_ONLY = "read-only"
+    LOCKED = "locked"  # nothing: they see an empty directory
 
 
 class TransmitMode(StrEnum):
@@ -125,9 +135,20 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     remaining_bytes: int = 0
     rate_bytes_per_s: float = 0.0
     elapsed_s: float = 0.0
+    remaining_s: float | None = None  # until its end at this rate; None: not known, or it does not move
     problem_count: int = 0
     problems: tuple[Problem, ...] = ()
     current: str = ""
+
+
+class RecoveryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done about a copy that is not exact, and how fast it may be (DC-17…DC-23)."""
+
+    text: str = ""  # as an administrator reads it: "Log recovery paused, recovery enabled"; "": there is none
+    automatic: bool = True  # recoveries begin by themselves
+    priority: shares.Priority = shares.Priority.REGULAR  # of the replication set
+    speed: shares.Speed = shares.Speed.NORMAL  # of this host
+    share: float = 1.0  # of its time that a recovery or mirror of this connection may work now
 
 
 class StageLag(msgspec.Struct, frozen=True):
@@ -184,7 +205,8 @@ class PathConnection(msgspec.Struct, frozen=True, kw_only=True):
     included: bool
     rule: str = ""  # that decides; "": none names it
     mirror_pending: bool = False  # the mirror that runs has still to bring it, or something above it
-    dirty: str = ""  # why the target may lack something of it, of what is tracked
+    dirty: str = ""  # why the target's may differ, whatever is queued; "": nothing is known of it
+    quarantined: str = ""  # why the last mirror or recovery left it as it was; "": it did not
     operations: tuple[PathOperation, ...] = ()  # the last ones in the queue, oldest first
     note: str = ""
 
@@ -236,6 +258,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     target_status: TargetStatus = TargetStatus.NOT_LOADED
     target_status_reason: str = ""
+    target_lock: TargetLock = TargetLock.NONE  # as it was asked for when connecting
     target_queue_full: bool = False  # AD-02: it has asked to wait
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
@@ -256,6 +279,8 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     sent_compressed_mirror_bytes: int = 0
     skipped_mirror_bytes: int = 0
     remaining_mirror_bytes: int = 0
+    foreign_changes: int = 0  # of others in the copy, as its present receiver has noticed them
+    foreign_path: str = ""  # of the last of them
     lag_seconds: float = 0.0
     lag: Lag = Lag()  # without its history
     tracking: bool = False  # nothing is kept in the queue for this connection: only what changes is noted
@@ -273,3 +298,4 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     sender_pid: int | None = None
     receiver_pid: int | None = None  # on the target's host
     mirror: MirrorProgress = MirrorProgress()
+    recovery: RecoveryStatus = RecoveryStatus()

@@ -20,7 +20,16 @@ from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, ne
 from replicator.agent.supervisor import ChildError
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
-from replicator.status import ConnectionState, ConnectionStatus, Lag, PathConnection, PathReport, StoryEntry
+from replicator.status import (
+    ConnectionState,
+    ConnectionStatus,
+    Lag,
+    PathConnection,
+    PathReport,
+    RecoveryStatus,
+    StoryEntry,
+    TargetLock,
+)
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -37,6 +46,7 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     newer: bool = False
     checksum: bool = False
     orphans: str = "keep"
+    lock: str = TargetLock.NONE
 
 
 THIS_HOST = "this host"
@@ -325,7 +335,9 @@ class Connections:
             uuid=connection.uuid,
             repset=connection.repset.name,
             target=name,
+            target_lock=TargetLock(connection.options.lock),
             state_reason="is being started",
+            recovery=self._recovery_status(connection, RecoveryStatus(share=0.0)),
         )
         if child is None or (child.pid is None and not child.problem):
             return without
@@ -338,9 +350,21 @@ class Connections:
             status,
             id=connection.id,
             target=name,
+            target_lock=TargetLock(connection.options.lock),
             memory_queue_bytes=memory,
             disk_queue_bytes=disk,
+            recovery=self._recovery_status(connection, status.recovery),
             lag=forecast.completed(status.lag, self._core.config.meter, room),
+        )
+
+    def _recovery_status(self, connection: Connection, known: RecoveryStatus) -> RecoveryStatus:
+        """With what the agent has decided."""
+        state = self._core.state
+        return msgspec.structs.replace(
+            known,
+            automatic=connection.options.automatic_recovery,
+            priority=state.priority_of(connection),
+            speed=state.recovery_speed,
         )
 
     async def lag(self, key: str) -> Lag:
@@ -399,6 +423,8 @@ def _captured(path: str, mounts: Sequence[Mount]) -> tuple[Mount, str] | None:
 def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions:
     if request.mirror is not None:
         _check_mirror(request.mirror, newer=request.newer, checksum=request.checksum, orphans=request.orphans)
+    if request.lock not in list(TargetLock):
+        raise UsageError(f"lock {request.lock!r}: must be {', '.join(TargetLock)}")
     return ConnectionOptions(
         mirror=request.mirror,
         newer=request.newer,
@@ -406,6 +432,7 @@ def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions
         replicate=request.replicate,
         remap_links=remap_links,
         orphans=request.orphans,
+        lock=request.lock,
     )
 
 

@@ -9,6 +9,7 @@ from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.shipper import RootChanged
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.frames import (
+    DRIFT_FEATURE,
     PROTOCOL_VERSION,
     Connect,
     Connected,
@@ -18,6 +19,18 @@ from replicator.net.frames import (
     RefusedConnection,
 )
 from replicator.net.session import Session, SessionEnded
+
+
+class CopyInUse(ReplicatorError):
+    """The copy was taken into use on its host, and the source goes on: a person chooses (DC-24)."""
+
+    retry = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the copy was taken into use on its host, and both sides may have changed: choose the one that"
+            " survives with `dtctl recovery force`"
+        )
 
 
 class ConnectionRefused(ReplicatorError):
@@ -34,7 +47,8 @@ class ConnectionRefused(ReplicatorError):
 async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     """Greet, and ask for the connection. Raises ConnectionRefused, and what ends a session."""
     await session.greet(arguments.connection_uuid)
-    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
+    features = (DRIFT_FEATURE,)
+    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):
         raise ConnectionRefused(hello.reason, retry=hello.retry)
@@ -48,6 +62,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
             tuple(JournalInfo(j.mount_id, os.fsencode(j.root)) for j in arguments.journals),
             tuple(PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps),
             arguments.options.remap_links,
+            arguments.options.lock,
         )
     )
     answer = await session.receive()
