@@ -98,6 +98,14 @@ LAG_ERROR = EventType(
     9063, _E, "connection {id}: {seconds:.0f} s of changes have not reached {target} (recovery point)"
 )
 LAG_NORMAL = EventType(9064, _I, "connection {id}: its recovery point at {target} is good again")
+RECOVERY_SPEED = EventType(9080, _I, "recoveries and mirrors of this host: speed {speed}")
+RECOVERY_PRIORITY = EventType(9081, _I, "replication set {repset}: recovery priority {priority}")
+RECOVERY_AUTOMATIC = EventType(9082, _I, "connection {id}: recoveries begin by themselves")
+RECOVERY_MANUAL = EventType(9083, _I, "connection {id}: recoveries wait for a person")
+TARGET_USED = EventType(
+    9084, _W, "the copies of {count} connections were taken into use: nothing is applied to them"
+)
+SOURCE_FORCED = EventType(9085, _W, "connection {id}: the source was chosen to survive: {lost}")
 TARGET_QUEUE_FULL = EventType(
     9065, _W, "connection {id}: the queue of {target} is full: changes wait here until it has room"
 )

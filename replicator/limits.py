@@ -86,6 +86,16 @@ TRACK_LOOK_MAX_S = 1.0
 TRACK_WRITER_BYTES_PER_S = 1_000_000_000  # faster than any capture writes
 LOSSES_BYTES = 1 * MIB  # the same of what a full journal could not take
 LOSSES_FILE_BYTES = 1 * MIB  # notes of that, for the successor of a killed writer, before a map replaces them
+ACTIVITY_REGION_BYTES = 4 * MIB  # of a file: what a note of the activity log speaks of; a power of two
+ACTIVITY_REGIONS = 64  # noted one by one; a longer range is one note
+ACTIVITY_HOT = 50_000  # regions and names known to be noted; beyond, all are forgotten and noted again
+ACTIVITY_FILE_BYTES = (
+    1 * MIB
+)  # of notes; then another file follows, and a map of both replaces the former ones
+ACTIVITY_CHUNK_BYTES = 64 * KIB  # written ahead, so that syncing a note does not change the size of its file
+ACTIVITY_LOOK_S = 1.0  # between two looks whether there is something to do for it
+ACTIVITY_QUIET_S = 10.0  # no change for so long: what is hot may become cold
+ACTIVITY_AGE_S = 300.0  # the same on a source that is never quiet
 
 # --- capture ---
 NODE_DESCRIPTORS = 8192  # open O_PATH descriptors per capture; the rest are reopened by file handle
@@ -123,6 +133,7 @@ SPIN_S = 0.00005  # a server of a busy mount looks for the next request so long 
 DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reader of it
 COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes
 UNNAMED_BYTES = 4 * MIB  # one record of a file that gets its first name; one that holds more is mirrored
+SYNC_LOOK_S = 0.001  # between two looks of a thread whether the sync of another one has ended
 SYNCS = 128  # syncs of files under way at a time without a thread for each; a power of two
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 
@@ -201,6 +212,15 @@ PART_BYTES = 1 * MIB  # content of one piece
 STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
+RECOVERY_WORK_NS = 100_000_000  # one phase of work of a recovery that has to rest in between
+RECOVERY_DELAY_NS = 200_000_000  # a change waits about so long at most behind what a recovery has sent
+RECOVERY_WINDOW_FIRST_BYTES = 256 * KIB  # on its way until it is known how long that takes
+RECOVERY_PART_MIN_BYTES = 64 * KIB  # content of one piece where that takes long
+RECOVERY_RATE_NS = 5_000_000_000  # the best rate at which pieces arrived is remembered once or twice so long
+RECOVERY_STEP_NS = 50_000_000  # the stream waits about so long for a step of the scanner that reads files
+RECOVERY_LOOK_S = 1.0  # between two looks whether programs change things, while something recovers
+RECOVERY_BUSY_OPERATIONS_PER_S = 50.0  # of a host whose applications a recovery spares
+RECOVERY_BUSY_S = 3.0  # for so long after the last such look
 BROUGHT_FILES = 500_000  # inodes remembered as sent, which a rename need not send again: 60 bytes each
 TOUCHED_FILES = 200_000  # identities remembered as changed while pending; more: every piece is full
 REMAP_LINKS = True  # LK-02
@@ -211,6 +231,9 @@ AUTO_REMIRROR = "log"
 NAMES_PER_PIECE = 16384  # of one directory's list: a target reads its own directory once for each piece
 PATCH_EXTENTS = 4096  # extents and holes of one patch
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
+ESTIMATE_WINDOW_NS = 60_000_000_000  # the end of a mirror is estimated from how fast it was within this time
+ESTIMATE_MARK_NS = 2_000_000_000
+FILE_WORK_BYTES = 64 * KIB  # a file takes as long as so many bytes of a large one, besides its own
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 
 # --- replication sets (RS-*) ---

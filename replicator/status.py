@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
+from replicator import shares
+
 
 class ConnectionState(StrEnum):
     """CS-01."""
@@ -125,9 +127,20 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     remaining_bytes: int = 0
     rate_bytes_per_s: float = 0.0
     elapsed_s: float = 0.0
+    remaining_s: float | None = None  # until its end at this rate; None: not known, or it does not move
     problem_count: int = 0
     problems: tuple[Problem, ...] = ()
     current: str = ""
+
+
+class RecoveryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done about a copy that is not exact, and how fast it may be (DC-17…DC-23)."""
+
+    text: str = ""  # as an administrator reads it: "Log recovery paused, recovery enabled"; "": there is none
+    automatic: bool = True  # recoveries begin by themselves
+    priority: shares.Priority = shares.Priority.REGULAR  # of the replication set
+    speed: shares.Speed = shares.Speed.NORMAL  # of this host
+    share: float = 1.0  # of its time that a recovery or mirror of this connection may work now
 
 
 class StageLag(msgspec.Struct, frozen=True):
@@ -184,7 +197,8 @@ class PathConnection(msgspec.Struct, frozen=True, kw_only=True):
     included: bool
     rule: str = ""  # that decides; "": none names it
     mirror_pending: bool = False  # the mirror that runs has still to bring it, or something above it
-    dirty: str = ""  # why the target may lack something of it, of what is tracked
+    dirty: str = ""  # why the target's may differ, whatever is queued; "": nothing is known of it
+    quarantined: str = ""  # why the last mirror or recovery left it as it was; "": it did not
     operations: tuple[PathOperation, ...] = ()  # the last ones in the queue, oldest first
     note: str = ""
 
@@ -273,3 +287,4 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     sender_pid: int | None = None
     receiver_pid: int | None = None  # on the target's host
     mirror: MirrorProgress = MirrorProgress()
+    recovery: RecoveryStatus = RecoveryStatus()

@@ -13,6 +13,7 @@ import trio
 from replicator import limits
 from replicator.agent.flow import Flow, QueuedPiece
 from replicator.agent.mirroring import MirrorRun
+from replicator.agent.pace import Pace
 from replicator.mirror.names import NamesRead, names_changed, read_names_of
 from replicator.mirror.order import name_change_touches
 from replicator.mirror.patches import PatchRequest, Range, counted_bytes
@@ -34,8 +35,10 @@ class Amender:
         run: Callable[[], MirrorRun | None],
         may_scan: Callable[[], Awaitable[None]],
         queue: Callable[[Flow, QueuedPiece], None],
+        pace: Pace,
     ) -> None:
         self._world = world
+        self._pace = pace
         self._mirror_run = run
         self._may_scan = may_scan
         self._queue = queue
@@ -105,7 +108,7 @@ class Amender:
                 if request.void:
                     break
                 place = flow.open_place()
-                step = partial(_read, flow.source, request, reader)
+                step = partial(_read, flow.source, request, reader, self._pace.part_bytes)
                 reader, found = await self._world.in_thread(step)
                 changes = flow.close_place()
                 if reader is None or any(
@@ -154,9 +157,9 @@ class Amender:
 
 
 def _read(
-    source: Source, request: PatchRequest, reader: PatchReader | None
+    source: Source, request: PatchRequest, reader: PatchReader | None, part_bytes: int
 ) -> tuple[PatchReader | None, list[Found] | str]:
-    """Parts of about `limits.PART_BYTES` together, or a reason; no reader: it is another object now."""
+    """Parts of about `part_bytes` together, or a reason; no reader: it is another object now."""
     found: list[Found] = []
     total = 0
     try:
@@ -164,8 +167,8 @@ def _read(
             reader = open_patch(source, request)
             if reader is None:
                 return None, []
-        while total < limits.PART_BYTES and len(found) < limits.STEP_FILES:
-            entry = reader.next(limits.PART_BYTES - total)
+        while total < part_bytes and len(found) < limits.STEP_FILES:
+            entry = reader.next(part_bytes - total)
             size = len(entry.data) if isinstance(entry, Patch) else 0
             found.append(Found(request.path, entry, request.identity, entry.links, size, whole=True))
             total += size

@@ -113,6 +113,19 @@ class MirrorBody(ActionBody, frozen=True, kw_only=True):
     orphans: str = "keep"
 
 
+class SpeedBody(Body, frozen=True, kw_only=True):
+    speed: str
+
+
+class PriorityBody(Body, frozen=True, kw_only=True):
+    priority: str
+
+
+class ForceBody(Body, frozen=True, kw_only=True):
+    survivor: str
+    confirm: str = ""
+
+
 class WaitBody(Body, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
@@ -213,6 +226,28 @@ class Api:
         body = await _body(request, NameBody)
         return await self._service.repsets.copy(request.path_params["name"], body.new_name)
 
+    # --- recovery ---
+
+    async def recovery(self, request: Request) -> object:
+        return self._service.recovery.view()
+
+    async def set_speed(self, request: Request) -> object:
+        return await self._service.recovery.set_speed((await _body(request, SpeedBody)).speed)
+
+    async def set_priority(self, request: Request) -> object:
+        body = await _body(request, PriorityBody)
+        return await self._service.recovery.set_priority(request.path_params["name"], body.priority)
+
+    async def act_on_recovery(self, request: Request) -> object:
+        action = _action(await _body(request, ActionBody), "pause", "resume", "automatic", "manual")
+        return await self._service.recovery.act(request.path_params["connection"], action)
+
+    async def force(self, request: Request) -> object:
+        body = await _body(request, ForceBody)
+        return await self._service.recovery.force(
+            request.path_params["connection"], body.survivor, body.confirm
+        )
+
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
@@ -301,9 +336,9 @@ class Api:
 
     async def act_on_targets(self, request: Request) -> object:
         body = await _body(request, TargetsBody)
-        action = _action(body, "pause", "resume", "forget")
-        if action == "forget" and body.uuid is None:
-            raise UsageError("forget: name the connection's uuid")
+        action = _action(body, "pause", "resume", "use", "forget")
+        if action in ("use", "forget") and body.uuid is None:
+            raise UsageError(f"{action}: name the connection's uuid")
         return {"count": await self._service.targets.act(body.uuid, action)}
 
     def routes(self) -> list[BaseRoute]:
@@ -325,10 +360,14 @@ class Api:
             "/v1/connections/{connection}/story": {"GET": self.story},
             "/v1/connections/{connection}/disconnect": {"POST": self.disconnect},
             "/v1/connections/{connection}/mirror": {"POST": self.mirror},
+            "/v1/connections/{connection}/recovery": {"POST": self.act_on_recovery},
+            "/v1/connections/{connection}/force": {"POST": self.force},
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
+            "/v1/recovery": {"GET": self.recovery, "POST": self.set_speed},
+            "/v1/repsets/{name}/priority": {"POST": self.set_priority},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
             "/v1/queues": {"GET": self.queues},

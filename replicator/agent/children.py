@@ -35,6 +35,7 @@ from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
 from replicator.repset import overlapping
+from replicator.shares import shares
 from replicator.world import World
 
 
@@ -362,11 +363,18 @@ class Children:
                 replicate=connection.options.replicate,
                 remap_links=connection.options.remap_links,
                 orphans=connection.options.orphans,
+                automatic_recovery=connection.options.automatic_recovery,
+                recovery_share=self._recovery_share(connection),
                 remirror=self._config.connection.auto_remirror,
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
             ),
         )
+
+    def _recovery_share(self, connection: Connection) -> float:
+        """Until it is known what else recovers here, and what programs do."""
+        state = self._state()
+        return shares(state.recovery_speed, [state.priority_of(connection)], busy=False)[0]
 
     def _journal_arguments(self, journal: planning.Journal) -> JournalArguments:
         settings = self.journal_settings(journal.mount)

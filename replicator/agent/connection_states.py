@@ -37,7 +37,7 @@ _DATA_EVENTS = {
     TargetDataState.OK: "the copy is complete",
     TargetDataState.MIRRORING: "mirror begins",
     TargetDataState.MIRROR_REQUIRED: "the copy is not complete",
-    TargetDataState.RESTORE_REQUIRED: "the copy is newer than the source",
+    TargetDataState.RESTORE_REQUIRED: "the copy was taken into use",
 }
 _TARGET_EVENTS = {
     TargetStatus.OK: "the target applies",

@@ -20,7 +20,15 @@ from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, ne
 from replicator.agent.supervisor import ChildError
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
-from replicator.status import ConnectionState, ConnectionStatus, Lag, PathConnection, PathReport, StoryEntry
+from replicator.status import (
+    ConnectionState,
+    ConnectionStatus,
+    Lag,
+    PathConnection,
+    PathReport,
+    RecoveryStatus,
+    StoryEntry,
+)
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -326,6 +334,7 @@ class Connections:
             repset=connection.repset.name,
             target=name,
             state_reason="is being started",
+            recovery=self._recovery_status(connection, RecoveryStatus(share=0.0)),
         )
         if child is None or (child.pid is None and not child.problem):
             return without
@@ -340,7 +349,18 @@ class Connections:
             target=name,
             memory_queue_bytes=memory,
             disk_queue_bytes=disk,
+            recovery=self._recovery_status(connection, status.recovery),
             lag=forecast.completed(status.lag, self._core.config.meter, room),
+        )
+
+    def _recovery_status(self, connection: Connection, known: RecoveryStatus) -> RecoveryStatus:
+        """With what the agent has decided."""
+        state = self._core.state
+        return msgspec.structs.replace(
+            known,
+            automatic=connection.options.automatic_recovery,
+            priority=state.priority_of(connection),
+            speed=state.recovery_speed,
         )
 
     async def lag(self, key: str) -> Lag:

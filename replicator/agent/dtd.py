@@ -191,6 +191,7 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
                     await service.start()
                     await nursery.start(Greeter(children.adopt, ring).serve, listeners)
                     nursery.start_soon(Watch(core, service.connections, service.queues).run)
+                    nursery.start_soon(service.recovery.run)
                     nursery.start_soon(launcher.keep_spare)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()

@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.agent.mirroring import FORCED
 from replicator.agent.replica import Replica
 from replicator.agent.replica_state import (
     Applied,
@@ -141,6 +142,8 @@ class Intake:
                 await self._batch(frame, data)
         elif isinstance(event, MirrorBegin):
             await self.append(event)
+            if event.kind == FORCED:
+                self._replica.choose_source()
         elif isinstance(event, MirrorEnd):
             if not self.received.mirroring or event.mirror_id != self.received.mirror_id:
                 raise RemoteProtocolError("the end of a mirror that was not begun")

@@ -20,6 +20,18 @@ from replicator.net.frames import (
 from replicator.net.session import Session, SessionEnded
 
 
+class CopyInUse(ReplicatorError):
+    """The copy was taken into use on its host, and the source goes on: a person chooses (DC-24)."""
+
+    retry = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the copy was taken into use on its host, and both sides may have changed: choose the one that"
+            " survives with `dtctl recovery force`"
+        )
+
+
 class ConnectionRefused(ReplicatorError):
     """The target does not accept this connection.
 

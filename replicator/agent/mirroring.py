@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replicator import limits
+from replicator.agent.estimate import Estimate, work_of
 from replicator.agent.states import MIRROR, Machine, MirrorEvent
 from replicator.mirror.order import Order
 from replicator.ops import shown
@@ -13,6 +14,7 @@ from replicator.status import MirrorProgress, MirrorStatus, Problem
 FULL = "full"
 DIFFERENCE = "difference"
 RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set left to bring
+FORCED = "forced"  # full, over a copy that was taken into use: a person has chosen the source
 KINDS = frozenset({FULL, DIFFERENCE})
 LOG = "log"  # of what is known to have changed
 OFF = "off"
@@ -53,6 +55,7 @@ class MirrorRun:
     problems: list[Problem] = field(default_factory=list)
     some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
+    by_itself: bool = False  # it began without being asked for
     complete: bool = False  # it has ended, with everything brought
     finished_ns: int | None = None
     _rate_mark: tuple[int, int] = (0, 0)
@@ -61,13 +64,14 @@ class MirrorRun:
 
     def __post_init__(self) -> None:
         self._status: Machine[MirrorStatus, MirrorEvent] = Machine(MIRROR, MirrorStatus.MIRRORING, self.moved)
+        self._estimate = Estimate(self.started_ns)
 
     @property
     def status(self) -> MirrorStatus:
         return self._status.state
 
-    def happen(self, event: MirrorEvent) -> None:
-        self._status.happen(event)
+    def happen(self, event: MirrorEvent, reason: str = "") -> None:
+        self._status.happen(event, reason)
 
     @property
     def paused(self) -> bool:
@@ -80,7 +84,7 @@ class MirrorRun:
 
     @property
     def compares(self) -> bool:
-        return self.kind != FULL
+        return self.kind not in (FULL, FORCED)
 
     def expect(self, files: int, size: int) -> None:
         """So much more work, of a run whose work is known beforehand; otherwise everything is counted."""
@@ -107,6 +111,16 @@ class MirrorRun:
         self.done_bytes += hole_bytes + sent_bytes
         self.sent_bytes += sent_bytes
 
+    def bring_everything(self) -> None:
+        """It began with some paths, and brings the whole set now: what was expected says nothing any more."""
+        if self.some_paths:
+            self.some_paths = self.total_known = False
+            self.total_files = self.total_bytes = 0
+
+    def other_pace(self, now_ns: int) -> None:
+        """From now on it works faster or slower, or after a pause."""
+        self._estimate.begin_anew(now_ns, work_of(self.done_files, self.done_bytes))
+
     def problem(self, path: bytes, reason: str) -> None:
         """One path that could not be brought: shown, counted, and not the end of the run."""
         self.problem_count += 1
@@ -117,6 +131,13 @@ class MirrorRun:
         end_ns = self.finished_ns if self.finished_ns is not None else now_ns
         elapsed_s = max(end_ns - self.started_ns, 0) / 1e9
         percent: float | None = None
+        remaining_s: float | None = None
+        if self.total_known and self.finished_ns is None and not self.paused:
+            remaining_s = self._estimate.remaining_s(
+                now_ns,
+                work_of(self.done_files, self.done_bytes),
+                work_of(self.total_files, self.total_bytes),
+            )
         if self.finished_ns is not None and not self.stopped:
             percent = 100.0
         elif self.total_known:
@@ -137,6 +158,7 @@ class MirrorRun:
             remaining_bytes=max(self.total_bytes - self.done_bytes, 0) if self.total_known else 0,
             rate_bytes_per_s=self._current_rate(end_ns, elapsed_s),
             elapsed_s=elapsed_s,
+            remaining_s=remaining_s,
             problem_count=self.problem_count,
             problems=tuple(self.problems),
             current=self.current,

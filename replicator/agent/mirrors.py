@@ -15,7 +15,8 @@ from replicator import limits
 from replicator.agent.changes import Changes
 from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
-from replicator.agent.mirroring import FULL, KINDS, LOG, OFF, RECOVERY, MirrorRun
+from replicator.agent.mirroring import FORCED, FULL, KINDS, LOG, OFF, RECOVERY, MirrorRun
+from replicator.agent.pace import Pace
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.shipper import Shipper
@@ -26,12 +27,14 @@ from replicator.status import MirrorStatus, TargetDataState
 from replicator.world import World
 
 MIRROR_BEGINS = "mirror begins"
+NOT_BY_ITSELF = "automatic recovery is off"
 
 
 class Mirrors:
     """`shipper` and `scanner`, which work for the run under way, are set by whoever assembles a sender.
 
-    `moved(status, event, reason)` hears of each step of the mirror status.
+    `moved(status, event, reason)` hears of each step of the mirror status. `automatic`: recoveries begin by
+    themselves (DC-22).
     """
 
     shipper: Shipper
@@ -46,8 +49,13 @@ class Mirrors:
         moved: Callable[[MirrorStatus, str, str], None],
         dirt: Dirt,
         remirror: str,
+        pace: Pace,
+        *,
+        automatic: bool = True,
     ) -> None:
         """`remirror`: what brings what was only tracked (AD-10), see `REMIRROR`."""
+        self.automatic = automatic
+        self.pace = pace
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
         self.was_exact = False
@@ -130,7 +138,14 @@ class Mirrors:
 
     def bring_tracked(self, *, replicating: bool) -> None:
         """The stream has come to where the tracking ended; the target lacks what the dirt says."""
-        run, dirt = self.run, self.dirt
+        run = self.run
+        self._begin_tracked(run, replicating)
+        if self.run is not None and self.run is not run:
+            self.run.by_itself = True
+            self.hold()
+
+    def _begin_tracked(self, run: MirrorRun | None, replicating: bool) -> None:
+        dirt = self.dirt
         self._ended = None
         if run is not None and run.stopped:
             return  # its end will say that the target is not exact
@@ -192,6 +207,7 @@ class Mirrors:
         changed must not believe size and mtime of files with a later ctime. That is a successor of this
         process; `now`: this run as well. 0: nobody knows when that was.
         """
+        self.hold()
         run, state = self.run, self._memory.state
         assert run is not None
         state.mirror_exact = True
@@ -215,13 +231,19 @@ class Mirrors:
             self.dirt.begin(told=identifier)
         self.dirt.tell(identifier)
         state = self._memory.state
+        taken_up = state.mirror_wanted is not None  # what an earlier one, or a predecessor, had left
+        paused = taken_up and state.mirror_paused
+        run.by_itself = kind == RECOVERY
         state.mirror_wanted, state.mirror_exact = kind, exact
         state.mirror_started_wall_ns = started_wall_ns
+        state.mirror_paused = paused
         state.settled = settled
         self._memory.save()
         self.was_exact = False
         self._to_settle = ""
         self._moved(run.status, MIRROR_BEGINS, kind)
+        if paused:
+            run.happen(MirrorEvent.PAUSE, "it was paused before")
         return run
 
     def _step(self, before: MirrorStatus, after: MirrorStatus, event: MirrorEvent, reason: str) -> None:
@@ -240,8 +262,9 @@ class Mirrors:
         if complete:
             self.dirt.brought()
             self._to_settle = run.run_id
-        self._memory.state.mirror_wanted = None
-        self._memory.state.mirror_started_wall_ns = None
+        state = self._memory.state
+        state.mirror_wanted = state.mirror_started_wall_ns = None
+        state.mirror_paused = state.mirror_by_hand = False
         self._memory.save()
         self._moved(MirrorStatus.IDLE, MirrorEvent.END, COMPLETE if complete else "not complete")
         self._changes.notify()
@@ -256,7 +279,9 @@ class Mirrors:
         """
         run, shipper, state = self.run, self.shipper, self._memory.state
         self.was_exact = False
-        if lost:
+        if connected.data_state == TargetDataState.RESTORE_REQUIRED:  # and the source was chosen
+            self.begin(FORCED, exact=True)
+        elif lost:
             distrust_ns = self._maybe_torn_after_ns()
             self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=distrust_ns, lost=True)
         elif connected.power_lost and not self.dirt.active:  # what was brought by mirrors may be torn
@@ -280,6 +305,7 @@ class Mirrors:
             self._to_settle = connected.mirror_id
         elif state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
+        self.hold()
 
     @property
     def brings_everything(self) -> bool:
@@ -287,7 +313,7 @@ class Mirrors:
         run, state = self.run, self._memory.state
         if run is not None:
             return run.kind != RECOVERY or not run.some_paths
-        return not state.settled or state.mirror_wanted in KINDS
+        return not state.settled or state.mirror_wanted in (*KINDS, FORCED)
 
     def settle(self, settled_id: str, *, kept: bool) -> bool:
         """The target says that all the mirror of this id brought is durable. `kept`: the journals have all
@@ -346,10 +372,23 @@ class Mirrors:
         if self.run is not None:
             self.stop(connected=connected)
         if kind == LOG:
-            self.recover_tracked()
+            self.recover_tracked().by_itself = False
         else:
             self.begin(kind, exact=exact)
         self._changes.notify()
+
+    def force(self) -> None:
+        """The source was chosen to survive: the next session begins with all of it."""
+        if self.run is not None:
+            self.stop(connected=False)
+        state = self._memory.state
+        state.mirror_wanted, state.mirror_exact, state.mirror_paused = FORCED, True, False
+        self._memory.save()
+
+    @property
+    def forced(self) -> bool:
+        """Whether the source was chosen, and the target does not have all of it yet."""
+        return self._memory.state.mirror_wanted == FORCED
 
     def stop(self, *, connected: bool) -> None:
         """MR-07: the position is lost; the data state becomes Mirror Required."""
@@ -368,14 +407,39 @@ class Mirrors:
         """MR-06."""
         if self._running().stopped:
             raise ReplicatorError("the mirror is being stopped")
-        self._running().happen(MirrorEvent.PAUSE)
-        self._changes.notify()
+        self._set_paused(self._running(), True, "by request")
 
     def resume_paused(self) -> None:
         """MR-06: go on where it was."""
         if self.run is None or not self.run.paused:
             raise ReplicatorError("no mirror is paused")
-        self.run.happen(MirrorEvent.RESUME)
+        self._memory.state.mirror_by_hand = True
+        self._set_paused(self.run, False, "by request")
+
+    def set_automatic(self, automatic: bool) -> None:
+        """DC-22. A recovery that runs is paused, one that is paused goes on; mirrors that were asked for are
+        not touched.
+        """
+        self.automatic = automatic
+        run = self.run
+        if run is not None and run.by_itself and not run.stopped and run.paused is automatic:
+            self._memory.state.mirror_by_hand = False
+            reason = "automatic recovery is on" if automatic else NOT_BY_ITSELF
+            self._set_paused(run, not automatic, reason)
+
+    def hold(self) -> None:
+        """Something has to be recovered: if not by itself, when a person says so (DC-22)."""
+        run = self.run
+        if run is None or not run.by_itself or run.paused or run.stopped:
+            return
+        if not self.automatic and not self._memory.state.mirror_by_hand:
+            self._set_paused(run, True, NOT_BY_ITSELF)
+
+    def _set_paused(self, run: MirrorRun, paused: bool, reason: str) -> None:
+        run.happen(MirrorEvent.PAUSE if paused else MirrorEvent.RESUME, reason)
+        run.other_pace(self._world.clock.monotonic_ns())
+        self._memory.state.mirror_paused = paused
+        self._memory.save()
         self._changes.notify()
 
     def _running(self) -> MirrorRun:
@@ -388,10 +452,15 @@ class Mirrors:
     async def may_scan(self) -> None:
         """Return when the scanner may take a step."""
         while True:
-            run = self.run
-            if run is not None and not run.paused and not run.stopped and self.shipper.may_send_pieces():
-                return
-            await self._changes.wait()
+            run, pause_s = self.run, None
+            if run is None or run.paused or run.stopped:
+                self.pace.rest()
+            elif self.shipper.may_send_pieces():
+                pause_s = self.pace.pause_s(in_flight=self.shipper.pieces_queued > 0)
+                if pause_s == 0:
+                    return
+            with trio.move_on_after(float("inf") if pause_s is None else pause_s):
+                await self._changes.wait()
 
     async def count_sizes(self) -> None:
         """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay
@@ -399,7 +468,7 @@ class Mirrors:
         """
         while True:
             run = self.run
-            if run is None or run.total_known or run.kind == RECOVERY:
+            if run is None or run.total_known or run.some_paths:
                 await self._changes.wait()
                 continue
             await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be

@@ -373,6 +373,9 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def resume() -> None:
         receiver.resume()
 
+    async def use() -> None:
+        await receiver.replica.take_into_use()
+
     async def stop() -> None:
         receiver.stop()
 
@@ -384,6 +387,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "status": status,
         "pause": pause,
         "resume": resume,
+        "use": use,
         "stop": stop,
         "forget": forget,
     }

@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.agent.mirroring import FORCED
 from replicator.agent.position_file import PositionFile
 from replicator.agent.replica_state import (
     Applied,
@@ -107,6 +108,7 @@ class Replica:
         self._idle = trio.Event()
         self._held = False  # pause or stop was asked for: look before the next operation
         self._paused = False
+        self._source_chosen = False
         self._stopping = False
         self._unsynced = trio.Event()
         self._unsynced_bytes = 0
@@ -144,11 +146,29 @@ class Replica:
             self._wake.set()
 
     def resume(self) -> None:
+        if self.state.data_state is TargetDataState.RESTORE_REQUIRED and not self._source_chosen:
+            raise ReplicatorError("the copy is in use: its source has to choose (dtctl recovery force)")
         if self._paused:
             self._paused = False
             self._held = self._stopping
             self._apply_state.happen(ApplyEvent.RESUME)
             self._wake.set()
+
+    async def take_into_use(self) -> None:
+        """From now on the copy is changed here: nothing is applied until the source was chosen to survive."""
+        if self.status is not TargetStatus.PAUSED:
+            raise ReplicatorError("it is written by its source: pause it first (dtctl target pause)")
+        if self.state.data_state not in (TargetDataState.OK, TargetDataState.RESTORE_REQUIRED):
+            raise ReplicatorError(f"the copy is no state that its source was in: {self.state.data_state}")
+        self._data_event(DataEvent.USED)
+        await self._save()
+        self._changed()
+
+    def choose_source(self) -> None:
+        """A mirror arrives that a person has forced: go on."""
+        if self.state.data_state is TargetDataState.RESTORE_REQUIRED:
+            self._source_chosen = True
+            self.resume()
 
     def stop(self) -> None:
         """`run` returns after the operation in progress."""
@@ -164,6 +184,8 @@ class Replica:
         self._in_doubt = self._comes_again or (
             not self.state.clean and self._spool.head != self.applied.spool
         )
+        if self.state.data_state is TargetDataState.RESTORE_REQUIRED and not self._source_chosen:
+            self.pause()
         try:
             if self.state.connect is not None:
                 await self._configure(self.state.connect)
@@ -447,7 +469,8 @@ class Replica:
         self._save_refused([])
         self._given_up.clear()
         self.tree.forget_links()
-        self._data_event(DataEvent.MIRROR_BEGINS)
+        forced = begin.kind == FORCED
+        self._data_event(DataEvent.FORCED if forced else DataEvent.MIRROR_BEGINS)
         # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
         await self._save(mirroring=True, mirror_id=begin.mirror_id, power_lost=False)
         self._changed()

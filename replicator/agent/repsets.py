@@ -84,7 +84,9 @@ class Repsets:
     async def _delete(self, change: Change, name: str) -> RepsetView:
         current = self.find(name)
         sets.check_deletable(current, self._connection_ids(name))
-        await change.save(repsets=tuple(s for s in self._core.state.repsets if s.name != name))
+        priorities = {n: p for n, p in self._core.state.priorities.items() if n != name}
+        repsets = tuple(s for s in self._core.state.repsets if s.name != name)
+        await change.save(repsets=repsets, priorities=priorities)
         self._core.events.add(events.REPSET_DELETED, repset=name)
         return self._view(current)
 
@@ -93,7 +95,12 @@ class Repsets:
     ) -> ReplicationSet:
         stored = sets.save(None if replaces else current, changed)
         others = [s for s in self._core.state.repsets if s.name != (replaces or changed.name)]
-        await change.save(repsets=tuple(sorted([*others, stored], key=lambda s: s.name)))
+        priorities = {
+            stored.name if name == replaces else name: priority
+            for name, priority in self._core.state.priorities.items()
+        }
+        repsets = tuple(sorted([*others, stored], key=lambda s: s.name))
+        await change.save(repsets=repsets, priorities=priorities)
         self._core.events.add(events.REPSET_MODIFIED, repset=stored.name, generation=stored.generation)
         return stored
 

@@ -1,7 +1,7 @@
 """The scanner of a sender: works off what its flows' orders require, and queues pieces at their places.
 
 One task. It reads in a thread, in small steps, because the stream waits at the open place of each step:
-replication goes first, so a step ends after `limits.PART_BYTES` or `limits.STEP_FILES`.
+replication goes first, so a step ends after so many bytes or files as the pace allows.
 """
 
 import errno
@@ -15,6 +15,7 @@ from replicator import limits
 from replicator.agent.amending import Amender
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.mirroring import MirrorRun
+from replicator.agent.pace import Pace
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
 from replicator.mirror.pieces import Abandon, Finish, LinkTo, Part
 from replicator.mirror.scan import Choice, Directory, Found, Source, join
@@ -32,13 +33,15 @@ class Scanner:
         run: Callable[[], MirrorRun | None],
         may_scan: Callable[[], Awaitable[None]],
         wake_shipper: Callable[[], None],
+        pace: Pace,
     ) -> None:
         self._world = world
+        self._pace = pace
         self._flows = flows
         self._mirror_run = run
         self._may_scan = may_scan  # returns when a step is allowed: not paused, not too much in flight
         self._wake_shipper = wake_shipper
-        self._amender = Amender(world, run, may_scan, self._queue)
+        self._amender = Amender(world, run, may_scan, self._queue, pace)
         self._wake = trio.Event()
         self._transfers = 0
         self.idle = True  # has nothing under way that is on no list
@@ -57,6 +60,7 @@ class Scanner:
                     break
             else:
                 self.idle = True
+                self._pace.rest()
                 self._wake_shipper()  # the mirror may be complete
                 await self._wake.wait()
 
@@ -146,16 +150,10 @@ class Scanner:
                     break
                 await self._may_scan()
                 place = flow.open_place()
-                read = partial(
-                    flow.source.read_names,
-                    directory,
-                    names,
-                    index,
-                    self._choice(flow),
-                    limits.PART_BYTES,
-                    limits.STEP_FILES,
-                )
+                self._pace.step_begins()
+                read = partial(flow.source.read_names, directory, names, index, self._choice(flow))
                 batch = await self._world.in_thread(read)
+                self._pace.step_ends()
                 changes = flow.close_place()
                 index += len(batch)
                 large = batch.pop().path if batch and batch[-1].large else None
@@ -210,7 +208,9 @@ class Scanner:
         path = transfer.path
         place = flow.open_place()
         try:
-            found = await self._world.in_thread(partial(_read_parts, flow.source, transfer))
+            found = await self._world.in_thread(
+                partial(_read_parts, flow.source, transfer, self._pace.part_bytes)
+            )
         except BaseException:
             flow.abort_place()
             raise
@@ -251,6 +251,8 @@ class Scanner:
             flow.order.link_is_known,
             flow.links_seen,
             run.distrust_ctime_after_ns,
+            self._pace.part_bytes,
+            self._pace.step_files,
         )
 
     def _queue_valid(self, flow: Flow, place: int, batch: list[Found], changes: list[Record]) -> None:
@@ -288,7 +290,7 @@ class Scanner:
         flow.all_required = True
         run = self._mirror_run()
         if run is not None:
-            run.some_paths = False
+            run.bring_everything()
         for root in flow.filter.roots:
             flow.order.require(root)
 
@@ -298,8 +300,8 @@ class Scanner:
             run.problem(path, reason)
 
 
-def _read_parts(source: Source, transfer: OpenTransfer) -> list[Found] | str:
-    """Parts of about `limits.PART_BYTES` together; a reason if the file cannot be read; nothing if it is no
+def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int) -> list[Found] | str:
+    """Parts of about `part_bytes` together; a reason if the file cannot be read; nothing if it is no
     file now.
 
     The first call opens it: it has to be what has the name at the place of that step.
@@ -312,8 +314,8 @@ def _read_parts(source: Source, transfer: OpenTransfer) -> list[Found] | str:
             if transfer.read is None:
                 return []
         read = transfer.read
-        while total < limits.PART_BYTES and len(found) < limits.STEP_FILES:
-            entry = read.next(limits.PART_BYTES - total)
+        while total < part_bytes and len(found) < limits.STEP_FILES:
+            entry = read.next(part_bytes - total)
             size = len(entry.data) if isinstance(entry, Part) else 0
             links = entry.links if isinstance(entry, Finish) else read.links
             found.append(Found(transfer.path, entry, read.identity, links, size, whole=True))

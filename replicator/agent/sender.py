@@ -17,12 +17,15 @@ from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
+from replicator.agent.continuation import goes_on_at, is_exact
 from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
-from replicator.agent.introduction import introduce, peer_address, reason_of, what_ended
+from replicator.agent.introduction import CopyInUse, introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirroring import RECOVERY, remirror_kind
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.pace import Pace
+from replicator.agent.recovery_status import recovery_text
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.sender_journals import open_flows
@@ -54,6 +57,8 @@ from replicator.status import (
     Lag,
     MirrorProgress,
     MirrorStatus,
+    RecoveryStatus,
+    ReplicationStatus,
     TargetDataState,
     TargetStatus,
     TransmitMode,
@@ -89,6 +94,7 @@ class Sender:
         self._states = ConnectionStates(
             self._memory, self.story, lambda: self._mirrors.run is not None, self._changes.notify
         )
+        self._pace = Pace(world.clock, options.recovery_share)
         self._mirrors = mirrors = Mirrors(
             world,
             flows,
@@ -97,6 +103,8 @@ class Sender:
             self._states.mirror_moved,
             self.dirt,
             remirror_kind(options.remirror),
+            self._pace,
+            automatic=options.automatic_recovery,
         )
         self._reconnect = options.reconnect
         self._tracker = Tracker(
@@ -116,6 +124,7 @@ class Sender:
             self._wake_scanner,
             lambda: self._scanner.idle,
             self._lag,
+            self._pace,
             self.dirt,
             self._tracker.stir,
             self._tracker.end,
@@ -124,7 +133,9 @@ class Sender:
         self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
         self.shipper.batches = world.clock.wall_ns() // 1000
-        self._scanner = Scanner(world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake)
+        self._scanner = Scanner(
+            world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake, self._pace
+        )
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
         self._session: Session | None = None
         self._received = [0] * len(flows)
@@ -277,6 +288,7 @@ class Sender:
         self._target_mirror = connected.mirror_id
         self._note_data_state(TargetDataState(connected.data_state))
         self._states.reported_data = self.shipper.data_state
+        self._guard_copy()
         unknown = any(mark is None for mark in connected.received)
         torn = connected.power_lost and was_exact and not unknown and not self._mirrors.brings_everything
         lost = False
@@ -344,6 +356,8 @@ class Sender:
             except UnreadableJournal:
                 raise
             except JournalError:
+                if self._continue_row(flow, mark.sequence, connected):
+                    continue
                 flow.seek_head()
                 placed = False
                 if passed_wall_ns:
@@ -482,6 +496,23 @@ class Sender:
             self._state.exact = exact
             self._memory.save()
 
+    def _continue_row(self, flow: Flow, received: int, connected: Connected) -> bool:
+        """The journal has not this record (any more): go on where it tells what is different instead.
+
+        False: it does not.
+        """
+        exact = self._mirrors.run is None and is_exact(
+            connected.data_state, mirroring=connected.mirroring, power_lost=connected.power_lost
+        )
+        start = None if self._root_changed else flow.cursor.row_start()
+        position = goes_on_at(received, start, flow.cursor.covered, exact=exact)
+        if position is None:
+            return False
+        flow.seek(position)
+        # If the recovery is interrupted, everything is compared, and nothing that is newer is believed.
+        flow.passed_wall_ns = max(self._state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0)
+        return True
+
     async def _note_alive(self) -> None:
         while True:
             self._state.alive_wall_ns = self._world.clock.wall_ns()
@@ -514,6 +545,7 @@ class Sender:
                 self._states.target_queue(full=event.queue_full)
                 self.shipper.wake()
                 self._lag.wake()
+            self._guard_copy()
             self._changes.notify()
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
@@ -525,6 +557,7 @@ class Sender:
         paths = [join(path, name) for name in refused.names] or [path]
         if self._mirrors.run is None and refused.retry:  # single paths the target could not keep up to date
             self.shipper.recover(flow, paths, exact=True)
+            self._mirrors.hold()
         if self._mirrors.run is None or not flow.order.active:
             return
         if not refused.retry:
@@ -549,6 +582,30 @@ class Sender:
 
     def mirror_resume(self) -> None:
         self._mirrors.resume_paused()
+
+    def set_recovery(self, share: float | None = None, automatic: bool | None = None) -> None:
+        """How much of its time a recovery or mirror may work; whether a recovery begins by itself."""
+        if share is not None and share != self._pace.share:
+            self._pace.share = share
+            if self._mirrors.run is not None:
+                self._mirrors.run.other_pace(self._world.clock.monotonic_ns())
+        if automatic is not None:
+            self._mirrors.set_automatic(automatic)
+        self._changes.notify()
+
+    def force_source(self) -> None:
+        """The source survives: what was changed in the copy since it was taken into use is lost (DC-25)."""
+        self._mirrors.force()
+        self.transmit_start()
+
+    def _guard_copy(self) -> None:
+        if self.shipper.data_state is TargetDataState.RESTORE_REQUIRED and not self._mirrors.forced:
+            raise CopyInUse
+
+    def recovering(self) -> bool:
+        """Whether a recovery or mirror wants to work now."""
+        run = self._mirrors.run
+        return self._session is not None and run is not None and not run.paused and not run.stopped
 
     def _wake_scanner(self) -> None:
         self._scanner.wake()
@@ -665,6 +722,8 @@ class Sender:
         totals = self.shipper.totals
         now_ns = self._world.clock.monotonic_ns()
         progress = self._mirrors.last.progress(now_ns) if self._mirrors.last is not None else MirrorProgress()
+        if self._pace.share <= 0:
+            progress = msgspec.structs.replace(progress, remaining_s=None)
         ops = bytes_ = 0
         for flow, applied in zip(self._flows, self._applied, strict=True):
             queued_ops, queued_bytes = flow.cursor.backlog()
@@ -721,22 +780,34 @@ class Sender:
             sender_pid=os.getpid(),
             receiver_pid=self._receiver_pid,
             mirror=progress,
+            recovery=self._recovery_status(),
         )
+
+    def _recovery_status(self) -> RecoveryStatus:
+        """Priority and speed are the agent's to fill in."""
+        share, automatic = self._pace.share, self._mirrors.automatic
+        status = self._states.replication(queued=False)
+        pending = status in (ReplicationStatus.PENDING, ReplicationStatus.OUT_OF_MEMORY)
+        text = recovery_text(self._mirrors.run, pending=pending, automatic=automatic, share=share)
+        return RecoveryStatus(text=text, automatic=automatic, share=share)
 
     async def why(self, mount_id: str, path: str) -> dict[str, object]:
         """What this connection knows of `path`, relative to the directory that this mount captures."""
         index = next(i for i, flow in enumerate(self._flows) if flow.journal_id == mount_id)
         flow, journal = self._flows[index], self._arguments.journals[index]
-        operations, note, pending = await explain(
+        last = self._mirrors.last
+        found = await explain(
             self._world,
             JournalSettings(journal.memory_directory, journal.disk_directory),
             flow,
             path,
             (self._received[index], self._applied[index], self._durable[index]),
             self.status(),
+            last.problems if last is not None else [],
         )
-        dirty = self.dirt.why(flow, os.fsencode(path))
-        return {"operations": operations, "note": note, "mirror_pending": pending, "dirty": dirty}
+        if tracked := self.dirt.why(flow, os.fsencode(path)):
+            found |= {"dirty": f"it changed while the target was away: {tracked}", "note": ""}
+        return found
 
     def lag(self) -> Lag:
         """The meter, with its history."""
@@ -790,7 +861,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure"
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
+        "recovering force_source"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)

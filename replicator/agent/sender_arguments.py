@@ -30,6 +30,10 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicate: bool = True
     remap_links: bool = False
     orphans: str = "keep"  # keep, delete: names the source does not have
+    automatic_recovery: bool = True  # a recovery begins by itself
+    recovery_share: float = (
+        1.0  # of its time that a recovery or mirror may work, until the agent says otherwise
+    )
     remirror: str = "log"  # what brings what the target lacks after it was away, see `mirroring.REMIRROR`
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down

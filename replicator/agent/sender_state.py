@@ -18,6 +18,8 @@ class SenderState(msgspec.Struct):
     mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
     mirror_exact: bool = False
     mirror_started_wall_ns: int | None = None
+    mirror_paused: bool = False  # that one, by request or because recoveries wait for a person
+    mirror_by_hand: bool = False  # a person let it go on: it is not held back any more
     settled: bool = False  # all that mirrors of the whole set have brought is durable on the target
     exact: bool = False  # so the target was when it was heard of last
     boot_id: str = ""  # of the host when this process began

@@ -16,6 +16,7 @@ from replicator.agent.core import Core
 from replicator.agent.mounts import Mounts
 from replicator.agent.protect import protect
 from replicator.agent.queues import Queues
+from replicator.agent.recovery_control import RecoveryControl
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
@@ -48,6 +49,7 @@ class Service:
         self.connections = Connections(core, self.mounts, self.repsets)
         self.targets = Targets(core, self.connections)
         self.queues = Queues(core)
+        self.recovery = RecoveryControl(core, self.connections, self.repsets)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()

@@ -18,6 +18,7 @@ from replicator.agent.dirt import Dirt, root_change
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirroring import MirrorRun
+from replicator.agent.pace import Pace
 from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
 from replicator.mirror.order import Decision, Order, name_change_touches
@@ -116,6 +117,7 @@ class Shipper:
     wake_scanner: Callable[[], None]
     scanner_idle: Callable[[], bool]
     lag: LagWatch
+    pace: Pace
     dirt: Dirt
     stir: Callable[[], None]
     before_jump: Callable[[], Awaitable[None]]
@@ -148,6 +150,7 @@ class Shipper:
         """
         self._halted = None
         self._current = None
+        self.pace.session_begins()
         self._merge = Merge([flow.cursor for flow in self.flows])
         self.jump_pending = True
         bell = _Bell(self._merge, self._rang)
@@ -466,6 +469,7 @@ class Shipper:
             if transfer.read is not None:
                 order.void(transfer.read.identity)
         if dirty is None:
+            run.bring_everything()
             for root in flow.filter.roots:
                 order.require(root)
         else:
@@ -574,6 +578,7 @@ class Shipper:
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in entries]
         self.sent_batches.append(SentBatch(self.batches, size, flow, kept))
+        self.pace.sent(self.batches, size, self.piece_bytes_in_flight)
         self.piece_bytes_in_flight += size
         self.totals.sent_bytes += size
         self.totals.mirror_bytes += size
@@ -592,12 +597,12 @@ class Shipper:
         goes first.
         """
         return (
-            self.pieces_queued < limits.PIECES_IN_FLIGHT
-            and self.piece_bytes_queued < limits.PIECE_BYTES_IN_FLIGHT
+            self.pieces_queued < limits.PIECES_IN_FLIGHT and self.piece_bytes_queued < self.pace.window_bytes
         )
 
     def acknowledged(self, batches_applied: int) -> None:
         """The target has applied the batches up to this number."""
+        self.pace.arrived(batches_applied)
         while self.sent_batches and self.sent_batches[0].number <= batches_applied:
             batch = self.sent_batches.popleft()
             self.piece_bytes_in_flight -= batch.bytes

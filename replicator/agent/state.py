@@ -14,6 +14,7 @@ import msgspec
 from replicator.errors import ReplicatorError
 from replicator.mount_options import MountOptions
 from replicator.repset import ReplicationSet
+from replicator.shares import Priority, Speed
 
 VERSION = 1
 
@@ -62,6 +63,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     replicate: bool = True
     remap_links: bool = True
     orphans: str = "keep"
+    automatic_recovery: bool = True  # recoveries begin by themselves
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,11 @@ class State(_Versioned, frozen=True, kw_only=True):
     last_connection_id: int = (
         0  # ids are not given twice, so that a script's old id never means another connection
     )
+    recovery_speed: Speed = Speed.NORMAL
+    priorities: dict[str, Priority] = {}  # of sets, by name; without those that have the default
+
+    def priority_of(self, connection: Connection) -> Priority:
+        return self.priorities.get(connection.repset.name, Priority.REGULAR)
 
 
 def new_uuid() -> str:

@@ -59,6 +59,8 @@ class DataEvent(StrEnum):
     LOSS = "an operation is missing"
     OTHER_PLACE = "other journals or places"
     POWER_LOST = "the target may have lost what it had"
+    USED = "the copy was taken into use"
+    FORCED = "the source was chosen to survive"
 
 
 class ApplyEvent(StrEnum):
@@ -146,8 +148,14 @@ DATA: Table[TargetDataState, DataEvent] = {
     (_D.MIRROR_REQUIRED, _DE.LOSS): _D.MIRROR_REQUIRED,
     (_D.MIRROR_REQUIRED, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.MIRROR_REQUIRED, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
+    (_D.OK, _DE.USED): _D.RESTORE_REQUIRED,
+    # What was on its way when the copy was taken into use says nothing of what is there now.
+    **{(_D.RESTORE_REQUIRED, event): _D.RESTORE_REQUIRED for event in _DE if event is not _DE.FORCED},
+    **{(state, _DE.FORCED): _D.MIRRORING for state in _D},
 }
-"""A copy becomes OK by a complete mirror, and by nothing else."""
+"""A copy becomes OK by a complete mirror, and by nothing else. One that was taken into use stays so until a
+person has chosen the source.
+"""
 
 _T, _AE = TargetStatus, ApplyEvent
 APPLY: Table[TargetStatus, ApplyEvent] = {

@@ -19,7 +19,11 @@ class TargetView(msgspec.Struct, frozen=True, kw_only=True):
     status: Any
 
 
-_TARGET_EVENTS = {"pause": events.TARGET_PAUSED, "resume": events.TARGET_RESUMED}
+_TARGET_EVENTS = {
+    "pause": events.TARGET_PAUSED,
+    "resume": events.TARGET_RESUMED,
+    "use": events.TARGET_USED,
+}
 
 
 class Targets:
@@ -40,8 +44,8 @@ class Targets:
         return found
 
     async def act(self, key: str | None, action: str) -> int:
-        """`pause`, `resume` or `forget` receivers of this agent: one by its uuid or its connection here, or
-        all.
+        """`pause`, `resume`, `use` or `forget` receivers of this agent: one by its uuid or its connection
+        here, or all.
 
         Returns how many.
         """

@@ -2,9 +2,12 @@
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from replicator import limits
+from replicator.agent.doubts import dirty_text, quarantine_text
 from replicator.agent.flow import Flow
 from replicator.errors import JournalError
 from replicator.mirror.order import is_below_or_equal
@@ -15,6 +18,7 @@ from replicator.status import (
     ConnectionState,
     ConnectionStatus,
     PathOperation,
+    Problem,
     ReplicationStatus,
     TargetStatus,
 )
@@ -31,13 +35,18 @@ def concerns(record: Record, path: bytes) -> bool:
     return False
 
 
-async def last_operations(
-    world: World, settings: JournalSettings, flow: Flow, path: bytes
-) -> tuple[list[Record], bool]:
-    """The last operations on `path` that are still in the journal, oldest first, without their data; and
-    whether all that is kept was looked at. Raises JournalError.
-    """
+class Looked(NamedTuple):
+    """What the journal has of a path."""
+
+    operations: list[Record]  # the last ones, oldest first, without their data
+    holes: list[Record]  # losses that the stream has not reached
+    whole: bool  # all that is kept was looked at
+
+
+async def look(world: World, settings: JournalSettings, flow: Flow, path: bytes) -> Looked:
+    """Read what is kept of the journal, or the newest of it. Raises JournalError."""
     found: deque[Record] = deque(maxlen=limits.WHY_OPERATIONS)
+    holes: list[Record] = []
     kept, head = flow.cursor.acknowledged, flow.cursor.head().sequence
     start = max(kept, head - limits.WHY_RECORDS)
     # A cursor of its own, without a slot: nothing is kept for it, and nobody waits for it.
@@ -49,12 +58,14 @@ async def last_operations(
                 run = await world.in_thread(partial(cursor.read, limits.READ_CHUNK_BYTES))
                 if run is None:
                     break
-                found.extend(
-                    record._replace(payload=b"") for _, _, record in run.records if concerns(record, path)
-                )
+                for _, _, record in run.records:
+                    if record.kind == Kind.HOLE and record.sequence > flow.position.sequence:
+                        holes.append(record._replace(payload=bytes(record.payload)))
+                    elif concerns(record, path):
+                        found.append(record._replace(payload=b""))
     finally:
         cursor.close()
-    return list(found), start == kept
+    return Looked(list(found), holes, start == kept)
 
 
 def stage_of(sequence: int, sent: int, received: int, applied: int, durable: int) -> str:
@@ -112,23 +123,32 @@ async def explain(
     path: str,
     marks: tuple[int, int, int],
     status: ConnectionStatus,
-) -> tuple[list[PathOperation], str, bool]:
-    """(last operations on `path`, which is relative to the captured directory; what else is to be said; may
-    the mirror still have to bring it). `marks`: received, applied, durable.
+    problems: Sequence[Problem],
+) -> dict[str, object]:
+    """What a sender knows of `path`, relative to the captured directory: members of `PathConnection`.
+    `marks`: received, applied, durable. `problems`: of the last mirror or recovery.
     """
     name = os.fsencode(path)
-    pending = flow.order.active and flow.order.is_pending(name)
     note = ""
+    looked = Looked([], [], True)
     try:
-        records, whole = await last_operations(world, settings, flow, name)
+        looked = await look(world, settings, flow, name)
+        if not looked.whole:
+            note = f"only the newest {limits.WHY_RECORDS} operations of the queue were looked at"
     except JournalError as error:
-        return [], f"the journal could not be looked at: {error}", pending
-    if not records:
+        note = f"the journal could not be looked at: {error}"
+    dirty = dirty_text(flow.order, looked.holes, name, losing=flow.cursor.losing)
+    quarantined = quarantine_text(problems, path)
+    if not (looked.operations or dirty or quarantined or note):
         note = "no operation on it is in the queue: what was captured of it before is on the target"
-    if not whole:
-        note = f"only the newest {limits.WHY_RECORDS} operations of the queue were looked at"
     operations = []
-    for record in records:
+    for record in looked.operations:
         stage = stage_of(record.sequence, flow.position.sequence, *marks)
         operations.append(operation(record, stage, why_it_waits(stage, status)))
-    return operations, note, pending
+    return {
+        "operations": operations,
+        "note": note,
+        "mirror_pending": flow.order.active and flow.order.is_pending(name),
+        "dirty": dirty,
+        "quarantined": quarantined,
+    }

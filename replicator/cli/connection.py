@@ -124,6 +124,22 @@ def _target_list(context: typer.Context, json: Json = False) -> None:
     output.emit(agent(context).get("targets"), json, "targets")
 
 
+@_target.command("use", epilog="Example: dtctl target use 6f0e3c52-9d1b-4c55-a8f1-3f6b9c1d2e77")
+def _target_use(
+    context: typer.Context,
+    uuid: Annotated[
+        str, typer.Argument(metavar="UUID", help="Connection whose copy is changed from now on.")
+    ],
+    json: Json = False,
+) -> None:
+    """Take a paused copy into use on this host. Its source sends nothing until somebody chooses a side."""
+    used = agent(context).post("targets", body={"action": "use", "uuid": uuid})
+    if json:
+        output.print_json(used)
+    else:
+        output.say(f"the copy of connection {uuid} is in use; on its source: dtctl recovery force")
+
+
 @_target.command("forget", epilog="Example: dtctl target forget 6f0e3c52-9d1b-4c55-a8f1-3f6b9c1d2e77")
 def _target_forget(
     context: typer.Context,

@@ -15,6 +15,7 @@ from replicator.cli import (
     monitor,
     mount,
     queue,
+    recovery,
     repset,
     status,
     story,
@@ -60,6 +61,7 @@ def _options(
 
 for _module in (connect, status, connection, lag, queue, story, why):
     _module.register(app)
+app.add_typer(recovery.app, name="recovery")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
 for _module in (events, monitor, console):

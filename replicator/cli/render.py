@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from replicator.cli.render_recovery import ends_text
 from replicator.cli.units import bytes_text, count_text, seconds_text
 
 _PIPE_COLUMNS = 240  # nobody wraps a pipe: cells are never cut there
@@ -139,6 +140,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
             ),
         ),
         ("tracked", Text(_tracked(status))),
+        ("recovery", _recovery_text(status)),
         ("lag", _lag_text(status)),
         ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),
@@ -154,6 +156,19 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
     if problems:
         problems.insert(0, Text(f"{mirror.get('problem_count', len(problems))} problems of the last mirror:"))
     return Group(grid, *_notes(status), *problems)
+
+
+def _recovery_text(status: Mapping[str, Any]) -> Text:
+    """What recovers, how far it is, when it ends; and what holds for the next one."""
+    known, mirror = status.get("recovery") or {}, status.get("mirror") or {}
+    text = Text(str(known.get("text") or "–"))
+    if is_mirroring(status) and mirror.get("percent") is not None:
+        text.append(f"  {mirror['percent']:.1f} %, {bytes_text(mirror.get('remaining_bytes') or 0)} left")
+        if ends := ends_text(mirror):
+            text.append(f", ends {ends}")
+    automatic = "automatic" if known.get("automatic", True) else "by hand only"
+    text.append(f"  ({automatic}, priority {known.get('priority')}, speed {known.get('speed')})", style="dim")
+    return text
 
 
 def _tracked(status: Mapping[str, Any]) -> str:
@@ -274,8 +289,8 @@ def mirror_bar(status: Mapping[str, Any]) -> RenderableType:
     figures = f"{count_text(done_files)}{total} files, {bytes_text(done_bytes)}"
     if rate:
         figures += f", {bytes_text(rate)}/s"
-        if mirror.get("total_known"):
-            figures += f", {seconds_text((mirror.get('remaining_bytes') or 0) / rate)} left"
+        if ends := ends_text(mirror):
+            figures += f", ends {ends}"
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(width=30)
@@ -380,8 +395,10 @@ def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(), Text(title, style="bold"), Text(f"  {included}: {rule}")]
     if connection["mirror_pending"]:
         parts.append(Text("  the mirror has still to bring it", style="yellow"))
-    if connection.get("dirty"):
-        parts.append(Text(f"  changed while the target was away: {connection['dirty']}", style="yellow"))
+    if connection["dirty"]:
+        parts.append(Text(f"  dirty: {connection['dirty']}", style="yellow"))
+    if connection["quarantined"]:
+        parts.append(Text(f"  left as it was: {connection['quarantined']}", style="bold red"))
     if connection["note"]:
         parts.append(Text(f"  {connection['note']}"))
     if not connection["operations"]:

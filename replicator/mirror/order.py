@@ -340,6 +340,14 @@ class Order:
                 return True
             end = cut
 
+    def patches_path(self, path: bytes) -> bool:
+        """Whether regions or attributes of what stands at `path` are still to be brought in place."""
+        return self._patches.of_path(path)
+
+    def lists_names_of(self, directory: bytes) -> bool:
+        """Whether the list of names of a directory is still to be brought."""
+        return directory in self._names
+
     def ship(self, record: Record) -> Decision:
         """`record` is next in the stream: ship it, and how?
 

@@ -68,6 +68,10 @@ class Patches:
         self._unsure[identity] += 1
         return known
 
+    def of_path(self, path: bytes) -> bool:
+        """Whether there is a request for `path` that is not all in the stream yet."""
+        return path in self._waiting or path in self._open
+
     def next(self) -> PatchRequest | None:
         """The next one to read: `remove` or `all_sent` ends it."""
         if not self._waiting:

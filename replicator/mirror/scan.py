@@ -85,6 +85,8 @@ class Choice:
     distrust_ctime_after_ns: int | None = (
         None  # files changed later were being mirrored when a sender died: send whole
     )
+    step_bytes: int = limits.PART_BYTES  # read in one step about so much,
+    step_files: int = limits.STEP_FILES  # of at most so many files
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -141,26 +143,24 @@ class Source:
             if directory_fd >= 0:
                 os.close(directory_fd)
 
-    def read_names(
-        self, directory: bytes, names: list[bytes], start: int, choice: Choice, bytes_max: int, count_max: int
-    ) -> list[Found]:
-        """Entries for `names[start:]` of a directory, in order: as many as fit, at least one.
+    def read_names(self, directory: bytes, names: list[bytes], start: int, choice: Choice) -> list[Found]:
+        """Entries for `names[start:]` of a directory, in order: as many as one step allows, at least one.
 
         A large file ends the batch.
         """
         try:
             directory_fd = self.root.open_directory(directory)
         except OSError as error:
-            return [_failed(join(directory, name), error) for name in names[start : start + count_max]]
+            return [
+                _failed(join(directory, name), error) for name in names[start : start + choice.step_files]
+            ]
         try:
-            return self._read_names(
-                directory_fd, directory, names[start : start + count_max], choice, bytes_max
-            )
+            return self._read_names(directory_fd, directory, names[start : start + choice.step_files], choice)
         finally:
             os.close(directory_fd)
 
     def _read_names(
-        self, directory_fd: int, directory: bytes, names: list[bytes], choice: Choice, bytes_max: int
+        self, directory_fd: int, directory: bytes, names: list[bytes], choice: Choice
     ) -> list[Found]:
         results: list[Found] = []
         total = 0
@@ -175,7 +175,7 @@ class Source:
                 break
             if found.whole:
                 total += found.size
-            if total >= bytes_max:
+            if total >= choice.step_bytes:
                 break
         return results
 
@@ -265,8 +265,8 @@ class Source:
                         names.append(name)
             directories.sort()
             names.sort()
-            first = names[: limits.STEP_FILES]
-            read = self._read_names(directory_fd, path, first, choice, limits.PART_BYTES)
+            first = names[: choice.step_files]
+            read = self._read_names(directory_fd, path, first, choice)
             times = None
             if len(read) == len(names) and not (read and read[-1].large):
                 times = Times(path, os.fstat(directory_fd).st_mtime_ns)
@@ -313,7 +313,7 @@ class Source:
             and not choice.must_send_whole(identity, path)
             and (choice.distrust_ctime_after_ns is None or state.st_ctime_ns < choice.distrust_ctime_after_ns)
         )
-        if not claim and state.st_size > limits.PART_BYTES:
+        if not claim and state.st_size > choice.step_bytes:
             return Found(path, None, identity, state.st_nlink, state.st_size, large=True)
         descriptor = os.open(name, _OPEN_FILE, dir_fd=directory_fd)
         try:

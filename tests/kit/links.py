@@ -21,6 +21,8 @@ class _Pipe:
     def __init__(self, rng: random.Random, latency_s: float, window_bytes: int, split: float) -> None:
         self.rng = rng
         self.latency_s = latency_s
+        self.bytes_per_s = float("inf")
+        self.free_at = 0.0  # when the last chunk will have gone through
         self.window_bytes = window_bytes
         self.split = split
         self.chunks: deque[tuple[float, bytes]] = deque()
@@ -81,7 +83,8 @@ class LinkStream(trio.abc.HalfCloseableStream):
             if pipe.cut_at is not None:
                 count = min(count, pipe.cut_at - pipe.sent_bytes)
             if count:
-                arrival = trio.current_time() + pipe.latency_s
+                pipe.free_at = max(pipe.free_at, trio.current_time()) + count / pipe.bytes_per_s
+                arrival = pipe.free_at + pipe.latency_s
                 pipe.chunks.append((arrival, data[:count]))
                 pipe.buffered_bytes += count
                 pipe.sent_bytes += count
@@ -176,6 +179,11 @@ class Link:
         pipe = self._pipes[side]
         pipe.cut_at = pipe.sent_bytes + count
 
+    def limit(self, bytes_per_s: float) -> None:
+        """So much passes in each direction from now on."""
+        for pipe in self._pipes:
+            pipe.bytes_per_s = bytes_per_s
+
     def cut(self) -> None:
         """Break both directions now: what is under way is lost."""
         for pipe in self._pipes:
@@ -203,6 +211,7 @@ class Network:
         self.rng = random.Random(seed)
         self.latency_s = latency_s
         self.split = split
+        self.bytes_per_s = float("inf")  # of each new connection
         self._listeners: dict[tuple[str, int], trio.MemorySendChannel[LinkStream]] = {}
         self._links: list[tuple[str, str, Link]] = []
         self._parted: set[frozenset[str]] = set()
@@ -225,6 +234,7 @@ class Network:
         if listener is None:
             raise ConnectionRefusedError(111, "Connection refused")
         link = Link(self.rng, latency_s=self.latency_s, split=self.split)
+        link.limit(self.bytes_per_s)
         near, far = link.streams()
         await listener.send(far)
         self._links.append((origin, host, link))

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from replicator.agent import api
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.mounts import MountView
+from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
@@ -46,6 +47,10 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/replicate"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/transmit"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/target"): api.ActionBody,
+    ("POST", "/v1/connections/{connection}/recovery"): api.ActionBody,
+    ("POST", "/v1/connections/{connection}/force"): api.ForceBody,
+    ("POST", "/v1/recovery"): api.SpeedBody,
+    ("POST", "/v1/repsets/{name}/priority"): api.PriorityBody,
     ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
     ("POST", "/v1/protect"): api.ProtectBody,
     ("POST", "/v1/targets"): api.TargetsBody,
@@ -54,6 +59,7 @@ ANSWERS = {
     "Agent": AgentView,
     "Mounts": MountView,
     "Replication sets": RepsetView,
+    "Recovery": RecoveryView,
     "Targets": TargetView,
     "Queues": QueueView,
 }

@@ -24,6 +24,7 @@ from replicator.cli.main import app
 from replicator.cli.monitor import View
 from replicator.cli.run import run
 from replicator.errors import NotPermittedError, UnreachableError
+from replicator.shares import Priority
 from replicator.status import (
     ConnectionState,
     ConnectionStatus,
@@ -36,6 +37,7 @@ from replicator.status import (
     PathReport,
     Problem,
     QueueView,
+    RecoveryStatus,
     StageLag,
     TargetDataState,
 )
@@ -136,6 +138,7 @@ def dtctl(home: Path, *arguments: str) -> int:
 
 MOUNT = {"path": "/d", "mountpoint": "/d", "binding": "auto", "pid": 7, "state": "serving", "problem": ""}
 REPSET = {"name": "web", "generation": 2, "rules": [], "connections": [], "advice": ""}
+RECOVERY = {"speed": "low", "busy": True, "priorities": {"web": "critical"}}
 HERE = os.getcwd()
 
 
@@ -196,6 +199,27 @@ HERE = os.getcwd()
         ("repset show web", "GET", "repsets/web", None, REPSET),
         ("repset delete web", "DELETE", "repsets/web", {}, {}),
         ("repset rename web w2", "POST", "repsets/web/rename", {"new_name": "w2"}, REPSET),
+        ("recovery speed low", "POST", "recovery", {"speed": "low"}, RECOVERY),
+        ("recovery speed", "GET", "recovery", None, RECOVERY),
+        (
+            "recovery priority web critical",
+            "POST",
+            "repsets/web/priority",
+            {"priority": "critical"},
+            RECOVERY,
+        ),
+        ("recovery auto 1 off", "POST", "connections/1/recovery", {"action": "manual"}, STATUS),
+        ("recovery auto 1 on", "POST", "connections/1/recovery", {"action": "automatic"}, STATUS),
+        (
+            "recovery force 1 source --confirm web",
+            "POST",
+            "connections/1/force",
+            {"survivor": "source", "confirm": "web"},
+            STATUS,
+        ),
+        ("target use u", "POST", "targets", {"action": "use", "uuid": "u"}, {"count": 1}),
+        ("recovery pause 1", "POST", "connections/1/recovery", {"action": "pause"}, STATUS),
+        ("recovery resume 1", "POST", "connections/1/recovery", {"action": "resume"}, STATUS),
         ("repset copy web w2", "POST", "repsets/web/copy", {"new_name": "w2"}, REPSET),
         (
             "connect web backup:1500 --map /a=/b --map /c=/d --mirror full --newer",
@@ -544,6 +568,33 @@ def test_every_state_has_a_style() -> None:
         for state in enumeration
     }
     assert named <= set(render._STYLES)
+
+
+def test_recovery_overview(home: Path, fake: FakeAgent, capsys: pytest.CaptureFixture[str]) -> None:
+    running = msgspec.structs.replace(
+        STATUS,
+        mirror=msgspec.structs.replace(STATUS.mirror, remaining_s=300.0),
+        recovery=RecoveryStatus(text="Log recovery running, recovery enabled", priority=Priority.CRITICAL),
+    )
+    paused = msgspec.structs.replace(
+        STATUS,
+        id=2,
+        mirror_status=MirrorStatus.PAUSED,
+        recovery=RecoveryStatus(text="Full recovery paused", automatic=False),
+    )
+    idle = msgspec.structs.replace(STATUS, id=3, mirror_status=MirrorStatus.IDLE)
+    fake.answer("GET", "recovery", RECOVERY)
+    fake.answer("GET", "connections", [running, paused, idle])
+    assert dtctl(home, "recovery") == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("speed: low") and "rest in between" in first
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines[2:]}
+    assert "web critical on Log recovery running, recovery enabled" in rows["1"]
+    assert "42.4 %" in rows["1"] and "20.0 MiB" in rows["1"] and "in 5" in rows["1"]
+    assert "web regular off Full recovery paused" in rows["2"] and "in 5" not in rows["2"]
+    assert rows["3"] == "3 web regular on –"
+    assert dtctl(home, "recovery", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["connections"][1]["recovery"]["automatic"] is False
 
 
 @pytest.mark.parametrize("percent", [None, 0.0, 100.0])

@@ -23,6 +23,7 @@ DOMAIN = frozenset(
         "paths",
         "addresses",
         "mount_options",
+        "shares",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.

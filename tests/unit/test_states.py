@@ -48,7 +48,7 @@ TABLES = {
         DataEvent,
         TargetDataState,
         {TargetDataState.MIRROR_REQUIRED},
-        {TargetDataState.RESTORE_REQUIRED},
+        set(),
     ),
     "apply": (APPLY, ApplyEvent, TargetStatus, {TargetStatus.OK}, {TargetStatus.NOT_LOADED}),
     "replication": (
@@ -75,7 +75,11 @@ FORBIDDEN: dict[str, set[tuple[StrEnum, StrEnum]]] = {
         ),
         *((MirrorStatus.IDLE, e) for e in MirrorEvent if e is not MirrorEvent.TAKEN_UP),
     },
-    "data": {(TargetDataState.OK, DataEvent.MIRROR_INCOMPLETE)},
+    "data": {
+        (TargetDataState.OK, DataEvent.MIRROR_INCOMPLETE),
+        (TargetDataState.MIRRORING, DataEvent.USED),
+        (TargetDataState.MIRROR_REQUIRED, DataEvent.USED),
+    },
     "apply": {
         *((TargetStatus.OK, e) for e in (ApplyEvent.HELD, ApplyEvent.RESUME, ApplyEvent.WORKS)),
         *((TargetStatus.RETRYING, e) for e in (ApplyEvent.HELD, ApplyEvent.RESUME)),

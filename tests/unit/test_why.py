@@ -6,10 +6,13 @@ import msgspec
 import pytest
 from kit.recording import make_record
 
+from replicator.agent.doubts import covers, dirty_text, lost, quarantine_text
 from replicator.agent.why import concerns, stage_of, why_it_waits
-from replicator.ops import Kind
+from replicator.mirror.order import Order
+from replicator.ops import NO_IDENTITY, Identity, Kind
+from replicator.queue.dirty import Dirty, DirtyMap, Scope
 from replicator.repset import ReplicationSet, Rule, compile_filter, deciding_rule
-from replicator.status import ConnectionState, ConnectionStatus, ReplicationStatus, TargetStatus
+from replicator.status import ConnectionState, ConnectionStatus, Problem, ReplicationStatus, TargetStatus
 
 
 @pytest.mark.parametrize(
@@ -116,3 +119,69 @@ def test_it_decides_as_the_filter_does(seed: int) -> None:
         assert included == bool(decides.includes(asked)), asked
         assert rule is None or rule.include == included
         assert rule is not None or not included
+
+
+# --- dirty, or given up ---
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "asked", "expected"),
+    [
+        (b"d/f", Scope.WHOLE, b"d/f", True),
+        (b"d/f", Scope.WHOLE, b"d", True),
+        (b"d/f", Scope.WHOLE, b"d/g", False),
+        (b"d/f", Scope.WHOLE, b"d/f/x", False),
+        (b"d", Scope.TREE, b"d/f/x", True),
+        (b"", Scope.TREE, b"d/f", True),
+        (b"d", Scope.TREE, b"e", False),
+        (b"d", Scope.NAMES, b"d/f", True),
+        (b"d", Scope.NAMES, b"d/f/x", False),
+        (b"d", Scope.FILES, b"d/f", True),
+        (b"d", Scope.ATTRIBUTES | Scope.DIRECTORY, b"d/f", False),
+        (b"d/f", Scope.LINKED, b"d/f", False),
+    ],
+)
+def test_what_an_entry_of_a_dirty_map_covers(path: bytes, scope: Scope, asked: bytes, expected: bool) -> None:
+    assert covers(Dirty(path, scope, NO_IDENTITY), asked) is expected
+
+
+def test_a_hole_says_what_was_lost() -> None:
+    dirty = DirtyMap()
+    dirty.fold(make_record(Kind.WRITE, b"d/f", payload=b"x"))
+    hole = make_record(Kind.HOLE, b"", payload=dirty.encode())
+    assert lost(hole, b"d/f") and lost(hole, b"d") and not lost(hole, b"d/g")
+    for says_nothing in (b"", b"damaged"):
+        assert lost(make_record(Kind.HOLE, b"", payload=says_nothing), b"anything")
+
+
+def test_dirty() -> None:
+    order, identity = Order(), Identity(7, 1)
+    assert dirty_text(order, [], b"a", losing=False) == ""
+    assert "full" in dirty_text(order, [], b"a", losing=True)
+    order.begin([b"tree"])
+    order.require_regions(b"file", identity, [(0, 4096)])
+    order.require_names(b"names")
+    texts = {
+        path: dirty_text(order, [], path, losing=False) for path in (b"tree/x", b"file", b"names", b"names/x")
+    }
+    assert len(set(texts.values())) == 4 and all(texts.values())
+    assert dirty_text(order, [], b"other", losing=False) == ""
+    request = order.next_patch()
+    assert request is not None and dirty_text(order, [], b"file", losing=False)  # until it is sent
+    order.patch_sent(request, 1)
+    assert dirty_text(order, [], b"file", losing=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("d/f", "target: no space"),
+        ("d", "d/f: target: no space"),
+        ("", "d/f: target: no space"),
+        ("e/below", "e: no permission"),
+        ("d/g", ""),
+    ],
+)
+def test_left_as_it_was(asked: str, text: str) -> None:
+    problems = [Problem("d/f", "target: no space"), Problem("e", "no permission")]
+    assert quarantine_text(problems, asked) == text
