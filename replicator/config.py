@@ -19,6 +19,8 @@ from replicator.errors import ConfigError, UsageError
 
 SYSTEM_FILE = "/etc/replicator/replicator.toml"
 UNLIMITED = "unlimited"
+WATCH_ON, WATCH_OFF = "on", "off"
+WATCHES = ("auto", WATCH_ON, WATCH_OFF)
 
 
 class Agent(msgspec.Struct, frozen=True):
@@ -45,6 +47,7 @@ class Target(msgspec.Struct, frozen=True):
     """[target]"""
 
     root: str = limits.TARGET_ROOT
+    watch: str = "auto"  # whether changes of others in a copy are looked for: WATCHES
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -203,6 +206,7 @@ _CHECKS: dict[str, Check] = {
     "queue.disk_free_min": _size(0),
     "queue.alert_percent": _number(1, 100),
     "target.root": _directory,
+    "target.watch": _one_of(*WATCHES),
     "connection.auto_reconnect": _flag,
     "connection.reconnect_at_start": _flag,
     "connection.auto_remirror": _one_of(*limits.REMIRROR),

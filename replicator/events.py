@@ -106,6 +106,17 @@ TARGET_USED = EventType(
     9084, _W, "the copies of {count} connections were taken into use: nothing is applied to them"
 )
 SOURCE_FORCED = EventType(9085, _W, "connection {id}: the source was chosen to survive: {lost}")
+FOREIGN_CHANGES = EventType(
+    9090,
+    _W,
+    "connection {id}: somebody else changed the copy on {target} ({count} changes, {path}); it is repaired",
+)
+FOREIGN_CHANGES_HERE = EventType(
+    9091, _W, "the copy of connection {uuid} was changed here by somebody else ({count} changes, {path})"
+)
+NOT_WATCHED = EventType(
+    9092, _W, "changes of others in the copy of connection {uuid} are not noticed: {reason}"
+)
 TARGET_QUEUE_FULL = EventType(
     9065, _W, "connection {id}: the queue of {target} is full: changes wait here until it has room"
 )

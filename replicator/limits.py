@@ -73,6 +73,7 @@ STAMP_MARGIN_NS = 1_000_000  # a store of one processor is visible to all others
 DIRTY_MAP_BYTES = 32 * MIB  # memory of one map, by estimate; beyond, it becomes coarser
 DIRTY_REGIONS = 1024  # regions of one file; beyond, those with the smallest gaps between them are joined
 DIRTY_LARGE_BYTES = 16 * MIB  # files written at or behind this place are compared whole only as a last resort
+DRIFT_BYTES = 256 * KIB  # the same of what others have changed in a copy
 DIRT_LOOK_S = 2.0  # between two counts of what such a map has
 TRACK_ROOM_AWAY = 0.5  # a target that is away is tracked when so little of a journal is left,
 TRACK_ROOM_CONNECTED = 0.25  # and one that is there, and slow, when it is this
@@ -206,6 +207,13 @@ WRITE_BYTES = 128 * KIB
 DIRECTORY_DESCRIPTORS = 1024  # directories a target keeps open
 FILE_DESCRIPTORS = 256  # files being written that a target keeps open
 REMOVE_DIRECTORIES = 1000  # sub-directories remembered at a time while a tree is removed
+
+DRIFT_GATHER_S = 0.1  # after the first event of a file system: equal ones that follow become one
+DRIFT_QUIET_S = 0.5  # what others change in a copy within this time is told at once
+DRIFT_PAUSE_FIRST_S = 1.0  # between two tellings of that: it goes on while a program uses the copy
+DRIFT_PAUSE_MAX_S = 30.0
+DRIFT_RECENT = 10_000  # operations remembered between two looks: renames, and on hard links
+DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 
 # --- mirror ---
 PART_BYTES = 1 * MIB  # content of one piece

@@ -40,6 +40,14 @@ class TargetStatus(StrEnum):
     RETRYING = "Retrying"
 
 
+class TargetLock(StrEnum):
+    """What others may do with a copy while its connection lasts (DK-01…03). The weakest first."""
+
+    NONE = "none"  # everything
+    READ_ONLY = "read-only"
+    LOCKED = "locked"  # nothing: they see an empty directory
+
+
 class TransmitMode(StrEnum):
     """CS-05."""
 
@@ -250,6 +258,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     target_data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     target_status: TargetStatus = TargetStatus.NOT_LOADED
     target_status_reason: str = ""
+    target_lock: TargetLock = TargetLock.NONE  # as it was asked for when connecting
     target_queue_full: bool = False  # AD-02: it has asked to wait
     transmit_mode: TransmitMode = TransmitMode.STOPPED
     mirror_status: MirrorStatus = MirrorStatus.IDLE
@@ -270,6 +279,8 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     sent_compressed_mirror_bytes: int = 0
     skipped_mirror_bytes: int = 0
     remaining_mirror_bytes: int = 0
+    foreign_changes: int = 0  # of others in the copy, as its present receiver has noticed them
+    foreign_path: str = ""  # of the last of them
     lag_seconds: float = 0.0
     lag: Lag = Lag()  # without its history
     tracking: bool = False  # nothing is kept in the queue for this connection: only what changes is noted

@@ -6,7 +6,7 @@ from replicator import limits
 from replicator.agent.intake import Intake
 from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.replica import Replica
-from replicator.agent.replica_paths import RefusedTarget, check_targets, make_targets
+from replicator.agent.replica_paths import RefusedTarget, check_lock, check_targets, make_targets
 from replicator.agent.replica_state import Marks, fingerprint, journal_ids
 from replicator.errors import RemoteProtocolError, ReplicatorError
 from replicator.net.frames import PROTOCOL_VERSION, Connect, Connected, Greeting, Hello, Mark
@@ -24,8 +24,9 @@ class Refused(Exception):
 
 async def accept(
     session: Session, arguments: ReceiverArguments, replica: Replica, intake: Intake, others: tuple[str, ...]
-) -> Connect:
-    """Up to CONNECTED. `others`: where other connections of this agent write.
+) -> tuple[Connect, frozenset[str]]:
+    """Up to CONNECTED, and what the source understands. `others`: where other connections of this agent
+    write.
 
     Raises Refused, and what ends a session.
     """
@@ -62,7 +63,7 @@ async def accept(
             replica.state.power_lost and not received.mirroring,
         )
     )
-    return connect
+    return connect, frozenset(hello.features)
 
 
 def _check_places(
@@ -78,6 +79,7 @@ def _check_places(
     private = (arguments.home, *(os.path.dirname(directory) for directory in queues if directory))
     try:
         check_targets(connect, others=others, private=private, same_host=same_host)
+        check_lock(connect)
     except RefusedTarget as error:
         raise Refused(str(error), retry=False) from None
     try:

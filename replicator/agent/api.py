@@ -133,6 +133,7 @@ class WaitBody(Body, frozen=True, kw_only=True):
 class ProtectBody(Body, frozen=True, kw_only=True):
     source: str
     destination: str
+    lock: str = "none"
 
 
 class TargetsBody(ActionBody, frozen=True, kw_only=True):
@@ -327,7 +328,7 @@ class Api:
 
     async def protect(self, request: Request) -> object:
         body = await _body(request, ProtectBody)
-        return await self._service.protect(body.source, body.destination)
+        return await self._service.protect(body.source, body.destination, body.lock)
 
     # --- targets ---
 

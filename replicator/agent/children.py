@@ -365,6 +365,7 @@ class Children:
                 orphans=connection.options.orphans,
                 automatic_recovery=connection.options.automatic_recovery,
                 recovery_share=self._recovery_share(connection),
+                lock=connection.options.lock,
                 remirror=self._config.connection.auto_remirror,
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
@@ -482,6 +483,7 @@ class Children:
             memory_bytes=queue.memory_size,
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
+            watch=self._config.target.watch,
         )
 
     def _wanted_spool(self, uuid: str) -> Place:

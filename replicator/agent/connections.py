@@ -28,6 +28,7 @@ from replicator.status import (
     PathReport,
     RecoveryStatus,
     StoryEntry,
+    TargetLock,
 )
 
 
@@ -45,6 +46,7 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     newer: bool = False
     checksum: bool = False
     orphans: str = "keep"
+    lock: str = TargetLock.NONE
 
 
 THIS_HOST = "this host"
@@ -333,6 +335,7 @@ class Connections:
             uuid=connection.uuid,
             repset=connection.repset.name,
             target=name,
+            target_lock=TargetLock(connection.options.lock),
             state_reason="is being started",
             recovery=self._recovery_status(connection, RecoveryStatus(share=0.0)),
         )
@@ -347,6 +350,7 @@ class Connections:
             status,
             id=connection.id,
             target=name,
+            target_lock=TargetLock(connection.options.lock),
             memory_queue_bytes=memory,
             disk_queue_bytes=disk,
             recovery=self._recovery_status(connection, status.recovery),
@@ -419,6 +423,8 @@ def _captured(path: str, mounts: Sequence[Mount]) -> tuple[Mount, str] | None:
 def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions:
     if request.mirror is not None:
         _check_mirror(request.mirror, newer=request.newer, checksum=request.checksum, orphans=request.orphans)
+    if request.lock not in list(TargetLock):
+        raise UsageError(f"lock {request.lock!r}: must be {', '.join(TargetLock)}")
     return ConnectionOptions(
         mirror=request.mirror,
         newer=request.newer,
@@ -426,6 +432,7 @@ def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions
         replicate=request.replicate,
         remap_links=remap_links,
         orphans=request.orphans,
+        lock=request.lock,
     )
 
 

@@ -19,7 +19,7 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address, parse_host_port
-from replicator.agent import api
+from replicator.agent import api, replica_tree
 from replicator.agent.children import Children
 from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
@@ -276,6 +276,7 @@ async def _stop_children(home: Home, *, force: bool) -> None:
             for role, identifier in home.children():
                 if role in roles:
                     nursery.start_soon(stop, role, identifier)
+    errors += replica_tree.release_all(home)
     for mount in load_state(home.state).mounts:
         try:
             fs_mounts.clear_stale(mount.mountpoint)  # of a capture that was killed

@@ -9,6 +9,7 @@ from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.shipper import RootChanged
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.frames import (
+    DRIFT_FEATURE,
     PROTOCOL_VERSION,
     Connect,
     Connected,
@@ -46,7 +47,8 @@ class ConnectionRefused(ReplicatorError):
 async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     """Greet, and ask for the connection. Raises ConnectionRefused, and what ends a session."""
     await session.greet(arguments.connection_uuid)
-    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
+    features = (DRIFT_FEATURE,)
+    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):
         raise ConnectionRefused(hello.reason, retry=hello.retry)
@@ -60,6 +62,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
             tuple(JournalInfo(j.mount_id, os.fsencode(j.root)) for j in arguments.journals),
             tuple(PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps),
             arguments.options.remap_links,
+            arguments.options.lock,
         )
     )
     answer = await session.receive()

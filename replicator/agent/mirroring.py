@@ -56,6 +56,7 @@ class MirrorRun:
     some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
     by_itself: bool = False  # it began without being asked for
+    drift: int = 0  # number of the last report of changes by others that it brings right
     complete: bool = False  # it has ended, with everything brought
     finished_ns: int | None = None
     _rate_mark: tuple[int, int] = (0, 0)

@@ -64,6 +64,8 @@ class Mirrors:
         """
         self.dirt = dirt
         self.remirror = remirror
+        self.drift: Callable[[MirrorRun, bool], None] = lambda run, begins: None
+        """Hears of each run that begins, and of each that has ended complete: see `DriftRepair.heed`."""
         self._world = world
         self._flows = flows
         self._memory = memory
@@ -92,6 +94,7 @@ class Mirrors:
             flow.forget_mirror()
             flow.all_required = True
             flow.order.begin(flow.filter.roots)
+        self.drift(run, True)
         self.scanner.wake()
         self.shipper.wake()
         return run
@@ -110,6 +113,7 @@ class Mirrors:
         run.partial = partial
         for flow in self._flows:
             flow.order.begin(())
+        self.drift(run, True)
         self.shipper.announced = ""
         self.shipper.wake()
         return run
@@ -257,6 +261,8 @@ class Mirrors:
         run.finished_ns = self._world.clock.monotonic_ns()
         run.happen(MirrorEvent.END)
         run.complete = self.was_exact = complete
+        if complete:
+            self.drift(run, False)
         self._ended = (run, [flow.position.sequence for flow in self._flows])
         self.run = None
         if complete:

@@ -16,7 +16,13 @@ from replicator.status import ConnectionStatus
 
 
 async def protect(
-    core: Core, mounts: Mounts, repsets: Repsets, connections: Connections, source: str, destination: str
+    core: Core,
+    mounts: Mounts,
+    repsets: Repsets,
+    connections: Connections,
+    source: str,
+    destination: str,
+    lock: str,
 ) -> ConnectionStatus:
     """One change: if a step fails, what was made before it is undone."""
     target = parse_destination(destination)
@@ -40,6 +46,7 @@ async def protect(
                 target=str(target.address) if target.address is not None else "",
                 maps=(Map(source, target.path),),
                 mirror=await _first_mirror(target),
+                lock=lock,
             ),
         )
     return await connections.status(connection)

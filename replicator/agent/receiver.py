@@ -17,9 +17,11 @@ from functools import partial
 import msgspec
 import trio
 
-from replicator import limits
+from replicator import config, limits
 from replicator.agent import control, interpreter
 from replicator.agent.acceptance import Refused, accept
+from replicator.agent.drift import Drift
+from replicator.agent.drift_watch import DriftWatch
 from replicator.agent.intake import Intake
 from replicator.agent.position_file import PositionFile
 from replicator.agent.receiver_arguments import ReceiverArguments
@@ -27,7 +29,7 @@ from replicator.agent.receiver_recovery import Remains, open_page
 from replicator.agent.refused_file import RefusedFile
 from replicator.agent.replica import Replica
 from replicator.agent.replica_state import Marks, ReplicaState, StateFile
-from replicator.agent.replica_tree import ReplicaTree, Tree
+from replicator.agent.replica_tree import ReplicaTree, Tree, release
 from replicator.agent.reporter import Reporter
 from replicator.agent.spool import Spool
 from replicator.errors import (
@@ -44,7 +46,7 @@ from replicator.net.session import PeerLeft, Session, SessionEnded
 from replicator.ops import shown
 from replicator.paths import Home, remove_if_empty
 from replicator.queue.journal import JournalSettings, JournalStatistics
-from replicator.status import TargetDataState, TargetStatus
+from replicator.status import TargetDataState, TargetLock, TargetStatus
 from replicator.world import World
 
 
@@ -58,10 +60,14 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     source_name: str
     repset: str
     targets: tuple[str, ...]
+    lock: TargetLock  # over them
     target_status: TargetStatus
     target_status_reason: str
     target_data_state: TargetDataState
     mirroring: bool
+    watch: str  # for changes of others: on, off, or why it cannot be done
+    foreign_changes: int  # noticed by this process
+    foreign_path: str  # of the last of them
     spool_full: bool
     queued_bytes: int
     memory_queue_bytes: int
@@ -134,7 +140,14 @@ class Receiver:
             refused_file.save,
             lambda connect: open_tree(connect, directory),
             self._news_here,
+            _drift(world, directory, found.state),
             found.comes_again,
+        )
+        self._drift_watch = DriftWatch(
+            world,
+            self.replica,
+            Home(arguments.home).bell,
+            wanted=arguments.watch != config.WATCH_OFF,
         )
         self._intake = Intake(spool, self.replica, found.received, self._received_page, self._news_here)
         self._reporter = Reporter(self.replica, self._intake, spool)
@@ -198,10 +211,14 @@ class Receiver:
             source_name=state.source_name,
             repset=connect.repset if connect is not None else "",
             targets=tuple(shown(m.target) for m in connect.maps) if connect is not None else (),
+            lock=TargetLock(connect.lock) if connect is not None else TargetLock.NONE,
             target_status=replica.status,
             target_status_reason=replica.reason,
             target_data_state=state.data_state,
             mirroring=state.mirroring,
+            watch=self._drift_watch.state,
+            foreign_changes=replica.drift.changes,
+            foreign_path=shown(replica.drift.last_path),
             spool_full=self._intake.full,
             queued_bytes=self._spool.queued_bytes,
             memory_queue_bytes=memory_bytes,
@@ -223,6 +240,7 @@ class Receiver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.replica.keep_durable)
+                nursery.start_soon(self._drift_watch.run)
                 task_status.started()
                 async with trio.open_nursery() as working:
                     working.start_soon(self._apply)
@@ -242,7 +260,15 @@ class Receiver:
             if self._adopted is not None:
                 _close_now(self._adopted[0])
         if self.forgotten:
+            self._release()
             self._remove_everything()
+
+    def _release(self) -> None:
+        try:
+            if self.replica.state.connect is not None:
+                release(self.replica.state.connect)
+        except OSError as error:
+            self._log(f"the copy may still be locked, see findmnt: {error}")
 
     async def _apply(self) -> None:
         while True:
@@ -294,10 +320,12 @@ class Receiver:
             nursery.start_soon(session.heartbeat)
             try:
                 with trio.fail_after(limits.CONNECT_TIMEOUT_S):
-                    connect = await accept(session, self._arguments, self.replica, self._intake, others)
+                    connect, features = await accept(
+                        session, self._arguments, self.replica, self._intake, others
+                    )
                 self._connected = True
                 self._log(f"connected to {self.replica.state.source_name}")
-                nursery.start_soon(self._reporter.run, session, connect)
+                nursery.start_soon(self._reporter.run, session, connect, features)
                 while True:
                     await self._handle(await session.receive())
             except PeerLeft as end:
@@ -338,6 +366,14 @@ class Receiver:
 
     def _log(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def _drift(world: World, directory: str, state: ReplicaState) -> Drift:
+    drift = Drift(world, directory)
+    if drift.damaged or (state.drifted and not drift.pending):
+        for journal in state.connect.journals if state.connect is not None else ():
+            drift.add(journal.journal_id, None)
+    return drift
 
 
 def _sequences(marks: Marks) -> dict[str, int]:

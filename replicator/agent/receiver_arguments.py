@@ -17,4 +17,5 @@ class ReceiverArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     segment_bytes: int = limits.SEGMENT_BYTES
     memory_bytes: int = limits.MEMORY_QUEUE_BYTES
     disk_bytes: int | None = limits.DISK_QUEUE_BYTES
+    watch: str = "off"  # for changes of others in the copy: config.WATCHES
     disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES

@@ -103,6 +103,7 @@ class Remains:
             if state.clean and not state.mirroring
             else step(DATA, state.data_state, DataEvent.POWER_LOST),
             suspect_since_ns=suspect_since_ns,
+            drifted=state.drifted and state.clean,
             power_lost=state.power_lost or (lost and state.data_state != TargetDataState.MIRROR_REQUIRED),
         )
         # This order: until the last of them is written, the next start comes here again.

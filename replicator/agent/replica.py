@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.agent.drift import Drift, moves
 from replicator.agent.mirroring import FORCED
 from replicator.agent.position_file import PositionFile
 from replicator.agent.replica_state import (
@@ -80,6 +81,7 @@ class Replica:
         save_refused: Callable[[list[RefusedBatch]], None],
         open_tree: Callable[[Connect], Tree],
         changed: Callable[[], None],
+        drift: Drift,
         comes_again: bool = False,
     ) -> None:
         """`comes_again`: the spool is lost, and with it the operation that a killed predecessor was in the
@@ -94,6 +96,8 @@ class Replica:
         self.refusals = len(refused)  # ever appended to `refused`
         self.settled = ""  # the mirror that has ended, and all it brought is on stable storage
         self.tree: Tree | None = None
+        self.tree_changed = trio.Event()  # set, and replaced, when `tree` is another one
+        self.drift = drift
         self._apply_state: Machine[TargetStatus, ApplyEvent] = Machine(APPLY, TargetStatus.OK, self._moved)
         self._world = world
         self._spool = spool
@@ -337,8 +341,12 @@ class Replica:
                 in_doubt = in_doubt or kind in _CREATING
                 await self._wait_to_retry(_reason(error), delay_s)
                 delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
+                # Meanwhile it may have turned out that others have changed the copy.
+                tolerant = tolerant or self.state.data_state is not TargetDataState.OK
         if self.status is TargetStatus.RETRYING:
             self._apply_state.happen(ApplyEvent.WORKS)
+        if moves(record) and self.drift.follow(self._journals[journal], record):
+            await self.changed_by_others(self.drift.since_ns)
         self.operations += 1
         self.last_path = record.path
         self._unsynced.set()
@@ -449,6 +457,8 @@ class Replica:
                     delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
         if self.status is TargetStatus.RETRYING:
             self._apply_state.happen(ApplyEvent.WORKS)
+        self.tree_changed.set()
+        self.tree_changed = trio.Event()
         self._journals = tuple(journal.journal_id for journal in connect.journals)
         if connect != self.state.connect:
             former = self.state.connect
@@ -482,7 +492,12 @@ class Replica:
         self._save_refused(list(self.refused))
         self.tree.forget_links()
         self._data_event(DataEvent.MIRROR_COMPLETE if end.complete else DataEvent.MIRROR_INCOMPLETE)
-        suspect_since_ns = None if end.complete else self.state.suspect_since_ns
+        if end.complete:
+            self.drift.repaired(end.drift)
+            if self.drift.pending:  # reported too late for this mirror
+                self._data_event(DataEvent.DRIFT)
+        exact = end.complete and not self.drift.pending
+        suspect_since_ns = None if exact else self.state.suspect_since_ns
         self.tree.suspect(suspect_since_ns)
         await self._save(mirroring=False, mirror_id=end.mirror_id, suspect_since_ns=suspect_since_ns)
         self._unsynced.set()
@@ -499,8 +514,30 @@ class Replica:
             self._changed()
 
     def _data_event(self, event: DataEvent) -> None:
-        data_state = step(DATA, self.state.data_state, event)
-        self.state = msgspec.structs.replace(self.state, data_state=data_state)
+        before = self.state
+        data_state = step(DATA, before.data_state, event)
+        drifted = event is DataEvent.DRIFT and (before.drifted or before.data_state is TargetDataState.OK)
+        self.state = msgspec.structs.replace(before, data_state=data_state, drifted=drifted)
+
+    def tell(self) -> None:
+        """There is something new to tell the source."""
+        self._changed()
+
+    async def changed_by_others(self, since_ns: int | None) -> None:
+        """Something was added to `drift`. `since_ns`: it is not known what, but all of it was changed since
+        then.
+        """
+        self._data_event(DataEvent.DRIFT)
+        self._stale_descriptors = True  # a directory that is kept open may be another one, or none
+        if since_ns is not None:
+            former_ns = self.state.suspect_since_ns
+            since_ns = since_ns if former_ns is None else min(former_ns, since_ns)
+            if self.tree is not None:
+                self.tree.suspect(since_ns)
+            await self._save(suspect_since_ns=since_ns)
+        else:
+            await self._save()
+        self._changed()
 
     # --- trouble ---
 
@@ -582,6 +619,7 @@ class Replica:
         async with self._tree_lock:
             tree, marks = self.tree, dict(self.applied.marks)
             settled = "" if self.state.mirroring else self.state.mirror_id
+            repaired = self.drift.mark()
             wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
 
             def sync() -> None:
@@ -591,6 +629,7 @@ class Replica:
 
             await self._world.in_thread(sync)
             self.settled = settled
+            self.drift.settle(repaired)
             self._stale_descriptors = True
         if clean:
             await self._save(clean=True)
@@ -604,8 +643,10 @@ class Replica:
         async with self._save_lock:
             state = msgspec.structs.replace(self.state, boot_id=self._world.clock.boot_id(), **changes)
             await self._world.in_thread(lambda: self._state_file.save(state))
-            # Meanwhile the data state may have changed, and only that.
-            self.state = msgspec.structs.replace(state, data_state=self.state.data_state)
+            # Meanwhile these may have changed, and only these.
+            self.state = msgspec.structs.replace(
+                state, data_state=self.state.data_state, drifted=self.state.drifted
+            )
 
 
 def _placed(tree: Tree, batch: Batch) -> list[Refused]:

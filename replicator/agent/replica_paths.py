@@ -7,8 +7,10 @@ same before it connects, but a target does not rely on it.
 import os
 
 from replicator.errors import ReplicatorError
+from replicator.fs import mounts, target_lock
 from replicator.net.frames import Connect, PathMap
 from replicator.repset import is_inside, overlapping
+from replicator.status import TargetLock
 
 _PSEUDO = ("/proc", "/sys", "/dev")
 
@@ -55,6 +57,17 @@ def check_targets(
                     f"the target {named} and its source {root} overlap: every change would come back "
                     "for ever; choose a target outside of what is protected"
                 )
+
+
+def check_lock(connect: Connect) -> None:
+    """Raises RefusedTarget if the copy cannot be locked as the source asks for."""
+    if connect.lock not in list(TargetLock):
+        raise RefusedTarget(f"this agent knows no lock {connect.lock[:40]!r} for a copy")
+    if connect.lock != TargetLock.NONE:
+        try:
+            target_lock.check([m.target for m in connect.maps], mounts.read_mountinfo())
+        except target_lock.LockError as error:
+            raise RefusedTarget(str(error)) from None
 
 
 def _is_natural(one: PathMap, other: PathMap) -> bool:

@@ -3,7 +3,10 @@
 import os
 from typing import Protocol
 
+from replicator.agent.replica_state import StateFile
 from replicator.agent.unsynced import Unsynced
+from replicator.errors import ReplicatorError
+from replicator.fs import target_lock
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
 from replicator.mirror.links import LinkTable
@@ -11,6 +14,9 @@ from replicator.mirror.pieces import Batch, Refused
 from replicator.mirror.place import Placer
 from replicator.net.frames import Connect
 from replicator.ops import Kind, Record
+from replicator.paths import Home
+from replicator.status import TargetLock
+from replicator.world import World
 
 _CONTENT_KINDS = frozenset(
     {Kind.WRITE, Kind.TRUNCATE, Kind.FALLOCATE, Kind.SETATTR, Kind.SETXATTR, Kind.REMOVEXATTR}
@@ -55,6 +61,10 @@ class Tree(Protocol):
         """All that was done before the call is on stable storage after it. From any thread. OSError."""
         ...
 
+    def directories(self) -> list[int]:
+        """Descriptors of the target directories, in the order in which the maps name them first."""
+        ...
+
     def forget_descriptors(self) -> None:
         """Open everything afresh: a change behind our back must not mislead us for long."""
         ...
@@ -62,12 +72,32 @@ class Tree(Protocol):
     def close(self) -> None: ...
 
 
+def release(connect: Connect) -> None:
+    """Its copy is no longer kept here: everybody may use it again. OSError."""
+    target_lock.release([path_map.target for path_map in connect.maps])
+
+
+def release_all(home: Home) -> list[str]:
+    """Take away the locks of all copies that are kept here; the next start of their receivers makes them
+    again. Returns what went wrong.
+    """
+    errors = []
+    for uuid in sorted(os.listdir(home.targets)) if os.path.isdir(home.targets) else ():
+        try:
+            state = StateFile(World(), home.target(uuid)).load()
+            if state is not None and state.connect is not None:
+                release(state.connect)
+        except (OSError, ReplicatorError) as error:
+            errors.append(f"the copy of connection {uuid} may still be locked: {error}")
+    return errors
+
+
 class ReplicaTree:
     """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
 
     def __init__(self, connect: Connect, directory: str) -> None:
         """`directory`: where tables of hard links are kept. OSError if a mapped directory cannot be
-        opened.
+        opened, LockError if it cannot be locked as the connection wants it.
         """
         self._roots: dict[bytes, Root] = {}
         self._links: list[LinkTable] = []
@@ -75,9 +105,11 @@ class ReplicaTree:
         self._placers: list[Placer] = []
         self._unsynced = Unsynced()
         try:
-            for path_map in connect.maps:
-                if path_map.target not in self._roots:
-                    self._roots[path_map.target] = Root(path_map.target)
+            targets = list(dict.fromkeys(path_map.target for path_map in connect.maps))
+            descriptors = target_lock.open_beneath(targets)
+            for target, descriptor in zip(targets, descriptors, strict=True):
+                self._roots[target] = Root(target, descriptor=descriptor)
+            target_lock.hold(TargetLock(connect.lock), targets)
             for index, journal in enumerate(connect.journals):
                 maps = [(m.source, self._roots[m.target]) for m in connect.maps if m.journal == index]
                 source_root = journal.root if connect.remap_links else None
@@ -151,6 +183,9 @@ class ReplicaTree:
             if root.device not in synced:
                 root.sync()
                 synced.add(root.device)
+
+    def directories(self) -> list[int]:
+        return [root.descriptor for root in self._roots.values()]
 
     def forget_descriptors(self) -> None:
         for root in self._roots.values():

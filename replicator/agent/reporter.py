@@ -11,7 +11,14 @@ from replicator.agent.intake import Intake
 from replicator.agent.replica import Replica
 from replicator.agent.replica_state import journal_ids
 from replicator.agent.spool import Spool
-from replicator.net.frames import Acknowledge, Connect, PiecesRefused, TargetState
+from replicator.net.frames import (
+    DRIFT_FEATURE,
+    Acknowledge,
+    Connect,
+    Drift,
+    PiecesRefused,
+    TargetState,
+)
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import Position
 
@@ -29,9 +36,10 @@ class Reporter:
         """A mark, a status or a refusal is new."""
         self._news.set()
 
-    async def run(self, session: Session, connect: Connect) -> None:
-        """Until the session ends."""
+    async def run(self, session: Session, connect: Connect, features: frozenset[str] = frozenset()) -> None:
+        """Until the session ends. `features`: what the source understands."""
         ids = journal_ids(connect)
+        told = 0 if DRIFT_FEATURE in features else None  # number of the last drift
         last_marks: Acknowledge | None = None
         last_state: TargetState | None = None
         replica = self._replica
@@ -55,6 +63,9 @@ class Reporter:
                 ):
                     last_state, state_at = state, now
                     await session.send(state)
+                for drift in self._drift_now(ids, told) if told is not None else ():
+                    told = drift.number
+                    await session.send(drift)
                 if marks != last_marks:
                     last_marks, last_at = marks, now
                     await session.send(marks)
@@ -83,6 +94,24 @@ class Reporter:
             replica.applied.batches if same_mirror else 0,
             replica.settled,
         )
+
+    def _drift_now(self, ids: tuple[str, ...], told: int) -> list[Drift]:
+        """Reports of drift after this one. A copy that was not exact anyway needs a mirror first."""
+        replica, drift = self._replica, self._replica.drift
+        if not (replica.state.mirroring or replica.state.drifted):
+            return []
+        return [
+            Drift(
+                report.number,
+                ids.index(report.journal_id),
+                report.encoded,
+                drift.changes,
+                drift.last_path,
+                replica.state.drifted,
+            )
+            for report in drift.reports
+            if told < report.number <= drift.told and report.journal_id in ids
+        ]
 
     def _state_now(self) -> TargetState:
         replica = self._replica

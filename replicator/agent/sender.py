@@ -19,6 +19,7 @@ from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.continuation import goes_on_at, is_exact
 from replicator.agent.dirt import Dirt
+from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import CopyInUse, introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
@@ -31,7 +32,7 @@ from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.sender_journals import open_flows
 from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
-from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
+from replicator.agent.states import DataEvent, MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
 from replicator.agent.tracking import Tracker
 from replicator.agent.why import explain
@@ -43,6 +44,7 @@ from replicator.net.frames import (
     Acknowledge,
     Connected,
     Disconnect,
+    Drift,
     PiecesRefused,
     TargetState,
 )
@@ -54,6 +56,7 @@ from replicator.queue.journal import JournalSettings
 from replicator.queue.recovery import row_of
 from replicator.status import (
     ConnectionStatus,
+    Dimension,
     Lag,
     MirrorProgress,
     MirrorStatus,
@@ -137,6 +140,7 @@ class Sender:
             world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake, self._pace
         )
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
+        self._drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
         self._session: Session | None = None
         self._received = [0] * len(flows)
         self._applied = [0] * len(flows)
@@ -551,6 +555,11 @@ class Sender:
             for refused in decode_refused(event.refused):
                 self._refused_piece(refused)
             self._scanner.wake()
+        elif isinstance(event, Drift):
+            what = f"{event.changes} changes, the last of {shown(event.last_path)}"
+            self.story.note(Dimension.DATA, self._states.target_data, DataEvent.DRIFT, what)
+            self._drift.report(event)
+            self._changes.notify()
 
     def _refused_piece(self, refused: Refused) -> None:
         flow, path = self._flows[refused.journal], refused.path
@@ -763,6 +772,8 @@ class Sender:
             sent_compressed_mirror_bytes=totals.mirror_bytes,
             skipped_mirror_bytes=progress.skipped_bytes,
             remaining_mirror_bytes=progress.remaining_bytes if self._mirrors.run is not None else 0,
+            foreign_changes=self._drift.changes,
+            foreign_path=self._drift.last_path,
             lag_seconds=lag.seconds,
             lag=msgspec.structs.replace(lag, last_minute=(), last_hour=()),
             tracking=self._tracker.tracking,

@@ -34,6 +34,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recovery_share: float = (
         1.0  # of its time that a recovery or mirror may work, until the agent says otherwise
     )
+    lock: str = "none"  # of the copy: see status.TargetLock
     remirror: str = "log"  # what brings what the target lacks after it was away, see `mirroring.REMIRROR`
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down

@@ -58,9 +58,11 @@ class Service:
     def events(self) -> EventRing:
         return self._core.events
 
-    async def protect(self, source: str, destination: str) -> ConnectionStatus:
+    async def protect(self, source: str, destination: str, lock: str) -> ConnectionStatus:
         """See `protect.py`."""
-        return await protect(self._core, self.mounts, self.repsets, self.connections, source, destination)
+        return await protect(
+            self._core, self.mounts, self.repsets, self.connections, source, destination, lock
+        )
 
     # --- life ---
 

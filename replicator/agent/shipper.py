@@ -635,7 +635,7 @@ class Shipper:
         self._end(run, run.problem_count == 0 and not run.partial, out)
 
     def _end(self, run: MirrorRun, complete: bool, out: list[Shipment]) -> None:
-        out.append(Shipment(MirrorEnd(run.run_id, complete), None))
+        out.append(Shipment(MirrorEnd(run.run_id, complete, run.drift), None))
         for flow in self.flows:
             flow.forget_mirror()
         self.sent_batches.clear()

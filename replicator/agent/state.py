@@ -64,6 +64,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     remap_links: bool = True
     orphans: str = "keep"
     automatic_recovery: bool = True  # recoveries begin by themselves
+    lock: str = "none"
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):

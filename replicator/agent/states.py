@@ -61,6 +61,7 @@ class DataEvent(StrEnum):
     POWER_LOST = "the target may have lost what it had"
     USED = "the copy was taken into use"
     FORCED = "the source was chosen to survive"
+    DRIFT = "others have changed the copy"
 
 
 class ApplyEvent(StrEnum):
@@ -135,12 +136,14 @@ DATA: Table[TargetDataState, DataEvent] = {
     (_D.OK, _DE.LOSS): _D.MIRROR_REQUIRED,
     (_D.OK, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.OK, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
+    (_D.OK, _DE.DRIFT): _D.MIRROR_REQUIRED,
     (_D.MIRRORING, _DE.MIRROR_BEGINS): _D.MIRRORING,
     (_D.MIRRORING, _DE.MIRROR_COMPLETE): _D.OK,
     (_D.MIRRORING, _DE.MIRROR_INCOMPLETE): _D.MIRROR_REQUIRED,
     (_D.MIRRORING, _DE.LOSS): _D.MIRRORING,  # the mirror brings it
     (_D.MIRRORING, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.MIRRORING, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
+    (_D.MIRRORING, _DE.DRIFT): _D.MIRRORING,  # the mirror brings it
     (_D.MIRROR_REQUIRED, _DE.MIRROR_BEGINS): _D.MIRRORING,
     # Of a mirror that began before the places became others: it was not of all that is there now.
     (_D.MIRROR_REQUIRED, _DE.MIRROR_COMPLETE): _D.MIRROR_REQUIRED,
@@ -152,6 +155,7 @@ DATA: Table[TargetDataState, DataEvent] = {
     # What was on its way when the copy was taken into use says nothing of what is there now.
     **{(_D.RESTORE_REQUIRED, event): _D.RESTORE_REQUIRED for event in _DE if event is not _DE.FORCED},
     **{(state, _DE.FORCED): _D.MIRRORING for state in _D},
+    (_D.MIRROR_REQUIRED, _DE.DRIFT): _D.MIRROR_REQUIRED,
 }
 """A copy becomes OK by a complete mirror, and by nothing else. One that was taken into use stays so until a
 person has chosen the source.

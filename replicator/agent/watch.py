@@ -3,14 +3,16 @@ sender rings, and from time to time.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 import trio
 
-from replicator import events, limits
+from replicator import config, events, limits
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.queues import Queues, alerts
+from replicator.errors import ReplicatorError
 from replicator.events import EventType
 from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, QueueView, TargetStatus
 from replicator.world import FifoBell
@@ -45,11 +47,18 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.TARGET_RETRYING, {**names, "reason": now.target_status_reason}
     elif now.target_status is TargetStatus.OK and before.target_status is TargetStatus.RETRYING:
         yield events.TARGET_RECOVERED, names
+    if changes := _more(before.foreign_changes, now.foreign_changes):
+        yield events.FOREIGN_CHANGES, {**names, "count": changes, "path": now.foreign_path}
     if now.target_queue_full is not before.target_queue_full:
         yield events.TARGET_QUEUE_FULL if now.target_queue_full else events.TARGET_QUEUE_ROOM, names
     if now.lag.level != before.lag.level:
         seconds = now.lag.recovery_point_seconds
         yield _LEVEL_EVENTS[now.lag.level], {**names, "seconds": seconds}
+
+
+def _more(before: int, now: int) -> int:
+    """How many came to a count that begins at 0 with a new process."""
+    return now - before if now >= before else now
 
 
 def queue_changes(before: QueueView | None, now: QueueView) -> Iterator[Change]:
@@ -75,6 +84,23 @@ def queue_changes(before: QueueView | None, now: QueueView) -> Iterator[Change]:
         yield events.OPERATIONS_LOST, {"name": name, "count": now.lost_ops - lost_ops}
 
 
+class Copy(NamedTuple):
+    """What is known of the watch over a copy that is kept here (see `ReceiverStatus`)."""
+
+    uuid: str
+    watch: str
+    changes: int
+    path: str
+
+
+def copy_changes(before: Copy, now: Copy, *, must_watch: bool) -> Iterator[Change]:
+    """What is worth an event between two looks at one copy (AD-09). `must_watch`: it was asked for."""
+    if changes := _more(before.changes, now.changes):
+        yield events.FOREIGN_CHANGES_HERE, {"uuid": now.uuid, "count": changes, "path": now.path}
+    if must_watch and now.watch != before.watch and now.watch not in config.WATCHES:
+        yield events.NOT_WATCHED, {"uuid": now.uuid, "reason": now.watch}
+
+
 class Watch:
     """Looks at everything when the agent's bell rings, and every `limits.WATCH_INTERVAL_S`."""
 
@@ -84,6 +110,7 @@ class Watch:
         self._seen: dict[str, ConnectionStatus] = {}
         self._queues = queues
         self._seen_queues: dict[str, QueueView] = {}
+        self._copies: dict[str, Copy] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -112,6 +139,24 @@ class Watch:
             seen[queue.id] = queue = msgspec.structs.replace(queue, alert=alert)
             self._add(queue_changes(before, queue))
         self._seen_queues = {**self._seen_queues, **seen}  # a process that does not answer is still known
+
+        copies = {copy.uuid: copy for copy in await self._look_at_copies()}
+        must_watch = self._core.config.target.watch == config.WATCH_ON
+        for uuid, copy in copies.items():
+            known = self._copies.get(uuid) or Copy(uuid, config.WATCH_OFF, 0, "")
+            self._add(copy_changes(known, copy, must_watch=must_watch))
+        self._copies = copies
+
+    async def _look_at_copies(self) -> list[Copy]:
+        found = []
+        for child in self._core.children.receivers():
+            try:
+                status = await child.call("status")
+            except ReplicatorError:
+                continue  # not running: the supervisor says so
+            uuid, path = child.plan.id, status["foreign_path"]
+            found.append(Copy(uuid, status["watch"], status["foreign_changes"], path))
+        return found
 
     def _add(self, changes: Iterator[Change]) -> None:
         for type_, fields in changes:

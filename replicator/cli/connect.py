@@ -9,6 +9,7 @@ from replicator.cli.options import (
     Checksum,
     Connection,
     Json,
+    Lock,
     MirrorKind,
     Newer,
     RepsetName,
@@ -34,6 +35,7 @@ def protect(
         str, typer.Argument(metavar="DEST", help="HOST[:PORT]:/path, or /path on this host.")
     ],
     wait: Annotated[bool, typer.Option("--wait", help="Return when the target equals the source.")] = False,
+    lock: Lock = None,
     timeout: Timeout = None,
     json: Json = False,
 ) -> None:
@@ -42,9 +44,10 @@ def protect(
     Captures SRC, mirrors it to DEST, and replicates every change from now on.
     """
     client = agent(context)
-    status = client.post(
-        "protect", body={"source": absolute(source), "destination": _destination(destination)}
-    )
+    body = {"source": absolute(source), "destination": _destination(destination)}
+    if lock is not None:
+        body["lock"] = lock
+    status = client.post("protect", body=body)
     if wait:
         from replicator.cli.progress import wait_for
 
@@ -70,6 +73,7 @@ def connect(
     mirror: MirrorKind = None,
     newer: Newer = False,
     checksum: Checksum = False,
+    lock: Lock = None,
     json: Json = False,
 ) -> None:
     """Connect a replication set to a target.
@@ -93,6 +97,8 @@ def connect(
     }
     if no_mirror or mirror is not None:  # otherwise the agent's default
         body["mirror"] = mirror
+    if lock is not None:
+        body["lock"] = lock
     status = agent(context).post("connections", body=body)
     output.emit(status, json, "connected")
 

@@ -33,6 +33,14 @@ MirrorKind = Annotated[
 ]
 Newer = Annotated[bool, typer.Option("--newer", help="Send only files that are newer on the source.")]
 Checksum = Annotated[bool, typer.Option("--checksum", help="Compare blocks and send only those that differ.")]
+Lock = Annotated[
+    str | None,
+    typer.Option(
+        "--lock",
+        metavar="read-only|locked|none",
+        help="What others may do with the copy while it is kept: read it, nothing, or (default) everything.",
+    ),
+]
 Timeout = Annotated[
     float | None,
     typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Give up after this time (exit code 1)."),

@@ -113,6 +113,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
         ("state", _state(status["state"])),
         ("target data state", _state(status["target_data_state"])),
         ("target status", _state(status["target_status"])),
+        ("lock of the copy", Text(str(status.get("target_lock", "none")))),
         ("transmit mode", _state(status["transmit_mode"])),
         ("mirror status", mirror_text(status)),
         ("replication status", _state(status["replication_status"])),
@@ -484,10 +485,13 @@ def targets(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Copies kept here for sources elsewhere."""
     if not found:
         return Text("no copies are kept on this host")
-    table = _table("connection", "pid", "problem", right=("pid",))
+    table = _table("connection", "pid", "copy in", "lock", "problem", right=("pid",))
     for target in found:
         pid = "–" if target.get("pid") is None else str(target["pid"])
-        table.add_row(str(target["uuid"]), pid, Text(str(target.get("problem") or ""), style="red"))
+        status = target.get("status") or {}
+        places, lock = "\n".join(status.get("targets") or ()), str(status.get("lock", ""))
+        problem = Text(str(target.get("problem") or ""), style="red")
+        table.add_row(str(target["uuid"]), pid, Text(places), Text(lock), problem)
     return table
 
 

@@ -65,10 +65,16 @@ class Root:
         *,
         directories_max: int = limits.DIRECTORY_DESCRIPTORS,
         files_max: int = limits.FILE_DESCRIPTORS,
+        descriptor: int | None = None,
     ) -> None:
-        """Open `path`, following symlinks: the administrator named it. OSError if it is no directory."""
+        """Open `path`, following symlinks: the administrator named it. OSError if it is no directory.
+
+        `descriptor`: it is open already; this takes it over.
+        """
         self.path = os.fsencode(path)
-        self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if descriptor is None:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.descriptor = descriptor
         self.device = os.fstat(self.descriptor).st_dev
         self._directories: OrderedDict[bytes, int] = OrderedDict()
         self._files: OrderedDict[bytes, int] = OrderedDict()

@@ -16,12 +16,17 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from replicator import limits
 from replicator.errors import NotPermittedError, ReplicatorError, UsageError
 
 FSTYPE: Final = "fuse.replicator"
+
+LOCK_SOURCE: Final = "replicator-lock"
+"""What stands as the source of the empty file system over a locked copy (see `target_lock.py`)."""
+
+T = TypeVar("T")
 
 _PSEUDO_TYPES = frozenset(
     {
@@ -70,6 +75,7 @@ _MOVE_MOUNT = 429
 _MOVE_MOUNT_F_EMPTY_PATH = 0x004
 _MOVE_MOUNT_BENEATH = 0x200  # since Linux 6.5
 _AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
 
 _DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})  # what a mount says whose process has ended
 
@@ -85,6 +91,8 @@ class MountEntry(NamedTuple):
     device: str  # major:minor
     id: int
     parent: int  # id of the mount it lies on
+    root: str = "/"  # which directory of the file system is seen there
+    read_only: bool = False  # this mount, whatever its file system allows
 
 
 class Captured(NamedTuple):
@@ -102,7 +110,18 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
         fields, more = before.split(), after.split()
         if len(fields) >= 6 and len(more) >= 2:
             point, source = _unescape(fields[4]), _unescape(more[1])
-            entries.append(MountEntry(point, more[0], source, fields[2], int(fields[0]), int(fields[1])))
+            entries.append(
+                MountEntry(
+                    point,
+                    more[0],
+                    source,
+                    fields[2],
+                    int(fields[0]),
+                    int(fields[1]),
+                    _unescape(fields[3]),
+                    "ro" in fields[5].split(","),
+                )
+            )
     return entries
 
 
@@ -146,6 +165,24 @@ def without(mounts: Sequence[MountEntry], layers: Collection[int]) -> list[Mount
     return [entry for entry in mounts if entry.id not in gone]
 
 
+def is_lock(entry: MountEntry, mounts: Iterable[MountEntry]) -> bool:
+    """Whether a mount is the lock of a copy: our empty file system, or the very directory that it covers,
+    read only. Nothing else tells a bind mount of ours.
+    """
+    if entry.source == LOCK_SOURCE:
+        return entry.fstype == "tmpfs"
+    below = next((other for other in mounts if other.id == entry.parent), None)
+    if below is None or not entry.read_only or entry.device != below.device:
+        return False
+    return os.path.normpath(os.path.join(below.root, os.path.relpath(entry.point, below.point))) == entry.root
+
+
+def lock_at(point: str, mounts: Sequence[MountEntry]) -> MountEntry | None:
+    """The lock one sees at exactly this point."""
+    entry = mount_at(point, mounts)
+    return entry if entry is not None and is_lock(entry, mounts) else None
+
+
 def check_mount(
     path: str,
     mountpoint: str,
@@ -170,6 +207,10 @@ def check_mount(
         raise UsageError(f"{path} lies inside {covering.point}, which is captured already")
     for directory in (path, mountpoint):
         covering = mount_over(directory, mounts)
+        if covering is not None and is_lock(covering, mounts):
+            raise UsageError(
+                f"{directory} cannot be captured: {covering.point} is locked, as the copy of a connection is"
+            )
         if covering is not None and covering.fstype in _PSEUDO_TYPES:
             raise UsageError(f"{directory} is on a {covering.fstype} file system: no files to protect there")
     for entry in mounts:
@@ -249,14 +290,19 @@ def clear_layers(mountpoint: str, layers: Collection[int]) -> None:
         and entry.id in layers
         and _is_capture(entry)  # ids are used again
     ):
-        # By descriptor: whoever else unmounts here at the same time must not make us take away the next one.
-        descriptor = os.open(mountpoint, os.O_PATH | os.O_CLOEXEC)
-        try:
-            if _mount_id(descriptor) != entry.id:
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mountpoint)
-            unmount(f"/proc/self/fd/{descriptor}", lazy=True)
-        finally:
-            os.close(descriptor)
+        take_away(entry)
+
+
+def take_away(entry: MountEntry) -> None:
+    """Unmount this mount, which one sees at its point, lazily. OSError EBUSY if one sees another there."""
+    # By descriptor: whoever else unmounts here at the same time must not make us take away the next one.
+    descriptor = os.open(entry.point, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if _mount_id(descriptor) != entry.id:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), entry.point)
+        unmount(f"/proc/self/fd/{descriptor}", lazy=True)
+    finally:
+        os.close(descriptor)
 
 
 def _mount_id(descriptor: int) -> int:
@@ -282,7 +328,7 @@ def open_root(path: str, dead: Collection[int] = ()) -> int:
     it away; else O_PATH. With `dead` (see `dead_layers`) it is the directory below what captures have left
     there, which stays in place.
     """
-    return _in_own_namespace(lambda: _open_uncovered(path)) if dead else _open_directory(path)
+    return in_own_namespace(lambda: _open_uncovered(path)) if dead else _open_directory(path)
 
 
 def _open_directory(path: str) -> int:
@@ -358,20 +404,21 @@ def _replace(source: str, mountpoint: str, descriptor: int, dead: Collection[int
         return _clone(mountpoint)
 
     # Made where nobody sees it: mount(2) only mounts on top, and what is already mounted cannot go beneath.
-    mount = _in_own_namespace(make)
+    mount = in_own_namespace(make)
     try:
         try:
-            _move_mount(mount, mountpoint, _MOVE_MOUNT_BENEATH)
+            move_mount(mount, mountpoint, _MOVE_MOUNT_BENEATH)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            _move_mount(mount, mountpoint, 0)
+            move_mount(mount, mountpoint)
     finally:
         os.close(mount)
     clear_layers(mountpoint, dead)
 
 
-def _move_mount(mount: int, mountpoint: str, flags: int) -> None:
+def move_mount(mount: int, mountpoint: str, flags: int = 0) -> None:
+    """Mount what `_clone` or `clone_tree` made. Raises OSError."""
     point, flags = os.fsencode(mountpoint), flags | _MOVE_MOUNT_F_EMPTY_PATH
     _check(_libc.syscall(_MOVE_MOUNT, mount, b"", _AT_FDCWD, point, flags), mountpoint)
 
@@ -382,12 +429,19 @@ def _clone(path: str) -> int:
     return _check(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), path)
 
 
-def _in_own_namespace(function: Callable[[], int]) -> int:
+def clone_tree(path: str) -> int:
+    """The same with what is mounted below. Raises OSError."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
+    return _check(_libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), path)
+
+
+def in_own_namespace(function: Callable[[], T]) -> T:
     """Call where nobody else sees what is mounted and unmounted; what it opens stays usable everywhere.
 
     In a thread, as a namespace cannot be left again. Raises what the function raises, and OSError.
     """
-    outcome: list[int | BaseException] = []
+    outcome: list[T] = []
+    failure: list[BaseException] = []
 
     def run() -> None:
         try:
@@ -396,15 +450,14 @@ def _in_own_namespace(function: Callable[[], int]) -> int:
             _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "/")
             outcome.append(function())
         except BaseException as error:
-            outcome.append(error)
+            failure.append(error)
 
     thread = threading.Thread(target=run, name="own-namespace")
     thread.start()
     thread.join()
-    (result,) = outcome
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    if failure:
+        raise failure[0]
+    return outcome[0]
 
 
 def _check(result: int, path: str) -> int:

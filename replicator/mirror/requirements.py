@@ -31,6 +31,19 @@ def require_dirty(entries: Iterable[Dirty], rules: Filter, order: Order, *, in_p
             _require_file(entry, order, in_place)
 
 
+def require_foreign(entries: Iterable[Dirty], rules: Filter, order: Order, *, remove: bool) -> None:
+    """Have all of it brought that others have changed on a target. `remove`: names that the source does not
+    have are removed there; else they stay, and only what the source has is brought.
+    """
+    for entry in entries:
+        if remove or not entry.scope & _OF_DIRECTORIES:
+            require_dirty([entry], rules, order, in_place=False)
+        elif entry.scope & Scope.FILES:
+            _require_tree(entry.path, rules, order)
+        elif entry.scope & Scope.DIRECTORY and rules.may_contain(entry.path):
+            order.require(entry.path)  # its attributes: a list of names would remove some
+
+
 def concerns(entries: Iterable[Dirty], rules: Filter) -> bool:
     """Whether any of it has to be brought."""
     order = Order()

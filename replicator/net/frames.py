@@ -12,6 +12,8 @@ import msgspec
 
 PROTOCOL_VERSION = 1
 
+DRIFT_FEATURE = "drift"
+"""In a source's HELLO: it understands DRIFT."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 """A sequence, an index or a number of something: never negative, at most 64 bits (msgpack)."""
@@ -32,6 +34,7 @@ class FrameType(IntEnum):
     ACKNOWLEDGE = 20
     PIECES_REFUSED = 21
     TARGET_STATE = 22
+    DRIFT = 24
     DISCONNECT = 23
     PING = 30
     BYE = 31
@@ -87,6 +90,7 @@ class Connect(Frame, frozen=True):
     journals: tuple[JournalInfo, ...]
     maps: tuple[PathMap, ...]
     remap_links: bool = False
+    lock: str = "none"  # status.TargetLock: what others may do with the copy while the connection lasts
 
 
 class Mark(Frame, frozen=True):
@@ -163,6 +167,7 @@ class MirrorEnd(Frame, frozen=True):
 
     mirror_id: str
     complete: bool
+    drift: Count = 0  # number of the last DRIFT whose paths it has brought
 
 
 class Acknowledge(Frame, frozen=True):
@@ -196,6 +201,20 @@ class PiecesRefused(Frame, frozen=True):
     refused: bytes
 
 
+class Drift(Frame, frozen=True):
+    """Target → source: somebody else has changed the copy. `dirty`: an encoded dirty map in terms of the
+    source's paths; b"": anything may have changed. Told again in each session until a MIRROR_END has a
+    `drift` of this `number` or more. `exact`: but for what was reported so, the copy is exact.
+    """
+
+    number: Count
+    journal: Count
+    dirty: bytes
+    changes: Count  # ever noticed, for people
+    last_path: bytes  # of them
+    exact: bool
+
+
 class Disconnect(Frame, frozen=True):
     """Source → target: the connection ends; the target forgets it (data stays)."""
 
@@ -225,6 +244,7 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     Acknowledge: FrameType.ACKNOWLEDGE,
     PiecesRefused: FrameType.PIECES_REFUSED,
     TargetState: FrameType.TARGET_STATE,
+    Drift: FrameType.DRIFT,
     Disconnect: FrameType.DISCONNECT,
     Ping: FrameType.PING,
     Bye: FrameType.BYE,

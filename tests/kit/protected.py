@@ -25,11 +25,11 @@ class Protected:
         self.beta = beta
         self.id = ""
 
-    def connect(self, *, wait: bool = True) -> None:
+    def connect(self, *options: str, wait: bool = True) -> None:
         self.source.mkdir(exist_ok=True)
         target = f"{self.beta.address}:{self.copy}"
         wanted = ("--wait",) if wait else ()
-        self.id = str(self.alpha.json("protect", self.source, target, *wanted)["id"])
+        self.id = str(self.alpha.json("protect", self.source, target, *wanted, *options)["id"])
 
     @property
     def status(self) -> dict[str, Any]:

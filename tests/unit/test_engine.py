@@ -17,6 +17,7 @@ from replicator.net.frames import (
     Connected,
     Derived,
     Disconnect,
+    Drift,
     Frame,
     FrameType,
     Greeting,
@@ -54,6 +55,7 @@ FROM_TARGET: list[tuple[Frame, bytes | None]] = [
     (Acknowledge((9,), (8,), (7,), 2, 1), None),
     (PiecesRefused(b"x" * 30), None),
     (TargetState("OK", "Mirroring", "", 5), None),
+    (Drift(7, 0, b"d" * 30, 2, b"path", True), None),
     (Ping(), None),
 ]
 

@@ -8,6 +8,8 @@ from replicator.errors import UsageError
 from replicator.fs.mounts import (
     Captured,
     check_mount,
+    is_lock,
+    lock_at,
     mount_at,
     mount_over,
     parse_mountinfo,
@@ -127,3 +129,23 @@ def test_resolving(tmp_path: Path) -> None:
         resolve(str(tmp_path / "f"))
     with pytest.raises(UsageError, match="No such file"):
         resolve(str(tmp_path / "none"))
+
+
+LOCKS = parse_mountinfo(r"""
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+25 22 8:2 /@srv /srv rw,relatime - btrfs /dev/sda2 rw
+30 22 8:1 /var/copy /var/copy ro,relatime - ext4 /dev/sda1 rw
+31 25 8:2 /@srv /srv ro,relatime - btrfs /dev/sda2 rw
+32 22 8:1 /var/other /var/backup ro,relatime - ext4 /dev/sda1 rw
+33 22 8:1 /var/rw /var/rw rw,relatime - ext4 /dev/sda1 rw
+34 22 0:50 / /var/empty ro,nosuid - tmpfs replicator-lock ro,size=4k
+35 22 0:51 / /var/tmp ro,nosuid - tmpfs tmpfs ro,size=4k
+36 22 8:3 /var/disk /var/disk ro,relatime - ext4 /dev/sdc1 rw
+""")
+
+
+def test_a_lock_is_the_covered_directory_read_only_or_our_empty_file_system() -> None:
+    assert [entry.id for entry in LOCKS if is_lock(entry, LOCKS)] == [30, 31, 34]
+    lock = lock_at("/srv", LOCKS)
+    assert lock is not None and lock.id == 31
+    assert lock_at("/var/tmp", LOCKS) is None
