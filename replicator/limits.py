@@ -87,6 +87,16 @@ TRACK_LOOK_MAX_S = 1.0
 TRACK_WRITER_BYTES_PER_S = 1_000_000_000  # faster than any capture writes
 LOSSES_BYTES = 1 * MIB  # the same of what a full journal could not take
 LOSSES_FILE_BYTES = 1 * MIB  # notes of that, for the successor of a killed writer, before a map replaces them
+ACTIVITY_REGION_BYTES = 4 * MIB  # of a file: what a note of the activity log speaks of; a power of two
+ACTIVITY_REGIONS = 64  # noted one by one; a longer range is one note
+ACTIVITY_HOT = 50_000  # regions and names known to be noted; beyond, all are forgotten and noted again
+ACTIVITY_FILE_BYTES = (
+    1 * MIB
+)  # of notes; then another file follows, and a map of both replaces the former ones
+ACTIVITY_CHUNK_BYTES = 64 * KIB  # written ahead, so that syncing a note does not change the size of its file
+ACTIVITY_LOOK_S = 1.0  # between two looks whether there is something to do for it
+ACTIVITY_QUIET_S = 10.0  # no change for so long: what is hot may become cold
+ACTIVITY_AGE_S = 300.0  # the same on a source that is never quiet
 
 # --- capture ---
 NODE_DESCRIPTORS = 8192  # open O_PATH descriptors per capture; the rest are reopened by file handle
@@ -124,6 +134,7 @@ SPIN_S = 0.00005  # a server of a busy mount looks for the next request so long 
 DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reader of it
 COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes
 UNNAMED_BYTES = 4 * MIB  # one record of a file that gets its first name; one that holds more is mirrored
+SYNC_LOOK_S = 0.001  # between two looks of a thread whether the sync of another one has ended
 SYNCS = 128  # syncs of files under way at a time without a thread for each; a power of two
 DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
 

@@ -11,11 +11,13 @@ from typing import Protocol
 
 import trio
 
+from replicator.agent.activity_keeper import ActivityKeeper
 from replicator.agent.resumption import Provision
 from replicator.errors import UsageError
 from replicator.fs.kernel_protocol import Agreement
 from replicator.fs.passthrough import Passthrough
 from replicator.mount_options import DEFAULTS, MountOptions
+from replicator.queue.activity import ActivityLog
 
 BINDINGS = ("auto", "kernel", "pyfuse3")
 _KERNEL_MIN = (5, 4)  # kernel_protocol.MINOR_MIN
@@ -71,15 +73,17 @@ def make(
     provision: Provision | None = None,
     agreement: Agreement | None = None,
     options: MountOptions = DEFAULTS,
+    keeper: ActivityKeeper | None = None,
 ) -> Binding:
     """The chosen binding for an open /dev/fuse whose mount is made. `lock` guards what `passthrough` uses.
 
     `provision` (kernel binding): what is kept for a successor. `agreement`: of a predecessor taken over from.
-    `options`: only the kernel binding has any.
+    `options`: only the kernel binding has any. `keeper`: of the log to be synced before what programs sync.
     """
     if binding == "kernel":
-        return _Kernel(passthrough, descriptor, lock, provision, agreement, options)
-    return _Pyfuse3(passthrough, descriptor)
+        log = keeper.log if keeper is not None else None
+        return _Kernel(passthrough, descriptor, lock, provision, agreement, options, log)
+    return _Pyfuse3(passthrough, descriptor, keeper)
 
 
 class _Kernel:
@@ -91,6 +95,7 @@ class _Kernel:
         provision: Provision | None,
         agreement: Agreement | None,
         options: MountOptions,
+        log: ActivityLog | None,
     ) -> None:
         from replicator.fs.kernel_session import Session
 
@@ -99,7 +104,13 @@ class _Kernel:
         self._tell: Callable[[], None] = lambda: None
         if provision is None:
             self._session = Session(
-                passthrough, descriptor, lock, agreement=agreement, options=options, ready=self._ready
+                passthrough,
+                descriptor,
+                lock,
+                agreement=agreement,
+                options=options,
+                ready=self._ready,
+                log=log,
             )
         else:
             self._session = Session(
@@ -112,6 +123,7 @@ class _Kernel:
                 options=options,
                 agreed=provision.agreed,
                 ready=self._ready,
+                log=log,
             )
 
     def _ready(self) -> None:
@@ -139,16 +151,22 @@ class _Kernel:
 class _Pyfuse3:
     """Handlers run in the thread of the event loop, between checkpoints: they need no lock."""
 
-    def __init__(self, passthrough: Passthrough, descriptor: int) -> None:
+    def __init__(self, passthrough: Passthrough, descriptor: int, keeper: ActivityKeeper | None) -> None:
         from replicator.fs import pyfuse3_binding
 
         self._module = pyfuse3_binding
-        self._binding = pyfuse3_binding.Binding(passthrough)
+        self._keeper = keeper
+        covered = keeper.covered if keeper is not None else pyfuse3_binding.nothing_to_cover
+        self._binding = pyfuse3_binding.Binding(passthrough, covered)
         self._descriptor = descriptor
 
     async def serve(self, ready: Callable[[], None]) -> bool:
         ready()  # it does not say when, and no kill is survived anyway
-        await self._module.run(self._binding, self._descriptor)
+        async with trio.open_nursery() as nursery:
+            if self._keeper is not None:
+                nursery.start_soon(self._keeper.run_syncs)
+            await self._module.run(self._binding, self._descriptor)
+            nursery.cancel_scope.cancel()
         return False
 
     def terminate(self) -> None:

@@ -27,10 +27,11 @@ import trio
 
 from replicator import limits, mount_options
 from replicator.agent import bindings, control
+from replicator.agent.activity_keeper import ActivityKeeper
 from replicator.agent.resumption import FORMAT, Provision, Resumption
 from replicator.agent.resumption import take as resumption_of
 from replicator.errors import ExitCode, ReplicatorError
-from replicator.fs import mounts
+from replicator.fs import calls, mounts
 from replicator.fs.credentials import prepare_process
 from replicator.fs.kernel_protocol import InitFlag
 from replicator.fs.mtimes import Notes
@@ -94,6 +95,7 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
     pending_mtimes: int
     skipped_ops: int  # paths too long to be replicated
     skipped_path: str  # the last of them
+    hot: bool  # a loss of power would leave something to compare
 
 
 class Capture:
@@ -131,7 +133,10 @@ class Capture:
             path, mountpoint, dead = self._check()
         else:  # a look at them would wait for an answer of ours
             path, mountpoint, dead = settings.path, settings.mountpoint, frozenset()
-        self._journal = JournalWriter.open(self._world, settings.journal, settings.mount_id)
+        self._journal = JournalWriter.open(
+            self._world, settings.journal, settings.mount_id, keeps_activity=True
+        )
+        self._keeper = ActivityKeeper(self._world, self._journal, self._lock, self._sync_storage)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)
         if self._binding_name == "kernel":
@@ -174,8 +179,10 @@ class Capture:
                     self._provision,
                     None if resumption is None else resumption.agreement,
                     options,
+                    self._keeper,
                 )
                 nursery.start_soon(self._tick)
+                nursery.start_soon(self._keeper.keep)
                 if self._provision is not None:
                     nursery.start_soon(self._provision.keep)
                 nursery.start_soon(self._heed_signals)
@@ -291,10 +298,29 @@ class Capture:
             logger.warning("a former mount is left at %s: %s", self._settings.mountpoint, error)
         self._passthrough.settle()
         try:
+            if self._stop_persists:  # readers have, or will have, what the storage may lose yet
+                self._sync_storage()
             self._journal.close(self._stop_persists)
         except ReplicatorError as error:
             self._failure = error
+        except OSError as error:
+            self._failure = ReplicatorError(f"cannot sync {self._settings.path}: {error}")
+            self._journal.close(persist=False)  # as if power was lost now: what is hot is compared
         self._stopped.set()
+
+    def _sync_storage(self) -> None:
+        """All that was done to the captured directory so far is on its disk on return."""
+        if any(
+            entry.point != self._settings.path and mounts.is_inside(entry.point, self._settings.path)
+            for entry in mounts.read_mountinfo()
+        ):
+            os.sync()  # other file systems lie in it
+        else:
+            descriptor = os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._passthrough.root_fd)
+            try:
+                calls.syncfs(descriptor)  # which the root's own cannot do: it is not open for reading
+            finally:
+                os.close(descriptor)
 
     # --- control calls ---
 
@@ -321,12 +347,19 @@ class Capture:
             pending_mtimes=self._passthrough.pending_mtimes,
             skipped_ops=self._recorder.skipped_ops,
             skipped_path=self._recorder.skipped_path.decode(errors="backslashreplace"),
+            hot=self._keeper.is_hot,
         )
 
     async def set_active(self, prefixes: list[str]) -> None:
         """Journal from now on what happens at or below these mount-relative paths (in base64)."""
+        former = self._recorder.active
         with self._lock:
             self._recorder.set_active(msgspec.convert(prefixes, list[bytes]))
+            grown = not set(self._recorder.active) <= set(former)
+            if grown:
+                self._journal.forget_coverage()
+        if grown:
+            await self._world.in_thread(self._journal.save_header)
 
     async def settle(self) -> dict[str, int]:
         """Journal every pending mtime; the sequence a target must have applied to equal the source."""

@@ -17,6 +17,7 @@ from replicator import limits
 from replicator.agent import control, interpreter
 from replicator.agent.changes import Changes
 from replicator.agent.connection_states import ConnectionStates
+from replicator.agent.continuation import goes_on_at, is_exact
 from replicator.agent.dirt import Dirt
 from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
@@ -348,6 +349,8 @@ class Sender:
             except UnreadableJournal:
                 raise
             except JournalError:
+                if self._continue_row(flow, mark.sequence, connected):
+                    continue
                 flow.seek_head()
                 placed = False
                 if passed_wall_ns:
@@ -485,6 +488,23 @@ class Sender:
         if exact is not self._state.exact:
             self._state.exact = exact
             self._memory.save()
+
+    def _continue_row(self, flow: Flow, received: int, connected: Connected) -> bool:
+        """The journal has not this record (any more): go on where it tells what is different instead.
+
+        False: it does not.
+        """
+        exact = self._mirrors.run is None and is_exact(
+            connected.data_state, mirroring=connected.mirroring, power_lost=connected.power_lost
+        )
+        start = None if self._root_changed else flow.cursor.row_start()
+        position = goes_on_at(received, start, flow.cursor.covered, exact=exact)
+        if position is None:
+            return False
+        flow.seek(position)
+        # If the recovery is interrupted, everything is compared, and nothing that is newer is believed.
+        flow.passed_wall_ns = max(self._state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0)
+        return True
 
     async def _note_alive(self) -> None:
         while True:

@@ -39,7 +39,7 @@ from replicator.fs.kernel_binding import (
 from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
 from replicator.fs.open_modes import Backing, OpenModes, OpenNotes
 from replicator.fs.passthrough import Passthrough
-from replicator.fs.syncs import Syncs
+from replicator.fs.syncs import Log, Syncs
 from replicator.fs.unseen import Unseen
 from replicator.mount_options import DEFAULTS, MountOptions
 
@@ -112,11 +112,13 @@ class Session:
         agreed: Callable[[protocol.Agreement], None] = _tell_nobody,
         ready: Callable[[], None] = _tell_nobody,
         nodes_max: int = limits.NODES,
+        log: Log | None = None,
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
         `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it before the
-        kernel is, and `ready` called after that. `intent`, `open_notes`: see there.
+        kernel is, and `ready` called after that. `intent`, `open_notes`: see there. `log`: synced before what
+        programs sync, and whenever it has something.
         """
         self._is_resumed = agreement is not None
         self._agreed = agreed
@@ -144,7 +146,8 @@ class Session:
         self._poll.register(self._stop_read, select.POLLIN)
         self._pipe_read, self._pipe_write = -1, -1
         self._open_pipe()
-        self._syncs = Syncs(self._reply, passthrough.fsync)
+        self._syncs = Syncs(self._reply, passthrough.fsync, log, lock, self._disk_threads.submit)
+        self._poll.register(self._syncs.bell, select.POLLIN)
         if self._syncs.ring is not None:
             self._poll.register(self._syncs.ring, select.POLLIN)
         self._spin = Spin()
@@ -179,6 +182,7 @@ class Session:
         with suppress(OSError):  # then everybody shares one, as with the other binding
             unshare_umask()
         os.set_blocking(self._descriptor, False)
+        self._syncs.thread = threading.get_ident()
         if self._is_resumed:
             self._notify(protocol.resend())
         self._pruner.start()
@@ -237,7 +241,7 @@ class Session:
         until = 0.0
         while True:
             if syncs.are_pending:
-                syncs.answer()
+                syncs.tend()
             try:
                 count = os.readv(descriptor, buffers)
             except BlockingIOError:

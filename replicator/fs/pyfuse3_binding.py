@@ -105,6 +105,10 @@ def _attributes(node_id: int, state: os.stat_result) -> EntryAttributes:
     return attributes
 
 
+async def nothing_to_cover() -> None:
+    """For a mount without activity log."""
+
+
 class Binding(pyfuse3.Operations):
     """Handlers for one mount. The process can serve only one: pyfuse3 keeps its session in globals."""
 
@@ -112,9 +116,13 @@ class Binding(pyfuse3.Operations):
     enable_acl = True
     supports_dot_lookup = False
 
-    def __init__(self, passthrough: Passthrough) -> None:
+    def __init__(
+        self, passthrough: Passthrough, covered: Callable[[], Awaitable[None]] = nothing_to_cover
+    ) -> None:
+        """`covered` returns when programs may be told that something is durable."""
         super().__init__()
         self._fs = passthrough
+        self._covered = covered
         self._threads = trio.CapacityLimiter(limits.CAPTURE_THREADS)
         self._reads_without_waiting = True  # until the storage below refuses RWF_NOWAIT
 
@@ -241,6 +249,7 @@ class Binding(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         count = self._fs.write(fh, off, buf)
         if self._fs.is_synchronous(fh):
+            await self._covered()
             await self._in_thread(self._fs.fsync, fh, True)
         return count
 
@@ -254,6 +263,7 @@ class Binding(pyfuse3.Operations):
 
     @_guarded_async
     async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._covered()
         await self._in_thread(self._fs.fsync, fh, datasync)
 
     # --- directories ---
@@ -276,6 +286,7 @@ class Binding(pyfuse3.Operations):
 
     @_guarded_async
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._covered()
         await self._in_thread(self._fs.fsyncdir, fh, datasync)
 
     @_guarded_async

@@ -15,6 +15,7 @@ from replicator.queue import record as records
 from replicator.queue import segment as segments
 from replicator.queue.doorbell import bell_path
 from replicator.queue.header import Head, Header, State, identify, short_boot_id
+from replicator.queue.recovery import row_start
 from replicator.queue.segment import SegmentHeader
 from replicator.queue.settings import JournalSettings
 from replicator.world import Bell, World
@@ -440,6 +441,25 @@ class Cursor:
         if self._slot is not None:
             self._header.set_read(self._slot, place.position.sequence)
 
+    def row_start(self) -> tuple[Position, Record] | None:
+        """Where the present row of the journal begins, and its first record; None: it is not kept."""
+        head = self._header.head()
+        place = self._place_at(head)
+        try:
+            self._walk(place, head, row_start(self._header.row))
+            position = place.position
+            run = place.read(head, 1)
+        except (OSError, JournalError):
+            return None
+        finally:
+            place.close()
+        return None if run is None else (position, run.records[0][2])
+
+    @property
+    def covered(self) -> int:
+        """See `Header.covered_sequence`. 0 for a cursor without slot."""
+        return self._header.covered_sequence(self._slot) if self._slot is not None else 0
+
     # --- reading ---
 
     def read(self, max_bytes: int = limits.RUN_BYTES) -> Run | None:
@@ -452,13 +472,27 @@ class Cursor:
             raise self._problem
         self.failed_at = self._place.position
         try:
-            run = self._place.read(self._header.head(), max_bytes)
+            run = self._covered_part(self._place.read(self._header.head(), max_bytes))
         except OSError as error:
             raise UnreadableJournal(f"cannot read the journal: {error}") from error
         self.failed_at = None
         if run is not None:
             self._mark()
         return run
+
+    def _covered_part(self, run: Run | None) -> Run | None:
+        """What a reader may have of it: no copy gets what the activity log does not tell of yet."""
+        uncovered = self._header.uncovered  # looked at after the head
+        if run is None or self._slot is None or not uncovered or run.last.sequence < uncovered:
+            return run
+        place = self._place
+        place.back(run)
+        count = uncovered - run.records[0][2].sequence
+        if count <= 0:
+            return None
+        place.forward(run, uncovered - 1)
+        offset, length, _ = run.records[count - 1]
+        return Run(run.previous, place.position, run.data[: offset + length], run.records[:count])
 
     def peek(self) -> Record | None:
         """The next record, without moving; None at the head. Raises JournalError as `read` does."""
@@ -477,7 +511,13 @@ class Cursor:
     @property
     def readable(self) -> bool:
         """Whether `read` would return something (or raise)."""
-        return self._problem is not None or self._header.head().sequence != self._place.position.sequence
+        if self._problem is not None:
+            return True
+        sequence = self._place.position.sequence
+        if self._header.head().sequence == sequence:
+            return False
+        uncovered = self._header.uncovered
+        return not uncovered or self._slot is None or sequence + 1 < uncovered
 
     async def wait(self) -> None:
         """Return when there is something to read. JournalError: the journal was stopped, nothing will follow.
@@ -514,7 +554,10 @@ class Cursor:
         now = self._world.clock.monotonic_ns() - limits.STAMP_MARGIN_NS
         self._header.fence()
         busy = self._header.busy_stamp
-        self._stamp = max(self._stamp, min(now, busy) if busy else now)
+        mark = min(now, busy) if busy else now
+        if self._header.uncovered:  # what is not read yet is still to come
+            mark = min(mark, self._header.uncovered_stamp)
+        self._stamp = max(self._stamp, mark)
         return self._stamp
 
     # --- what is kept for this reader ---

@@ -43,6 +43,8 @@ _W_BUSY = 14
 _W_VERSION = 15
 _W_SLEEPING = 40
 _W_SLOT_WORDS = 48
+_W_UNCOVERED = 49
+_W_UNCOVERED_STAMP = 50
 # Bytes
 _HEADS = (128, 192)
 _IN_USE = 256
@@ -50,7 +52,7 @@ _SLEEPING = _W_SLEEPING * 8
 _SLOTS = _PAGE_BYTES
 _SLOT_BYTES = 64
 assert limits.CURSOR_SLOTS <= 64
-_SLOT_READ, _SLOT_DURABLE, _SLOT_DURABLE_BYTES = 2, 3, 4  # words of a slot, after its uuid
+_SLOT_READ, _SLOT_DURABLE, _SLOT_DURABLE_BYTES, _SLOT_COVERED = 2, 3, 4, 5  # words, after its uuid
 
 _SLOT_AREAS = (
     slice(_IN_USE, _IN_USE + 64),
@@ -181,6 +183,7 @@ class Header:
         self._bytes[8:] = saved[8:HEADER_BYTES]
         self._set_boot_id(boot_id)
         self._words[_W_BUSY] = 0
+        self._words[_W_UNCOVERED] = 0
         self._version = self._words[_W_VERSION]
         for index in range(limits.CURSOR_SLOTS):
             self._bytes[_SLEEPING + index] = 0
@@ -293,6 +296,24 @@ class Header:
     def busy_stamp(self, monotonic_ns: int) -> None:
         self._words[_W_BUSY] = monotonic_ns
 
+    @property
+    def uncovered(self) -> int:
+        """The first record readers do not get yet: the activity log does not tell of it durably. 0: none."""
+        return self._words[_W_UNCOVERED]
+
+    @uncovered.setter
+    def uncovered(self, sequence: int) -> None:
+        self._words[_W_UNCOVERED] = sequence
+
+    @property
+    def uncovered_stamp(self) -> int:
+        """That one's stamp is not lower than this. Look at `uncovered` first."""
+        return self._words[_W_UNCOVERED_STAMP]
+
+    @uncovered_stamp.setter
+    def uncovered_stamp(self, monotonic_ns: int) -> None:
+        self._words[_W_UNCOVERED_STAMP] = monotonic_ns
+
     # --- flight slot ---
 
     def set_flight(self, kind: int, path: bytes, path2: bytes) -> None:
@@ -360,6 +381,7 @@ class Header:
         self._bytes[start : start + 16] = cursor.bytes
         self.set_read(index, sequence)
         self.set_durable(index, sequence, total)
+        self.set_covered(index, 0)
         self._bytes[_SLEEPING + index] = 0
         self._words[_W_SLOT_WORDS] = max(self._words[_W_SLOT_WORDS], index // 8 + 1)
         self._bytes[_IN_USE + index] = 1
@@ -396,6 +418,19 @@ class Header:
 
     def durable_bytes(self, index: int) -> int:
         return self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_DURABLE_BYTES]
+
+    def set_covered(self, index: int, sequence: int) -> None:
+        self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_COVERED] = sequence
+
+    def covered_sequence(self, index: int) -> int:
+        """Once this reader is beyond that, what it has differs from what a loss of power leaves of the source
+        by no more than the activity log tells. 0: nobody knows.
+        """
+        return self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_COVERED]
+
+    def forget_coverage(self) -> None:
+        for index in self.readers():
+            self.set_covered(index, 0)
 
 
 class SavedHeader(NamedTuple):

@@ -8,11 +8,14 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass
 
+from replicator import limits
 from replicator.errors import JournalError
 from replicator.ops import Kind, Position, Record
+from replicator.queue import activity as activities
 from replicator.queue import header as headers
 from replicator.queue import recovery as recoveries
 from replicator.queue import segment as segments
+from replicator.queue.activity import Activity, ActivityLog
 from replicator.queue.doorbell import bell_path, ring_all, ring_sleepers
 from replicator.queue.header import Flight, Header, State, identify, short_boot_id
 from replicator.queue.losses import Losses
@@ -39,11 +42,20 @@ class JournalStatistics:
     problem: str  # why a tier could not be written when that was tried last; "": it could
 
 
+_WRITE = int(Kind.WRITE)
+
+
 class JournalWriter:
     """The only writer of one journal. Open it with `JournalWriter.open`."""
 
     def __init__(
-        self, world: World, settings: JournalSettings, header: Header, row: Row, recovery: Recovery
+        self,
+        world: World,
+        settings: JournalSettings,
+        header: Header,
+        row: Row,
+        recovery: Recovery,
+        keeps_activity: bool,
     ) -> None:
         self._world = world
         self._disk = world.disk
@@ -71,6 +83,8 @@ class JournalWriter:
         self._losses = Losses(world, settings, header.row)
         self._losses.restore(header.lost_ops, header.pending_ops)
         self.recovery = recovery
+        self._covered_since = 0  # told by the next HOLE: the first sequence whose loss it tells of
+        self.activity = self._open_activity() if keeps_activity else None
         if self._pending_ops:
             header.busy_stamp = self._stamp
             self._append_hole()  # if it does not fit, the next append tries again
@@ -81,21 +95,63 @@ class JournalWriter:
     # --- opening ---
 
     @classmethod
-    def open(cls, world: World, settings: JournalSettings, journal_id: str) -> "JournalWriter":
+    def open(
+        cls, world: World, settings: JournalSettings, journal_id: str, *, keeps_activity: bool = False
+    ) -> "JournalWriter":
         """Open the journal, whatever its last writer left; create it if there is none.
 
-        Raises JournalError: another process writes it, it is another journal, or its files cannot be read.
+        `keeps_activity`: it is of a source, whose storage may lose what readers have (`activity.py`). Raises
+        JournalError: another process writes it, it is another journal, or its files cannot be read.
         """
         try:
             header, row, recovery = recoveries.recover(world, settings, journal_id)
             try:
-                return cls(world, settings, header, row, recovery)
+                return cls(world, settings, header, row, recovery, keeps_activity)
             except BaseException:
                 header.close()
                 raise
         except OSError as error:
             where = f"{settings.memory_directory} and {settings.disk_directory}"
             raise JournalError(f"cannot open the journal in {where}: {error}") from error
+
+    def _open_activity(self) -> ActivityLog:
+        settings, header = self._settings, self._header
+        limit_bytes = min(limits.LOSSES_BYTES, settings.segment_bytes // 2)  # as of losses
+        log = ActivityLog(
+            self._world,
+            settings.disk_directory,
+            header,
+            limit_bytes,
+            save_header=self.save_header,
+            wake_readers=self._wake_readers,
+        )
+        if not self.recovery.new_boot and not self.recovery.damaged:
+            log.take_up()
+            return log
+        found = self._find_activity(limit_bytes)
+        if found is not None and self._pending_ops:
+            self._losses.adopt(found.dirty)
+            self._covered_since = found.since + 1
+        log.begin(found)
+        return log
+
+    def _find_activity(self, limit_bytes: int) -> Activity | None:
+        directory = self._settings.disk_directory
+        try:
+            numbers = activities.numbers_in(self._disk, directory)
+            return activities.read(self._world, directory, numbers, limit_bytes)
+        except (OSError, JournalError):
+            return None
+
+    def save_header(self) -> None:
+        """Make the slots of the readers durable. Blocks. Raises OSError."""
+        with self._header.lock():
+            headers.save(self._world, self._settings.disk_directory, self._header.image(State.OPEN))
+
+    def _wake_readers(self) -> None:
+        self._header.fence()
+        if self._header.has_sleepers:
+            ring_sleepers(self._world, self._settings.memory_directory, self._header)
 
     # --- appending ---
 
@@ -123,6 +179,28 @@ class JournalWriter:
         # Cursor.low_mark).
         header.busy_stamp = self._stamp
         try:
+            activity = self.activity
+            if activity is not None and not (
+                kind == _WRITE and activity.covers_write(path, flags, arg0, len(payload))
+            ):
+                activity.touch(
+                    Record(
+                        kind,
+                        flags,
+                        self._sequence + 1,
+                        0,
+                        0,
+                        self._stamp,
+                        0,
+                        inode,
+                        generation,
+                        arg0,
+                        arg1,
+                        path,
+                        path2,
+                        payload,
+                    )
+                )
             if self._pending_ops and not (self._losses.may_be_told and self._append_hole()):
                 self._lose(kind, flags, inode, generation, arg0, arg1, path, path2, payload)
                 return 0
@@ -187,10 +265,11 @@ class JournalWriter:
             b"",
             payload=self._losses.payload(),
             arg0=self._pending_ops,
+            arg1=self._covered_since,
         )
         if not self._write(buffers, length, sequence, chain):
             return False
-        self._pending_ops = 0
+        self._pending_ops = self._covered_since = 0
         self._header.pending_ops = 0
         self._losses.clear()
         return True
@@ -403,6 +482,22 @@ class JournalWriter:
             problem="; ".join(self._problems.values()),
         )
 
+    # --- activity ---
+
+    def uncovered_readers(self) -> list[int]:
+        """Slots of readers that may have content which the source's storage has not, and no log tells of."""
+        header = self._header
+        return [index for index in header.readers() if not header.covered_sequence(index)]
+
+    def readers_are_covered(self, slots: list[int]) -> None:
+        """The source's storage was synced after these were `uncovered_readers`. Then `save_header`."""
+        for index in slots:
+            self._header.set_covered(index, max(self._sequence, 1))
+
+    def forget_coverage(self) -> None:
+        """What was not journaled before belongs to a set now. Then `save_header`."""
+        self._header.forget_coverage()
+
     # --- flight slot ---
 
     def flight(self, kind: int, path: bytes, path2: bytes = b"") -> None:
@@ -462,8 +557,9 @@ class JournalWriter:
         """Stop writing. `persist` False: the journal stays as it is, for the next process of this boot.
 
         `persist` True (a clean stop): everything moves to the disk tier and is durable there; readers that
-        wait get a JournalError. Raises JournalError if that fails: nothing is lost then, the journal is still
-        open, and what is in memory is lost with the next boot.
+        wait get a JournalError. If it keeps activity, the source's storage is synced before. Raises
+        JournalError if that fails: nothing is lost then, the journal is still open, and what is in memory is
+        lost with the next boot.
         """
         if persist:
             try:
@@ -476,6 +572,8 @@ class JournalWriter:
             self._close(self._handle)
             self._handle = -1
         self._losses.close()
+        if self.activity is not None:
+            self.activity.close(cold=persist)
         self._header.close()
 
     def _persist(self) -> None:

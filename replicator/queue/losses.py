@@ -42,6 +42,7 @@ class Losses:
         self._broken = False  # the file cannot be relied upon
         self._saved = False
         self._patience = 0
+        self._adopted = False
 
     # --- losses ---
 
@@ -60,18 +61,25 @@ class Losses:
     def forget(self) -> None:
         """Nobody can say what is pending."""
         self._map = None
+        self._adopted = False
         self._remove_files()
+
+    def adopt(self, found: DirtyMap) -> None:
+        """Somebody else can say what is pending, if it is nothing, too. A successor could not."""
+        self._map = DirtyMap(self._limit_bytes)
+        self._map.merge(found)
+        self._adopted = True
 
     def clear(self) -> None:
         """A HOLE tells of all of it."""
         self._remove_files()
         self._map = DirtyMap(self._limit_bytes)
-        self._broken = False
+        self._broken = self._adopted = False
         self._patience = 0
 
     def payload(self) -> bytes:
         """For a HOLE; b"" if everything has to be compared."""
-        if self._map is None or self._map.is_empty:
+        if self._map is None or (self._map.is_empty and not self._adopted):
             return b""
         self._patience = self._map.cost_bytes // _ATTEMPT_BYTES
         return self._map.encode()

@@ -144,12 +144,12 @@ def running(
 ) -> Iterator[list[Agent]]:
     """Agents with homes below `directory`, started; everything of theirs is down afterwards.
 
-    `hosts`: one for each of them, or none. `configuration`: replicator.toml of all of them.
+    `hosts`: one for each of them, or none. `configuration`: replicator.toml of all of them that have none.
     """
     agents = [Agent(directory / name, name, host) for name, host in zip_longest(names, hosts[: len(names)])]
     for agent in agents:
-        agent.home.mkdir(exist_ok=True)  # with a configuration of its own, perhaps
-        if configuration:
+        agent.home.mkdir(exist_ok=True)
+        if not (agent.home / "replicator.toml").exists():
             (agent.home / "replicator.toml").write_text(configuration)
     try:
         for agent in agents:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ from replicator.fs.passthrough import Passthrough
 from replicator.fs.recorder import Recorder
 from replicator.ops import Attributes, Kind, Record
 from replicator.paths import Home
-from replicator.queue.cursor import Cursor
+from replicator.queue.cursor import Cursor, Run
 from replicator.world import World
 
 READER = "7d1e6a52-3d3b-4a3f-8f0a-2b1c9d4e0001"
 MOUNT_ID = "0b4a3e5c-6f0e-4f0e-9a52-52a1f7b0a001"
 START_TIMEOUT_S = 20.0
 CALL_TIMEOUT_S = 20.0
+COVER_TIMEOUT_S = 10.0
 _PACKAGE_PARENT = str(Path(replicator.__file__).parents[1])
 
 
@@ -296,21 +297,30 @@ class CaptureMount:
         """Those since the last call, with payloads of their own."""
         if settle:
             self.call("settle")
-        assert self._cursor is not None
         found: list[Record] = []
-        while (run := self._cursor.read()) is not None:
+        for run in self._runs():
             found += [record._replace(payload=bytes(record.payload)) for _, _, record in run.records]
-            self._cursor.acknowledge(run.last.sequence)
         return found
+
+    def _runs(self) -> Iterator[Run]:
+        """Up to the present end, acknowledged. What the activity log does not tell of durably comes later."""
+        cursor = self._cursor
+        assert cursor is not None
+        head = cursor.head().sequence
+        deadline = time.monotonic() + COVER_TIMEOUT_S
+        while True:
+            run = cursor.read()
+            if run is not None:
+                cursor.acknowledge(run.last.sequence)
+                yield run
+            elif cursor.position.sequence >= head or time.monotonic() > deadline:
+                return
+            else:
+                time.sleep(0.001)
 
     def drain(self) -> int:
         """Acknowledge those since the last call, and keep nothing. How many there were."""
-        assert self._cursor is not None
-        count = 0
-        while (run := self._cursor.read()) is not None:
-            count += len(run.records)
-            self._cursor.acknowledge(run.last.sequence)
-        return count
+        return sum(len(run.records) for run in self._runs())
 
     def assert_replays(
         self,

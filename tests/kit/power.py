@@ -30,30 +30,38 @@ class Synced:
     def lose_power(self, chance: Random) -> str:
         """Leave of the tree what a power cut may leave. Returns what was done, for people."""
         names = chance.choice(("newest names", "synced names"))
-        changed = [name for name, state in _files(self._tree) if self._states.get(name) != _state(state)]
+        changed = [(name, state) for name, state in _files(self._tree) if self._differs(name, state)]
         if names == "newest names":
-            for name in changed:
-                self._tear(name, chance)
+            synced = {number: name for name, (number, *_) in self._states.items()}
+            for name, state in changed:
+                old = self._image / synced[state.st_ino] if state.st_ino in synced else None
+                self._tear(name, old.read_bytes() if old is not None else b"", chance)
         else:
-            newest = {name: (self._tree / name).read_bytes() for name in changed}
+            newest = {name: (self._tree / name).read_bytes() for name, _ in changed}
             for child in self._tree.iterdir():
                 shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
             _copy(self._image, self._tree)
-            for name, content in newest.items():
-                if name in self._states and chance.random() < 0.5:
+            for name, state in changed:
+                same = name in self._states and self._states[name][0] == state.st_ino
+                if same and chance.random() < 0.5:
+                    content = newest[name]
                     _overwrite(self._tree / name, content[: chance.randrange(len(content) + 1)])
         return f"{names}, {len(changed)} files torn"
 
-    def _tear(self, name: str, chance: Random) -> None:
-        path, size = self._tree / name, (self._tree / name).stat().st_size
+    def _differs(self, name: str, state: os.stat_result) -> bool:
+        return self._states.get(name) != _state(state)
+
+    def _tear(self, name: str, old: bytes, chance: Random) -> None:
+        """Only of what was written since: what was on the medium before stays there."""
+        path = self._tree / name
+        new = path.read_bytes()
         how = chance.choice(("kept", "zeros", "old"))
-        if how == "zeros":
-            _overwrite(path, bytes(size))
-        elif how == "old" and name in self._states:
-            try:
-                _overwrite(path, (self._image / name).read_bytes()[:size])
-            except OSError:
-                pass  # it was something else then
+        if how == "kept":
+            return
+        old += bytes(max(len(new) - len(old), 0))
+        lost = old if how == "old" else bytes(len(new))
+        torn = bytes(n if n == o else x for n, o, x in zip(new, old, lost, strict=False))
+        _overwrite(path, torn)
 
 
 def _state(state: os.stat_result) -> tuple[int, ...]:

@@ -148,11 +148,17 @@ class Source:
     def unlink(self, path: bytes) -> None:
         known = self._known(path)
         os.unlink(self.at(path))
+        self._tell_unlink(path, known)
+
+    def _tell_unlink(self, path: bytes, known: dict[str, int]) -> None:
         self._record(Kind.UNLINK, path, **known)
 
     def rmdir(self, path: bytes) -> None:
         known = self._known(path)
         os.rmdir(self.at(path))
+        self._tell_rmdir(path, known)
+
+    def _tell_rmdir(self, path: bytes, known: dict[str, int]) -> None:
         self._record(Kind.RMDIR, path, **known)
 
     def rename(self, path: bytes, path2: bytes, flags: int = 0) -> None:

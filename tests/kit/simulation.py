@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,9 +22,11 @@ import trio
 
 from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
 from kit.links import Network
+from kit.losing_source import LosingSource
 from kit.recording import Source
 from kit.stories import check_story
 from kit.trees import assert_same_tree
+from replicator.agent.activity_keeper import ActivityKeeper
 from replicator.agent.flow import Flow
 from replicator.agent.receiver import Receiver
 from replicator.agent.receiver_arguments import ReceiverArguments
@@ -98,7 +101,13 @@ class Simulation:
     """
 
     def __init__(
-        self, seed: int, directory: Path, nursery: trio.Nursery, options: SenderOptions, rules: list[Rule]
+        self,
+        seed: int,
+        directory: Path,
+        nursery: trio.Nursery,
+        options: SenderOptions,
+        rules: list[Rule],
+        losing: bool,
     ) -> None:
         self.random = random.Random(seed)
         self.network = Network(seed)
@@ -111,22 +120,57 @@ class Simulation:
         self.connection = str(uuid.UUID(int=seed + 1))
         self.journal_id = str(uuid.UUID(int=seed + 2))
         self.settings = JournalSettings("/memory/journal", "/home/queue/journal", segment_bytes=64 * 1024)
-        self.writer = JournalWriter.open(self.source_world, self.settings, self.journal_id)
         self.journaling = True
-        self.source = Source(self.source_root, self._journal)
+        self.sequences: list[int] = []  # of the source's records
+        self.source_lost_power = False  # and with it, maybe, some lines of the story
+        self.source: Source = (
+            LosingSource(self.source_root, self._journal, directory / "removed")
+            if losing
+            else Source(self.source_root, self._journal)
+        )
+        self._nursery = nursery
+        self._keeper_scope = trio.CancelScope()
+        self._open_journal()
         self.repset = ReplicationSet(
             name="everything", generation=1, rules=tuple(rules or [Rule(str(self.source_root), True, True)])
         )
         self.options = options
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
-        self._nursery = nursery
         self._sender_scope = trio.CancelScope()
         self._receiver_scope = trio.CancelScope()
 
+    def _open_journal(self) -> None:
+        """As a capture does."""
+        world = self.source_world
+        self.writer = JournalWriter.open(world, self.settings, self.journal_id, keeps_activity=True)
+        keeper = self.keeper = ActivityKeeper(world, self.writer, threading.Lock(), self._sync_source)
+        scope = self._keeper_scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(keeper.keep)
+                    nursery.start_soon(keeper.run_syncs)
+
+        self._nursery.start_soon(run)
+
+    def _records_covered(self) -> int:
+        """How many of the source's records the activity log told of durably. What came later is so young that
+        no storage has it yet.
+        """
+        uncovered = self.writer._header.uncovered or 1 << 63
+        sequences = self.sequences
+        return next((n for n in range(len(sequences)) if sequences[n] >= uncovered), len(self.source.records))
+
+    def _sync_source(self) -> None:
+        if isinstance(self.source, LosingSource):
+            self.source.synced()
+
     def _journal(self, record: Record) -> None:
+        sequence = 0
         if self.journaling and self.writer.has_readers:
-            assert self.writer.append(
+            sequence = self.writer.append(
                 record.kind,
                 record.path,
                 path2=record.path2,
@@ -136,6 +180,8 @@ class Simulation:
                 arg0=record.arg0,
                 arg1=record.arg1,
             )
+            assert sequence
+        self.sequences.append(sequence)
 
     async def _connect(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
         return await self.network.connect("source", host, port)
@@ -235,12 +281,20 @@ class Simulation:
         self.target_world.disk.lose_power()
         self.target_world.clock.boot += 1
 
-    async def lose_source_power(self) -> None:
-        """The same for the source: its journal is gone, its mount is up again, its sender is not."""
+    async def lose_source_power(self, certain: int | None = None) -> None:
+        """The same for the source: its journal is gone, its mount is up again, its sender is not.
+
+        `certain`: a `LosingSource` loses all changes after so many records.
+        """
         await self.kill_sender()
+        self._keeper_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        if isinstance(self.source, LosingSource):
+            self.source.lose_power(self.random, self._records_covered() if certain is None else certain)
         self.source_world.disk.lose_power()
         self.source_world.clock.boot += 1
-        self.writer = JournalWriter.open(self.source_world, self.settings, self.journal_id)
+        self._open_journal()
+        self.source_lost_power = True
 
     # --- looking ---
 
@@ -267,23 +321,26 @@ async def simulate(
     options: SenderOptions | None = None,
     rules: Callable[[Path], list[Rule]] | None = None,
     start: bool = True,
+    losing: bool = False,
 ) -> AsyncIterator[Simulation]:
     """A running pair; both trees are removed in the end.
 
-    `rules` makes the set's rules from the source directory.
+    `rules` makes the set's rules from the source directory. `losing`: the source is a `LosingSource`.
     """
     umask = os.umask(0)
     directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
     try:
         async with trio.open_nursery() as nursery:
             made = rules(directory / "source") if rules else []
-            simulation = Simulation(seed, directory, nursery, options or SenderOptions(mirror="full"), made)
+            simulation = Simulation(
+                seed, directory, nursery, options or SenderOptions(mirror="full"), made, losing
+            )
             if start:
                 simulation.start_receiver()
                 simulation.start_sender()
             try:
                 yield simulation
-                if simulation.sender is not None:
+                if simulation.sender is not None and not simulation.source_lost_power:
                     check_story(simulation.sender.story.since())
             finally:
                 nursery.cancel_scope.cancel()
