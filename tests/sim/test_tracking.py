@@ -2,9 +2,10 @@
 is brought, whatever else happens meanwhile.
 """
 
+import errno
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
 from replicator.agent.dirt import Dirt
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.replica import Replica
 from replicator.agent.sender_arguments import SenderOptions
 from replicator.ops import Kind, Record
 from replicator.queue.cursor import Cursor
@@ -408,31 +410,95 @@ def tracks_from_where_it_has_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cursor, "look_from", lambda cursor, sequence: cursor.seek_head())
 
 
-def no_removals(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     fold = Dirt.fold
 
     def without(dirt: Dirt, flow: object, record: Record) -> None:
-        if record.kind != Kind.UNLINK:
+        if record.kind != Kind.WRITE:
             fold(dirt, flow, record)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Dirt, "fold", without)
 
 
+async def removal(clock: trio.testing.MockClock) -> None:
+    async with topology(9) as net:
+        data = net.mount("data", **SMALL)
+        build(data)
+        connection = net.connect([data])
+        await settled(connection, data)
+        await connection.kill_receiver()
+        data.source.unlink(b"d3/f3")
+        await write_much(data, random.Random(9))
+        connection.start_receiver()
+        await settled(connection, data)
+
+
+async def never_durable(replica: Replica, *, clean: bool = False) -> None:
+    raise OSError(errno.EIO, "this disk syncs nothing")
+
+
+async def power_lost_at_the_end(clock: trio.testing.MockClock) -> None:
+    """A recovery is complete, and the target's host goes down before it has synced that."""
+    chance = random.Random(10)
+    async with topology(10, power_fails=True) as net:
+        data = net.mount("data", **SMALL)
+        build(data)
+        connection = net.connect([data])
+        await settled(connection, data)
+        await connection.kill_receiver()
+        await write_much(data, chance)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Replica, "make_durable", never_durable)
+            connection.start_receiver()
+            await wait_for(lambda: connection.running._mirrors.run is not None, "a recovery runs", 0.001)
+            await wait_for(lambda: connection.running._mirrors.run is None, "it is complete", 0.001)
+            await trio.sleep(1)
+            await connection.lose_target_power()
+        for _ in range(5):
+            connection.tear(chance)
+        connection.start_receiver()
+        await trio.sleep(30)  # to connect again
+        await settled(connection, data)
+        last = connection.running._mirrors.last
+        assert last is not None and last.some_paths, "everything was compared"
+
+
+@pytest.mark.parametrize("scenario", [removal, power_lost_at_the_end])
+async def test_scenarios(
+    scenario: Callable[[trio.testing.MockClock], Awaitable[None]], autojump_clock: trio.testing.MockClock
+) -> None:
+    await scenario(autojump_clock)
+
+
 @pytest.mark.parametrize(
-    "plant",
+    ("plant", "scenario"),
     [
-        forgets_before_it_is_saved,
-        folds_nothing_during_a_recovery,
-        forgets_before_it_is_durable,
-        tracks_from_where_it_has_sent,
-        no_removals,
+        (no_contents, removal),
+        (forgets_before_it_is_durable, power_lost_at_the_end),
+        (
+            forgets_before_it_is_saved,
+            partial(test_a_sender_killed_meanwhile_has_forgotten_nothing, "tracking"),
+        ),
     ],
 )
+async def test_planted_mistakes_are_found(
+    plant: Plant,
+    scenario: Callable[[trio.testing.MockClock], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(BaseExceptionGroup) as failed:
+        await scenario(autojump_clock)
+    assert failed.value.subgroup(AssertionError) is not None
+
+
+@pytest.mark.parametrize("plant", [folds_nothing_during_a_recovery, tracks_from_where_it_has_sent])
 def test_random_runs_find_planted_mistakes(
     plant: Plant, small_limits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    for seed in range(60):
+    for seed in range(20):
         try:
             trio.run(partial(one_run, seed, faults=True), clock=trio.testing.MockClock(autojump_threshold=0))
         except BaseExceptionGroup as group:
