@@ -427,7 +427,18 @@ class Placer:
             if self._state(other) is None:
                 self._links.forget(other)
             else:
-                self._link_over(path, other, state)
+                self._link_elsewhere(path, other, state)
+
+    def _link_elsewhere(self, source: bytes, path: bytes, state: os.stat_result) -> None:
+        """As `_link_over`, in a directory that this piece does not speak of: it keeps its time, which nothing
+        would bring again.
+        """
+        root, below = self._maps.place_name(path)
+        directory, _ = root.parent(below)
+        mtime_ns = os.fstat(directory).st_mtime_ns
+        self._link_over(source, path, state)
+        directory, _ = root.parent(below)
+        set_times(directory, None, mtime_ns)
 
     def _forget_links(self, path: bytes) -> None:
         if self._links:

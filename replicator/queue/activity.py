@@ -204,8 +204,8 @@ class ActivityLog:
 
     # --- noting ---
 
-    def covers_write(self, path: bytes, flags: int, offset: int, length: int) -> bool:
-        return self._hot.covers_write(path, flags, offset, length)
+    def covers(self, kind: int, path: bytes, flags: int, offset: int, length: int) -> bool:
+        return self._hot.covers(kind, path, flags, offset, length)
 
     def touch(self, operation: Record) -> None:
         """This operation is about to be journaled. Its sequence and stamp may be lower than they will be."""

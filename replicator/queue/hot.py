@@ -21,6 +21,8 @@ _SHIFT = limits.ACTIVITY_REGION_BYTES.bit_length() - 1
 assert limits.ACTIVITY_REGION_BYTES == 1 << _SHIFT
 _NO_MODE = bytes(4)  # of fallocate(2)
 _WHERE_SAID = 0x01 | 0x02 | 0x10 | 0x40  # keep size, punch, zero, unshare: no other bytes change
+# Enumerations are slow where it counts.
+_WRITE, _SETATTR, _UNLINK = int(Kind.WRITE), int(Kind.SETATTR), int(Kind.UNLINK)
 _MULTILINK, _DIRECTORY = int(Flag.MULTILINK), int(Flag.DIRECTORY)
 _NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD, Kind.FILE})
 _DIRECTORIES = frozenset({Kind.MKDIR, Kind.RMDIR, Kind.REMOVE_TREE})
@@ -38,12 +40,21 @@ class HotSet:
     def clear(self) -> None:
         self._known.clear()
 
-    def covers_write(self, path: bytes, flags: int, offset: int, length: int) -> bool:
-        """The common case, quickly: a write to the region noted last, or into a file noted whole."""
+    def covers(self, kind: int, path: bytes, flags: int, offset: int, length: int) -> bool:
+        """The common cases, quickly. False: `notes` knows."""
         known = self._known.get(path)
-        if known is None or flags & _MULTILINK:
-            return False
-        return known < 0 or (known == offset >> _SHIFT and known == offset + length - 1 >> _SHIFT)
+        if known is None or flags & (_MULTILINK | _DIRECTORY):
+            return kind == _SETATTR and flags & _DIRECTORY > 0 and path + b"/" in self._known
+        if kind == _WRITE:
+            if known < 0:
+                return True
+            region = offset >> _SHIFT
+            if region != offset + length - 1 >> _SHIFT:
+                return False
+            return known == region or (path, region) in self._known
+        if kind == _SETATTR:
+            return True  # noted with whatever was noted first
+        return known < 0 and kind == _UNLINK
 
     def notes(self, operation: Record) -> list[Record]:
         """What has to be noted of this operation; from now on it is hot."""

@@ -42,9 +42,6 @@ class JournalStatistics:
     problem: str  # why a tier could not be written when that was tried last; "": it could
 
 
-_WRITE = int(Kind.WRITE)
-
-
 class JournalWriter:
     """The only writer of one journal. Open it with `JournalWriter.open`."""
 
@@ -180,9 +177,7 @@ class JournalWriter:
         header.busy_stamp = self._stamp
         try:
             activity = self.activity
-            if activity is not None and not (
-                kind == _WRITE and activity.covers_write(path, flags, arg0, len(payload))
-            ):
+            if activity is not None and not activity.covers(kind, path, flags, arg0, len(payload)):
                 activity.touch(
                     Record(
                         kind,

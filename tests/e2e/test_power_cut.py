@@ -94,9 +94,8 @@ def churned(pair: Protected, disk: Disk, root: Path, count: int, seed: int) -> N
         pair.assert_equal()
         mirror = pair.status["mirror"]
         assert pair.status["target_data_state"] == "OK"
-        assert mirror["done_files"] < 450, (
-            mirror
-        )  # of names that the churn has, and some may be brought twice
+        # At most what the churn has, more than once where directories were moved; everything is 1,500 and more.
+        assert mirror["done_files"] < 1000, mirror
         assert not (pair.source / "hot").exists() or mirror["kind"], "nothing was compared"
 
 
@@ -112,6 +111,7 @@ def test_many_power_cuts(pair: tuple[Protected, Disk], tmp_path: Path) -> None:
 
 
 def test_nothing_is_compared_of_an_idle_set(pair: tuple[Protected, Disk]) -> None:
+    (pair[0].source / "d0" / "f0").write_bytes(b"changed once")
     become_cold(pair[0])
     cut_power(*pair)
     pair[0].assert_equal()

@@ -167,13 +167,15 @@ def full_target(scene: Scene) -> str:
     """No room for the copy, nor for anything else on the target."""
     hosts, load = scene.hosts, scene.load
     filler, wanted = hosts.disk.path / "filler", load.directory / "large" / "wanted"
+    former = wanted.with_name("former")  # kept until there is room again: it would make some
     with open(filler, "wb") as file:
         size = 0
         while (free := hosts.disk.free_bytes) > 4 * MIB:
             size += free - MIB
             os.posix_fallocate(file.fileno(), 0, size)
     try:
-        wanted.unlink(missing_ok=True)
+        if wanted.exists():
+            wanted.rename(former)
         wanted.write_bytes(os.urandom(16 * MIB))
         load.note(16 * MIB)
         deadline_s = time.monotonic() + 15
@@ -182,6 +184,7 @@ def full_target(scene: Scene) -> str:
         time.sleep(scene.chance.uniform(0, 3))
     finally:
         filler.unlink()
+    former.unlink(missing_ok=True)
     return f"target status was {status}"
 
 

@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from random import Random
 
+_BLOCK_BYTES = 4096
+
 
 class Synced:
     """A tree as it was when it was last synced."""
@@ -80,9 +82,13 @@ def _files(tree: Path) -> list[tuple[str, os.stat_result]]:
 def _overwrite(path: Path, data: bytes) -> None:
     """The first bytes of it, and not its size and times."""
     state = path.lstat()
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        os.pwrite(descriptor, data[: state.st_size], 0)
+        now = os.pread(descriptor, state.st_size, 0)
+        for offset in range(0, min(len(data), len(now)), _BLOCK_BYTES):  # no hole becomes zeros
+            block = data[offset : offset + _BLOCK_BYTES][: len(now) - offset]
+            if block != now[offset : offset + len(block)]:
+                os.pwrite(descriptor, block, offset)
         os.utime(descriptor, ns=(state.st_atime_ns, state.st_mtime_ns))
     finally:
         os.close(descriptor)

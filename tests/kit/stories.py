@@ -21,7 +21,11 @@ from replicator.status import (
 )
 
 _CONNECTION = {
-    TransmitMode.STARTED: {ConnectionState.STARTED, ConnectionState.ERROR, ConnectionState.STOPPED},
+    TransmitMode.STARTED: {
+        ConnectionState.STARTED,
+        ConnectionState.ERROR,
+        ConnectionState.STOPPED,
+    },
     TransmitMode.PAUSED: {ConnectionState.PAUSED, ConnectionState.ERROR, ConnectionState.STOPPED},
     TransmitMode.STOPPED: {ConnectionState.STOPPED},
     TransmitMode.ERROR: {ConnectionState.ERROR},
@@ -57,7 +61,7 @@ def _may_follow(entry: StoryEntry, now: dict[Dimension, str]) -> bool:
     if entry.dimension is Dimension.CONNECTION:
         transmit = now.get(Dimension.TRANSMIT)
         if after == ConnectionState.PAUSED and transmit == TransmitMode.STARTED:
-            return entry.event == "the target's queue is full"
+            return "the target's queue is full" in (entry.event, *entry.reason.split(": "))
         return restarted or ConnectionState(after) in _CONNECTION[TransmitMode(transmit or after)]
     if entry.dimension is Dimension.MIRROR:
         if restarted or entry.event in ("mirror begins", MirrorEvent.END):

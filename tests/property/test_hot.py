@@ -46,9 +46,8 @@ def noted(before: list[Step], window: list[Step], forget_every: int) -> Iterator
         if forget_every and number % forget_every == 0:
             known.clear()
         for operation in model.step(step):
-            if operation.kind != Kind.WRITE or not known.covers_write(
-                operation.path, operation.flags, operation.arg0, len(operation.payload)
-            ):
+            length = len(operation.payload)
+            if not known.covers(operation.kind, operation.path, operation.flags, operation.arg0, length):
                 yield from known.notes(operation)
 
 
@@ -111,8 +110,8 @@ def _rename_forgets_the_old_name(self: HotSet, operation: Record) -> Iterator[Re
         yield note._replace(kind=Kind.CREATE, path=note.path2, path2=b"")
 
 
-def _any_region(self: HotSet, path: bytes, flags: int, offset: int, length: int) -> bool:
-    return path in self._known
+def _any_region(self: HotSet, kind: int, path: bytes, flags: int, offset: int, length: int) -> bool:
+    return kind == Kind.WRITE and path in self._known
 
 
 def _one_region_of_many(operation: Record, first: int, last: int) -> Record:
@@ -130,7 +129,7 @@ def _links_by_path(self: HotSet, operation: Record, offset: int, length: int) ->
 right_rename, right_region, right_content = HotSet._rename, hot._region, HotSet._content
 PLANTED = [
     ("a rename forgets its old name", HotSet, "_rename", _rename_forgets_the_old_name),
-    ("one region is taken for all", HotSet, "covers_write", _any_region),
+    ("one region is taken for all", HotSet, "covers", _any_region),
     ("a long range is its first region", hot, "_region", _one_region_of_many),
     ("a file is taken for a tree", HotSet, "_is_tree", _directory_is_a_file),
     ("files with several names are taken for others", HotSet, "_content", _links_by_path),

@@ -143,6 +143,7 @@ PLANTS: list[tuple[Plant, str, int]] = [
 SEEDS = 40
 
 
+@pytest.mark.timeout_s(600)
 @pytest.mark.parametrize(("plant", "words", "first"), PLANTS, ids=[plant.__name__ for plant, *_ in PLANTS])
 def test_a_planted_mistake_is_found(
     plant: Plant, words: str, first: int, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.sim
 
 FOUND = {
     49: "a target's directory that a power loss took along",
+    10_004: "the time of a directory in which a mirror joined names of one file again",
     61: "names that were left by operations which came again after a power loss",
 }
 """Seeds that failed once, and what they found."""

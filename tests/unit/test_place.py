@@ -388,6 +388,15 @@ def test_names_of_one_file_are_one_file(target: Target) -> None:
     assert snapshot(target.base)[b"c"].links == (b"c", b"d/b", b"e", b"f")
 
 
+def test_a_directory_of_another_name_keeps_its_time(target: Target) -> None:
+    """Nothing would bring it: its piece, or the record of it, came before."""
+    target.placed(_file(b"a", links=2), LinkTo(b"d/b", _ID, 2))
+    os.utime(target.base / "d", ns=(1, 2))
+    target.placed(_file(b"a", b"new content", links=2))
+    nodes = snapshot(target.base)
+    assert nodes[b"a"].links == (b"a", b"d/b") and nodes[b"d"].mtime_ns == 2
+
+
 def test_a_link_to_the_unknown_is_refused(target: Target) -> None:
     assert [r.retry for r in target.place(LinkTo(b"b", _ID, 2))] == [True]
     target.placed(_file(b"a", links=2))
