@@ -34,6 +34,7 @@ class _SavedFlow(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     chain: int
     wall_ns: int
+    base: int
     map: bytes
 
 
@@ -68,6 +69,7 @@ class Dirt:
         self._flows = flows
         self._maps = [DirtyMap(limits.DIRTY_MAP_BYTES) for _ in flows]
         self._saved: list[int] = [0] * len(flows)
+        self._base: list[int] = [0] * len(flows)  # sequences at which this began
         self._changed = False  # since it was saved
         self._new = [False] * len(flows)  # nothing was folded yet
         self._all = [flow.filter.everything_below(b"") for flow in flows]
@@ -91,6 +93,7 @@ class Dirt:
         self._maps = [DirtyMap(limits.DIRTY_MAP_BYTES) for _ in self._flows]
         self._new = [True] * len(self._flows)
         self._saved = [flow.position.sequence for flow in self._flows]
+        self._base = list(self._saved)
         self._touched()
 
     def fold(self, flow: Flow, record: Record) -> None:
@@ -197,6 +200,10 @@ class Dirt:
 
     # --- the file ---
 
+    def base(self, flow: Flow) -> int:
+        """The sequence at which this began: the target has all up to there."""
+        return self._base[flow.index]
+
     def saved(self, flow: Flow) -> int:
         """Up to which record the journal may forget, as far as this goes."""
         return self._saved[flow.index] if self.known and not self.gap else flow.position.sequence
@@ -215,8 +222,8 @@ class Dirt:
             self._note_saved()
             return True
         flows = [
-            _SavedFlow(flow.journal_id, *flow.position, flow.passed_wall_ns, found.encode())
-            for flow, found in zip(self._flows, self._maps, strict=True)
+            _SavedFlow(flow.journal_id, *flow.position, flow.passed_wall_ns, base, found.encode())
+            for flow, found, base in zip(self._flows, self._maps, self._base, strict=True)
         ]
         body = msgspec.msgpack.encode(
             _Saved(
@@ -285,6 +292,7 @@ class Dirt:
         self.active = self.outstanding = True
         self.told, self.skipped, self.root_changed = saved.told, saved.skipped, saved.root_changed
         self.since_wall_ns, self.distrust_wall_ns = saved.since_wall_ns, saved.distrust_wall_ns
+        self._base = [found.base for found in saved.flows]
         for flow, found in zip(self._flows, saved.flows, strict=True):
             flow.stand_at(found.sequence, found.chain, found.wall_ns)
         self._note_saved()

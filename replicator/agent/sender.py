@@ -34,7 +34,7 @@ from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.shipper import RootChanged, Shipper
 from replicator.agent.states import DataEvent, MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
-from replicator.agent.tracking import Tracker
+from replicator.agent.tracking import Tracker, row_at
 from replicator.agent.why import explain
 from replicator.errors import JournalError, ProtocolError, ReplicatorError
 from replicator.mirror.pieces import Refused, decode_refused
@@ -53,7 +53,6 @@ from replicator.ops import START, Position, shown
 from replicator.paths import Home
 from replicator.queue.cursor import UnreadableJournal
 from replicator.queue.journal import JournalSettings
-from replicator.queue.recovery import row_of
 from replicator.status import (
     ConnectionStatus,
     Dimension,
@@ -379,6 +378,13 @@ class Sender:
         if self._root_changed and all(flow.source.exists(root) for root in flow.filter.roots):
             raise JournalError("a person put the root back: what happened between is compared, not repeated")
 
+    def _go_on_dirty(self, flow: Flow) -> None:
+        """What is tracked may end in a former row of the journal: go on in the present one. JournalError."""
+        tracker = self._tracker
+        former = row_at(flow.position) != row_at(flow.cursor.head())
+        if former and self.dirt.active and not tracker.tracking and not tracker.continue_row(flow):
+            raise JournalError("the journal has begun anew: nobody knows what it has lost")
+
     async def _place_dirty(self, torn: bool) -> bool:
         """The flows go on where the target is, or where what is tracked ends. False: not all can.
 
@@ -391,7 +397,8 @@ class Sender:
                 assert reached is not None
                 self._refuse_root_put_back(flow)
                 self._refuse_damaged(flow, reached)
-                if row_of(reached.sequence) != row_of(flow.position.sequence):
+                self._go_on_dirty(flow)
+                if not tracker.reaches(flow, reached):
                     raise JournalError("the journal has begun anew: nobody knows what it has lost")
                 if flow.position.sequence < reached.sequence and dirt.active:
                     await tracker.fold_until(flow, reached.sequence)

@@ -13,10 +13,12 @@ from collections.abc import Callable
 import trio
 
 from replicator import limits
+from replicator.agent.continuation import goes_on_at
 from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
 from replicator.errors import JournalError
 from replicator.ops import Position
+from replicator.queue.recovery import ROW_SHIFT
 from replicator.world import World
 
 
@@ -109,10 +111,32 @@ class Tracker:
         except JournalError as error:
             self._lost(flow, error)
             return False
-        flow.position = cursor.position
+        if position is None:
+            flow.position = cursor.position
         return True
 
+    def continue_row(self, flow: Flow) -> bool:
+        """The journal has begun a new row, whose HOLE tells what may be different since: fold that, too."""
+        start = flow.cursor.row_start()
+        position = goes_on_at(flow.position.sequence, start, flow.cursor.covered, exact=True)
+        if position is None or not self._dirt.active:
+            return False
+        flow.cursor.seek(position)
+        flow.position = position
+        return True
+
+    def reaches(self, flow: Flow, reached: Position) -> bool:
+        """Whether what is folded began where the target is, or before, as far as rows of the journal go."""
+        base, row = self._dirt.base(flow), row_at(reached)
+        if row in (base >> ROW_SHIFT, row_at(flow.position)):
+            return True
+        start = flow.cursor.row_start()
+        told = goes_on_at(reached.sequence, start, flow.cursor.covered, exact=True)
+        return told is not None and told.sequence == base
+
     def _lost(self, flow: Flow, error: JournalError) -> None:
+        if self._dirt.active and self.continue_row(flow):
+            return
         print(f"what the target lacks cannot be told: {error}", file=sys.stderr, flush=True)
         flow.position = flow.cursor.seek_head()
         if self._dirt.active:
@@ -258,3 +282,8 @@ def _holds_back(flow: Flow, share: float) -> bool:
         return False
     held, most = flow.cursor.held()[1], flow.cursor.kept_most_bytes()
     return held > 0 and held >= most - limits.SEGMENT_MIN_BYTES
+
+
+def row_at(position: Position) -> int:
+    """The row of a journal that goes on after this position."""
+    return position.sequence >> ROW_SHIFT

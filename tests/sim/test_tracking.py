@@ -13,8 +13,10 @@ import trio
 import trio.testing
 from kit import random_changes
 from kit.random_changes import RandomChanges
+from kit.simulation import simulate
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
+from replicator import limits
 from replicator.agent.dirt import Dirt
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.replica import Replica
@@ -505,3 +507,38 @@ def test_random_runs_find_planted_mistakes(
             assert group.subgroup(AssertionError) is not None
             return
     raise AssertionError("no run found it")
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_source_that_loses_power_while_it_tracks_goes_on(
+    seed: int, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was tracked before, and what the activity log tells of, is brought; nothing else is compared."""
+    monkeypatch.setattr(limits, "TRACK_ROOM_AWAY", 1)  # at once
+    chance = random.Random(seed)
+    random_changes.SIZE_MAX = 20_000
+    async with simulate(seed, start=False, losing=True) as simulation:
+        simulation.source.create(b"one that stays")
+        # A file whose other names nobody knows would have to be looked for everywhere.
+        changes = RandomChanges(simulation.source, chance, links=False)
+        changes.steps(60)
+        simulation.start_receiver()
+        simulation.start_sender()
+        await simulation.drained()
+        await trio.sleep(60)
+        await simulation.kill_receiver()
+        for _ in range(20):
+            changes.steps(3)
+            await trio.sleep(chance.choice((0.1, 1, 5)))
+        assert simulation.status.tracking
+        await simulation.lose_source_power()
+        sender = simulation.start_sender()
+        RandomChanges(simulation.source, chance, links=False).steps(10)
+        await trio.sleep(chance.choice((0.1, 20)))
+        simulation.start_receiver()
+        await trio.sleep(30)
+        await simulation.drained()
+        simulation.assert_equal()
+        assert simulation.status.target_data_state == "OK"
+        last = sender._mirrors.last
+        assert last is not None and last.some_paths, "everything was compared"
