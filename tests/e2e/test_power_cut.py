@@ -94,7 +94,7 @@ def churned(pair: Protected, disk: Disk, root: Path, count: int, seed: int) -> N
         pair.assert_equal()
         mirror = pair.status["mirror"]
         assert pair.status["target_data_state"] == "OK"
-        # At most what the churn has, more than once where directories were moved; everything is 1,500 and more.
+        # At most what the churn has, more than once where directories moved; everything is 1,500 and more.
         assert mirror["done_files"] < 1000, mirror
         assert not (pair.source / "hot").exists() or mirror["kind"], "nothing was compared"
 
