@@ -96,6 +96,7 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
     skipped_ops: int  # paths too long to be replicated
     skipped_path: str  # the last of them
     hot: bool  # a loss of power would leave something to compare
+    covered: bool  # what that is, is noted durably
 
 
 class Capture:
@@ -348,6 +349,7 @@ class Capture:
             skipped_ops=self._recorder.skipped_ops,
             skipped_path=self._recorder.skipped_path.decode(errors="backslashreplace"),
             hot=self._keeper.is_hot,
+            covered=self._keeper.log.is_covering,
         )
 
     async def set_active(self, prefixes: list[str]) -> None:

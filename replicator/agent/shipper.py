@@ -45,6 +45,7 @@ from replicator.net.session import Session
 from replicator.ops import (
     NAME_KINDS,
     RENAME_EXCHANGE,
+    START,
     TWO_PATH_KINDS,
     Flag,
     Identity,
@@ -207,7 +208,8 @@ class Shipper:
             self._announce(run, out)
         for flow in self.flows:
             reached, flow.reached = flow.reached, None
-            if reached is not None and reached != flow.position:
+            # A target that has no position yet gets one, also where nothing is passed over.
+            if reached is not None and (reached != flow.position or reached == START):
                 out.append(Shipment(Derived(flow.index, Mark(*reached), Mark(*flow.position)), b""))
 
     def _next(self) -> tuple[Flow, Run, int] | None:

@@ -67,9 +67,17 @@ def become_cold(pair: Protected) -> None:
     until(lambda: not capture_status(pair)["hot"], timeout_s=60)
 
 
-def cut_power(pair: Protected, disk: Disk) -> None:
-    """What the disk has at this moment is all that is left of the source's host, and it comes up again."""
-    with frozen(pair.status["sender_pid"]):  # the same moment for whoever is connected
+def cut_power(pair: Protected, disk: Disk, writer: int | None = None, pause_s: float = 0) -> None:
+    """What the disk has at this moment is all that is left of the source's host, and it comes up again.
+
+    `writer` (a process) goes on for `pause_s` after the last that the target gets. What it did last is noted
+    when the power goes: the moment that the activity log does not cover (FORMAT.md) is left out.
+    """
+    with frozen(pair.status["sender_pid"]):
+        if writer is not None:
+            time.sleep(pause_s)
+            os.kill(writer, signal.SIGSTOP)
+            until(lambda: capture_status(pair)["covered"])
         copy = disk.copy()
         home = pair.alpha.home
         pair.alpha.kill()
@@ -88,13 +96,15 @@ def churned(pair: Protected, disk: Disk, root: Path, count: int, seed: int) -> N
     chance = random.Random(seed)
     become_cold(pair)
     for number in range(count):
-        with writing(root / f"out{number}", ("kit.churn", pair.source / "hot", str(seed + number))):
+        with writing(root / f"out{number}", ("kit.churn", pair.source / "hot", str(seed + number))) as (
+            writer,
+        ):
             time.sleep(chance.uniform(0.2, 4))
-            cut_power(pair, disk)
+            cut_power(pair, disk, writer.pid, chance.uniform(0, 0.1))
         pair.assert_equal()
         mirror = pair.status["mirror"]
         assert pair.status["target_data_state"] == "OK"
-        # At most what the churn has, more than once where directories moved; everything is 1,500 and more.
+        # What the churn has, more than once where directories were moved; everything is 1,500 and more.
         assert mirror["done_files"] < 1000, mirror
         assert not (pair.source / "hot").exists() or mirror["kind"], "nothing was compared"
 

@@ -55,6 +55,7 @@ async def one_run(seed: int, *, links: bool = True) -> int:
     compared = 0
     async with simulate(seed, options=SenderOptions(mirror="full"), start=False, losing=True) as simulation:
         assert isinstance(simulation.source, LosingSource)
+        simulation.source.create(b"stays")  # an empty source is no reason to empty a target
         changes = RandomChanges(simulation.source, chance, links=links)
         changes.steps(60)
         simulation.start_receiver()
