@@ -120,7 +120,12 @@ class LosingSource(Source):
             if stat.S_ISDIR(second.st_mode) and os.listdir(self.at(path2)):
                 raise OSError(errno.ENOTEMPTY, "not empty")
             place = self._put_aside(path2)
-        super().rename(path, path2, flags)
+        try:
+            super().rename(path, path2, flags)
+        except OSError:
+            if place is not None:
+                os.rename(place, self.at(path2))
+            raise
 
         def undo() -> None:
             if flags & RENAME_EXCHANGE:
