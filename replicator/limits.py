@@ -15,6 +15,7 @@ ACCEPT_PAUSE_S = 0.1  # after an accept that failed for want of descriptors or m
 GREETINGS_WAITING = 64  # accepted sockets that have not sent their first line
 CHILD_START_TIMEOUT_S = 20.0  # for a child to answer on its control socket
 CHILD_STOP_TIMEOUT_S = 20.0  # for a child to end after it was told to
+CAPTURE_STOP_TIMEOUT_S = 300.0  # the same of a capture, which syncs its directory and saves its queue before
 CONTROL_TIMEOUT_S = 10.0  # for an answer of a child
 WATCH_INTERVAL_S = 10.0  # between two looks at queues; senders ring when there is something to see
 SPARE_FIRST_S = 1.0  # from the agent's start to that of its spare process

@@ -60,16 +60,22 @@ async def call(
         raise UnreachableError(f"does not answer '{name}': {_one_line(error)}") from error
 
 
+def stop_timeout_s(role: Role) -> float:
+    """How long a child may take to end after it was told to."""
+    return limits.CAPTURE_STOP_TIMEOUT_S if role == "capture" else limits.CHILD_STOP_TIMEOUT_S
+
+
 async def stop_serving(home: Home, role: Role, identifier: str, **arguments: Any) -> None:
     """Stop a child that is nobody's, by its control socket. Raises ReplicatorError if it refuses or stays."""
     path = home.socket(role, identifier)
     process = serving_process(path)
     if process is None:
         return
+    timeout_s = stop_timeout_s(role)
     try:
-        with trio.move_on_after(limits.CHILD_STOP_TIMEOUT_S):
+        with trio.move_on_after(timeout_s):
             try:
-                await call(path, "stop", limits.CHILD_STOP_TIMEOUT_S, **arguments)
+                await call(path, "stop", timeout_s, **arguments)
             except UnreachableError:
                 pass  # it ended before it could answer
             await process.ended()
@@ -208,8 +214,8 @@ class Child:
         with suppress(FileNotFoundError):
             os.unlink(self._arguments_file)
 
-    async def stop(self, timeout_s: float = limits.CHILD_STOP_TIMEOUT_S, /, **arguments: Any) -> None:
-        """Ask it to stop, wait, and insist: SIGTERM, then SIGKILL.
+    async def stop(self, timeout_s: float | None = None, /, **arguments: Any) -> None:
+        """Ask it to stop, wait (by default `stop_timeout_s`), and insist: SIGTERM, then SIGKILL.
 
         Raises what it answers if it refuses; it then goes on.
         """
@@ -219,7 +225,8 @@ class Child:
             if self._process is None:
                 await self._running.wait()  # also set when it is done
             else:
-                await self._end(self._process, timeout_s, arguments)
+                role = self.plan.role
+                await self._end(self._process, timeout_s or stop_timeout_s(role), arguments)
 
     async def reload(self, how: str, /, **arguments: Any) -> None:
         """Have it end by this control call, and start its successor at once.
