@@ -94,8 +94,8 @@ class LosingSource(Source):
             raise OSError(errno.EISDIR, "a directory")
         known = self._known(path)
         place = self._put_aside(path)
-        self._can_undo(lambda: os.rename(place, self.at(path)))
         self._tell_unlink(path, known)
+        self._can_undo(lambda: os.rename(place, self.at(path)))
 
     def rmdir(self, path: bytes) -> None:
         if not stat.S_ISDIR(os.lstat(self.at(path)).st_mode):
@@ -104,8 +104,8 @@ class LosingSource(Source):
             raise OSError(errno.ENOTEMPTY, "not empty")
         known = self._known(path)
         place = self._put_aside(path)
-        self._can_undo(lambda: os.rename(place, self.at(path)))
         self._tell_rmdir(path, known)
+        self._can_undo(lambda: os.rename(place, self.at(path)))
 
     def rename(self, path: bytes, path2: bytes, flags: int = 0) -> None:
         place = None
@@ -120,7 +120,12 @@ class LosingSource(Source):
             if stat.S_ISDIR(second.st_mode) and os.listdir(self.at(path2)):
                 raise OSError(errno.ENOTEMPTY, "not empty")
             place = self._put_aside(path2)
-        super().rename(path, path2, flags)
+        try:
+            super().rename(path, path2, flags)
+        except OSError:
+            if place is not None:
+                os.rename(place, self.at(path2))
+            raise
 
         def undo() -> None:
             if flags & RENAME_EXCHANGE:
