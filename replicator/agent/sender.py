@@ -52,6 +52,7 @@ from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Position, shown
 from replicator.paths import Home
 from replicator.queue.cursor import UnreadableJournal
+from replicator.queue.dirty_tree import parent_of
 from replicator.queue.journal import JournalSettings
 from replicator.status import (
     ConnectionStatus,
@@ -66,6 +67,8 @@ from replicator.status import (
     TransmitMode,
 )
 from replicator.world import World
+
+_NOWHERE = frozenset({os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR)})
 
 
 class Sender:
@@ -587,8 +590,13 @@ class Sender:
             self._mirrors.hold()
         if self._mirrors.run is None or not flow.order.active:
             return
-        if not refused.retry:
-            self._mirrors.run.problem(path, f"target: {refused.reason}")
+        run = self._mirrors.run
+        if not refused.retry and refused.reason in _NOWHERE and run.try_again(path):
+            # Others have removed the directory it belongs into: that comes first.
+            with run.expecting(flow.order):
+                flow.order.require(parent_of(path))
+        elif not refused.retry:
+            run.problem(path, f"target: {refused.reason}")
         elif refused.names:
             for lacking in paths:
                 flow.read_again(lacking)
