@@ -165,6 +165,12 @@ class Flow:
         directory = parent_of(path)
         self.again.setdefault(directory, set()).add(path[len(directory) + 1 if directory else 0 :])
 
+    def require_all(self) -> None:
+        """The run that brings some paths has to bring all of them."""
+        self.all_required = True
+        for root in self.filter.roots:
+            self.order.require(root)
+
     def lost(self, found: Found) -> None:
         """This did not reach the target and will not: see that it is brought again."""
         entry = found.entry

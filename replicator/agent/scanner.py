@@ -287,12 +287,10 @@ class Scanner:
             self._bring_all(flow)
 
     def _bring_all(self, flow: Flow) -> None:
-        flow.all_required = True
+        flow.require_all()
         run = self._mirror_run()
         if run is not None:
             run.bring_everything()
-        for root in flow.filter.roots:
-            flow.order.require(root)
 
     def _report(self, path: bytes, reason: str) -> None:
         run = self._mirror_run()
