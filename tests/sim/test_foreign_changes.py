@@ -248,7 +248,7 @@ def size_and_time_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
             linked_files_are_as_others,
             marks=pytest.mark.xfail(
                 strict=False,
-                reason="TODO: none of the first 80 seeds finds it; what did before was a mirror with a problem",
+                reason="TODO: none of the first 80 seeds finds it any more",
             ),
         ),
         size_and_time_are_believed,
