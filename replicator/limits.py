@@ -214,6 +214,7 @@ DRIFT_QUIET_S = 0.5  # what others change in a copy within this time is told at 
 DRIFT_PAUSE_FIRST_S = 1.0  # between two tellings of that: it goes on while a program uses the copy
 DRIFT_PAUSE_MAX_S = 30.0
 DRIFT_RECENT = 10_000  # operations remembered between two looks: renames, and on hard links
+REFUSED_TRIES = 64  # of a path whose directory others remove from the copy, in one mirror
 DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 
 # --- mirror ---

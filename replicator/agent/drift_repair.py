@@ -54,7 +54,8 @@ class DriftRepair:
         reported = _Reported(frame.number, self._flows[frame.journal], dirty)
         self._reported = [r for r in self._reported if r.number != frame.number] + [reported]
         if mirrors.run is None:
-            mirrors.was_exact = frame.exact
+            # It may speak of a mirror whose end is on its way.
+            mirrors.was_exact = mirrors.was_exact or frame.exact
             mirrors.begin_recovery()  # which asks for all that is reported
         else:
             self._require(mirrors.run, reported)

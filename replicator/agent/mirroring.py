@@ -1,5 +1,6 @@
 """One run of a mirror: its options, its counters, its progress as a value."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ class MirrorRun:
     drift: int = 0  # number of the last report of changes by others that it brings right
     complete: bool = False  # it has ended, with everything brought
     finished_ns: int | None = None
+    _tries: Counter[bytes] = field(default_factory=Counter)  # of what was refused
     _rate_mark: tuple[int, int] = (0, 0)
     _rate: float = 0.0
     moved: Callable[[MirrorStatus, MirrorStatus, MirrorEvent, str], None] | None = None
@@ -127,6 +129,11 @@ class MirrorRun:
         self.problem_count += 1
         if len(self.problems) < limits.PROBLEMS_KEPT:
             self.problems.append(Problem(shown(path), reason))
+
+    def try_again(self, path: bytes) -> bool:
+        """Whether a path that was refused is worth another try."""
+        self._tries[path] += 1
+        return self._tries[path] <= limits.REFUSED_TRIES
 
     def progress(self, now_ns: int) -> MirrorProgress:
         end_ns = self.finished_ns if self.finished_ns is not None else now_ns

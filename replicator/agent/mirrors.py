@@ -104,7 +104,8 @@ class Mirrors:
         started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
         dirt = self.dirt
         exact_now = self._is_exact
-        partial = not dirt.known or bool(dirt.told and dirt.outstanding) if dirt.active else not exact_now
+        lacking = dirt.outstanding and (not dirt.known or bool(dirt.told))
+        partial = lacking if dirt.active else not exact_now
         settled = self._memory.state.settled and (dirt.active or exact_now)
         # If it is interrupted, everything is compared, and what the source does not have is removed.
         run = self._new_run(RECOVERY, True, started_ns, track=exact_now, settled=settled)

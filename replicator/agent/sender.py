@@ -52,6 +52,7 @@ from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Position, shown
 from replicator.paths import Home
 from replicator.queue.cursor import UnreadableJournal
+from replicator.queue.dirty_tree import parent_of
 from replicator.queue.journal import JournalSettings
 from replicator.status import (
     ConnectionStatus,
@@ -66,6 +67,8 @@ from replicator.status import (
     TransmitMode,
 )
 from replicator.world import World
+
+_NOWHERE = frozenset({os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR)})
 
 
 class Sender:
@@ -438,15 +441,26 @@ class Sender:
         elif mirrors.run is not None:
             self._recover_wanted = wanted  # when it has ended
         elif self.shipper.data_state is TargetDataState.OK:
-            if dirt.skipped:  # while a mirror ran that was to be without replication
-                if replicating:
-                    mirrors.bring_tracked(replicating=True)
-            elif not dirt.told or dirt.told == self._target_mirror:
-                dirt.brought()  # it has all of it
-            elif dirt.outstanding:  # it has never heard that it lacks something
-                mirrors.bring_tracked(replicating=replicating)
+            self._bring_what_exact_lacks()
         elif wanted and replicating and dirt.outstanding:
             mirrors.bring_tracked(replicating=True)
+
+    def _bring_what_exact_lacks(self) -> None:
+        """The target is an exact copy of where it is, and the stream goes on there."""
+        dirt, replicating = self.dirt, self._states.replicating
+        if dirt.skipped:  # while a mirror ran that was to be without replication
+            if replicating:
+                self._mirrors.bring_tracked(replicating=True)
+        elif not dirt.told or dirt.told == self._target_mirror:
+            dirt.brought()  # it has all of it
+        elif dirt.outstanding:  # it has never heard that it lacks something
+            self._mirrors.bring_tracked(replicating=replicating)
+
+    def _changed_by_others(self, drift: Drift) -> None:
+        """AD-09. A copy that was exact until then lacks no more than one that still is."""
+        if drift.exact and self.dirt.active and self._mirrors.run is None and not (self._jumps or self._torn):
+            self._bring_what_exact_lacks()
+        self._drift.report(drift)
 
     def _run_ends(self, complete: bool) -> None:
         """The end of a mirror run is in the stream."""
@@ -565,7 +579,7 @@ class Sender:
         elif isinstance(event, Drift):
             what = f"{event.changes} changes, the last of {shown(event.last_path)}"
             self.story.note(Dimension.DATA, self._states.target_data, DataEvent.DRIFT, what)
-            self._drift.report(event)
+            self._changed_by_others(event)
             self._changes.notify()
 
     def _refused_piece(self, refused: Refused) -> None:
@@ -576,8 +590,13 @@ class Sender:
             self._mirrors.hold()
         if self._mirrors.run is None or not flow.order.active:
             return
-        if not refused.retry:
-            self._mirrors.run.problem(path, f"target: {refused.reason}")
+        run = self._mirrors.run
+        if not refused.retry and refused.reason in _NOWHERE and run.try_again(path):
+            # Others have removed the directory it belongs into: that comes first.
+            with run.expecting(flow.order):
+                flow.order.require(parent_of(path))
+        elif not refused.retry:
+            run.problem(path, f"target: {refused.reason}")
         elif refused.names:
             for lacking in paths:
                 flow.read_again(lacking)
