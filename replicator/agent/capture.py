@@ -199,7 +199,13 @@ class Capture:
                 try:
                     self._is_left = await self._binding.serve(ready)
                 finally:
-                    self._finish()
+                    try:
+                        self._finish()
+                    except BaseException:
+                        self._journal.close(persist=False)
+                        raise
+                    finally:
+                        self._stopped.set()  # whoever asked for it is not to wait for ever
                 nursery.cancel_scope.cancel()
         finally:
             if not self._stopped.is_set():
@@ -290,7 +296,6 @@ class Capture:
         self._state = "stopping"
         if self._is_left:
             self._journal.close(persist=False)
-            self._stopped.set()
             return
         self._unmounted.set()
         try:
@@ -307,7 +312,6 @@ class Capture:
         except OSError as error:
             self._failure = ReplicatorError(f"cannot sync {self._settings.path}: {error}")
             self._journal.close(persist=False)  # as if power was lost now: what is hot is compared
-        self._stopped.set()
 
     def _sync_storage(self) -> None:
         """All that was done to the captured directory so far is on its disk on return."""

@@ -118,7 +118,9 @@ class Syncs:
     # --- looking after them ---
 
     def wake(self) -> None:
-        """There is something to `tend`. From any thread."""
+        """There is something to `tend`. From any thread, also when nobody tends any more."""
+        if self.bell < 0:
+            return  # what is journaled after the end is covered when the journal is closed
         if threading.get_ident() != self.thread:
             self._rung = True
             with suppress(OSError):
