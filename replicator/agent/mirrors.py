@@ -85,6 +85,10 @@ class Mirrors:
         what the target lacks is not known.
         """
         exact_now = not lost and self._is_exact  # should it be stopped, what is folded is enough to know
+        unfinished_ns = self._memory.state.mirror_started_wall_ns
+        if unfinished_ns is not None:  # what an earlier run had left to bring was not shipped either
+            given_ns = distrust_ctime_after_ns
+            distrust_ctime_after_ns = unfinished_ns if given_ns is None else min(given_ns, unfinished_ns)
         started_ns = distrust_ctime_after_ns
         if started_ns is None:
             started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
@@ -240,7 +244,10 @@ class Mirrors:
         paused = taken_up and state.mirror_paused
         run.by_itself = kind == RECOVERY
         state.mirror_wanted, state.mirror_exact = kind, exact
-        state.mirror_started_wall_ns = started_wall_ns
+        unfinished_ns = state.mirror_started_wall_ns
+        state.mirror_started_wall_ns = (
+            started_wall_ns if unfinished_ns is None else min(started_wall_ns, unfinished_ns)
+        )
         state.mirror_paused = paused
         state.settled = settled
         self._memory.save()
@@ -270,7 +277,9 @@ class Mirrors:
             self.dirt.brought()
             self._to_settle = run.run_id
         state = self._memory.state
-        state.mirror_wanted = state.mirror_started_wall_ns = None
+        state.mirror_wanted = None
+        if complete:  # else its successor must not believe what was not shipped meanwhile
+            state.mirror_started_wall_ns = None
         state.mirror_paused = state.mirror_by_hand = False
         self._memory.save()
         self._moved(MirrorStatus.IDLE, MirrorEvent.END, COMPLETE if complete else "not complete")
@@ -284,7 +293,7 @@ class Mirrors:
 
         What the stream will jump over is for `bring_tracked`.
         """
-        run, shipper, state = self.run, self.shipper, self._memory.state
+        run, state = self.run, self._memory.state
         self.was_exact = False
         if connected.data_state == TargetDataState.RESTORE_REQUIRED:  # and the source was chosen
             self.begin(FORCED, exact=True)
@@ -299,10 +308,7 @@ class Mirrors:
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
             )
         elif run is not None:
-            known = connected.mirroring and connected.mirror_id == run.run_id
-            shipper.forget_batches_after(connected.stream_batches if known else 0)
-            if not known:
-                shipper.announced = ""
+            self.take_up(connected)
         elif connected.mirroring and self._ended is not None and self._ended[0].run_id == connected.mirror_id:
             self._end_again()  # the target has not heard that it was complete
         elif connected.mirroring:  # of a predecessor of this process, which died
@@ -313,6 +319,16 @@ class Mirrors:
         elif state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
         self.hold()
+
+    def take_up(self, connected: Connected) -> None:
+        """The run under way goes on: what the target did not receive of it is brought again."""
+        run, shipper = self.run, self.shipper
+        if run is None:
+            return
+        known = connected.mirroring and connected.mirror_id == run.run_id
+        shipper.forget_batches_after(connected.stream_batches if known else 0)
+        if not known:
+            shipper.announced = ""
 
     @property
     def brings_everything(self) -> bool:

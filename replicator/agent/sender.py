@@ -337,6 +337,8 @@ class Sender:
             self._states.replicate(ReplicationEvent.FAIL, self._lost_why)
         if lost or not (self._torn or self._jumps):
             self._mirrors.resume(connected, lost)
+        else:
+            self._mirrors.take_up(connected)
         if lost and self._lost_since_ns:
             self._mirrors.distrust_since(self._lost_since_ns, True)
 

@@ -80,7 +80,7 @@ def _node(full: bytes, state: os.stat_result) -> Node:
     try:
         # To ext4 preallocated blocks are data while they are cached: by us, or by whoever read them.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        extents = _extents(descriptor, state.st_size)
+        extents = data_extents(descriptor, state.st_size)
         digest = hashlib.blake2b(digest_size=16)
         offset = 0
         while data := os.pread(descriptor, 1 << 20, offset):
@@ -96,7 +96,8 @@ def _xattrs(full: bytes) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, os.getxattr(full, name, follow_symlinks=False)) for name in sorted(names))
 
 
-def _extents(descriptor: int, size: int) -> tuple[tuple[int, int], ...]:
+def data_extents(descriptor: int, size: int) -> tuple[tuple[int, int], ...]:
+    """(first byte, one after the last) of what is no hole."""
     extents: list[tuple[int, int]] = []
     offset = 0
     while offset < size:
