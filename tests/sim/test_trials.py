@@ -15,6 +15,7 @@ FOUND = {
     10_004: "the time of a directory in which a mirror joined names of one file again",
     61: "names that were left by operations which came again after a power loss",
     20_119: "pieces of a mirror for which nobody looked any more, when the stream went over what was tracked",
+    20_526: "a hard-linked file that changes under a name a recovery has still to bring, and then loses",
     20_604: "what a mirror had left to bring, when another took its place",
 }
 """Seeds that failed once, and what they found."""
