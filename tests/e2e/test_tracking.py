@@ -96,7 +96,9 @@ def test_what_changed_while_a_target_was_away_is_brought_and_nothing_else(tmp_pa
 def test_a_target_whose_disk_lost_what_was_not_synced_is_compared_only_there(tmp_path: Path) -> None:
     """The state of its receiver is that of another boot: so it looks after a loss of power."""
     chance = random.Random(2)
-    with protected(tmp_path, configuration=QUEUE) as pair:
+    with protected(
+        tmp_path
+    ) as pair:  # a queue that is never full: the end of a recovery would be synced at once
         build(pair.source, chance)
         pair.drained()
         until(lambda: not pair.status["lag"]["held_bytes"], 30)
