@@ -5,6 +5,7 @@ in it.
 from collections import deque
 from dataclasses import dataclass, field
 
+from replicator.agent.mirroring import MirrorRun
 from replicator.errors import JournalError
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
 from replicator.mirror.patches import PatchRequest, aligned
@@ -165,9 +166,11 @@ class Flow:
         directory = parent_of(path)
         self.again.setdefault(directory, set()).add(path[len(directory) + 1 if directory else 0 :])
 
-    def require_all(self) -> None:
+    def require_all(self, run: MirrorRun | None) -> None:
         """The run that brings some paths has to bring all of them."""
         self.all_required = True
+        if run is not None:
+            run.bring_everything()
         for root in self.filter.roots:
             self.order.require(root)
 

@@ -76,7 +76,7 @@ class Scanner:
             return True
         if flow.order.names_unknown:
             flow.order.names_unknown = False
-            self._bring_all(flow)
+            flow.require_all(self._mirror_run())
             return True
         # Before whole paths: what is patched is known by its identity when other names of it are met.
         if await self._amender.bring_something(flow):
@@ -284,13 +284,7 @@ class Scanner:
         So everything is compared.
         """
         if found.links > 1 and not isinstance(found.entry, LinkTo) and not flow.all_required:
-            self._bring_all(flow)
-
-    def _bring_all(self, flow: Flow) -> None:
-        flow.require_all()
-        run = self._mirror_run()
-        if run is not None:
-            run.bring_everything()
+            flow.require_all(self._mirror_run())
 
     def _report(self, path: bytes, reason: str) -> None:
         run = self._mirror_run()

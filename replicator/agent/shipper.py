@@ -326,10 +326,7 @@ class Shipper:
         decision = flow.order.ship(record)
         if decision is Decision.SKIP and record.flags & Flag.MULTILINK and not flow.all_required:
             # This name may be gone before it is brought; the others are not known, and lack the operation.
-            flow.require_all()
-            run = self.mirror_run()
-            if run is not None:
-                run.bring_everything()
+            flow.require_all(self.mirror_run())
             self.wake_scanner()
         elif kind in NAME_KINDS:
             self.wake_scanner()
