@@ -16,6 +16,7 @@ import msgspec
 import xxhash
 
 from replicator import limits
+from replicator.agent.durable_file import replace_durably
 from replicator.agent.flow import Flow
 from replicator.errors import JournalError
 from replicator.mirror.order import is_below_or_equal, parent_of
@@ -256,18 +257,8 @@ class Dirt:
         self._changed = False
 
     def _replace(self, parts: list[bytes | memoryview]) -> None:
-        disk, directory = self._disk, os.path.dirname(self._path)
-        disk.makedirs(directory)
-        temporary = self._path + ".new"
-        handle = disk.open_append(temporary)
-        try:
-            disk.append(handle, parts, 0)
-            disk.truncate(temporary, sum(map(len, parts)))
-            disk.fsync(handle)
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._path)
-        disk.fsync_directory(directory)
+        self._disk.makedirs(os.path.dirname(self._path))
+        replace_durably(self._disk, self._path, parts)
 
     def _unlink(self) -> None:
         try:

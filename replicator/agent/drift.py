@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from replicator import limits
+from replicator.agent.durable_file import replace_durably
 from replicator.mirror.order import is_below_or_equal
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Kind, Record
 from replicator.queue.dirty import CorruptDirtyMap, DirtyMap, Scope
@@ -145,20 +146,10 @@ class Drift:
             print(f"changes of others in the copy cannot be noted: {error}", file=sys.stderr, flush=True)
 
     def _replace_file(self) -> None:
-        disk = self._world.disk
         kept = [(r.number, r.journal_id, r.encoded, True) for r in self._unsettled]
         kept += [(r.number, r.journal_id, r.encoded, False) for r in self.reports]
         data = msgspec.msgpack.encode((self._world.clock.boot_id(), kept))
-        temporary = self._path + ".new"
-        handle = disk.open_append(temporary)
-        try:
-            disk.append(handle, [data], 0)
-            disk.truncate(temporary, len(data))
-            disk.fsync(handle)
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._path)
-        disk.fsync_directory(os.path.dirname(self._path))
+        replace_durably(self._world.disk, self._path, [data])
 
     def _load(self) -> bool:
         disk = self._world.disk

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import xxhash
 
+from replicator.agent.durable_file import replace_durably
 from replicator.errors import ReplicatorError
 from replicator.net.frames import Connect
 from replicator.ops import Position
@@ -128,18 +129,7 @@ class StateFile:
 
     def save(self, state: ReplicaState) -> None:
         """Replace it: a crash or power loss leaves the old or the new one. Blocks. OSError."""
-        disk = self._disk
-        temporary = self._path + ".new"
-        data = msgspec.json.encode(state)
-        handle = disk.open_append(temporary)
-        try:
-            disk.append(handle, [data], 0)
-            disk.truncate(temporary, len(data))
-            disk.fsync(handle)
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._path)
-        disk.fsync_directory(self._directory)
+        replace_durably(self._disk, self._path, [msgspec.json.encode(state)])
 
     def remove(self) -> None:
         if self._disk.exists(self._path):
