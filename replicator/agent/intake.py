@@ -96,6 +96,8 @@ class Intake:
     def open(self) -> None:
         """A session begins: the source hears now what was received, and goes on from there."""
         self._closed = ""
+        # What waited for room may have gone with its session: if all else is applied, nothing more tells.
+        self.look_for_room()
 
     def spool_lost(self, reason: str) -> None:
         """Nothing that is not applied was received; nor is anything, until another session begins."""

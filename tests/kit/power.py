@@ -105,12 +105,14 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _fill(source: Path, target: Path) -> None:
-    """Blocks of zeros, which `cp` takes for holes in a file that has others."""
+    """`cp` takes blocks of zeros for holes in a file that has others, and a hole in a small file for zeros."""
     state = source.lstat()
     with source.open("rb") as whole, target.open("r+b") as copy:
         extents = data_extents(whole.fileno(), state.st_size)
         if extents == data_extents(copy.fileno(), state.st_size):
             return
+        copy.truncate(0)
+        copy.truncate(state.st_size)
         for start, end in extents:
             os.pwrite(copy.fileno(), os.pread(whole.fileno(), end - start, start), start)
         os.utime(copy.fileno(), ns=(state.st_atime_ns, state.st_mtime_ns))

@@ -17,6 +17,7 @@ FOUND = {
     20_119: "pieces of a mirror for which nobody looked any more, when the stream went over what was tracked",
     20_526: "a hard-linked file that changes under a name a recovery has still to bring, and then loses",
     20_604: "what a mirror had left to bring, when another took its place",
+    21_265: "a full spool whose session ended while it waited, with nothing left to be applied",
 }
 """Seeds that failed once, and what they found."""
 

@@ -466,6 +466,30 @@ async def test_a_full_spool_holds_the_source_and_loses_nothing(host: Host, autoj
     assert (host.target / "f").read_bytes() == (host.directory / "source" / "f").read_bytes()
 
 
+async def test_a_full_spool_has_room_for_the_next_session(host: Host, autojump_clock: Any) -> None:
+    """What waited for room goes with its session, and nothing is left whose end would tell of room."""
+    host.source.create(b"f")
+    host.source.write(b"f", 0, bytes(10_000))
+    host.record_everything()
+    end = len(host.journal)
+    disk = host.disk
+    async with host.receiver() as receiver:
+        async with host.session(receiver) as (source, _):
+            await source.send(*host.journal.run(0, 1))
+            await source.applied(1)
+            disk.volatile_capacity = disk.capacity = 0
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(source.send, *host.journal.run(1, end))
+                await source.until(lambda: source.state.queue_full)
+                nursery.cancel_scope.cancel()
+        disk.volatile_capacity = disk.capacity = None
+        async with host.session(receiver) as (source, _):
+            await source.send(*host.journal.run(1, end))
+            await source.applied(end)
+            assert not source.state.queue_full
+    assert (host.target / "f").read_bytes() == bytes(10_000)
+
+
 async def test_a_frame_larger_than_a_record(
     host: Host, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
