@@ -482,8 +482,10 @@ async def test_a_full_spool_has_room_for_the_next_session(host: Host, autojump_c
                 nursery.start_soon(source.send, *host.journal.run(1, end))
                 await source.until(lambda: source.state.queue_full)
                 nursery.cancel_scope.cancel()
+        await trio.sleep(10)
         disk.volatile_capacity = disk.capacity = None
         async with host.session(receiver) as (source, _):
+            assert not receiver.status().spool_full  # or it would send nothing
             await source.send(*host.journal.run(1, end))
             await source.applied(end)
             assert not source.state.queue_full
