@@ -105,7 +105,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _fill(source: Path, target: Path) -> None:
-    """`cp` takes blocks of zeros for holes in a file that has others, and a hole in a small file for zeros."""
+    """`cp` takes blocks of zeros for holes in a file that has others, and a small hole for zeros."""
     state = source.lstat()
     with source.open("rb") as whole, target.open("r+b") as copy:
         extents = data_extents(whole.fileno(), state.st_size)
