@@ -25,11 +25,11 @@ class LosingSource(Source):
         self._aside = os.fsencode(aside)
         self._removed = 0
         self._undo: list[tuple[int, Callable[[], None]]] = []  # with the number of records up to the change
-        self._written: list[tuple[int, int, int]] = []  # descriptor, offset, length
+        self._written: list[tuple[int, int, int, int]] = []  # records before it, descriptor, offset, length
 
     def synced(self) -> None:
         self._undo.clear()
-        for descriptor, _, _ in self._written:
+        for _, descriptor, _, _ in self._written:
             os.close(descriptor)
         self._written.clear()
         for name in os.listdir(self._aside):
@@ -47,8 +47,8 @@ class LosingSource(Source):
         while self._undo and (count > 0 or self._undo[-1][0] > certain):
             self._undo.pop()[1]()
             count -= 1
-        for descriptor, offset, length in self._written:
-            if chance.random() < 0.2:
+        for before, descriptor, offset, length in self._written:
+            if before < certain and chance.random() < 0.2:
                 state = os.fstat(descriptor)
                 length = min(length, state.st_size - offset)
                 if length > 0:
@@ -148,7 +148,7 @@ class LosingSource(Source):
         descriptor = os.open(self.inside(path), os.O_RDWR)
         state = os.fstat(descriptor)
         old = os.pread(descriptor, state.st_size, 0)
-        self._written.append((descriptor, offset, length))
+        self._written.append((len(self.records), descriptor, offset, length))
 
         def undo() -> None:
             os.ftruncate(descriptor, state.st_size)

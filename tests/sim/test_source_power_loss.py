@@ -22,6 +22,10 @@ from replicator.queue.hot import HotSet
 pytestmark = pytest.mark.sim
 
 
+ZEROS = frozenset({"holes"})
+"""Not looked at: what has lost its data reads as zeros, be they a hole or not, and contents are compared."""
+
+
 async def become_cold(simulation: Simulation) -> None:
     """Everything is durable on both sides, and the log knows."""
     await simulation.drained()
@@ -76,13 +80,13 @@ async def one_run(seed: int, *, links: bool = True) -> int:
             await trio.sleep(chance.choice((0, 0.0005, 0.001, 0.002)))
             exact = simulation.status.target_data_state == "OK"
             await lose_power(simulation)
-            simulation.assert_equal()
+            simulation.assert_equal(ZEROS)
             assert simulation.status.target_data_state == "OK"
             compared += exact and compares_everything(simulation)
         changes.steps(30)
         await simulation.drained()
         simulation.source.synced()
-        simulation.assert_equal()
+        simulation.assert_equal(ZEROS)
     return compared
 
 
