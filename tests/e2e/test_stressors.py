@@ -38,7 +38,7 @@ STRESSORS = {
     "copy-file": ("--copy-file-bytes", "128m"),
     "dentry": (),
     "dir": (),
-    "dirdeep": ("--dirdeep-inodes", "20000"),
+    "dirdeep": ("--dirdeep-inodes", "4000"),
     "dirmany": (),
     "dup": (),
     "fallocate": ("--fallocate-bytes", "32m"),
