@@ -59,6 +59,8 @@ async def build(net: Topology) -> tuple[Mount, Connection]:
     for number in range(10):
         data.source.create(b"f%d" % number)
         data.source.write(b"f%d" % number, 0, b"old" * 1000)
+    data.source.create(b"hidden")
+    data.source.write(b"hidden", 0, b"old" * 1000)
     connection = net.connect([data])
     await connection.drained()
     return data, connection
@@ -68,11 +70,11 @@ async def backlog(data: Mount, connection: Connection) -> list[str]:
     """Eight segments of changes that the target does not have, one of them with its mtime put back."""
     connection.running.transmit_pause()
     await trio.sleep(1)
-    mtime_ns = os.stat(data.root / "f3").st_mtime_ns
+    mtime_ns = os.stat(data.root / "hidden").st_mtime_ns
     for number in range(120):
         data.source.write(b"f%d" % (number % 10), number // 10 * 4096, bytes([number]) * 4096)
-    data.source.write(b"f3", 0, b"new" * 1000)
-    data.source.utime(b"f3", mtime_ns)
+    data.source.write(b"hidden", 0, b"new" * 1000)
+    data.source.utime(b"hidden", mtime_ns)
     data.source.create(b"later")
     await trio.sleep(1000)  # long enough for a sender that is alive to believe what is stored
     found = segments_of(disk_of(data._world), data.settings.memory_directory, data.settings.disk_directory)
