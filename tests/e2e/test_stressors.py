@@ -75,7 +75,7 @@ STRESSORS = {
     "verity": (),
     "xattr": (),
 }
-NEEDS_REMOVAL = {"filename"}  # it expects that its files are gone
+NEEDS_REMOVAL = {"filename", "inotify"}  # they expect that their files are gone, or are told so
 
 
 @cache
