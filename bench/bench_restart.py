@@ -1,4 +1,4 @@
-"""Everything is killed with SIGKILL and started again, with one change in a large tree that is not on the target.
+"""Everything is killed with SIGKILL and started again, while one change in a large tree is not on the target.
 
 Before each kill the target's receiver stands still, a file is changed in place through the mount, and its
 mtime is put back; nothing is synced. Names, sizes and times of both trees are equal then: the first time
@@ -135,7 +135,13 @@ def rsync_would_bring(work: Path, trees: Trees) -> list[str]:
 
 def measure(work: Path, quick: bool, files: int, rounds: int) -> None:
     trees = Trees(work, files)
-    columns = "rounds", "mount answers, s", "change on the target, s", "all well, s", "worst, in this order, s"
+    columns = (
+        "rounds",
+        "mount answers, s",
+        "change on the target, s",
+        "all well, s",
+        "worst, in this order, s",
+    )
     table = harness.Table(
         f"Killed and started again, {files:,} files, one of them changed in place (medians)",
         "killed",

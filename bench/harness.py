@@ -47,9 +47,9 @@ class BenchError(Exception):
 
 
 def run(description: str | None, measure: Callable[..., None], **numbers: tuple[int, int]) -> None:
-    """Main program of a benchmark: `measure(work, quick, **numbers)` in namespaces, with a directory of its own.
+    """Main program of a benchmark: `measure(work, quick)` in namespaces, with a directory of its own.
 
-    `numbers`: how much of something. Each is an option, with its default and that of --quick.
+    `numbers`: further arguments. Each is an option, with its default and that of --quick.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -110,7 +110,7 @@ class Agent:
     def kill_all(self, *spared: str) -> None:
         """With SIGKILL, all processes of this agent at once but those of the roles `spared`."""
         if self.process is not None:
-            self.process.kill()  # first: it starts another one for whoever ends, and nobody would know of that
+            self.process.kill()  # first: it would start another one for whoever ends
         for process_id, command in leftovers.processes_of_home(self.home).items():
             if not any(f"replicator.agent.{role} " in command for role in spared):
                 with suppress(ProcessLookupError):
