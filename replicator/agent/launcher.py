@@ -9,7 +9,7 @@ finds none that is fit starts a process as if there were no such thing.
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import trio
@@ -46,6 +46,8 @@ class _Spare:
     code: object
     is_ready: bool = False  # has imported everything
     is_taken: bool = False  # process and channel are somebody else's now
+    is_promised: bool = False  # somebody waits until it is ready
+    settled: trio.Event = field(default_factory=trio.Event)  # it is ready, or gone
 
 
 class Launcher:
@@ -57,12 +59,13 @@ class Launcher:
         self._wanted = trio.Event()
         self._wanted.set()
 
-    def start(self, launch: Launch) -> tuple[Process, int]:
+    async def start(self, launch: Launch) -> tuple[Process, int]:
         """Start a process in a session of its own, its output appended to a log. Raises OSError.
 
         Also returns a descriptor, readable once the process answers on its control socket or has ended.
         """
         if launch.role in _OF_SPARES:
+            await self._wait_for_spare()
             self._wanted.set()
             if (taken := self._take(launch)) is not None:
                 return taken
@@ -75,6 +78,14 @@ class Launcher:
         finally:
             os.close(its_ready)
 
+    async def _wait_for_spare(self) -> None:
+        """One that still imports is ready sooner than a process that begins now."""
+        spare = self._spare
+        if spare is not None and not spare.is_promised:
+            spare.is_promised = True
+            with trio.move_on_after(limits.SPARE_PATIENCE_S):
+                await spare.settled.wait()
+
     def _take(self, launch: Launch) -> tuple[Process, int] | None:
         spare = self._spare
         if spare is None or not spare.is_ready:
@@ -84,13 +95,13 @@ class Launcher:
         trio.lowlevel.notify_closing(spare.channel)  # `_keep` waits for it no more
         return (spare.process, spare.channel.detach()) if spare.is_taken else None
 
-    async def keep_spare(self) -> None:
-        """Have a spare ready, until cancelled.
+    async def keep_spare(self, at_once: bool = False) -> None:
+        """Have a spare ready, until cancelled. `at_once`: somebody is just about to need it.
 
         One that is gone is replaced after the next start of a child, so that one that cannot live is not
         started again and again.
         """
-        delay_s = limits.SPARE_FIRST_S
+        delay_s = 0.0 if at_once else limits.SPARE_FIRST_S
         while True:
             await self._wanted.wait()
             await trio.sleep(delay_s)
@@ -119,11 +130,13 @@ class Launcher:
         try:
             await trio.lowlevel.wait_readable(spare.channel)
             spare.is_ready = bool(spare.channel.recv(len(READY)))
+            spare.settled.set()
             if spare.is_ready:
                 await trio.lowlevel.wait_readable(spare.channel)  # it says nothing more: this is its end
         except (trio.ClosedResourceError, OSError):
             pass
         finally:
+            spare.settled.set()
             if not spare.is_taken:
                 self._spare = None
                 spare.channel.close()

@@ -201,16 +201,40 @@ async def test_a_spare_answers_as_any_child_does(home: Home) -> None:
         spare = await spare_ready(home)
         os.close(foreign)
         assert sorted(open_files(spare)) == [0, 1, 2, 3]
-        process, ready = made.start(receiver_of(home))
+        process, ready = await made.start(receiver_of(home))
         assert process.pid == spare
         assert await answers(home, process, ready)
         assert await spare_ready(home) != spare  # the next one
 
 
-async def test_a_spare_that_has_not_imported_everything_is_not_used(home: Home) -> None:
+async def test_a_spare_that_still_imports_is_waited_for_by_one(home: Home) -> None:
     async with launching(home) as made:
         await trio.testing.wait_all_tasks_blocked(0.05)
-        process, ready = made.start(receiver_of(home))
+        numbers = map(int, filter(str.isdigit, os.listdir("/proc")))
+        (spare,) = [number for number in numbers if command_of(number)[-1:] == [home.path]]
+        assert not spare_of(Path(home.path))
+        found = []
+
+        async def start() -> None:
+            found.append(await made.start(receiver_of(home)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            other, its_ready = await made.start(receiver_of(home))  # anew, and at once
+            assert not found
+            await other.put_down()
+            os.close(its_ready)
+        ((process, ready),) = found
+        assert process.pid == spare
+        assert await answers(home, process, ready)
+
+
+async def test_a_spare_that_takes_too_long_is_not_used(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SPARE_PATIENCE_S", 0.0)
+    async with launching(home) as made:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        process, ready = await made.start(receiver_of(home))
         assert process.pid != await spare_ready(home)
         assert await answers(home, process, ready)
 
@@ -221,12 +245,12 @@ async def test_a_spare_of_code_that_has_changed_is_not_used(
     async with launching(home) as made:
         spare = await spare_ready(home)
         monkeypatch.setattr(launcher, "code_version", lambda: "another")
-        process, ready = made.start(receiver_of(home))
+        process, ready = await made.start(receiver_of(home))
         assert process.pid != spare
         assert await answers(home, process, ready)
         await trio.to_thread.run_sync(until, lambda: not command_of(spare))
         newer = await spare_ready(home)
-        process, ready = made.start(receiver_of(home))
+        process, ready = await made.start(receiver_of(home))
         assert process.pid == newer
         assert await answers(home, process, ready)
 
@@ -273,5 +297,5 @@ async def test_a_spare_that_cannot_live_is_not_started_again_and_again(
             await trio.to_thread.run_sync(until, lambda count=count: logged() == "broken\n" * count)
             await trio.sleep(0.3)
             assert len(started) == count
-            process, ready = made.start(receiver_of(home))
+            process, ready = await made.start(receiver_of(home))
             assert await answers(home, process, ready)
