@@ -185,7 +185,7 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
             if not listen.is_loopback:
                 ring.add(events.INSECURE, listen=listen)
             async with trio.open_nursery() as answering:  # ends once the last answer is given
-                nursery.start_soon(launcher.keep_spare, children.has_flows)
+                nursery.start_soon(launcher.keep_spare, children.first_flow)
                 async with trio.open_nursery() as starting:
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
                     async with trio.open_nursery() as both:

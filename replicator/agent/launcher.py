@@ -24,7 +24,7 @@ READY = b"ready"
 """What a spare says once it has imported everything, and all it ever says."""
 
 # A capture needs other modules, FUSE among them, and is started far more rarely.
-_OF_SPARES: tuple[Role, ...] = ("sender", "receiver")
+OF_SPARES: tuple[Role, ...] = ("sender", "receiver")
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class Launcher:
 
         Also returns a descriptor, readable once the process answers on its control socket or has ended.
         """
-        if launch.role in _OF_SPARES:
+        if launch.role in OF_SPARES:
             await self._wait_for_spare()
             self._wanted.set()
             if (taken := self._take(launch)) is not None:
@@ -95,27 +95,30 @@ class Launcher:
         trio.lowlevel.notify_closing(spare.channel)  # `_keep` waits for it no more
         return (spare.process, spare.channel.detach()) if spare.is_taken else None
 
-    async def keep_spare(self, at_once: bool = False) -> None:
-        """Have a spare ready, until cancelled. `at_once`: somebody is just about to need it.
+    async def keep_spare(self, awaited: Role | None = None) -> None:
+        """Have a spare ready, until cancelled. `awaited`: the first one is needed at once, as that.
 
         One that is gone is replaced after the next start of a child, so that one that cannot live is not
         started again and again.
         """
-        delay_s = 0.0 if at_once else limits.SPARE_FIRST_S
+        delay_s = limits.SPARE_FIRST_S if awaited is None else 0.0
         while True:
             await self._wanted.wait()
             await trio.sleep(delay_s)
             delay_s = limits.SPARE_NEXT_S
             self._wanted = trio.Event()
             try:
-                spare = self._start_spare()
+                spare = self._start_spare(awaited)
             except OSError:
                 continue  # a child will meet the same, and say so
+            finally:
+                awaited = None
             await self._keep(spare)
 
-    def _start_spare(self) -> _Spare:
+    def _start_spare(self, role: Role | None) -> _Spare:
         code = code_version()  # before anything is imported
         command = [sys.executable, "-m", "replicator.agent.spare", "--home", self._home.path]
+        command += [role] if role is not None else []
         channel, its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its_end:
             try:

@@ -51,6 +51,12 @@ def spare_of(home: Path) -> int:
     return 0
 
 
+def processes_ending_with(*words: str) -> list[int]:
+    """Those whose command line ends so."""
+    numbers = map(int, filter(str.isdigit, os.listdir("/proc")))
+    return [number for number in numbers if command_of(number)[-len(words) :] == list(words)]
+
+
 def open_files(process_id: int) -> dict[int, str]:
     directory = f"/proc/{process_id}/fd"
     return {int(number): os.readlink(f"{directory}/{number}") for number in os.listdir(directory)}
@@ -210,8 +216,7 @@ async def test_a_spare_answers_as_any_child_does(home: Home) -> None:
 async def test_a_spare_that_still_imports_is_waited_for_by_one(home: Home) -> None:
     async with launching(home) as made:
         await trio.testing.wait_all_tasks_blocked(0.05)
-        numbers = map(int, filter(str.isdigit, os.listdir("/proc")))
-        (spare,) = [number for number in numbers if command_of(number)[-1:] == [home.path]]
+        (spare,) = processes_ending_with(home.path)
         assert not spare_of(Path(home.path))
         found = []
 
@@ -299,3 +304,19 @@ async def test_a_spare_that_cannot_live_is_not_started_again_and_again(
             assert len(started) == count
             process, ready = await made.start(receiver_of(home))
             assert await answers(home, process, ready)
+
+
+@pytest.mark.parametrize("awaited", ["sender", "receiver"])
+async def test_a_spare_that_is_needed_at_once_can_become_anything(
+    home: Home, monkeypatch: pytest.MonkeyPatch, awaited: str
+) -> None:
+    monkeypatch.setattr(limits, "SPARE_FIRST_S", 60.0)
+    made = Launcher(home)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.keep_spare, awaited)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        (spare,) = processes_ending_with(home.path, awaited)
+        process, ready = await made.start(receiver_of(home))
+        assert process.pid == spare
+        assert await answers(home, process, ready)
+        nursery.cancel_scope.cancel()
