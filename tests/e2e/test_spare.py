@@ -156,6 +156,7 @@ def test_a_spare_ends_with_its_agent(tmp_path: Path, how: str) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr(limits, "SPARE_FIRST_S", 0.0)
     monkeypatch.setattr(limits, "SPARE_NEXT_S", 0.0)
+    monkeypatch.setattr(limits, "SPARE_PATIENCE_S", 60.0)
     home = Home(str(tmp_path / "home"))
     home.create()
     arguments = ReceiverArguments(
