@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +46,29 @@ class BenchError(Exception):
 # --- a place to measure in ---
 
 
-def run(description: str | None, measure: Callable[[Path, bool], None]) -> None:
-    """Main program of a benchmark: `measure(work, quick)` in namespaces, with a directory of its own."""
+def run(description: str | None, measure: Callable[..., None], **numbers: tuple[int, int]) -> None:
+    """Main program of a benchmark: `measure(work, quick)` in namespaces, with a directory of its own.
+
+    `numbers`: further arguments. Each is an option, with its default and that of --quick.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="small and few: shows that it works, no more")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    for name, (usual, quick) in numbers.items():
+        parser.add_argument(
+            f"--{name}", type=int, metavar="N", help=f"default {usual:,}; with --quick {quick:,}"
+        )
     options = parser.parse_args()
+    for name, defaults in numbers.items():
+        if getattr(options, name) is None:
+            setattr(options, name, defaults[options.quick])
     try:
         if options.inside is None:
             sys.exit(_outside())
-        _inside(options.inside, options.quick, measure)
+        chosen = {name: getattr(options, name) for name in numbers}
+        _inside(options.inside, partial(measure, quick=options.quick, **chosen))
     except KeyboardInterrupt:
         sys.exit(130)
     except BenchError as error:
@@ -85,7 +97,7 @@ def _outside() -> int:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _inside(work: Path, quick: bool, measure: Callable[[Path, bool], None]) -> None:
+def _inside(work: Path, measure: Callable[[Path], None]) -> None:
     def interrupt(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # cleaning up is not to be interrupted
         raise KeyboardInterrupt
@@ -95,7 +107,7 @@ def _inside(work: Path, quick: bool, measure: Callable[[Path, bool], None]) -> N
     memory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "replicator-bench", memory], check=True)
     try:
-        measure(work, quick)
+        measure(work)
     finally:
         subprocess.run(["umount", "-l", memory], check=False)
 

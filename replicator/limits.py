@@ -20,6 +20,7 @@ CONTROL_TIMEOUT_S = 10.0  # for an answer of a child
 WATCH_INTERVAL_S = 10.0  # between two looks at queues; senders ring when there is something to see
 SPARE_FIRST_S = 1.0  # from the agent's start to that of its spare process
 SPARE_NEXT_S = 5.0  # from the start of a child to that of the next spare: a mirror may begin meanwhile
+SPARE_PATIENCE_S = 10.0  # of a child that begins, for a spare that is not ready yet
 SPARE_ORDER_BYTES = 64 * KIB  # one order to a spare: a few paths
 RESTART_FIRST_S = 0.2  # back-off of a child that ends by itself
 RESTART_MAX_S = 30.0

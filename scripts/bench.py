@@ -1,10 +1,11 @@
 """Run the benchmarks and keep their tables. `make bench` runs this.
 
-    bench.py [--quick] [NAME...]
+    bench.py [--quick] [--OPTION=N...] [NAME...]
 
 Each bench/bench_*.py prints one Markdown document; it goes to bench/results/NAME.md, below a line about the
 machine it was measured on. Names choose some of them: `bench.py mirror latency`. --quick only shows that they
-work: it measures little and keeps nothing.
+work: it measures little and keeps nothing. Other options are those of the benchmarks that are named, see
+`bench_NAME.py --help`.
 """
 
 import os
@@ -30,7 +31,7 @@ def interrupt(number: int, frame: object) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    options = [word for word in arguments if word == "--quick"]
+    options = [word for word in arguments if word.startswith("--")]
     names = [word for word in arguments if word not in options]
     programs = {path.stem.removeprefix("bench_"): path for path in sorted(BENCH.glob("bench_*.py"))}
     unknown = [name for name in names if name not in programs]
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
             return 130
         if code:
             failed.append(name)
-        elif not options:
+        elif "--quick" not in options:
             (results / f"{name}.md").write_text(f"{machine()}\n{''.join(lines)}")
     for name in failed:
         print(f"bench: {name} failed", file=sys.stderr)

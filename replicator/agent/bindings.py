@@ -3,8 +3,6 @@
 A binding is imported only when it is used: each costs memory in every capture process.
 """
 
-import os
-import re
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -13,14 +11,10 @@ import trio
 
 from replicator.agent.activity_keeper import ActivityKeeper
 from replicator.agent.resumption import Provision
-from replicator.errors import UsageError
 from replicator.fs.kernel_protocol import Agreement
 from replicator.fs.passthrough import Passthrough
 from replicator.mount_options import DEFAULTS, MountOptions
 from replicator.queue.activity import ActivityLog
-
-BINDINGS = ("auto", "kernel", "pyfuse3")
-_KERNEL_MIN = (5, 4)  # kernel_protocol.MINOR_MIN
 
 
 class Binding(Protocol):
@@ -40,29 +34,6 @@ class Binding(Protocol):
     async def leave(self) -> None:
         """End `serve` between two requests: a successor is to go on. Only with a `Provision`."""
         ...
-
-
-def check(binding: str) -> None:
-    """Raises UsageError if there is no such binding."""
-    if binding not in BINDINGS:
-        raise UsageError(f"binding {binding!r}: must be auto, kernel or pyfuse3")
-
-
-def choose(wanted: str, release: str | None = None) -> str:
-    """The binding to use: `kernel` for `auto` where the kernel is new enough. `release`: of the kernel.
-
-    Raises UsageError.
-    """
-    check(wanted)
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release if release is None else release)
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
-    if version >= _KERNEL_MIN:
-        return "pyfuse3" if wanted == "pyfuse3" else "kernel"
-    if wanted == "kernel":
-        raise UsageError(
-            f"binding kernel: needs Linux {_KERNEL_MIN[0]}.{_KERNEL_MIN[1]}; use auto or pyfuse3"
-        )
-    return "pyfuse3"
 
 
 def make(

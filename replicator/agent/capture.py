@@ -28,6 +28,8 @@ import trio
 from replicator import limits, mount_options
 from replicator.agent import bindings, control
 from replicator.agent.activity_keeper import ActivityKeeper
+from replicator.agent.binding_choice import choose
+from replicator.agent.capture_arguments import CaptureSettings
 from replicator.agent.resumption import FORMAT, Provision, Resumption
 from replicator.agent.resumption import take as resumption_of
 from replicator.errors import ExitCode, ReplicatorError
@@ -40,39 +42,11 @@ from replicator.fs.recorder import Recorder
 from replicator.mount_options import MountOptions
 from replicator.ops import NAME_KINDS, Kind
 from replicator.paths import Home, remove_if_empty
-from replicator.queue.journal import JournalSettings, JournalStatistics, JournalWriter
+from replicator.queue.journal import JournalWriter
+from replicator.queue.statistics import JournalStatistics
 from replicator.world import World
 
 logger = logging.getLogger("replicator.capture")
-
-
-class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a capture process is told by its agent."""
-
-    home: str
-    mount_id: str
-    path: str  # the directory to capture, absolute and without links
-    mountpoint: str  # may be `path` itself
-    binding: str = "auto"  # as asked for: see `bindings.choose`
-    options: MountOptions = MountOptions()
-    memory_directory: str
-    disk_directory: str
-    segment_bytes: int = limits.SEGMENT_BYTES
-    memory_bytes: int = limits.MEMORY_QUEUE_BYTES
-    disk_bytes: int | None = limits.DISK_QUEUE_BYTES
-    disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES
-    active: list[bytes] = []  # as for the call `set_active`
-
-    @property
-    def journal(self) -> JournalSettings:
-        return JournalSettings(
-            self.memory_directory,
-            self.disk_directory,
-            self.segment_bytes,
-            self.memory_bytes,
-            self.disk_bytes,
-            self.disk_free_min_bytes,
-        )
 
 
 class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +102,7 @@ class Capture:
         """
         settings = self._settings
         resumption = self._resumption
-        self._binding_name = "kernel" if resumption is not None else bindings.choose(settings.binding)
+        self._binding_name = "kernel" if resumption is not None else choose(settings.binding)
         options = self._possible_options()
         if resumption is None:
             path, mountpoint, dead = self._check()

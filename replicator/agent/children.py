@@ -17,8 +17,8 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address
-from replicator.agent import planning, resumption
-from replicator.agent.capture import CaptureSettings
+from replicator.agent import held_mount, planning
+from replicator.agent.capture_arguments import CaptureSettings
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
 from replicator.agent.queue_places import Place, QueuePlaces
@@ -30,7 +30,7 @@ from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
-from replicator.paths import Home, memory_directory
+from replicator.paths import Home, Role, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
@@ -94,7 +94,7 @@ class Children:
 
         async def give_up(reason: str) -> None:
             directory = self.journal_settings(mount).memory_directory
-            if await trio.to_thread.run_sync(resumption.give_up, directory):
+            if await trio.to_thread.run_sync(held_mount.give_up, directory):
                 log = self._home.child_log("capture", mount.id)
                 self._ring.add(events.MOUNT_GIVEN_UP, path=mount.path, reason=reason, log=log)
 
@@ -133,7 +133,7 @@ class Children:
         """Remove what a mount that is no longer captured has left: its journal, and a dead mount, if its
         capture was killed and stopped before it came up again.
         """
-        resumption.give_up(self.journal_settings(mount).memory_directory)
+        held_mount.give_up(self.journal_settings(mount).memory_directory)
         with suppress(UsageError, OSError):
             await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
         await self.discard_journal(mount)
@@ -289,7 +289,7 @@ class Children:
 
     def _note_stale(self, mount: Mount) -> None:
         """A capture that was killed leaves a mount that fails; the next one clears it away."""
-        if resumption.is_held(self.journal_settings(mount).memory_directory):
+        if held_mount.is_held(self.journal_settings(mount).memory_directory):
             return  # the next one serves it on
         try:
             os.statvfs(mount.mountpoint)
@@ -298,6 +298,13 @@ class Children:
                 self._ring.add(events.MOUNT_STALE, mountpoint=mount.mountpoint)
 
     # --- senders ---
+
+    @property
+    def first_flow(self) -> Role | None:
+        """What is started first when the agent comes up, beside captures, which senders wait for."""
+        if self._state().connections:
+            return "sender"
+        return "receiver" if self.receivers_known() else None
 
     def sender(self, connection: Connection) -> Child | None:
         return self._supervisor.get("sender", connection.uuid)

@@ -14,12 +14,12 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 
 import trio
 
 from replicator import events, limits
 from replicator.addresses import Address, parse_host_port
-from replicator.agent import api, replica_tree
 from replicator.agent.children import Children
 from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
@@ -185,14 +185,15 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
             if not listen.is_loopback:
                 ring.add(events.INSECURE, listen=listen)
             async with trio.open_nursery() as answering:  # ends once the last answer is given
-                await answering.start(api.serve, service, home.api_socket)
+                nursery.start_soon(launcher.keep_spare, children.first_flow)
                 async with trio.open_nursery() as starting:
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
-                    await service.start()
+                    async with trio.open_nursery() as both:
+                        both.start_soon(service.start)
+                        await answering.start(_serve_api, service, home)
                     await nursery.start(Greeter(children.adopt, ring).serve, listeners)
                     nursery.start_soon(Watch(core, service.connections, service.queues).run)
                     nursery.start_soon(service.recovery.run)
-                    nursery.start_soon(launcher.keep_spare)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()
@@ -201,6 +202,14 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
             remove_if_empty(memory)
             ring.add(events.AGENT_STOPPED, name=identity.name)
             nursery.cancel_scope.cancel()
+
+
+async def _serve_api(
+    service: Service, home: Home, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """What it needs is imported while children start: nobody's data waits for it."""
+    api = await trio.to_thread.run_sync(import_module, "replicator.agent.api")
+    await api.serve(service, home.api_socket, task_status=task_status)
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], service: Service) -> None:
@@ -276,6 +285,7 @@ async def _stop_children(home: Home, *, force: bool) -> None:
             for role, identifier in home.children():
                 if role in roles:
                     nursery.start_soon(stop, role, identifier)
+    replica_tree = import_module("replicator.agent.replica_tree")  # a running agent needs none of it
     errors += replica_tree.release_all(home)
     for mount in load_state(home.state).mounts:
         try:

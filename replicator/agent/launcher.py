@@ -9,7 +9,7 @@ finds none that is fit starts a process as if there were no such thing.
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import trio
@@ -24,7 +24,7 @@ READY = b"ready"
 """What a spare says once it has imported everything, and all it ever says."""
 
 # A capture needs other modules, FUSE among them, and is started far more rarely.
-_OF_SPARES: tuple[Role, ...] = ("sender", "receiver")
+OF_SPARES: tuple[Role, ...] = ("sender", "receiver")
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -46,6 +46,8 @@ class _Spare:
     code: object
     is_ready: bool = False  # has imported everything
     is_taken: bool = False  # process and channel are somebody else's now
+    is_promised: bool = False  # somebody waits until it is ready
+    settled: trio.Event = field(default_factory=trio.Event)  # it is ready, or gone
 
 
 class Launcher:
@@ -57,12 +59,13 @@ class Launcher:
         self._wanted = trio.Event()
         self._wanted.set()
 
-    def start(self, launch: Launch) -> tuple[Process, int]:
+    async def start(self, launch: Launch) -> tuple[Process, int]:
         """Start a process in a session of its own, its output appended to a log. Raises OSError.
 
         Also returns a descriptor, readable once the process answers on its control socket or has ended.
         """
-        if launch.role in _OF_SPARES:
+        if launch.role in OF_SPARES:
+            await self._wait_for_spare()
             self._wanted.set()
             if (taken := self._take(launch)) is not None:
                 return taken
@@ -75,6 +78,14 @@ class Launcher:
         finally:
             os.close(its_ready)
 
+    async def _wait_for_spare(self) -> None:
+        """One that still imports is ready sooner than a process that begins now."""
+        spare = self._spare
+        if spare is not None and not spare.is_promised:
+            spare.is_promised = True
+            with trio.move_on_after(limits.SPARE_PATIENCE_S):
+                await spare.settled.wait()
+
     def _take(self, launch: Launch) -> tuple[Process, int] | None:
         spare = self._spare
         if spare is None or not spare.is_ready:
@@ -84,27 +95,30 @@ class Launcher:
         trio.lowlevel.notify_closing(spare.channel)  # `_keep` waits for it no more
         return (spare.process, spare.channel.detach()) if spare.is_taken else None
 
-    async def keep_spare(self) -> None:
-        """Have a spare ready, until cancelled.
+    async def keep_spare(self, awaited: Role | None = None) -> None:
+        """Have a spare ready, until cancelled. `awaited`: the first one is needed at once, as that.
 
         One that is gone is replaced after the next start of a child, so that one that cannot live is not
         started again and again.
         """
-        delay_s = limits.SPARE_FIRST_S
+        delay_s = limits.SPARE_FIRST_S if awaited is None else 0.0
         while True:
             await self._wanted.wait()
             await trio.sleep(delay_s)
             delay_s = limits.SPARE_NEXT_S
             self._wanted = trio.Event()
             try:
-                spare = self._start_spare()
+                spare = self._start_spare(awaited)
             except OSError:
                 continue  # a child will meet the same, and say so
+            finally:
+                awaited = None
             await self._keep(spare)
 
-    def _start_spare(self) -> _Spare:
+    def _start_spare(self, role: Role | None) -> _Spare:
         code = code_version()  # before anything is imported
         command = [sys.executable, "-m", "replicator.agent.spare", "--home", self._home.path]
+        command += [role] if role is not None else []
         channel, its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its_end:
             try:
@@ -119,11 +133,13 @@ class Launcher:
         try:
             await trio.lowlevel.wait_readable(spare.channel)
             spare.is_ready = bool(spare.channel.recv(len(READY)))
+            spare.settled.set()
             if spare.is_ready:
                 await trio.lowlevel.wait_readable(spare.channel)  # it says nothing more: this is its end
         except (trio.ClosedResourceError, OSError):
             pass
         finally:
+            spare.settled.set()
             if not spare.is_taken:
                 self._spare = None
                 spare.channel.close()

@@ -8,7 +8,8 @@ import msgspec
 
 from replicator import events, mount_options
 from replicator.addresses import normalise_path
-from replicator.agent import bindings, planning
+from replicator.agent import planning
+from replicator.agent.binding_choice import choose
 from replicator.agent.core import Change, Core, NotFoundError, real_path
 from replicator.agent.state import Connection, Mount, new_uuid
 from replicator.errors import ReplicatorError
@@ -54,7 +55,7 @@ class Mounts:
         path = await real_path(path, "path")
         mountpoint = path if mountpoint is None else await real_path(mountpoint, "mountpoint")
         wanted = mount_options.changed(mount_options.DEFAULTS, options)
-        mount_options.check(wanted, bindings.choose(binding), os.uname().release)
+        mount_options.check(wanted, choose(binding), os.uname().release)
         queue = self._core.config.queue
         private = [self._core.home.path, queue.memory_directory, *filter(None, [queue.disk_directory])]
         planning.check_new_mount(path, mountpoint, self._core.state.mounts, private)
@@ -109,7 +110,7 @@ class Mounts:
             names = mount_options.differing(mount.options, wanted)
             if not names:
                 return await self._view(mount)
-            mount_options.check(wanted, bindings.choose(mount.binding), os.uname().release)
+            mount_options.check(wanted, choose(mount.binding), os.uname().release)
             for name in names:
                 if mount_options.OPTIONS[name].at_mount_only:
                     raise ReplicatorError(

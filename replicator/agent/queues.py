@@ -10,8 +10,8 @@ import trio
 from replicator import limits
 from replicator.agent.core import Core
 from replicator.errors import ReplicatorError
-from replicator.queue.journal import JournalStatistics
 from replicator.queue.settings import JournalSettings
+from replicator.queue.statistics import JournalStatistics
 from replicator.status import QueueView
 
 

@@ -45,7 +45,8 @@ from replicator.net.frames import Connect, Disconnect, RefusedConnection
 from replicator.net.session import PeerLeft, Session, SessionEnded
 from replicator.ops import shown
 from replicator.paths import Home, remove_if_empty
-from replicator.queue.journal import JournalSettings, JournalStatistics
+from replicator.queue.settings import JournalSettings
+from replicator.queue.statistics import JournalStatistics
 from replicator.status import TargetDataState, TargetLock, TargetStatus
 from replicator.world import World
 

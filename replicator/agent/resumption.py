@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from replicator import limits
+from replicator.agent.held_mount import HOLDER
 from replicator.fs import holder, ledger
 from replicator.fs.holder import Descriptors, Held, HolderError
 from replicator.fs.intent import Intent
@@ -28,7 +29,7 @@ FORMAT = 3
 A software with another number cannot take over.
 """
 
-_HOLDER, _NODES, _INTENT, _OPENS = "holder", "nodes", "intent", "opens"
+_NODES, _INTENT, _OPENS = "nodes", "intent", "opens"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def take(memory_directory: str) -> Resumption | None:
     To be called before the process opens anything of its own: each descriptor keeps its number. Whatever is
     missing ends the old holder: then its mount is dead, as without it.
     """
-    note = os.path.join(memory_directory, _HOLDER)
+    note = os.path.join(memory_directory, HOLDER)
     held = holder.find(note)
     if held is None or holder.is_owned(held):
         return None
@@ -66,21 +67,6 @@ def take(memory_directory: str) -> Resumption | None:
     # It has the predecessor's own descriptors as well, the claim to the journal and its socket among them.
     holder.end(held)
     return Resumption(descriptors, Agreement(held.minor, InitFlag(held.flags)), own, alive)
-
-
-def is_held(memory_directory: str) -> bool:
-    """Whether a mount whose capture was killed waits for a successor: calls there wait, too."""
-    held = holder.find(os.path.join(memory_directory, _HOLDER))
-    return held is not None and not holder.is_owned(held)
-
-
-def give_up(memory_directory: str) -> bool:
-    """No successor is to come: what waits for one fails. Whether there was a mount that waited."""
-    held = holder.find(os.path.join(memory_directory, _HOLDER))
-    if held is None or holder.is_owned(held):
-        return False
-    holder.end(held)
-    return True
 
 
 def _held_by(pid: int, like: Held) -> Held:
@@ -140,7 +126,7 @@ class Provision:
             return
         self._held = replace(self._held, minor=agreement.minor, flags=int(agreement.flags))
         try:
-            holder.note(self._path(_HOLDER), self._held)
+            holder.note(self._path(HOLDER), self._held)
         except OSError as error:
             self._without(error)
 
@@ -176,7 +162,7 @@ class Provision:
     def _start(self, like: Held) -> None:
         try:
             self._held = _held_by(holder.start(), like)
-            holder.note(self._path(_HOLDER), self._held)
+            holder.note(self._path(HOLDER), self._held)
         except OSError as error:
             self._held = None
             self._without(error)
@@ -187,7 +173,7 @@ class Provision:
         if held is not None:
             holder.end(held)
             _reap(held.pid)
-        self._discard(_HOLDER)
+        self._discard(HOLDER)
 
     def remove(self) -> None:
         """`end`, and leave no file behind. The file system uses none of them any more."""

@@ -7,18 +7,14 @@ end of the spare.
 
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 
 import msgspec
 from setproctitle import setproctitle, setthreadtitle
 
 from replicator import limits
-from replicator.agent import receiver, sender
 from replicator.agent.control import READY_VARIABLE
-from replicator.agent.launcher import READY, Launch
-from replicator.paths import Role
-
-_MAINS: dict[Role, Callable[[str], None]] = {"sender": sender.main, "receiver": receiver.main}
+from replicator.agent.launcher import OF_SPARES, READY, Launch
 
 
 def wait(agent: int) -> Launch | None:
@@ -38,7 +34,7 @@ def become(launch: Launch) -> None:
     os.dup2(log, 2)
     os.close(log)
     show(launch.command)
-    _MAINS[launch.role](launch.arguments_file)
+    import_module(f"replicator.agent.{launch.role}").main(launch.arguments_file)
 
 
 def show(command: list[str]) -> None:
@@ -48,10 +44,12 @@ def show(command: list[str]) -> None:
 
 
 def main() -> None:
-    """`python -m replicator.agent.spare --home HOME`, with `READY_VARIABLE` in its environment.
+    """`python -m replicator.agent.spare --home HOME [ROLE]`, with `READY_VARIABLE` in its environment.
 
-    HOME only says to people whose it is.
+    HOME only says to people whose it is. ROLE: imports only what that one needs, to be ready sooner.
     """
+    for role in sys.argv[3:] or OF_SPARES:
+        import_module(f"replicator.agent.{role}")
     show([*sys.orig_argv, "(ready)"])
     launch = wait(int(os.environ[READY_VARIABLE]))
     if launch is not None:

@@ -16,7 +16,8 @@ from replicator.net.engine import Buffer
 from replicator.net.frames import FRAME_TYPE, Frame, FrameType
 from replicator.ops import Kind, Position, Record
 from replicator.queue.cursor import Cursor
-from replicator.queue.journal import JournalSettings, JournalStatistics, JournalWriter
+from replicator.queue.journal import JournalSettings, JournalWriter
+from replicator.queue.statistics import JournalStatistics
 from replicator.world import World
 
 _encoder = msgspec.msgpack.Encoder()

@@ -356,7 +356,7 @@ class Child:
             await self.plan.prepare()
         write_arguments(self._arguments_file, self.plan.arguments())
         log_bytes = _size(self.log)
-        process, ready = self._launcher.start(Launch(self.plan.role, self._arguments_file, self.log))
+        process, ready = await self._launcher.start(Launch(self.plan.role, self._arguments_file, self.log))
         try:
             how = await self._wait_for_answer(process, ready)
         except trio.Cancelled:

@@ -6,7 +6,6 @@ short: one write into tmpfs, a few stores into the shared header, and a bell onl
 
 import contextlib
 from collections import deque
-from dataclasses import dataclass
 
 from replicator import limits
 from replicator.errors import JournalError
@@ -23,23 +22,10 @@ from replicator.queue.record import HEADER_BYTES, encode
 from replicator.queue.recovery import Recovery, Row, Segment, Tier, directory_of
 from replicator.queue.segment import SegmentHeader
 from replicator.queue.settings import JournalSettings
+from replicator.queue.statistics import JournalStatistics
 from replicator.world import World
 
 __all__ = ["Flight", "JournalSettings", "JournalStatistics", "JournalWriter", "Recovery"]
-
-
-@dataclass(frozen=True)
-class JournalStatistics:
-    """Size of a journal. Bytes include segment headers and records still kept for a slow reader."""
-
-    memory_bytes: int
-    disk_bytes: int
-    head_sequence: int
-    lost_ops: int  # ever
-    segments: int
-    percent: float | None  # of memory and disk limit together; None: the disk tier is unlimited
-    settings: JournalSettings
-    problem: str  # why a tier could not be written when that was tried last; "": it could
 
 
 class JournalWriter:

@@ -51,6 +51,12 @@ def spare_of(home: Path) -> int:
     return 0
 
 
+def processes_ending_with(*words: str) -> list[int]:
+    """Those whose command line ends so."""
+    numbers = map(int, filter(str.isdigit, os.listdir("/proc")))
+    return [number for number in numbers if command_of(number)[-len(words) :] == list(words)]
+
+
 def open_files(process_id: int) -> dict[int, str]:
     directory = f"/proc/{process_id}/fd"
     return {int(number): os.readlink(f"{directory}/{number}") for number in os.listdir(directory)}
@@ -150,6 +156,7 @@ def test_a_spare_ends_with_its_agent(tmp_path: Path, how: str) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr(limits, "SPARE_FIRST_S", 0.0)
     monkeypatch.setattr(limits, "SPARE_NEXT_S", 0.0)
+    monkeypatch.setattr(limits, "SPARE_PATIENCE_S", 60.0)
     home = Home(str(tmp_path / "home"))
     home.create()
     arguments = ReceiverArguments(
@@ -201,16 +208,39 @@ async def test_a_spare_answers_as_any_child_does(home: Home) -> None:
         spare = await spare_ready(home)
         os.close(foreign)
         assert sorted(open_files(spare)) == [0, 1, 2, 3]
-        process, ready = made.start(receiver_of(home))
+        process, ready = await made.start(receiver_of(home))
         assert process.pid == spare
         assert await answers(home, process, ready)
         assert await spare_ready(home) != spare  # the next one
 
 
-async def test_a_spare_that_has_not_imported_everything_is_not_used(home: Home) -> None:
+async def test_a_spare_that_still_imports_is_waited_for_by_one(home: Home) -> None:
     async with launching(home) as made:
         await trio.testing.wait_all_tasks_blocked(0.05)
-        process, ready = made.start(receiver_of(home))
+        (spare,) = processes_ending_with(home.path)
+        assert not spare_of(Path(home.path))
+        found = []
+
+        async def start() -> None:
+            found.append(await made.start(receiver_of(home)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            other, its_ready = await made.start(receiver_of(home))  # anew, and at once
+            assert not found
+            await other.put_down()
+            os.close(its_ready)
+        ((process, ready),) = found
+        assert process.pid == spare
+        assert await answers(home, process, ready)
+
+
+async def test_a_spare_that_takes_too_long_is_not_used(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SPARE_PATIENCE_S", 0.0)
+    async with launching(home) as made:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        process, ready = await made.start(receiver_of(home))
         assert process.pid != await spare_ready(home)
         assert await answers(home, process, ready)
 
@@ -221,12 +251,12 @@ async def test_a_spare_of_code_that_has_changed_is_not_used(
     async with launching(home) as made:
         spare = await spare_ready(home)
         monkeypatch.setattr(launcher, "code_version", lambda: "another")
-        process, ready = made.start(receiver_of(home))
+        process, ready = await made.start(receiver_of(home))
         assert process.pid != spare
         assert await answers(home, process, ready)
         await trio.to_thread.run_sync(until, lambda: not command_of(spare))
         newer = await spare_ready(home)
-        process, ready = made.start(receiver_of(home))
+        process, ready = await made.start(receiver_of(home))
         assert process.pid == newer
         assert await answers(home, process, ready)
 
@@ -273,5 +303,21 @@ async def test_a_spare_that_cannot_live_is_not_started_again_and_again(
             await trio.to_thread.run_sync(until, lambda count=count: logged() == "broken\n" * count)
             await trio.sleep(0.3)
             assert len(started) == count
-            process, ready = made.start(receiver_of(home))
+            process, ready = await made.start(receiver_of(home))
             assert await answers(home, process, ready)
+
+
+@pytest.mark.parametrize("awaited", ["sender", "receiver"])
+async def test_a_spare_that_is_needed_at_once_can_become_anything(
+    home: Home, monkeypatch: pytest.MonkeyPatch, awaited: str
+) -> None:
+    monkeypatch.setattr(limits, "SPARE_FIRST_S", 60.0)
+    made = Launcher(home)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.keep_spare, awaited)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        (spare,) = processes_ending_with(home.path, awaited)
+        process, ready = await made.start(receiver_of(home))
+        assert process.pid == spare
+        assert await answers(home, process, ready)
+        nursery.cancel_scope.cancel()

@@ -19,8 +19,8 @@ import trio
 from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount, replace_by_kill, replace_in_order
 
 from replicator import limits
-from replicator.agent import resumption
-from replicator.agent.capture import CaptureSettings
+from replicator.agent import held_mount, resumption
+from replicator.agent.capture_arguments import CaptureSettings
 from replicator.agent.launcher import Launch, Launcher
 from replicator.agent.supervisor import Child, ChildError, Plan, Supervisor
 from replicator.errors import ReplicatorError
@@ -137,7 +137,7 @@ def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(
     mount.assert_replays(records, target)
     assert mount.layers == 1
     assert mount.stop() == 0
-    assert not resumption.is_held(mount.settings.memory_directory)
+    assert not held_mount.is_held(mount.settings.memory_directory)
     assert not os.path.exists(mount.settings.memory_directory)
 
 
@@ -264,8 +264,8 @@ def test_a_call_made_meanwhile_waits(mount: CaptureMount) -> None:
 def test_without_a_successor_it_can_be_given_up(mount: CaptureMount) -> None:
     (mount.mountpoint / "f").touch()
     mount.kill()
-    assert resumption.is_held(mount.settings.memory_directory)
-    resumption.give_up(mount.settings.memory_directory)
+    assert held_mount.is_held(mount.settings.memory_directory)
+    held_mount.give_up(mount.settings.memory_directory)
     with pytest.raises(OSError, match=r"not connected|abort"):
         os.listdir(mount.mountpoint)
     mount.start()  # takes the place of the dead mount, as the other binding
@@ -323,7 +323,7 @@ def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
         return mount.settings
 
     async def give_up(reason: str) -> None:
-        assert resumption.give_up(mount.settings.memory_directory)
+        assert held_mount.give_up(mount.settings.memory_directory)
         reasons.append(reason)
         mendable.clear()
 

@@ -75,6 +75,11 @@ class Agent:
         return {**os.environ, "PYTHONPATH": str(_BOOT), "TEST_BOOT_ID_FILE": str(self.boot_id_file)}
 
     def start(self) -> None:
+        self.launch()
+        self.wait_started()
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         self.home.mkdir(parents=True, exist_ok=True)
         with open(self.home / "dtd.out", "ab") as output:
             self.process = subprocess.Popen(
@@ -83,6 +88,10 @@ class Agent:
                 stderr=output,
                 env=self._environment,
             )
+
+    def wait_started(self) -> None:
+        """Until it answers. AssertionError if it does not."""
+        assert self.process is not None
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while self.dtctl("status").code != 0:
             if (code := self.process.poll()) is not None or time.monotonic() > deadline_s:
@@ -100,6 +109,8 @@ class Agent:
 
     def kill_all(self, *spared: str) -> None:
         """With SIGKILL, all processes of this agent at once but those of the roles `spared`."""
+        if self.process is not None:
+            self.process.kill()  # first: it would start another one for whoever ends
         for process_id, command in leftovers.processes_of_home(self.home).items():
             if not any(f"replicator.agent.{role} " in command for role in spared):
                 with suppress(ProcessLookupError):

@@ -17,8 +17,8 @@ import trio
 import replicator
 from kit.recording import make_record
 from kit.trees import differences, snapshot
-from replicator.agent import resumption
-from replicator.agent.capture import CaptureSettings
+from replicator.agent import held_mount, resumption
+from replicator.agent.capture_arguments import CaptureSettings
 from replicator.agent.control import Control
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
@@ -269,7 +269,7 @@ class CaptureMount:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(CALL_TIMEOUT_S)
-        resumption.give_up(self.settings.memory_directory)
+        held_mount.give_up(self.settings.memory_directory)
         for _ in range(self.layers):
             subprocess.run(["umount", "-l", self.mountpoint], capture_output=True, timeout=10, check=False)
 

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -22,13 +22,17 @@ STOP_TIMEOUT_S = 10.0
 
 @contextmanager
 def frozen(process_id: int) -> Iterator[float]:
-    """All threads of a process stand still inside. Gives the wall-clock time from which on they surely do."""
+    """All threads of a process stand still inside. Gives the wall-clock time from which on they surely do.
+
+    It may be killed inside.
+    """
     os.kill(process_id, signal.SIGSTOP)
     try:
         _wait_stopped(process_id)
         yield time.time()
     finally:
-        os.kill(process_id, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGCONT)
 
 
 def _wait_stopped(process_id: int) -> None:

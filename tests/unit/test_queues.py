@@ -7,8 +7,8 @@ from replicator import events
 from replicator.agent.queues import alerts, percent, room_bytes, view
 from replicator.agent.watch import queue_changes
 from replicator.limits import MIB
-from replicator.queue.journal import JournalStatistics
 from replicator.queue.settings import JournalSettings
+from replicator.queue.statistics import JournalStatistics
 from replicator.status import QueueView
 
 GIB = 1024 * MIB

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.agent.bindings import choose
+from replicator.agent.binding_choice import choose
 from replicator.errors import UsageError
 
 
