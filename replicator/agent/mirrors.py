@@ -15,6 +15,7 @@ from replicator import limits
 from replicator.agent.changes import Changes
 from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
+from replicator.agent.known_copy import KnownCopy
 from replicator.agent.mirroring import FORCED, FULL, KINDS, LOG, OFF, RECOVERY, MirrorRun
 from replicator.agent.pace import Pace
 from replicator.agent.scanner import Scanner
@@ -44,6 +45,7 @@ class Mirrors:
         self,
         world: World,
         flows: list[Flow],
+        copy: KnownCopy,
         memory: SenderStateFile,
         changes: Changes,
         moved: Callable[[MirrorStatus, str, str], None],
@@ -68,6 +70,7 @@ class Mirrors:
         """Hears of each run that begins, and of each that has ended complete: see `DriftRepair.heed`."""
         self._world = world
         self._flows = flows
+        self._copy = copy
         self._memory = memory
         self._changes = changes
         self._moved = moved
@@ -126,7 +129,7 @@ class Mirrors:
     @property
     def _is_exact(self) -> bool:
         """Whether the target is an exact copy of where the stream is."""
-        return self.run is None and (self.shipper.data_state is TargetDataState.OK or self.was_exact)
+        return self.run is None and (self._copy.is_exact or self.was_exact)
 
     def recover_tracked(self) -> MirrorRun:
         """Bring all that the target may lack, in a run of its own."""
@@ -343,7 +346,7 @@ class Mirrors:
         that is not. Whether nothing is dirty any more.
         """
         dirt = self.dirt
-        if self.run is not None or self.shipper.data_state is not TargetDataState.OK or not kept:
+        if self.run is not None or not self._copy.is_exact or not kept:
             return False
         if self._to_settle and settled_id == self._to_settle:
             self._to_settle = ""

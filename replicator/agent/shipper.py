@@ -58,7 +58,6 @@ from replicator.queue import record as codec
 from replicator.queue.cursor import Run
 from replicator.queue.dirty import CorruptDirtyMap, DirtyMap
 from replicator.queue.merge import Merge
-from replicator.status import TargetDataState
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +124,6 @@ class Shipper:
     catch_up: Callable[[], None]
     totals: Totals = field(default_factory=Totals)
     replicating: bool = True
-    data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     sent_batches: deque[SentBatch] = field(default_factory=deque)
     batches: int = 0  # number of the last batch; never starts again
     piece_bytes_in_flight: int = 0

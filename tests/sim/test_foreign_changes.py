@@ -207,7 +207,7 @@ async def test_a_report_that_crosses_the_end_of_the_first_mirror(
                 drift.add(simulation.journal_id, dirty)
                 drift.tell()
                 report = drift.reports[0]
-                sender._handle(DriftFrame(report.number, 0, report.encoded, 1, b"file", exact=False))
+                sender.reports.handle(DriftFrame(report.number, 0, report.encoded, 1, b"file", exact=False))
 
         sender.shipper.end_run = end_and_hear_of_drift
         await equal_again(simulation)

@@ -55,7 +55,7 @@ class Pair:
         """The sender hears what was not journaled."""
         sender = self.simulation.sender
         assert sender is not None
-        mirrors, dirt = sender._mirrors, sender.dirt
+        mirrors, dirt = sender.mirrors, sender.dirt
         if mirrors.run is None:
             mirrors.begin_recovery()
         for record in self.lost:
