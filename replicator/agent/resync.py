@@ -4,6 +4,7 @@
 What the stream jumps over was tracked, and is brought by what the dirt says. What nobody knows is compared.
 """
 
+from replicator.agent.changes import Wake
 from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.continuation import is_exact
 from replicator.agent.dirt import Dirt
@@ -13,13 +14,12 @@ from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirroring import RECOVERY
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.root_guard import RootChanged, missing_root
 from replicator.agent.sender_state import SenderStateFile
-from replicator.agent.shipper import RootChanged
 from replicator.agent.states import ReplicationEvent
 from replicator.agent.stream_start import StreamStart
 from replicator.agent.tracking import Tracker
 from replicator.net.frames import Connected
-from replicator.ops import shown
 from replicator.status import TargetDataState
 
 
@@ -37,6 +37,7 @@ class Resync:
         mirrors: Mirrors,
         states: ConnectionStates,
         lag: LagWatch,
+        shipper: Wake,
     ) -> None:
         self._flows = flows
         self._start = start
@@ -47,6 +48,9 @@ class Resync:
         self._mirrors = mirrors
         self._states = states
         self._lag = lag
+        self._shipper = shipper
+        self.jump_pending = True
+        """`catch_up` is to be called before anything is shipped, and `Tracker.end` before that."""
         self._torn = False  # the target has lost what was not durable; it is tracked
         self._wanted = False  # a person let replication go on: what the target lacks is to be brought
         self._target_mirror = ""  # id of the last run it had heard of when the session began
@@ -127,14 +131,13 @@ class Resync:
     @property
     def pending(self) -> bool:
         """Whether it is still to be told, or to be found, what has to be brought."""
-        return (
-            self._tracker.tracking or self.jumps or (self._dirt.active and self._mirrors.shipper.jump_pending)
-        )
+        return self._tracker.tracking or self.jumps or (self._dirt.active and self.jump_pending)
 
     def catch_up(self) -> None:
         """The stream goes on. What it jumps over, or what was not shipped before, is brought by what the dirt
         says. Raises RootChanged.
         """
+        self.jump_pending = False
         dirt, mirrors = self._dirt, self._mirrors
         replicating = self._states.replicating
         wanted, self._wanted = self._wanted, False
@@ -169,11 +172,7 @@ class Resync:
 
     def _guard_roots(self) -> None:
         """RS-15, for what was tracked."""
-        change = self._dirt.root_changed
-        for flow in self._flows:
-            for root in flow.filter.roots:
-                if root and not flow.source.exists(root):
-                    change = change or f"the root {shown(root)!r} of the replication set is gone"
+        change = self._dirt.root_changed or missing_root(self._flows)
         if change:
             raise RootChanged(change)
 
@@ -200,5 +199,5 @@ class Resync:
 
     def _look_again(self) -> None:
         """`catch_up`, as soon as the stream goes on."""
-        self._mirrors.shipper.jump_pending = True
-        self._mirrors.shipper.wake()
+        self.jump_pending = True
+        self._shipper.ring()

@@ -13,13 +13,15 @@ import trio
 
 from replicator import limits
 from replicator.agent import control, interpreter
-from replicator.agent.changes import Changes
+from replicator.agent.changes import Changes, Wake
 from replicator.agent.connection_states import ConnectionStates
+from replicator.agent.decider import Decider
 from replicator.agent.dirt import Dirt
 from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
 from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
+from replicator.agent.mirror_stream import MirrorStream
 from replicator.agent.mirroring import remirror_kind
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.pace import Pace
@@ -30,6 +32,8 @@ from replicator.agent.sender_journals import open_flows
 from replicator.agent.sender_sessions import Sessions
 from replicator.agent.sender_state import SenderState, SenderStateFile
 from replicator.agent.sender_status import SenderStatus
+from replicator.agent.sent_pieces import SentPieces
+from replicator.agent.shipments import Totals
 from replicator.agent.shipper import Shipper
 from replicator.agent.states import MirrorEvent, ReplicationEvent, TransmitEvent
 from replicator.agent.story import Story
@@ -56,21 +60,25 @@ class Sender:
         self._arguments = arguments
         self._flows = flows
         self._agent_bell = home.bell
+        self._changes = changes = Changes(self._tell_agent)
+        self._shipper_wake = shipper_wake = Wake()
+        scanner_wake = Wake()
         first = SenderState(
             replicating=options.replicate,
             mirror_wanted=options.mirror,
             mirror_exact=options.orphans == "delete",
         )
-        self._memory = memory = SenderStateFile(world, home.source(uuid), first)
+        memory = self._memory = SenderStateFile(world, home.source(uuid), first)
         self.story = Story(world, home.story(uuid))
-        self._lag = LagWatch(world, flows)
-        self._changes = changes = Changes(self._tell_agent)
-        self.dirt = Dirt(world, home.dirt(uuid), flows)
+        self._lag = lag = LagWatch(world, flows)
+        self.dirt = dirt = Dirt(world, home.dirt(uuid), flows)
         self._copy = copy = KnownCopy(len(flows), memory)
         self._states = states = ConnectionStates(
-            memory, self.story, lambda: mirrors.run is not None, changes.notify
+            memory, self.story, lambda: self.mirrors.run is not None, changes.notify
         )
-        self._pace = Pace(world.clock, options.recovery_share)
+        self._pace = pace = Pace(world.clock, options.recovery_share)
+        # Larger than any number of an earlier process: late acknowledgements cannot be confused.
+        sent = SentPieces(flows, pace, last_number=world.clock.wall_ns() // 1000)
         self.mirrors = mirrors = Mirrors(
             world,
             flows,
@@ -78,59 +86,68 @@ class Sender:
             memory,
             changes,
             states.mirror_moved,
-            self.dirt,
+            dirt,
             remirror_kind(options.remirror),
-            self._pace,
+            pace,
+            sent,
+            shipper=shipper_wake,
+            scanner=scanner_wake,
             automatic=options.automatic_recovery,
         )
         self._tracker = tracker = Tracker(
             world,
             flows,
-            self.dirt,
+            dirt,
             copy,
             states,
             lambda: self._sessions.hears_of_changes,
             lambda reason: self._sessions.leave(reason),
         )
-        start = StreamStart(flows, [j.root for j in arguments.journals], memory, self.dirt, tracker)
-        self._resync = Resync(flows, start, copy, memory, self.dirt, tracker, mirrors, states, self._lag)
-        self.shipper = Shipper(
+        start = StreamStart(flows, [j.root for j in arguments.journals], memory, dirt, tracker)
+        self.resync = resync = Resync(
+            flows, start, copy, memory, dirt, tracker, mirrors, states, lag, shipper_wake
+        )
+        scanner = Scanner(
+            world,
             flows,
             lambda: mirrors.run,
-            mirrors.begin_recovery,
-            mirrors.distrust_since,
-            self._resync.run_ends,
-            self._wake_scanner,
-            lambda: self._scanner.idle,
-            self._lag,
-            self._pace,
-            self.dirt,
-            tracker.stir,
-            tracker.end,
-            self._resync.catch_up,
+            mirrors.may_scan,
+            pace,
+            wake=scanner_wake,
+            shipper=shipper_wake,
         )
-        self.shipper.replicating = states.replicating
-        # Larger than any number of an earlier process: late acknowledgements cannot be confused.
-        self.shipper.batches = world.clock.wall_ns() // 1000
-        self._scanner = Scanner(
-            world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake, self._pace
+        self.totals = totals = Totals()
+        stream = MirrorStream(flows, mirrors, scanner, sent, resync, totals)
+        self._shipper = shipper = Shipper(
+            flows,
+            mirrors,
+            stream,
+            Decider(mirrors, stream),
+            resync,
+            tracker,
+            dirt,
+            lag,
+            pace,
+            totals,
+            shipper_wake,
+            replicating=states.replicating,
         )
-        mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
         drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
-        self.reports = TargetReports(
+        self.reports = reports = TargetReports(
             flows,
             copy,
             states,
             tracker,
             mirrors,
-            self.shipper,
-            self._scanner,
-            self._resync,
+            sent,
+            resync,
             drift,
-            self._lag,
+            lag,
             changes,
+            shipper=shipper_wake,
+            scanner=scanner_wake,
         )
-        self._sessions = Sessions(
+        self._sessions = sessions = Sessions(
             world,
             arguments,
             flows,
@@ -139,11 +156,11 @@ class Sender:
             copy,
             tracker,
             mirrors,
-            self.shipper,
-            self._scanner,
-            self._resync,
-            self.reports,
-            self._lag,
+            shipper,
+            scanner,
+            resync,
+            reports,
+            lag,
             changes,
         )
         self._status = SenderStatus(
@@ -152,14 +169,15 @@ class Sender:
             flows,
             copy,
             states,
-            self._sessions,
+            sessions,
             tracker,
-            self.dirt,
+            dirt,
             mirrors,
-            self.shipper,
-            self._pace,
+            sent,
+            totals,
+            pace,
             drift,
-            self._lag,
+            lag,
         )
         self.removed = False
 
@@ -256,19 +274,19 @@ class Sender:
         What happened meanwhile was tracked, and is brought; where it was not, a mirror is advised (RP-02).
         """
         self._set_replicating(ReplicationEvent.START)
-        self._resync.want()
+        self.resync.want()
 
     def replicate_stop(self) -> None:
         self._set_replicating(ReplicationEvent.STOP)
 
     def _set_replicating(self, event: ReplicationEvent) -> None:
         self._states.replicate(event)
-        self.shipper.replicating = on = self._states.replicating
+        self._shipper.replicating = on = self._states.replicating
         if not on and self.mirrors.run is None and self._copy.is_exact:
             # Begins and ends in the stream: from here on the copy is not exact.
             self.mirrors.begin_recovery().happen(MirrorEvent.STOP)
         self._changes.notify()
-        self.shipper.wake()
+        self._shipper_wake.ring()
 
     def transmit_start(self) -> None:
         self.dirt.root_changed = ""  # a person has looked
@@ -288,7 +306,7 @@ class Sender:
 
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)
-        self.shipper.wake()
+        self._shipper_wake.ring()
         self._lag.wake()
         self._tracker.wake()
 
@@ -330,17 +348,13 @@ class Sender:
     @property
     def _mirrored(self) -> bool:
         mirroring = self.mirrors.run is not None or self._copy.data_state is TargetDataState.MIRRORING
-        return not mirroring and not self._resync.pending
+        return not mirroring and not self.resync.pending
 
     # --- small things ---
 
     @property
     def _connected(self) -> bool:
         return self._sessions.session is not None
-
-    def _wake_scanner(self) -> None:
-        self._scanner.wake()
-        self._changes.notify()
 
     def _tell_agent(self) -> None:
         """Ring if something is new that an administrator may want to find in the log."""

@@ -17,10 +17,12 @@ from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.resync import Resync
+from replicator.agent.root_guard import RootChanged
 from replicator.agent.scanner import Scanner
 from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.sender_state import SenderStateFile
-from replicator.agent.shipper import RootChanged, Shipper
+from replicator.agent.shipper import Shipper
+from replicator.agent.size_count import count_sizes
 from replicator.agent.states import ReplicationEvent, TransmitEvent
 from replicator.agent.target_reports import TargetReports
 from replicator.agent.tracking import Tracker
@@ -167,7 +169,7 @@ class Sessions:
                 self._states.connected()
                 nursery.start_soon(self._shipper.run, session, self._may_ship)
                 nursery.start_soon(self._scanner.run)
-                nursery.start_soon(self._mirrors.count_sizes)
+                nursery.start_soon(count_sizes, self._world, self._flows, self._mirrors, self._changes)
                 nursery.start_soon(self._note_alive)
                 while True:
                     self._reports.handle(await session.receive())

@@ -16,7 +16,8 @@ from replicator.agent.pace import Pace
 from replicator.agent.recovery_status import recovery_text
 from replicator.agent.sender_arguments import SenderArguments
 from replicator.agent.sender_sessions import Sessions
-from replicator.agent.shipper import Shipper
+from replicator.agent.sent_pieces import SentPieces
+from replicator.agent.shipments import Totals
 from replicator.agent.tracking import Tracker
 from replicator.agent.why import explain
 from replicator.ops import shown
@@ -44,15 +45,16 @@ class SenderStatus:
     tracker: Tracker
     dirt: Dirt
     mirrors: Mirrors
-    shipper: Shipper
+    sent: SentPieces
+    totals: Totals
     pace: Pace
     drift: DriftRepair
     lag: LagWatch
 
     def snapshot(self) -> ConnectionStatus:
         """Number and target name are the agent's to fill in."""
-        states, copy, sessions, shipper, dirt = self.states, self.copy, self.sessions, self.shipper, self.dirt
-        totals, pieces = shipper.totals, shipper.pieces_queued
+        states, copy, sessions, totals, dirt = self.states, self.copy, self.sessions, self.totals, self.dirt
+        pieces = self.sent.queued
         progress, mirroring = self._progress(), self.mirrors.run is not None
         operations, bytes_ = self._queued()
         tracked = dirt.estimate() if dirt.active and dirt.outstanding else None
@@ -74,7 +76,7 @@ class SenderStatus:
             mirror_status=progress.status if mirroring else MirrorStatus.IDLE,
             replication_status=states.replication(queued=bool(operations)),
             queued_ops=operations + pieces,
-            queued_bytes=bytes_ + shipper.piece_bytes_queued,
+            queued_bytes=bytes_ + self.sent.queued_bytes,
             queued_replication_ops=operations,
             queued_replication_bytes=bytes_,
             queued_mirror_ops=pieces,

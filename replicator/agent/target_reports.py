@@ -3,7 +3,7 @@
 import errno
 import os
 
-from replicator.agent.changes import Changes
+from replicator.agent.changes import Changes, Wake
 from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
@@ -11,8 +11,7 @@ from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.resync import Resync
-from replicator.agent.scanner import Scanner
-from replicator.agent.shipper import Shipper
+from replicator.agent.sent_pieces import SentPieces
 from replicator.agent.tracking import Tracker
 from replicator.mirror.pieces import Refused, decode_refused
 from replicator.mirror.scan import join
@@ -35,18 +34,21 @@ class TargetReports:
         states: ConnectionStates,
         tracker: Tracker,
         mirrors: Mirrors,
-        shipper: Shipper,
-        scanner: Scanner,
+        sent: SentPieces,
         resync: Resync,
         drift: DriftRepair,
         lag: LagWatch,
         changes: Changes,
+        *,
+        shipper: Wake,
+        scanner: Wake,
     ) -> None:
         self._flows = flows
         self._copy = copy
         self._states = states
         self._tracker = tracker
         self._mirrors = mirrors
+        self._sent = sent
         self._shipper = shipper
         self._scanner = scanner
         self._resync = resync
@@ -63,7 +65,7 @@ class TargetReports:
         elif isinstance(event, PiecesRefused):
             for refused in decode_refused(event.refused):
                 self._refused_piece(refused)
-            self._scanner.wake()
+            self._scanner.ring()
         elif isinstance(event, Drift):
             self._states.changed_by_others(f"{event.changes} changes, the last of {shown(event.last_path)}")
             self._resync.changed_by_others(exact=event.exact)
@@ -78,10 +80,9 @@ class TargetReports:
         if mirrors.settle(frame.settled, kept=kept):
             self._tracker.let_journals_forget()
         self._lag.acknowledged(frame.received, frame.applied, frame.durable)
-        self._shipper.acknowledged(frame.batches_applied)
+        self._sent.acknowledged(frame.batches_applied)
         if mirrors.run is not None:
-            self._scanner.wake()
-            self._shipper.wake()
+            self._mirrors.wake_workers()
         self._changes.notify()
 
     def _state(self, frame: TargetState) -> None:
@@ -91,7 +92,7 @@ class TargetReports:
         self._states.target_says(TargetStatus(frame.status), self._copy.data_state, frame.reason)
         if frame.queue_full is not self._states.target_queue_full:
             self._states.target_queue(full=frame.queue_full)
-            self._shipper.wake()
+            self._shipper.ring()
             self._lag.wake()
         self._resync.refuse_copy_in_use()
         self._changes.notify()
@@ -100,7 +101,7 @@ class TargetReports:
         flow, path = self._flows[refused.journal], refused.path
         paths = [join(path, name) for name in refused.names] or [path]
         if self._mirrors.run is None and refused.retry:  # single paths the target could not keep up to date
-            self._shipper.recover(flow, paths, exact=True)
+            self._mirrors.recover_paths(flow, paths)
             self._mirrors.hold()
         run = self._mirrors.run
         if run is None or not flow.order.active:
