@@ -1,4 +1,7 @@
-"""Wake-ups between the tasks of one process: something may be new. Whoever wakes looks what it is."""
+"""Wake-ups between the tasks of one process: something may be new. Whoever wakes looks what it is.
+
+`Changes` wakes all that wait. `Wake` is for one task, also if it is not waiting yet.
+"""
 
 from collections.abc import Callable
 
@@ -20,4 +23,23 @@ class Changes:
 
     async def wait(self) -> None:
         """Until the next notification."""
+        await self._event.wait()
+
+
+class Wake:
+    """Of one task, which looks for work after `begin`, and waits if it finds none."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        """There may be work."""
+        self._event.set()
+
+    def begin(self) -> None:
+        """From here on a ring is not missed."""
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        """Until somebody has rung since `begin`."""
         await self._event.wait()

@@ -13,6 +13,7 @@ from replicator.agent.states import (
     COMPLETE,
     REPLICATION,
     TRANSMIT,
+    DataEvent,
     Machine,
     MirrorEvent,
     ReplicationEvent,
@@ -197,6 +198,10 @@ class ConnectionStates:
         self._reported_status, self.target_reason = status, reason
         self.reported_data = data_state
         self.observe()
+
+    def changed_by_others(self, what: str) -> None:
+        """AD-09: the target has noticed it."""
+        self._story.note(Dimension.DATA, self.target_data, DataEvent.DRIFT, what)
 
     def mirror_moved(self, status: MirrorStatus, event: str, reason: str) -> None:
         self._story.note(Dimension.MIRROR, status, event, reason)

@@ -18,6 +18,7 @@ import xxhash
 from replicator import limits
 from replicator.agent.durable_file import replace_durably
 from replicator.agent.flow import Flow
+from replicator.agent.root_guard import root_change
 from replicator.errors import JournalError
 from replicator.mirror.order import is_below_or_equal, parent_of
 from replicator.mirror.requirements import require_dirty
@@ -308,17 +309,6 @@ class Dirt:
         except msgspec.DecodeError as error:
             print(f"{self._path} is damaged: {error}", file=sys.stderr, flush=True)
             return None
-
-
-def root_change(flow: Flow, record: Record) -> str:
-    """What this record does to a root of the set, in words; "" for nothing."""
-    if record.kind not in (Kind.RENAME, Kind.UNLINK, Kind.RMDIR):
-        return ""
-    for root in flow.filter.roots:
-        if root and is_below_or_equal(root, record.path):
-            what = "renamed" if record.kind == Kind.RENAME else "deleted"
-            return f"the root {shown(root)!r} of the replication set was {what} on the source"
-    return ""
 
 
 def _belongs(flow: Flow, record: Record) -> bool:

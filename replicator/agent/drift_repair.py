@@ -59,8 +59,7 @@ class DriftRepair:
             mirrors.begin_recovery()  # which asks for all that is reported
         else:
             self._require(mirrors.run, reported)
-        mirrors.scanner.wake()
-        mirrors.shipper.wake()
+        mirrors.wake_workers()
 
     def heed(self, run: MirrorRun, begins: bool) -> None:
         """A run begins: what is known to be wrong is not to be believed. Or it has ended complete: then all

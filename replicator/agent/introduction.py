@@ -5,8 +5,8 @@ import os
 import msgspec
 import trio
 
+from replicator.agent.root_guard import RootChanged
 from replicator.agent.sender_arguments import SenderArguments
-from replicator.agent.shipper import RootChanged
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.frames import (
     DRIFT_FEATURE,

@@ -4,22 +4,20 @@ One run at most is under way. What is left to bring is the business of the flows
 around it: kind, options, counters. All changes happen between two checkpoints.
 """
 
-import itertools
 import uuid
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 
 import trio
 
 from replicator import limits
-from replicator.agent.changes import Changes
+from replicator.agent.changes import Changes, Wake
 from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
+from replicator.agent.known_copy import KnownCopy
 from replicator.agent.mirroring import FORCED, FULL, KINDS, LOG, OFF, RECOVERY, MirrorRun
 from replicator.agent.pace import Pace
-from replicator.agent.scanner import Scanner
 from replicator.agent.sender_state import SenderStateFile
-from replicator.agent.shipper import Shipper
+from replicator.agent.sent_pieces import SentPieces
 from replicator.agent.states import COMPLETE, MirrorEvent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.net.frames import Connected
@@ -31,26 +29,27 @@ NOT_BY_ITSELF = "automatic recovery is off"
 
 
 class Mirrors:
-    """`shipper` and `scanner`, which work for the run under way, are set by whoever assembles a sender.
+    """`shipper` and `scanner` wake who work for the run under way; `sent` is what of it is in the stream.
 
     `moved(status, event, reason)` hears of each step of the mirror status. `automatic`: recoveries begin by
     themselves (DC-22).
     """
 
-    shipper: Shipper
-    scanner: Scanner
-
     def __init__(
         self,
         world: World,
         flows: list[Flow],
+        copy: KnownCopy,
         memory: SenderStateFile,
         changes: Changes,
         moved: Callable[[MirrorStatus, str, str], None],
         dirt: Dirt,
         remirror: str,
         pace: Pace,
+        sent: SentPieces,
         *,
+        shipper: Wake,
+        scanner: Wake,
         automatic: bool = True,
     ) -> None:
         """`remirror`: what brings what was only tracked (AD-10), see `REMIRROR`."""
@@ -68,9 +67,13 @@ class Mirrors:
         """Hears of each run that begins, and of each that has ended complete: see `DriftRepair.heed`."""
         self._world = world
         self._flows = flows
+        self._copy = copy
         self._memory = memory
         self._changes = changes
         self._moved = moved
+        self._sent = sent
+        self._shipper = shipper
+        self._scanner = scanner
         self._ended: tuple[MirrorRun, list[int]] | None = None  # and where in each journal
         self._to_settle = ""  # id of a complete run that is not durable on the target yet
 
@@ -99,8 +102,7 @@ class Mirrors:
             flow.all_required = True
             flow.order.begin(flow.filter.roots)
         self.drift(run, True)
-        self.scanner.wake()
-        self.shipper.wake()
+        self.wake_workers()
         return run
 
     def begin_recovery(self) -> MirrorRun:
@@ -119,14 +121,14 @@ class Mirrors:
         for flow in self._flows:
             flow.order.begin(())
         self.drift(run, True)
-        self.shipper.announced = ""
-        self.shipper.wake()
+        self._sent.announced = ""
+        self._shipper.ring()
         return run
 
     @property
     def _is_exact(self) -> bool:
         """Whether the target is an exact copy of where the stream is."""
-        return self.run is None and (self.shipper.data_state is TargetDataState.OK or self.was_exact)
+        return self.run is None and (self._copy.is_exact or self.was_exact)
 
     def recover_tracked(self) -> MirrorRun:
         """Bring all that the target may lack, in a run of its own."""
@@ -142,8 +144,7 @@ class Mirrors:
         """Another run brings what this one had left."""
         for flow in self._flows:
             flow.forget_mirror()
-        self.shipper.sent_batches.clear()
-        self.shipper.piece_bytes_in_flight = 0
+        self._sent.clear()
 
     def bring_tracked(self, *, replicating: bool) -> None:
         """The stream has come to where the tracking ended; the target lacks what the dirt says."""
@@ -187,7 +188,7 @@ class Mirrors:
             else:
                 for root in flow.filter.roots:
                     flow.order.require(root)
-        self.scanner.wake()
+        self._scanner.ring()
 
     def _tell_inexact(self) -> None:
         """Nobody brings it now: from here on the target is not exact."""
@@ -207,9 +208,25 @@ class Mirrors:
             flow.order.active = True
             with run.expecting(flow.order):
                 require(flow)
-        self.scanner.wake()
-        self.shipper.wake()
+        self.wake_workers()
         return run
+
+    def recovering(self, flow: Flow, *, exact: bool) -> MirrorRun:
+        """The run that brings single paths of this flow: the order is told by the caller which. `exact`: and
+        removes what the source does not have.
+        """
+        run = self.run or self.begin_recovery()
+        run.exact = run.exact or exact
+        flow.order.active = True
+        self.wake_scanner()
+        return run
+
+    def recover_paths(self, flow: Flow, paths: list[bytes]) -> None:
+        """Bring these, of which no record says that the target lacks them."""
+        self.recovering(flow, exact=True)
+        for path in paths:
+            flow.order.require(path)
+            self.dirt.add(flow, path)
 
     def distrust_since(self, wall_ns: int, now: bool) -> None:
         """Operations since then did not come into the stream: whoever compares instead of bringing what they
@@ -322,13 +339,13 @@ class Mirrors:
 
     def take_up(self, connected: Connected) -> None:
         """The run under way goes on: what the target did not receive of it is brought again."""
-        run, shipper = self.run, self.shipper
+        run, sent = self.run, self._sent
         if run is None:
             return
         known = connected.mirroring and connected.mirror_id == run.run_id
-        shipper.forget_batches_after(connected.stream_batches if known else 0)
+        sent.forget_after(connected.stream_batches if known else 0)
         if not known:
-            shipper.announced = ""
+            sent.announced = ""
 
     @property
     def brings_everything(self) -> bool:
@@ -343,7 +360,7 @@ class Mirrors:
         that is not. Whether nothing is dirty any more.
         """
         dirt = self.dirt
-        if self.run is not None or self.shipper.data_state is not TargetDataState.OK or not kept:
+        if self.run is not None or not self._copy.is_exact or not kept:
             return False
         if self._to_settle and settled_id == self._to_settle:
             self._to_settle = ""
@@ -370,7 +387,7 @@ class Mirrors:
         run.finished_ns = None
         self.run = run
         run.happen(MirrorEvent.TAKEN_UP)
-        self.shipper.announced = run.run_id
+        self._sent.announced = run.run_id
         for flow, end in zip(self._flows, ends, strict=True):
             flow.order.active = True
             flow.order.scanned_head = end
@@ -419,12 +436,12 @@ class Mirrors:
         run.happen(MirrorEvent.STOP)
         self._memory.state.mirror_wanted = None
         self._memory.save()
-        if not connected or self.shipper.announced != run.run_id:
+        if not connected or self._sent.announced != run.run_id:
             for flow in self._flows:
                 flow.forget_mirror()
             self.end(False)
         self._changes.notify()
-        self.shipper.wake()
+        self._shipper.ring()
 
     def pause(self) -> None:
         """MR-06."""
@@ -472,40 +489,25 @@ class Mirrors:
 
     # --- beside it ---
 
+    def wake_workers(self) -> None:
+        """There may be something to bring, and to ship."""
+        self._scanner.ring()
+        self._shipper.ring()
+
+    def wake_scanner(self) -> None:
+        """There may be something to read, or room for what is read: see `may_scan`."""
+        self._scanner.ring()
+        self._changes.notify()
+
     async def may_scan(self) -> None:
         """Return when the scanner may take a step."""
         while True:
             run, pause_s = self.run, None
             if run is None or run.paused or run.stopped:
                 self.pace.rest()
-            elif self.shipper.may_send_pieces():
-                pause_s = self.pace.pause_s(in_flight=self.shipper.pieces_queued > 0)
+            elif self._sent.may_send():
+                pause_s = self.pace.pause_s(in_flight=self._sent.queued > 0)
                 if pause_s == 0:
                     return
             with trio.move_on_after(float("inf") if pause_s is None else pause_s):
                 await self._changes.wait()
-
-    async def count_sizes(self) -> None:
-        """Files and bytes of the set, beside the mirror; never before it (MR: size calculation must not delay
-        the start). Until cancelled.
-        """
-        while True:
-            run = self.run
-            if run is None or run.total_known or run.some_paths:
-                await self._changes.wait()
-                continue
-            await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be
-            if run is not self.run:
-                continue
-            files = size = 0
-            for flow in self._flows:
-                for root in flow.filter.roots:
-                    walk = flow.source.walk_sizes(root)
-                    while chunk := await self._world.in_thread(partial(_some, walk)):
-                        files += sum(c[0] for c in chunk)
-                        size += sum(c[1] for c in chunk)
-            run.total_files, run.total_bytes, run.total_known = files, size, True
-
-
-def _some(walk: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
-    return list(itertools.islice(walk, 256))

@@ -13,6 +13,7 @@ import trio
 
 from replicator import limits
 from replicator.agent.amending import Amender
+from replicator.agent.changes import Wake
 from replicator.agent.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.agent.mirroring import MirrorRun
 from replicator.agent.pace import Pace
@@ -24,7 +25,10 @@ from replicator.world import World
 
 
 class Scanner:
-    """Reads what the orders of `flows` require, for the run that `run()` returns (None: no mirror)."""
+    """Reads what the orders of `flows` require, for the run that `run()` returns (None: no mirror).
+
+    Looks for work when `wake` rings, and rings the shipper when it has something.
+    """
 
     def __init__(
         self,
@@ -32,28 +36,26 @@ class Scanner:
         flows: list[Flow],
         run: Callable[[], MirrorRun | None],
         may_scan: Callable[[], Awaitable[None]],
-        wake_shipper: Callable[[], None],
         pace: Pace,
+        *,
+        wake: Wake,
+        shipper: Wake,
     ) -> None:
         self._world = world
         self._pace = pace
         self._flows = flows
         self._mirror_run = run
         self._may_scan = may_scan  # returns when a step is allowed: not paused, not too much in flight
-        self._wake_shipper = wake_shipper
+        self._wake = wake
+        self._shipper = shipper
         self._amender = Amender(world, run, may_scan, self._queue, pace)
-        self._wake = trio.Event()
         self._transfers = 0
         self.idle = True  # has nothing under way that is on no list
-
-    def wake(self) -> None:
-        """There may be work."""
-        self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            self._wake = trio.Event()
+            self._wake.begin()
             self.idle = False
             for flow in self._flows:
                 if flow.order.active and await self._bring_something(flow):
@@ -61,7 +63,7 @@ class Scanner:
             else:
                 self.idle = True
                 self._pace.rest()
-                self._wake_shipper()  # the mirror may be complete
+                self._shipper.ring()  # the mirror may be complete
                 await self._wake.wait()
 
     async def _bring_something(self, flow: Flow) -> bool:
@@ -106,12 +108,12 @@ class Scanner:
         if isinstance(seen, Directory):
             if _unsettled(changes, path):
                 flow.order.read_later(path)
-                self._wake_shipper()
+                self._shipper.ring()
             else:
                 await self._bring_directory(flow, path, place, seen, changes)
             return
         if seen.large and not _touched(changes, path):
-            self._wake_shipper()
+            self._shipper.ring()
             await self._bring_large(flow, path)
         else:
             self._queue_valid(flow, place, [seen], changes)
@@ -185,7 +187,7 @@ class Scanner:
         if times is not None and not _unsettled(changes, directory):
             self._queue(flow, QueuedPiece(place, [Found(directory, times)]))
         else:
-            self._wake_shipper()
+            self._shipper.ring()
 
     async def _bring_large(self, flow: Flow, path: bytes) -> None:
         """A file of its own transfer, part by part, each at a place of its own."""
@@ -216,7 +218,7 @@ class Scanner:
             raise
         changes = flow.close_place()
         if transfer.ended:  # the shipper met a change of its name
-            self._wake_shipper()
+            self._shipper.ring()
             return
         if _touched(changes, path) or transfer.read is None:
             flow.order.require(path)
@@ -275,7 +277,7 @@ class Scanner:
     def _queue(self, flow: Flow, piece: QueuedPiece) -> None:
         if piece.found:
             flow.pieces.append(piece)
-        self._wake_shipper()
+        self._shipper.ring()
 
     def _widen(self, flow: Flow, found: Found) -> None:
         """A hard-linked file in a run of a few paths: its other names are not known, and replacing it here

@@ -56,3 +56,8 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journals: list[JournalArguments]
     maps: list[MapArguments]
     options: SenderOptions = SenderOptions()
+
+    @property
+    def target_name(self) -> str:
+        """For people."""
+        return f"{self.target_host}:{self.target_port}"

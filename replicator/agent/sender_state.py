@@ -4,6 +4,7 @@ import os
 
 import msgspec
 
+from replicator.agent.durable_file import replace_durably
 from replicator.status import TransmitMode
 from replicator.world import World
 
@@ -44,21 +45,14 @@ class SenderStateFile:
             disk.close(handle)
 
     def save(self) -> None:
-        """Replace the file: a crash or power loss leaves the old or the new one. Blocks; rarely done."""
+        """Replace the file durably: what is done next may rely on it, see `replace_durably`.
+
+        Blocks, the event loop as well: rarely done (a note a minute, and a few for each run and command).
+        """
         if self._removed:
             return
-        disk = self._disk
-        disk.makedirs(os.path.dirname(self._path))
-        temporary = self._path + ".new"
-        handle = disk.open_append(temporary)
-        try:
-            data = msgspec.json.encode(self.state)
-            disk.append(handle, [data], 0)
-            disk.truncate(temporary, len(data))
-            disk.fsync(handle)  # after power loss an empty one would be of no use
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._path)
+        self._disk.makedirs(os.path.dirname(self._path))
+        replace_durably(self._disk, self._path, [msgspec.json.encode(self.state)])
 
     def remove(self) -> None:
         """Nothing is remembered any more, whatever is saved later."""

@@ -13,9 +13,11 @@ from collections.abc import Callable
 import trio
 
 from replicator import limits
+from replicator.agent.connection_states import ConnectionStates
 from replicator.agent.continuation import goes_on_at
 from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
+from replicator.agent.known_copy import KnownCopy
 from replicator.errors import JournalError
 from replicator.ops import Position
 from replicator.queue.recovery import ROW_SHIFT
@@ -25,7 +27,7 @@ from replicator.world import World
 class Tracker:
     """`ships`: whether the stream goes on, so that `stir` is called when something is journaled.
     `exhausting(reason)` is called when the journals are about to be full because of this connection, `begin`
-    when no session uses the flows. `acknowledge()` lets the journals forget.
+    when no session uses the flows.
     """
 
     def __init__(
@@ -33,17 +35,19 @@ class Tracker:
         world: World,
         flows: list[Flow],
         dirt: Dirt,
+        copy: KnownCopy,
+        states: ConnectionStates,
         ships: Callable[[], bool],
         exhausting: Callable[[str], None],
-        acknowledge: Callable[[], None],
     ) -> None:
         self.tracking = False
         self._world = world
         self._flows = flows
         self._dirt = dirt
+        self._copy = copy
+        self._states = states
         self._ships = ships
         self._exhausting = exhausting
-        self._acknowledge = acknowledge
         self._wake = trio.Event()
         self._at_head = trio.Event()
         self._left: trio.Event | None = None  # while the task uses the cursors
@@ -230,7 +234,18 @@ class Tracker:
         self._saved_ns = self._world.clock.monotonic_ns()
         self._unsaved_bytes = 0
         if self._dirt.save():
-            self._acknowledge()
+            self.let_journals_forget()
+
+    def let_journals_forget(self) -> None:
+        """What is durable on the target, or tracked durably."""
+        for flow, durable in zip(self._flows, self._copy.durable, strict=True):
+            keep = durable
+            if self._dirt.active:
+                # What is saved is enough, but takes a recovery: where there is room, the target has it first.
+                keep = self._dirt.saved(flow)
+                if self._states.replicating and not (self.tracking or self.little_room):
+                    keep = min(keep, durable)
+            flow.cursor.acknowledge(keep)
 
     async def _watch(self) -> None:
         """Shipping, or nothing to do: see whether the journals get full, and save dirt from time to time."""

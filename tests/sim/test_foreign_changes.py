@@ -188,14 +188,14 @@ async def test_the_copy_is_as_the_source_again(
 
 
 async def test_a_report_that_crosses_the_end_of_the_first_mirror(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was sent by a target that was no exact copy yet, and is one when it hears of that end."""
     async with simulate(1, options=SenderOptions(mirror="full", orphans="delete"), start=False) as simulation:
         simulation.source.create(b"file")
         drift = simulation.start_receiver().replica.drift
         sender = simulation.start_sender()
-        end = sender.shipper.end_run
+        end = sender.resync.run_ends
 
         def end_and_hear_of_drift(complete: bool) -> None:
             end(complete)
@@ -207,9 +207,9 @@ async def test_a_report_that_crosses_the_end_of_the_first_mirror(
                 drift.add(simulation.journal_id, dirty)
                 drift.tell()
                 report = drift.reports[0]
-                sender._handle(DriftFrame(report.number, 0, report.encoded, 1, b"file", exact=False))
+                sender.reports.handle(DriftFrame(report.number, 0, report.encoded, 1, b"file", exact=False))
 
-        sender.shipper.end_run = end_and_hear_of_drift
+        monkeypatch.setattr(sender.resync, "run_ends", end_and_hear_of_drift)
         await equal_again(simulation)
         assert drift.changes == 1
 

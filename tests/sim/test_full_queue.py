@@ -13,7 +13,7 @@ from kit.random_changes import RandomChanges
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
 from replicator import limits
-from replicator.agent import amending, shipper
+from replicator.agent import amending, decider
 from replicator.mirror import requirements, scan
 from replicator.mirror.order import Order
 from replicator.mirror.patches import PatchRequest
@@ -284,7 +284,7 @@ async def test_planted_mistakes_are_found(
     def wrongly(dirty: Iterable[Dirty], rules: Filter, order: Order, *, in_place: bool) -> None:
         require_dirty(wrong(list(dirty)), rules, order, in_place=in_place)
 
-    monkeypatch.setattr(shipper, "require_dirty", wrongly)
+    monkeypatch.setattr(decider, "require_dirty", wrongly)
     with pytest.raises((AssertionError, ExceptionGroup)):
         await test_only_what_was_lost_is_looked_at(monkeypatch, autojump_clock)
 

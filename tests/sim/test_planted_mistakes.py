@@ -13,8 +13,8 @@ from kit import trial
 
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.replica import Replica
+from replicator.agent.resync import Resync
 from replicator.agent.scanner import Scanner
-from replicator.agent.sender import Sender
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.shipper import Shipper
 from replicator.mirror.order import Decision, Order
@@ -118,12 +118,12 @@ def every_new_session_compares_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_power_loss_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    resume = Sender._resume_at
+    resume = Resync.resume
 
-    async def trustingly(self: Sender, connected: Connected) -> None:
+    async def trustingly(self: Resync, connected: Connected) -> None:
         await resume(self, msgspec.structs.replace(connected, power_lost=False))
 
-    monkeypatch.setattr(Sender, "_resume_at", trustingly)
+    monkeypatch.setattr(Resync, "resume", trustingly)
 
 
 PLANTS: list[tuple[Plant, str, int]] = [

@@ -55,7 +55,7 @@ class Pair:
         """The sender hears what was not journaled."""
         sender = self.simulation.sender
         assert sender is not None
-        mirrors, dirt = sender._mirrors, sender.dirt
+        mirrors, dirt = sender.mirrors, sender.dirt
         if mirrors.run is None:
             mirrors.begin_recovery()
         for record in self.lost:
@@ -248,14 +248,14 @@ async def recovered(pair: Pair, monkeypatch: pytest.MonkeyPatch, change: Callabl
     simulation.journaling = True
     sender = simulation.sender
     assert sender is not None
-    sent = sender.shipper.totals.mirror_bytes
+    sent = sender.totals.mirror_bytes
     with monkeypatch.context() as patched:
         counted = Counted(patched)
         pair.recover()
         await simulation.drained()
     progress = simulation.status.mirror
     assert progress is not None and progress.complete and progress.percent == 100
-    counted.sent = sender.shipper.totals.mirror_bytes - sent
+    counted.sent = sender.totals.mirror_bytes - sent
     return counted
 
 

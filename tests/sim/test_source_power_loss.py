@@ -47,7 +47,7 @@ def compares_everything(simulation: Simulation) -> bool:
     """Whether a run of the present sender did."""
     sender = simulation.sender
     assert sender is not None
-    run = sender._mirrors.last
+    run = sender.mirrors.last
     return run is not None and not run.some_paths
 
 

@@ -141,9 +141,9 @@ async def test_a_sender_killed_meanwhile_has_forgotten_nothing(
             sent = 0
         connection.start_receiver()
         if when != "tracking":
-            await wait_for(lambda: connection.running._mirrors.run is not None, "a recovery runs", 0.001)
+            await wait_for(lambda: connection.running.mirrors.run is not None, "a recovery runs", 0.001)
             if when == "complete":
-                await wait_for(lambda: connection.running._mirrors.run is None, "it is complete", 0.001)
+                await wait_for(lambda: connection.running.mirrors.run is None, "it is complete", 0.001)
             await connection.kill_sender()
             connection.start_sender()
             sent = 0
@@ -452,8 +452,8 @@ async def power_lost_at_the_end(clock: trio.testing.MockClock) -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Replica, "make_durable", never_durable)
             connection.start_receiver()
-            await wait_for(lambda: connection.running._mirrors.run is not None, "a recovery runs", 0.001)
-            await wait_for(lambda: connection.running._mirrors.run is None, "it is complete", 0.001)
+            await wait_for(lambda: connection.running.mirrors.run is not None, "a recovery runs", 0.001)
+            await wait_for(lambda: connection.running.mirrors.run is None, "it is complete", 0.001)
             await trio.sleep(1)
             await connection.lose_target_power()
         for _ in range(5):
@@ -461,7 +461,7 @@ async def power_lost_at_the_end(clock: trio.testing.MockClock) -> None:
         connection.start_receiver()
         await trio.sleep(30)  # to connect again
         await settled(connection, data)
-        last = connection.running._mirrors.last
+        last = connection.running.mirrors.last
         assert last is not None and last.some_paths, "everything was compared"
 
 
@@ -540,5 +540,5 @@ async def test_a_source_that_loses_power_while_it_tracks_goes_on(
         await simulation.drained()
         simulation.assert_equal()
         assert simulation.status.target_data_state == "OK"
-        last = sender._mirrors.last
+        last = sender.mirrors.last
         assert last is not None and last.some_paths, "everything was compared"

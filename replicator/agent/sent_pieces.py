@@ -1,0 +1,101 @@
+"""What is in the stream of a mirror run and not applied, as far as the target has said: its beginning, and
+batches of pieces.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+import msgspec
+
+from replicator import limits
+from replicator.agent.flow import Flow
+from replicator.agent.pace import Pace
+from replicator.mirror.pieces import NO_CONTENT, Abandon, Listing, Names, Patch, Patched, Times
+from replicator.mirror.scan import Found
+
+
+class _Batch(NamedTuple):
+    number: int
+    bytes: int
+    flow: Flow
+    found: list[Found]
+
+
+class SentPieces:
+    """`last_number`: of the last batch; numbers never start again."""
+
+    def __init__(self, flows: list[Flow], pace: Pace, last_number: int) -> None:
+        self.announced = ""
+        """Id of the run whose beginning is in the stream."""
+        self._flows = flows
+        self._pace = pace
+        self._last_number = last_number
+        self._batches: deque[_Batch] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def next_number(self) -> int:
+        """Of the batch that is about to be sent."""
+        self._last_number += 1
+        return self._last_number
+
+    def add(self, number: int, size: int, flow: Flow, found: list[Found]) -> None:
+        """A batch of `size` bytes enters the stream."""
+        # Contents are not kept: what is lost on the way is read again.
+        kept = [f if f.entry is None else _without_data(f) for f in found]
+        self._batches.append(_Batch(number, size, flow, kept))
+        self._pace.sent(number, size, self._bytes)
+        self._bytes += size
+
+    def acknowledged(self, number: int) -> None:
+        """The target has applied the batches up to this one."""
+        self._pace.arrived(number)
+        while self._batches and self._batches[0].number <= number:
+            batch = self._batches.popleft()
+            self._bytes -= batch.bytes
+            for found in batch.found:
+                if isinstance(found.entry, Patched):
+                    batch.flow.order.patch_settled(found.identity)
+
+    def forget_after(self, number: int) -> None:
+        """The target has not received the batches after this one: what they held is brought again."""
+        while self._batches and self._batches[-1].number > number:
+            batch = self._batches.pop()
+            self._bytes -= batch.bytes
+            for found in batch.found:
+                batch.flow.lost(found)
+
+    def clear(self) -> None:
+        """The run is over, or begins anew."""
+        self._batches.clear()
+        self._bytes = 0
+
+    # --- with what waits for its place in the stream ---
+
+    @property
+    def queued(self) -> int:
+        """Pieces that are read and not applied."""
+        return len(self._batches) + sum(len(flow.pieces) for flow in self._flows)
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._bytes + sum(p.bytes for flow in self._flows for p in flow.pieces)
+
+    def may_send(self) -> bool:
+        """Whether the scanner may read on: mirror data in flight and in the queue is bounded, so replication
+        goes first.
+        """
+        return self.queued < limits.PIECES_IN_FLIGHT and self.queued_bytes < self._pace.window_bytes
+
+
+def _without_data(found: Found) -> Found:
+    entry = found.entry
+    if isinstance(entry, Times | Listing | Abandon | Patched):
+        return found
+    if isinstance(entry, Names):
+        return found._replace(entry=msgspec.structs.replace(entry, names=(), types=b"", kept=()))
+    if isinstance(entry, Patch):
+        return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
+    return Found(found.path, None, found.identity, found.links, found.size)
