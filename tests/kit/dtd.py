@@ -15,6 +15,7 @@ from typing import Any
 
 from kit import leftovers
 from kit.hosts import Host
+from replicator import limits
 
 START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 60.0
@@ -128,18 +129,19 @@ class Agent:
         return self._run(_DTCTL, *arguments)
 
     def dtd(self, *arguments: str) -> Result:
-        return self._run(_DTD, *arguments)
+        # It may sync a file system that others keep busy, and is given that time.
+        return self._run(_DTD, *arguments, timeout_s=COMMAND_TIMEOUT_S + limits.CAPTURE_STOP_TIMEOUT_S)
 
     def json(self, *arguments: str | os.PathLike[str]) -> Any:
         """The document of a command that must succeed."""
         return self.dtctl(*arguments, "--json").json
 
-    def _run(self, program: list[str], *arguments: str | os.PathLike[str]) -> Result:
+    def _run(
+        self, program: list[str], *arguments: str | os.PathLike[str], timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> Result:
         # --home comes before the command for dtctl; dtd takes it anywhere.
         command = [*program, "--home", self.home, *arguments]
-        return Result(
-            subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
-        )
+        return Result(subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False))
 
     def close(self) -> None:
         """Take everything down, whatever state it is in."""
