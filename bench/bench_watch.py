@@ -50,7 +50,7 @@ def receiver(agents: harness.Pair) -> dict[str, Any]:
 
 
 def measure(work: Path, quick: bool) -> None:
-    rounds, count = (1, 1000) if quick else (7, 20_000)
+    rounds, count = (1, 1000) if quick else (5, 10_000)
     with contextlib.ExitStack() as stack:
         pairs: dict[str, harness.Pair] = {}
         places: dict[str, Path] = {}
