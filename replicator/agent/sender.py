@@ -23,7 +23,7 @@ from replicator.agent.drift_repair import DriftRepair
 from replicator.agent.flow import Flow
 from replicator.agent.introduction import CopyInUse, introduce, peer_address, reason_of, what_ended
 from replicator.agent.lag_watch import LagWatch
-from replicator.agent.mirroring import RECOVERY, remirror_kind
+from replicator.agent.mirroring import RECOVERY
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.pace import Pace
 from replicator.agent.recovery_status import recovery_text
@@ -89,6 +89,8 @@ class Sender:
             SenderState(
                 replicating=options.replicate,
                 mirror_wanted=options.mirror,
+                mirror_newer=options.newer,
+                mirror_checksum=options.checksum,
                 mirror_exact=options.orphans == "delete",
             ),
         )
@@ -107,9 +109,10 @@ class Sender:
             self._changes,
             self._states.mirror_moved,
             self.dirt,
-            remirror_kind(options.remirror),
+            options.remirror,
             self._pace,
             automatic=options.automatic_recovery,
+            checksum_all=options.checksum_all,
         )
         self._reconnect = options.reconnect
         self._tracker = Tracker(
@@ -137,7 +140,7 @@ class Sender:
         )
         self.shipper.replicating = self._states.replicating
         # Larger than any number of an earlier process: late acknowledgements cannot be confused.
-        self.shipper.batches = world.clock.wall_ns() // 1000
+        self.shipper.batches = self.shipper.comparisons = world.clock.wall_ns() // 1000
         self._scanner = Scanner(
             world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake, self._pace
         )
@@ -592,7 +595,18 @@ class Sender:
             self._mirrors.hold()
         if self._mirrors.run is None or not flow.order.active:
             return
-        run = self._mirrors.run
+        run, order = self._mirrors.run, flow.order
+        if refused.number:
+            request = order.differ(refused.number, refused.blocks)
+            run.differed(sum(length for _, length, _ in refused.blocks) if request is not None else 0)
+            if request is None or refused.blocks:
+                return  # else its blocks cannot be compared
+        if refused.size:
+            order.not_as_claimed(refused.identity)
+            run.not_as_claimed(refused.size)
+        if refused.links:
+            self.shipper.compare(flow, path, refused.identity, refused.links)
+            return
         if not refused.retry and refused.reason in _NOWHERE and run.try_again(path):
             # Others have removed the directory it belongs into: that comes first.
             with run.expecting(flow.order):
@@ -603,13 +617,17 @@ class Sender:
             for lacking in paths:
                 flow.read_again(lacking)
         else:
+            order.never_compare(refused.identity)
             flow.read_again(path, refused.identity)
 
     # --- commands ---
 
-    def mirror_start(self, kind: str = "difference", orphans: str = "") -> None:
+    def mirror_start(
+        self, kind: str = "difference", orphans: str = "", newer: bool = False, checksum: bool = False
+    ) -> None:
         exact = (orphans or self._arguments.options.orphans) == "delete"
-        self._mirrors.start(kind, exact=exact, connected=self._session is not None)
+        connected = self._session is not None
+        self._mirrors.start(kind, exact=exact, newer=newer, checksum=checksum, connected=connected)
 
     def mirror_stop(self) -> None:
         self._mirrors.stop(connected=self._session is not None)
@@ -648,9 +666,10 @@ class Sender:
         self._scanner.wake()
         self._changes.notify()
 
-    def configure(self, remirror: str, reconnect: bool) -> None:
+    def configure(self, remirror: str, reconnect: bool, checksum_all: bool = False) -> None:
         """The agent's configuration may be another than when this process began."""
-        self._mirrors.remirror = remirror_kind(remirror)
+        self._mirrors.remirror = remirror
+        self._mirrors.checksum_all = checksum_all
         self._reconnect = reconnect
 
     def replicate_start(self) -> None:

@@ -21,11 +21,14 @@ from replicator.agent.mirroring import MirrorRun
 from replicator.agent.pace import Pace
 from replicator.agent.states import MirrorEvent
 from replicator.errors import ReplicatorError
+from replicator.mirror.comparison import Claim
 from replicator.mirror.order import Decision, Order, name_change_touches
+from replicator.mirror.patches import PatchRequest
 from replicator.mirror.pieces import (
     NO_CONTENT,
     Abandon,
     Batch,
+    Digests,
     Finish,
     LinkTo,
     Listing,
@@ -82,6 +85,7 @@ class SentBatch(NamedTuple):
     bytes: int
     flow: Flow
     found: list[Found]
+    patch: PatchRequest | None
 
 
 class Shipment(NamedTuple):
@@ -128,6 +132,7 @@ class Shipper:
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     sent_batches: deque[SentBatch] = field(default_factory=deque)
     batches: int = 0  # number of the last batch; never starts again
+    comparisons: int = 0  # number of the last comparison; the same
     piece_bytes_in_flight: int = 0
     announced: str = ""  # id of the run whose MIRROR_BEGIN is in the stream
     jump_pending: bool = True  # what was tracked has to be brought another way
@@ -516,15 +521,17 @@ class Shipper:
             if entry is not None:
                 entries.append(found)
         if entries:
-            self._send_batch(flow, entries, out)
+            self._send_batch(flow, entries, out, piece)
         self.wake_scanner()  # there is room for another piece, or something to read again
 
     def _still_holds(self, order: Order, entry: Same | LinkTo, identity: Identity) -> bool:
         """Whether what the scanner knew when it chose not to send the content is true at this place."""
         if isinstance(entry, LinkTo):
             return order.link_is_known(identity)
+        if entry.claim in (Claim.CONTENT, Claim.NOTHING):  # whatever was changed since, they speak of content
+            return order.may_compare(identity)
         run = self.mirror_run()
-        claims = run is not None and run.compares
+        claims = run is not None and run.comparison.believes_attributes
         return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
@@ -551,6 +558,14 @@ class Shipper:
             self._void(flow, transfer)
         elif isinstance(entry, Times):
             return
+        elif isinstance(entry, Same) and entry.claim is Claim.NOTHING:
+            order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            run.found_whole(found.size)
+            self.compare(flow, found.path, found.identity, found.links)
+        elif isinstance(entry, Digests):
+            data_bytes = sum(length for _, length in entry.extents)
+            run.compared(max(min(entry.end, entry.size) - entry.start, 0), data_bytes)
+            run.current = shown(found.path)
         elif isinstance(entry, Names):
             order.names_sent(found.path)
         elif isinstance(entry, Patch):
@@ -563,7 +578,8 @@ class Shipper:
         else:
             again = order.was_brought(found.identity)
             identity = found.identity if entry is not None else None
-            order.file_sent(found.path, identity, whole=found.whole, links=found.links)
+            right = found.whole or found.digested
+            order.file_sent(found.path, identity, whole=right, links=found.links, complete=not found.digested)
             if entry is None or (again and found.links == 1):
                 return  # nothing, or moved meanwhile and counted before
             run.found_whole(found.size)
@@ -573,9 +589,19 @@ class Shipper:
                 run.sent_bytes += found.size
             else:
                 run.skipped_bytes += found.size
+            if found.digested:
+                run.compared_bytes += found.size
             run.current = shown(found.path)
 
-    def _send_batch(self, flow: Flow, entries: list[Found], out: list[Shipment]) -> None:
+    def compare(self, flow: Flow, path: bytes, identity: Identity, links: int) -> None:
+        """The target has an old copy of that file at `path`: compare their blocks."""
+        self.comparisons += 1
+        flow.order.require_compared(path, identity, self.comparisons, multilink=links > 1)
+        self.wake_scanner()
+
+    def _send_batch(
+        self, flow: Flow, entries: list[Found], out: list[Shipment], piece: QueuedPiece | None = None
+    ) -> None:
         self.batches += 1
         batch = Batch(self.batches, flow.index, tuple(f.entry for f in entries if f.entry is not None))
         data = encode_batch(batch)
@@ -583,9 +609,12 @@ class Shipper:
         out.append(Shipment(PieceBatch(self.batches), data))
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in entries]
-        self.sent_batches.append(SentBatch(self.batches, size, flow, kept))
-        self.pace.sent(self.batches, size, self.piece_bytes_in_flight)
-        self.piece_bytes_in_flight += size
+        # Digests are small, and what the target has to do for them is not.
+        weight = max(size, piece.bytes) if piece is not None else size
+        patch = piece.patch if piece is not None else None
+        self.sent_batches.append(SentBatch(self.batches, weight, flow, kept, patch))
+        self.pace.sent(self.batches, weight, self.piece_bytes_in_flight)
+        self.piece_bytes_in_flight += weight
         self.totals.sent_bytes += size
         self.totals.mirror_bytes += size
 
@@ -615,6 +644,9 @@ class Shipper:
             for found in batch.found:
                 if isinstance(found.entry, Patched):
                     batch.flow.order.patch_settled(found.identity)
+                elif isinstance(found.entry, Digests):
+                    assert batch.patch is not None
+                    batch.flow.order.digests_answered(batch.patch)
 
     def forget_batches_after(self, number: int) -> None:
         """The target has not received the batches after this one: what they held is brought again."""
@@ -622,7 +654,7 @@ class Shipper:
             batch = self.sent_batches.pop()
             self.piece_bytes_in_flight -= batch.bytes
             for found in batch.found:
-                batch.flow.lost(found)
+                batch.flow.lost(found, batch.patch)
 
     def _finish_run(self, run: MirrorRun, out: list[Shipment]) -> None:
         """Nothing can be shipped now: is the mirror complete?"""
@@ -694,6 +726,8 @@ def _without_data(found: Found) -> Found:
         return found
     if isinstance(entry, Names):
         return found._replace(entry=msgspec.structs.replace(entry, names=(), types=b"", kept=()))
+    if isinstance(entry, Digests):
+        return found._replace(entry=msgspec.structs.replace(entry, extents=(), digests=b""))
     if isinstance(entry, Patch):
         return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
     return Found(found.path, None, found.identity, found.links, found.size)
