@@ -62,6 +62,7 @@ class Mirror(msgspec.Struct, frozen=True):
     """[mirror]"""
 
     remap_links: bool = limits.REMAP_LINKS
+    checksum_all: bool = limits.CHECKSUM_ALL  # of this source: mirrors with checksum compare all files
 
 
 class Meter(msgspec.Struct, frozen=True):
@@ -211,6 +212,7 @@ _CHECKS: dict[str, Check] = {
     "connection.reconnect_at_start": _flag,
     "connection.auto_remirror": _one_of(*limits.REMIRROR),
     "mirror.remap_links": _flag,
+    "mirror.checksum_all": _flag,
     "meter.lag_warning_s": _number(0, limits.LAG_MAX_S),
     "meter.lag_error_s": _number(0, limits.LAG_MAX_S),
     "log.size_max": _size(limits.LOG_MIN_BYTES),

@@ -139,6 +139,9 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     problem_count: int = 0
     problems: tuple[Problem, ...] = ()
     current: str = ""
+    newer: bool = False  # only what is newer on the source
+    checksum: bool = False  # blocks are compared
+    compared_bytes: int = 0  # read and compared by digests
 
 
 class RecoveryStatus(msgspec.Struct, frozen=True, kw_only=True):

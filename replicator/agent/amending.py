@@ -16,8 +16,8 @@ from replicator.agent.mirroring import MirrorRun
 from replicator.agent.pace import Pace
 from replicator.mirror.names import NamesRead, names_changed, read_names_of
 from replicator.mirror.order import name_change_touches
-from replicator.mirror.patches import PatchRequest, Range, counted_bytes
-from replicator.mirror.pieces import Patch, Patched
+from replicator.mirror.patches import PatchRequest, Range, Todo, counted_bytes
+from replicator.mirror.pieces import Digests, Patch, Patched
 from replicator.mirror.regions import PatchReader, open_patch
 from replicator.mirror.scan import Found, Source, join
 from replicator.ops import Kind
@@ -101,14 +101,18 @@ class Amender:
 
     async def _bring_patch(self, flow: Flow, request: PatchRequest) -> None:
         reader: PatchReader | None = None
-        left = request.ranges
+        ranges: list[Range] = []  # taken from the request, and not in a piece yet
+        compare: list[Range] = []
         try:
             while not request.void:
                 await self._may_scan()
                 if request.void:
                     break
                 place = flow.open_place()
-                step = partial(_read, flow.source, request, reader, self._pace.part_bytes)
+                todo = request.take()
+                ranges, compare = ranges + todo.left, compare + todo.compare
+                matched = reader.matched if reader is not None else 0
+                step = partial(_read, flow.source, request, reader, todo, self._pace.part_bytes)
                 reader, found = await self._world.in_thread(step)
                 changes = flow.close_place()
                 if reader is None or any(
@@ -124,31 +128,42 @@ class Amender:
                     flow.order.drop_patch(request)
                     self._queue(flow, QueuedPiece(place, []))
                     break
-                self._measure(request, reader, left)
-                left = reader.left
+                if not request.number:
+                    self._measure(request, reader, todo)
+                ranges, compare = reader.left, reader.left_to_compare
                 # Read after this place: it had no others then, or they are gone by operations that follow.
-                request.multilink = found[-1].links > 1
-                size = sum(f.size for f in found)
+                request.multilink = reader.links > 1
+                self._count_matched(request, reader.matched - matched)
+                request.unanswered += sum(isinstance(f.entry, Digests) for f in found)
+                size = sum(_weight(f) for f in found)
                 self._queue(flow, QueuedPiece(place, found, patch=request, bytes=size))
+                if not found:
+                    flow.order.park_patch(request)
+                    break
                 if isinstance(found[-1].entry, Patched):
                     if found[-1].links > 1:
                         flow.links_seen.add(request.identity)
                     break
         except BaseException:
             flow.abort_place()
-            flow.order.patch_left(request, left)
+            flow.order.patch_left(request, ranges, compare)
             raise
         finally:
             if reader is not None:
                 reader.close()
 
-    def _measure(self, request: PatchRequest, reader: PatchReader, ranges: list[Range]) -> None:
+    def _measure(self, request: PatchRequest, reader: PatchReader, todo: Todo) -> None:
         """Only now it is known how much of the file lies in what was asked for."""
         run = self._mirror_run()
         if run is not None and not request.measured:
             request.measured = True
-            inside = sum(max(min(end, reader.size) - start, 0) for start, end in ranges)
-            run.expect(0, inside - counted_bytes(ranges))
+            inside = sum(max(min(end, reader.size) - start, 0) for start, end in todo.ranges)
+            run.expect(0, inside - counted_bytes(todo.ranges))
+
+    def _count_matched(self, request: PatchRequest, size: int) -> None:
+        run = self._mirror_run()
+        if run is not None and request.number:
+            run.matched(size)
 
     def _report(self, path: bytes, reason: str) -> None:
         run = self._mirror_run()
@@ -156,10 +171,20 @@ class Amender:
             run.problem(path, reason)
 
 
+def _weight(found: Found) -> int:
+    """What a piece counts of what may be on its way: bytes sent, or the time that comparing takes."""
+    entry = found.entry
+    if isinstance(entry, Digests):
+        return sum(length for _, length in entry.extents) // limits.COMPARE_WEIGHT
+    return found.size
+
+
 def _read(
-    source: Source, request: PatchRequest, reader: PatchReader | None, part_bytes: int
+    source: Source, request: PatchRequest, reader: PatchReader | None, todo: Todo, part_bytes: int
 ) -> tuple[PatchReader | None, list[Found] | str]:
-    """Parts of about `part_bytes` together, or a reason; no reader: it is another object now."""
+    """Parts of about `part_bytes` together, or a reason; no reader: it is another object now. Nothing found:
+    its end has to wait.
+    """
     found: list[Found] = []
     total = 0
     try:
@@ -167,12 +192,16 @@ def _read(
             reader = open_patch(source, request)
             if reader is None:
                 return None, []
+        reader.take(todo)
         while total < part_bytes and len(found) < limits.STEP_FILES:
             entry = reader.next(part_bytes - total)
+            if entry is None:
+                break
             size = len(entry.data) if isinstance(entry, Patch) else 0
-            found.append(Found(request.path, entry, request.identity, entry.links, size, whole=True))
+            links = reader.links if isinstance(entry, Digests) else entry.links
+            found.append(Found(request.path, entry, request.identity, links, size, whole=True))
             total += size
-            if isinstance(entry, Patched):
+            if isinstance(entry, Patched | Digests):
                 break
     except OSError as error:
         return reader, os.strerror(error.errno) if error.errno else str(error)

@@ -315,7 +315,10 @@ class Children:
         async def tell(child: Child) -> None:
             with suppress(ReplicatorError):  # of another version
                 await child.call(
-                    "configure", remirror=settings.auto_remirror, reconnect=settings.auto_reconnect
+                    "configure",
+                    remirror=settings.auto_remirror,
+                    reconnect=settings.auto_reconnect,
+                    checksum_all=self._config.mirror.checksum_all,
                 )
 
         plan = Plan(
@@ -367,6 +370,9 @@ class Children:
             ],
             options=SenderOptions(
                 mirror=connection.options.mirror,
+                newer=connection.options.newer,
+                checksum=connection.options.checksum,
+                checksum_all=self._config.mirror.checksum_all,
                 replicate=connection.options.replicate,
                 remap_links=connection.options.remap_links,
                 orphans=connection.options.orphans,

@@ -219,7 +219,10 @@ class Connections:
         if action == "start":
             if kind != "log":
                 _check_mirror(kind, newer=newer, checksum=checksum, orphans=orphans)
-            await self._ask(connection, "mirror_start", kind=kind, orphans=orphans)
+            elif newer or checksum:
+                raise UsageError("newer, checksum: a log mirror compares nothing; leave them out")
+            options = {"newer": newer, "checksum": checksum}
+            await self._ask(connection, "mirror_start", kind=kind, orphans=orphans, **options)
         else:
             await self._ask(connection, f"mirror_{action}")
         self._core.events.add(_MIRROR_EVENTS[action], id=connection.id, kind=kind)
@@ -441,9 +444,8 @@ def _check_mirror(kind: str, *, newer: bool, checksum: bool, orphans: str) -> No
         raise UsageError(f"mirror {kind!r}: must be full, difference, or (to start one) log")
     if orphans not in ("keep", "delete"):
         raise UsageError(f"orphans {orphans!r}: must be keep or delete")
-    for name, wanted in (("newer", newer), ("checksum", checksum)):
-        if wanted:
-            raise UsageError(f"{name}: mirrors of this release do not compare in this way yet; leave it out")
+    if kind == "full" and (newer or checksum):
+        raise UsageError("newer, checksum: a full mirror sends every file; leave them out, or use difference")
 
 
 def _behind(connection: Connection, status: ConnectionStatus, timeout_s: float | None) -> str:

@@ -9,7 +9,7 @@ from replicator.agent.mirroring import MirrorRun
 from replicator.errors import JournalError
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
 from replicator.mirror.patches import PatchRequest, aligned
-from replicator.mirror.pieces import Abandon, AnyEntry, Listing, Names, Patch, Patched, Times
+from replicator.mirror.pieces import Abandon, AnyEntry, Digests, Listing, Names, Patch, Patched, Times
 from replicator.mirror.scan import Found, Source, Transfer
 from replicator.ops import NAME_KINDS, NO_IDENTITY, START, Identity, Kind, Position, Record
 from replicator.queue.cursor import Cursor
@@ -174,8 +174,8 @@ class Flow:
         for root in self.filter.roots:
             self.order.require(root)
 
-    def lost(self, found: Found) -> None:
-        """This did not reach the target and will not: see that it is brought again."""
+    def lost(self, found: Found, patch: PatchRequest | None = None) -> None:
+        """This, of `patch`, did not reach the target and will not: see that it is brought again."""
         entry = found.entry
         if isinstance(entry, Times):
             self.times_again.add(found.path)
@@ -189,6 +189,9 @@ class Flow:
             self.order.require_regions(
                 found.path, found.identity, regions_of(entry), multilink=found.links > 1
             )
+        elif isinstance(entry, Digests):
+            assert patch is not None
+            self.order.digests_lost(patch, (entry.start, entry.end))
         elif not isinstance(entry, Abandon):
             self.read_again(found.path, found.identity if found.identity != NO_IDENTITY else None)
 
@@ -217,7 +220,9 @@ class Flow:
             self._failed_at = failed_at
         for piece in self.pieces:
             for found in piece.found:
-                if piece.patch is not None:
+                if isinstance(found.entry, Digests):
+                    self.lost(found, piece.patch)
+                elif piece.patch is not None:
                     self.order.patch_left(piece.patch, aligned(regions_of(found.entry)))
                 else:
                     self.lost(found)

@@ -12,7 +12,7 @@ import trio
 
 from replicator import limits
 from replicator.agent.mirroring import FORCED
-from replicator.agent.replica import Replica
+from replicator.agent.replica import Replica, takes_long
 from replicator.agent.replica_state import (
     Applied,
     Received,
@@ -221,7 +221,7 @@ class Intake:
             raise RemoteProtocolError(f"pieces {batch.number} came as {head.number}")
         if batch.number <= received.batches:
             return  # a repetition
-        keeps_up = await self._replica.keeps_up()
+        keeps_up = not takes_long(batch) and await self._replica.keeps_up()
         self._check_open()
         if not keeps_up or not self._replica.place_now(batch):
             await self.append(head, data)

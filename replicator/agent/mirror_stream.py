@@ -11,10 +11,12 @@ from replicator.agent.scanner import Scanner
 from replicator.agent.sent_pieces import SentPieces
 from replicator.agent.shipments import Shipment, Totals
 from replicator.agent.states import MirrorEvent
+from replicator.mirror.comparison import Claim
 from replicator.mirror.order import Order, name_change_touches
 from replicator.mirror.pieces import (
     Abandon,
     Batch,
+    Digests,
     Finish,
     LinkTo,
     Listing,
@@ -106,15 +108,17 @@ class MirrorStream:
             if entry is not None:
                 entries.append(found)
         if entries:
-            self._send(flow, entries, out)
+            self._send(flow, entries, out, piece)
         self._mirrors.wake_scanner()  # there is room for another piece, or something to read again
 
     def _still_holds(self, order: Order, entry: Same | LinkTo, identity: Identity) -> bool:
         """Whether what the scanner knew when it chose not to send the content is true at this place."""
         if isinstance(entry, LinkTo):
             return order.link_is_known(identity)
+        if entry.claim in (Claim.CONTENT, Claim.NOTHING):  # whatever was changed since, they speak of content
+            return order.may_compare(identity)
         run = self._mirrors.run
-        claims = run is not None and run.compares
+        claims = run is not None and run.comparison.believes_attributes
         return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
@@ -141,6 +145,14 @@ class MirrorStream:
             _void(flow, transfer)
         elif isinstance(entry, Times):
             return
+        elif isinstance(entry, Same) and entry.claim is Claim.NOTHING:
+            order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            run.found_whole(found.size)
+            self._mirrors.compare(flow, found.path, found.identity, found.links)
+        elif isinstance(entry, Digests):
+            data_bytes = sum(length for _, length in entry.extents)
+            run.compared(max(min(entry.end, entry.size) - entry.start, 0), data_bytes)
+            run.current = shown(found.path)
         elif isinstance(entry, Names):
             order.names_sent(found.path)
         elif isinstance(entry, Patch):
@@ -153,7 +165,8 @@ class MirrorStream:
         else:
             again = order.was_brought(found.identity)
             identity = found.identity if entry is not None else None
-            order.file_sent(found.path, identity, whole=found.whole, links=found.links)
+            right = found.whole or found.digested
+            order.file_sent(found.path, identity, whole=right, links=found.links, complete=not found.digested)
             if entry is None or (again and found.links == 1):
                 return  # nothing, or moved meanwhile and counted before
             run.found_whole(found.size)
@@ -163,6 +176,8 @@ class MirrorStream:
                 run.sent_bytes += found.size
             else:
                 run.skipped_bytes += found.size
+            if found.digested:
+                run.compared_bytes += found.size
             run.current = shown(found.path)
 
     def abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
@@ -173,12 +188,16 @@ class MirrorStream:
                 _void(flow, transfer)
                 self._send(flow, [Found(transfer.path, Abandon(transfer.path, transfer.number))], out)
 
-    def _send(self, flow: Flow, entries: list[Found], out: list[Shipment]) -> None:
+    def _send(
+        self, flow: Flow, entries: list[Found], out: list[Shipment], piece: QueuedPiece | None = None
+    ) -> None:
         number = self._sent.next_number()
         data = encode_batch(Batch(number, flow.index, tuple(f.entry for f in entries if f.entry is not None)))
         size = sum(map(len, data))
         out.append(Shipment(PieceBatch(number), data))
-        self._sent.add(number, size, flow, entries)
+        # Digests are small, and what the target has to do for them is not.
+        weight = max(size, piece.bytes) if piece is not None else size
+        self._sent.add(number, weight, flow, entries, piece.patch if piece is not None else None)
         self._totals.sent_bytes += size
         self._totals.mirror_bytes += size
 

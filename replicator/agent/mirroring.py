@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from replicator import limits
 from replicator.agent.estimate import Estimate, work_of
 from replicator.agent.states import MIRROR, Machine, MirrorEvent
+from replicator.mirror.comparison import comparison_of
 from replicator.mirror.order import Order
 from replicator.ops import shown
 from replicator.status import MirrorProgress, MirrorStatus, Problem
@@ -19,14 +20,7 @@ FORCED = "forced"  # full, over a copy that was taken into use: a person has cho
 KINDS = frozenset({FULL, DIFFERENCE})
 LOG = "log"  # of what is known to have changed
 OFF = "off"
-CHECKSUM = "checksum"
-
-
-def remirror_kind(setting: str) -> str:
-    """What brings what a target lacks after it was away (`limits.REMIRROR`). There is no comparison by
-    checksum yet, so that means to send everything.
-    """
-    return FULL if setting == CHECKSUM else setting
+CHECKSUM = "checksum"  # as what brings what a target lacks: a difference mirror that compares blocks
 
 
 _RATE_WINDOW_NS = 2_000_000_000
@@ -43,6 +37,9 @@ class MirrorRun:
     kind: str
     exact: bool
     started_ns: int
+    newer: bool = False  # options, see `mirror/comparison.py`
+    checksum: bool = False
+    checksum_all: bool = False
     distrust_ctime_after_ns: int | None = None
     total_files: int = 0
     total_bytes: int = 0
@@ -50,7 +47,8 @@ class MirrorRun:
     done_files: int = 0
     done_bytes: int = 0
     sent_bytes: int = 0
-    skipped_bytes: int = 0
+    skipped_bytes: int = 0  # that the target had, or was believed to have
+    compared_bytes: int = 0  # read and compared by digests
     current: str = ""
     problem_count: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -68,6 +66,13 @@ class MirrorRun:
     def __post_init__(self) -> None:
         self._status: Machine[MirrorStatus, MirrorEvent] = Machine(MIRROR, MirrorStatus.MIRRORING, self.moved)
         self._estimate = Estimate(self.started_ns)
+        difference = self.kind not in (FULL, FORCED)
+        self.comparison = comparison_of(
+            difference=difference,
+            newer=difference and self.newer,
+            checksum=difference and self.checksum,
+            checksum_all=self.checksum_all,
+        )
 
     @property
     def status(self) -> MirrorStatus:
@@ -84,10 +89,6 @@ class MirrorRun:
     def stopped(self) -> bool:
         """By request, before it was complete."""
         return self.status is MirrorStatus.STOPPED
-
-    @property
-    def compares(self) -> bool:
-        return self.kind not in (FULL, FORCED)
 
     def expect(self, files: int, size: int) -> None:
         """So much more work, of a run whose work is known beforehand; otherwise everything is counted."""
@@ -113,6 +114,28 @@ class MirrorRun:
         """A part of a file was brought in place."""
         self.done_bytes += hole_bytes + sent_bytes
         self.sent_bytes += sent_bytes
+
+    def compared(self, size: int, data_bytes: int) -> None:
+        """Digests of so much of a file are on their way; what the target finds different `differed`."""
+        self.done_bytes += size
+        self.skipped_bytes += data_bytes
+        self.compared_bytes += data_bytes
+
+    def differed(self, size: int) -> None:
+        """So much of what was compared is to be brought."""
+        self.done_bytes -= size
+        self.skipped_bytes -= size
+
+    def matched(self, size: int) -> None:
+        """So much of that was equal after all."""
+        self.done_bytes += size
+        self.skipped_bytes += size
+
+    def not_as_claimed(self, size: int) -> None:
+        """A file that was claimed to be right is not: it comes again."""
+        self.done_files -= 1
+        self.done_bytes -= size
+        self.skipped_bytes -= size
 
     def bring_everything(self) -> None:
         """It began with some paths, and brings the whole set now: what was expected says nothing any more."""
@@ -163,6 +186,9 @@ class MirrorRun:
             done_bytes=self.done_bytes,
             sent_bytes=self.sent_bytes,
             skipped_bytes=self.skipped_bytes,
+            compared_bytes=self.compared_bytes,
+            newer=self.newer,
+            checksum=self.checksum,
             remaining_bytes=max(self.total_bytes - self.done_bytes, 0) if self.total_known else 0,
             rate_bytes_per_s=self._current_rate(end_ns, elapsed_s),
             elapsed_s=elapsed_s,

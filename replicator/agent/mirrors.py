@@ -14,13 +14,24 @@ from replicator.agent.changes import Changes, Wake
 from replicator.agent.dirt import Dirt
 from replicator.agent.flow import Flow
 from replicator.agent.known_copy import KnownCopy
-from replicator.agent.mirroring import FORCED, FULL, KINDS, LOG, OFF, RECOVERY, MirrorRun
+from replicator.agent.mirroring import (
+    CHECKSUM,
+    DIFFERENCE,
+    FORCED,
+    FULL,
+    KINDS,
+    LOG,
+    OFF,
+    RECOVERY,
+    MirrorRun,
+)
 from replicator.agent.pace import Pace
 from replicator.agent.sender_state import SenderStateFile
 from replicator.agent.sent_pieces import SentPieces
 from replicator.agent.states import COMPLETE, MirrorEvent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.net.frames import Connected
+from replicator.ops import Identity
 from replicator.status import MirrorStatus, TargetDataState
 from replicator.world import World
 
@@ -51,8 +62,12 @@ class Mirrors:
         shipper: Wake,
         scanner: Wake,
         automatic: bool = True,
+        checksum_all: bool = False,
     ) -> None:
-        """`remirror`: what brings what was only tracked (AD-10), see `REMIRROR`."""
+        """`remirror`: what brings what was only tracked (AD-10), see `limits.REMIRROR`. `checksum_all`: a
+        mirror that compares blocks compares those of all files (MR-05).
+        """
+        self.checksum_all = checksum_all
         self.automatic = automatic
         self.pace = pace
         self.run: MirrorRun | None = None
@@ -75,14 +90,24 @@ class Mirrors:
         self._shipper = shipper
         self._scanner = scanner
         self._ended: tuple[MirrorRun, list[int]] | None = None  # and where in each journal
+        # Number of the last comparison: larger than any of an earlier process.
+        self._comparisons = world.clock.wall_ns() // 1000
         self._to_settle = ""  # id of a complete run that is not durable on the target yet
 
     # --- beginning and ending ---
 
     def begin(
-        self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None, lost: bool = False
+        self,
+        kind: str,
+        *,
+        exact: bool,
+        newer: bool = False,
+        checksum: bool = False,
+        distrust_ctime_after_ns: int | None = None,
+        lost: bool = False,
     ) -> MirrorRun:
-        """Bring the whole set. `exact`: and remove what the source does not have.
+        """Bring the whole set. `exact`: and remove what the source does not have. `newer`, `checksum`: see
+        `mirror/comparison.py`.
 
         `distrust_ctime_after_ns`: files changed later are sent whole, whatever size and mtime say. `lost`:
         what the target lacks is not known.
@@ -95,7 +120,9 @@ class Mirrors:
         started_ns = distrust_ctime_after_ns
         if started_ns is None:
             started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
-        run = self._new_run(kind, exact, started_ns, track=exact_now, settled=False)
+        run = self._new_run(
+            kind, exact, started_ns, newer=newer, checksum=checksum, track=exact_now, settled=False
+        )
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
             flow.forget_mirror()
@@ -166,13 +193,18 @@ class Mirrors:
         elif not dirt.sufficient:
             dirt.bring()
             wanted = self._memory.state.mirror_wanted
-            kind = wanted if wanted in KINDS else FULL if self.remirror == FULL else RECOVERY
-            self.begin(kind, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
+            if wanted in KINDS:
+                self._begin_wanted(wanted, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
+            else:
+                kind = FULL if self.remirror == FULL else RECOVERY
+                self.begin(kind, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
         elif self.remirror == LOG:
             self.recover_tracked()
         else:
             dirt.bring()
-            self.begin(self.remirror, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
+            checksum = self.remirror == CHECKSUM
+            kind = DIFFERENCE if checksum else self.remirror
+            self.begin(kind, exact=True, checksum=checksum, distrust_ctime_after_ns=dirt.distrust_wall_ns)
 
     def _bring_tracked_with(self, run: MirrorRun) -> None:
         """The run that is under way brings the whole set: what it has brought may be old again."""
@@ -228,6 +260,12 @@ class Mirrors:
             flow.order.require(path)
             self.dirt.add(flow, path)
 
+    def compare(self, flow: Flow, path: bytes, identity: Identity, links: int) -> None:
+        """The target has an old copy of that file at `path`: compare their blocks."""
+        self._comparisons += 1
+        flow.order.require_compared(path, identity, self._comparisons, multilink=links > 1)
+        self._scanner.ring()
+
     def distrust_since(self, wall_ns: int, now: bool) -> None:
         """Operations since then did not come into the stream: whoever compares instead of bringing what they
         changed must not believe size and mtime of files with a later ctime. That is a successor of this
@@ -245,13 +283,45 @@ class Mirrors:
             state.mirror_started_wall_ns = since_ns
             self._memory.save()
 
+    def _begin_wanted(
+        self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None
+    ) -> MirrorRun:
+        """The mirror that was asked for begins again, with its options; or a recovery, which has none."""
+        state = self._memory.state
+        wanted = kind in KINDS and kind == state.mirror_wanted
+        return self.begin(
+            kind,
+            exact=exact,
+            newer=wanted and state.mirror_newer,
+            checksum=wanted and state.mirror_checksum,
+            distrust_ctime_after_ns=distrust_ctime_after_ns,
+        )
+
     def _new_run(
-        self, kind: str, exact: bool, started_wall_ns: int, *, track: bool, settled: bool
+        self,
+        kind: str,
+        exact: bool,
+        started_wall_ns: int,
+        *,
+        newer: bool = False,
+        checksum: bool = False,
+        track: bool,
+        settled: bool,
     ) -> MirrorRun:
         """`track`: the target is exact now, so that what is folded from here on is all that it may lack."""
         world = self._world
         identifier = str(uuid.UUID(int=world.random.getrandbits(128)))
-        run = MirrorRun(identifier, kind, exact, world.clock.monotonic_ns(), moved=self._step)
+        run = MirrorRun(
+            identifier,
+            kind,
+            exact,
+            world.clock.monotonic_ns(),
+            newer=newer,
+            # What begins by itself compares blocks where that is what brings what a target lacks.
+            checksum=checksum or (kind not in KINDS and self.remirror == CHECKSUM),
+            checksum_all=checksum and self.checksum_all,
+            moved=self._step,
+        )
         self.run = self.last = run
         if track and not self.dirt.active:
             self.dirt.begin(told=identifier)
@@ -261,6 +331,7 @@ class Mirrors:
         paused = taken_up and state.mirror_paused
         run.by_itself = kind == RECOVERY
         state.mirror_wanted, state.mirror_exact = kind, exact
+        state.mirror_newer, state.mirror_checksum = newer, checksum
         unfinished_ns = state.mirror_started_wall_ns
         state.mirror_started_wall_ns = (
             started_wall_ns if unfinished_ns is None else min(started_wall_ns, unfinished_ns)
@@ -319,7 +390,7 @@ class Mirrors:
             self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=distrust_ns, lost=True)
         elif connected.power_lost and not self.dirt.active:  # what was brought by mirrors may be torn
             partial_run = run is not None and run.some_paths
-            self.begin(
+            self._begin_wanted(
                 RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
                 exact=state.mirror_exact,  # of the last one, if none runs: what it removed may be back
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
@@ -379,7 +450,9 @@ class Mirrors:
         if kind == RECOVERY and self.dirt.active and self.dirt.sufficient:
             self.recover_tracked()
             return
-        self.begin(kind, exact=state.mirror_exact, distrust_ctime_after_ns=state.mirror_started_wall_ns)
+        self._begin_wanted(
+            kind, exact=state.mirror_exact, distrust_ctime_after_ns=state.mirror_started_wall_ns
+        )
 
     def _end_again(self) -> None:
         assert self._ended is not None
@@ -403,7 +476,9 @@ class Mirrors:
 
     # --- what an administrator asks for ---
 
-    def start(self, kind: str, *, exact: bool, connected: bool) -> None:
+    def start(
+        self, kind: str, *, exact: bool, newer: bool = False, checksum: bool = False, connected: bool
+    ) -> None:
         """MR-08. A mirror that runs is stopped and begun anew."""
         if kind not in KINDS and kind != LOG:
             raise UsageError(f"unknown kind of mirror {kind!r}: use full, difference or log")
@@ -414,7 +489,7 @@ class Mirrors:
         if kind == LOG:
             self.recover_tracked().by_itself = False
         else:
-            self.begin(kind, exact=exact)
+            self.begin(kind, exact=exact, newer=newer, checksum=checksum)
         self._changes.notify()
 
     def force(self) -> None:

@@ -34,7 +34,16 @@ from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool, Spooled
 from replicator.agent.states import APPLY, DATA, ApplyEvent, DataEvent, Machine, step
 from replicator.errors import ReplicatorError
-from replicator.mirror.pieces import Batch, Listing, Names, Refused, decode_batch, encode_refused
+from replicator.mirror.pieces import (
+    Batch,
+    Digests,
+    Listing,
+    Names,
+    Refused,
+    Same,
+    decode_batch,
+    encode_refused,
+)
 from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
 from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record, shown
 from replicator.queue import record as codec
@@ -405,7 +414,7 @@ class Replica:
         kill interrupts was never received: the source reads it again.
         """
         tree = self.tree
-        if not self.drained or self._held or not self.state.mirroring or tree is None or _takes_long(batch):
+        if not self.drained or self._held or not self.state.mirroring or tree is None or takes_long(batch):
             return False
         self._look_afresh()
         try:
@@ -659,11 +668,14 @@ def _placed(tree: Tree, batch: Batch) -> list[Refused]:
         return [Refused(batch.journal, e.path, NO_IDENTITY, _reason(error), False) for e in batch.entries]
 
 
-def _takes_long(batch: Batch) -> bool:
-    """Whether heartbeats could be late: removing what the source lacks may mean whole trees."""
+def takes_long(batch: Batch) -> bool:
+    """Whether heartbeats could be late: removing what the source lacks may mean whole trees, and files that
+    are compared have to be read.
+    """
     return any(
         (isinstance(entry, Listing) and (entry.exact or len(entry.directories) > limits.STEP_FILES))
-        or isinstance(entry, Names)
+        or isinstance(entry, Names | Digests)
+        or (isinstance(entry, Same) and entry.digest)
         for entry in batch.entries
     )
 

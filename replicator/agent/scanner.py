@@ -246,10 +246,11 @@ class Scanner:
         run = self._mirror_run()
         assert run is not None
         return Choice(
-            run.compares,
+            run.comparison,
             run.exact,
             flow.order.must_send_whole,
             flow.order.was_brought,
+            flow.order.may_compare,
             flow.order.link_is_known,
             flow.links_seen,
             run.distrust_ctime_after_ns,

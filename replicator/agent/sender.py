@@ -22,7 +22,6 @@ from replicator.agent.flow import Flow
 from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirror_stream import MirrorStream
-from replicator.agent.mirroring import remirror_kind
 from replicator.agent.mirrors import Mirrors
 from replicator.agent.pace import Pace
 from replicator.agent.resync import Resync
@@ -66,6 +65,8 @@ class Sender:
         first = SenderState(
             replicating=options.replicate,
             mirror_wanted=options.mirror,
+            mirror_newer=options.newer,
+            mirror_checksum=options.checksum,
             mirror_exact=options.orphans == "delete",
         )
         memory = self._memory = SenderStateFile(world, home.source(uuid), first)
@@ -87,12 +88,13 @@ class Sender:
             changes,
             states.mirror_moved,
             dirt,
-            remirror_kind(options.remirror),
+            options.remirror,
             pace,
             sent,
             shipper=shipper_wake,
             scanner=scanner_wake,
             automatic=options.automatic_recovery,
+            checksum_all=options.checksum_all,
         )
         self._tracker = tracker = Tracker(
             world,
@@ -235,9 +237,11 @@ class Sender:
 
     # --- commands ---
 
-    def mirror_start(self, kind: str = "difference", orphans: str = "") -> None:
+    def mirror_start(
+        self, kind: str = "difference", orphans: str = "", newer: bool = False, checksum: bool = False
+    ) -> None:
         exact = (orphans or self._arguments.options.orphans) == "delete"
-        self.mirrors.start(kind, exact=exact, connected=self._connected)
+        self.mirrors.start(kind, exact=exact, newer=newer, checksum=checksum, connected=self._connected)
 
     def mirror_stop(self) -> None:
         self.mirrors.stop(connected=self._connected)
@@ -263,9 +267,10 @@ class Sender:
         self.mirrors.force()
         self.transmit_start()
 
-    def configure(self, remirror: str, reconnect: bool) -> None:
+    def configure(self, remirror: str, reconnect: bool, checksum_all: bool = False) -> None:
         """The agent's configuration may be another than when this process began."""
-        self.mirrors.remirror = remirror_kind(remirror)
+        self.mirrors.remirror = remirror
+        self.mirrors.checksum_all = checksum_all
         self._sessions.reconnect = reconnect
 
     def replicate_start(self) -> None:

@@ -27,6 +27,9 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the administrator asked for when connecting."""
 
     mirror: str | None = "difference"  # full, difference; None: no mirror by itself
+    newer: bool = False  # of that mirror: only what is newer here
+    checksum: bool = False  # the same: compare blocks
+    checksum_all: bool = False  # such mirrors compare those of all files
     replicate: bool = True
     remap_links: bool = False
     orphans: str = "keep"  # keep, delete: names the source does not have
@@ -35,7 +38,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         1.0  # of its time that a recovery or mirror may work, until the agent says otherwise
     )
     lock: str = "none"  # of the copy: see status.TargetLock
-    remirror: str = "log"  # what brings what the target lacks after it was away, see `mirroring.REMIRROR`
+    remirror: str = "log"  # what brings what the target lacks after it was away, see `limits.REMIRROR`
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down
 

@@ -17,6 +17,8 @@ class SenderState(msgspec.Struct):
     replicating: bool = True
     pending: bool = False  # something failed that only a mirror can repair
     mirror_wanted: str | None = None  # kind of a mirror that is not complete; None: none
+    mirror_newer: bool = False  # its options
+    mirror_checksum: bool = False
     mirror_exact: bool = False
     mirror_started_wall_ns: int | None = None
     mirror_paused: bool = False  # that one, by request or because recoveries wait for a person

@@ -10,7 +10,8 @@ import msgspec
 from replicator import limits
 from replicator.agent.flow import Flow
 from replicator.agent.pace import Pace
-from replicator.mirror.pieces import NO_CONTENT, Abandon, Listing, Names, Patch, Patched, Times
+from replicator.mirror.patches import PatchRequest
+from replicator.mirror.pieces import NO_CONTENT, Abandon, Digests, Listing, Names, Patch, Patched, Times
 from replicator.mirror.scan import Found
 
 
@@ -19,6 +20,7 @@ class _Batch(NamedTuple):
     bytes: int
     flow: Flow
     found: list[Found]
+    patch: PatchRequest | None
 
 
 class SentPieces:
@@ -41,13 +43,17 @@ class SentPieces:
         self._last_number += 1
         return self._last_number
 
-    def add(self, number: int, size: int, flow: Flow, found: list[Found]) -> None:
-        """A batch of `size` bytes enters the stream."""
+    def add(
+        self, number: int, weight_bytes: int, flow: Flow, found: list[Found], patch: PatchRequest | None
+    ) -> None:
+        """A batch enters the stream. `weight_bytes`: what counts as being on the way. `patch`: what it is a
+        part of.
+        """
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in found]
-        self._batches.append(_Batch(number, size, flow, kept))
-        self._pace.sent(number, size, self._bytes)
-        self._bytes += size
+        self._batches.append(_Batch(number, weight_bytes, flow, kept, patch))
+        self._pace.sent(number, weight_bytes, self._bytes)
+        self._bytes += weight_bytes
 
     def acknowledged(self, number: int) -> None:
         """The target has applied the batches up to this one."""
@@ -58,6 +64,9 @@ class SentPieces:
             for found in batch.found:
                 if isinstance(found.entry, Patched):
                     batch.flow.order.patch_settled(found.identity)
+                elif isinstance(found.entry, Digests):
+                    assert batch.patch is not None
+                    batch.flow.order.digests_answered(batch.patch)
 
     def forget_after(self, number: int) -> None:
         """The target has not received the batches after this one: what they held is brought again."""
@@ -65,7 +74,7 @@ class SentPieces:
             batch = self._batches.pop()
             self._bytes -= batch.bytes
             for found in batch.found:
-                batch.flow.lost(found)
+                batch.flow.lost(found, batch.patch)
 
     def clear(self) -> None:
         """The run is over, or begins anew."""
@@ -96,6 +105,8 @@ def _without_data(found: Found) -> Found:
         return found
     if isinstance(entry, Names):
         return found._replace(entry=msgspec.structs.replace(entry, names=(), types=b"", kept=()))
+    if isinstance(entry, Digests):
+        return found._replace(entry=msgspec.structs.replace(entry, extents=(), digests=b""))
     if isinstance(entry, Patch):
         return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
     return Found(found.path, None, found.identity, found.links, found.size)

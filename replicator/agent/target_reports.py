@@ -106,6 +106,18 @@ class TargetReports:
         run = self._mirrors.run
         if run is None or not flow.order.active:
             return
+        order = flow.order
+        if refused.number:
+            request = order.differ(refused.number, refused.blocks)
+            run.differed(sum(length for _, length, _ in refused.blocks) if request is not None else 0)
+            if request is None or refused.blocks:
+                return  # else its blocks cannot be compared
+        if refused.size:
+            order.not_as_claimed(refused.identity)
+            run.not_as_claimed(refused.size)
+        if refused.links:
+            self._mirrors.compare(flow, path, refused.identity, refused.links)
+            return
         if not refused.retry and refused.reason in _NOWHERE and run.try_again(path):
             # Others have removed the directory it belongs into: that comes first.
             with run.expecting(flow.order):
@@ -116,4 +128,5 @@ class TargetReports:
             for lacking in paths:
                 flow.read_again(lacking)
         else:
+            order.never_compare(refused.identity)
             flow.read_again(path, refused.identity)

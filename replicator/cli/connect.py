@@ -6,6 +6,7 @@ import typer
 
 from replicator.cli import output
 from replicator.cli.options import (
+    NEWER_WARNING,
     Checksum,
     Connection,
     Json,
@@ -95,6 +96,8 @@ def connect(
         "newer": newer,
         "checksum": checksum,
     }
+    if newer:
+        output.warn(NEWER_WARNING)
     if no_mirror or mirror is not None:  # otherwise the agent's default
         body["mirror"] = mirror
     if lock is not None:

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from replicator.cli import output
-from replicator.cli.options import Checksum, Connection, Json, MirrorKind, Newer, Timeout, agent
+from replicator.cli.options import (
+    NEWER_WARNING,
+    Checksum,
+    Connection,
+    Json,
+    MirrorKind,
+    Newer,
+    Timeout,
+    agent,
+)
 
 _DONE = {"start": "started", "stop": "stopped", "pause": "paused", "resume": "resumed"}
 
@@ -92,6 +101,7 @@ def _mirror_start(
         typer.Argument(metavar="[full|difference|log]", help="The same as --mirror.", show_default=False),
     ] = None,
     mirror: MirrorKind = None,
+    kind_option: Annotated[str | None, typer.Option("--kind", hidden=True)] = None,
     newer: Newer = False,
     checksum: Checksum = False,
     json: Json = False,
@@ -99,8 +109,11 @@ def _mirror_start(
     """Copy the whole set, or what differs, to the target while changes flow.
 
     "log": only what was noted as changed while both sides were apart.
+    Files that differ in size or time are sent whole; with --checksum, only their blocks that differ.
     """
-    wanted = mirror or kind
+    wanted = mirror or kind_option or kind
+    if newer:
+        output.warn(NEWER_WARNING)
     options: dict[str, object] = {"newer": newer, "checksum": checksum}
     if wanted is not None:  # otherwise the agent's default
         options["kind"] = wanted

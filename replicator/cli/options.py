@@ -31,8 +31,15 @@ MirrorKind = Annotated[
         help="What the mirror sends: everything, or files whose size or mtime differ.",
     ),
 ]
-Newer = Annotated[bool, typer.Option("--newer", help="Send only files that are newer on the source.")]
-Checksum = Annotated[bool, typer.Option("--checksum", help="Compare blocks and send only those that differ.")]
+NEWER_WARNING = "note: --newer is wrong for databases: they may change content without changing times"
+Newer = Annotated[
+    bool,
+    typer.Option("--newer", help="Send only files that are newer on the source. Wrong for databases."),
+]
+Checksum = Annotated[
+    bool,
+    typer.Option("--checksum", help="Of files that differ, compare blocks and send only those that differ."),
+]
 Lock = Annotated[
     str | None,
     typer.Option(

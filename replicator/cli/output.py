@@ -30,5 +30,10 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """One line for people, beside whatever is printed for programs."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def is_terminal() -> bool:
     return sys.stdout.isatty()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 from replicator import limits
-from replicator.mirror.patches import Patches, PatchRequest, Range, aligned, counted_bytes
+from replicator.mirror.patches import Block, Patches, PatchRequest, Range, aligned, counted_bytes
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Identity, Kind, Record
 
 _NEW_FILES = frozenset({Kind.CREATE, Kind.SYMLINK, Kind.MKNOD, Kind.FILE})
@@ -97,6 +97,8 @@ class Order:
         self._distrust_all = False
         self._linked: set[Identity] = set()
         self._brought: set[int] = set()  # inodes, at most `limits.BROUGHT_FILES` of them
+        self._incomparable: set[Identity] = set()  # the target has no file of the name to compare blocks with
+        self._compare_none = False  # there were too many of these
         self._names: set[bytes] = set()  # directories whose list of names is not yet in the stream
         self._files_of: set[bytes] = set()  # directories whose files the target may have wrong
         self._names_work: list[bytes] = []
@@ -143,6 +145,8 @@ class Order:
             self._touch(touched)
             self._linked.discard(touched)
         self._pending.add(path)
+        for request in self._patches.comparisons_at_or_below(path):
+            self.drop_patch(request)
 
     def read_later(self, path: bytes) -> None:
         """Put `path` on the scanner's list.
@@ -209,6 +213,51 @@ class Order:
         if former is not None:
             self._void_patch(former)
 
+    def require_compared(self, path: bytes, identity: Identity, number: int, *, multilink: bool) -> None:
+        """Compare the blocks of a file with those of the target's old copy at `path`, and bring what differs.
+
+        `number`: the target's answers are known by it; never used before.
+        """
+        former = self._patches.compare(path, identity, number, multilink=multilink)
+        if former is not None:
+            self._void_patch(former)
+
+    def differ(self, number: int, blocks: Iterable[Block]) -> PatchRequest | None:
+        """The target found these blocks of a comparison different. None: of one that is over, or void."""
+        request = self._patches.comparison(number)
+        if request is not None:
+            self._patches.differ(request, blocks)
+        return request
+
+    def digests_answered(self, request: PatchRequest) -> None:
+        """The target has compared some digests."""
+        self._patches.answered(request)
+
+    def digests_lost(self, request: PatchRequest, digests: Range) -> None:
+        """The target has not received the digests of this range."""
+        if not request.void:
+            self._patches.unsent(request, digests)
+
+    def park_patch(self, request: PatchRequest) -> None:
+        """There is nothing to read of it until the target has answered."""
+        if not request.void:
+            self._patches.park(request)
+
+    def may_compare(self, identity: Identity) -> bool:
+        """Whether the target may have a file to compare the blocks of this one with."""
+        return not (self._compare_none or identity in self._incomparable)
+
+    def never_compare(self, identity: Identity) -> None:
+        """It has none: the file is sent whole."""
+        if len(self._incomparable) < limits.TOUCHED_FILES:
+            self._incomparable.add(identity)
+        else:
+            self._compare_none = True
+
+    def not_as_claimed(self, identity: Identity) -> None:
+        """The target does not have the file as it was claimed."""
+        self._brought.discard(identity.inode)
+
     def require_unnamed(self, identity: Identity) -> None:
         """Bring a file whole that is old under names which nobody here knows."""
         self._touch(identity)
@@ -244,9 +293,11 @@ class Order:
             self.drop_patch(request)
         return not request.void
 
-    def patch_left(self, request: PatchRequest, ranges: list[Range]) -> None:
+    def patch_left(
+        self, request: PatchRequest, ranges: Iterable[Range], compare: Iterable[Range] = ()
+    ) -> None:
         """Reading it was interrupted: these ranges are left."""
-        if not request.void and not self._patches.put_back(request, ranges):
+        if not request.void and not self._patches.put_back(request, ranges, compare):
             self._void_patch(request)
 
     def drop_patch(self, request: PatchRequest) -> None:
@@ -423,6 +474,7 @@ class Order:
             return
         if whole:
             self._touched.discard(identity)
+            self._incomparable.discard(identity)
         if links > 1:
             self._linked.add(identity)
         if complete and len(self._brought) < limits.BROUGHT_FILES:

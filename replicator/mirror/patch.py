@@ -9,16 +9,24 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 
+from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import calls
 from replicator.fs.apply import PathMaps, allocate
-from replicator.fs.attributes import set_attributes, set_times, write_at, write_xattrs
+from replicator.fs.attributes import data_extents, set_attributes, set_times, write_at, write_xattrs
 from replicator.fs.beneath import MISSING, Root, check_name
+from replicator.mirror import digests
 from replicator.mirror.links import LinkTable
 from replicator.mirror.names import type_of_entry
-from replicator.mirror.pieces import NAME_TYPES, Buffer, Names, Patch, Patched, Xattrs
+from replicator.mirror.patches import Block
+from replicator.mirror.pieces import NAME_TYPES, Buffer, Digests, Names, Patch, Patched, Xattrs
 from replicator.mirror.transfers import OpenTransfers
 from replicator.ops import AttributeMask, Attributes, Identity
+
+UNLIKE_NS = 1
+"""The mtime of a file whose blocks are known to differ: the time of no other file, and older than any. Until
+its end comes, nobody may take it for what the source has.
+"""
 
 _PUNCH = calls.FALLOC_PUNCH_HOLE | calls.FALLOC_KEEP_SIZE
 
@@ -27,11 +35,17 @@ Dress = Callable[[Root, bytes, int, bytes, Attributes, Mapping[bytes, bytes]], N
 
 
 class NotAsClaimed(Exception):
-    """The target does not have what the piece builds on: it has to be sent whole. Of a directory, `names`."""
+    """The target does not have what the piece builds on: it has to be sent whole. Of a directory, `names`; of
+    a file that it has an old copy of, with so many `links`, its blocks are compared, or only `blocks` sent.
+    """
 
-    def __init__(self, reason: str, names: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self, reason: str, names: tuple[bytes, ...] = (), *, links: int = 0, blocks: tuple[Block, ...] = ()
+    ) -> None:
         super().__init__(reason)
         self.names = names
+        self.links = links
+        self.blocks = blocks
 
 
 class Patcher:
@@ -103,6 +117,24 @@ class Patcher:
         fill(descriptor, entry.extents, entry.data.buffer)
         if os.fstat(descriptor).st_size != entry.size:
             os.ftruncate(descriptor, entry.size)
+        if state.st_mtime_ns == UNLIKE_NS:
+            set_times(descriptor, None, UNLIKE_NS)
+
+    def place_digests(self, entry: Digests) -> None:
+        """Raises NotAsClaimed with the blocks that differ."""
+        _check_digests(entry)
+        descriptor, state = self._file(entry.path, entry.identity)
+        if state.st_size != entry.size:
+            os.ftruncate(descriptor, entry.size)
+        for offset, length in digests.gaps(entry.start, entry.end, entry.extents):
+            if offset < entry.size and _has_data(descriptor, offset, offset + length):
+                allocate(descriptor, _PUNCH, offset, length)
+        blocks = digests.differing(
+            descriptor, entry.start, entry.end, entry.block_bytes, entry.extents, entry.digests
+        )
+        if blocks:
+            set_times(descriptor, None, UNLIKE_NS)
+            raise NotAsClaimed("blocks differ", blocks=tuple(blocks))
 
     def place_patched(self, entry: Patched) -> None:
         kind = stat.S_IFMT(entry.attributes.mode)
@@ -170,6 +202,23 @@ class Patcher:
             if error.errno not in MISSING:
                 raise
             raise NotAsClaimed("there is nothing") from None
+
+
+def _check_digests(entry: Digests) -> None:
+    """ReplicatorError unless its parts describe each other."""
+    place, block_bytes = entry.start, entry.block_bytes
+    well = 0 <= entry.start <= entry.end and entry.size >= 0
+    well = well and digests.UNIT_BYTES <= block_bytes <= limits.COMPARE_READ_BYTES
+    for offset, length in entry.extents:
+        well = well and place <= offset and length > 0
+        place = offset + length
+    count = digests.count_blocks(entry.extents, block_bytes) if well else -1
+    if place > entry.end or count * digests.DIGEST_BYTES != len(entry.digests):
+        raise ReplicatorError("malformed piece: its digests do not describe its extents")
+
+
+def _has_data(descriptor: int, start: int, end: int) -> bool:
+    return next(data_extents(descriptor, end, start), None) is not None
 
 
 def dress_directory(descriptor: int, attributes: Attributes, xattrs: Xattrs) -> None:

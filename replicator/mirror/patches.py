@@ -9,7 +9,8 @@ Memory: one entry per request, bounded by whoever makes them (a dirty map).
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Identity, Kind, Record
 
@@ -21,12 +22,34 @@ ALIGN_BYTES = 4096
 
 Range = tuple[int, int]  # first byte, and the one after the last; TO_END is the end of the file
 
+Block = tuple[int, int, bytes]
+"""(offset, length, digests of its units on the target; b"": none)"""
+
+
+class Todo(NamedTuple):
+    """A step of a request: `ranges` and `blocks` to bring, `compare` to send digests of. `ends`: its end may
+    follow, for nothing is unanswered.
+    """
+
+    ranges: list[Range]
+    compare: list[Range]
+    blocks: list[Block]
+    ends: bool
+
+    @property
+    def left(self) -> list[Range]:
+        """What is to be brought, if nothing of it was."""
+        return merged([*self.ranges, *((offset, offset + length) for offset, length, _ in self.blocks)])
+
 
 @dataclass(eq=False)
 class PatchRequest:
     """Bring these ranges of the object at `path`, then its size, attributes and xattrs.
 
-    `multilink`: it may have other names on the target, which nobody here knows.
+    `multilink`: it may have other names on the target, which nobody here knows. With a `number` it is a
+    *comparison*: the target has a copy of the object that may differ anywhere in `compare`. Digests of these
+    ranges are sent, and `blocks` are what the target found different. Its end, with the mtime, is sent when
+    the target has answered all, and has all that differed: until then nothing of the file may look right.
     """
 
     path: bytes
@@ -35,6 +58,22 @@ class PatchRequest:
     multilink: bool
     void: bool = False  # nothing of it may follow
     measured: bool = False  # somebody has seen the file, and how long its ranges are
+    number: int = 0
+    compare: list[Range] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    unanswered: int = 0  # digests that were read, and that the target has not answered
+    parked: bool = False  # waits for answers
+
+    def take(self) -> Todo:
+        """All that is to be read now; whoever takes it sends it, or gives it back."""
+        todo = Todo(self.ranges, self.compare, self.blocks, ends=not (self.compare or self.unanswered))
+        self.ranges, self.compare, self.blocks = [], [], []
+        return todo
+
+    def give_back(self, ranges: Iterable[Range], compare: Iterable[Range] = ()) -> None:
+        """These are left to read."""
+        self.ranges = merged([*self.ranges, *ranges])
+        self.compare = merged([*self.compare, *compare])
 
 
 class Patches:
@@ -44,6 +83,7 @@ class Patches:
         self._waiting: dict[bytes, PatchRequest] = {}
         self._open: dict[bytes, PatchRequest] = {}  # being read
         self._unsure: Counter[Identity] = Counter()  # from the request until the target has it
+        self._comparisons: dict[int, PatchRequest] = {}  # by number
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._open)
@@ -57,9 +97,16 @@ class Patches:
     ) -> PatchRequest | None:
         """`regions`: (offset, length). Returns a former request of another object at `path`: it is void."""
         ranges = aligned(regions)
-        known = self._waiting.get(path)
+        known = self._open.get(path)
+        if known is not None and known.number and known.identity == identity:
+            # The end of another one would say that the file is right before it is.
+            known.give_back(ranges)
+            self._unpark(known)
+            return None
+        if known is None or not known.number:
+            known = self._waiting.get(path)
         if known is not None and known.identity == identity:
-            known.ranges = merged(known.ranges + ranges)
+            known.give_back(ranges)
             known.multilink = known.multilink or multilink
             return None
         if known is not None:
@@ -67,6 +114,51 @@ class Patches:
         self._waiting[path] = PatchRequest(path, identity, ranges, multilink)
         self._unsure[identity] += 1
         return known
+
+    def compare(
+        self, path: bytes, identity: Identity, number: int, *, multilink: bool
+    ) -> PatchRequest | None:
+        """The target has a copy of the object that may differ anywhere. Returns as `add`."""
+        for known in self._at(path):
+            if known.number and known.identity == identity:
+                return None  # heard twice: whatever makes it void has removed it
+        former = self.add(path, identity, (), multilink=multilink)
+        request = self._waiting[path]
+        request.number, request.compare = number, [(0, TO_END)]
+        self._comparisons[number] = request
+        return former
+
+    def comparison(self, number: int) -> PatchRequest | None:
+        """The comparison that has this number, if it is not void and not at its end."""
+        return self._comparisons.get(number)
+
+    def differ(self, request: PatchRequest, blocks: Iterable[Block]) -> None:
+        """The target found these blocks different."""
+        request.blocks += blocks
+        self._unpark(request)
+
+    def answered(self, request: PatchRequest) -> None:
+        """The target has compared some digests of it; what differed is known before."""
+        request.unanswered -= 1
+        if not request.unanswered:
+            self._unpark(request)
+
+    def unsent(self, request: PatchRequest, digests: Range) -> None:
+        """The target has not received these digests."""
+        request.unanswered -= 1
+        request.give_back((), [digests])
+        self._unpark(request)
+
+    def park(self, request: PatchRequest) -> None:
+        """There is nothing to read of it until the target answers."""
+        request.parked = True
+        if not request.unanswered or request.ranges or request.compare or request.blocks:
+            self._unpark(request)
+
+    def _unpark(self, request: PatchRequest) -> None:
+        if request.parked and not request.void:
+            request.parked = False
+            self.put_back(request, ())
 
     def of_path(self, path: bytes) -> bool:
         """Whether there is a request for `path` that is not all in the stream yet."""
@@ -80,21 +172,24 @@ class Patches:
         request = self._open[path] = self._waiting.pop(path)
         return request
 
-    def put_back(self, request: PatchRequest, ranges: list[Range]) -> bool:
+    def put_back(self, request: PatchRequest, ranges: Iterable[Range], compare: Iterable[Range] = ()) -> bool:
         """It was opened, and these ranges of it are left to read. False: another object is waited for there,
         so it is void.
         """
         self._finish(request)
+        request.parked = False
+        request.give_back(ranges, compare)
         later = self._waiting.get(request.path)
-        if later is request:
-            later.ranges = merged(later.ranges + ranges)
-        elif later is None:
-            request.ranges = ranges
+        if later is None:
             self._waiting[request.path] = request
+        elif later is request:
+            pass
         elif later.identity == request.identity:
-            later.ranges = merged(later.ranges + ranges)
-            later.multilink = later.multilink or request.multilink
-            self.settled(request.identity)
+            kept, other = (later, request) if later.number else (request, later)
+            kept.give_back(other.ranges, other.compare)
+            kept.multilink = kept.multilink or other.multilink
+            self._waiting[request.path] = kept
+            self._merge(other)
         else:
             self.remove(request)
             return False
@@ -103,6 +198,7 @@ class Patches:
     def all_sent(self, request: PatchRequest) -> None:
         """Its end is in the stream; `settled` when the target has it."""
         self._finish(request)
+        self._comparisons.pop(request.number, None)
 
     def settled(self, identity: Identity) -> None:
         """One request of this object is done with."""
@@ -117,7 +213,13 @@ class Patches:
             if self._waiting.get(request.path) is request:
                 del self._waiting[request.path]
             self._finish(request)
+            self._comparisons.pop(request.number, None)
             self.settled(request.identity)
+
+    def _merge(self, request: PatchRequest) -> None:
+        """Another one does what it was to do."""
+        request.void = True
+        self.settled(request.identity)
 
     def _finish(self, request: PatchRequest) -> None:
         if self._open.get(request.path) is request:
@@ -128,6 +230,11 @@ class Patches:
         for requests in (self._waiting, self._open):
             for request in requests.values():
                 request.void = True
+
+    def comparisons_at_or_below(self, path: bytes) -> list[PatchRequest]:
+        """Comparisons of what is at `path`, or below it."""
+        start = path + b"/" if path else b""
+        return [r for r in self._comparisons.values() if r.path == path or r.path.startswith(start)]
 
     def is_unsure(self, identity: Identity) -> bool:
         """Whether the target may lack something of it, so that its size and mtime prove nothing."""

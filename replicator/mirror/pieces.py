@@ -9,6 +9,8 @@ import struct
 
 import msgspec
 
+from replicator.mirror.comparison import Claim
+from replicator.mirror.patches import Block
 from replicator.ops import Attributes, Identity
 
 Xattrs = dict[bytes, bytes]
@@ -117,9 +119,11 @@ class Abandon(Entry, frozen=True, tag=6):
 
 
 class Same(Entry, frozen=True, tag=7):
-    """A claim: the target's file has this size and mtime, so only attributes and xattrs need care.
+    """A claim (see `comparison.Claim`): the target's file is right as it is, so only attributes and xattrs
+    need care. By default: it has this size and mtime.
 
-    Checked in its turn.
+    Checked in its turn. `blocks`: where it does not hold, the target's file is an old copy of this one from
+    here on, and is refused with its `links`: its blocks are compared. Else it is to be sent whole.
     """
 
     identity: Identity
@@ -127,6 +131,9 @@ class Same(Entry, frozen=True, tag=7):
     attributes: Attributes
     xattrs: Xattrs
     size: int
+    claim: Claim = Claim.SIZE_AND_TIME
+    blocks: bool = False
+    digest: bytes = b""  # of `Claim.CONTENT`: see `digests.digest_of_file`
 
 
 class LinkTo(Entry, frozen=True, tag=8):
@@ -187,10 +194,42 @@ class Patched(Entry, frozen=True, tag=12):
     size: int
 
 
+class Digests(Entry, frozen=True, tag=13):
+    """A claim: from `start` to `end` a regular file that is there holds data with these digests.
+
+    `extents` are the data, all else in this range becomes a hole. They are cut at multiples of `block_bytes`
+    (see `digests.cut`); `digests` has 8 bytes for each of these blocks. First the file gets this size.
+    Refused with the `number` and the blocks that differ.
+    """
+
+    identity: Identity
+    number: int  # of this comparison; never used again
+    size: int
+    start: int
+    end: int
+    block_bytes: int
+    extents: tuple[tuple[int, int], ...]  # (offset, length)
+    digests: bytes
+
+
 NAME_TYPES = b"dfl-"
 """Directory, regular file, symlink, anything else."""
 
-AnyEntry = Listing | Object | File | Part | Finish | Abandon | Same | LinkTo | Times | Names | Patch | Patched
+AnyEntry = (
+    Listing
+    | Object
+    | File
+    | Part
+    | Finish
+    | Abandon
+    | Same
+    | LinkTo
+    | Times
+    | Names
+    | Patch
+    | Patched
+    | Digests
+)
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -208,7 +247,9 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     """A piece the target could not put in place, by path: the sender sends it again, whole.
 
     `retry` False: it failed for a reason that sending again does not mend (permission, name too long): a
-    problem to show. `names`: it is these names of the directory `path` that are to be sent.
+    problem to show. `names`: it is these names of the directory `path` that are to be sent. `links`: the
+    target has an old copy of the file with so many names, whose blocks are to be compared. `number`: of a
+    comparison, which found these `blocks` different. `size`: of a claim that does not hold.
     """
 
     journal: int
@@ -217,6 +258,10 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     reason: str
     retry: bool = True
     names: tuple[bytes, ...] = ()
+    links: int = 0
+    number: int = 0
+    blocks: tuple[Block, ...] = ()
+    size: int = 0
 
 
 _LENGTH = struct.Struct("<I")  # of the encoded entries

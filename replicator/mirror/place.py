@@ -27,12 +27,15 @@ from replicator.fs.attributes import (
 )
 from replicator.fs.beneath import MISSING, Root, check_name
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
+from replicator.mirror.comparison import Claim
+from replicator.mirror.digests import digest_of_file
 from replicator.mirror.links import LinkTable
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
 from replicator.mirror.pieces import (
     Abandon,
     AnyEntry,
     Batch,
+    Digests,
     Entry,
     File,
     Finish,
@@ -95,6 +98,7 @@ class Placer:
             Names: patcher.place_names,
             Patch: patcher.place_patch,
             Patched: patcher.place_patched,
+            Digests: patcher.place_digests,
         }
 
     def place(self, batch: Batch) -> list[Refused]:
@@ -115,14 +119,17 @@ class Placer:
                 try:
                     self._handlers[type(entry)](entry)
                 except NotAsClaimed as claim:
-                    refused.append(_refusal(batch, entry, str(claim), retry=True, names=claim.names))
+                    refused.append(_refusal(batch, entry, str(claim), claim=claim))
                 except ReplicatorError as error:
-                    refused.append(_refusal(batch, entry, str(error), retry=False))
+                    refused.append(_refusal(batch, entry, str(error)))
                 except OSError as error:
                     if error.errno in _TARGET_IS_ILL:
                         self._interrupted = (batch, index, refused)
                         raise
-                    refused.append(_refusal(batch, entry, error.strerror or str(error), retry=False))
+                    reason = error.strerror or str(error)
+                    # What cannot be compared may still be replaced.
+                    unread = NotAsClaimed(reason) if isinstance(entry, Digests) else None
+                    refused.append(_refusal(batch, entry, reason, claim=unread))
         return refused
 
     def close(self) -> None:
@@ -286,12 +293,52 @@ class Placer:
             if error.errno not in MISSING:
                 raise
             raise NotAsClaimed("there is no such file") from None
-        same = stat.S_ISREG(state.st_mode) and state.st_size == entry.size
-        if not same or state.st_mtime_ns != entry.attributes.mtime_ns:
-            raise NotAsClaimed("size or time differ")
+        if not stat.S_ISREG(state.st_mode):
+            raise NotAsClaimed("it is no regular file")
+        wrong = self._is_wrong(entry, directory, name, state)
+        if wrong and not entry.blocks:
+            raise NotAsClaimed(wrong)
+        self._take_over(entry, root, path, state)
+        if wrong:
+            raise NotAsClaimed(wrong, links=max(entry.links, 1))
+        if entry.claim is not Claim.NOTHING:  # else they come with its blocks
+            directory, name = root.parent(path)
+            self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
+
+    def _is_wrong(self, entry: Same, directory: int, name: bytes, state: os.stat_result) -> str:
+        """Why the file here is not as claimed; "": it is. ReplicatorError: it is left as it is."""
+        if entry.claim is Claim.NOTHING:
+            return ""
+        if entry.claim is Claim.CONTENT:
+            return self._is_other_content(entry, directory, name, state)
+        differs = state.st_size != entry.size or state.st_mtime_ns != entry.attributes.mtime_ns
+        if entry.claim is Claim.NOT_OLDER and differs and state.st_mtime_ns >= entry.attributes.mtime_ns:
+            if entry.links > 1:  # it stands for its other names, too
+                self._links.add(entry.identity, entry.path)
+            raise ReplicatorError("it is not older than on the source, and differs: left as it is")
+        if differs:
+            return "size or time differ"
         if self.suspect_since_ns is not None and state.st_ctime_ns >= self.suspect_since_ns:
             # A file system may keep size and times of a power cut and not the content.
-            raise NotAsClaimed("it was written shortly before power was lost")
+            return "it was written shortly before power was lost"
+        return ""
+
+    def _is_other_content(self, entry: Same, directory: int, name: bytes, state: os.stat_result) -> str:
+        if state.st_size != entry.size:
+            return "its size differs"
+        descriptor = os.open(name, _READ_FLAGS, dir_fd=directory)
+        try:
+            return "" if digest_of_file(descriptor, entry.size) == entry.digest else "its content differs"
+        finally:
+            os.close(descriptor)
+
+    def _take_over(self, entry: Same, root: Root, path: bytes, state: os.stat_result) -> None:
+        """The file here is the copy of this one from here on, under all names that the source knows, and no
+        others.
+        """
+        earlier = self._transfers.number_of(entry.identity)
+        if earlier is not None:
+            self._give_up(earlier)
         if entry.links > 1 or state.st_nlink > 1:
             known = self._links.names(entry.identity)
             registered = entry.path in known
@@ -307,10 +354,8 @@ class Placer:
                     # of this.
                     self._copy_of_its_own(root, path, state)
                 self._know(entry.path, entry.identity, links)
-            directory, name = root.parent(path)
         elif self._links:
             self._links.forget(entry.path)
-        self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
 
     def _count_copies(self, paths: list[bytes], state: os.stat_result) -> int:
         """How many of these names the object of that state has."""
@@ -541,11 +586,22 @@ class Placer:
                 os.close(pinned)
 
 
-def _refusal(
-    batch: Batch, entry: AnyEntry, reason: str, *, retry: bool, names: tuple[bytes, ...] = ()
-) -> Refused:
+def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed | None = None) -> Refused:
+    """`claim`: what did not hold, so that sending again helps."""
     identity = getattr(entry, "identity", NO_IDENTITY)
-    return Refused(batch.journal, entry.path, identity, reason, retry, names)
+    if claim is None:
+        return Refused(batch.journal, entry.path, identity, reason, False)
+    return Refused(
+        batch.journal,
+        entry.path,
+        identity,
+        reason,
+        names=claim.names,
+        links=claim.links,
+        number=entry.number if isinstance(entry, Digests) else 0,
+        blocks=claim.blocks,
+        size=entry.size if isinstance(entry, Same) and entry.claim is not Claim.NOTHING else 0,
+    )
 
 
 def _join(directory: bytes, name: bytes) -> bytes:

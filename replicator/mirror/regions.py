@@ -6,10 +6,11 @@ import stat
 from collections import deque
 
 from replicator import limits
-from replicator.fs.attributes import attributes_of, identity_of, proc_path, read_xattrs
+from replicator.fs.attributes import attributes_of, data_extents, identity_of, proc_path, read_xattrs
+from replicator.mirror import digests
 from replicator.mirror.order import parent_of
-from replicator.mirror.patches import ALIGN_BYTES, PatchRequest, Range
-from replicator.mirror.pieces import Content, Patch, Patched
+from replicator.mirror.patches import ALIGN_BYTES, Block, PatchRequest, Range, Todo, merged
+from replicator.mirror.pieces import Content, Digests, Patch, Patched
 from replicator.mirror.scan import Source
 
 _NO_OBJECT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -24,30 +25,59 @@ class PatchReader:
         """`descriptor`: of a regular file for reading, of anything else O_PATH."""
         self.request = request
         self._descriptor = descriptor
-        state = os.fstat(descriptor)
+        state = self._state()
         self.is_file = stat.S_ISREG(state.st_mode)
         self.size = state.st_size if self.is_file else 0
-        self._left: deque[Range] = deque(request.ranges if self.is_file else ())
+        self.links = state.st_nlink
+        self.matched = 0  # bytes that were found equal, of blocks that were brought
+        self._left: deque[Range] = deque()
+        self._compare: deque[Range] = deque()
+        self._blocks: deque[Block] = deque()
+        self._ends = False
+
+    def take(self, todo: Todo) -> None:
+        """This is to be read, too."""
+        self._ends = todo.ends
+        if self.is_file:
+            self._left = deque(merged([*self._left, *todo.ranges]))
+            self._compare = deque(merged([*self._compare, *todo.compare]))
+            self._blocks += todo.blocks
 
     @property
     def left(self) -> list[Range]:
-        """What is not read yet."""
-        return list(self._left)
+        """What is not read yet, of what is to be brought."""
+        return merged([*self._left, *((offset, offset + length) for offset, length, _ in self._blocks)])
 
-    def next(self, bytes_max: int = limits.PART_BYTES) -> Patch | Patched:
-        """The next part, or the end. OSError if it cannot be read."""
+    @property
+    def left_to_compare(self) -> list[Range]:
+        """The same, of what is to be compared."""
+        return list(self._compare)
+
+    def next(self, bytes_max: int = limits.PART_BYTES) -> Patch | Patched | Digests | None:
+        """The next part, or the end; None: that has to wait for answers. OSError if it cannot be read."""
         path, identity = self.request.path, self.request.identity
         descriptor = self._descriptor
-        if self._left:
-            extents, holes, content = self._read(bytes_max)
+        if self._left or self._blocks:
+            read = self._read if self._left else self._read_blocks
+            extents, holes, content = read(bytes_max)
             # After the content, so that the size is not older than it: whatever changed it meanwhile is in
             # the journal behind this place.
-            state = os.fstat(descriptor)
+            state = self._state()
             return Patch(path, identity, state.st_nlink, state.st_size, extents, holes, content)
-        state = os.fstat(descriptor)
+        while self._compare:
+            if (claim := self._digest(bytes_max * limits.COMPARE_WEIGHT)) is not None:
+                return claim
+        if not self._ends:
+            return None
+        state = self._state()
         xattrs = read_xattrs(descriptor, readable=self.is_file)
         size = state.st_size if self.is_file else 0
         return Patched(path, identity, state.st_nlink, attributes_of(state), xattrs, size)
+
+    def _state(self) -> os.stat_result:
+        state = os.fstat(self._descriptor)
+        self.links = state.st_nlink
+        return state
 
     def _read(self, bytes_max: int) -> tuple[tuple[Range, ...], tuple[Range, ...], Content]:
         size = os.fstat(self._descriptor).st_size
@@ -75,6 +105,63 @@ class PatchReader:
             if data < end:
                 self._left.appendleft((data, end))
         return tuple(extents), tuple(holes), Content(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def _read_blocks(self, bytes_max: int) -> tuple[tuple[Range, ...], tuple[Range, ...], Content]:
+        """Of blocks that the target found different, the units that are."""
+        extents: list[tuple[int, int]] = []
+        chunks: list[bytes | memoryview] = []
+        room = bytes_max
+        while self._blocks and room > 0 and len(extents) < limits.PATCH_EXTENTS:
+            offset, length, units = self._blocks.popleft()
+            end = offset + length
+            data = os.pread(self._descriptor, length, offset) if units else b""
+            if len(data) < length or _next_data(self._descriptor, offset, end) != (offset, end):
+                # Nothing is known of its units, or it has holes now, or was cut off.
+                self._left.append((offset, end))
+                break
+            view = memoryview(data)
+            for start, stop in digests.differing_units(view, units):
+                extents.append((offset + start, stop - start))
+                chunks.append(view[start:stop])
+                length -= stop - start
+                room -= stop - start
+            self.matched += length
+        return tuple(extents), (), Content(b"".join(chunks))
+
+    def _digest(self, bytes_max: int) -> Digests | None:
+        """Digests of data of about so much; None: that range lies beyond the end."""
+        start, end = self._compare.popleft()
+        size = os.fstat(self._descriptor).st_size
+        # Whole blocks: only these can become holes.
+        stop = min(end, -(-size // ALIGN_BYTES) * ALIGN_BYTES)
+        if start >= stop:
+            return None
+        extents, last = _extents(self._descriptor, start, stop, size, bytes_max)
+        block_bytes = limits.COMPARE_BLOCK_BYTES
+        found, cut_at = digests.digest_blocks(self._descriptor, extents, block_bytes)
+        if cut_at is not None:  # the rest is looked at again, it may be of any size now
+            extents = [
+                (offset, min(length, cut_at - offset)) for offset, length in extents if offset < cut_at
+            ]
+            last = stop = cut_at
+            self._compare.appendleft((last, end))
+            if last == start:
+                return None
+        elif last < stop:
+            self._compare.appendleft((last, end))
+        state = self._state()
+        request = self.request
+        return Digests(
+            request.path,
+            request.identity,
+            request.number,
+            state.st_size,
+            start,
+            last,
+            block_bytes,
+            tuple(extents),
+            found,
+        )
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -105,6 +192,22 @@ def open_patch(source: Source, request: PatchRequest) -> PatchReader | None:
     finally:
         if pinned >= 0:
             os.close(pinned)
+
+
+def _extents(
+    descriptor: int, start: int, stop: int, size: int, bytes_max: int
+) -> tuple[list[tuple[int, int]], int]:
+    """Data from `start` on, up to `stop`, but not much more than `bytes_max`; and where that ends."""
+    found: list[tuple[int, int]] = []
+    block_bytes = limits.COMPARE_BLOCK_BYTES
+    for offset, length in data_extents(descriptor, min(stop, size), start):
+        blocks = max((offset % block_bytes + bytes_max) // block_bytes, 1)
+        end = min(offset // block_bytes * block_bytes + blocks * block_bytes, offset + length)
+        found.append((offset, end - offset))
+        bytes_max -= end - offset
+        if bytes_max <= 0 or end < offset + length or len(found) >= limits.PATCH_EXTENTS:
+            return found, end if end < size else stop
+    return found, stop
 
 
 def _next_data(descriptor: int, start: int, stop: int) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
+from replicator.mirror.comparison import Claim, Comparison
+from replicator.mirror.digests import digest_of_file
 from replicator.mirror.order import parent_of
 from replicator.mirror.pieces import (
     NO_CONTENT,
@@ -49,6 +51,7 @@ class Found(NamedTuple):
     links: int = 1
     size: int = 0
     whole: bool = False  # the entry carries content
+    digested: bool = False  # the entry has a digest of all content
     large: bool = False  # a regular file that needs a transfer of its own
     directory: bool = False  # a directory now, where the listing had none
     problem: str = ""
@@ -76,10 +79,11 @@ class Choice:
     All functions must be safe to call from a thread.
     """
 
-    compare: bool  # difference mirror: claim "same", let the target check
+    comparison: Comparison  # what to claim, and let the target check
     exact: bool  # listings remove what the source does not have
     must_send_whole: Callable[[Identity, bytes], bool]  # (identity, path)
     was_brought: Callable[[Identity], bool]
+    may_compare: Callable[[Identity], bool]  # the target may have blocks to compare
     link_is_known: Callable[[Identity], bool]
     links_seen: set[Identity]  # hard-linked files already read under another name; grows with their number
     distrust_ctime_after_ns: int | None = (
@@ -87,6 +91,23 @@ class Choice:
     )
     step_bytes: int = limits.PART_BYTES  # read in one step about so much,
     step_files: int = limits.STEP_FILES  # of at most so many files
+
+    def claim(self, path: bytes, identity: Identity, state: os.stat_result) -> Claim | None:
+        """What to claim about a regular file; None: nothing, send it whole."""
+        comparison = self.comparison
+        distrust_ns = self.distrust_ctime_after_ns
+        if not self.must_send_whole(identity, path) and (
+            distrust_ns is None or state.st_ctime_ns < distrust_ns
+        ):
+            if comparison.believes_attributes:
+                return comparison.claim
+            if self.was_brought(identity):
+                return Claim.SIZE_AND_TIME
+        if not (comparison.blocks and state.st_size and self.may_compare(identity)):
+            return None
+        if comparison.claim is Claim.CONTENT and state.st_size <= self.step_bytes:
+            return Claim.CONTENT
+        return Claim.NOTHING if state.st_size > limits.COMPARE_MIN_BYTES else None
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -173,7 +194,7 @@ class Source:
             results.append(found)
             if found.large:
                 break
-            if found.whole:
+            if found.whole or found.digested:
                 total += found.size
             if total >= choice.step_bytes:
                 break
@@ -308,19 +329,16 @@ class Source:
         identity: Identity,
         choice: Choice,
     ) -> Found:
-        claim = (
-            (choice.compare or choice.was_brought(identity))
-            and not choice.must_send_whole(identity, path)
-            and (choice.distrust_ctime_after_ns is None or state.st_ctime_ns < choice.distrust_ctime_after_ns)
-        )
-        if not claim and state.st_size > choice.step_bytes:
+        claim = choice.claim(path, identity, state)
+        if claim is None and state.st_size > choice.step_bytes:
             return Found(path, None, identity, state.st_nlink, state.st_size, large=True)
         descriptor = os.open(name, _OPEN_FILE, dir_fd=directory_fd)
         try:
             size = state.st_size
             data = b""
             extents: tuple[tuple[int, int], ...] = ()
-            if size and not claim:
+            digest = digest_of_file(descriptor, size) if claim is Claim.CONTENT else b""
+            if size and claim is None:
                 if state.st_blocks * 512 >= size:
                     data = os.pread(descriptor, size, 0)
                     extents = ((0, len(data)),) if data else ()
@@ -331,9 +349,10 @@ class Source:
             state = os.fstat(descriptor)
             identity, links = identity_of(state), state.st_nlink
             attributes, xattrs = attributes_of(state), read_xattrs(descriptor, readable=True)
-            if claim:
-                same = Same(path, identity, links, attributes, xattrs, state.st_size)
-                return Found(path, same, identity, links, state.st_size)
+            if claim is not None:
+                blocks = choice.comparison.blocks and size > limits.COMPARE_MIN_BYTES
+                same = Same(path, identity, links, attributes, xattrs, state.st_size, claim, blocks, digest)
+                return Found(path, same, identity, links, state.st_size, digested=claim is Claim.CONTENT)
             file = File(path, identity, links, attributes, xattrs, state.st_size, extents, Content(data))
             return Found(path, file, identity, links, state.st_size, whole=True)
         finally:

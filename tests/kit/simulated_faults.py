@@ -54,7 +54,7 @@ class Faults:
             end()
         self._healers.clear()
 
-    def _command(self, connection: Connection, name: str, *arguments: str) -> None:
+    def _command(self, connection: Connection, name: str, *arguments: str | bool) -> None:
         """As an administrator's, to a sender that may end meanwhile."""
         if connection.sender_process.dead:
             return
@@ -176,7 +176,9 @@ class Faults:
     async def mirror_again(self, connection: Connection) -> None:
         """An administrator brings everything once more, while changes go on."""
         with contextlib.suppress(ReplicatorError):  # one that is being stopped
-            self._command(connection, "mirror_start", self._chance.choice(("full", "difference")))
+            kind = self._chance.choice(("full", "difference"))
+            checksum = kind == "difference" and connection.options.checksum
+            self._command(connection, "mirror_start", kind, "", False, checksum)
 
     async def target_loses_power(self, connection: Connection) -> None:
         await self._lose_power(connection)

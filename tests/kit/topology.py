@@ -154,7 +154,7 @@ class Connection:
     ) -> None:
         self._net = net
         self.host = host
-        self._options = options
+        self.options = options
         self._repset = repset
         self._uuid = str(uuid.UUID(int=1000 + len(net.connections)))
         self.world = simulated_world(net.seed * 7 + 100 + len(net.connections), net.dial)
@@ -195,7 +195,7 @@ class Connection:
             repset=self._repset,
             journals=journals,
             maps=maps,
-            options=self._options,
+            options=self.options,
         )
         scope = self._sender_scope = trio.CancelScope()
         process = self.sender_process = Process(self._net.world.disk, partial(self._die, scope))

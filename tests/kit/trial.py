@@ -48,6 +48,8 @@ SMALL_LIMITS: dict[str, tuple[int, ...]] = {
     "RUN_BYTES": (1024, 20_000),
     "SYNC_FILES": (2,),
     "READ_CHUNK_BYTES": (2048,),
+    "COMPARE_BLOCK_BYTES": (4096,),
+    "COMPARE_MIN_BYTES": (0,),
 }
 
 
@@ -59,6 +61,8 @@ class Plan:
     mounts: int = 1
     hosts: int = 1
     kind: str = "full"
+    checksum: bool = False  # the mirror compares blocks,
+    checksum_all: bool = False  # of all files
     stale: bool = False  # the target begins with an old copy
     early: bool = False  # changes and faults begin before the first mirror is complete
     tiny_queue: bool = False
@@ -85,6 +89,8 @@ class Plan:
             plan.faults = [*plan.faults[:3], "mirror_again", "mirror_again", "mirror_again"]
         if chance.random() < 0.7:
             plan.limits = {name: chance.choice(values) for name, values in SMALL_LIMITS.items()}
+        if plan.kind == "difference":
+            plan.checksum, plan.checksum_all = chance.choice(((False, False), (True, False), (True, True)))
         return plan
 
     @property
@@ -185,7 +191,9 @@ class Trial:
 
     def _connect(self, net: Topology, host: str) -> Connection:
         plan = self.plan
-        options = SenderOptions(mirror=plan.kind, orphans="delete")
+        options = SenderOptions(
+            mirror=plan.kind, checksum=plan.checksum, checksum_all=plan.checksum_all, orphans="delete"
+        )
         connection = net.connect(self.mounts, host, options=options, start=False)
         copies = [connection.copy_of(mount) for mount in self.mounts]
         watch = Watch(copies, ignore=self.ignore)
@@ -195,7 +203,7 @@ class Trial:
             for mount, changes in zip(self.mounts, self.changes, strict=True):
                 subprocess.run(["cp", "-a", str(mount.root), str(connection.copy_of(mount))], check=True)
                 # What hid behind size and mtime before the connection was made, a comparison cannot find.
-                changes.restores_times = plan.kind != "difference"
+                changes.restores_times = plan.kind != "difference" or plan.checksum_all
                 changes.steps(25)
                 changes.restores_times = True
 

@@ -28,19 +28,25 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STEP_FILES", 3)
     monkeypatch.setattr(limits, "PIECES_IN_FLIGHT", 6)
     monkeypatch.setattr(limits, "RUN_BYTES", 1024)
+    monkeypatch.setattr(limits, "COMPARE_MIN_BYTES", 0)
 
 
 async def one_run(seed: int, *, kind: str, stale: bool, faults: bool) -> None:
     chance = random.Random(seed)
     # Deletions that happened while nobody looked are orphans of a stale target: here they are to go.
-    options = SenderOptions(mirror=kind, orphans="delete")
+    options = SenderOptions(
+        mirror=kind if kind in ("full", "difference") else "difference",
+        checksum=kind in ("checksum", "checksum all"),
+        checksum_all=kind == "checksum all",
+        orphans="delete",
+    )
     async with simulate(seed, options=options, start=False) as simulation:
         changes = RandomChanges(simulation.source, chance)
         changes.steps(60)
         if stale:
             _copy(simulation)
             # What hid behind size and mtime before the mirror began, a comparison by these two cannot find.
-            changes.restores_times = kind != "difference"
+            changes.restores_times = kind not in ("difference", "checksum")
             changes.steps(25)
             changes.restores_times = True
         simulation.start_receiver()
@@ -78,7 +84,7 @@ def _copy(simulation: Simulation) -> None:
     subprocess.run(["cp", "-a", str(simulation.source_root), str(simulation.target_root)], check=True)
 
 
-all_kinds = pytest.mark.parametrize("kind", ["full", "difference"])
+all_kinds = pytest.mark.parametrize("kind", ["full", "difference", "checksum", "checksum all"])
 all_targets = pytest.mark.parametrize("stale", [False, True], ids=["empty", "stale"])
 all_weathers = pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
 

@@ -205,7 +205,7 @@ async def test_what_a_target_lost_with_its_power_is_brought_and_nothing_else(
         assert connection.status.sent_mirror_bytes - sent < 40_000
 
 
-@pytest.mark.parametrize("kind", ["difference", "full", "off"])
+@pytest.mark.parametrize("kind", ["difference", "checksum", "full", "off"])
 async def test_another_way_of_bringing_it_can_be_chosen(
     kind: str, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -225,8 +225,14 @@ async def test_another_way_of_bringing_it_can_be_chosen(
             assert connection.status.replication_status is ReplicationStatus.PENDING
             connection.running.mirror_start("log")
         else:
-            await wait_for(lambda: connection.status.mirror.kind == kind, "a mirror of that kind runs")
+            wanted = ("difference" if kind == "checksum" else kind, kind == "checksum")
+            await wait_for(lambda: _kind_of_mirror(connection) == wanted, "a mirror of that kind runs")
         await settled(connection, data)
+
+
+def _kind_of_mirror(connection: Connection) -> tuple[str, bool]:
+    mirror = connection.status.mirror
+    return mirror.kind, mirror.checksum
 
 
 async def test_a_lost_connection_may_be_left_alone(autojump_clock: trio.testing.MockClock) -> None:

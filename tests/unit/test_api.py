@@ -229,7 +229,13 @@ def test_a_set_that_nothing_captures_cannot_be_connected(api: Api) -> None:
     assert "includes nothing" in api.refused(409, 1, "POST", "/v1/connections", request)
     api.ok("POST", "/v1/repsets/web/rules", {"path": "/srv/data"})
     assert "dtctl mount add /srv/data" in api.refused(409, 1, "POST", "/v1/connections", request)
-    for mirror in ({"mirror": "quick"}, {"newer": True}, {"checksum": True}, {"orphans": "eat"}):
+    full = {"mirror": "full"}
+    for mirror in (
+        {"mirror": "quick"},
+        full | {"newer": True},
+        full | {"checksum": True},
+        {"orphans": "eat"},
+    ):
         api.refused(409, 1, "POST", "/v1/connections", {**request, **mirror})
 
 

@@ -222,7 +222,7 @@ HERE = os.getcwd()
         ("recovery resume 1", "POST", "connections/1/recovery", {"action": "resume"}, STATUS),
         ("repset copy web w2", "POST", "repsets/web/copy", {"new_name": "w2"}, REPSET),
         (
-            "connect web backup:1500 --map /a=/b --map /c=/d --mirror full --newer",
+            "connect web backup:1500 --map /a=/b --map /c=/d --mirror difference --newer",
             "POST",
             "connections",
             {
@@ -230,7 +230,7 @@ HERE = os.getcwd()
                 "target": "backup:1500",
                 "maps": [{"source": "/a", "target": "/b"}, {"source": "/c", "target": "/d"}],
                 "one_to_one": False,
-                "mirror": "full",
+                "mirror": "difference",
                 "replicate": True,
                 "newer": True,
                 "checksum": False,
@@ -262,10 +262,10 @@ HERE = os.getcwd()
             {},
         ),
         (
-            "mirror start 1 full --checksum",
+            "mirror start 1 --kind difference --checksum",
             "POST",
             "connections/1/mirror",
-            {"action": "start", "kind": "full", "newer": False, "checksum": True},
+            {"action": "start", "kind": "difference", "newer": False, "checksum": True},
             {},
         ),
         ("mirror pause 1", "POST", "connections/1/mirror", {"action": "pause"}, {}),

@@ -1,10 +1,12 @@
 """The ordering rules, one by one. The sum of them is tested by the simulations."""
 
+from collections.abc import Callable
+
 import pytest
 
 from replicator import limits
 from replicator.mirror.order import Decision, Order, Remaining, name_change_in_directory, name_change_touches
-from replicator.mirror.patches import TO_END, aligned
+from replicator.mirror.patches import TO_END, PatchRequest, aligned
 from replicator.ops import RENAME_EXCHANGE, Flag, Identity, Kind, Record
 
 
@@ -367,3 +369,105 @@ def test_what_was_replaced_is_not_compared_and_stays_so_when_it_moves() -> None:
 )
 def test_regions_become_whole_blocks(regions: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
     assert aligned(regions) == expected
+
+
+# --- comparisons ---
+
+
+def compared(number: int = 7) -> tuple[Order, PatchRequest]:
+    """A comparison that is being read: one piece of digests is on its way."""
+    order = mirrored()
+    order.active = True
+    order.require_compared(b"d/f", _ID, number, multilink=False)
+    request = order.next_patch()
+    assert request is not None and order.must_send_whole(_ID, b"d/f")
+    todo = request.take()
+    assert todo.compare == [(0, TO_END)] and not todo.ends
+    request.unanswered += 1
+    return order, request
+
+
+def test_a_comparison_ends_when_all_is_answered() -> None:
+    order, request = compared()
+    assert not request.take().ends
+    order.park_patch(request)
+    assert order.next_patch() is None and not order.everything_read()
+    order.digests_answered(request)
+    assert order.next_patch() is request and request.take().ends
+
+
+def test_what_differs_is_brought_before_the_end() -> None:
+    order, request = compared()
+    order.park_patch(request)
+    blocks = [(0, 65536, b"units")]
+    assert order.differ(7, blocks) is request
+    assert order.next_patch() is request
+    todo = request.take()
+    assert todo.blocks == blocks and not todo.ends
+    order.park_patch(request)
+    order.digests_answered(request)
+    assert order.next_patch() is request and request.take().ends
+    order.patch_sent(request, 1)
+    assert order.differ(7, blocks) is None  # heard again, in another session: it has them
+    order.patch_settled(_ID)
+    assert order.everything_read() and not order.must_send_whole(_ID, b"d/f")
+
+
+def test_an_answer_that_came_before_it_was_parked() -> None:
+    order, request = compared()
+    order.digests_answered(request)
+    order.park_patch(request)
+    assert order.next_patch() is request
+
+
+def test_digests_that_were_lost_are_read_again() -> None:
+    order, request = compared()
+    order.park_patch(request)
+    order.digests_lost(request, (0, 4096))
+    assert order.next_patch() is request
+    assert request.take().compare == [(0, 4096)]
+
+
+def test_other_regions_of_what_is_compared_join_it() -> None:
+    """An end of their own would give the file its time before all of it is right."""
+    order, request = compared()
+    order.require_regions(b"d/f", _ID, [(0, 1)])
+    order.park_patch(request)
+    assert order.next_patch() is request and request.take().ranges == [(0, 4096)]
+    assert order.next_patch() is None
+
+
+@pytest.mark.parametrize(
+    "make_void",
+    [
+        lambda order: order.ship(record(Kind.RENAME, b"d/f", path2=b"d/g")),
+        lambda order: order.ship(record(Kind.UNLINK, b"d/f")),
+        lambda order: order.ship(record(Kind.RENAME, b"d", path2=b"e", flags=Flag.DIRECTORY)),
+        lambda order: order.require(b"d/f"),
+        lambda order: order.require(b"d"),
+        lambda order: order.require_compared(b"d/f", Identity(77, 0), 8, multilink=False),
+    ],
+    ids=["renamed", "removed", "moved", "required", "above required", "another"],
+)
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_void_comparison_hears_no_answers(make_void: Callable[[Order], object], parked: bool) -> None:
+    order, request = compared()
+    if parked:
+        order.park_patch(request)
+    make_void(order)
+    assert request.void and order.differ(7, [(0, 4096, b"")]) is None
+    assert order.must_send_whole(_ID, b"d/f")
+    order.digests_answered(request)
+    order.digests_lost(request, (0, 4096))
+    order.park_patch(request)
+    later = order.next_patch()
+    assert later is None or later.number == 8
+
+
+def test_a_target_that_has_nothing_to_compare() -> None:
+    order = mirrored()
+    assert order.may_compare(_ID)
+    order.never_compare(_ID)
+    assert not order.may_compare(_ID) and order.may_compare(Identity(6, 0))
+    order.file_sent(b"d/f", _ID, whole=True)
+    assert order.may_compare(_ID)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from kit.recording import make_record
 from kit.trees import acl, assert_same_tree, build_random_tree, snapshot
@@ -14,12 +15,16 @@ from kit.trees import acl, assert_same_tree, build_random_tree, snapshot
 from replicator.fs.apply import Applier, Outcome
 from replicator.fs.attributes import attributes_of, data_extents, read_xattrs
 from replicator.fs.beneath import Root
+from replicator.mirror.comparison import Claim
+from replicator.mirror.digests import digest_blocks, digest_of_file, digest_units
 from replicator.mirror.links import LinkTable
+from replicator.mirror.patch import UNLIKE_NS
 from replicator.mirror.pieces import (
     Abandon,
     AnyEntry,
     Batch,
     Content,
+    Digests,
     File,
     Finish,
     LinkTo,
@@ -671,3 +676,142 @@ def test_a_part_of_a_list_concerns_its_range_only(target: Target) -> None:
     assert target.names() == ["a", "c", "e"]
     target.placed(Names(b"", _DIRECTORY, {}, b"c", b"", (), b""))
     assert target.names() == ["a", "c"]
+
+
+# --- compared ---
+
+
+def _claimed(
+    path: bytes, size: int, claim: Claim, *, blocks: bool = True, links: int = 1, digest: bytes = b""
+) -> Same:
+    return Same(path, _ID, links, _FILE, {}, size, claim, blocks, digest)
+
+
+def _digests(path: bytes, source: Path, *, number: int = 7, end: int | None = None) -> Digests:
+    size = source.stat().st_size
+    with open(source, "rb") as file:
+        extents = tuple(data_extents(file.fileno(), size))
+        found, _ = digest_blocks(file.fileno(), extents, 2 * _BLOCK)
+    return Digests(path, _ID, number, size, 0, size if end is None else end, 2 * _BLOCK, extents, found)
+
+
+def _refusal_of(target: Target, entry: AnyEntry) -> Refused:
+    (refusal,) = target.place(entry)
+    return refusal
+
+
+@pytest.mark.parametrize(
+    ("age_ns", "size", "claim", "holds"),
+    [
+        (0, 4, Claim.SIZE_AND_TIME, True),
+        (0, 5, Claim.SIZE_AND_TIME, False),
+        (1, 4, Claim.SIZE_AND_TIME, False),
+        (1, 4, Claim.NOT_OLDER, False),  # the source's is newer by a nanosecond
+        (0, 4, Claim.NOT_OLDER, True),
+        (5, 7, Claim.NOTHING, True),
+    ],
+)
+def test_what_a_claim_says(target: Target, age_ns: int, size: int, claim: Claim, holds: bool) -> None:
+    target.placed(_file(b"x", b"1234"))
+    os.utime(target.base / "x", ns=(0, _MTIME_NS - age_ns))
+    refused = target.place(_claimed(b"x", size, claim))
+    assert [(r.links, r.retry, r.size) for r in refused] == ([] if holds else [(1, True, size)])
+    refused = target.place(_claimed(b"x", size, claim, blocks=False))
+    assert [r.links for r in refused] == ([] if holds else [0])
+    (gone,) = target.place(_claimed(b"gone", size, claim))
+    assert gone.retry and not gone.links  # there is nothing to compare blocks with
+
+
+def test_what_is_newer_on_the_target_is_left_and_told(target: Target) -> None:
+    target.placed(_file(b"x", b"1234"))
+    os.utime(target.base / "x", ns=(0, _MTIME_NS + 1))
+    for blocks in (False, True):
+        refusal = _refusal_of(target, _claimed(b"x", 4, Claim.NOT_OLDER, blocks=blocks))
+        assert not refusal.retry and "left as it is" in refusal.reason
+    assert (target.base / "x").stat().st_mtime_ns == _MTIME_NS + 1
+
+
+def test_content_is_what_its_digest_says(target: Target, tmp_path: Path) -> None:
+    target.placed(_file(b"x", b"1234"))
+    (tmp_path / "source").write_bytes(b"1244")
+    with open(tmp_path / "source", "rb") as file:
+        digest = digest_of_file(file.fileno(), 4)
+    claim = _claimed(b"x", 4, Claim.CONTENT, digest=digest)
+    assert _refusal_of(target, claim).links == 1  # although size and time are right
+    (target.base / "x").write_bytes(b"1244")
+    target.placed(claim)
+    assert (target.base / "x").stat().st_mtime_ns == _MTIME_NS
+
+
+def test_blocks_that_differ_are_told_with_their_units(target: Target, tmp_path: Path) -> None:
+    content = bytearray(os.urandom(6 * _BLOCK))
+    target.placed(_file(b"x", bytes(content)), _claimed(b"x", len(content), Claim.NOTHING))
+    there = bytes(content)
+    content[5 * _BLOCK] ^= 1
+    (tmp_path / "source").write_bytes(content)
+    claim = _digests(b"x", tmp_path / "source")
+    for _ in range(2):  # what a receiver does again after a kill
+        refusal = _refusal_of(target, claim)
+        units = digest_units(memoryview(there[4 * _BLOCK :]))
+        assert (refusal.number, refusal.blocks) == (7, ((4 * _BLOCK, 2 * _BLOCK, units),))
+        # Until its end nobody takes it for what the source has, nor for newer.
+        assert (target.base / "x").stat().st_mtime_ns == UNLIKE_NS
+    target.placed(_patch(b"x", 6 * _BLOCK, (5 * _BLOCK, bytes(content[5 * _BLOCK :]))))
+    assert (target.base / "x").stat().st_mtime_ns == UNLIKE_NS
+    target.placed(claim, _patched(b"x", 6 * _BLOCK))
+    assert target.read("x") == content and (target.base / "x").stat().st_mtime_ns == _MTIME_NS
+
+
+def test_a_comparison_sets_size_and_holes_at_once(target: Target, tmp_path: Path) -> None:
+    target.placed(_file(b"x", b"a" * 8 * _BLOCK), _claimed(b"x", 6 * _BLOCK, Claim.NOTHING))
+    with open(tmp_path / "source", "wb") as file:
+        file.truncate(6 * _BLOCK)
+        os.pwrite(file.fileno(), b"a" * _BLOCK, 2 * _BLOCK)
+    target.placed(_digests(b"x", tmp_path / "source"))
+    with open(target.base / "x", "rb") as file:
+        assert list(data_extents(file.fileno(), 8 * _BLOCK)) == [(2 * _BLOCK, _BLOCK)]
+    assert (target.base / "x").stat().st_size == 6 * _BLOCK
+
+
+def test_a_file_that_is_compared_is_parted_from_names_that_the_source_does_not_know(
+    target: Target, tmp_path: Path
+) -> None:
+    target.placed(_file(b"x", b"a" * _BLOCK))
+    os.link(target.base / "x", target.base / "other")
+    target.placed(_claimed(b"x", _BLOCK, Claim.NOTHING))
+    assert (target.base / "x").stat().st_ino != (target.base / "other").stat().st_ino
+    target.placed(_claimed(b"x", _BLOCK, Claim.NOTHING, links=2), LinkTo(b"other", _ID, 2))
+    assert (target.base / "x").stat().st_ino == (target.base / "other").stat().st_ino
+
+
+def test_what_cannot_be_compared_is_to_be_sent_whole(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"a" * _BLOCK)
+    claim = _digests(b"x", tmp_path / "source")
+    refusal = _refusal_of(target, claim)
+    assert (refusal.number, refusal.blocks, refusal.retry) == (7, (), True)
+    (target.base / "x").mkdir()
+    assert not _refusal_of(target, claim).blocks
+    refusal = _refusal_of(target, _claimed(b"x", _BLOCK, Claim.NOTHING))
+    assert refusal.retry and not refusal.links
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"digests": b"1234567"},
+        {"extents": ((0, 2**62),)},
+        {"extents": ((_BLOCK, _BLOCK), (0, _BLOCK)), "digests": bytes(16)},
+        {"extents": ((0, 4 * _BLOCK),), "digests": bytes(16)},
+        {"extents": ((0, 0),), "digests": b""},
+        {"block_bytes": 0},
+        {"start": -5},
+        {"size": -1},
+    ],
+)
+def test_malformed_digests_are_refused(target: Target, tmp_path: Path, changes: dict[str, object]) -> None:
+    (tmp_path / "source").write_bytes(b"a" * _BLOCK)
+    target.placed(_file(b"x", b"a" * _BLOCK))
+    claim = msgspec.structs.replace(_digests(b"x", tmp_path / "source"), **changes)
+    refusal = _refusal_of(target, claim)
+    assert "malformed" in refusal.reason and not refusal.retry
+    assert target.read("x") == b"a" * _BLOCK
