@@ -246,6 +246,7 @@ class Scanner:
         return Choice(
             run.compares,
             run.exact,
+            run.lists_names or (run.exact and bool(run.orphans)),
             flow.order.must_send_whole,
             flow.order.was_brought,
             flow.order.link_is_known,

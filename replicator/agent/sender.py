@@ -25,6 +25,7 @@ from replicator.agent.introduction import CopyInUse, introduce, peer_address, re
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirroring import RECOVERY, remirror_kind
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.orphan_control import OrphanControl
 from replicator.agent.pace import Pace
 from replicator.agent.recovery_status import recovery_text
 from replicator.agent.scanner import Scanner
@@ -45,11 +46,13 @@ from replicator.net.frames import (
     Connected,
     Disconnect,
     Drift,
+    Orphans,
     PiecesRefused,
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import START, Position, shown
+from replicator.orphans import OrphanReport
 from replicator.paths import Home
 from replicator.queue.cursor import UnreadableJournal
 from replicator.queue.dirty_tree import parent_of
@@ -59,7 +62,6 @@ from replicator.status import (
     Dimension,
     Lag,
     MirrorProgress,
-    MirrorStatus,
     RecoveryStatus,
     ReplicationStatus,
     TargetDataState,
@@ -142,6 +144,7 @@ class Sender:
             world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake, self._pace
         )
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
+        self._orphans = OrphanControl(mirrors, self._changes)
         self._drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
         self._session: Session | None = None
         self._received = [0] * len(flows)
@@ -250,6 +253,7 @@ class Sender:
                 connected = await introduce(session, arguments)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
+                self._orphans.session_begins(connected)
                 await self._resume_at(connected)
                 self._session = session
                 self._target_address = peer_address(stream)
@@ -578,6 +582,8 @@ class Sender:
             for refused in decode_refused(event.refused):
                 self._refused_piece(refused)
             self._scanner.wake()
+        elif isinstance(event, Orphans):
+            self._orphans.told(event)
         elif isinstance(event, Drift):
             what = f"{event.changes} changes, the last of {shown(event.last_path)}"
             self.story.note(Dimension.DATA, self._states.target_data, DataEvent.DRIFT, what)
@@ -610,6 +616,17 @@ class Sender:
     def mirror_start(self, kind: str = "difference", orphans: str = "") -> None:
         exact = (orphans or self._arguments.options.orphans) == "delete"
         self._mirrors.start(kind, exact=exact, connected=self._session is not None)
+
+    def orphans_start(self, mode: str) -> str:
+        """OR-02, by hand. Returns the id of the run."""
+        return self._orphans.start(mode, self._session)
+
+    async def orphans_act(self, action: str) -> None:
+        await self._orphans.act(action, self._session)
+
+    def orphans(self) -> OrphanReport:
+        """The last report, with names."""
+        return self._orphans.report
 
     def mirror_stop(self) -> None:
         self._mirrors.stop(connected=self._session is not None)
@@ -784,7 +801,7 @@ class Sender:
             target_status_reason=self._states.target_reason,
             target_queue_full=self._states.target_queue_full,
             transmit_mode=self._states.transmit,
-            mirror_status=progress.status if self._mirrors.run is not None else MirrorStatus.IDLE,
+            mirror_status=self._mirrors.status,
             replication_status=self._states.replication(queued=bool(ops)),
             queued_ops=ops + pieces,
             queued_bytes=bytes_ + self.shipper.piece_bytes_queued,
@@ -820,6 +837,7 @@ class Sender:
             receiver_pid=self._receiver_pid,
             mirror=progress,
             recovery=self._recovery_status(),
+            orphans=msgspec.structs.replace(self._orphans.report, names=()),
         )
 
     def _recovery_status(self) -> RecoveryStatus:
@@ -901,10 +919,11 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
         "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
-        "recovering force_source"
+        "recovering force_source orphans_start orphans"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)
+    calls["orphans_act"] = sender.orphans_act
     return calls | {"wait": wait, "disconnect": sender.disconnect, "story": story, "why": sender.why}
 
 

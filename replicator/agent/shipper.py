@@ -432,7 +432,7 @@ class Shipper:
         self.announced = run.run_id
         self.sent_batches.clear()
         self.piece_bytes_in_flight = 0
-        out.append(Shipment(MirrorBegin(run.run_id, run.kind), None))
+        out.append(Shipment(MirrorBegin(run.run_id, run.kind, run.orphan_mode), None))
 
     def recover(
         self, flow: Flow, paths: list[bytes], *, exact: bool, out: list[Shipment] | None = None
@@ -641,7 +641,7 @@ class Shipper:
         self._end(run, run.problem_count == 0 and not run.partial, out)
 
     def _end(self, run: MirrorRun, complete: bool, out: list[Shipment]) -> None:
-        out.append(Shipment(MirrorEnd(run.run_id, complete, run.drift), None))
+        out.append(Shipment(MirrorEnd(run.run_id, complete, run.drift, not run.orphans_stopped), None))
         for flow in self.flows:
             flow.forget_mirror()
         self.sent_batches.clear()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from replicator.cli import output
+from replicator.cli import orphans, output
 from replicator.cli.options import Checksum, Connection, Json, MirrorKind, Newer, Timeout, agent
 
 _DONE = {"start": "started", "stop": "stopped", "pause": "paused", "resume": "resumed"}
@@ -116,6 +116,11 @@ _transmit = _group(
     "transmit", "Transmission: whether anything goes to the target.", "start", "stop", "pause", "resume"
 )
 _target = _group("target", "The target: whether it applies what arrives.", "pause", "resume")
+
+
+_target.command("orphans", epilog="Example: dtctl target orphans --action move --directory /srv/orphans")(
+    orphans.settings
+)
 
 
 @_target.command("list", epilog="Example: dtctl target list")
