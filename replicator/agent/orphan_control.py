@@ -4,6 +4,8 @@ the target tells of them.
 What is removed is decided and done on the target, see `replicator.mirror.orphans`.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from replicator.agent.changes import Changes
@@ -17,7 +19,9 @@ from replicator.orphans import FORCE, PREVIEW, START, OrphanReport
 class OrphanControl:
     """Of one sender."""
 
-    def __init__(self, mirrors: Mirrors, changes: Changes) -> None:
+    def __init__(self, mirrors: Mirrors, changes: Changes, ring: Callable[[], None]) -> None:
+        """`ring`: the agent is to look, for a run has ended."""
+        self._ring = ring
         self.report = OrphanReport()  # of the target, with its names
         self._mirrors = mirrors
         self._changes = changes
@@ -36,7 +40,10 @@ class OrphanControl:
             self._names = []
         if orphans.first == len(self._names):
             self._names += orphans.names
+        ended = not report.at_work and report.finished != self.report.finished
         self.report = msgspec.structs.replace(report, names=tuple(self._names))
+        if ended:
+            self._ring()
         self._changes.notify()
 
     def start(self, mode: str, session: Session | None) -> str:

@@ -144,7 +144,7 @@ class Sender:
             world, flows, lambda: mirrors.run, mirrors.may_scan, self.shipper.wake, self._pace
         )
         mirrors.shipper, mirrors.scanner = self.shipper, self._scanner
-        self._orphans = OrphanControl(mirrors, self._changes)
+        self._orphans = OrphanControl(mirrors, self._changes, lambda: world.doorbells.ring(self._agent_bell))
         self._drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
         self._session: Session | None = None
         self._received = [0] * len(flows)

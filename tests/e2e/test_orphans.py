@@ -49,7 +49,7 @@ def test_a_preview_says_what_happens(pair: Protected, tmp_path: Path) -> None:
     halted = pair.alpha.dtctl("orphans", "start", pair.id, "--wait")
     assert halted.code == 1 and "limit of 15 %" in halted.err
     assert names(pair.copy) == before
-    assert any(event["id"] == 9095 for event in pair.alpha.json("events"))
+    until(lambda: any(event["id"] == 9095 for event in pair.alpha.json("events")))
 
     report = pair.alpha.json("orphans", "start", pair.id, "--wait", "--over-limit")
     gone = before - names(pair.copy)
@@ -58,9 +58,7 @@ def test_a_preview_says_what_happens(pair: Protected, tmp_path: Path) -> None:
     assert [preview[k] for k in ("files", "directories", "bytes")] == [
         report[k] for k in ("done_files", "done_directories", "done_bytes")
     ]
-    until(
-        lambda: any(event["id"] == 4052 and "moved 4" in event["text"] for event in pair.alpha.json("events"))
-    )
+    until(lambda: any(e["id"] == 4052 and "moved 4" in e["text"] for e in pair.alpha.json("events")))
     assert pair.alpha.json("status")[0]["target_data_state"] == "OK"
     (pair.copy / "dir" / "young").unlink()
     log = next((pair.beta.home / "log").glob("receiver-*.log")).read_text()
