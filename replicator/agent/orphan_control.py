@@ -19,7 +19,7 @@ from replicator.orphans import FORCE, PREVIEW, START, OrphanReport
 class OrphanControl:
     """Of one sender."""
 
-    def __init__(self, mirrors: Mirrors, changes: Changes, ring: Callable[[], None]) -> None:
+    def __init__(self, mirrors: Mirrors, changes: Changes, ring: Callable[[], object]) -> None:
         """`ring`: the agent is to look, for a run has ended."""
         self._ring = ring
         self.report = OrphanReport()  # of the target, with its names
