@@ -133,6 +133,15 @@ QUEUE_SETTINGS = EventType(9073, _I, "the queue of {name} follows the configurat
 QUEUE_SETTINGS_LATER = EventType(
     9074, _W, "the queue of {name} follows the configuration when it is mounted anew: {reason}"
 )
+ORPHANS_STARTED = EventType(4048, _I, "connection {id}: its target is asked for its orphans ({mode})")
+ORPHANS_PAUSED = EventType(4049, _I, "connection {id}: the handling of orphans paused")
+ORPHANS_RESUMED = EventType(4050, _I, "connection {id}: the handling of orphans resumed")
+ORPHANS_STOPPED = EventType(4051, _I, "connection {id}: the handling of orphans stopped: {reason}")
+ORPHANS_COMPLETED = EventType(4052, _I, "connection {id}: {text}")
+ORPHANS_HALTED = EventType(
+    9095, _W, "connection {id}: orphans of {target} wait for a person: {reason} (dtctl orphans status {id})"
+)
+ORPHAN_SETTINGS = EventType(9096, _I, "orphans of the copies on this host: {text}")
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

@@ -251,6 +251,12 @@ ESTIMATE_WINDOW_NS = 60_000_000_000  # the end of a mirror is estimated from how
 ESTIMATE_MARK_NS = 2_000_000_000
 FILE_WORK_BYTES = 64 * KIB  # a file takes as long as so many bytes of a large one, besides its own
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
+ORPHAN_STEP_NS = 5_000_000  # what comes from the source waits so long for a step that removes orphans
+ORPHAN_PAUSE_S = 0.1  # between two such steps, while something comes all the time
+ORPHANS_TOLD_BYTES = 1 * MIB  # names of orphans that a source is told; the rest are counted only
+ORPHANS_FRAME_BYTES = 32 * KIB  # of them in one frame
+MOVE_BYTES = 4 * MIB  # of an orphan that goes to another file system, in one step
+NAME_BYTES = 255
 
 # --- replication sets (RS-*) ---
 RULE_PATH_CHARS = 259  # RS-07

@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from replicator import shares
+from replicator.orphans import OrphanReport
 
 
 class ConnectionState(StrEnum):
@@ -302,3 +303,4 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     receiver_pid: int | None = None  # on the target's host
     mirror: MirrorProgress = MirrorProgress()
     recovery: RecoveryStatus = RecoveryStatus()
+    orphans: OrphanReport = OrphanReport()  # as the target told it last, without names

@@ -61,6 +61,7 @@ async def accept(
             received.mirror_id,
             os.getpid(),
             replica.state.power_lost and not received.mirroring,
+            replica.orphan_settings.automatic,
         )
     )
     return connect, frozenset(hello.features)
@@ -76,7 +77,12 @@ def _check_places(
 ) -> None:
     """The directories that the connection writes to, made if they are missing. Raises Refused."""
     queues = (arguments.memory_directory, arguments.disk_directory)
-    private = (arguments.home, *(os.path.dirname(directory) for directory in queues if directory))
+    orphans = replica.orphan_settings.directory
+    private = (
+        arguments.home,
+        *([orphans] if orphans else ()),
+        *(os.path.dirname(directory) for directory in queues if directory),
+    )
     try:
         check_targets(connect, others=others, private=private, same_host=same_host)
         check_lock(connect)

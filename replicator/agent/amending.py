@@ -64,17 +64,18 @@ class Amender:
             read = await self._world.in_thread(partial(read_names_of, flow.source, directory))
         except trio.Cancelled:
             flow.abort_place()
-            flow.order.require_names(directory)
+            flow.order.require_names(directory, orphans=True)  # if it is for them: it is still required
             raise
         changes = flow.close_place()
         kept: set[bytes] = set()
         for record in changes:
             names = None if record.kind in _UNSURE else names_changed(record, directory)
             if names is None:
-                flow.order.require_names(directory)
+                flow.order.require_names(directory, orphans=True)
                 self._queue(flow, QueuedPiece(place, []))
                 return
             kept |= names
+        orphans, walked = flow.order.names_read(directory)
         if not isinstance(read, NamesRead):
             if read is not None:
                 self._report(directory, read)
@@ -92,7 +93,10 @@ class Amender:
                 flow.read_again(join(directory, name))
         listed = (name for name, _ in read.names)
         spared = kept | flow.order.pending_names(directory, listed, len(read.names))
-        for piece in read.pieces(spared):
+        if walked:
+            for name in read.directories():
+                flow.order.walk_names(join(directory, name))
+        for piece in read.pieces(spared, orphans=orphans):
             self._queue(flow, QueuedPiece(place, [Found(directory, piece)], bytes=_size(piece.names)))
         if not kept:  # a change of names journals the directory's mtime by itself
             self._queue(flow, QueuedPiece(place, [Found(directory, read.times)]))

@@ -126,6 +126,21 @@ class ForceBody(Body, frozen=True, kw_only=True):
     confirm: str = ""
 
 
+class OrphansBody(ActionBody, frozen=True, kw_only=True):
+    dry_run: bool = False
+    over_limit: bool = False
+
+
+class OrphanSettingsBody(Body, frozen=True, kw_only=True):
+    action: str | None = None
+    directory: str | None = None
+    older_than_days: float | None = None
+    with_mirrors: bool | None = None
+    log_names: bool | None = None
+    limit_count: int | None = None
+    limit_percent: float | None = None
+
+
 class WaitBody(Body, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
@@ -249,6 +264,28 @@ class Api:
             request.path_params["connection"], body.survivor, body.confirm
         )
 
+    # --- orphans ---
+
+    async def orphan_settings(self, request: Request) -> object:
+        return self._service.orphans.settings()
+
+    async def set_orphans(self, request: Request) -> object:
+        body = await _body(request, OrphanSettingsBody)
+        given = {name: getattr(body, name) for name in body.__struct_fields__}
+        return await self._service.orphans.set({n: v for n, v in given.items() if v is not None})
+
+    async def orphans(self, request: Request) -> object:
+        return await self._service.orphans.report(request.path_params["connection"])
+
+    async def act_on_orphans(self, request: Request) -> object:
+        body = await _body(request, OrphansBody)
+        return await self._service.orphans.act(
+            request.path_params["connection"],
+            _action(body, *_LIVE_ACTIONS),
+            dry_run=body.dry_run,
+            over_limit=body.over_limit,
+        )
+
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
@@ -366,12 +403,14 @@ class Api:
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/target": {"POST": self.target},
+            "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
             "/v1/recovery": {"GET": self.recovery, "POST": self.set_speed},
             "/v1/repsets/{name}/priority": {"POST": self.set_priority},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
             "/v1/queues": {"GET": self.queues},
+            "/v1/targets/orphans": {"GET": self.orphan_settings, "POST": self.set_orphans},
             "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
         }
         return [Route(path, _endpoint(methods), methods=_METHODS) for path, methods in table.items()]

@@ -497,6 +497,7 @@ class Children:
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
             watch=self._config.target.watch,
+            orphans=self._state().orphans,
         )
 
     def _wanted_spool(self, uuid: str) -> Place:
@@ -528,6 +529,7 @@ class Children:
             running = msgspec.json.decode(data, type=ReceiverArguments)
         except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
             return  # none, or of another software, which says what it was told in another way
+        running = msgspec.structs.replace(running, orphans=arguments.orphans)  # of which it is told at once
         if running != arguments:
             await stop_serving(self._home, "receiver", uuid)
 

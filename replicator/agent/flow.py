@@ -182,7 +182,7 @@ class Flow:
         elif isinstance(entry, Listing):
             self.order.require(found.path)
         elif isinstance(entry, Names):
-            self.order.require_names(found.path)
+            self.order.require_names(found.path, orphans=entry.orphans)
         elif isinstance(entry, Patch | Patched):
             if isinstance(entry, Patched):
                 self.order.patch_settled(found.identity)

@@ -10,6 +10,7 @@ from replicator.agent.sender_arguments import SenderArguments
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.frames import (
     DRIFT_FEATURE,
+    ORPHANS_FEATURE,
     PROTOCOL_VERSION,
     Connect,
     Connected,
@@ -47,7 +48,7 @@ class ConnectionRefused(ReplicatorError):
 async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     """Greet, and ask for the connection. Raises ConnectionRefused, and what ends a session."""
     await session.greet(arguments.connection_uuid)
-    features = (DRIFT_FEATURE,)
+    features = (DRIFT_FEATURE, ORPHANS_FEATURE)
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):

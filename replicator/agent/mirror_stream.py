@@ -61,7 +61,7 @@ class MirrorStream:
             return
         self._sent.announced = run.run_id
         self._sent.clear()
-        out.append(Shipment(MirrorBegin(run.run_id, run.kind), None))
+        out.append(Shipment(MirrorBegin(run.run_id, run.kind, run.orphan_mode), None))
 
     def finish(self, run: MirrorRun, out: list[Shipment]) -> None:
         """Nothing can be shipped now: is the mirror complete?"""
@@ -80,7 +80,7 @@ class MirrorStream:
         self._end(run, run.problem_count == 0 and not run.partial, out)
 
     def _end(self, run: MirrorRun, complete: bool, out: list[Shipment]) -> None:
-        out.append(Shipment(MirrorEnd(run.run_id, complete, run.drift), None))
+        out.append(Shipment(MirrorEnd(run.run_id, complete, run.drift, not run.orphans_stopped), None))
         for flow in self._flows:
             flow.forget_mirror()
         self._sent.clear()

@@ -55,6 +55,11 @@ class MirrorRun:
     some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
     by_itself: bool = False  # it began without being asked for
+    orphans: str = (
+        ""  # what it means for orphans: see `replicator.orphans.MODES`; "": it is about single paths
+    )
+    orphans_stopped: bool = False  # by request, before all names were compared
+    lists_names: bool = False  # it says all names, because the target wants to know its orphans
     drift: int = 0  # number of the last report of changes by others that it brings right
     complete: bool = False  # it has ended, with everything brought
     finished_ns: int | None = None
@@ -89,6 +94,18 @@ class MirrorRun:
     def stopped(self) -> bool:
         """By request, before it was complete."""
         return self.status is MirrorStatus.STOPPED
+
+    @property
+    def orphan_mode(self) -> str:
+        """What the target is to do with names that are not listed. If they may have been removed on the
+        source they are no orphans, but removed at once.
+        """
+        return self.orphans if self.lists_names and not self.exact else ""
+
+    @property
+    def looks_for_orphans(self) -> bool:
+        """It is about nothing else."""
+        return self.some_paths and bool(self.orphans)
 
     def expect(self, files: int, size: int) -> None:
         """So much more work, of a run whose work is known beforehand; otherwise everything is counted."""

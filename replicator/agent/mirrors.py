@@ -32,6 +32,7 @@ from replicator.agent.states import COMPLETE, MirrorEvent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.net.frames import Connected
 from replicator.ops import Identity
+from replicator.orphans import MIRROR
 from replicator.status import MirrorStatus, TargetDataState
 from replicator.world import World
 
@@ -92,6 +93,7 @@ class Mirrors:
         self._ended: tuple[MirrorRun, list[int]] | None = None  # and where in each journal
         # Number of the last comparison: larger than any of an earlier process.
         self._comparisons = world.clock.wall_ns() // 1000
+        self._orphans_wanted = False
         self._to_settle = ""  # id of a complete run that is not durable on the target yet
 
     # --- beginning and ending ---
@@ -123,6 +125,7 @@ class Mirrors:
         run = self._new_run(
             kind, exact, started_ns, newer=newer, checksum=checksum, track=exact_now, settled=False
         )
+        run.orphans, run.lists_names = MIRROR, self._orphans_wanted
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
             flow.forget_mirror()
@@ -473,6 +476,52 @@ class Mirrors:
         after_ns = max(state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0)
         interrupted_ns = state.mirror_started_wall_ns
         return after_ns if interrupted_ns is None else min(after_ns, interrupted_ns)
+
+    @property
+    def status(self) -> MirrorStatus:
+        run = self.run
+        if run is None:
+            return MirrorStatus.IDLE
+        if run.looks_for_orphans and run.status is MirrorStatus.MIRRORING:
+            return MirrorStatus.REMOVING_ORPHANS
+        return run.status
+
+    # --- orphans ---
+
+    def want_orphans(self, wanted: bool) -> None:
+        """Whether the target's settings have mirrors handle its orphans."""
+        self._orphans_wanted = wanted
+        if self.run is not None and self.run.orphans == MIRROR:
+            self.run.lists_names = wanted
+
+    def find_orphans(self, mode: str) -> None:
+        """Have all names compared, and nothing else (OR-02)."""
+        if self.run is not None:
+            raise ReplicatorError("a mirror is running: start again when it has ended")
+        if not self._is_exact:
+            raise ReplicatorError(
+                "the copy is not exact, so what its orphans are is not known: mirror it first"
+            )
+        run = self.begin_recovery()
+        run.by_itself = False
+        run.orphans, run.lists_names = mode, True
+        for flow in self._flows:
+            flow.order.active = True
+            for root in flow.filter.roots:
+                flow.order.walk_names(root)
+        self.wake_workers()
+        self._changes.notify()
+
+    def stop_orphans(self) -> None:
+        """No more names are compared; the copy is as exact as before."""
+        run = self._running()
+        run.orphans_stopped = True
+        for flow in self._flows:
+            flow.order.stop_walking()
+        if run.paused:
+            self.resume_paused()
+        self._changes.notify()
+        self.wake_workers()
 
     # --- what an administrator asks for ---
 

@@ -41,9 +41,10 @@ from replicator.errors import (
 )
 from replicator.fs import credentials
 from replicator.net.engine import Engine, Event, Role
-from replicator.net.frames import Connect, Disconnect, RefusedConnection
+from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection
 from replicator.net.session import PeerLeft, Session, SessionEnded
 from replicator.ops import shown
+from replicator.orphans import OrphanReport, OrphanSettings
 from replicator.paths import Home, remove_if_empty
 from replicator.queue.settings import JournalSettings
 from replicator.queue.statistics import JournalStatistics
@@ -74,6 +75,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_queue_bytes: int
     disk_queue_bytes: int
     queue: JournalStatistics
+    orphans: OrphanReport  # without names
     operations: int  # applied by this process
     last_path: str
     received: dict[str, int]
@@ -143,6 +145,7 @@ class Receiver:
             self._news_here,
             _drift(world, directory, found.state),
             found.comes_again,
+            arguments.orphans,
         )
         self._drift_watch = DriftWatch(
             world,
@@ -183,6 +186,11 @@ class Receiver:
 
     def resume(self) -> None:
         self.replica.resume()
+
+    def set_orphans(self, settings: OrphanSettings) -> None:
+        """How orphans are handled from now on; what was decided already goes on."""
+        self.replica.orphan_settings = settings
+        self.replica.tell()
 
     def stop(self) -> None:
         """End `run` cleanly; the next process goes on here."""
@@ -225,6 +233,7 @@ class Receiver:
             memory_queue_bytes=memory_bytes,
             disk_queue_bytes=disk_bytes,
             queue=self._spool.statistics(),
+            orphans=msgspec.structs.replace(replica.orphans, names=()),
             operations=replica.operations,
             last_path=shown(replica.last_path),
             received=_sequences(self._intake.received.marks),
@@ -352,6 +361,9 @@ class Receiver:
         return reason
 
     async def _handle(self, event: Event) -> None:
+        if isinstance(event, OrphanTask):
+            self.replica.act_on_orphans(event.action)
+            return
         if not isinstance(event, Disconnect):
             await self._intake.take(event)
             return
@@ -413,6 +425,9 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def use() -> None:
         await receiver.replica.take_into_use()
 
+    async def set_orphans(settings: object) -> None:
+        receiver.set_orphans(msgspec.convert(settings, OrphanSettings))
+
     async def stop() -> None:
         receiver.stop()
 
@@ -425,6 +440,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "pause": pause,
         "resume": resume,
         "use": use,
+        "set_orphans": set_orphans,
         "stop": stop,
         "forget": forget,
     }

@@ -3,6 +3,7 @@
 import msgspec
 
 from replicator import limits
+from replicator.orphans import OrphanSettings
 
 
 class ReceiverArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -19,3 +20,4 @@ class ReceiverArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     disk_bytes: int | None = limits.DISK_QUEUE_BYTES
     watch: str = "off"  # for changes of others in the copy: config.WATCHES
     disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES
+    orphans: OrphanSettings = OrphanSettings()

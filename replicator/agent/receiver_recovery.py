@@ -12,7 +12,7 @@ from replicator.agent import replica_state as states
 from replicator.agent.position_file import PositionFile
 from replicator.agent.refused_file import RefusedFile
 from replicator.agent.replica_state import Applied, Received, RefusedBatch, ReplicaState, StateFile
-from replicator.agent.replica_tree import LINKS_PREFIX
+from replicator.agent.replica_tree import LINKS_PREFIX, ORPHANS_FILE
 from replicator.agent.shared_value import SharedValue
 from replicator.agent.spool import Spool
 from replicator.agent.states import DATA, DataEvent, step
@@ -114,8 +114,8 @@ class Remains:
         return Standing(state, received, applied, [])
 
     def _remove_identities(self) -> None:
-        """The tables of hard links are not synced: after power loss they may not even open."""
+        """The tables of hard links and orphans are not synced: after power loss they may not even open."""
         disk = self.world.disk
         for name in disk.listdir(self.directory):
-            if name.startswith(LINKS_PREFIX):
+            if name.startswith((LINKS_PREFIX, ORPHANS_FILE)):
                 disk.unlink(os.path.join(self.directory, name))

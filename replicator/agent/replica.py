@@ -46,6 +46,7 @@ from replicator.mirror.pieces import (
 )
 from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
 from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record, shown
+from replicator.orphans import OrphanReport, OrphanSettings
 from replicator.queue import record as codec
 from replicator.status import TargetDataState, TargetStatus
 from replicator.world import World
@@ -92,6 +93,7 @@ class Replica:
         changed: Callable[[], None],
         drift: Drift,
         comes_again: bool = False,
+        orphans: OrphanSettings | None = None,
     ) -> None:
         """`comes_again`: the spool is lost, and with it the operation that a killed predecessor was in the
         middle of; its source sends it once more.
@@ -107,6 +109,9 @@ class Replica:
         self.tree: Tree | None = None
         self.tree_changed = trio.Event()  # set, and replaced, when `tree` is another one
         self.drift = drift
+        self.orphan_settings = orphans or OrphanSettings()
+        self._orphan_step_s = 0.0
+        self._orphan_actions: list[str] = []
         self._apply_state: Machine[TargetStatus, ApplyEvent] = Machine(APPLY, TargetStatus.OK, self._moved)
         self._world = world
         self._spool = spool
@@ -203,11 +208,14 @@ class Replica:
             if self.state.connect is not None:
                 await self._configure(self.state.connect)
             while not self._stopping:
+                self._heed_orphan_actions()
                 frame = self._spool.read() if not self._paused else None
                 if frame is not None:
                     self._look_afresh()
                     await self._apply_frame(frame)
                     self._since_breath += 1
+                    if trio.current_time() - self._orphan_step_s >= limits.ORPHAN_PAUSE_S:
+                        self._remove_orphans()
                     if self._since_breath >= _BREATH_OPERATIONS:
                         await self._breathe()
                     continue
@@ -217,6 +225,9 @@ class Replica:
                     self._in_doubt = self._comes_again
                     self.drained = True
                     self._stir()
+                    if self._remove_orphans():
+                        await self._breathe()
+                        continue
                     self._changed()
                 self._wake = trio.Event()
                 await self._wake.wait()
@@ -224,6 +235,40 @@ class Replica:
                 self._breath_ns = self._world.clock.monotonic_ns()
         except _Stopped:
             pass
+
+    # --- orphans ---
+
+    @property
+    def orphans(self) -> OrphanReport:
+        """How far their handling is."""
+        return self.tree.orphans.report if self.tree is not None else OrphanReport()
+
+    def act_on_orphans(self, action: str) -> None:
+        """`pause`, `resume` or `stop` their removal, between two operations."""
+        self._orphan_actions.append(action)
+        self._wake.set()
+
+    def _heed_orphan_actions(self) -> None:
+        while self._orphan_actions and self.tree is not None:
+            action, orphans = self._orphan_actions.pop(0), self.tree.orphans
+            if action == "pause":
+                orphans.pause()
+            elif action == "resume":
+                orphans.resume()
+            elif action == "stop":
+                orphans.stop(self._world.clock.wall_ns())
+            self._changed()
+
+    def _remove_orphans(self) -> bool:
+        """Some of them, between two operations. Whether there were any."""
+        tree = self.tree
+        if tree is None or not tree.orphans.removing:
+            return False
+        clock = self._world.clock
+        tree.remove_orphans(self.orphan_settings, clock.monotonic_ns, clock.wall_ns())
+        self._orphan_step_s = trio.current_time()
+        self._unsynced.set()
+        return True
 
     def spool_lost(self) -> None:
         """After `run` has raised JournalError: what is in the spool counts no more; it may be run again."""
@@ -475,6 +520,8 @@ class Replica:
             self._save_refused([])
             self.applied.marks = {k: v for k, v in self.applied.marks.items() if k in self._journals}
             known = former is None or (former.journals == connect.journals and former.maps == connect.maps)
+            if former is not None:  # other rules, or another place
+                self.tree.orphans.stop(self._world.clock.wall_ns())
             if not known:
                 self._data_event(DataEvent.OTHER_PLACE)
             if former is None:  # what is there already was made by others, and is as durable as it will be
@@ -488,6 +535,7 @@ class Replica:
         self._save_refused([])
         self._given_up.clear()
         self.tree.forget_links()
+        self.tree.orphans.begin(begin.orphans, begin.mirror_id, self._world.clock.wall_ns())
         forced = begin.kind == FORCED
         self._data_event(DataEvent.FORCED if forced else DataEvent.MIRROR_BEGINS)
         # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
@@ -500,6 +548,14 @@ class Replica:
         self.refused = deque(r for r in self.refused if r.batches >= self.applied.batches)
         self._save_refused(list(self.refused))
         self.tree.forget_links()
+        decide = partial(
+            self.tree.orphans.end,
+            end.mirror_id,
+            end.complete and end.orphans,
+            self.orphan_settings,
+            self._world.clock.wall_ns(),
+        )
+        await self._world.in_thread(decide)
         self._data_event(DataEvent.MIRROR_COMPLETE if end.complete else DataEvent.MIRROR_INCOMPLETE)
         if end.complete:
             self.drift.repaired(end.drift)
@@ -673,7 +729,10 @@ def takes_long(batch: Batch) -> bool:
     are compared have to be read.
     """
     return any(
-        (isinstance(entry, Listing) and (entry.exact or len(entry.directories) > limits.STEP_FILES))
+        (
+            isinstance(entry, Listing)
+            and (entry.exact or entry.orphans or len(entry.directories) > limits.STEP_FILES)
+        )
         or isinstance(entry, Names | Digests)
         or (isinstance(entry, Same) and entry.digest)
         for entry in batch.entries

@@ -1,7 +1,11 @@
 """The target tree of a connection: one applier and one placer per journal, over the mapped directories."""
 
 import os
+import sys
+from collections.abc import Callable
 from typing import Protocol
+
+import msgspec
 
 from replicator.agent.replica_state import StateFile
 from replicator.agent.unsynced import Unsynced
@@ -10,11 +14,15 @@ from replicator.fs import target_lock
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
 from replicator.mirror.links import LinkTable
+from replicator.mirror.orphan_table import OrphanTable
+from replicator.mirror.orphans import Finder, Orphans
 from replicator.mirror.pieces import Batch, Refused
 from replicator.mirror.place import Placer
-from replicator.net.frames import Connect
+from replicator.net.frames import Connect, JournalInfo
 from replicator.ops import Kind, Record
+from replicator.orphans import OrphanSettings
 from replicator.paths import Home
+from replicator.repset import Filter, ReplicationSet, compile_filter
 from replicator.status import TargetLock
 from replicator.world import World
 
@@ -25,6 +33,8 @@ _CONTENT_KINDS = frozenset(
 
 LINKS_PREFIX = "links-"
 """What the names of tables of hard links begin with, one per journal."""
+
+ORPHANS_FILE = "orphans.sqlite"
 
 
 class Tree(Protocol):
@@ -47,6 +57,15 @@ class Tree(Protocol):
 
     def place(self, batch: Batch) -> list[Refused]:
         """Raises OSError if the whole target is ill: call again with the same object."""
+        ...
+
+    @property
+    def orphans(self) -> Orphans:
+        """What is done about the orphans of this copy."""
+        ...
+
+    def remove_orphans(self, settings: OrphanSettings, now: Callable[[], int], wall_ns: int) -> None:
+        """One step of it: see `Orphans.step`."""
         ...
 
     def forget_links(self) -> None:
@@ -92,6 +111,19 @@ def release_all(home: Home) -> list[str]:
     return errors
 
 
+def _rules(connect: Connect, journal: JournalInfo) -> Filter | None:
+    """What of that journal is in the set; None if this agent cannot tell."""
+    try:
+        repset = msgspec.json.decode(connect.set_definition, type=ReplicationSet)
+    except msgspec.DecodeError:
+        return None
+    return compile_filter(repset, journal.root)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 class ReplicaTree:
     """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
 
@@ -104,6 +136,7 @@ class ReplicaTree:
         self._appliers: list[Applier] = []
         self._placers: list[Placer] = []
         self._unsynced = Unsynced()
+        table = OrphanTable(os.path.join(directory, ORPHANS_FILE))
         try:
             targets = list(dict.fromkeys(path_map.target for path_map in connect.maps))
             descriptors = target_lock.open_beneath(targets)
@@ -118,8 +151,12 @@ class ReplicaTree:
                 tag = f"{connect.connection_uuid[:8]}-{index}".encode()
                 applier = Applier(maps, source_root=source_root, tag=tag)
                 self._appliers.append(applier)
-                self._placers.append(Placer(applier, links))
+                rules = _rules(connect, journal)
+                finder = Finder(table, index, applier.maps, rules, applier.incoming)
+                self._placers.append(Placer(applier, links, finder))
+            self._orphans = Orphans(table, [applier.maps for applier in self._appliers], _log)
         except BaseException:
+            table.close()
             self.close()
             raise
 
@@ -142,6 +179,7 @@ class ReplicaTree:
                 record, tolerant=tolerant, by_identity=by_identity, in_doubt=in_doubt, intent=intent
             )
             applied = True
+            self._orphans.follow(journal, record)
         finally:
             # A tolerant target may have found another file than the one of that path.
             plain = applied and record.kind in _CONTENT_KINDS and not (tolerant or by_identity)
@@ -165,6 +203,14 @@ class ReplicaTree:
             return self._placers[batch.journal].place(batch)
         finally:
             self._changed(batch.journal, None)
+
+    @property
+    def orphans(self) -> Orphans:
+        return self._orphans
+
+    def remove_orphans(self, settings: OrphanSettings, now: Callable[[], int], wall_ns: int) -> None:
+        self._orphans.step(settings, now, wall_ns)
+        self._unsynced.add_anything()
 
     def forget_links(self) -> None:
         for links in self._links:
@@ -196,6 +242,8 @@ class ReplicaTree:
             placer.close()
         for links in self._links:
             links.close()
+        if hasattr(self, "_orphans"):
+            self._orphans.close()
         for root in self._roots.values():
             root.close()
         self._unsynced.close()

@@ -3,6 +3,8 @@
 What is sent is what is true then: wake-ups carry nothing.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 import trio
 
@@ -13,14 +15,17 @@ from replicator.agent.replica_state import journal_ids
 from replicator.agent.spool import Spool
 from replicator.net.frames import (
     DRIFT_FEATURE,
+    ORPHANS_FEATURE,
     Acknowledge,
     Connect,
     Drift,
+    Orphans,
     PiecesRefused,
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
 from replicator.ops import Position
+from replicator.orphans import OrphanReport
 
 
 class Reporter:
@@ -44,6 +49,8 @@ class Reporter:
         last_state: TargetState | None = None
         replica = self._replica
         refusals = replica.refusals - len(replica.refused)  # those that are kept are sent again
+        last_orphans: tuple[OrphanReport, bool] | None = None
+        orphans_at = -1.0
         state_at = last_at = -1.0
         try:
             while True:
@@ -63,6 +70,15 @@ class Reporter:
                 ):
                     last_state, state_at = state, now
                     await session.send(state)
+                if ORPHANS_FEATURE in features:
+                    orphans = replica.orphans, replica.orphan_settings.automatic
+                    finished = not orphans[0].at_work
+                    if orphans != last_orphans and (
+                        finished or last_orphans is None or now - orphans_at >= limits.TARGET_STATE_INTERVAL_S
+                    ):
+                        last_orphans, orphans_at = orphans, now
+                        for part in orphan_frames(*orphans):
+                            await session.send(part)
                 for drift in self._drift_now(ids, told) if told is not None else ():
                     told = drift.number
                     await session.send(drift)
@@ -122,3 +138,15 @@ class Reporter:
             self._spool.queued_bytes,
             self._intake.full,
         )
+
+
+def orphan_frames(report: OrphanReport, wanted: bool) -> Iterator[Orphans]:
+    """The report, and its names in as many frames as they need."""
+    encoded = msgspec.msgpack.encode(msgspec.structs.replace(report, names=()))
+    start = size = 0
+    for index, name in enumerate(report.names):
+        size += len(name.encode()) + 8
+        if size > limits.ORPHANS_FRAME_BYTES:
+            yield Orphans(wanted, encoded, start, report.names[start:index])
+            start, size = index, len(name.encode()) + 8
+    yield Orphans(wanted, encoded, start, report.names[start:])

@@ -248,6 +248,7 @@ class Scanner:
         return Choice(
             run.comparison,
             run.exact,
+            run.lists_names or (run.exact and bool(run.orphans)),
             flow.order.must_send_whole,
             flow.order.was_brought,
             flow.order.may_compare,

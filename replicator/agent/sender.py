@@ -23,6 +23,7 @@ from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirror_stream import MirrorStream
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.orphan_control import OrphanControl
 from replicator.agent.pace import Pace
 from replicator.agent.resync import Resync
 from replicator.agent.scanner import Scanner
@@ -42,6 +43,7 @@ from replicator.agent.tracking import Tracker
 from replicator.errors import ReplicatorError
 from replicator.net.frames import Disconnect
 from replicator.net.session import SessionEnded
+from replicator.orphans import OrphanReport
 from replicator.paths import Home
 from replicator.status import ConnectionStatus, Lag, TargetDataState
 from replicator.world import World
@@ -135,6 +137,9 @@ class Sender:
             replicating=states.replicating,
         )
         drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
+        self._orphans = orphans = OrphanControl(
+            mirrors, changes, lambda: world.doorbells.ring(self._agent_bell)
+        )
         self.reports = reports = TargetReports(
             flows,
             copy,
@@ -144,6 +149,7 @@ class Sender:
             sent,
             resync,
             drift,
+            orphans,
             lag,
             changes,
             shipper=shipper_wake,
@@ -162,6 +168,7 @@ class Sender:
             scanner,
             resync,
             reports,
+            orphans,
             lag,
             changes,
         )
@@ -179,6 +186,7 @@ class Sender:
             totals,
             pace,
             drift,
+            orphans,
             lag,
         )
         self.removed = False
@@ -242,6 +250,17 @@ class Sender:
     ) -> None:
         exact = (orphans or self._arguments.options.orphans) == "delete"
         self.mirrors.start(kind, exact=exact, newer=newer, checksum=checksum, connected=self._connected)
+
+    def orphans_start(self, mode: str) -> str:
+        """OR-02, by hand. Returns the id of the run."""
+        return self._orphans.start(mode, self._sessions.session)
+
+    async def orphans_act(self, action: str) -> None:
+        await self._orphans.act(action, self._sessions.session)
+
+    def orphans(self) -> OrphanReport:
+        """The last report, with names."""
+        return self._orphans.report
 
     def mirror_stop(self) -> None:
         self.mirrors.stop(connected=self._connected)
@@ -385,10 +404,11 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
         "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
-        "recovering force_source"
+        "recovering force_source orphans_start orphans"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)
+    calls["orphans_act"] = sender.orphans_act
     return calls | {"wait": wait, "disconnect": sender.disconnect, "story": story, "why": sender.why}
 
 

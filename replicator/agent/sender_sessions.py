@@ -16,6 +16,7 @@ from replicator.agent.introduction import introduce, peer_address, reason_of, wh
 from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.orphan_control import OrphanControl
 from replicator.agent.resync import Resync
 from replicator.agent.root_guard import RootChanged
 from replicator.agent.scanner import Scanner
@@ -50,6 +51,7 @@ class Sessions:
         scanner: Scanner,
         resync: Resync,
         reports: TargetReports,
+        orphans: OrphanControl,
         lag: LagWatch,
         changes: Changes,
     ) -> None:
@@ -71,6 +73,7 @@ class Sessions:
         self._scanner = scanner
         self._resync = resync
         self._reports = reports
+        self._orphans = orphans
         self._lag = lag
         self._changes = changes
         self._attempting = False  # a session uses the flows, or will
@@ -161,6 +164,7 @@ class Sessions:
                 connected = await introduce(session, arguments)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
+                self._orphans.session_begins(connected)
                 await self._resync.resume(connected)
                 self.session = session
                 self.target_address = peer_address(stream)

@@ -12,6 +12,7 @@ from replicator.agent.flow import Flow
 from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.orphan_control import OrphanControl
 from replicator.agent.pace import Pace
 from replicator.agent.recovery_status import recovery_text
 from replicator.agent.sender_arguments import SenderArguments
@@ -25,7 +26,6 @@ from replicator.queue.journal import JournalSettings
 from replicator.status import (
     ConnectionStatus,
     MirrorProgress,
-    MirrorStatus,
     RecoveryStatus,
     ReplicationStatus,
 )
@@ -49,6 +49,7 @@ class SenderStatus:
     totals: Totals
     pace: Pace
     drift: DriftRepair
+    orphans: OrphanControl
     lag: LagWatch
 
     def snapshot(self) -> ConnectionStatus:
@@ -73,7 +74,7 @@ class SenderStatus:
             target_status_reason=states.target_reason,
             target_queue_full=states.target_queue_full,
             transmit_mode=states.transmit,
-            mirror_status=progress.status if mirroring else MirrorStatus.IDLE,
+            mirror_status=self.mirrors.status,
             replication_status=states.replication(queued=bool(operations)),
             queued_ops=operations + pieces,
             queued_bytes=bytes_ + self.sent.queued_bytes,
@@ -109,6 +110,7 @@ class SenderStatus:
             receiver_pid=sessions.receiver_pid,
             mirror=progress,
             recovery=self._recovery(),
+            orphans=msgspec.structs.replace(self.orphans.report, names=()),
         )
 
     def _progress(self) -> MirrorProgress:

@@ -14,6 +14,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.mounts import Mounts
+from replicator.agent.orphan_service import OrphanService
 from replicator.agent.protect import protect
 from replicator.agent.queues import Queues
 from replicator.agent.recovery_control import RecoveryControl
@@ -50,6 +51,7 @@ class Service:
         self.targets = Targets(core, self.connections)
         self.queues = Queues(core)
         self.recovery = RecoveryControl(core, self.connections, self.repsets)
+        self.orphans = OrphanService(core, self.connections)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()

@@ -13,6 +13,7 @@ import msgspec
 
 from replicator.errors import ReplicatorError
 from replicator.mount_options import MountOptions
+from replicator.orphans import OrphanSettings
 from replicator.repset import ReplicationSet
 from replicator.shares import Priority, Speed
 
@@ -98,6 +99,8 @@ class State(_Versioned, frozen=True, kw_only=True):
     )
     recovery_speed: Speed = Speed.NORMAL
     priorities: dict[str, Priority] = {}  # of sets, by name; without those that have the default
+
+    orphans: OrphanSettings = OrphanSettings()  # of the copies that are kept here
 
     def priority_of(self, connection: Connection) -> Priority:
         return self.priorities.get(connection.repset.name, Priority.REGULAR)

@@ -10,13 +10,14 @@ from replicator.agent.flow import Flow
 from replicator.agent.known_copy import KnownCopy
 from replicator.agent.lag_watch import LagWatch
 from replicator.agent.mirrors import Mirrors
+from replicator.agent.orphan_control import OrphanControl
 from replicator.agent.resync import Resync
 from replicator.agent.sent_pieces import SentPieces
 from replicator.agent.tracking import Tracker
 from replicator.mirror.pieces import Refused, decode_refused
 from replicator.mirror.scan import join
 from replicator.net.engine import Event
-from replicator.net.frames import Acknowledge, Drift, PiecesRefused, TargetState
+from replicator.net.frames import Acknowledge, Drift, Orphans, PiecesRefused, TargetState
 from replicator.ops import shown
 from replicator.queue.dirty_tree import parent_of
 from replicator.status import TargetDataState, TargetStatus
@@ -37,6 +38,7 @@ class TargetReports:
         sent: SentPieces,
         resync: Resync,
         drift: DriftRepair,
+        orphans: OrphanControl,
         lag: LagWatch,
         changes: Changes,
         *,
@@ -53,6 +55,7 @@ class TargetReports:
         self._scanner = scanner
         self._resync = resync
         self._drift = drift
+        self._orphans = orphans
         self._lag = lag
         self._changes = changes
 
@@ -66,6 +69,8 @@ class TargetReports:
             for refused in decode_refused(event.refused):
                 self._refused_piece(refused)
             self._scanner.ring()
+        elif isinstance(event, Orphans):
+            self._orphans.told(event)
         elif isinstance(event, Drift):
             self._states.changed_by_others(f"{event.changes} changes, the last of {shown(event.last_path)}")
             self._resync.changed_by_others(exact=event.exact)

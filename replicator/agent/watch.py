@@ -14,6 +14,7 @@ from replicator.agent.core import Core
 from replicator.agent.queues import Queues, alerts
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
+from replicator.orphans import OrphanPhase, described
 from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, QueueView, TargetStatus
 from replicator.world import FifoBell
 
@@ -47,6 +48,13 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.TARGET_RETRYING, {**names, "reason": now.target_status_reason}
     elif now.target_status is TargetStatus.OK and before.target_status is TargetStatus.RETRYING:
         yield events.TARGET_RECOVERED, names
+    if now.orphans != before.orphans and not now.orphans.at_work and now.orphans.phase:
+        if now.orphans.phase is OrphanPhase.HALTED:
+            yield events.ORPHANS_HALTED, {**names, "reason": now.orphans.reason}
+        elif now.orphans.phase is OrphanPhase.STOPPED:
+            yield events.ORPHANS_STOPPED, {**names, "reason": now.orphans.reason}
+        else:
+            yield events.ORPHANS_COMPLETED, {**names, "text": described(now.orphans)}
     if changes := _more(before.foreign_changes, now.foreign_changes):
         yield events.FOREIGN_CHANGES, {**names, "count": changes, "path": now.foreign_path}
     if now.target_queue_full is not before.target_queue_full:

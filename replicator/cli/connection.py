@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from replicator.cli import output
+from replicator.cli import orphans, output
 from replicator.cli.options import (
     NEWER_WARNING,
     Checksum,
@@ -129,6 +129,11 @@ _transmit = _group(
     "transmit", "Transmission: whether anything goes to the target.", "start", "stop", "pause", "resume"
 )
 _target = _group("target", "The target: whether it applies what arrives.", "pause", "resume")
+
+
+_target.command("orphans", epilog="Example: dtctl target orphans --action move --directory /srv/orphans")(
+    orphans.settings
+)
 
 
 @_target.command("list", epilog="Example: dtctl target list")

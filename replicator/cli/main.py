@@ -14,6 +14,7 @@ from replicator.cli import (
     lag,
     monitor,
     mount,
+    orphans,
     queue,
     recovery,
     repset,
@@ -61,6 +62,7 @@ def _options(
 
 for _module in (connect, status, connection, lag, queue, story, why):
     _module.register(app)
+app.add_typer(orphans.app, name="orphans")
 app.add_typer(recovery.app, name="recovery")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")

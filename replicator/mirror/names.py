@@ -28,9 +28,10 @@ class NamesRead(NamedTuple):
     mtime_ns: int
     names: list[tuple[bytes, int]]
 
-    def pieces(self, kept: set[bytes]) -> list[Names]:
+    def pieces(self, kept: set[bytes], *, orphans: bool = False) -> list[Names]:
         """All of the list, cut. `kept`: names that operations since the place of the read have changed, or
         that are brought anyway: these do the rest, until then the target keeps what it has there.
+        `orphans`: other names are not known to have been removed.
         """
         spared = sorted(kept)
         pieces: list[Names] = []
@@ -50,10 +51,14 @@ class NamesRead(NamedTuple):
                     tuple(name for name, _ in asked),
                     bytes(kind for _, kind in asked),
                     tuple(n for n in spared if n > after and (not until or n <= until)),
+                    orphans,
                 )
             )
             after = until
         return pieces
+
+    def directories(self) -> Iterator[bytes]:
+        return (name for name, kind in self.names if kind == _DIRECTORY)
 
     def other_than_directories(self) -> Iterator[bytes]:
         return (name for name, kind in self.names if kind != _DIRECTORY)

@@ -100,6 +100,8 @@ class Order:
         self._incomparable: set[Identity] = set()  # the target has no file of the name to compare blocks with
         self._compare_none = False  # there were too many of these
         self._names: set[bytes] = set()  # directories whose list of names is not yet in the stream
+        self._missed: set[bytes] = set()  # those of them whose names may have been removed unseen
+        self._walked: set[bytes] = set()  # those whose sub-directories follow
         self._files_of: set[bytes] = set()  # directories whose files the target may have wrong
         self._names_work: list[bytes] = []
         self._in_names_work: set[bytes] = set()
@@ -158,17 +160,40 @@ class Order:
             self._in_work.add(path)
             self._work.append(path)
 
-    def require_names(self, directory: bytes) -> None:
+    def require_names(self, directory: bytes, *, orphans: bool = False) -> None:
         """Bring the list of names of one directory that the target has, and the directory's attributes.
 
         What is gone is removed on the target, what it lacks or has as another type is brought whole. What
         both have is left alone: a name that may stand for another object of the same type than the target's
-        is the caller's to `require_replaced`.
+        is the caller's to `require_replaced`. `orphans`: nothing is known to be gone, so what the source does
+        not have is for the target's settings.
         """
+        if not orphans:
+            self._missed.add(directory)
         self._names.add(directory)
         if directory not in self._in_names_work:
             self._in_names_work.add(directory)
             self._names_work.append(directory)
+
+    def walk_names(self, directory: bytes) -> None:
+        """The same for orphans, and for all directories below."""
+        self._walked.add(directory)
+        self.require_names(directory, orphans=True)
+
+    def stop_walking(self) -> None:
+        """No more lists for orphans."""
+        for directory in [d for d in self._names_work if d in self._walked and d not in self._missed]:
+            self._names_work.remove(directory)
+            self._in_names_work.discard(directory)
+            self._names.discard(directory)
+        self._walked.clear()
+
+    def names_read(self, directory: bytes) -> tuple[bool, bool]:
+        """Whether its list, which was just read, is for orphans; whether it goes on below."""
+        found = directory not in self._missed, directory in self._walked
+        self._missed.discard(directory)
+        self._walked.discard(directory)
+        return found
 
     def pending_names(self, directory: bytes, names: Iterable[bytes], count: int) -> set[bytes]:
         """Which of these `count` names are brought anyway; the directory itself is not pending.
@@ -277,6 +302,7 @@ class Order:
             if not self.is_pending(directory):
                 return directory
             self._names.discard(directory)  # its listing does more
+            self.names_read(directory)
         return None
 
     def next_patch(self) -> PatchRequest | None:

@@ -18,6 +18,7 @@ from replicator.fs.beneath import MISSING, Root, check_name
 from replicator.mirror import digests
 from replicator.mirror.links import LinkTable
 from replicator.mirror.names import type_of_entry
+from replicator.mirror.orphans import Finder
 from replicator.mirror.patches import Block
 from replicator.mirror.pieces import NAME_TYPES, Buffer, Digests, Names, Patch, Patched, Xattrs
 from replicator.mirror.transfers import OpenTransfers
@@ -61,7 +62,9 @@ class Patcher:
         transfers: OpenTransfers,
         know: Callable[[bytes, Identity, int], None],
         dress: Dress,
+        finder: Finder | None,
     ) -> None:
+        self._finder = finder
         self._maps = maps
         self._links = links
         self._transfers = transfers
@@ -94,6 +97,10 @@ class Patcher:
                     del asked[name]
                 elif not self._transfers.has_name(name):
                     others.append(name)
+        if entry.orphans:
+            others.clear()
+            if self._finder is not None:
+                self._finder.look(entry.path, {*entry.names, *kept}, entry.after, entry.until)
         for name in others:
             source_path = _join(entry.path, name)
             if self._maps.is_root(source_path):

@@ -52,8 +52,9 @@ class Listing(Entry, frozen=True, tag=1):
     (mtime excepted).
 
     `directories` are its sub-directories in the set, created empty at once if missing so that the mtime set
-    by `Times` stays. `exact`: remove every other name not in `names` (recursively); otherwise `names` is
-    empty and nothing is removed.
+    by `Times` stays. `exact`: remove every other name not in `names` (recursively): operations that removed
+    them may have been missed. `orphans`: other names are orphans, for the target's settings. Both: as
+    `exact`, but what the rules of the set exclude stays. Neither: `names` is empty and nothing is removed.
     """
 
     attributes: Attributes
@@ -61,6 +62,7 @@ class Listing(Entry, frozen=True, tag=1):
     directories: tuple[bytes, ...] = ()
     exact: bool = False
     names: tuple[bytes, ...] = ()
+    orphans: bool = False
 
 
 class Object(Entry, frozen=True, tag=2):
@@ -158,7 +160,8 @@ class Names(Entry, frozen=True, tag=10):
 
     `types` has a letter for each (see `NAME_TYPES`). Names of that part that are neither in `names` nor in
     `kept` are removed (recursively), and so is what has another type; what the target then lacks of `names`
-    it refuses by name. Attributes and xattrs (mtime excepted) are the directory's.
+    it refuses by name. Attributes and xattrs (mtime excepted) are the directory's. `orphans`: nothing is
+    removed; other names are orphans, for the target's settings.
     """
 
     attributes: Attributes
@@ -168,6 +171,7 @@ class Names(Entry, frozen=True, tag=10):
     names: tuple[bytes, ...]
     types: bytes
     kept: tuple[bytes, ...] = ()
+    orphans: bool = False
 
 
 class Patch(Entry, frozen=True, tag=11):

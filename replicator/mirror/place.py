@@ -30,6 +30,7 @@ from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quiet
 from replicator.mirror.comparison import Claim
 from replicator.mirror.digests import digest_of_file
 from replicator.mirror.links import LinkTable
+from replicator.mirror.orphans import Finder
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
 from replicator.mirror.pieces import (
     Abandon,
@@ -72,7 +73,9 @@ class Placer:
     Becomes the applier's source of open transfers and of identities.
     """
 
-    def __init__(self, applier: Applier, links: LinkTable) -> None:
+    def __init__(self, applier: Applier, links: LinkTable, finder: Finder | None = None) -> None:
+        """`finder`: of orphans; None where nobody cares."""
+        self._finder = finder
         self._maps = applier.maps
         self._applier = applier
         self._links = links
@@ -84,7 +87,7 @@ class Placer:
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._inheriting: dict[bytes, bool] = {}
         self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
-        patcher = Patcher(applier.maps, links, self._transfers, self._know, self._dress_named)
+        patcher = Patcher(applier.maps, links, self._transfers, self._know, self._dress_named, finder)
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             Listing: self._place_listing,
             Object: self._place_object,
@@ -118,6 +121,8 @@ class Placer:
                 entry = entries[index]
                 try:
                     self._handlers[type(entry)](entry)
+                    if self._finder is not None and not isinstance(entry, Times | Abandon):
+                        self._finder.is_the_sources(entry.path)
                 except NotAsClaimed as claim:
                     refused.append(_refusal(batch, entry, str(claim), claim=claim))
                 except ReplicatorError as error:
@@ -146,6 +151,9 @@ class Placer:
         directory = self._ensure_directory(root, path)
         if entry.exact:
             self._remove_others(root, path, entry)
+            directory = root.directory(path)
+        elif entry.orphans and self._finder is not None:
+            self._finder.look(entry.path, {*entry.names, *entry.directories})
             directory = root.directory(path)
         dress_directory(directory, entry.attributes, entry.xattrs)
         for name in entry.directories:
@@ -181,6 +189,9 @@ class Placer:
                 if name not in keep and not self._transfers.has_name(name):
                     others.append(name)
         for name in others:
+            if entry.orphans and self._finder is not None:
+                self._finder.remove_others(_join(entry.path, name), self._forget_links)
+                continue
             self._forget_links(_join(entry.path, name))
             root.remove(_join(path, name))
 

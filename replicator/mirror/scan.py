@@ -81,6 +81,7 @@ class Choice:
 
     comparison: Comparison  # what to claim, and let the target check
     exact: bool  # listings remove what the source does not have
+    orphans: bool  # listings say all names, see `Listing`
     must_send_whole: Callable[[Identity, bytes], bool]  # (identity, path)
     was_brought: Callable[[Identity], bool]
     may_compare: Callable[[Identity], bool]  # the target may have blocks to compare
@@ -296,10 +297,10 @@ class Source:
         cut = len(path) + 1 if path else 0
         sub_names = tuple(d[cut:] for d in directories)
         # An empty root is no reason to empty the target: that has to be asked for by name.
-        exact = choice.exact and (bool(path) or bool(names) or bool(directories))
-        listing = Listing(
-            path, attributes_of(state), xattrs, sub_names, exact, tuple(names) + sub_names if exact else ()
-        )
+        something = bool(path) or bool(names) or bool(directories)
+        exact, orphans = choice.exact and something, choice.orphans and something
+        listed = tuple(names) + sub_names if exact or orphans else ()
+        listing = Listing(path, attributes_of(state), xattrs, sub_names, exact, listed, orphans)
         return Directory(listing, directories, names, parent_times, read, times)
 
     def _read(self, directory_fd: int, name: bytes, path: bytes, choice: Choice) -> Found:

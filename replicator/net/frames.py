@@ -15,6 +15,9 @@ PROTOCOL_VERSION = 1
 DRIFT_FEATURE = "drift"
 """In a source's HELLO: it understands DRIFT."""
 
+ORPHANS_FEATURE = "orphans"
+"""In a source's HELLO: it understands ORPHANS."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 """A sequence, an index or a number of something: never negative, at most 64 bits (msgpack)."""
 
@@ -36,6 +39,8 @@ class FrameType(IntEnum):
     TARGET_STATE = 22
     DRIFT = 24
     DISCONNECT = 23
+    ORPHANS = 25
+    ORPHAN_TASK = 26
     PING = 30
     BYE = 31
 
@@ -114,6 +119,9 @@ class Connected(Frame, frozen=True):
     mirror_id: str  # of that MIRROR_BEGIN; "" for none
     receiver_pid: int
     power_lost: bool = False  # the target lost power, and no mirror has begun since: it needs to be compared
+    orphans: bool | None = (
+        None  # mirrors are to list all names, for its orphans; None: it knows nothing of that
+    )
 
 
 class RefusedConnection(Frame, frozen=True):
@@ -158,6 +166,7 @@ class MirrorBegin(Frame, frozen=True):
 
     mirror_id: str
     kind: str
+    orphans: str = ""  # what its lists of names are for, see `replicator.orphans.MODES`; "": not for orphans
 
 
 class MirrorEnd(Frame, frozen=True):
@@ -168,6 +177,7 @@ class MirrorEnd(Frame, frozen=True):
     mirror_id: str
     complete: bool
     drift: Count = 0  # number of the last DRIFT whose paths it has brought
+    orphans: bool = True  # its lists of names are whole; False: a person has stopped that
 
 
 class Acknowledge(Frame, frozen=True):
@@ -215,6 +225,24 @@ class Drift(Frame, frozen=True):
     exact: bool
 
 
+class Orphans(Frame, frozen=True):
+    """Target → source: how far the handling of orphans is, in each session and when it changes. `wanted`: as
+    `Connected.orphans`. `report`: an orphans.OrphanReport, encoded, without its names, of which `names` are
+    those from `first` on.
+    """
+
+    wanted: bool
+    report: bytes
+    first: Count = 0
+    names: tuple[str, ...] = ()
+
+
+class OrphanTask(Frame, frozen=True):
+    """Source → target: pause, resume or stop the removal of orphans."""
+
+    action: str
+
+
 class Disconnect(Frame, frozen=True):
     """Source → target: the connection ends; the target forgets it (data stays)."""
 
@@ -246,6 +274,8 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     TargetState: FrameType.TARGET_STATE,
     Drift: FrameType.DRIFT,
     Disconnect: FrameType.DISCONNECT,
+    Orphans: FrameType.ORPHANS,
+    OrphanTask: FrameType.ORPHAN_TASK,
     Ping: FrameType.PING,
     Bye: FrameType.BYE,
 }

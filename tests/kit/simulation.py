@@ -34,6 +34,7 @@ from replicator.agent.sender import Sender
 from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.mirror.scan import Source as SourceTree
 from replicator.ops import Record
+from replicator.orphans import OrphanSettings
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
@@ -135,6 +136,7 @@ class Simulation:
             name="everything", generation=1, rules=tuple(rules or [Rule(str(self.source_root), True, True)])
         )
         self.options = options
+        self.orphans = OrphanSettings()  # of the target; set it before the receiver starts
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
         self._sender_scope = trio.CancelScope()
@@ -239,6 +241,7 @@ class Simulation:
             agent_name="target",
             memory_directory="/memory/spool",
             segment_bytes=64 * 1024,
+            orphans=self.orphans,
         )
         receiver = self.receiver = Receiver(self.target_world, arguments)
         scope = self._receiver_scope = trio.CancelScope()

@@ -56,7 +56,9 @@ async def mirrored(simulation: Simulation) -> None:
     simulation.start_sender()
     with trio.fail_after(600):
         while (  # noqa: ASYNC110  # a look from outside: nothing tells
-            not progress(simulation).elapsed_s or simulation.status.mirror_status is not MirrorStatus.IDLE
+            not progress(simulation).elapsed_s
+            or simulation.status.mirror_status is not MirrorStatus.IDLE
+            or simulation.status.target_data_state is TargetDataState.MIRRORING  # it has not heard of the end
         ):
             await trio.sleep(0.01)
 

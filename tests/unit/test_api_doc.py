@@ -54,6 +54,8 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
     ("POST", "/v1/protect"): api.ProtectBody,
     ("POST", "/v1/targets"): api.TargetsBody,
+    ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
+    ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
 }
 ANSWERS = {
     "Agent": AgentView,

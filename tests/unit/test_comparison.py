@@ -71,7 +71,15 @@ def _claim(
     step_bytes: int = limits.PART_BYTES,
 ) -> Claim | None:
     choice = Choice(
-        comparison, False, must_send_whole, was_brought, may_compare, _never, set(), step_bytes=step_bytes
+        comparison,
+        False,
+        False,
+        must_send_whole,
+        was_brought,
+        may_compare,
+        _never,
+        set(),
+        step_bytes=step_bytes,
     )
     return choice.claim(b"file", _ID, os.stat(path))
 

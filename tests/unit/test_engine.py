@@ -26,6 +26,8 @@ from replicator.net.frames import (
     Mark,
     MirrorBegin,
     MirrorEnd,
+    Orphans,
+    OrphanTask,
     PathMap,
     PieceBatch,
     PiecesRefused,
@@ -50,12 +52,14 @@ FROM_SOURCE: list[tuple[Frame, bytes | None]] = [
     (MirrorEnd("m", True), None),
     (Ping(), None),
     (Disconnect(UUID), None),
+    (OrphanTask("pause"), None),
 ]
 FROM_TARGET: list[tuple[Frame, bytes | None]] = [
     (Acknowledge((9,), (8,), (7,), 2, 1), None),
     (PiecesRefused(b"x" * 30), None),
     (TargetState("OK", "Mirroring", "", 5), None),
     (Drift(7, 0, b"d" * 30, 2, b"path", True), None),
+    (Orphans(True, b"r" * 30, 0, ("a", "b/")), None),
     (Ping(), None),
 ]
 

@@ -24,6 +24,7 @@ DOMAIN = frozenset(
         "addresses",
         "mount_options",
         "shares",
+        "orphans",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
