@@ -471,7 +471,30 @@ async def power_lost_at_the_end(clock: trio.testing.MockClock) -> None:
         assert last is not None and last.some_paths, "everything was compared"
 
 
-@pytest.mark.parametrize("scenario", [removal, power_lost_at_the_end])
+async def away_again(clock: trio.testing.MockClock) -> None:
+    """The target goes away while a recovery runs, and for so long that this is tracked, too."""
+    chance = random.Random(11)
+    async with topology(11) as net:
+        data = net.mount("data", **SMALL)
+        build(data)
+        connection = net.connect([data])
+        await settled(connection, data)
+        await connection.kill_receiver()
+        await write_much(data, chance)
+        connection.start_receiver()
+        await wait_for(lambda: connection.running.mirrors.run is not None, "a recovery runs", 0.001)
+        connection.running.mirror_pause()
+        await wait_for(lambda: connection.running.dirt.told != "", "the target has heard of it", 0.001)
+        await connection.kill_receiver()
+        data.source.write(b"d4/f4", 0, b"written while it is away again")
+        await write_much(data, chance)
+        assert connection.status.tracking
+        connection.start_receiver()
+        connection.running.mirror_resume()
+        await settled(connection, data)
+
+
+@pytest.mark.parametrize("scenario", [removal, power_lost_at_the_end, away_again])
 async def test_scenarios(
     scenario: Callable[[trio.testing.MockClock], Awaitable[None]], autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -482,6 +505,8 @@ async def test_scenarios(
     ("plant", "scenario"),
     [
         (no_contents, removal),
+        (tracks_from_where_it_has_sent, removal),
+        (folds_nothing_during_a_recovery, away_again),
         (forgets_before_it_is_durable, power_lost_at_the_end),
         (
             forgets_before_it_is_saved,
@@ -499,20 +524,6 @@ async def test_planted_mistakes_are_found(
     with pytest.raises(BaseExceptionGroup) as failed:
         await scenario(autojump_clock)
     assert failed.value.subgroup(AssertionError) is not None
-
-
-@pytest.mark.parametrize("plant", [folds_nothing_during_a_recovery, tracks_from_where_it_has_sent])
-def test_random_runs_find_planted_mistakes(
-    plant: Plant, small_limits: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plant(monkeypatch)
-    for seed in range(20):
-        try:
-            trio.run(partial(one_run, seed, faults=True), clock=trio.testing.MockClock(autojump_threshold=0))
-        except BaseExceptionGroup as group:
-            assert group.subgroup(AssertionError) is not None
-            return
-    raise AssertionError("no run found it")
 
 
 @pytest.mark.parametrize("seed", range(6))
