@@ -44,7 +44,8 @@ def start(
     else:
         output.say(f"connection {connection}: looks for orphans")
     if report["phase"] in ("halted", "stopped") and (dry_run or wait):
-        raise ReplicatorError(f"orphans {report['phase']}: {report['reason']}")
+        advice = f": dtctl orphans start {connection} --over-limit" if report["phase"] == "halted" else ""
+        raise ReplicatorError(f"orphans {report['phase']}: {report['reason']}{advice}")
 
 
 def _act(context: typer.Context, connection: str, action: str, done: str, json: bool) -> None:
