@@ -129,3 +129,9 @@ def test_test_directories_are_no_packages() -> None:
 def test_no_tracked_file_is_huge() -> None:
     huge = [n for n in tracked() if (ROOT / n).is_file() and (ROOT / n).stat().st_size > 512 * 1024]
     assert huge == []
+
+
+def test_all_tests_can_be_collected_in_one_run() -> None:
+    """pytest imports test modules by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
