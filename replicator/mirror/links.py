@@ -4,10 +4,9 @@ A file is known by its identity on the source. Paths are those of the source, re
 journal. Nothing here is verified: whoever gets a path looks at what is there.
 """
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
+from replicator.mirror import path_database
 from replicator.ops import NO_IDENTITY, Identity
 
 _SCHEMA = """
@@ -28,12 +27,7 @@ class LinkTable:
     """
 
     def __init__(self, file: str | None = None) -> None:
-        self._database = sqlite3.connect(file or "", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA synchronous = OFF")
-        if file is not None:
-            self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.executescript(_SCHEMA)
-        self._database.create_function("moved", 3, lambda path, start, new: new + path[start:])
+        self._database = path_database.opened(file, _SCHEMA)
         self._any = self._count() > 0
 
     def close(self) -> None:
@@ -49,20 +43,9 @@ class LinkTable:
         count: int = self._database.execute("SELECT count(*) FROM name").fetchone()[0]
         return count
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All changes within, or none, are there after a kill."""
-        if self._database.in_transaction:
-            yield
-            return
-        self._database.execute("BEGIN")
-        try:
-            yield
-        except BaseException:
-            # What was done to the tree was done: the table must go with it.
-            self._database.execute("COMMIT")
-            raise
-        self._database.execute("COMMIT")
+    def transaction(self) -> AbstractContextManager[None]:
+        """See `path_database.transaction`."""
+        return path_database.transaction(self._database)
 
     def add(self, identity: Identity, path: bytes) -> None:
         """`path` holds the file `identity`. NO_IDENTITY is nobody's and is not kept."""

@@ -5,13 +5,13 @@ many they are. Until then, and while it acts, operations of the source may renam
 something of its own in their place; see `follow`.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import msgspec
 
+from replicator.mirror import path_database
 from replicator.mirror.order import parent_of
 from replicator.ops import RENAME_EXCHANGE, Kind, Record
 from replicator.orphans import Orphan, OrphanReport
@@ -57,12 +57,7 @@ class OrphanTable:
     """
 
     def __init__(self, file: str | None = None) -> None:
-        self._database = sqlite3.connect(file or "", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA synchronous = OFF")
-        if file is not None:
-            self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.executescript(_SCHEMA)
-        self._database.create_function("moved", 3, lambda path, start, new: new + path[start:])
+        self._database = path_database.opened(file, _SCHEMA)
         row = self._database.execute("SELECT value FROM report").fetchone()
         self._report = msgspec.msgpack.decode(row[0], type=OrphanReport) if row else OrphanReport()
         self._any = self._count("state < 2") > 0
@@ -86,16 +81,9 @@ class OrphanTable:
         """These fields of the report."""
         self.save(msgspec.structs.replace(self._report, **changes))
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        if self._database.in_transaction:
-            yield
-            return
-        self._database.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._database.execute("COMMIT")  # what was done to the tree was done
+    def transaction(self) -> AbstractContextManager[None]:
+        """See `path_database.transaction`."""
+        return path_database.transaction(self._database)
 
     def commit(self) -> None:
         """Within a transaction: what was changed so far is safe."""
