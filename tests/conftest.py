@@ -18,7 +18,7 @@ import pytest
 import trio
 from kit import leftovers, machine
 
-from replicator.agent import states
+from replicator import states
 
 TEST_TIMEOUT_S = 120.0
 UMASK = 0o022  # whoever runs the tests: what they make by hand is compared with what agents make

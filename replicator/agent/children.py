@@ -17,15 +17,14 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address
-from replicator.agent import held_mount, planning
-from replicator.agent.capture_arguments import CaptureSettings
+from replicator.agent import planning
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
 from replicator.agent.queue_places import Place, QueuePlaces
-from replicator.agent.receiver_arguments import ReceiverArguments
-from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.agent.state import AgentIdentity, Connection, Mount, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
+from replicator.capture import held_mount
+from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
@@ -34,7 +33,9 @@ from replicator.paths import Home, Role, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
+from replicator.receiver.arguments import ReceiverArguments
 from replicator.repset import overlapping
+from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.shares import shares
 from replicator.world import World
 

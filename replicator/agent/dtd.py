@@ -285,7 +285,7 @@ async def _stop_children(home: Home, *, force: bool) -> None:
             for role, identifier in home.children():
                 if role in roles:
                     nursery.start_soon(stop, role, identifier)
-    replica_tree = import_module("replicator.agent.replica_tree")  # a running agent needs none of it
+    replica_tree = import_module("replicator.receiver.replica_tree")  # a running agent needs none of it
     errors += replica_tree.release_all(home)
     for mount in load_state(home.state).mounts:
         try:

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from replicator.agent.meter import seconds_until_full
 from replicator.config import Meter as MeterSettings
+from replicator.sender.meter import seconds_until_full
 from replicator.status import Lag
 
 LEVELS = ("", "warning", "error")

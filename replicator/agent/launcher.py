@@ -36,7 +36,7 @@ class Launch(msgspec.Struct, frozen=True):
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", f"replicator.agent.{self.role}", "--arguments", self.arguments_file]
+        return [sys.executable, "-m", f"replicator.{self.role}.process", "--arguments", self.arguments_file]
 
 
 @dataclass(eq=False)
@@ -149,7 +149,7 @@ class Launcher:
 
 async def answer(role: Role, option: str) -> str:
     """What the program of a child, as it is on disk now, prints for an option. Raises ReplicatorError."""
-    command = [sys.executable, "-m", f"replicator.agent.{role}", option]
+    command = [sys.executable, "-m", f"replicator.{role}.process", option]
     with trio.move_on_after(limits.CHILD_START_TIMEOUT_S):
         done = await trio.run_process(
             command,

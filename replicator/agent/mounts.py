@@ -9,9 +9,9 @@ import msgspec
 from replicator import events, mount_options
 from replicator.addresses import normalise_path
 from replicator.agent import planning
-from replicator.agent.binding_choice import choose
 from replicator.agent.core import Change, Core, NotFoundError, real_path
 from replicator.agent.state import Connection, Mount, new_uuid
+from replicator.capture.binding_choice import choose
 from replicator.errors import ReplicatorError
 
 

@@ -11,7 +11,7 @@ import trio
 
 import replicator
 from replicator import limits
-from replicator.agent.control import READY_VARIABLE
+from replicator.child.control import READY_VARIABLE
 from replicator.paths import socket_address
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid

@@ -13,8 +13,8 @@ import msgspec
 from setproctitle import setproctitle, setthreadtitle
 
 from replicator import limits
-from replicator.agent.control import READY_VARIABLE
 from replicator.agent.launcher import OF_SPARES, READY, Launch
+from replicator.child.control import READY_VARIABLE
 
 
 def wait(agent: int) -> Launch | None:
@@ -34,7 +34,7 @@ def become(launch: Launch) -> None:
     os.dup2(log, 2)
     os.close(log)
     show(launch.command)
-    import_module(f"replicator.agent.{launch.role}").main(launch.arguments_file)
+    import_module(f"replicator.{launch.role}.process").main(launch.arguments_file)
 
 
 def show(command: list[str]) -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     HOME only says to people whose it is. ROLE: imports only what that one needs, to be ready sooner.
     """
     for role in sys.argv[3:] or OF_SPARES:
-        import_module(f"replicator.agent.{role}")
+        import_module(f"replicator.{role}.process")
     show([*sys.orig_argv, "(ready)"])
     launch = wait(int(os.environ[READY_VARIABLE]))
     if launch is not None:

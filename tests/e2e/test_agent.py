@@ -68,7 +68,7 @@ def children(agent: Agent) -> dict[str, int]:
         if str(agent.home).encode() in command:
             for role in ("capture", "sender", "receiver"):
                 # A process that was started ahead has its words separated by blanks.
-                if f"-m replicator.agent.{role} ".encode() in command.replace(b"\0", b" "):
+                if f"-m replicator.{role}.process ".encode() in command.replace(b"\0", b" "):
                     found[role] = int(entry)
     return found
 

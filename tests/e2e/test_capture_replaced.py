@@ -24,7 +24,7 @@ from kit.protected import Protected, protected, until
 from kit.snapshots import frozen
 from kit.writers import Writer, writing
 
-from replicator.agent.control import Control
+from replicator.child.control import Control
 from replicator.paths import Home
 
 pytestmark = pytest.mark.e2e

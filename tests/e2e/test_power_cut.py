@@ -20,7 +20,7 @@ from kit.protected import Protected, until
 from kit.snapshots import frozen
 from kit.writers import writing
 
-from replicator.agent.control import Control
+from replicator.child.control import Control
 from replicator.paths import Home
 
 pytestmark = pytest.mark.e2e

@@ -20,11 +20,11 @@ from kit.scripted_source import CONNECTION, RecordedJournal, ScriptedSession, co
 from kit.trees import assert_same_tree
 
 import replicator
-from replicator.agent.control import Control
-from replicator.agent.receiver_arguments import ReceiverArguments
+from replicator.child.control import Control
 from replicator.net.frames import Connected, Disconnect, MirrorBegin, MirrorEnd
 from replicator.net.session import SessionEnded
 from replicator.ops import RENAME_EXCHANGE
+from replicator.receiver.arguments import ReceiverArguments
 
 pytestmark = pytest.mark.e2e
 
@@ -53,7 +53,7 @@ class ReceiverProcess:
     def spawn(self, **more: Any) -> "subprocess.Popen[bytes]":
         package = os.path.dirname(os.path.dirname(replicator.__file__))
         return subprocess.Popen(
-            [sys.executable, "-m", "replicator.agent.receiver", "--arguments", str(self._arguments)],
+            [sys.executable, "-m", "replicator.receiver.process", "--arguments", str(self._arguments)],
             env={**os.environ, "PYTHONPATH": package},
             **more,
         )

@@ -17,9 +17,9 @@ from replicator import limits
 from replicator.agent import launcher
 from replicator.agent.launcher import Launch, Launcher
 from replicator.agent.process import Process
-from replicator.agent.receiver_arguments import ReceiverArguments
 from replicator.agent.supervisor import call, write_arguments
 from replicator.paths import Home
+from replicator.receiver.arguments import ReceiverArguments
 
 pytestmark = pytest.mark.e2e
 
@@ -105,7 +105,7 @@ def test_spares_become_sender_and_receiver(pair: tuple[Agent, Agent], source: Pa
     for agent, role, child in zip(pair, ("sender", "receiver"), spares, strict=True):
         (arguments,) = agent.home.glob(f"run/{role}-*.json")
         assert command_of(child) == [
-            sys.executable, "-m", f"replicator.agent.{role}", "--arguments", str(arguments),
+            sys.executable, "-m", f"replicator.{role}.process", "--arguments", str(arguments),
         ]  # fmt: skip
         assert Path(f"/proc/{child}/comm").read_text() == os.path.basename(sys.executable) + "\n"
         log = str(agent.home / "log" / arguments.with_suffix(".log").name)
@@ -122,7 +122,7 @@ def test_spares_become_sender_and_receiver(pair: tuple[Agent, Agent], source: Pa
     os.kill(spares[0], signal.SIGKILL)  # a child of nobody now; the receiver is still its agent's
     os.kill(spares[1], signal.SIGKILL)
     after = until(lambda: [p for p in (alpha.json("status")[0]["sender_pid"],) if p not in (None, spares[0])])
-    assert command_of(after[0])[2] == "replicator.agent.sender"
+    assert command_of(after[0])[2] == "replicator.sender.process"
     until(lambda: "killed by SIGKILL" in beta.dtctl("events").out)
 
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 from kit.dtd import Agent, running
 
-from replicator.agent.control import Control
+from replicator.child.control import Control
 
 pytestmark = pytest.mark.e2e
 

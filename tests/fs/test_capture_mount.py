@@ -529,7 +529,7 @@ def test_a_capture_stays_small(mount: CaptureMount) -> None:
     for module in ("zstandard", "_curses"):
         assert module not in maps
     imported = subprocess.run(
-        [sys.executable, "-c", "import sys, replicator.agent.capture; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, replicator.capture.process; print(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,

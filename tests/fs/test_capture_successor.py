@@ -30,7 +30,7 @@ APPENDS_PER_FILE = 20
 COVERING = (
     "-c",
     "import sys; from replicator.fs import mounts; mounts._MOVE_MOUNT_BENEATH = 1 << 30;"
-    " from replicator.agent.capture import main; sys.exit(main())",
+    " from replicator.capture.process import main; sys.exit(main())",
 )
 
 # Appends numbers, each in an open of its own, and prints those that were taken; it goes on with another file
@@ -85,7 +85,7 @@ def appended(records: Iterable[Record]) -> set[int]:
 @contextmanager
 def capture(base: Path, program: tuple[str, ...] | None = None) -> Iterator[CaptureMount]:
     settings = {"binding": "pyfuse3"}
-    made = CaptureMount(base, settings=settings, program=program or ("-m", "replicator.agent.capture"))
+    made = CaptureMount(base, settings=settings, program=program or ("-m", "replicator.capture.process"))
     try:
         yield made.start().attach()
     finally:

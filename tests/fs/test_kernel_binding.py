@@ -460,7 +460,7 @@ def slow(descriptor):
     time.sleep(1.5)
     real(descriptor)
 os.fsync = slow
-from replicator.agent.capture import main
+from replicator.capture.process import main
 sys.exit(main())
 """
 
@@ -543,7 +543,7 @@ FEW_NODES = """
 import sys
 from replicator import limits
 limits.NODES = 300
-from replicator.agent.capture import main
+from replicator.capture.process import main
 sys.exit(main())
 """
 
@@ -602,7 +602,7 @@ def failing(source, target, count, **place):
         raise OSError(5, "planted")
     return real(source, target, count, **place)
 os.splice = failing
-from replicator.agent.capture import main
+from replicator.capture.process import main
 sys.exit(main())
 """
     mount = CaptureMount(tmp_path, settings={"binding": "kernel"}, program=("-c", program))

@@ -608,7 +608,7 @@ def opened(self, *arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return answer
 OpenModes.opened = opened
-from replicator.agent.capture import main
+from replicator.capture.process import main
 sys.exit(main())
 """
 
@@ -626,7 +626,7 @@ def test_what_the_kernel_was_not_told_is_not_open(tmp_path: Path) -> None:
         reader.start()
         assert mount.process is not None
         mount.process.wait(CALL_TIMEOUT_S)
-        mount.program = ("-m", "replicator.agent.capture")
+        mount.program = ("-m", "replicator.capture.process")
         mount.start().attach()
         reader.join(CALL_TIMEOUT_S)
         assert found == [b"content"]

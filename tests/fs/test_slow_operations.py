@@ -35,7 +35,7 @@ from replicator.fs import syncs
 def no_ring(entries):
     raise OSError(38, "planted")
 syncs.SyncRing = no_ring
-from replicator.agent.capture import main
+from replicator.capture.process import main
 sys.exit(main())
 """
 

@@ -19,10 +19,10 @@ import trio
 from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount, replace_by_kill, replace_in_order
 
 from replicator import limits
-from replicator.agent import held_mount, resumption
-from replicator.agent.capture_arguments import CaptureSettings
 from replicator.agent.launcher import Launch, Launcher
 from replicator.agent.supervisor import Child, ChildError, Plan, Supervisor
+from replicator.capture import held_mount, resumption
+from replicator.capture.arguments import CaptureSettings
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
 from replicator.fs import holder
@@ -144,7 +144,7 @@ def test_programs_notice_nothing_and_nothing_is_lost_or_doubled(
 # A capture that kills itself once, the first time that a file without name gets one, at the point named.
 KILLED = """
 import os, signal, sys
-from replicator.agent.capture import main
+from replicator.capture.process import main
 from replicator.fs.intent import Intent
 from replicator.fs.nodes import NodeTable
 from replicator.fs.recorder import Recorder
@@ -276,7 +276,7 @@ SHORT_OF_PATIENCE = """
 import sys
 from replicator import limits
 limits.HOLDER_GIVE_UP_S = 1.0
-from replicator.agent.capture import main
+from replicator.capture.process import main
 sys.exit(main())
 """
 
@@ -424,7 +424,7 @@ def test_a_capture_that_is_killed_while_its_agent_talks_to_it_is_replaced_at_onc
 # A capture that waits for a file before it answers the kernel's first request; or that is killed there, once.
 UNAGREED = """
 import os, signal, sys, time
-from replicator.agent.capture import main
+from replicator.capture.process import main
 from replicator.fs.kernel_session import Session
 what, file = {what!r}, {file!r}
 real = Session._begin

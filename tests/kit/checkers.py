@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kit.trees import Node, differences, snapshot
-from replicator.agent.receiver import Receiver
-from replicator.agent.replica_tree import ReplicaTree
 from replicator.mirror.pieces import Batch, Refused
 from replicator.net.frames import Connect
 from replicator.ops import Kind, Record
+from replicator.receiver.process import Receiver
+from replicator.receiver.replica_tree import ReplicaTree
 
 _NOT_JOURNALED_AT_ONCE = frozenset({"mtime_ns"})
 

@@ -113,7 +113,7 @@ class Agent:
         if self.process is not None:
             self.process.kill()  # first: it would start another one for whoever ends
         for process_id, command in leftovers.processes_of_home(self.home).items():
-            if not any(f"replicator.agent.{role} " in command for role in spared):
+            if not any(f"replicator.{role}.process " in command for role in spared):
                 with suppress(ProcessLookupError):
                     os.kill(process_id, signal.SIGKILL)
         self.kill()

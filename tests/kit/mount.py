@@ -17,9 +17,9 @@ import trio
 import replicator
 from kit.recording import make_record
 from kit.trees import differences, snapshot
-from replicator.agent import held_mount, resumption
-from replicator.agent.capture_arguments import CaptureSettings
-from replicator.agent.control import Control
+from replicator.capture import held_mount, resumption
+from replicator.capture.arguments import CaptureSettings
+from replicator.child.control import Control
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
 from replicator.fs.mounts import FSTYPE, read_mountinfo
@@ -174,7 +174,7 @@ class CaptureMount:
         beside: bool = False,
         active: Iterable[bytes] = (b"",),
         settings: dict[str, Any] | None = None,
-        program: tuple[str, ...] = ("-m", "replicator.agent.capture"),
+        program: tuple[str, ...] = ("-m", "replicator.capture.process"),
     ) -> None:
         """`program`: arguments of the interpreter that make it a capture."""
         self.program = program

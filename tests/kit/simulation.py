@@ -26,19 +26,19 @@ from kit.losing_source import LosingSource
 from kit.recording import Source
 from kit.stories import check_story
 from kit.trees import assert_same_tree
-from replicator.agent.activity_keeper import ActivityKeeper
-from replicator.agent.flow import Flow
-from replicator.agent.receiver import Receiver
-from replicator.agent.receiver_arguments import ReceiverArguments
-from replicator.agent.sender import Sender
-from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.capture.activity_keeper import ActivityKeeper
 from replicator.mirror.scan import Source as SourceTree
 from replicator.ops import Record
 from replicator.orphans import OrphanSettings
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
+from replicator.receiver.arguments import ReceiverArguments
+from replicator.receiver.process import Receiver
 from replicator.repset import ReplicationSet, Rule, compile_filter
+from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.sender.flow import Flow
+from replicator.sender.process import Sender
 from replicator.status import ConnectionStatus
 from replicator.world import World
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 import trio
 
-from replicator.agent.control import Control
+from replicator.child.control import Control
 from replicator.paths import Home
 
 STOP_TIMEOUT_S = 10.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from replicator.agent.states import (
+from replicator.states import (
     MIRROR,
     REPLICATION,
     TRANSMIT,

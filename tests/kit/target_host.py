@@ -19,12 +19,12 @@ from kit.disk import MemoryDisk, ProcessDied, SteppingClock, memory_world
 from kit.links import Link
 from kit.recording import Source
 from kit.scripted_source import CONNECTION, RecordedJournal, ScriptedSession, connect_frame
-from replicator.agent.receiver import Receiver
-from replicator.agent.receiver_arguments import ReceiverArguments
-from replicator.agent.replica_tree import ReplicaTree
 from replicator.mirror.pieces import Batch
 from replicator.net.frames import Connect, Connected, Mark, RefusedConnection
 from replicator.ops import RENAME_EXCHANGE, Position, Record
+from replicator.receiver.arguments import ReceiverArguments
+from replicator.receiver.process import Receiver
+from replicator.receiver.replica_tree import ReplicaTree
 from replicator.world import World
 
 T = TypeVar("T")

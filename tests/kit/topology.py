@@ -33,12 +33,6 @@ from kit.simulation import PORT, SimulatedWorld, simulated_world
 from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator import limits
-from replicator.agent.flow import Flow
-from replicator.agent.receiver import Receiver
-from replicator.agent.receiver_arguments import ReceiverArguments
-from replicator.agent.replica_tree import ReplicaTree, Tree
-from replicator.agent.sender import Sender
-from replicator.agent.sender_arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.errors import ReplicatorError
 from replicator.mirror.scan import Source as SourceTree
 from replicator.net.frames import Connect
@@ -46,7 +40,13 @@ from replicator.ops import Record
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
+from replicator.receiver.arguments import ReceiverArguments
+from replicator.receiver.process import Receiver
+from replicator.receiver.replica_tree import ReplicaTree, Tree
 from replicator.repset import Filter, ReplicationSet, Rule, compile_filter
+from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.sender.flow import Flow
+from replicator.sender.process import Sender
 from replicator.status import ConnectionStatus
 
 SEGMENT_BYTES = 64 * 1024

@@ -34,8 +34,8 @@ from kit.simulated_faults import COSTLY, FAULTS, Faults
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 from kit.trees import snapshot
 from replicator import limits
-from replicator.agent.mirrors import Mirrors
-from replicator.agent.sender_arguments import SenderOptions
+from replicator.sender.arguments import SenderOptions
+from replicator.sender.mirrors import Mirrors
 from replicator.status import TargetDataState
 
 PATIENCE_S = 600.0  # of virtual time, for everything to be equal again

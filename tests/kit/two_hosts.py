@@ -74,7 +74,7 @@ class TwoHosts(Protected):
         kind = name.rpartition(" ")[2]
         agent = self.beta if name in ("receiver", "target spare") else self.alpha
         for process_id, command in leftovers.processes_of_home(agent.home).items():
-            if f"replicator.agent.{kind} " in command:
+            if f"replicator.{kind}.process " in command:
                 return process_id
         return None
 

@@ -12,9 +12,9 @@ from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
 
 from replicator import limits
-from replicator.agent.sender_arguments import SenderOptions
 from replicator.mirror import digests
 from replicator.mirror.patches import PatchRequest
+from replicator.sender.arguments import SenderOptions
 from replicator.status import MirrorProgress, MirrorStatus, TargetDataState
 
 pytestmark = pytest.mark.sim

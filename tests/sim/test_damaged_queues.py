@@ -12,9 +12,9 @@ import trio
 from kit.disk import Fault, MemoryDisk
 from kit.topology import SEGMENT_BYTES, Connection, Mount, Topology, topology
 
-from replicator.agent.flow import Flow
-from replicator.agent.mirrors import Mirrors
 from replicator.queue import segment
+from replicator.sender.flow import Flow
+from replicator.sender.mirrors import Mirrors
 from replicator.status import ConnectionState, Dimension, TargetDataState, TransmitMode
 
 pytestmark = pytest.mark.sim

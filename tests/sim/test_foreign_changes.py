@@ -16,10 +16,6 @@ from kit import random_changes
 from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
 
-from replicator.agent.drift import Drift
-from replicator.agent.drift_watch import dirty_map
-from replicator.agent.replica import Replica
-from replicator.agent.sender_arguments import SenderOptions
 from replicator.fs.foreign import (
     ATTRIBUTES,
     CREATE,
@@ -34,6 +30,10 @@ from replicator.fs.foreign import (
 from replicator.net.frames import Drift as DriftFrame
 from replicator.ops import Kind
 from replicator.queue.dirty import DirtyMap, Scope
+from replicator.receiver.drift import Drift
+from replicator.receiver.drift_watch import dirty_map
+from replicator.receiver.replica import Replica
+from replicator.sender.arguments import SenderOptions
 
 pytestmark = pytest.mark.sim
 
@@ -232,8 +232,8 @@ def old_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def linked_files_are_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.agent.drift.moves", lambda record: record.kind == Kind.RENAME)
-    monkeypatch.setattr("replicator.agent.replica.moves", lambda record: record.kind == Kind.RENAME)
+    monkeypatch.setattr("replicator.receiver.drift.moves", lambda record: record.kind == Kind.RENAME)
+    monkeypatch.setattr("replicator.receiver.replica.moves", lambda record: record.kind == Kind.RENAME)
 
 
 def size_and_time_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ from kit.random_changes import RandomChanges
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
 from replicator import limits
-from replicator.agent import amending, decider
 from replicator.mirror import requirements, scan
 from replicator.mirror.order import Order
 from replicator.mirror.patches import PatchRequest
 from replicator.mirror.requirements import require_dirty
 from replicator.queue.dirty import Dirty, Scope
 from replicator.repset import Filter
+from replicator.sender import amending, decider
 from replicator.status import TargetDataState
 
 pytestmark = pytest.mark.sim

@@ -8,9 +8,9 @@ import trio.testing
 from kit.simulation import MockedClock, Simulation, simulate
 
 from replicator import limits
-from replicator.agent.replica import Replica
 from replicator.net.frames import Records
 from replicator.net.session import Session
+from replicator.receiver.replica import Replica
 
 pytestmark = pytest.mark.sim
 

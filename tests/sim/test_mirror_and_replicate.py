@@ -9,7 +9,7 @@ import trio.testing
 from kit.simulation import simulate
 from kit.trees import build_random_tree
 
-from replicator.agent.sender_arguments import SenderOptions
+from replicator.sender.arguments import SenderOptions
 
 pytestmark = pytest.mark.sim
 

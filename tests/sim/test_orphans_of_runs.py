@@ -18,13 +18,13 @@ from kit.simulation import Simulation, simulate
 from kit.trees import differences, snapshot
 
 from replicator import limits
-from replicator.agent import replica_tree
-from replicator.agent.replica_tree import ReplicaTree
-from replicator.agent.sender_arguments import SenderOptions
 from replicator.errors import ReplicatorError
 from replicator.fs import relocate
 from replicator.orphans import FORCE, PREVIEW, START, OrphanAction, OrphanPhase, OrphanReport, OrphanSettings
+from replicator.receiver import replica_tree
+from replicator.receiver.replica_tree import ReplicaTree
 from replicator.repset import ReplicationSet, Rule, compile_filter
+from replicator.sender.arguments import SenderOptions
 
 pytestmark = pytest.mark.sim
 

@@ -11,18 +11,18 @@ import msgspec
 import pytest
 from kit import trial
 
-from replicator.agent.mirrors import Mirrors
-from replicator.agent.replica import Replica
-from replicator.agent.resync import Resync
-from replicator.agent.scanner import Scanner
-from replicator.agent.shared_value import SharedValue
-from replicator.agent.shipper import Shipper
 from replicator.mirror.order import Decision, Order
 from replicator.net.frames import Connected
 from replicator.ops import Kind, Record
 from replicator.queue.dirty import DirtyMap
 from replicator.queue.journal import JournalWriter
 from replicator.queue.merge import Merge
+from replicator.receiver.replica import Replica
+from replicator.receiver.shared_value import SharedValue
+from replicator.sender.mirrors import Mirrors
+from replicator.sender.resync import Resync
+from replicator.sender.scanner import Scanner
+from replicator.sender.shipper import Shipper
 from replicator.status import TargetDataState
 
 pytestmark = pytest.mark.sim

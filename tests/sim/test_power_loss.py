@@ -12,7 +12,7 @@ from kit.simulation import Simulation, simulate
 from kit.trees import build_random_tree
 
 from replicator import limits
-from replicator.agent.replica import Replica
+from replicator.receiver.replica import Replica
 
 pytestmark = pytest.mark.sim
 

@@ -16,7 +16,7 @@ from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
 
 from replicator import limits
-from replicator.agent.sender_arguments import SenderOptions
+from replicator.sender.arguments import SenderOptions
 
 pytestmark = pytest.mark.sim
 

@@ -19,12 +19,12 @@ from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
 
 from replicator import limits
-from replicator.agent.amending import Amender
-from replicator.agent.flow import QueuedPiece
-from replicator.agent.sender_arguments import SenderOptions
 from replicator.mirror.regions import PatchReader
 from replicator.mirror.scan import Source
 from replicator.ops import Record
+from replicator.sender.amending import Amender
+from replicator.sender.arguments import SenderOptions
+from replicator.sender.flow import QueuedPiece
 
 pytestmark = pytest.mark.sim
 

@@ -10,8 +10,8 @@ import trio.testing
 from kit.simulation import Simulation, simulate
 
 from replicator import limits
-from replicator.agent.in_flight import InFlight
-from replicator.agent.sender_arguments import SenderOptions
+from replicator.sender.arguments import SenderOptions
+from replicator.sender.in_flight import InFlight
 from replicator.status import MirrorStatus, TargetDataState
 
 pytestmark = pytest.mark.sim

@@ -11,13 +11,13 @@ from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
 
 from replicator import limits
-from replicator.agent.activity_keeper import ActivityKeeper
-from replicator.agent.sender_arguments import SenderOptions
+from replicator.capture.activity_keeper import ActivityKeeper
 from replicator.ops import Record
 from replicator.queue.activity import ActivityLog
 from replicator.queue.dirty import DirtyMap
 from replicator.queue.header import Header
 from replicator.queue.hot import HotSet
+from replicator.sender.arguments import SenderOptions
 
 pytestmark = pytest.mark.sim
 

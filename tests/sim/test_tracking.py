@@ -17,12 +17,12 @@ from kit.simulation import simulate
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
 
 from replicator import limits
-from replicator.agent.dirt import Dirt
-from replicator.agent.mirrors import Mirrors
-from replicator.agent.replica import Replica
-from replicator.agent.sender_arguments import SenderOptions
 from replicator.ops import Kind, Record
 from replicator.queue.cursor import Cursor
+from replicator.receiver.replica import Replica
+from replicator.sender.arguments import SenderOptions
+from replicator.sender.dirt import Dirt
+from replicator.sender.mirrors import Mirrors
 from replicator.status import ReplicationStatus, TargetDataState
 
 pytestmark = pytest.mark.sim

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.agent.binding_choice import choose
+from replicator.capture.binding_choice import choose
 from replicator.errors import UsageError
 
 

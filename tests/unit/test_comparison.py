@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from replicator import limits
-from replicator.agent.mirroring import DIFFERENCE, FORCED, FULL, RECOVERY, MirrorRun
 from replicator.mirror.comparison import TABLE, Claim, Comparison, comparison_of
+from replicator.mirror.mirroring import DIFFERENCE, FORCED, FULL, RECOVERY, MirrorRun
 from replicator.mirror.scan import Choice
 from replicator.ops import Identity
 

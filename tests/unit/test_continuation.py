@@ -2,9 +2,9 @@
 
 import pytest
 
-from replicator.agent.continuation import goes_on_at, is_exact
 from replicator.ops import Kind, Position, Record
 from replicator.queue.recovery import row_start
+from replicator.sender.continuation import goes_on_at, is_exact
 
 START = Position(row_start(3), 77)
 BEFORE = row_start(2)

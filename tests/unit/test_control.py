@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from replicator.agent import control
+from replicator.child import control
 from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UnreachableError, UsageError
 
 

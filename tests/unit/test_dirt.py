@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import pytest
 from kit.disk import MemoryDisk, memory_world
 
-from replicator.agent.dirt import Dirt
 from replicator.mirror.order import Order
 from replicator.ops import START, Kind, Position, Record
 from replicator.repset import Filter, ReplicationSet, Rule, compile_filter
+from replicator.sender.dirt import Dirt
 from replicator.world import World
 
 PATH = "/home/source/connection.dirt"

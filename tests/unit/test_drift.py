@@ -7,8 +7,6 @@ import pytest
 from kit.disk import MemoryDisk
 from kit.recording import make_record
 
-from replicator.agent.drift import Drift, moves
-from replicator.agent.drift_watch import dirty_map
 from replicator.agent.watch import Copy, copy_changes
 from replicator.events import FOREIGN_CHANGES_HERE, NOT_WATCHED
 from replicator.fs.foreign import (
@@ -28,6 +26,8 @@ from replicator.mirror.requirements import require_foreign
 from replicator.net.frames import Connect, JournalInfo, PathMap
 from replicator.ops import RENAME_EXCHANGE, Flag, Kind
 from replicator.queue.dirty import DirtyMap, Scope
+from replicator.receiver.drift import Drift, moves
+from replicator.receiver.drift_watch import dirty_map
 from replicator.repset import ReplicationSet, Rule, compile_filter
 from replicator.world import World
 

@@ -25,6 +25,7 @@ DOMAIN = frozenset(
         "mount_options",
         "shares",
         "orphans",
+        "states",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
@@ -34,7 +35,13 @@ MAY_IMPORT = {
     "net": frozenset[str](),
     "mirror": frozenset({"queue", "fs"}),
     "failover": frozenset({"queue", "net"}),
-    "agent": frozenset({"queue", "fs", "net", "mirror", "failover"}),
+    "child": frozenset[str](),
+    "capture": frozenset({"queue", "fs", "child"}),
+    "sender": frozenset({"queue", "fs", "net", "mirror", "child"}),
+    "receiver": frozenset({"queue", "fs", "net", "mirror", "child"}),
+    "agent": frozenset(
+        {"queue", "fs", "net", "mirror", "failover", "child", "capture", "sender", "receiver"}
+    ),
     "cli": frozenset[str](),  # a client of the API: it needs nothing but the domain
 }
 # The domain is pure: no waiting, no network, no processes. `world` is where the outside comes in.

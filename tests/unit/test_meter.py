@@ -3,7 +3,7 @@
 import pytest
 
 from replicator import limits
-from replicator.agent.meter import FlowMeter, Meter, Stage, seconds_until_full
+from replicator.sender.meter import FlowMeter, Meter, Stage, seconds_until_full
 
 MS = 1_000_000
 S = 1000 * MS

@@ -3,10 +3,10 @@
 import pytest
 
 from replicator import limits
-from replicator.agent.duty import WAIT_FOR_NEWS, Duty
-from replicator.agent.estimate import Estimate
-from replicator.agent.in_flight import InFlight
-from replicator.agent.pace import Pace
+from replicator.mirror.estimate import Estimate
+from replicator.sender.duty import WAIT_FOR_NEWS, Duty
+from replicator.sender.in_flight import InFlight
+from replicator.sender.pace import Pace
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -11,9 +11,9 @@ import pytest
 from kit.disk import Fault, MemoryDisk, ProcessDied, memory_world
 
 from replicator import limits
-from replicator.agent.position_file import PositionFile
-from replicator.agent.replica_state import Marks
 from replicator.ops import Position
+from replicator.receiver.position_file import PositionFile
+from replicator.receiver.replica_state import Marks
 
 DIRECTORY = "/home/target"
 PATH = DIRECTORY + "/position"

@@ -24,7 +24,6 @@ from kit.target_host import AGENT, Host, TestTree, die_at_once, mark, some_work
 from kit.trees import assert_same_tree
 
 from replicator import limits
-from replicator.agent.receiver import Receiver
 from replicator.fs.apply import ApplyError
 from replicator.mirror.pieces import Batch, Content, File, Finish, Listing, Part, Same, Times, decode_refused
 from replicator.net.frames import (
@@ -44,6 +43,7 @@ from replicator.ops import (
     Kind,
     Record,
 )
+from replicator.receiver.process import Receiver
 from replicator.status import TargetDataState, TargetStatus
 
 

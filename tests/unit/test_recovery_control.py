@@ -3,10 +3,10 @@
 import pytest
 
 from replicator import limits
-from replicator.agent.mirroring import DIFFERENCE, FULL, RECOVERY, MirrorRun
 from replicator.agent.recovery_control import Activity
-from replicator.agent.recovery_status import recovery_text
-from replicator.agent.states import MirrorEvent
+from replicator.mirror.mirroring import DIFFERENCE, FULL, RECOVERY, MirrorRun
+from replicator.sender.recovery_status import recovery_text
+from replicator.states import MirrorEvent
 
 
 def run(kind: str, *events: MirrorEvent, some_paths: bool = False) -> MirrorRun:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from kit.scripted_source import connect_frame
 
-from replicator.agent.replica_paths import make_targets
 from replicator.errors import ReplicatorError
+from replicator.receiver.replica_paths import make_targets
 
 
 def test_a_directory_that_was_made_survives_a_power_loss(

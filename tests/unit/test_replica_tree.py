@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from kit.recording import make_record
 
-from replicator.agent.replica_tree import ReplicaTree
 from replicator.fs import calls
 from replicator.mirror.pieces import Batch
 from replicator.net.frames import Connect, JournalInfo, PathMap
 from replicator.ops import AttributeMask, Attributes, Flag, Kind, Record
+from replicator.receiver.replica_tree import ReplicaTree
 
 WRITE = make_record(Kind.WRITE, b"file", payload=b"new")
 MTIME = make_record(

@@ -6,7 +6,7 @@ import pytest
 from kit.disk import MemoryDisk
 from kit.journals import Host
 
-from replicator.agent.sender_state import SenderState, SenderStateFile
+from replicator.sender.sender_state import SenderState, SenderStateFile
 
 PATH = "/home/source/connection.json"
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from kit.disk import MemoryDisk, memory_world
 
-from replicator.agent.shared_value import SharedValue
+from replicator.receiver.shared_value import SharedValue
 
 
 def open_value(disk: MemoryDisk, create: bool = False) -> SharedValue:

@@ -6,8 +6,8 @@ import trio
 import trio.testing
 
 from replicator import limits
-from replicator.agent.shipper import _Bell
 from replicator.queue.merge import Merge
+from replicator.sender.shipper import _Bell
 
 
 class Writer:

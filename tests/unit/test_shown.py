@@ -5,9 +5,9 @@ import errno
 import msgspec
 from kit.recording import make_record
 
-from replicator.agent.replica import _reason
 from replicator.fs.apply import ApplyError
 from replicator.ops import Kind, shown
+from replicator.receiver.replica import _reason
 from replicator.status import Problem
 
 

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 import pytest
 
-from replicator.agent import states
-from replicator.agent.states import (
+from replicator import states
+from replicator.states import (
     APPLY,
     DATA,
     MIRROR,

@@ -7,7 +7,7 @@ import pytest
 from kit.disk import MemoryDisk
 from kit.stories import check_story
 
-from replicator.agent.story import Story
+from replicator.sender.story import Story
 from replicator.status import Dimension, StoryEntry
 from replicator.world import World
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replicator import limits
-from replicator.agent.unsynced import Unsynced
+from replicator.receiver.unsynced import Unsynced
 
 
 class Calls:

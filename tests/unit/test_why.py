@@ -6,12 +6,12 @@ import msgspec
 import pytest
 from kit.recording import make_record
 
-from replicator.agent.doubts import covers, dirty_text, lost, quarantine_text
-from replicator.agent.why import concerns, stage_of, why_it_waits
 from replicator.mirror.order import Order
 from replicator.ops import NO_IDENTITY, Identity, Kind
 from replicator.queue.dirty import Dirty, DirtyMap, Scope
 from replicator.repset import ReplicationSet, Rule, compile_filter, deciding_rule
+from replicator.sender.doubts import covers, dirty_text, lost, quarantine_text
+from replicator.sender.why import concerns, stage_of, why_it_waits
 from replicator.status import ConnectionState, ConnectionStatus, Problem, ReplicationStatus, TargetStatus
 
 

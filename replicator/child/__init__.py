@@ -1,0 +1,1 @@
+"""What the child processes of an agent have in common."""

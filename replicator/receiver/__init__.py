@@ -1,0 +1,1 @@
+"""What keeps one copy: takes a stream in, and applies it in order."""

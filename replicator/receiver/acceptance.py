@@ -1,0 +1,100 @@
+"""How a session begins on the target: who is there, and whether the connection is accepted."""
+
+import os
+
+from replicator import limits
+from replicator.errors import RemoteProtocolError, ReplicatorError
+from replicator.net.frames import PROTOCOL_VERSION, Connect, Connected, Greeting, Hello, Mark
+from replicator.net.session import Session
+from replicator.ops import shown
+from replicator.receiver.arguments import ReceiverArguments
+from replicator.receiver.intake import Intake
+from replicator.receiver.replica import Replica
+from replicator.receiver.replica_paths import RefusedTarget, check_lock, check_targets, make_targets
+from replicator.receiver.replica_state import Marks, fingerprint, journal_ids
+
+
+class Refused(Exception):
+    """This connection is not accepted. `retry`: trying again by itself may help."""
+
+    def __init__(self, reason: str, *, retry: bool) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+async def accept(
+    session: Session, arguments: ReceiverArguments, replica: Replica, intake: Intake, others: tuple[str, ...]
+) -> tuple[Connect, frozenset[str]]:
+    """Up to CONNECTED, and what the source understands. `others`: where other connections of this agent
+    write.
+
+    Raises Refused, and what ends a session.
+    """
+    greeting = await session.receive()
+    assert isinstance(greeting, Greeting)
+    if greeting.connection_uuid != arguments.connection_uuid:
+        raise RemoteProtocolError(f"{greeting.connection_uuid} is not the connection of this receiver")
+    hello = await session.receive()
+    if not isinstance(hello, Hello) or hello.version != PROTOCOL_VERSION:
+        raise Refused(f"this agent speaks version {PROTOCOL_VERSION} of the protocol only", retry=False)
+    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
+    connect = await session.receive()
+    if not isinstance(connect, Connect) or connect.connection_uuid != arguments.connection_uuid:
+        raise RemoteProtocolError("the source names another connection than in its greeting")
+    ids = journal_ids(connect)
+    if not 0 < len(ids) <= limits.JOURNALS or len(set(ids)) != len(ids):
+        raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
+    _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
+    await replica.know_source(hello.agent_uuid, hello.agent_name)
+    intake.open()
+    if fingerprint(connect) != intake.received.connect:
+        await intake.append(connect)
+    received = intake.received
+    await session.send(
+        Connected(
+            _marks(received.marks, ids),
+            _marks(replica.applied.marks, ids),
+            _marks(replica.durable, ids),
+            replica.state.data_state,
+            received.mirroring,
+            received.batches,
+            received.mirror_id,
+            os.getpid(),
+            replica.state.power_lost and not received.mirroring,
+            replica.orphan_settings.automatic,
+        )
+    )
+    return connect, frozenset(hello.features)
+
+
+def _check_places(
+    connect: Connect,
+    arguments: ReceiverArguments,
+    replica: Replica,
+    others: tuple[str, ...],
+    *,
+    same_host: bool,
+) -> None:
+    """The directories that the connection writes to, made if they are missing. Raises Refused."""
+    queues = (arguments.memory_directory, arguments.disk_directory)
+    orphans = replica.orphan_settings.directory
+    private = (
+        arguments.home,
+        *([orphans] if orphans else ()),
+        *(os.path.dirname(directory) for directory in queues if directory),
+    )
+    try:
+        check_targets(connect, others=others, private=private, same_host=same_host)
+        check_lock(connect)
+    except RefusedTarget as error:
+        raise Refused(str(error), retry=False) from None
+    try:
+        make_targets(connect, replica.state.connect)
+    except OSError as error:
+        raise Refused(f"{shown(os.fsencode(error.filename or ''))}: {error.strerror}", retry=True) from None
+    except ReplicatorError as error:
+        raise Refused(str(error), retry=True) from None
+
+
+def _marks(marks: Marks, ids: tuple[str, ...]) -> tuple[Mark | None, ...]:
+    return tuple(Mark(*marks[i]) if i in marks else None for i in ids)

@@ -1,0 +1,249 @@
+"""The target tree of a connection: one applier and one placer per journal, over the mapped directories."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from replicator.errors import ReplicatorError
+from replicator.fs import target_lock
+from replicator.fs.apply import Applier
+from replicator.fs.beneath import Root
+from replicator.mirror.links import LinkTable
+from replicator.mirror.orphan_table import OrphanTable
+from replicator.mirror.orphans import Finder, Orphans
+from replicator.mirror.pieces import Batch, Refused
+from replicator.mirror.place import Placer
+from replicator.net.frames import Connect, JournalInfo
+from replicator.ops import Kind, Record
+from replicator.orphans import OrphanSettings
+from replicator.paths import Home
+from replicator.receiver.replica_state import StateFile
+from replicator.receiver.unsynced import Unsynced
+from replicator.repset import Filter, ReplicationSet, compile_filter
+from replicator.status import TargetLock
+from replicator.world import World
+
+_CONTENT_KINDS = frozenset(
+    {Kind.WRITE, Kind.TRUNCATE, Kind.FALLOCATE, Kind.SETATTR, Kind.SETXATTR, Kind.REMOVEXATTR}
+)
+"""Operations that change one file and no name."""
+
+LINKS_PREFIX = "links-"
+"""What the names of tables of hard links begin with, one per journal."""
+
+ORPHANS_FILE = "orphans.sqlite"
+
+
+class Tree(Protocol):
+    """What a replica needs of a tree. Journals are meant by their index in `Connect`. All calls block."""
+
+    def intent(self, journal: int, record: Record) -> bytes: ...
+
+    def apply(
+        self,
+        journal: int,
+        record: Record,
+        *,
+        tolerant: bool,
+        by_identity: bool,
+        in_doubt: bool,
+        intent: bytes,
+    ) -> None:
+        """Raises ReplicatorError (with `errno` if the operating system said no) or OSError."""
+        ...
+
+    def place(self, batch: Batch) -> list[Refused]:
+        """Raises OSError if the whole target is ill: call again with the same object."""
+        ...
+
+    @property
+    def orphans(self) -> Orphans:
+        """What is done about the orphans of this copy."""
+        ...
+
+    def remove_orphans(self, settings: OrphanSettings, now: Callable[[], int], wall_ns: int) -> None:
+        """One step of it: see `Orphans.step`."""
+        ...
+
+    def forget_links(self) -> None:
+        """A mirror begins or has ended: identities are learned anew."""
+        ...
+
+    def suspect(self, since_ns: int | None) -> None:
+        """Files changed here since then (ctime) may hold anything, whatever they look like."""
+        ...
+
+    def sync(self) -> None:
+        """All that was done before the call is on stable storage after it. From any thread. OSError."""
+        ...
+
+    def directories(self) -> list[int]:
+        """Descriptors of the target directories, in the order in which the maps name them first."""
+        ...
+
+    def forget_descriptors(self) -> None:
+        """Open everything afresh: a change behind our back must not mislead us for long."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def release(connect: Connect) -> None:
+    """Its copy is no longer kept here: everybody may use it again. OSError."""
+    target_lock.release([path_map.target for path_map in connect.maps])
+
+
+def release_all(home: Home) -> list[str]:
+    """Take away the locks of all copies that are kept here; the next start of their receivers makes them
+    again. Returns what went wrong.
+    """
+    errors = []
+    for uuid in sorted(os.listdir(home.targets)) if os.path.isdir(home.targets) else ():
+        try:
+            state = StateFile(World(), home.target(uuid)).load()
+            if state is not None and state.connect is not None:
+                release(state.connect)
+        except (OSError, ReplicatorError) as error:
+            errors.append(f"the copy of connection {uuid} may still be locked: {error}")
+    return errors
+
+
+def _rules(connect: Connect, journal: JournalInfo) -> Filter | None:
+    """What of that journal is in the set; None if this agent cannot tell."""
+    try:
+        repset = msgspec.json.decode(connect.set_definition, type=ReplicationSet)
+    except msgspec.DecodeError:
+        return None
+    return compile_filter(repset, journal.root)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class ReplicaTree:
+    """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
+
+    def __init__(self, connect: Connect, directory: str) -> None:
+        """`directory`: where tables of hard links are kept. OSError if a mapped directory cannot be
+        opened, LockError if it cannot be locked as the connection wants it.
+        """
+        self._roots: dict[bytes, Root] = {}
+        self._links: list[LinkTable] = []
+        self._appliers: list[Applier] = []
+        self._placers: list[Placer] = []
+        self._unsynced = Unsynced()
+        table = OrphanTable(os.path.join(directory, ORPHANS_FILE))
+        try:
+            targets = list(dict.fromkeys(path_map.target for path_map in connect.maps))
+            descriptors = target_lock.open_beneath(targets)
+            for target, descriptor in zip(targets, descriptors, strict=True):
+                self._roots[target] = Root(target, descriptor=descriptor)
+            target_lock.hold(TargetLock(connect.lock), targets)
+            for index, journal in enumerate(connect.journals):
+                maps = [(m.source, self._roots[m.target]) for m in connect.maps if m.journal == index]
+                source_root = journal.root if connect.remap_links else None
+                links = LinkTable(os.path.join(directory, f"{LINKS_PREFIX}{index}.sqlite"))
+                self._links.append(links)
+                tag = f"{connect.connection_uuid[:8]}-{index}".encode()
+                applier = Applier(maps, source_root=source_root, tag=tag)
+                self._appliers.append(applier)
+                rules = _rules(connect, journal)
+                finder = Finder(table, index, applier.maps, rules, applier.incoming)
+                self._placers.append(Placer(applier, links, finder))
+            self._orphans = Orphans(table, [applier.maps for applier in self._appliers], _log)
+        except BaseException:
+            table.close()
+            self.close()
+            raise
+
+    def intent(self, journal: int, record: Record) -> bytes:
+        return self._appliers[journal].intent(record)
+
+    def apply(
+        self,
+        journal: int,
+        record: Record,
+        *,
+        tolerant: bool,
+        by_identity: bool,
+        in_doubt: bool,
+        intent: bytes,
+    ) -> None:
+        applied = False
+        try:
+            self._appliers[journal].apply(
+                record, tolerant=tolerant, by_identity=by_identity, in_doubt=in_doubt, intent=intent
+            )
+            applied = True
+            self._orphans.follow(journal, record)
+        finally:
+            # A tolerant target may have found another file than the one of that path.
+            plain = applied and record.kind in _CONTENT_KINDS and not (tolerant or by_identity)
+            self._changed(journal, record.path if plain else None)
+
+    def _changed(self, journal: int, path: bytes | None) -> None:
+        """Something has to be synced: the content or attributes of the file at `path`, or (None) anything."""
+        unsynced = self._unsynced
+        if unsynced.has((journal, path)):  # names that change are "anything", so a path stays the same file
+            return
+        if path is not None:
+            place = self._appliers[journal].maps.place(path)
+            descriptor = place.root.opened(place.path)
+            if descriptor is not None:
+                unsynced.add_file((journal, path), descriptor)
+                return
+        unsynced.add_anything()
+
+    def place(self, batch: Batch) -> list[Refused]:
+        try:
+            return self._placers[batch.journal].place(batch)
+        finally:
+            self._changed(batch.journal, None)
+
+    @property
+    def orphans(self) -> Orphans:
+        return self._orphans
+
+    def remove_orphans(self, settings: OrphanSettings, now: Callable[[], int], wall_ns: int) -> None:
+        self._orphans.step(settings, now, wall_ns)
+        self._unsynced.add_anything()
+
+    def forget_links(self) -> None:
+        for links in self._links:
+            links.clear()
+
+    def suspect(self, since_ns: int | None) -> None:
+        for placer in self._placers:
+            placer.suspect_since_ns = since_ns
+
+    def sync(self) -> None:
+        self._unsynced.sync(self._sync_file_systems)
+
+    def _sync_file_systems(self) -> None:
+        synced: set[int] = set()
+        for root in self._roots.values():
+            if root.device not in synced:
+                root.sync()
+                synced.add(root.device)
+
+    def directories(self) -> list[int]:
+        return [root.descriptor for root in self._roots.values()]
+
+    def forget_descriptors(self) -> None:
+        for root in self._roots.values():
+            root.forget_all()
+
+    def close(self) -> None:
+        for placer in self._placers:
+            placer.close()
+        for links in self._links:
+            links.close()
+        if hasattr(self, "_orphans"):
+            self._orphans.close()
+        for root in self._roots.values():
+            root.close()
+        self._unsynced.close()

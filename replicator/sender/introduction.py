@@ -1,0 +1,111 @@
+"""The beginning and the end of a sender's session: how it introduces itself, and what ended it."""
+
+import os
+
+import msgspec
+import trio
+
+from replicator.errors import ProtocolError, ReplicatorError
+from replicator.net.frames import (
+    DRIFT_FEATURE,
+    ORPHANS_FEATURE,
+    PROTOCOL_VERSION,
+    Connect,
+    Connected,
+    Hello,
+    JournalInfo,
+    PathMap,
+    RefusedConnection,
+)
+from replicator.net.session import Session, SessionEnded
+from replicator.sender.arguments import SenderArguments
+from replicator.sender.root_guard import RootChanged
+
+
+class CopyInUse(ReplicatorError):
+    """The copy was taken into use on its host, and the source goes on: a person chooses (DC-24)."""
+
+    retry = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the copy was taken into use on its host, and both sides may have changed: choose the one that"
+            " survives with `dtctl recovery force`"
+        )
+
+
+class ConnectionRefused(ReplicatorError):
+    """The target does not accept this connection.
+
+    `retry`: trying again by itself may help.
+    """
+
+    def __init__(self, reason: str, *, retry: bool) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+async def introduce(session: Session, arguments: SenderArguments) -> Connected:
+    """Greet, and ask for the connection. Raises ConnectionRefused, and what ends a session."""
+    await session.greet(arguments.connection_uuid)
+    features = (DRIFT_FEATURE, ORPHANS_FEATURE)
+    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
+    hello = await session.receive()
+    if isinstance(hello, RefusedConnection):
+        raise ConnectionRefused(hello.reason, retry=hello.retry)
+    assert isinstance(hello, Hello)
+    await session.send(
+        Connect(
+            arguments.connection_uuid,
+            arguments.repset.name,
+            arguments.repset.generation,
+            msgspec.json.encode(arguments.repset).decode(),
+            tuple(JournalInfo(j.mount_id, os.fsencode(j.root)) for j in arguments.journals),
+            tuple(PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps),
+            arguments.options.remap_links,
+            arguments.options.lock,
+        )
+    )
+    answer = await session.receive()
+    if isinstance(answer, RefusedConnection):
+        raise ConnectionRefused(answer.reason, retry=answer.retry)
+    assert isinstance(answer, Connected)
+    return answer
+
+
+def peer_address(stream: trio.abc.Stream) -> str:
+    """The target's IP address (ST-01); "" if it is no socket."""
+    if not isinstance(stream, trio.SocketStream):
+        return ""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""
+
+
+def what_ended(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What ended a session: RootChanged before what only followed from it, a bug before all; the group if it
+    is cancelled.
+    """
+    leaves: list[BaseException] = []
+
+    def collect(error: BaseException) -> None:
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                collect(inner)
+        elif not isinstance(error, trio.Cancelled):
+            leaves.append(error)
+
+    collect(group)
+    bug = any(not isinstance(e, SessionEnded | ProtocolError | OSError | ReplicatorError) for e in leaves)
+    if bug or not leaves:
+        return group
+    return next((e for e in leaves if isinstance(e, RootChanged)), leaves[0])
+
+
+def reason_of(error: BaseException, target: str) -> str:
+    """One line for people."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and not isinstance(error, ReplicatorError):
+        return f"{target}: {error.strerror or text}"
+    return text

@@ -1,0 +1,49 @@
+"""What a source knows of the copy: how far it has come, and in what state it is."""
+
+from replicator.net.frames import Acknowledge, Connected
+from replicator.sender.sender_state import SenderStateFile
+from replicator.status import TargetDataState
+
+
+class KnownCopy:
+    """As its target said last, in an earlier session if there is none. Whether it was exact is remembered
+    over a restart of the process.
+    """
+
+    def __init__(self, journals: int, memory: SenderStateFile) -> None:
+        # Sequences, by index of the journal; 0: not known.
+        self.received = [0] * journals
+        self.applied = [0] * journals
+        self.durable = [0] * journals
+        self.data_state = TargetDataState.MIRROR_REQUIRED
+        self._memory = memory
+
+    def resume(self, connected: Connected) -> None:
+        """A session begins. What the target does not know any more stays what it was."""
+        for index, mark in enumerate(connected.received):
+            if mark is None:
+                continue
+            applied, durable = connected.applied[index], connected.durable[index]
+            self.received[index] = mark.sequence
+            self.applied[index] = applied.sequence if applied else 0
+            self.durable[index] = durable.sequence if durable else 0
+
+    def acknowledged(self, frame: Acknowledge) -> None:
+        self.received = list(frame.received)
+        self.applied = list(frame.applied)
+        self.durable = list(frame.durable)
+
+    def is_now(self, data_state: TargetDataState) -> None:
+        self.data_state = data_state
+        if self.is_exact is not self._memory.state.exact:
+            self._memory.state.exact = self.is_exact
+            self._memory.save()
+
+    @property
+    def is_exact(self) -> bool:
+        return self.data_state is TargetDataState.OK
+
+    @property
+    def was_exact_last(self) -> bool:
+        """The same, if this process has not heard of it yet."""
+        return self._memory.state.exact

@@ -1,0 +1,210 @@
+"""What a mirror run puts into the stream of its sender: its beginning, pieces at their places, its end.
+
+All between two checkpoints: `out` are the frames that are sent next.
+"""
+
+from replicator.mirror.comparison import Claim
+from replicator.mirror.mirroring import MirrorRun
+from replicator.mirror.order import Order, name_change_touches
+from replicator.mirror.pieces import (
+    Abandon,
+    Batch,
+    Digests,
+    Finish,
+    LinkTo,
+    Listing,
+    Names,
+    Part,
+    Patch,
+    Patched,
+    Same,
+    Times,
+    encode_batch,
+)
+from replicator.mirror.scan import Found
+from replicator.net.frames import MirrorBegin, MirrorEnd, PieceBatch
+from replicator.ops import Identity, Record, shown
+from replicator.sender.flow import Flow, OpenTransfer, QueuedPiece
+from replicator.sender.mirrors import Mirrors
+from replicator.sender.resync import Resync
+from replicator.sender.scanner import Scanner
+from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.shipments import Shipment, Totals
+from replicator.states import MirrorEvent
+
+
+class MirrorStream:
+    """See the module."""
+
+    def __init__(
+        self,
+        flows: list[Flow],
+        mirrors: Mirrors,
+        scanner: Scanner,
+        sent: SentPieces,
+        resync: Resync,
+        totals: Totals,
+    ) -> None:
+        self._flows = flows
+        self._mirrors = mirrors
+        self._scanner = scanner
+        self._sent = sent
+        self._resync = resync
+        self._totals = totals
+
+    # --- beginning and end ---
+
+    def announce(self, out: list[Shipment]) -> None:
+        """If a run is under way, the target hears of it before anything of it, and before what needs it."""
+        run = self._mirrors.run
+        if run is None or self._sent.announced == run.run_id:
+            return
+        self._sent.announced = run.run_id
+        self._sent.clear()
+        out.append(Shipment(MirrorBegin(run.run_id, run.kind, run.orphan_mode), None))
+
+    def finish(self, run: MirrorRun, out: list[Shipment]) -> None:
+        """Nothing can be shipped now: is the mirror complete?"""
+        if run.stopped:
+            self._end(run, False, out)
+            return
+        if not self._scanner.idle or any(f.pieces or not f.nothing_to_read() for f in self._flows):
+            run.happen(MirrorEvent.MORE)
+            return
+        if any(f.position.sequence < f.order.scanned_head for f in self._flows):
+            return
+        run.happen(MirrorEvent.ALL_SENT)
+        if self._sent:
+            return
+        assert all(f.order.nothing_pending() for f in self._flows), "a pending path nobody would bring"
+        self._end(run, run.problem_count == 0 and not run.partial, out)
+
+    def _end(self, run: MirrorRun, complete: bool, out: list[Shipment]) -> None:
+        out.append(Shipment(MirrorEnd(run.run_id, complete, run.drift, not run.orphans_stopped), None))
+        for flow in self._flows:
+            flow.forget_mirror()
+        self._sent.clear()
+        self._sent.announced = ""
+        self._resync.run_ends(complete)
+
+    # --- pieces ---
+
+    def emit(self, flow: Flow, piece: QueuedPiece, out: list[Shipment]) -> None:
+        """A piece has come to its place.
+
+        Claims that meanwhile cannot be trusted are read again instead.
+        """
+        order = flow.order
+        if not order.active or (piece.patch is not None and not order.may_patch(piece.patch)):
+            self._mirrors.wake_scanner()
+            return
+        entries: list[Found] = []
+        for found in piece.found:
+            entry = found.entry
+            if isinstance(entry, Same | LinkTo) and not self._still_holds(order, entry, found.identity):
+                flow.read_again(found.path, found.identity)
+                continue
+            self._enter(flow, piece, found, piece.transfer)
+            if entry is not None:
+                entries.append(found)
+        if entries:
+            self._send(flow, entries, out, piece)
+        self._mirrors.wake_scanner()  # there is room for another piece, or something to read again
+
+    def _still_holds(self, order: Order, entry: Same | LinkTo, identity: Identity) -> bool:
+        """Whether what the scanner knew when it chose not to send the content is true at this place."""
+        if isinstance(entry, LinkTo):
+            return order.link_is_known(identity)
+        if entry.claim in (Claim.CONTENT, Claim.NOTHING):  # whatever was changed since, they speak of content
+            return order.may_compare(identity)
+        run = self._mirrors.run
+        claims = run is not None and run.comparison.believes_attributes
+        return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
+
+    def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
+        """Account for one entry that enters the stream."""
+        order, entry = flow.order, found.entry
+        run = self._mirrors.run
+        assert run is not None
+        if isinstance(entry, Listing):
+            order.directory_sent(found.path, piece.directories, piece.names)
+        elif isinstance(entry, Part):
+            if entry.first:
+                assert transfer is not None
+                transfer.sent = True
+                order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            run.done_bytes += found.size
+            run.sent_bytes += found.size
+        elif isinstance(entry, Finish):
+            order.transfer_sent(found.path, found.identity)
+            run.done_files += 1
+            if transfer in flow.transfers:
+                flow.transfers.remove(transfer)
+        elif isinstance(entry, Abandon):
+            assert transfer is not None
+            _void(flow, transfer)
+        elif isinstance(entry, Times):
+            return
+        elif isinstance(entry, Same) and entry.claim is Claim.NOTHING:
+            order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            run.found_whole(found.size)
+            self._mirrors.compare(flow, found.path, found.identity, found.links)
+        elif isinstance(entry, Digests):
+            data_bytes = sum(length for _, length in entry.extents)
+            run.compared(max(min(entry.end, entry.size) - entry.start, 0), data_bytes)
+            run.current = shown(found.path)
+        elif isinstance(entry, Names):
+            order.names_sent(found.path)
+        elif isinstance(entry, Patch):
+            run.patched(sum(length for _, length in entry.holes), found.size)
+            run.current = shown(found.path)
+        elif isinstance(entry, Patched):
+            assert piece.patch is not None
+            order.patch_sent(piece.patch, found.links)
+            run.done_files += 1
+        else:
+            again = order.was_brought(found.identity)
+            identity = found.identity if entry is not None else None
+            right = found.whole or found.digested
+            order.file_sent(found.path, identity, whole=right, links=found.links, complete=not found.digested)
+            if entry is None or (again and found.links == 1):
+                return  # nothing, or moved meanwhile and counted before
+            run.found_whole(found.size)
+            run.done_files += 1
+            run.done_bytes += found.size
+            if found.whole:
+                run.sent_bytes += found.size
+            else:
+                run.skipped_bytes += found.size
+            if found.digested:
+                run.compared_bytes += found.size
+            run.current = shown(found.path)
+
+    def abandon(self, flow: Flow, record: Record, out: list[Shipment]) -> None:
+        """A name on the way to a file that is being transferred changes here: what was sent of it is void."""
+        for transfer in list(flow.transfers):
+            if transfer.sent and name_change_touches(record, transfer.path):
+                flow.end_transfer(transfer)
+                _void(flow, transfer)
+                self._send(flow, [Found(transfer.path, Abandon(transfer.path, transfer.number))], out)
+
+    def _send(
+        self, flow: Flow, entries: list[Found], out: list[Shipment], piece: QueuedPiece | None = None
+    ) -> None:
+        number = self._sent.next_number()
+        data = encode_batch(Batch(number, flow.index, tuple(f.entry for f in entries if f.entry is not None)))
+        size = sum(map(len, data))
+        out.append(Shipment(PieceBatch(number), data))
+        # Digests are small, and what the target has to do for them is not.
+        weight = max(size, piece.bytes) if piece is not None else size
+        self._sent.add(number, weight, flow, entries, piece.patch if piece is not None else None)
+        self._totals.sent_bytes += size
+        self._totals.mirror_bytes += size
+
+
+def _void(flow: Flow, transfer: OpenTransfer) -> None:
+    assert transfer.read is not None
+    flow.order.void(transfer.read.identity)
+    flow.links_seen.discard(transfer.read.identity)
+    if transfer in flow.transfers:
+        flow.transfers.remove(transfer)

@@ -1,0 +1,437 @@
+"""The sender: one process per connection, on the source.
+
+`Sender` is made of the parts that ship, mirror, track and tell, and takes the commands. It has its edges
+(World, flows) given, so that the simulator runs it as it is; `main` puts it in a process.
+"""
+
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+import trio
+
+from replicator import limits
+from replicator.child import control, interpreter
+from replicator.errors import ReplicatorError
+from replicator.net.frames import Disconnect
+from replicator.net.session import SessionEnded
+from replicator.orphans import OrphanReport
+from replicator.paths import Home
+from replicator.sender.arguments import SenderArguments
+from replicator.sender.changes import Changes, Wake
+from replicator.sender.connection_states import ConnectionStates
+from replicator.sender.decider import Decider
+from replicator.sender.dirt import Dirt
+from replicator.sender.drift_repair import DriftRepair
+from replicator.sender.flow import Flow
+from replicator.sender.journals import open_flows
+from replicator.sender.known_copy import KnownCopy
+from replicator.sender.lag_watch import LagWatch
+from replicator.sender.mirror_stream import MirrorStream
+from replicator.sender.mirrors import Mirrors
+from replicator.sender.orphan_control import OrphanControl
+from replicator.sender.pace import Pace
+from replicator.sender.resync import Resync
+from replicator.sender.scanner import Scanner
+from replicator.sender.sender_state import SenderState, SenderStateFile
+from replicator.sender.sender_status import SenderStatus
+from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.sessions import Sessions
+from replicator.sender.shipments import Totals
+from replicator.sender.shipper import Shipper
+from replicator.sender.story import Story
+from replicator.sender.stream_start import StreamStart
+from replicator.sender.target_reports import TargetReports
+from replicator.sender.tracking import Tracker
+from replicator.states import MirrorEvent, ReplicationEvent, TransmitEvent
+from replicator.status import ConnectionStatus, Lag, TargetDataState
+from replicator.world import World
+
+
+class Sender:
+    """See the module.
+
+    `run` until `stop`; everything else may be called from other tasks of the same trio run.
+    """
+
+    def __init__(self, world: World, arguments: SenderArguments, flows: list[Flow]) -> None:
+        options, home, uuid = arguments.options, Home(arguments.home), arguments.connection_uuid
+        self._world = world
+        self._arguments = arguments
+        self._flows = flows
+        self._agent_bell = home.bell
+        self._changes = changes = Changes(self._tell_agent)
+        self._shipper_wake = shipper_wake = Wake()
+        scanner_wake = Wake()
+        first = SenderState(
+            replicating=options.replicate,
+            mirror_wanted=options.mirror,
+            mirror_newer=options.newer,
+            mirror_checksum=options.checksum,
+            mirror_exact=options.orphans == "delete",
+        )
+        memory = self._memory = SenderStateFile(world, home.source(uuid), first)
+        self.story = Story(world, home.story(uuid))
+        self._lag = lag = LagWatch(world, flows)
+        self.dirt = dirt = Dirt(world, home.dirt(uuid), flows)
+        self._copy = copy = KnownCopy(len(flows), memory)
+        self._states = states = ConnectionStates(
+            memory, self.story, lambda: self.mirrors.run is not None, changes.notify
+        )
+        self._pace = pace = Pace(world.clock, options.recovery_share)
+        # Larger than any number of an earlier process: late acknowledgements cannot be confused.
+        sent = SentPieces(flows, pace, last_number=world.clock.wall_ns() // 1000)
+        self.mirrors = mirrors = Mirrors(
+            world,
+            flows,
+            copy,
+            memory,
+            changes,
+            states.mirror_moved,
+            dirt,
+            options.remirror,
+            pace,
+            sent,
+            shipper=shipper_wake,
+            scanner=scanner_wake,
+            automatic=options.automatic_recovery,
+            checksum_all=options.checksum_all,
+        )
+        self._tracker = tracker = Tracker(
+            world,
+            flows,
+            dirt,
+            copy,
+            states,
+            lambda: self._sessions.hears_of_changes,
+            lambda reason: self._sessions.leave(reason),
+        )
+        start = StreamStart(flows, [j.root for j in arguments.journals], memory, dirt, tracker)
+        self.resync = resync = Resync(
+            flows, start, copy, memory, dirt, tracker, mirrors, states, lag, shipper_wake
+        )
+        scanner = Scanner(
+            world,
+            flows,
+            lambda: mirrors.run,
+            mirrors.may_scan,
+            pace,
+            wake=scanner_wake,
+            shipper=shipper_wake,
+        )
+        self.totals = totals = Totals()
+        stream = MirrorStream(flows, mirrors, scanner, sent, resync, totals)
+        self._shipper = shipper = Shipper(
+            flows,
+            mirrors,
+            stream,
+            Decider(mirrors, stream),
+            resync,
+            tracker,
+            dirt,
+            lag,
+            pace,
+            totals,
+            shipper_wake,
+            replicating=states.replicating,
+        )
+        drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
+        self._orphans = orphans = OrphanControl(
+            mirrors, changes, lambda: world.doorbells.ring(self._agent_bell)
+        )
+        self.reports = reports = TargetReports(
+            flows,
+            copy,
+            states,
+            tracker,
+            mirrors,
+            sent,
+            resync,
+            drift,
+            orphans,
+            lag,
+            changes,
+            shipper=shipper_wake,
+            scanner=scanner_wake,
+        )
+        self._sessions = sessions = Sessions(
+            world,
+            arguments,
+            flows,
+            memory,
+            states,
+            copy,
+            tracker,
+            mirrors,
+            shipper,
+            scanner,
+            resync,
+            reports,
+            orphans,
+            lag,
+            changes,
+        )
+        self._status = SenderStatus(
+            world,
+            arguments,
+            flows,
+            copy,
+            states,
+            sessions,
+            tracker,
+            dirt,
+            mirrors,
+            sent,
+            totals,
+            pace,
+            drift,
+            orphans,
+            lag,
+        )
+        self.removed = False
+
+    # --- life ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connection up until `stop` or `disconnect`."""
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._lag.run, lambda: self._sessions.hears_of_changes)
+            nursery.start_soon(self._watch_queue)
+            nursery.start_soon(self._tracker.run)
+            await self._sessions.run()
+            nursery.cancel_scope.cancel()
+        if not self.removed and self.dirt.changed:  # DC-09
+            self.dirt.save()
+
+    async def _watch_queue(self) -> None:
+        """See a queue that is full, and one that has room again."""
+        while True:
+            self._states.memory(exhausted=self._lag.queue_exhausted)
+            await trio.sleep(limits.QUEUE_LOOK_S)
+
+    async def disconnect(self) -> bool:
+        """End the connection for good.
+
+        Returns whether the target was told.
+        """
+        told = False
+        session = self._sessions.session
+        if session is not None:
+            with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
+                try:
+                    await session.send(Disconnect(self._arguments.connection_uuid))
+                    told = True
+                except (SessionEnded, OSError):
+                    pass
+        self.removed = True
+        self._lag.close()
+        self._tracker.close()
+        for flow in self._flows:
+            flow.cursor.remove()
+        self._memory.remove()
+        self.dirt.remove()
+        self.story.remove()
+        self.stop()
+        return told
+
+    def stop(self) -> None:
+        """End `run`.
+
+        The connection stays and goes on with the next process.
+        """
+        self._sessions.stop()
+
+    # --- commands ---
+
+    def mirror_start(
+        self, kind: str = "difference", orphans: str = "", newer: bool = False, checksum: bool = False
+    ) -> None:
+        exact = (orphans or self._arguments.options.orphans) == "delete"
+        self.mirrors.start(kind, exact=exact, newer=newer, checksum=checksum, connected=self._connected)
+
+    def orphans_start(self, mode: str) -> str:
+        """OR-02, by hand. Returns the id of the run."""
+        return self._orphans.start(mode, self._sessions.session)
+
+    async def orphans_act(self, action: str) -> None:
+        await self._orphans.act(action, self._sessions.session)
+
+    def orphans(self) -> OrphanReport:
+        """The last report, with names."""
+        return self._orphans.report
+
+    def mirror_stop(self) -> None:
+        self.mirrors.stop(connected=self._connected)
+
+    def mirror_pause(self) -> None:
+        self.mirrors.pause()
+
+    def mirror_resume(self) -> None:
+        self.mirrors.resume_paused()
+
+    def set_recovery(self, share: float | None = None, automatic: bool | None = None) -> None:
+        """How much of its time a recovery or mirror may work; whether a recovery begins by itself."""
+        if share is not None and share != self._pace.share:
+            self._pace.share = share
+            if self.mirrors.run is not None:
+                self.mirrors.run.other_pace(self._world.clock.monotonic_ns())
+        if automatic is not None:
+            self.mirrors.set_automatic(automatic)
+        self._changes.notify()
+
+    def force_source(self) -> None:
+        """The source survives: what was changed in the copy since it was taken into use is lost (DC-25)."""
+        self.mirrors.force()
+        self.transmit_start()
+
+    def configure(self, remirror: str, reconnect: bool, checksum_all: bool = False) -> None:
+        """The agent's configuration may be another than when this process began."""
+        self.mirrors.remirror = remirror
+        self.mirrors.checksum_all = checksum_all
+        self._sessions.reconnect = reconnect
+
+    def replicate_start(self) -> None:
+        """RP-01.
+
+        What happened meanwhile was tracked, and is brought; where it was not, a mirror is advised (RP-02).
+        """
+        self._set_replicating(ReplicationEvent.START)
+        self.resync.want()
+
+    def replicate_stop(self) -> None:
+        self._set_replicating(ReplicationEvent.STOP)
+
+    def _set_replicating(self, event: ReplicationEvent) -> None:
+        self._states.replicate(event)
+        self._shipper.replicating = on = self._states.replicating
+        if not on and self.mirrors.run is None and self._copy.is_exact:
+            # Begins and ends in the stream: from here on the copy is not exact.
+            self.mirrors.begin_recovery().happen(MirrorEvent.STOP)
+        self._changes.notify()
+        self._shipper_wake.ring()
+
+    def transmit_start(self) -> None:
+        self.dirt.root_changed = ""  # a person has looked
+        self._set_transmit(TransmitEvent.START)
+
+    def transmit_stop(self) -> None:
+        """The network connection ends, changes are queued here (CS-01 Stopped)."""
+        self._set_transmit(TransmitEvent.STOP)
+        self._sessions.interrupt()
+
+    def transmit_pause(self) -> None:
+        """The network connection stays, changes are queued here (CS-01 Paused)."""
+        self._set_transmit(TransmitEvent.PAUSE)
+
+    def transmit_resume(self) -> None:
+        self._set_transmit(TransmitEvent.RESUME)
+
+    def _set_transmit(self, event: TransmitEvent) -> None:
+        self._states.transmission(event)
+        self._shipper_wake.ring()
+        self._lag.wake()
+        self._tracker.wake()
+
+    # --- what is asked ---
+
+    def status(self) -> ConnectionStatus:
+        """The snapshot of this connection; number and target name are the agent's to fill in."""
+        return self._status.snapshot()
+
+    async def why(self, mount_id: str, path: str) -> dict[str, object]:
+        """What this connection knows of `path`, relative to the directory that this mount captures."""
+        return await self._status.why(mount_id, path)
+
+    def lag(self) -> Lag:
+        """The meter, with its history."""
+        return self._lag.lag()
+
+    def recovering(self) -> bool:
+        """Whether a recovery or mirror wants to work now."""
+        run = self.mirrors.run
+        return self._connected and run is not None and not run.paused and not run.stopped
+
+    async def wait(self, sequences: dict[str, int], timeout_s: float | None) -> bool:
+        """Whether, in that time, everything up to these sequences (by journal id) was applied and no mirror
+        runs any more.
+        """
+        with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
+            while True:
+                if not self._states.replicating:
+                    raise ReplicatorError("replication is stopped: `dtctl replicate start`")
+                if self._mirrored and all(
+                    applied >= sequences.get(flow.journal_id, 0)
+                    for flow, applied in zip(self._flows, self._copy.applied, strict=True)
+                ):
+                    return True
+                await self._changes.wait()
+        return False
+
+    @property
+    def _mirrored(self) -> bool:
+        mirroring = self.mirrors.run is not None or self._copy.data_state is TargetDataState.MIRRORING
+        return not mirroring and not self.resync.pending
+
+    # --- small things ---
+
+    @property
+    def _connected(self) -> bool:
+        return self._sessions.session is not None
+
+    def _tell_agent(self) -> None:
+        """Ring if something is new that an administrator may want to find in the log."""
+        if self._states.observe():
+            self._world.doorbells.ring(self._agent_bell)
+
+
+# --- the process ---
+
+
+def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
+    """Control calls of a sender."""
+
+    def plain(function: Callable[..., object]) -> Callable[..., Awaitable[object]]:
+        async def call(**arguments: object) -> object:
+            return function(**arguments)
+
+        return call
+
+    async def wait(sequences: dict[str, int], timeout_s: float | None = None) -> bool:
+        return await sender.wait(sequences, timeout_s)
+
+    names = (
+        "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
+        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
+        "recovering force_source orphans_start orphans"
+    )
+    calls = {name: plain(getattr(sender, name)) for name in names.split()}
+    story = plain(sender.story.since)
+    calls["orphans_act"] = sender.orphans_act
+    return calls | {"wait": wait, "disconnect": sender.disconnect, "story": story, "why": sender.why}
+
+
+async def serve(world: World, arguments: SenderArguments) -> None:
+    """The whole process: flows, control socket, sender."""
+    flows = await open_flows(world, arguments)
+    sender = Sender(world, arguments, flows)
+    socket_path = Home(arguments.home).socket("sender", arguments.connection_uuid)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(control.serve, socket_path, handlers(sender)))
+        await sender.run()
+        nursery.cancel_scope.cancel()
+
+
+def main(arguments_file: str) -> None:
+    """`python -m replicator.sender.process --arguments FILE`."""
+    with open(arguments_file, "rb") as file:
+        arguments = msgspec.json.decode(file.read(), type=SenderArguments)
+    interpreter.tune()
+    trio.run(serve, World(), arguments)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
+        raise SystemExit("usage: python -m replicator.sender.process --arguments FILE")
+    main(sys.argv[2])

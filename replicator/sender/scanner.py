@@ -1,0 +1,335 @@
+"""The scanner of a sender: works off what its flows' orders require, and queues pieces at their places.
+
+One task. It reads in a thread, in small steps, because the stream waits at the open place of each step:
+replication goes first, so a step ends after so many bytes or files as the pace allows.
+"""
+
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from replicator import limits
+from replicator.mirror.mirroring import MirrorRun
+from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
+from replicator.mirror.pieces import Abandon, Finish, LinkTo, Part
+from replicator.mirror.scan import Choice, Directory, Found, Source, join
+from replicator.ops import Kind, Record
+from replicator.sender.amending import Amender
+from replicator.sender.changes import Wake
+from replicator.sender.flow import Flow, OpenTransfer, QueuedPiece
+from replicator.sender.pace import Pace
+from replicator.world import World
+
+
+class Scanner:
+    """Reads what the orders of `flows` require, for the run that `run()` returns (None: no mirror).
+
+    Looks for work when `wake` rings, and rings the shipper when it has something.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        flows: list[Flow],
+        run: Callable[[], MirrorRun | None],
+        may_scan: Callable[[], Awaitable[None]],
+        pace: Pace,
+        *,
+        wake: Wake,
+        shipper: Wake,
+    ) -> None:
+        self._world = world
+        self._pace = pace
+        self._flows = flows
+        self._mirror_run = run
+        self._may_scan = may_scan  # returns when a step is allowed: not paused, not too much in flight
+        self._wake = wake
+        self._shipper = shipper
+        self._amender = Amender(world, run, may_scan, self._queue, pace)
+        self._transfers = 0
+        self.idle = True  # has nothing under way that is on no list
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._wake.begin()
+            self.idle = False
+            for flow in self._flows:
+                if flow.order.active and await self._bring_something(flow):
+                    break
+            else:
+                self.idle = True
+                self._pace.rest()
+                self._shipper.ring()  # the mirror may be complete
+                await self._wake.wait()
+
+    async def _bring_something(self, flow: Flow) -> bool:
+        """One item of what `flow` has to read.
+
+        On cancellation nothing is lost: it is read again in the next session.
+        """
+        if flow.again:
+            directory = next(iter(flow.again))
+            names = sorted(flow.again.pop(directory))
+            await self._bring_names(flow, directory, names)
+            return True
+        if flow.order.names_unknown:
+            flow.order.names_unknown = False
+            flow.require_all(self._mirror_run())
+            return True
+        # Before whole paths: what is patched is known by its identity when other names of it are met.
+        if await self._amender.bring_something(flow):
+            return True
+        path = flow.order.next_work()
+        if path is not None:
+            await self._bring(flow, path)
+            return True
+        if flow.times_again:
+            await self._bring_times(flow, flow.times_again.pop())
+            return True
+        return False
+
+    # --- one path, with all below it (its sub-directories later) ---
+
+    async def _bring(self, flow: Flow, path: bytes) -> None:
+        try:
+            await self._may_scan()
+            choice = self._choice(flow)
+            place = flow.open_place()
+            seen = await self._world.in_thread(partial(flow.source.look, path, choice))
+        except trio.Cancelled:
+            flow.abort_place()
+            flow.order.read_later(path)
+            raise
+        changes = flow.close_place()
+        if isinstance(seen, Directory):
+            if _unsettled(changes, path):
+                flow.order.read_later(path)
+                self._shipper.ring()
+            else:
+                await self._bring_directory(flow, path, place, seen, changes)
+            return
+        if seen.large and not _touched(changes, path):
+            self._shipper.ring()
+            await self._bring_large(flow, path)
+        else:
+            self._queue_valid(flow, place, [seen], changes)
+        await self._bring_times(flow, parent_of(path))
+
+    async def _bring_directory(
+        self, flow: Flow, path: bytes, place: int, seen: Directory, changes: list[Record]
+    ) -> None:
+        found = [Found(path, seen.listing, whole=True)]
+        parent = seen.parent_times.path
+        if path and flow.has(parent) and not _unsettled(changes, parent):
+            # If the listing has to make the directory, that changes the time of its parent.
+            found.append(Found(parent, seen.parent_times))
+        entries = seen.read
+        large = entries[-1].path if entries and entries[-1].large else None
+        valid = self._valid(flow, entries if large is None else entries[:-1], changes)
+        found += valid
+        if seen.times is not None and flow.has(path):
+            found.append(Found(path, seen.times))
+        size = sum(f.size for f in valid if f.whole)
+        self._queue(flow, QueuedPiece(place, found, seen.directories, seen.names, bytes=size))
+        for directory in reversed(seen.directories):  # taken from the end: in sorted order
+            flow.order.read_later(directory)
+        if seen.times is None:
+            await self._bring_names(flow, path, seen.names, len(entries), large)
+
+    async def _bring_names(
+        self, flow: Flow, directory: bytes, names: list[bytes], index: int = 0, large: bytes | None = None
+    ) -> None:
+        """Names from `index` on; `large`: the one before it, a file of its own transfer."""
+        try:
+            while True:
+                if large is not None:
+                    await self._bring_large(flow, large)
+                if index >= len(names):
+                    break
+                await self._may_scan()
+                place = flow.open_place()
+                self._pace.step_begins()
+                read = partial(flow.source.read_names, directory, names, index, self._choice(flow))
+                batch = await self._world.in_thread(read)
+                self._pace.step_ends()
+                changes = flow.close_place()
+                index += len(batch)
+                large = batch.pop().path if batch and batch[-1].large else None
+                self._queue_valid(flow, place, batch, changes)
+        except trio.Cancelled:
+            flow.abort_place()
+            self._leave(flow, directory, names[index:])
+            flow.times_again.add(directory)
+            raise
+        await self._bring_times(flow, directory)
+
+    def _leave(self, flow: Flow, directory: bytes, names: list[bytes]) -> None:
+        """These names are pending, and we were cancelled before we came to them."""
+        for name in names:
+            flow.read_again(join(directory, name))
+
+    async def _bring_times(self, flow: Flow, directory: bytes) -> None:
+        if not flow.has(directory):
+            return
+        place = flow.open_place()
+        try:
+            times = await self._world.in_thread(partial(flow.source.directory_times, directory))
+        except BaseException:
+            flow.abort_place()
+            flow.times_again.add(directory)
+            raise
+        changes = flow.close_place()
+        # A later change of names journals the directory's mtime by itself.
+        if times is not None and not _unsettled(changes, directory):
+            self._queue(flow, QueuedPiece(place, [Found(directory, times)]))
+        else:
+            self._shipper.ring()
+
+    async def _bring_large(self, flow: Flow, path: bytes) -> None:
+        """A file of its own transfer, part by part, each at a place of its own."""
+        self._transfers += 1
+        transfer = OpenTransfer(path, self._transfers)
+        flow.transfers.append(transfer)
+        try:
+            while not transfer.ended:
+                await self._may_scan()
+                if not transfer.ended:
+                    await self._transfer_step(flow, transfer)
+        except trio.Cancelled:
+            flow.read_again(path, transfer.read.identity if transfer.read is not None else None)
+            raise
+        finally:
+            if transfer.read is not None:
+                transfer.read.close()
+
+    async def _transfer_step(self, flow: Flow, transfer: OpenTransfer) -> None:
+        path = transfer.path
+        place = flow.open_place()
+        try:
+            found = await self._world.in_thread(
+                partial(_read_parts, flow.source, transfer, self._pace.part_bytes)
+            )
+        except BaseException:
+            flow.abort_place()
+            raise
+        changes = flow.close_place()
+        if transfer.ended:  # the shipper met a change of its name
+            self._shipper.ring()
+            return
+        if _touched(changes, path) or transfer.read is None:
+            flow.order.require(path)
+            found = []
+        elif isinstance(found, str):
+            self._report(path, found)
+            found = [Found(path)]
+        if transfer.read is not None and found and found[-1].entry is not None:
+            size = sum(f.size for f in found)
+            self._widen(flow, found[0])
+            self._queue(flow, QueuedPiece(place, found, transfer=transfer, bytes=size))
+            transfer.started = True
+            transfer.ended = isinstance(found[-1].entry, Finish)
+            return
+        transfer.ended = True
+        if transfer.started:
+            found = [Found(path, Abandon(path, transfer.number)), *found]
+        elif transfer in flow.transfers:
+            flow.transfers.remove(transfer)
+        self._queue(flow, QueuedPiece(place, found, transfer=transfer))
+
+    # --- queueing ---
+
+    def _choice(self, flow: Flow) -> Choice:
+        run = self._mirror_run()
+        assert run is not None
+        return Choice(
+            run.comparison,
+            run.exact,
+            run.lists_names or (run.exact and bool(run.orphans)),
+            flow.order.must_send_whole,
+            flow.order.was_brought,
+            flow.order.may_compare,
+            flow.order.link_is_known,
+            flow.links_seen,
+            run.distrust_ctime_after_ns,
+            self._pace.part_bytes,
+            self._pace.step_files,
+        )
+
+    def _queue_valid(self, flow: Flow, place: int, batch: list[Found], changes: list[Record]) -> None:
+        valid = self._valid(flow, batch, changes)
+        self._queue(flow, QueuedPiece(place, valid, bytes=sum(f.size for f in valid if f.whole)))
+
+    def _valid(self, flow: Flow, batch: list[Found], changes: list[Record]) -> list[Found]:
+        """What is certain of it; what a change of names made uncertain is required again."""
+        valid: list[Found] = []
+        for found in batch:
+            if found.directory or (changes and _touched(changes, found.path)):
+                flow.order.require(found.path)
+            else:
+                if found.problem:
+                    self._report(found.path, found.problem)
+                self._widen(flow, found)
+                valid.append(found)
+        return valid
+
+    def _queue(self, flow: Flow, piece: QueuedPiece) -> None:
+        if piece.found:
+            flow.pieces.append(piece)
+        self._shipper.ring()
+
+    def _widen(self, flow: Flow, found: Found) -> None:
+        """A hard-linked file in a run of a few paths: its other names are not known, and replacing it here
+        would part it from them on the target.
+
+        So everything is compared.
+        """
+        if found.links > 1 and not isinstance(found.entry, LinkTo) and not flow.all_required:
+            flow.require_all(self._mirror_run())
+
+    def _report(self, path: bytes, reason: str) -> None:
+        run = self._mirror_run()
+        if run is not None:
+            run.problem(path, reason)
+
+
+def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int) -> list[Found] | str:
+    """Parts of about `part_bytes` together; a reason if the file cannot be read; nothing if it is no
+    file now.
+
+    The first call opens it: it has to be what has the name at the place of that step.
+    """
+    found: list[Found] = []
+    total = 0
+    try:
+        if transfer.read is None:
+            transfer.read = source.open_transfer(transfer.path, transfer.number)
+            if transfer.read is None:
+                return []
+        read = transfer.read
+        while total < part_bytes and len(found) < limits.STEP_FILES:
+            entry = read.next(part_bytes - total)
+            size = len(entry.data) if isinstance(entry, Part) else 0
+            links = entry.links if isinstance(entry, Finish) else read.links
+            found.append(Found(transfer.path, entry, read.identity, links, size, whole=True))
+            total += size
+            if isinstance(entry, Finish):
+                break
+    except OSError as error:
+        return os.strerror(error.errno or errno.EIO)
+    return found
+
+
+def _unsure(record: Record) -> bool:
+    return record.kind in (Kind.HOLE, Kind.DOUBT)
+
+
+def _unsettled(changes: list[Record], directory: bytes) -> bool:
+    return any(_unsure(r) or name_change_in_directory(r, directory) for r in changes)
+
+
+def _touched(changes: list[Record], path: bytes) -> bool:
+    return any(_unsure(r) or name_change_touches(r, path) for r in changes)

@@ -1,0 +1,236 @@
+"""The sessions of a sender, one after the other: it connects, ships, and connects again.
+
+While no session uses the flows, they may be tracked (`tracking.py`): here a session is ended for that, and
+the tracking begins.
+"""
+
+import errno
+
+import trio
+
+from replicator import limits
+from replicator.errors import ProtocolError, ReplicatorError
+from replicator.net.engine import Engine, Role
+from replicator.net.session import Session, SessionEnded
+from replicator.sender.arguments import SenderArguments
+from replicator.sender.changes import Changes
+from replicator.sender.connection_states import ConnectionStates
+from replicator.sender.flow import Flow
+from replicator.sender.introduction import introduce, peer_address, reason_of, what_ended
+from replicator.sender.known_copy import KnownCopy
+from replicator.sender.lag_watch import LagWatch
+from replicator.sender.mirrors import Mirrors
+from replicator.sender.orphan_control import OrphanControl
+from replicator.sender.resync import Resync
+from replicator.sender.root_guard import RootChanged
+from replicator.sender.scanner import Scanner
+from replicator.sender.sender_state import SenderStateFile
+from replicator.sender.shipper import Shipper
+from replicator.sender.size_count import count_sizes
+from replicator.sender.target_reports import TargetReports
+from replicator.sender.tracking import Tracker
+from replicator.states import ReplicationEvent, TransmitEvent
+from replicator.status import TransmitMode
+from replicator.world import World
+
+
+class Sessions:
+    """`run` until `stop`; everything else may be called from other tasks of the same trio run."""
+
+    def __init__(
+        self,
+        world: World,
+        arguments: SenderArguments,
+        flows: list[Flow],
+        memory: SenderStateFile,
+        states: ConnectionStates,
+        copy: KnownCopy,
+        tracker: Tracker,
+        mirrors: Mirrors,
+        shipper: Shipper,
+        scanner: Scanner,
+        resync: Resync,
+        reports: TargetReports,
+        orphans: OrphanControl,
+        lag: LagWatch,
+        changes: Changes,
+    ) -> None:
+        self.reconnect = arguments.options.reconnect
+        """By itself, after a connection was lost."""
+        self.session: Session | None = None  # the one that is up
+        self.connected_since: float | None = None
+        self.receiver_pid: int | None = None
+        self.target_address = ""  # kept when the session ends: who it was
+        self._world = world
+        self._arguments = arguments
+        self._flows = flows
+        self._memory = memory
+        self._states = states
+        self._copy = copy
+        self._tracker = tracker
+        self._mirrors = mirrors
+        self._shipper = shipper
+        self._scanner = scanner
+        self._resync = resync
+        self._reports = reports
+        self._orphans = orphans
+        self._lag = lag
+        self._changes = changes
+        self._attempting = False  # a session uses the flows, or will
+        self._leaving = ""  # why the session ends, if it ends to track
+        self._stopping = False
+        self._scope: trio.CancelScope | None = None
+        self._note_boot(arguments.options.reconnect_at_start)
+
+    def _note_boot(self, reconnect: bool) -> None:
+        """AD-08: whether to connect by itself after the host was down."""
+        state = self._memory.state
+        boot_id, former = self._world.clock.boot_id(), state.boot_id
+        if boot_id == former:
+            return
+        state.boot_id = boot_id
+        self._memory.save()
+        if former and not reconnect and self._states.transmit is not TransmitMode.STOPPED:
+            reason = "the host was down, and it is not connected again by itself: `dtctl transmit start`"
+            self._states.transmission(TransmitEvent.STOP, reason)
+
+    # --- one after the other ---
+
+    async def run(self) -> None:
+        """Keep the connection up until `stop`."""
+        delay_s = limits.RECONNECT_FIRST_S
+        while not self._stopping:
+            if self._leaving:
+                self._track(self._leaving)
+            if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
+                await self._changes.wait()
+                continue
+            self._scope = trio.CancelScope()
+            with self._scope:
+                connected = False
+                try:
+                    await self._tracker.at_head()
+                    connected = await self._session_once()
+                except RootChanged as error:
+                    self._resync.root_is_gone()
+                    self._states.replicate(ReplicationEvent.FAIL, "a root of the set is gone")
+                    self._states.transmission(TransmitEvent.FAIL, str(error))
+                    continue
+                except (OSError, SessionEnded, ProtocolError, ReplicatorError) as error:
+                    connected = self.connected_since is not None
+                    retry = getattr(error, "retry", True)
+                    reason = reason_of(error, self._arguments.target_name)
+                    self._states.lost(reason)
+                    if retry and connected and not self.reconnect:  # AD-12
+                        retry = False
+                        reason = f"{reason}; it is not connected again by itself: `dtctl transmit start`"
+                    if not retry:
+                        self._states.transmission(TransmitEvent.FAIL, reason)
+                        continue
+                finally:
+                    self._session_over()
+                if connected:
+                    delay_s = limits.RECONNECT_FIRST_S
+                if not self._stopping:
+                    await trio.sleep(delay_s * (0.75 + self._world.random.random() / 2))
+                    delay_s = min(delay_s * 2, limits.RECONNECT_MAX_S)
+        self._states.sender_stops()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping = True
+        self._changes.notify()
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """End the session, or the attempt; `run` goes on with what is to be then."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    # --- one ---
+
+    async def _session_once(self) -> bool:
+        """One session, from connecting to its end.
+
+        Raises what ended it.
+        """
+        arguments = self._arguments
+        self._attempting = True
+        with trio.fail_after(limits.CONNECT_TIMEOUT_S):
+            stream = await self._world.connect(arguments.target_host, arguments.target_port)
+        session = Session(stream, Engine(Role.SOURCE))
+        try:
+            with trio.fail_after(limits.CONNECT_TIMEOUT_S):
+                connected = await introduce(session, arguments)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.heartbeat)
+                self._orphans.session_begins(connected)
+                await self._resync.resume(connected)
+                self.session = session
+                self.target_address = peer_address(stream)
+                self.connected_since = self._world.clock.wall_ns() / 1e9
+                self.receiver_pid = connected.receiver_pid
+                self._states.connected()
+                nursery.start_soon(self._shipper.run, session, self._may_ship)
+                nursery.start_soon(self._scanner.run)
+                nursery.start_soon(count_sizes, self._world, self._flows, self._mirrors, self._changes)
+                nursery.start_soon(self._note_alive)
+                while True:
+                    self._reports.handle(await session.receive())
+        except BaseExceptionGroup as group:
+            raise what_ended(group) from None
+        except trio.TooSlowError:
+            raise OSError(errno.ETIMEDOUT, "no answer in time") from None
+        finally:
+            with trio.move_on_after(1) as scope:
+                scope.shield = True
+                await session.close("sender stops" if self._stopping else "")
+        return True
+
+    def _session_over(self) -> None:
+        self._attempting = False
+        self.session = None
+        self.connected_since = None
+        self.receiver_pid = None
+        for flow in self._flows:
+            flow.session_ended()
+        self._states.session_over()
+        self._lag.wake()
+        self._tracker.wake()  # nobody rings from here on
+
+    @property
+    def hears_of_changes(self) -> bool:
+        """Whether the shipper is rung when something is journaled."""
+        return self.session is not None and self._may_ship()
+
+    def _may_ship(self) -> bool:
+        return self._states.transmit is TransmitMode.STARTED and not self._states.target_queue_full
+
+    async def _note_alive(self) -> None:
+        while True:
+            self._memory.state.alive_wall_ns = self._world.clock.wall_ns()
+            self._memory.save()
+            await trio.sleep(limits.ALIVE_NOTE_S)
+
+    # --- instead of one ---
+
+    def leave(self, reason: str) -> None:
+        """AD-01: before a journal is full because of this connection, end the session and track."""
+        if self._leaving or self._tracker.tracking:
+            return
+        self._leaving = reason
+        if self._attempting:
+            if self.session is not None:
+                self._states.lost(f"{reason}: disconnected, and what changes is tracked")
+            self.interrupt()
+        else:
+            self._track(reason)
+
+    def _track(self, reason: str) -> None:
+        """Nobody uses the flows."""
+        self._leaving = ""
+        mirrors = self._mirrors
+        exact = (self._copy.was_exact_last or mirrors.was_exact) and mirrors.run is None
+        self._tracker.begin(exact=exact and self._memory.state.mirror_wanted is None)
+        self._states.replicate(ReplicationEvent.FAIL, f"{reason}: what changes is tracked")
+        self._changes.notify()

@@ -1,0 +1,40 @@
+"""How much a mirror has to do: files and bytes of the set, counted beside it.
+
+Never before it (MR: size calculation must not delay the start).
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+
+import trio
+
+from replicator import limits
+from replicator.sender.changes import Changes
+from replicator.sender.flow import Flow
+from replicator.sender.mirrors import Mirrors
+from replicator.world import World
+
+
+async def count_sizes(world: World, flows: list[Flow], mirrors: Mirrors, changes: Changes) -> None:
+    """For each run that brings a whole set, until cancelled."""
+    while True:
+        run = mirrors.run
+        if run is None or run.total_known or run.some_paths:
+            await changes.wait()
+            continue
+        await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be
+        if run is not mirrors.run:
+            continue
+        files = size = 0
+        for flow in flows:
+            for root in flow.filter.roots:
+                walk = flow.source.walk_sizes(root)
+                while chunk := await world.in_thread(partial(_some, walk)):
+                    files += sum(c[0] for c in chunk)
+                    size += sum(c[1] for c in chunk)
+        run.total_files, run.total_bytes, run.total_known = files, size, True
+
+
+def _some(walk: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    return list(itertools.islice(walk, 256))

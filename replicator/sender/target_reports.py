@@ -1,0 +1,137 @@
+"""What the target reports in a session, and what follows from it here. The other side of `reporter.py`."""
+
+import errno
+import os
+
+from replicator.mirror.pieces import Refused, decode_refused
+from replicator.mirror.scan import join
+from replicator.net.engine import Event
+from replicator.net.frames import Acknowledge, Drift, Orphans, PiecesRefused, TargetState
+from replicator.ops import shown
+from replicator.queue.dirty_tree import parent_of
+from replicator.sender.changes import Changes, Wake
+from replicator.sender.connection_states import ConnectionStates
+from replicator.sender.drift_repair import DriftRepair
+from replicator.sender.flow import Flow
+from replicator.sender.known_copy import KnownCopy
+from replicator.sender.lag_watch import LagWatch
+from replicator.sender.mirrors import Mirrors
+from replicator.sender.orphan_control import OrphanControl
+from replicator.sender.resync import Resync
+from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.tracking import Tracker
+from replicator.status import TargetDataState, TargetStatus
+
+_NOWHERE = frozenset({os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR)})
+
+
+class TargetReports:
+    """Between two checkpoints everything here is consistent with what was heard."""
+
+    def __init__(
+        self,
+        flows: list[Flow],
+        copy: KnownCopy,
+        states: ConnectionStates,
+        tracker: Tracker,
+        mirrors: Mirrors,
+        sent: SentPieces,
+        resync: Resync,
+        drift: DriftRepair,
+        orphans: OrphanControl,
+        lag: LagWatch,
+        changes: Changes,
+        *,
+        shipper: Wake,
+        scanner: Wake,
+    ) -> None:
+        self._flows = flows
+        self._copy = copy
+        self._states = states
+        self._tracker = tracker
+        self._mirrors = mirrors
+        self._sent = sent
+        self._shipper = shipper
+        self._scanner = scanner
+        self._resync = resync
+        self._drift = drift
+        self._orphans = orphans
+        self._lag = lag
+        self._changes = changes
+
+    def handle(self, event: Event) -> None:
+        """Raises CopyInUse, RemoteProtocolError: they end the session."""
+        if isinstance(event, Acknowledge):
+            self._acknowledged(event)
+        elif isinstance(event, TargetState):
+            self._state(event)
+        elif isinstance(event, PiecesRefused):
+            for refused in decode_refused(event.refused):
+                self._refused_piece(refused)
+            self._scanner.ring()
+        elif isinstance(event, Orphans):
+            self._orphans.told(event)
+        elif isinstance(event, Drift):
+            self._states.changed_by_others(f"{event.changes} changes, the last of {shown(event.last_path)}")
+            self._resync.changed_by_others(exact=event.exact)
+            self._drift.report(event)
+            self._changes.notify()
+
+    def _acknowledged(self, frame: Acknowledge) -> None:
+        mirrors = self._mirrors
+        self._copy.acknowledged(frame)
+        self._tracker.let_journals_forget()
+        kept = all(d >= f.cursor.acknowledged for f, d in zip(self._flows, self._copy.durable, strict=True))
+        if mirrors.settle(frame.settled, kept=kept):
+            self._tracker.let_journals_forget()
+        self._lag.acknowledged(frame.received, frame.applied, frame.durable)
+        self._sent.acknowledged(frame.batches_applied)
+        if mirrors.run is not None:
+            self._mirrors.wake_workers()
+        self._changes.notify()
+
+    def _state(self, frame: TargetState) -> None:
+        if self._mirrors.run is None and self._copy.is_exact:
+            self._mirrors.was_exact = frame.data_state == TargetDataState.MIRROR_REQUIRED
+        self._copy.is_now(TargetDataState(frame.data_state))
+        self._states.target_says(TargetStatus(frame.status), self._copy.data_state, frame.reason)
+        if frame.queue_full is not self._states.target_queue_full:
+            self._states.target_queue(full=frame.queue_full)
+            self._shipper.ring()
+            self._lag.wake()
+        self._resync.refuse_copy_in_use()
+        self._changes.notify()
+
+    def _refused_piece(self, refused: Refused) -> None:
+        flow, path = self._flows[refused.journal], refused.path
+        paths = [join(path, name) for name in refused.names] or [path]
+        if self._mirrors.run is None and refused.retry:  # single paths the target could not keep up to date
+            self._mirrors.recover_paths(flow, paths)
+            self._mirrors.hold()
+        run = self._mirrors.run
+        if run is None or not flow.order.active:
+            return
+        order = flow.order
+        if refused.number:
+            request = order.differ(refused.number, refused.blocks)
+            run.differed(sum(length for _, length, _ in refused.blocks) if request is not None else 0)
+            if request is None or refused.blocks:
+                return  # else its blocks cannot be compared
+        if refused.size:
+            order.not_as_claimed(refused.identity)
+            run.not_as_claimed(refused.size)
+        if refused.links:
+            self._mirrors.compare(flow, path, refused.identity, refused.links)
+            return
+        if not refused.retry and refused.reason in _NOWHERE and run.try_again(path):
+            # Others have removed the directory it belongs into: that comes first.
+            with run.expecting(flow.order):
+                flow.order.require(parent_of(path))
+        elif not refused.retry:
+            run.problem(path, f"target: {refused.reason}")
+        elif refused.names:
+            for lacking in paths:
+                flow.read_again(lacking)
+        else:
+            order.never_compare(refused.identity)
+            flow.read_again(path, refused.identity)
