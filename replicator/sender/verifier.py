@@ -512,11 +512,13 @@ class Verifier:
             if not blocks:
                 aspects.discard(Aspect.CONTENT)
             if not aspects:
-                self._look_again(asked, index)
+                only_late = set(finding.aspects) <= _SOON
+                tries_max = limits.CHECK_MTIME_TRIES if only_late else limits.CHECK_TRIES
+                self._look_again(asked, index, tries_max=tries_max)
                 return
         assert looked is not None
         if aspects <= _SOON and aspects and not self._is_told(look, looked):
-            self._look_again(asked, index)
+            self._look_again(asked, index, tries_max=limits.CHECK_MTIME_TRIES)
             return
         if finding.peer:
             if isinstance(look, LookFile) and not look.apart:
@@ -551,7 +553,7 @@ class Verifier:
             )
         run.extra += max(finding.count - len(finding.names), 0)
 
-    def _look_again(self, asked: _Asked, index: int) -> None:
+    def _look_again(self, asked: _Asked, index: int, *, tries_max: int | None = None) -> None:
         """It cannot be said yet."""
         run = self.run_under_way
         look, looked = asked.looks[index], asked.looked[index]
@@ -561,7 +563,7 @@ class Verifier:
         tries, now_s = look.tries + 1 if not isinstance(look, LookFiles) else 1, trio.current_time()
         if not asked.sent:
             tries -= 1  # the target was not even asked
-        if tries > limits.CHECK_TRIES:
+        if tries >= (limits.CHECK_TRIES if tries_max is None else tries_max):
             run.changing += 1
             self._count(run, asked, index)
             return
