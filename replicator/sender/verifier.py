@@ -24,6 +24,7 @@ from replicator.mirror.checks import (
     Check,
     CheckBatch,
     CheckNames,
+    Extent,
     Finding,
     decode_findings,
     encode_checks,
@@ -357,22 +358,14 @@ class Verifier:
             inode = check.identity.inode
             what = tries or LookFile(check.path)
             whole = start == 0 and item.rest is None
+            if tries is not None and tries.inode not in (0, inode) and (tries.start or tries.end is not None):
+                # Another file took the name of one that was read in part.
+                walk.push(LookFile(check.path, tries=tries.tries, counts=tries.counts))
+                return
             if tries is None or tries.end is None:
-                if tries is not None and tries.inode not in (0, inode) and tries.start:
-                    # Another file took the name of one that was read in part.
-                    walk.push(LookFile(check.path, tries=tries.tries + 1))
-                    return
-                what = LookFile(
-                    check.path,
-                    inode,
-                    start,
-                    None if whole else end,
-                    what.tries,
-                    what.ctime_ns,
-                    what.since_s,
-                )
+                what = replace(what, inode=inode, start=start, end=None if whole else end)
                 if item.rest is not None:
-                    walk.push(LookFile(check.path, inode, item.rest))
+                    walk.push(LookFile(check.path, inode, item.rest, counts=False))
                     self._large = (flow.index, check.path)
                 elif self._large == (flow.index, check.path):
                     self._large = None
@@ -514,7 +507,7 @@ class Verifier:
             if not aspects:
                 only_late = set(finding.aspects) <= _SOON
                 tries_max = limits.CHECK_MTIME_TRIES if only_late else limits.CHECK_TRIES
-                self._look_again(asked, index, tries_max=tries_max)
+                self._look_again(asked, index, tries_max=tries_max, blocks=finding.blocks)
                 return
         assert looked is not None
         if aspects <= _SOON and aspects and not self._is_told(look, looked):
@@ -553,8 +546,10 @@ class Verifier:
             )
         run.extra += max(finding.count - len(finding.names), 0)
 
-    def _look_again(self, asked: _Asked, index: int, *, tries_max: int | None = None) -> None:
-        """It cannot be said yet."""
+    def _look_again(
+        self, asked: _Asked, index: int, *, tries_max: int | None = None, blocks: tuple[Extent, ...] = ()
+    ) -> None:
+        """It cannot be said yet; of the content, of these blocks, while the others are right."""
         run = self.run_under_way
         look, looked = asked.looks[index], asked.looked[index]
         side = next((s for s in self._sides if s.flow is asked.flow), None)
@@ -575,9 +570,9 @@ class Verifier:
         if isinstance(look, LookDirectory):
             again = LookDirectory(look.path, look.alone, tries, ctime_ns, since_s)
         else:
-            again = LookFile(
-                look.path, look.inode, look.start, look.end, tries, ctime_ns, since_s, look.apart
-            )
+            again = replace(look, tries=tries, ctime_ns=ctime_ns, since_s=since_s)
+            if blocks:
+                again = replace(again, start=blocks[0][0], end=sum(blocks[-1]))
         if not side.walk.again(again, now_s + delay_s):
             run.changing += 1
             self._count(run, asked, index)
@@ -590,7 +585,7 @@ class Verifier:
         run.read_bytes += content_bytes(check)
         if isinstance(look, LookDirectory):
             run.directories += 1
-        elif not isinstance(look, LookFile) or look.start == 0:
+        elif not isinstance(look, LookFile) or look.counts:
             run.files += 1
             run.file_bytes += check.size
 

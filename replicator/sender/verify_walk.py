@@ -32,8 +32,8 @@ class LookFiles:
 class LookFile:
     """One object that is no directory. Content from `start` on, up to `end` (None: all of it).
 
-    `ctime_ns`: it had this one when it was looked at before, at `since_s`. `apart`: a name that the target
-    has as the same object.
+    `counts`: it is counted as a file when that is done. `ctime_ns`: it had this one when it was looked at
+    before, at `since_s`. `apart`: a name that the target has as the same object.
     """
 
     path: bytes
@@ -44,6 +44,7 @@ class LookFile:
     ctime_ns: int = 0
     since_s: float = 0.0
     apart: bytes = b""
+    counts: bool = True
 
 
 Look = LookDirectory | LookFiles | LookFile

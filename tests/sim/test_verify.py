@@ -236,6 +236,8 @@ async def changing(simulation: Simulation, seed: int) -> None:
         for _ in range(50):
             changes.steps(chance.randint(1, 2))
             simulation.source.write(b"hot", chance.randrange(256 * KIB), chance.randbytes(3000))
+            if chance.random() < 0.1:
+                simulation.source.truncate(b"hot", chance.randrange(64 * KIB))
             await trio.sleep(chance.choice((0, 0.0001, 0.0003, 0.001)))
         await trio.sleep(chance.random() / 2)
         simulation.source.settle()
@@ -456,12 +458,22 @@ def names_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Touched, "names_since", lambda *_: False)
 
 
+def what_lies_behind_an_end_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "padded", lambda content, length: content)
+
+
 def mtimes_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.sender.verifier._SOON", frozenset())
 
 
 @pytest.mark.parametrize(
-    "plant", [operations_are_not_looked_at, names_are_not_looked_at, mtimes_count_at_once]
+    "plant",
+    [
+        operations_are_not_looked_at,
+        names_are_not_looked_at,
+        what_lies_behind_an_end_differs,
+        mtimes_count_at_once,
+    ],
 )
 async def test_a_planted_mistake_makes_false_differences(
     plant: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
