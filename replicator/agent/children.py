@@ -29,7 +29,7 @@ from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
-from replicator.paths import Home, Role, memory_directory
+from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
@@ -299,13 +299,6 @@ class Children:
                 self._ring.add(events.MOUNT_STALE, mountpoint=mount.mountpoint)
 
     # --- senders ---
-
-    @property
-    def first_flow(self) -> Role | None:
-        """What is started first when the agent comes up, beside captures, which senders wait for."""
-        if self._state().connections:
-            return "sender"
-        return "receiver" if self.receivers_known() else None
 
     def sender(self, connection: Connection) -> Child | None:
         return self._supervisor.get("sender", connection.uuid)

@@ -18,8 +18,8 @@ import msgspec
 import trio
 
 from replicator import events, limits
-from replicator.agent.launcher import Launch, Launcher
-from replicator.agent.process import Process, serving_process
+from replicator.agent.launcher import Launcher
+from replicator.agent.process import Launch, Process, serving_process
 from replicator.child.control import Control
 from replicator.errors import ExitCode, ReplicatorError, UnreachableError
 from replicator.events import EventRing
