@@ -47,6 +47,7 @@ LOG_MIN_BYTES = 16 * KIB
 LOG_FILES = 5  # LG-02
 API_BODY_BYTES = 1 * MIB
 API_HEAD_BYTES = 16 * KIB  # request line and headers
+API_PATIENCE_S = 0.5  # of an agent that starts, for its children: then it imports what its API needs
 API_GRACE_S = 1.0  # for answers under way when the agent stops
 WAIT_TIMEOUT_MAX_S = 7 * 86400.0  # longest wait one request may ask for
 

@@ -529,6 +529,12 @@ class Children:
 
     # --- all of them ---
 
+    async def running(self) -> None:
+        """Wait until each of them runs, or does not."""
+        for child in self._supervisor.everyone():
+            with suppress(ReplicatorError):
+                await child.wait_running()
+
     async def stop_flows(self) -> None:
         """Stop senders and receivers; they go on where they were when they are started again."""
         await self._stop_all([*self._supervisor.all("sender"), *self._supervisor.all("receiver")])

@@ -218,7 +218,9 @@ async def run_agent(
 async def _serve_api(
     service: Service, home: Home, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """What it needs is imported while children start: nobody's data waits for it."""
+    """What it needs takes as long to import as to start the children, and nobody's data waits for it."""
+    with trio.move_on_after(limits.API_PATIENCE_S):
+        await service.running()
     api = await trio.to_thread.run_sync(import_module, "replicator.agent.api")
     await api.serve(service, home.api_socket, task_status=task_status)
 

@@ -438,6 +438,9 @@ class Supervisor:
     def all(self, role: Role) -> list[Child]:
         return [child for (of_role, _), child in self._children.items() if of_role == role]
 
+    def everyone(self) -> list[Child]:
+        return list(self._children.values())
+
     async def start(self, plan: Plan, *, patient: bool = False) -> Child:
         """Adopt or start a child and keep it running. Returns when it answers, `patient` or not at all at
         once.
