@@ -11,6 +11,7 @@ from rich.text import Text
 from replicator.cli.units import bytes_text, count_text, seconds_text
 
 _SHOWN = 50
+_COUNTS = ("missing_files", "missing_directories", "different_files", "different_directories", "extra")
 
 
 def verification(report: Mapping[str, Any]) -> RenderableType:
@@ -25,14 +26,29 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
     if report["next_run"] is not None:
         lines.append(Text(f"next: {_when(report['next_run'])}, {report['schedule']}"))
     if report["background_bytes_per_s"]:
-        oldest_s = report["oldest_seconds"]
-        age = (
-            "not everything was looked at yet"
-            if oldest_s is None
-            else f"oldest look {seconds_text(oldest_s)} ago"
-        )
-        lines.append(Text(f"in the background: {bytes_text(report['background_bytes_per_s'])}/s, {age}"))
+        lines.append(Text(_background(report)))
     return Group(*lines)
+
+
+def verified(report: Mapping[str, Any]) -> str:
+    """One line: the last verification, and what is to come."""
+    parts: list[str] = []
+    if report.get("phase"):
+        count = sum(report[name] for name in _COUNTS)
+        result = f"{count_text(count)} paths differ" if count else "equal"
+        when = _when(report["finished"]) if report["finished"] else f"since {_when(report['started'])}"
+        parts.append(f"{report['phase']} {when}: {result}")
+    if report.get("next_run") is not None:
+        parts.append(f"next {_when(report['next_run'])}, {report['schedule']}")
+    if report.get("background_bytes_per_s"):
+        parts.append(_background(report))
+    return "; ".join(parts) or "–"
+
+
+def _background(report: Mapping[str, Any]) -> str:
+    oldest_s = report["oldest_seconds"]
+    age = "not everything yet" if oldest_s is None else f"oldest look {seconds_text(oldest_s)} ago"
+    return f"in the background {bytes_text(report['background_bytes_per_s'])}/s, {age}"
 
 
 def _found(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -43,8 +59,7 @@ def _found(report: Mapping[str, Any]) -> list[RenderableType]:
         lines.append(Text(f"{difference['path'] or '/'}: {aspects}{size}", style="red"))
     for problem in report["problems"][:_SHOWN]:
         lines.append(Text(f"{problem['path']}: {problem['reason']}", style="yellow"))
-    names = ("missing_files", "missing_directories", "different_files", "different_directories", "extra")
-    count = sum(report[name] for name in names)
+    count = sum(report[name] for name in _COUNTS)
     left_out = count - len(report["differences"][:_SHOWN])
     if left_out > 0:
         lines.append(Text(f"… and {count_text(left_out)} more: see the verification log"))
