@@ -266,6 +266,7 @@ DIFFERENCES_SHOWN = 1000  # of these, shown by name; the rest are counted
 VERIFY_LOG_BYTES = 1_048_576  # VF-06
 VERIFY_LOG_MIN_BYTES = 4 * KIB
 VERIFY_LOG_NAME = "DTVerify.log"  # VF-05
+BACKGROUND_PAUSE_S = 60.0  # between two walks of a verification in the background
 SCHEDULE_LOOK_S = 1.0  # between two looks whether something is due
 SCHEDULE_MAX_S = 366 * 86400.0  # longest time between two runs
 RUNS_KEPT = 200  # reports of runs, of each connection

@@ -214,7 +214,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one run of a mirror, recovery or verification ended. Sizes in bytes, times in seconds."""
 
     run: str  # id
-    kind: str  # full, difference, recovery, forced, orphans, verify
+    kind: str  # full, difference, recovery, forced, orphans, verify, background
     started: float  # since the epoch
     finished: float
     elapsed_s: float

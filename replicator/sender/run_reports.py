@@ -1,7 +1,8 @@
 """How the runs of a connection ended, kept over restarts in `home/source/<connection>.runs`: the newest
-`limits.RUNS_KEPT` of mirrors, and as many of verifications.
+`limits.RUNS_KEPT` of mirrors, and as many of verifications and of walks in the background.
 """
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -13,7 +14,8 @@ from replicator.queue.durable_file import replace_durably
 from replicator.status import RunReport
 from replicator.world import World
 
-VERIFY = "verify"
+VERIFY, BACKGROUND = "verify", "background"
+_OWN = (VERIFY, BACKGROUND)
 
 _decoder = msgspec.json.Decoder(list[RunReport])
 
@@ -31,13 +33,14 @@ class RunReports:
 
     def add(self, report: RunReport) -> None:
         """A run has ended. Durable when this returns; never raises OSError."""
-        mirrors = [r for r in self._reports if (r.kind == VERIFY) is not (report.kind == VERIFY)]
-        same = [r for r in self._reports if (r.kind == VERIFY) is (report.kind == VERIFY)]
-        kept = [*mirrors, *[*same, report][-self._kept :]]
+        others = [r for r in self._reports if _group(r) != _group(report)]
+        same = [r for r in self._reports if _group(r) == _group(report)]
+        kept = [*others, *[*same, report][-self._kept :]]
         self._reports = sorted(kept, key=lambda r: r.finished)
         if self._removed:
             return
         try:
+            self._world.disk.makedirs(os.path.dirname(self._path))
             replace_durably(self._world.disk, self._path, [msgspec.json.encode(self._reports)])
         except OSError as error:
             print(f"reports of runs are kept in memory only: {error}", file=sys.stderr, flush=True)
@@ -94,3 +97,8 @@ class RunReports:
         except (OSError, msgspec.DecodeError) as error:
             print(f"{self._path}: cannot be read: {error}", file=sys.stderr, flush=True)
             return []
+
+
+def _group(report: RunReport) -> str:
+    """What must not push others out."""
+    return report.kind if report.kind in _OWN else ""

@@ -47,6 +47,7 @@ class VerifyControl:
         self._path = path
         self._ring = ring
         self._removed = False
+        self._background_s = 0.0  # when the next walk may begin
         self._logged = ""  # id of the run whose beginning is in the log
         self.state = self._load()
         self._verifier: Verifier | None = None
@@ -124,6 +125,7 @@ class VerifyControl:
         check(options)
         self._make_room()
         self.state.background_bytes_per_s, self.state.background_options = bytes_per_s, options
+        self._background_s = 0.0
         self.verifier.budget_bytes_per_s = bytes_per_s
         self._save()
 
@@ -176,7 +178,12 @@ class VerifyControl:
                     self._ring()
             except ReplicatorError as error:
                 print(f"the verification that is due has to wait: {error}", file=sys.stderr, flush=True)
-        elif state.background_bytes_per_s and run is None and verifier.may_start:
+        elif (
+            state.background_bytes_per_s
+            and run is None
+            and verifier.may_start
+            and trio.current_time() >= self._background_s
+        ):
             verifier.start(state.background_options, background=True)
 
     # --- what the verifier tells ---
@@ -193,6 +200,8 @@ class VerifyControl:
     def ended(self, run: VerifyRun) -> None:
         if run.background and run.phase is VerifyPhase.STOPPED:
             return
+        if run.background:
+            self._background_s = trio.current_time() + limits.BACKGROUND_PAUSE_S
         if self._logged == run.run_id:
             self.log.end(run)
         self.reports.add(run.report())

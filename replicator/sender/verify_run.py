@@ -188,12 +188,12 @@ class VerifyRun:
             result = "equal, not all compared"
         return RunReport(
             run=self.run_id,
-            kind="verify",
+            kind="background" if self.background else "verify",
             started=progress.started,
             finished=progress.finished,
             elapsed_s=progress.elapsed_s,
             result=result,
-            options=("background" if self.background else self.options.text),
+            options=self.options.text,
             files=self.files + self.directories,
             bytes=self.file_bytes,
             matched_bytes=max(self.file_bytes - self.bytes_out_of_sync, 0),
