@@ -4,6 +4,7 @@
 (World, flows) given, so that the simulator runs it as it is; `main` puts it in a process.
 """
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -146,6 +147,7 @@ class Sender:
             self._verify_pace,
             totals,
             changes,
+            [os.fsencode(journal.root) for journal in arguments.journals],
             shipper=shipper_wake,
             began=verify.began,
             differs=verify.differs,

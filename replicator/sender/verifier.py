@@ -85,7 +85,7 @@ class _Side:
 
 
 class Verifier:
-    """One run at most. `log` hears of its beginning, of what differs, and of its end."""
+    """One run at most. `began`, `differs` and `ended` hear of it. `roots`: the captured directories."""
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class Verifier:
         pace: Pace,
         totals: Totals,
         changes: Changes,
+        roots: list[bytes],
         *,
         shipper: Wake,
         began: Callable[[VerifyRun], None],
@@ -112,6 +113,7 @@ class Verifier:
         self._pace = pace
         self._totals = totals
         self._changes = changes
+        self._roots = roots if len(roots) > 1 else [b""]  # one needs no name
         self._shipper = shipper
         self._began = began
         self._differs = differs
@@ -598,6 +600,7 @@ class Verifier:
             if all_of_them or key != self._large:
                 told.append(self._found.pop(key))
         for difference in told:
+            difference.root = self._roots[difference.flow]
             run.found(difference)
         self._differs(run, told)
         if run.options.remirror:

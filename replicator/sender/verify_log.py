@@ -82,7 +82,7 @@ class VerifyLog:
                 {
                     "event": "different",
                     "run": run.run_id,
-                    "path": shown(difference.path),
+                    "path": difference.shown,
                     "aspects": sorted(difference.aspects),
                     "source": _value(difference.here),
                     "target": _value(difference.there),
@@ -120,18 +120,18 @@ class VerifyLog:
             f"{END} {run.run_id}",
             "",
         ]
-        self._write(self.path, lines, last=True)
+        self._write(self.path, lines)
         document = msgspec.to_builtins(progress)
         for name in ("problems", "differences", "current", "waits_for", "schedule", "next_run"):
             document.pop(name, None)
-        self._write_json({"event": "end", **document}, last=True)
+        self._write_json({"event": "end", **document})
 
     # --- the files ---
 
-    def _write_json(self, *values: object, last: bool = False) -> None:
-        self._write(self.json_path, [msgspec.json.encode(value).decode() for value in values], last=last)
+    def _write_json(self, *values: object) -> None:
+        self._write(self.json_path, [msgspec.json.encode(value).decode() for value in values])
 
-    def _write(self, path: str, lines: list[str], *, last: bool = False) -> None:
+    def _write(self, path: str, lines: list[str]) -> None:
         data = b"".join(line.encode("utf-8", "backslashreplace") + b"\n" for line in lines)
         disk = self._world.disk
         try:
@@ -172,7 +172,7 @@ class VerifyLog:
 
 def _described(difference: Difference) -> list[str]:
     """The lines of one path."""
-    path, aspects = shown(difference.path) or "/", difference.aspects
+    path, aspects = difference.shown or "/", difference.aspects
     if Aspect.MISSING in aspects:
         first = f"{path} MISSING ON TARGET ({_MISSING})"
     elif aspects == {Aspect.EXTRA}:

@@ -37,6 +37,12 @@ class Difference:
     here: There | None
     there: There | None
     blocks: list[Extent] = field(default_factory=list)
+    root: bytes = b""  # of its journal, where a set has several
+
+    @property
+    def shown(self) -> str:
+        """The path as people read it."""
+        return shown(b"/".join(part for part in (self.root, self.path) if part))
 
     @property
     def bytes(self) -> int:
@@ -142,7 +148,7 @@ class VerifyRun:
         self.bytes_out_of_sync += difference.bytes
         if len(self.differences) < limits.DIFFERENCES_SHOWN:
             aspects = tuple(sorted(difference.aspects))
-            self.differences.append(VerifyDifference(shown(difference.path), aspects, difference.bytes))
+            self.differences.append(VerifyDifference(difference.shown, aspects, difference.bytes))
 
     def progress(self, now_ns: int, *, names: bool = False) -> VerifyProgress:
         """`names`: with what differs."""

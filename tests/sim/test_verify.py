@@ -19,6 +19,7 @@ from replicator.errors import ReplicatorError
 from replicator.mirror import digests
 from replicator.mirror.compare import Comparer
 from replicator.schedules import Schedule
+from replicator.sender.arguments import SenderOptions
 from replicator.sender.touched import Touched
 from replicator.sender.verify_run import VerifyOptions
 from replicator.status import MirrorStatus, TargetDataState, VerifyPhase, VerifyProgress
@@ -184,6 +185,87 @@ def keeping_parent(directory: Path, change: Callable[[], object]) -> None:
     state = directory.stat()
     change()
     os.utime(directory, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+async def test_two_files_that_are_one_in_the_copy(autojump_clock: trio.testing.MockClock) -> None:
+    async with simulate(16) as simulation:
+        furnish(simulation)
+        for name in (b"twin", b"d/twin"):
+            simulation.source.create(name)
+            simulation.source.write(name, 0, b"equal")
+        simulation.source.settle()
+        await simulation.drained()
+        for root in (simulation.source_root, simulation.target_root):
+            for name in ("twin", "d/twin"):
+                os.utime(root / name, ns=(0, 10**18))
+        target = simulation.target_root
+        state = (target / "d").stat()
+        (target / "d/twin").unlink()
+        os.link(target / "twin", target / "d/twin")
+        os.utime(target / "d", ns=(0, state.st_mtime_ns))
+        report = await verified(simulation, checksum=True)
+        assert [aspects for _, aspects in found(report).items()] == [("hard link",)]
+        assert set(found(report)) <= {"twin", "d/twin"}
+        await verified(simulation, remirror=True)
+        assert not os.path.samefile(target / "twin", target / "d/twin")
+        assert not found(await verified(simulation, checksum=True))
+
+
+def everything(root: Path) -> None:
+    """What file systems can hold, of all that a copy is to have."""
+    base = os.fsencode(root)
+    for name in (b"\xff\xfe not text", b"n" * 255, b"line\nbreak", b"set-user-ID", b"no permission"):
+        with open(os.path.join(base, name), "wb") as file:
+            file.write(name * 100)
+    os.chmod(root / "set-user-ID", 0o6755)
+    os.chmod(root / "no permission", 0)
+    deep = base
+    while len(deep) < 3000:
+        deep = os.path.join(deep, b"d" * 200)
+        os.mkdir(deep)
+    (root / "empty").mkdir(mode=0o1777)
+    os.mkfifo(root / "fifo", 0o640)
+    os.mknod(root / "device", 0o20600, os.makedev(1, 7))
+    os.symlink(b"\xff/nowhere", base + b"/link")
+    os.chown(root / "link", 5, 6, follow_symlinks=False)
+    with open(root / "sparse", "wb") as file:
+        file.truncate(5 * 1024 * KIB)
+        os.pwrite(file.fileno(), b"data", 3 * 1024 * KIB)
+    os.link(root / "sparse", root / "empty" / "linked")
+    acl(root / "fifo")
+    os.setxattr(root / "sparse", "user.empty", b"")
+    os.setxattr(root / "empty", "trusted.of root", b"\0\xff")
+    os.utime(root / "sparse", ns=(0, -123_456_789))
+    os.utime(root / "link", ns=(0, 2**62), follow_symlinks=False)
+
+
+@pytest.mark.parametrize("kind", ["full", "difference"])
+@pytest.mark.parametrize("checksum", [False, True])
+async def test_a_tree_of_everything_is_equal(
+    kind: str, checksum: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    options = SenderOptions(mirror=kind, checksum=checksum and kind == "difference")
+    async with simulate(17, options=options, start=False) as simulation:
+        everything(simulation.source_root)
+        simulation.start_receiver()
+        simulation.start_sender()
+        await simulation.drained()
+        report = await verified(simulation, checksum=checksum)
+        assert not found(report) and not report.problems and not report.changing
+        simulation.assert_equal()
+
+
+async def test_another_device(autojump_clock: trio.testing.MockClock) -> None:
+    async with simulate(18, start=False) as simulation:
+        everything(simulation.source_root)
+        simulation.start_receiver()
+        simulation.start_sender()
+        await simulation.drained()
+        other = other_object(lambda p: os.mknod(p, 0o20600, os.makedev(1, 3)))
+        keeping_times(simulation.target_root / "device", other)
+        assert found(await verified(simulation)) == {"device": ("device",)}
+        assert (await verified(simulation, remirror=True)).remirrored == 1
+        assert not found(await verified(simulation))
 
 
 async def test_a_hole_that_became_data_is_equal(autojump_clock: trio.testing.MockClock) -> None:
