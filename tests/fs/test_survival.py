@@ -333,9 +333,7 @@ def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
         home = Home(mount.settings.home)
         home.create()
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(
-                home, EventRing(time.time_ns, lambda event: None), Launcher(), nursery
-            )
+            supervisor = Supervisor(home, EventRing(time.time_ns, lambda event: None), Launcher(), nursery)
             child = await supervisor.start(Plan("capture", MOUNT_ID, arguments, give_up=give_up))
             child_started.set()
             (mount.mountpoint / "f").touch()
