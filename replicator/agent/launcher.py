@@ -23,7 +23,7 @@ from replicator.paths import Role
 class Launcher:
     """Starts the processes of one agent. `run` runs as long as the agent."""
 
-    def __init__(self, server: ForkServer | None, code: object) -> None:
+    def __init__(self, server: ForkServer | None = None, code: object = None) -> None:
         """`code`: the `code_version` of what the server has imported."""
         self._server = server
         self._code = code
