@@ -36,6 +36,7 @@ from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.repset import overlapping
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.sender.verify_log import VerifyLogSettings
 from replicator.shares import shares
 from replicator.world import World
 
@@ -313,6 +314,7 @@ class Children:
                     remirror=settings.auto_remirror,
                     reconnect=settings.auto_reconnect,
                     checksum_all=self._config.mirror.checksum_all,
+                    verify_log=msgspec.to_builtins(self._verify_log()),
                 )
 
         plan = Plan(
@@ -376,7 +378,19 @@ class Children:
                 remirror=self._config.connection.auto_remirror,
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
+                verify_log=self._verify_log(),
             ),
+            connection_id=connection.id,
+        )
+
+    def _verify_log(self) -> VerifyLogSettings:
+        settings = self._config.verify
+        return VerifyLogSettings(
+            directory=settings.log_directory,
+            name=settings.log_name,
+            size_max=settings.log_size_max,
+            append=settings.log_append,
+            files=settings.log_files,
         )
 
     def _recovery_share(self, connection: Connection) -> float:

@@ -21,6 +21,7 @@ from replicator.agent.recovery_control import RecoveryControl
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
+from replicator.agent.verify_service import VerifyService
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
 from replicator.status import ConnectionStatus
@@ -52,6 +53,7 @@ class Service:
         self.queues = Queues(core)
         self.recovery = RecoveryControl(core, self.connections, self.repsets)
         self.orphans = OrphanService(core, self.connections)
+        self.verify = VerifyService(core, self.connections)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()
