@@ -10,18 +10,16 @@ checkpoints.
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import trio
 
 from replicator import limits
 from replicator.errors import ReplicatorError
-from replicator.mirror.check_scan import ListedDirectory, Looked, Reader, Unreadable, content_bytes
+from replicator.mirror.check_scan import Looked, Reader, content_bytes
 from replicator.mirror.checks import (
-    AnyCheck,
     Aspect,
-    Check,
     CheckBatch,
     CheckNames,
     Extent,
@@ -30,58 +28,25 @@ from replicator.mirror.checks import (
     encode_checks,
 )
 from replicator.mirror.links import LinkTable
-from replicator.mirror.names import names_changed
 from replicator.mirror.scan import join
 from replicator.net.frames import Checked, Checks
-from replicator.ops import NO_IDENTITY, RENAME_EXCHANGE, Flag, Kind, Record, shown
+from replicator.ops import NO_IDENTITY, RENAME_EXCHANGE, Flag, Kind, Record
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.flow import Flow
 from replicator.sender.mirrors import Mirrors
 from replicator.sender.pace import Pace
 from replicator.sender.shipments import Shipment, Totals
 from replicator.sender.touched import QueuedChecks
+from replicator.sender.verify_asking import Asked, Doubt, Side, made, read
 from replicator.sender.verify_repair import bring
 from replicator.sender.verify_run import Difference, VerifyOptions, VerifyRun, difference_of
-from replicator.sender.verify_walk import Look, LookDirectory, LookFile, LookFiles, Walk
+from replicator.sender.verify_walk import Look, LookDirectory, LookFile, LookFiles
 from replicator.states import VerifyEvent
 from replicator.status import VerifyPhase
 from replicator.world import World
 
 _SOON = frozenset({Aspect.MTIME})
 """What may differ although both are right: nobody has told it yet."""
-
-
-@dataclass
-class _Asked:
-    """A batch on its way. `looks`: for each check, what was looked at."""
-
-    flow: Flow
-    place: int
-    checks: list[AnyCheck]
-    looked: list[Looked | None]
-    looks: list[Look]
-    weight: int
-    read_s: float
-    sent: bool = False
-
-
-@dataclass
-class _Doubt:
-    """A finding, until it is known whether it counts."""
-
-    asked: _Asked
-    finding: Finding
-    ready_s: float
-
-
-@dataclass
-class _Side:
-    """What a run has of one journal."""
-
-    flow: Flow
-    reader: Reader
-    links: LinkTable
-    walk: Walk = field(default_factory=Walk)
 
 
 class Verifier:
@@ -118,15 +83,14 @@ class Verifier:
         self._began = began
         self._differs = differs
         self._ended = ended
-        self._sides: list[_Side] = []
-        self._asked: dict[int, _Asked] = {}
-        self._doubts: list[_Doubt] = []
+        self._sides: list[Side] = []
+        self._asked: dict[int, Asked] = {}
+        self._doubts: list[Doubt] = []
         self._found: dict[tuple[int, bytes], Difference] = {}
         self._to_bring: list[Difference] = []
         self._number = world.clock.wall_ns() // 1000  # larger than any of an earlier process
         self._weight = 0
         self._credit_s = 0.0  # when the budget allows the next read
-        self._large: tuple[int, bytes] | None = None  # the file whose parts are being read
 
     # --- what an administrator asks for ---
 
@@ -149,7 +113,7 @@ class Verifier:
         self.run_under_way = self.last = run
         for flow in self._flows:
             links = LinkTable()
-            side = _Side(flow, Reader(flow.source, links), links)
+            side = Side(flow, Reader(flow.source, links), links)
             for root in sorted(flow.filter.roots, reverse=True):
                 side.walk.push(LookDirectory(root))
             self._sides.append(side)
@@ -273,7 +237,7 @@ class Verifier:
         later = [due for due in dues if due > now_s]
         return min((due - now_s for due in later), default=limits.CHECK_AGAIN_S)
 
-    def _next(self, now_s: float) -> tuple[_Side | None, Look | None]:
+    def _next(self, now_s: float) -> tuple[Side | None, Look | None]:
         for side in self._sides:
             look = side.walk.next(now_s)
             if look is not None:
@@ -282,7 +246,7 @@ class Verifier:
 
     # --- reading ---
 
-    async def _look(self, run: VerifyRun, side: _Side, look: Look) -> None:
+    async def _look(self, run: VerifyRun, side: Side, look: Look) -> None:
         flow, touched = side.flow, side.flow.touched
         if not any(a.flow is flow for a in self._asked.values()) and not any(
             d.asked.flow is flow for d in self._doubts
@@ -291,7 +255,7 @@ class Verifier:
         try:
             place = touched.open_place()
             self._pace.step_begins()
-            found = await self._world.in_thread(partial(self._read, run, side, look))
+            found = await self._world.in_thread(partial(read, run, side, look, self._pace))
             self._pace.step_ends()
         except BaseException:
             touched.abort_place()
@@ -303,7 +267,7 @@ class Verifier:
             touched.abort_place()
             return
         changes = touched.close_place()
-        checks, looked, looks, size = self._made(run, side, look, found, changes)
+        checks, looked, looks, size = made(run, side, look, found, changes)
         read_s = trio.current_time()
         if run.background and self.budget_bytes_per_s:
             cost = size + limits.CHECK_COST_BYTES * len(checks)
@@ -313,98 +277,10 @@ class Verifier:
             return
         self._number += 1
         weight = size // limits.COMPARE_WEIGHT + limits.CHECK_COST_BYTES * len(checks)
-        self._asked[self._number] = _Asked(flow, place, checks, looked, looks, weight, read_s)
+        self._asked[self._number] = Asked(flow, place, checks, looked, looks, weight, read_s)
         self._weight += weight
         flow.checks.append(QueuedChecks(place, checks, self._number, size))
         self._shipper.ring()
-
-    def _read(self, run: VerifyRun, side: _Side, look: Look) -> object:
-        """In a thread."""
-        reader, bytes_max = side.reader, self._pace.part_bytes * limits.COMPARE_WEIGHT
-        checksum = run.options.checksum
-        if isinstance(look, LookDirectory):
-            listed = reader.directory(look.path)
-            if listed is None and look.path:  # a root of the set may be a file
-                return reader.file(look.path, bytes_max=bytes_max, checksum=checksum)
-            return listed
-        if isinstance(look, LookFiles):
-            names = look.names[look.index : look.index + self._pace.step_files]
-            return reader.files(look.directory, names, bytes_max=bytes_max, checksum=checksum)
-        if look.apart:
-            return reader.file(look.path, bytes_max=0, checksum=False), reader.same_object(
-                look.path, look.apart
-            )
-        return reader.file(look.path, start=look.start, end=look.end, bytes_max=bytes_max, checksum=checksum)
-
-    def _made(
-        self, run: VerifyRun, side: _Side, look: Look, found: object, changes: list[Record]
-    ) -> tuple[list[AnyCheck], list[Looked | None], list[Look], int]:
-        """The checks of what was read, and what follows it on the walk."""
-        flow, walk = side.flow, side.walk
-        checks: list[AnyCheck] = []
-        looked: list[Looked | None] = []
-        looks: list[Look] = []
-
-        def add(check: AnyCheck, source: Looked | None, what: Look) -> None:
-            checks.append(check)
-            looked.append(source)
-            looks.append(what)
-
-        def add_file(item: Looked | Unreadable, tries: LookFile | None = None) -> None:
-            if isinstance(item, Unreadable):
-                run.problem(item.path, f"source: {item.reason}")
-                return
-            check = item.check
-            start = check.content.start if check.content is not None else 0
-            end = check.content.end if check.content is not None else None
-            inode = check.identity.inode
-            what = tries or LookFile(check.path)
-            whole = start == 0 and item.rest is None
-            if tries is not None and tries.inode not in (0, inode) and (tries.start or tries.end is not None):
-                # Another file took the name of one that was read in part.
-                walk.push(LookFile(check.path, tries=tries.tries, counts=tries.counts))
-                return
-            if tries is None or tries.end is None:
-                what = replace(what, inode=inode, start=start, end=None if whole else end)
-                if item.rest is not None:
-                    walk.push(LookFile(check.path, inode, item.rest, counts=False))
-                    self._large = (flow.index, check.path)
-                elif self._large == (flow.index, check.path):
-                    self._large = None
-            add(check, item, what)
-
-        if isinstance(found, ListedDirectory):
-            assert isinstance(look, LookDirectory)
-            path = look.path
-            alone = replace(look, alone=True)
-            add(found.looked.check, found.looked, alone)
-            kept: set[bytes] = set()
-            for record in changes:
-                kept |= names_changed(record, path) or set()
-            for check in _lists(path, sorted([*found.directories, *found.others]), sorted(kept)):
-                add(check, None, alone)
-            if not look.alone:
-                for name in reversed(found.directories):
-                    walk.push(LookDirectory(join(path, name)))
-                if found.others:
-                    walk.push(LookFiles(path, found.others))
-            run.current = shown(path)
-        elif isinstance(look, LookFiles):
-            assert isinstance(found, tuple)
-            items, count = found
-            if look.index + count < len(look.names):
-                walk.push(LookFiles(look.directory, look.names, look.index + count))
-            for item in items:
-                add_file(item)
-        elif isinstance(found, Unreadable):
-            run.problem(found.path, f"source: {found.reason}")
-        elif isinstance(found, tuple) and not isinstance(found, Looked):
-            item, same = found
-            if isinstance(item, Looked) and same is not None and isinstance(look, LookFile):
-                add(_with_peer(item.check, look.apart, same), item, look)
-        elif isinstance(found, Looked):
-            add_file(found, look if isinstance(look, LookFile) else None)
-        return checks, looked, looks, sum(content_bytes(c) for c in checks if isinstance(c, Check))
 
     # --- the stream ---
 
@@ -454,7 +330,7 @@ class Verifier:
             ready_s = max(asked.read_s + limits.CHECK_SETTLE_S, trio.current_time())
             for finding in findings:
                 if finding.index < len(asked.checks):
-                    self._doubts.append(_Doubt(asked, finding, ready_s))
+                    self._doubts.append(Doubt(asked, finding, ready_s))
             differing = {finding.index for finding in findings}
             for index in range(len(asked.checks)):
                 if index not in differing:
@@ -480,7 +356,7 @@ class Verifier:
         if len(self._found) > limits.DIFFERENCES_SHOWN:
             self._tell(run, all_of_them=False)
 
-    def _judge(self, run: VerifyRun, doubt: _Doubt) -> None:
+    def _judge(self, run: VerifyRun, doubt: Doubt) -> None:
         """Whether a finding is a difference of the copy, or of the moment."""
         asked, finding = doubt.asked, doubt.finding
         index, touched = finding.index, asked.flow.touched
@@ -549,7 +425,7 @@ class Verifier:
         run.extra += max(finding.count - len(finding.names), 0)
 
     def _look_again(
-        self, asked: _Asked, index: int, *, tries_max: int | None = None, blocks: tuple[Extent, ...] = ()
+        self, asked: Asked, index: int, *, tries_max: int | None = None, blocks: tuple[Extent, ...] = ()
     ) -> None:
         """It cannot be said yet; of the content, of these blocks, while the others are right."""
         run = self.run_under_way
@@ -579,7 +455,7 @@ class Verifier:
             run.changing += 1
             self._count(run, asked, index)
 
-    def _count(self, run: VerifyRun, asked: _Asked, index: int) -> None:
+    def _count(self, run: VerifyRun, asked: Asked, index: int) -> None:
         """It was compared."""
         check, look = asked.checks[index], asked.looks[index]
         if isinstance(check, CheckNames) or (isinstance(look, LookFile) and look.apart):
@@ -596,8 +472,9 @@ class Verifier:
     def _tell(self, run: VerifyRun, *, all_of_them: bool) -> None:
         """What differs is certain: count and log it."""
         told: list[Difference] = []
+        under_way = {(side.flow.index, side.large) for side in self._sides}
         for key in sorted(self._found):
-            if all_of_them or key != self._large:
+            if all_of_them or key not in under_way:
                 told.append(self._found.pop(key))
         for difference in told:
             difference.root = self._roots[difference.flow]
@@ -641,39 +518,9 @@ class Verifier:
         for side in self._sides:
             side.links.close()
         self._sides.clear()
-        self._large = None
         self._shipper.ring()
         self._ended(run)
         self._changes.notify()
-
-
-def _lists(path: bytes, names: list[bytes], kept: list[bytes]) -> list[CheckNames]:
-    """A directory's names, cut."""
-    step = limits.NAMES_PER_PIECE
-    found: list[CheckNames] = []
-    after = b""
-    for start in range(0, max(len(names), 1), step):
-        chunk = names[start : start + step]
-        until = chunk[-1] if start + step < len(names) else b""
-        spared = tuple(name for name in kept if name > after and (not until or name <= until))
-        found.append(CheckNames(path, after, until, tuple(chunk), spared))
-        after = until
-    return found
-
-
-def _with_peer(check: Check, peer: bytes, same: bool) -> Check:
-    return Check(
-        check.path,
-        check.identity,
-        check.attributes,
-        check.xattrs,
-        check.size,
-        check.links,
-        check.link_text,
-        None,
-        peer,
-        same,
-    )
 
 
 def _finding(finding: Finding, aspects: tuple[Aspect, ...], blocks: tuple[tuple[int, int], ...]) -> Finding:
