@@ -96,6 +96,7 @@ class Connect(Frame, frozen=True):
     maps: tuple[PathMap, ...]
     remap_links: bool = False
     lock: str = "none"  # status.TargetLock: what others may do with the copy while the connection lasts
+    epoch: Count = 0  # of the set: each restore raises it, and a target accepts no older one
 
 
 class Mark(Frame, frozen=True):

@@ -43,6 +43,17 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconnect_at_start: bool = True  # the same, after the source's host was down
 
 
+class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The source was restored from the copy of this connection, and equals it where its journals stood.
+
+    `lacking`: by journal id, in base64, what does not: paths relative to the captured directory.
+    """
+
+    restore: str  # uuid: taken up once
+    heads: dict[str, tuple[int, int]] = {}  # by journal id: sequence and chain; missing: where it begins
+    lacking: dict[str, list[bytes]] = {}
+
+
 class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The arguments file of a sender process.
 
@@ -59,6 +70,8 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journals: list[JournalArguments]
     maps: list[MapArguments]
     options: SenderOptions = SenderOptions()
+    epoch: int = 0  # of the set: restores raise it, see `Connect.epoch`
+    restored: Restored | None = None
 
     @property
     def target_name(self) -> str:

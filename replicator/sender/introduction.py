@@ -64,6 +64,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
             tuple(PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps),
             arguments.options.remap_links,
             arguments.options.lock,
+            arguments.epoch,
         )
     )
     answer = await session.receive()

@@ -107,6 +107,7 @@ class Sender:
             lambda: self._sessions.hears_of_changes,
             lambda reason: self._sessions.leave(reason),
         )
+        self._take_up_restored()
         start = StreamStart(flows, [j.root for j in arguments.journals], memory, dirt, tracker)
         self.resync = resync = Resync(
             flows, start, copy, memory, dirt, tracker, mirrors, states, lag, shipper_wake
@@ -190,6 +191,22 @@ class Sender:
             lag,
         )
         self.removed = False
+
+    def _take_up_restored(self) -> None:
+        """The source was restored from the copy since the last process: once, durably, before anything is
+        journaled that a person or program changes.
+        """
+        restored = self._arguments.restored
+        if restored is None or restored.restore == self._memory.state.restored_last:
+            return
+        for flow in self._flows:
+            head = restored.heads.get(flow.journal_id)
+            if head is None:
+                flow.seek_head()
+            else:
+                flow.stand_at(*head, passed_wall_ns=0)
+        self.dirt.begin_restored(restored.lacking)
+        self.mirrors.restored(restored.restore)
 
     # --- life ---
 
