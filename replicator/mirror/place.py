@@ -73,8 +73,17 @@ class Placer:
     Becomes the applier's source of open transfers and of identities.
     """
 
-    def __init__(self, applier: Applier, links: LinkTable, finder: Finder | None = None) -> None:
-        """`finder`: of orphans; None where nobody cares."""
+    def __init__(
+        self,
+        applier: Applier,
+        links: LinkTable,
+        finder: Finder | None = None,
+        *,
+        keeps_existing: bool = False,
+    ) -> None:
+        """`finder`: of orphans; None where nobody cares. `keeps_existing`: only what is missing is made."""
+        self._keeps_existing = keeps_existing
+        self._made: set[bytes] = set()  # directories that were missing, until they have their times
         self._finder = finder
         self._maps = applier.maps
         self._applier = applier
@@ -120,7 +129,8 @@ class Placer:
             for index in range(start, len(entries)):
                 entry = entries[index]
                 try:
-                    self._handlers[type(entry)](entry)
+                    if not (self._keeps_existing and self._is_kept(entry)):
+                        self._handlers[type(entry)](entry)
                     if self._finder is not None and not isinstance(entry, Times | Abandon):
                         self._finder.is_the_sources(entry.path)
                 except NotAsClaimed as claim:
@@ -142,12 +152,44 @@ class Placer:
         for number in self._transfers.numbers():
             self._give_up(number)
 
+    # --- only what is missing ---
+
+    def _is_kept(self, entry: Entry) -> bool:
+        """Whether something is there that stays as it is, whatever it is."""
+        if isinstance(entry, Listing | Part | Abandon):
+            return False
+        if isinstance(entry, Times):
+            made = entry.path in self._made
+            self._made.discard(entry.path)
+            return not made
+        root, path = self._maps.place_name(entry.path)
+        try:
+            directory, name = root.parent(path)
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+            return False
+        if isinstance(entry, Finish):
+            self._give_up(entry.transfer)
+        return True
+
+    def _is_directory(self, root: Root, path: bytes) -> bool:
+        try:
+            root.directory(path)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+            return False
+        return True
+
     # --- directories ---
 
     def _place_listing(self, entry: Listing) -> None:
         root, path = self._maps.place(entry.path)
         for name in entry.directories:
             check_name(name)
+        kept = self._keeps_existing and self._is_directory(root, path)
         directory = self._ensure_directory(root, path)
         if entry.exact:
             self._remove_others(root, path, entry)
@@ -155,7 +197,12 @@ class Placer:
         elif entry.orphans and self._finder is not None:
             self._finder.look(entry.path, {*entry.names, *entry.directories})
             directory = root.directory(path)
-        dress_directory(directory, entry.attributes, entry.xattrs)
+        if not kept:
+            dress_directory(directory, entry.attributes, entry.xattrs)
+        if self._keeps_existing:  # each makes itself, so that whether it was there is known
+            if not kept:
+                self._made.add(entry.path)
+            return
         for name in entry.directories:
             child = _join(path, name)
             if self._maps.is_root(_join(entry.path, name)):

@@ -83,6 +83,7 @@ class JournalInfo(Frame, frozen=True):
 
     journal_id: str
     root: bytes  # absolute path on the source, for messages and link remapping
+    rules_root: bytes = b""  # as the rules of the set name it; b"": as `root`. Another one in a restore
 
 
 class Connect(Frame, frozen=True):

@@ -193,7 +193,7 @@ class Replica:
             self.state = msgspec.structs.replace(self.state, restoring=restore)
             self._wake.set()
         await self._save(restoring=restore)
-        while self.status is not TargetStatus.PAUSED and not self._stopping:
+        while self.status is not TargetStatus.PAUSED and not self._stopping:  # noqa: ASYNC110  # rarely
             await trio.sleep(limits.CHILD_POLL_S)
         await self.make_durable()  # the source will be what is there now
 

@@ -10,9 +10,10 @@ class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mount_id: str
     root: str  # absolute path of the captured directory
-    capture_socket: str
+    capture_socket: str  # "": of none; a directory of a copy is read, and its journal stays empty
     memory_directory: str
     disk_directory: str
+    rules_root: str = ""  # as the rules of the set name it; "": they name `root`
 
 
 class MapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +53,7 @@ class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restore: str  # uuid: taken up once
     heads: dict[str, tuple[int, int]] = {}  # by journal id: sequence and chain; missing: where it begins
     lacking: dict[str, list[bytes]] = {}
+    resume: bool = True  # False: only a person lets it go on, and then everything is compared
 
 
 class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,3 +79,8 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def target_name(self) -> str:
         """For people."""
         return f"{self.target_host}:{self.target_port}"
+
+    @property
+    def is_restore(self) -> bool:
+        """Whether a copy is brought home. Its sessions are begun by the other side."""
+        return all(not journal.capture_socket for journal in self.journals)

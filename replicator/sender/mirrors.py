@@ -450,10 +450,12 @@ class Mirrors:
         self._restore_known()
         return True
 
-    def restored(self, restore: str) -> None:
-        """The source was restored from the copy. Whatever had been left to bring before is void."""
+    def restored(self, restore: str, *, complete: bool) -> None:
+        """The source was restored from the copy, or only in part. Whatever had been left to bring before is
+        void.
+        """
         state = self._memory.state
-        state.restored = state.restored_last = restore
+        state.restored, state.restored_last = restore if complete else "", restore
         state.mirror_wanted = state.mirror_started_wall_ns = None
         state.mirror_paused = state.mirror_by_hand = state.pending = False
         state.settled = state.exact = True  # the copy was durable before it was read
