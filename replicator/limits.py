@@ -279,4 +279,5 @@ RESTORE_RETRY_S = 5.0  # until an agent that does not answer is asked again
 RESTORE_DRAIN_S = 60.0  # for a copy to apply what it has received, before it stands still
 RESTORE_STEPS_KEPT = 100_000  # steps of a dry run that are told by name
 RESTORE_LACKING = 10_000  # paths that differ after a restore; more of them are compared as a whole
+DIRECTORIES_MADE = 100_000  # that are remembered, to be given their times, where only what is missing is made
 RESTORES_KEPT = 20  # that have ended, to be looked at

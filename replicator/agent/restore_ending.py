@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import trio
 
-from replicator import limits
+from replicator import events, limits
 from replicator.agent import planning
 from replicator.agent.core import Change, Core
 from replicator.agent.mounts import Mounts
@@ -91,9 +91,9 @@ class Ending:
             if any(self._is_captured(place) for place in restore.places):
                 resumed = "it was captured, as what programs write"
         ended = {"phase": Phase.COMPLETE, "finished": time.time(), "resumed": resumed}
+        await self._bring_up(restore)  # first: whoever waits for the end starts programs
         view = msgspec.structs.replace(view, **ended)
         await self.save(change, restore, last=view, **ended)
-        await self._bring_up(restore)
         return resumed
 
     async def abandon(
@@ -107,10 +107,17 @@ class Ending:
         """Not everything is there. What was the source is a mixture: it is not replicated by itself."""
         if restore.over_source:
             await self._resume(change, restore, lacking, resume=False)
-        await self.save(change, restore, phase=phase, reason=reason, finished=time.time())
         await self._bring_up(restore)
+        await self.save(change, restore, phase=phase, reason=reason, finished=time.time())
 
     # --- over its own source ---
+
+    def is_noted(self, restore: Restore) -> bool:
+        """Whether it is noted already where the connection goes on."""
+        return any(
+            c.restored is not None and c.restored.restore == restore.uuid
+            for c in self._core.state.connections
+        )
 
     async def _resume(
         self, change: Change, restore: Restore, lacking: dict[str, list[bytes]], *, resume: bool
@@ -118,6 +125,8 @@ class Ending:
         """Note where the connection goes on. Its mounts are still down: nothing is journaled meanwhile."""
         state = self._core.state
         known = next(c for c in state.connections if c.uuid == restore.copy)
+        if self.is_noted(restore):
+            return known
         heads: dict[str, tuple[int, int]] = {}
         differs: dict[str, list[bytes]] = {}
         for journal in self._core.children.journals(known):
@@ -158,9 +167,12 @@ class Ending:
         if not restore.over_source:
             return
         children, state = self._core.children, self._core.state
-        for mount in state.mounts:
-            if mount.id in restore.mounts:
-                await children.start_capture(mount, patient=True)
+        mounts = [mount for mount in state.mounts if mount.id in restore.mounts]
+        for child in [await children.start_capture(mount, patient=True) for mount in mounts]:
+            try:
+                await child.wait_running()
+            except ReplicatorError as error:  # it is tried on, and shown at the mount
+                self._core.events.add(events.ADVICE, text=f"restore {restore.id}: {error}")
         for connection in state.connections:
             if connection.uuid == restore.copy:
                 await children.start_sender(connection, patient=True)
@@ -178,7 +190,11 @@ class Ending:
             if not self._is_captured(root.source):
                 await self._mounts.make(change, root.source, None, "auto")
         state = self._core.state
-        repset = self._repsets.find(restore.definition.name)
+        made = next((c for c in state.connections if c.uuid == restore.copy), None)
+        if made is not None:
+            return f"connection {made.id} goes on replicating, without a mirror"
+        generation = self._repsets.find(restore.definition.name).generation
+        repset = msgspec.structs.replace(restore.definition, generation=generation)
         number = state.last_connection_id + 1
         connection = Connection(
             uuid=restore.copy,

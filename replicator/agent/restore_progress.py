@@ -24,7 +24,7 @@ def how_it_goes(told: Any, removes: bool, existing: Existing) -> bool:
     if progress["problem_count"] and progress["kind"]:
         problems = progress["problems"]
         real = [p for p in problems if not p["reason"].endswith(_LEFT)]
-        if real or progress["problem_count"] > len(problems) or existing is not Existing.NEWER:
+        if real or progress["problem_count"] > len(problems) or existing is Existing.OVERWRITE:
             first = real[0] if real else {"path": "?", "reason": "see the sender's log"}
             raise ReplicatorError(
                 f"{progress['problem_count']} files could not be restored, the first of them {first['path']}:"

@@ -183,8 +183,8 @@ class Restores:
             ):
                 raise ReplicatorError(
                     f"connection {other.id} replicates the same directories to {other.target}, which"
-                    f" would not be a copy of what is restored: dtctl disconnect {other.id} first, and connect it again"
-                    " afterwards"
+                    f" would not be a copy of what is restored: dtctl disconnect {other.id} first, and"
+                    " connect it again afterwards"
                 )
 
     async def _begin(
@@ -335,7 +335,8 @@ class Restores:
     async def _finish(self, restore: Restore) -> None:
         await self._ending.sync(restore)
         lacking = {}
-        if restore.over_source and restore.request.orphans is not OrphanAction.DELETE:
+        noted = self._ending.is_noted(restore)  # and its mounts may be up already
+        if restore.over_source and not noted and restore.request.orphans is not OrphanAction.DELETE:
             job = Job(restore.repset, restore.roots, restore.places)
             lacking = await what_differs(_of(restore), restore.copy, job)
         goes_on = restore.over_source or restore.request.protect

@@ -53,7 +53,7 @@ from replicator.mirror.pieces import (
     Xattrs,
 )
 from replicator.mirror.transfers import OpenTransfer, OpenTransfers
-from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity
+from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity, shown
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ALL = int(AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME)
@@ -83,7 +83,7 @@ class Placer:
     ) -> None:
         """`finder`: of orphans; None where nobody cares. `keeps_existing`: only what is missing is made."""
         self._keeps_existing = keeps_existing
-        self._made: set[bytes] = set()  # directories that were missing, until they have their times
+        self._made: OrderedDict[bytes, None] = OrderedDict()  # the last directories that were missing
         self._finder = finder
         self._maps = applier.maps
         self._applier = applier
@@ -155,24 +155,31 @@ class Placer:
     # --- only what is missing ---
 
     def _is_kept(self, entry: Entry) -> bool:
-        """Whether something is there that stays as it is, whatever it is."""
-        if isinstance(entry, Listing | Part | Abandon):
+        """Whether something is there that stays as it is, whatever it is. ReplicatorError: it is in the
+        way.
+        """
+        if isinstance(entry, Part | Abandon):
             return False
         if isinstance(entry, Times):
-            made = entry.path in self._made
-            self._made.discard(entry.path)
-            return not made
-        root, path = self._maps.place_name(entry.path)
-        try:
-            directory, name = root.parent(path)
-            os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in MISSING:
-                raise
+            return entry.path not in self._made
+        root, path = self._maps.place(entry.path)
+        if isinstance(entry, Listing):
+            self._refuse_what_is_in_the_way(root, path)
+            return False
+        self._refuse_what_is_in_the_way(root, path.rpartition(b"/")[0])
+        if _state_of(root, path) is None:
             return False
         if isinstance(entry, Finish):
             self._give_up(entry.transfer)
         return True
+
+    def _refuse_what_is_in_the_way(self, root: Root, directory: bytes) -> None:
+        while directory:
+            if self._is_directory(root, directory):
+                return
+            if _state_of(root, directory) is not None:
+                raise ReplicatorError(f"{shown(directory)} is no directory here: left as it is")
+            directory = directory.rpartition(b"/")[0]
 
     def _is_directory(self, root: Root, path: bytes) -> bool:
         try:
@@ -201,7 +208,9 @@ class Placer:
             dress_directory(directory, entry.attributes, entry.xattrs)
         if self._keeps_existing:  # each makes itself, so that whether it was there is known
             if not kept:
-                self._made.add(entry.path)
+                self._made[entry.path] = None
+                if len(self._made) > limits.DIRECTORIES_MADE:
+                    self._made.popitem(last=False)
             return
         for name in entry.directories:
             child = _join(path, name)
@@ -642,6 +651,17 @@ class Placer:
                 write_xattrs(pinned, xattrs, current)
             finally:
                 os.close(pinned)
+
+
+def _state_of(root: Root, path: bytes) -> os.stat_result | None:
+    """Of what has this name; None: nothing."""
+    try:
+        directory, name = root.parent(path)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in MISSING:
+            raise
+        return None
 
 
 def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed | None = None) -> Refused:
