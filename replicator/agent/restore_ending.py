@@ -210,7 +210,8 @@ class Ending:
         await change.save(connections=(*state.connections, connection), last_connection_id=number)
         for journal in planning.journals_of(repset, state.mounts):
             await self._mounts.tell_active(journal.mount)
-        await self._core.children.start_sender(connection, patient=True)
+        # From its first moment on changes are journaled; nobody starts programs before.
+        await self._core.children.start_sender(connection)
         return f"connection {number} goes on replicating, without a mirror"
 
     def _is_captured(self, path: str) -> bool:

@@ -8,7 +8,7 @@ from replicator.agent.state import Restore
 from replicator.errors import ReplicatorError
 from replicator.orphans import OrphanPhase, OrphanReport, described
 from replicator.restores import Existing, RestoreView
-from replicator.status import ConnectionState, MirrorStatus, TargetDataState
+from replicator.status import MirrorStatus, TargetDataState, TransmitMode
 
 _LEFT = "left as it is"  # of a file that is not newer in the copy: no problem
 
@@ -16,7 +16,7 @@ _LEFT = "left as it is"  # of a file that is not newer in the copy: no problem
 def how_it_goes(told: Any, removes: bool, existing: Existing) -> bool:
     """Whether everything is there. Raises ReplicatorError if it cannot be brought."""
     status = told["connection"]
-    if status["state"] == ConnectionState.ERROR:
+    if status["transmit_mode"] == TransmitMode.ERROR:  # else it is tried again
         raise ReplicatorError(status["state_reason"])
     progress = status["mirror"]
     if status["mirror_status"] != MirrorStatus.IDLE or status["connected_since"] is None:

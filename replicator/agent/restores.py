@@ -272,10 +272,16 @@ class Restores:
 
     async def _send(self, restore: Restore) -> None:
         """Returns when everything is there. Raises ReplicatorError if it cannot be."""
+        failure: ReplicatorError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_attached, restore)
-            await self._until_there(restore)
+            try:
+                await self._until_there(restore)
+            except ReplicatorError as error:
+                failure = error  # kept from becoming a group
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _keep_attached(self, restore: Restore) -> None:
         """Dial, and dial again; what arrives is for the receiver here."""

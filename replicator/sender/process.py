@@ -209,11 +209,10 @@ class Sender:
                 flow.stand_at(*head, passed_wall_ns=0)
         self.dirt.begin_restored(restored.lacking)
         self.mirrors.restored(restored.restore, complete=restored.resume)
-        if restored.resume:
-            self._states.transmission(TransmitEvent.START)
-        else:
+        self._states.transmission(TransmitEvent.START)
+        if not restored.resume:
             reason = "a restore was given up half-way: if what is here shall survive, `dtctl transmit start`"
-            self._states.transmission(TransmitEvent.STOP, reason)
+            self._states.transmission(TransmitEvent.FAIL, reason)
 
     # --- life ---
 

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -124,6 +125,11 @@ class Restoring:
 
         self._nursery.start_soon(run)
 
+    def set_clocks(self) -> None:
+        """To the time of the file system, a little later."""
+        for world in (self._copy_world, self._place_world):
+            world.clock.jump_ns += time.time_ns() - world.clock.wall_ns() + 1_000_000_000
+
     async def kill(self, who: str) -> None:
         self._scopes[who].cancel()
         if who == "receiver":
@@ -239,3 +245,25 @@ async def test_single_paths(autojump_clock: trio.testing.MockClock) -> None:
         await pair.complete()
         assert_same_tree(pair.copy / "a" / "b", pair.place / "a" / "b")
         assert not (pair.place / "a" / "other").exists()
+
+
+@pytest.mark.parametrize("who", ["sender", "receiver"])
+async def test_a_kill_costs_little(who: str, autojump_clock: trio.testing.MockClock) -> None:
+    """No file is sent more than once again."""
+    async with restoring(1) as pair:
+        for number in range(400):
+            (pair.copy / f"{number}").write_bytes(bytes([number % 256]) * 20_000)
+        await trio.sleep(1)
+        pair.set_clocks()  # or all files would look as if they had changed since it began
+        pair.start_receiver()
+        pair.start_sender()
+        with trio.fail_after(600):
+            while len(os.listdir(pair.place)) < 200:  # noqa: ASYNC110  # nothing tells
+                await trio.sleep(0.001)
+        await pair.kill(who)
+        assert len(os.listdir(pair.place)) < 400
+        before = pair.status.sent_mirror_bytes if who == "receiver" else 0
+        getattr(pair, f"start_{who}")()
+        await pair.complete()
+        assert pair.status.sent_mirror_bytes - before < 460 * 20_500
+        assert_same_tree(pair.copy, pair.place)
