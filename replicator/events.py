@@ -152,6 +152,14 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
+VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started by request ({text})")
+VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
+VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")
+VERIFY_STOPPED = EventType(4061, _I, "connection {id}: verification stopped")
+VERIFY_COMPLETED = EventType(4062, _I, "connection {id}: verification completed: {text}")
+VERIFY_DIFFERS = EventType(
+    9097, _W, "connection {id}: {target} differs from its source: {text} (dtctl verify status {id})"
+)
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

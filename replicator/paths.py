@@ -94,6 +94,14 @@ class Home:
         """What happened to a connection: one JSON value a line."""
         return os.path.join(self.path, "source", connection_uuid + ".story")
 
+    def verify(self, connection_uuid: str) -> str:
+        """What is to be verified of a connection, and when."""
+        return os.path.join(self.path, "source", connection_uuid + ".verify")
+
+    def runs(self, connection_uuid: str) -> str:
+        """How the runs of a connection ended."""
+        return os.path.join(self.path, "source", connection_uuid + ".runs")
+
     @property
     def targets(self) -> str:
         return os.path.join(self.path, "target")
@@ -111,9 +119,9 @@ class Home:
         return os.path.join(self.log, f"{role}-{identifier}.log")
 
     @property
-    def spare_log(self) -> str:
-        """stdout and stderr of a process started ahead, until it becomes a child."""
-        return os.path.join(self.log, "spare.log")
+    def fork_server_log(self) -> str:
+        """stdout and stderr of the process that forks children."""
+        return os.path.join(self.log, "fork-server.log")
 
     def children(self) -> list[tuple[Role, str]]:
         """(role, identifier) of every child that has a control socket, alive or not."""

@@ -25,6 +25,7 @@ from replicator import limits
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.core import NotFoundError
 from replicator.agent.service import Service
+from replicator.agent.verify_service import VerifyRequest
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
@@ -309,6 +310,23 @@ class Api:
         action = _action(await _body(request, ActionBody), "pause", "resume", "stop")
         return await self._service.restores.act(request.path_params["restore"], action)
 
+    # --- verification ---
+
+    async def verification(self, request: Request) -> object:
+        return await self._service.verify.report(request.path_params["connection"])
+
+    async def act_on_verification(self, request: Request) -> object:
+        return await self._service.verify.act(
+            request.path_params["connection"], await _body(request, VerifyRequest)
+        )
+
+    async def runs(self, request: Request) -> object:
+        query = dict(request.query_params)
+        kind, count = query.pop("kind", ""), query.pop("count", str(limits.RUNS_KEPT))
+        if query or not count.isdecimal() or not 1 <= int(count) <= 2 * limits.RUNS_KEPT:
+            raise UsageError(f"only kind and count (from 1 to {2 * limits.RUNS_KEPT}) can be asked for")
+        return await self._service.verify.runs(request.path_params["connection"], kind, int(count))
+
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
@@ -421,6 +439,11 @@ class Api:
             "/v1/connections/{connection}/story": {"GET": self.story},
             "/v1/connections/{connection}/disconnect": {"POST": self.disconnect},
             "/v1/connections/{connection}/mirror": {"POST": self.mirror},
+            "/v1/connections/{connection}/verify": {
+                "GET": self.verification,
+                "POST": self.act_on_verification,
+            },
+            "/v1/connections/{connection}/runs": {"GET": self.runs},
             "/v1/connections/{connection}/recovery": {"POST": self.act_on_recovery},
             "/v1/connections/{connection}/force": {"POST": self.force},
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},

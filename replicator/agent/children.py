@@ -30,7 +30,7 @@ from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
 from replicator.orphans import OrphanAction, OrphanSettings
-from replicator.paths import Home, Role, memory_directory
+from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
@@ -38,6 +38,7 @@ from replicator.receiver.arguments import ReceiverArguments
 from replicator.repset import overlapping
 from replicator.restores import Existing
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.sender.verify_log import VerifyLogSettings
 from replicator.shares import shares
 from replicator.world import World
 
@@ -302,13 +303,6 @@ class Children:
 
     # --- senders ---
 
-    @property
-    def first_flow(self) -> Role | None:
-        """What is started first when the agent comes up, beside captures, which senders wait for."""
-        if self._state().connections:
-            return "sender"
-        return "receiver" if self.receivers_known() else None
-
     def sender(self, connection: Connection) -> Child | None:
         return self._supervisor.get("sender", connection.uuid)
 
@@ -322,6 +316,7 @@ class Children:
                     remirror=settings.auto_remirror,
                     reconnect=settings.auto_reconnect,
                     checksum_all=self._config.mirror.checksum_all,
+                    verify_log=msgspec.to_builtins(self._verify_log()),
                 )
 
         plan = Plan(
@@ -390,7 +385,19 @@ class Children:
                 remirror=self._config.connection.auto_remirror,
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
+                verify_log=self._verify_log(),
             ),
+            connection_id=connection.id,
+        )
+
+    def _verify_log(self) -> VerifyLogSettings:
+        settings = self._config.verify
+        return VerifyLogSettings(
+            directory=settings.log_directory,
+            name=settings.log_name,
+            size_max=settings.log_size_max,
+            append=settings.log_append,
+            files=settings.log_files,
         )
 
     def _recovery_share(self, connection: Connection) -> float:
@@ -570,6 +577,12 @@ class Children:
             await stop_serving(self._home, "receiver", uuid)
 
     # --- all of them ---
+
+    async def running(self) -> None:
+        """Wait until each of them runs, or does not."""
+        for child in self._supervisor.everyone():
+            with suppress(ReplicatorError):
+                await child.wait_running()
 
     async def stop_flows(self) -> None:
         """Stop senders and receivers; they go on where they were when they are started again."""

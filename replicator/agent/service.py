@@ -23,6 +23,7 @@ from replicator.agent.repsets import Repsets
 from replicator.agent.restores import Restores
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
+from replicator.agent.verify_service import VerifyService
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
 from replicator.status import ConnectionStatus
@@ -56,6 +57,7 @@ class Service:
         self.orphans = OrphanService(core, self.connections)
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)
+        self.verify = VerifyService(core, self.connections)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()
@@ -101,6 +103,11 @@ class Service:
         for uuid in self._core.children.receivers_known():
             await self._core.children.end_outdated_receiver(uuid)
             await self._core.children.start_receiver(uuid, patient=True)
+
+    async def running(self) -> None:
+        """Wait until all that should run does, or is tried again."""
+        await self._core.up.wait()
+        await self._core.children.running()
 
     async def _start_mount(self, mount: Mount) -> None:
         child = await self._core.children.start_capture(mount, patient=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.render_recovery import ends_text
+from replicator.cli.render_verify import verified
 from replicator.cli.units import bytes_text, count_text, seconds_text
 
 _PIPE_COLUMNS = 240  # nobody wraps a pipe: cells are never cut there
@@ -142,6 +143,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
         ),
         ("tracked", Text(_tracked(status))),
         ("recovery", _recovery_text(status)),
+        ("verified", Text(verified(status.get("verify") or {}))),
         ("lag", _lag_text(status)),
         ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),

@@ -63,6 +63,7 @@ async def accept(
             os.getpid(),
             replica.state.power_lost and not received.mirroring,
             replica.orphan_settings.automatic,
+            True,
         )
     )
     return connect, frozenset(hello.features)

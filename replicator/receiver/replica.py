@@ -19,6 +19,7 @@ import trio
 
 from replicator import limits
 from replicator.errors import ReplicatorError
+from replicator.mirror.checks import decode_checks, encode_findings
 from replicator.mirror.mirroring import OVERRULING
 from replicator.mirror.pieces import (
     Batch,
@@ -30,7 +31,17 @@ from replicator.mirror.pieces import (
     decode_batch,
     encode_refused,
 )
-from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
+from replicator.net.frames import (
+    Checked,
+    Checks,
+    Connect,
+    Derived,
+    MirrorBegin,
+    MirrorEnd,
+    PieceBatch,
+    Records,
+    StreamHead,
+)
 from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record, shown
 from replicator.orphans import OrphanReport, OrphanSettings
 from replicator.queue import record as codec
@@ -105,6 +116,7 @@ class Replica:
         self.last_path = b""
         self.refused: deque[RefusedBatch] = deque(refused)
         self.refusals = len(refused)  # ever appended to `refused`
+        self.checked: deque[Checked] = deque(maxlen=limits.CHECKS_IN_FLIGHT * 2)  # to be told, once
         self.settled = ""  # the mirror that has ended, and all it brought is on stable storage
         self.tree: Tree | None = None
         self.tree_changed = trio.Event()  # set, and replaced, when `tree` is another one
@@ -335,6 +347,8 @@ class Replica:
             await self._apply_records(frame, head)
         elif isinstance(head, PieceBatch):
             await self._place(frame, head.number)
+        elif isinstance(head, Checks):
+            await self._compare(frame)
         elif isinstance(head, MirrorBegin):
             await self._begin_mirror(head)
             self._frame_done(frame, batches=0)
@@ -484,6 +498,29 @@ class Replica:
             self._refuse(refused, batch.number)
         self._unsynced.set()
         self._frame_done(frame, batches=batch.number)
+        self._changed()
+
+    async def _compare(self, frame: Spooled) -> None:
+        """Look whether the copy is as the source says at this place."""
+        batch = decode_checks(frame.data)
+        self._in_doubt = self._comes_again  # a killed predecessor was not in the middle of an operation
+        delay_s = limits.APPLY_RETRY_FIRST_S
+        while True:
+            if self._held:
+                await self._hold()
+            tree = self.tree
+            assert tree is not None
+            try:
+                self._look_afresh()
+                found = await self._world.in_thread(partial(tree.compare, batch))
+                break
+            except OSError as error:
+                await self._wait_to_retry(_reason(error), delay_s)
+                delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
+        if self.status is TargetStatus.RETRYING:
+            self._apply_state.happen(ApplyEvent.WORKS)
+        self.checked.append(Checked(batch.number, encode_findings(found), self.state.mirroring))
+        self._frame_done(frame)
         self._changed()
 
     async def keeps_up(self) -> bool:

@@ -11,6 +11,8 @@ from replicator.errors import ReplicatorError
 from replicator.fs import target_lock
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
+from replicator.mirror.checks import CheckBatch, Finding
+from replicator.mirror.compare import Comparer
 from replicator.mirror.links import LinkTable
 from replicator.mirror.orphan_table import OrphanTable
 from replicator.mirror.orphans import Finder, Orphans
@@ -57,6 +59,12 @@ class Tree(Protocol):
 
     def place(self, batch: Batch) -> list[Refused]:
         """Raises OSError if the whole target is ill: call again with the same object."""
+        ...
+
+    def compare(self, batch: CheckBatch) -> list[Finding]:
+        """What of the copy is not as the source has it; nothing is changed. OSError if the whole target is
+        ill.
+        """
         ...
 
     @property
@@ -135,6 +143,7 @@ class ReplicaTree:
         self._links: list[LinkTable] = []
         self._appliers: list[Applier] = []
         self._placers: list[Placer] = []
+        self._comparers: list[Comparer] = []
         self._unsynced = Unsynced()
         table = OrphanTable(os.path.join(directory, ORPHANS_FILE))
         try:
@@ -154,6 +163,7 @@ class ReplicaTree:
                 rules = _rules(connect, journal)
                 finder = Finder(table, index, applier.maps, rules, applier.incoming)
                 self._placers.append(Placer(applier, links, finder, keeps_existing=keeps_existing))
+                self._comparers.append(Comparer(applier, rules))
             self._orphans = Orphans(table, [applier.maps for applier in self._appliers], _log)
         except BaseException:
             table.close()
@@ -204,6 +214,9 @@ class ReplicaTree:
         finally:
             self._changed(batch.journal, None)
 
+    def compare(self, batch: CheckBatch) -> list[Finding]:
+        return self._comparers[batch.journal].compare(batch)
+
     @property
     def orphans(self) -> Orphans:
         return self._orphans
@@ -242,6 +255,8 @@ class ReplicaTree:
             placer.close()
         for links in self._links:
             links.close()
+        for comparer in self._comparers:
+            comparer.close()
         if hasattr(self, "_orphans"):
             self._orphans.close()
         for root in self._roots.values():

@@ -3,6 +3,7 @@
 import msgspec
 
 from replicator.repset import ReplicationSet
+from replicator.sender.verify_log import VerifyLogSettings
 
 
 class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +43,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remirror: str = "log"  # what brings what the target lacks after it was away, see `limits.REMIRROR`
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down
+    verify_log: VerifyLogSettings = VerifyLogSettings()
 
 
 class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +76,7 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: SenderOptions = SenderOptions()
     epoch: int = 0  # of the set: restores raise it, see `Connect.epoch`
     restored: Restored | None = None
+    connection_id: int = 0  # for people
 
     @property
     def target_name(self) -> str:

@@ -82,6 +82,8 @@ class Mirrors:
         self.drift: Callable[[MirrorRun, bool], None] = lambda run, begins: None
         """Hears of each run that begins, and of each that has ended complete: see `DriftRepair.heed`."""
         self._world = world
+        self.ended: Callable[[MirrorRun], None] = lambda run: None
+        """Hears of each run that has ended."""
         self._flows = flows
         self._copy = copy
         self._memory = memory
@@ -375,6 +377,7 @@ class Mirrors:
         state.mirror_paused = state.mirror_by_hand = False
         self._memory.save()
         self._moved(MirrorStatus.IDLE, MirrorEvent.END, COMPLETE if complete else "not complete")
+        self.ended(run)
         self._changes.notify()
 
     # --- the next session ---

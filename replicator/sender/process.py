@@ -4,6 +4,7 @@
 (World, flows) given, so that the simulator runs it as it is; `main` puts it in a process.
 """
 
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from replicator.net.frames import Disconnect
 from replicator.net.session import SessionEnded
 from replicator.orphans import OrphanReport
 from replicator.paths import Home
+from replicator.schedules import Schedule
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.connection_states import ConnectionStates
@@ -35,6 +37,7 @@ from replicator.sender.mirrors import Mirrors
 from replicator.sender.orphan_control import OrphanControl
 from replicator.sender.pace import Pace
 from replicator.sender.resync import Resync
+from replicator.sender.run_reports import RunReports
 from replicator.sender.scanner import Scanner
 from replicator.sender.sender_state import SenderState, SenderStateFile
 from replicator.sender.sender_status import SenderStatus
@@ -46,8 +49,12 @@ from replicator.sender.story import Story
 from replicator.sender.stream_start import StreamStart
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.verifier import Verifier
+from replicator.sender.verify_control import VerifyControl
+from replicator.sender.verify_log import VerifyLog, VerifyLogSettings
+from replicator.sender.verify_run import VerifyOptions
 from replicator.states import MirrorEvent, ReplicationEvent, TransmitEvent
-from replicator.status import ConnectionStatus, Lag, TargetDataState
+from replicator.status import ConnectionStatus, Lag, RunReport, TargetDataState, VerifyProgress
 from replicator.world import World
 
 
@@ -124,6 +131,32 @@ class Sender:
             shipper=shipper_wake,
         )
         self.totals = totals = Totals()
+        heading = f"Connection {arguments.connection_id}, {arguments.repset.name} --> {arguments.target_name}"
+        log = VerifyLog(world, home.log, heading, arguments.repset.name)
+        log.settings = options.verify_log
+        self.verify = verify = VerifyControl(
+            world,
+            home.verify(uuid),
+            log,
+            RunReports(world, home.runs(uuid)),
+            lambda: world.doorbells.ring(self._agent_bell),
+        )
+        mirrors.ended = verify.reports.mirror_ended
+        self._verify_pace = Pace(world.clock, options.recovery_share)
+        self.verifier = verifier = Verifier(
+            world,
+            flows,
+            mirrors,
+            self._verify_pace,
+            totals,
+            changes,
+            [os.fsencode(journal.root) for journal in arguments.journals],
+            shipper=shipper_wake,
+            began=verify.began,
+            differs=verify.differs,
+            ended=verify.ended,
+        )
+        verify.attach(verifier)
         stream = MirrorStream(flows, mirrors, scanner, sent, resync, totals)
         self._shipper = shipper = Shipper(
             flows,
@@ -136,6 +169,7 @@ class Sender:
             lag,
             pace,
             totals,
+            verifier,
             shipper_wake,
             replicating=states.replicating,
         )
@@ -153,6 +187,7 @@ class Sender:
             resync,
             drift,
             orphans,
+            verifier,
             lag,
             changes,
             shipper=shipper_wake,
@@ -172,6 +207,7 @@ class Sender:
             resync,
             reports,
             orphans,
+            verifier,
             lag,
             changes,
         )
@@ -190,6 +226,7 @@ class Sender:
             pace,
             drift,
             orphans,
+            verify,
             lag,
         )
         self.removed = False
@@ -223,6 +260,7 @@ class Sender:
             nursery.start_soon(self._lag.run, lambda: self._sessions.hears_of_changes)
             nursery.start_soon(self._watch_queue)
             nursery.start_soon(self._tracker.run)
+            nursery.start_soon(self.verify.run)
             await self._sessions.run()
             nursery.cancel_scope.cancel()
         if not self.removed and self.dirt.changed:  # DC-09
@@ -256,6 +294,7 @@ class Sender:
         self._memory.remove()
         self.dirt.remove()
         self.story.remove()
+        self.verify.remove()
         self.stop()
         return told
 
@@ -303,6 +342,7 @@ class Sender:
         """How much of its time a recovery or mirror may work; whether a recovery begins by itself."""
         if share is not None and share != self._pace.share:
             self._pace.share = share
+            self._verify_pace.share = share
             if self.mirrors.run is not None:
                 self.mirrors.run.other_pace(self._world.clock.monotonic_ns())
         if automatic is not None:
@@ -314,8 +354,37 @@ class Sender:
         self.mirrors.force()
         self.transmit_start()
 
-    def configure(self, remirror: str, reconnect: bool, checksum_all: bool = False) -> None:
+    # --- verification ---
+
+    def verify_start(self, **options: object) -> str:
+        """VF-01. Returns the id of the run."""
+        return self.verify.start(msgspec.convert(options, VerifyOptions))
+
+    def verify_act(self, action: str) -> None:
+        self.verify.act(action)
+
+    def verify_schedule(self, schedule: object, options: object) -> None:
+        """VF-04. `schedule` None: no more."""
+        wanted = msgspec.convert(schedule, Schedule) if schedule is not None else None
+        self.verify.schedule(wanted, msgspec.convert(options, VerifyOptions))
+
+    def verify_background(self, bytes_per_s: int, options: object) -> None:
+        self.verify.background(bytes_per_s, msgspec.convert(options, VerifyOptions))
+
+    def verify_progress(self) -> VerifyProgress:
+        """The last report, with names."""
+        return self.verify.progress(names=True)
+
+    def runs(self, kinds: list[str], count: int | None = None) -> list[RunReport]:
+        """How runs ended, oldest first."""
+        return self.verify.reports.newest(kinds, count)
+
+    def configure(
+        self, remirror: str, reconnect: bool, checksum_all: bool = False, verify_log: object = None
+    ) -> None:
         """The agent's configuration may be another than when this process began."""
+        if verify_log is not None:
+            self.verify.log.settings = msgspec.convert(verify_log, VerifyLogSettings)
         self.mirrors.remirror = remirror
         self.mirrors.checksum_all = checksum_all
         self._sessions.reconnect = reconnect
@@ -378,7 +447,9 @@ class Sender:
 
     def recovering(self) -> bool:
         """Whether a recovery or mirror wants to work now."""
-        run = self.mirrors.run
+        run, verification = self.mirrors.run, self.verifier.run_under_way
+        if verification is not None and not self.verifier.waits_for and not verification.background:
+            return True
         return self._connected and run is not None and not run.paused and not run.stopped
 
     async def wait(self, sequences: dict[str, int], timeout_s: float | None) -> bool:
@@ -432,7 +503,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
         "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
-        "recovering force_source orphans_start orphans"
+        "recovering force_source orphans_start orphans "
+        "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)
@@ -475,7 +547,7 @@ async def _run(
         nursery.cancel_scope.cancel()
 
 
-def main(arguments_file: str) -> None:
+def run(arguments_file: str) -> None:
     """`python -m replicator.sender.process --arguments FILE`."""
     with open(arguments_file, "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=SenderArguments)
@@ -486,4 +558,4 @@ def main(arguments_file: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
         raise SystemExit("usage: python -m replicator.sender.process --arguments FILE")
-    main(sys.argv[2])
+    run(sys.argv[2])

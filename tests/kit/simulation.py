@@ -225,7 +225,8 @@ class Simulation:
         tree = SourceTree(os.open(self.source_root, os.O_RDONLY | os.O_DIRECTORY), make_filter)
         cursor = Cursor.open(world, self.settings, self.journal_id, self.connection, create=True)
         lookahead = Cursor.open(world, self.settings, self.journal_id, None)
-        flow = Flow(0, self.journal_id, cursor, lookahead, make_filter(), tree)
+        checking = Cursor.open(world, self.settings, self.journal_id, None)
+        flow = Flow(0, self.journal_id, cursor, lookahead, make_filter(), tree, checking)
         sender = self.sender = Sender(world, arguments, [flow])
         scope = self._sender_scope = trio.CancelScope()
 
@@ -236,6 +237,7 @@ class Simulation:
             if not sender.removed:
                 cursor.close()
             lookahead.close()
+            checking.close()
 
         self._nursery.start_soon(run)
         return sender

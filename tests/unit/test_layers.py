@@ -26,6 +26,7 @@ DOMAIN = frozenset(
         "shares",
         "orphans",
         "restores",
+        "schedules",
         "states",
     ]
 )
