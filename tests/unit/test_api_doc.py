@@ -89,7 +89,7 @@ def routes() -> set[tuple[str, str]]:
 
 def path_of(text: str) -> str:
     path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
-    path = path.replace("/v1/restores/{connection}", "/v1/restores/{restore}")
+    path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
     return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
 
