@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
+from kit.trees import snapshot
 
 from replicator.sender.arguments import Restored, SenderOptions
 from replicator.status import ConnectionState, TargetDataState
@@ -117,3 +118,26 @@ async def test_a_source_of_an_older_epoch_is_refused(autojump_clock: trio.testin
         await trio.sleep(60)
         assert simulation.status.state is ConnectionState.ERROR
         assert "restore required" in simulation.status.state_reason
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["", "killed"])
+async def test_the_copy_stands_still_and_goes_on(kill: bool, autojump_clock: trio.testing.MockClock) -> None:
+    """A source that replicates on: what arrives waits, also for the next process."""
+    async with simulate(3) as simulation:
+        changes = RandomChanges(simulation.source, random.Random(3))
+        changes.steps(40)
+        await simulation.drained()
+        assert simulation.receiver is not None
+        await simulation.receiver.restore_begins(RESTORE)
+        before = snapshot(simulation.target_root)
+        changes.steps(40)
+        await trio.sleep(5)
+        if kill:
+            await simulation.kill_receiver()
+            simulation.start_receiver()
+            await trio.sleep(5)
+        assert snapshot(simulation.target_root) == before
+        assert simulation.receiver is not None
+        await simulation.receiver.restore_ends(RESTORE)
+        await simulation.drained()
+        simulation.assert_equal()
