@@ -48,7 +48,7 @@ class Restores:
         self._ending = Ending(core, mounts, repsets)
         self._told: dict[str, Any] = {}  # by uuid: what the sender said last
         self._scopes: dict[str, trio.CancelScope] = {}
-        self._begun = trio.Event()
+        self._runs = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -56,6 +56,7 @@ class Restores:
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._runs.set()
             for restore in self._core.state.restores:
                 if restore.is_at_work:
                     nursery.start_soon(self._carry_out, restore.uuid)
@@ -93,6 +94,7 @@ class Restores:
     async def start(self, request: RestoreRequest) -> RestoreView | Plan:
         """Begin, or only say what would happen. Raises ReplicatorError with what would be lost."""
         check_request(request)
+        await self._runs.wait()
         connection, address, copy = await self._copy_of(request)
         job = job_of(request, copy)
         places = [await trio.to_thread.run_sync(os.path.realpath, place) for place in job.places]
