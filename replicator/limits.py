@@ -289,3 +289,16 @@ CONTROL_LINE_BYTES = 4 * MIB  # one request or answer
 CONTROL_DESCRIPTORS = 8  # file descriptors beside one of them
 CONTROL_BACKLOG = 16
 CONTROL_ANSWER_S = 1.0  # for a last answer to leave when the server ends
+
+# --- restores ---
+
+RESTORE_CALL_S = 90.0  # for another agent to answer about a restore: a copy may have to be synced first
+RESTORE_LINE_BYTES = 16 * MIB  # of what agents say to one another about restores
+RESTORE_ITEMS = 500  # objects that are listed at once
+RESTORE_LOOK_S = 0.5  # between two looks at one that runs
+RESTORE_RETRY_S = 5.0  # until an agent that does not answer is asked again
+RESTORE_DRAIN_S = 60.0  # for a copy to apply what it has received, before it stands still
+RESTORE_STEPS_KEPT = 100_000  # steps of a dry run that are told by name
+RESTORE_LACKING = 10_000  # paths that differ after a restore; more of them are compared as a whole
+DIRECTORIES_MADE = 100_000  # that are remembered, to be given their times, where only what is missing is made
+RESTORES_KEPT = 20  # that have ended, to be looked at

@@ -29,6 +29,7 @@ from replicator.agent.verify_service import VerifyRequest
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
+from replicator.restores import RestoreRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -154,6 +155,10 @@ class ProtectBody(Body, frozen=True, kw_only=True):
 
 class TargetsBody(ActionBody, frozen=True, kw_only=True):
     uuid: str | None = None
+
+
+class CopiesBody(Body, frozen=True, kw_only=True):
+    source: str = ""
 
 
 class Empty(Body, frozen=True, kw_only=True):
@@ -286,6 +291,24 @@ class Api:
             dry_run=body.dry_run,
             over_limit=body.over_limit,
         )
+
+    # --- restores ---
+
+    async def copies(self, request: Request) -> object:
+        return await self._service.restores.copies((await _body(request, CopiesBody)).source)
+
+    async def restores(self, request: Request) -> object:
+        return self._service.restores.all()
+
+    async def start_restore(self, request: Request) -> object:
+        return await self._service.restores.start(await _body(request, RestoreRequest))
+
+    async def restore(self, request: Request) -> object:
+        return self._service.restores.get(request.path_params["restore"])
+
+    async def act_on_restore(self, request: Request) -> object:
+        action = _action(await _body(request, ActionBody), "pause", "resume", "stop")
+        return await self._service.restores.act(request.path_params["restore"], action)
 
     # --- verification ---
 
@@ -428,6 +451,9 @@ class Api:
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
+            "/v1/restores": {"GET": self.restores, "POST": self.start_restore},
+            "/v1/restores/copies": {"POST": self.copies},
+            "/v1/restores/{restore}": {"GET": self.restore, "POST": self.act_on_restore},
             "/v1/recovery": {"GET": self.recovery, "POST": self.set_speed},
             "/v1/repsets/{name}/priority": {"POST": self.set_priority},
             "/v1/why": {"GET": self.why},

@@ -18,6 +18,7 @@ from replicator.cli import (
     queue,
     recovery,
     repset,
+    restore,
     status,
     story,
     verify,
@@ -64,6 +65,7 @@ def _options(
 for _module in (connect, status, connection, lag, queue, story, why, verify):
     _module.register(app)
 app.add_typer(orphans.app, name="orphans")
+app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
 app.add_typer(verify.app, name="verify")
 app.add_typer(mount.app, name="mount")

@@ -85,6 +85,7 @@ class JournalInfo(Frame, frozen=True):
 
     journal_id: str
     root: bytes  # absolute path on the source, for messages and link remapping
+    rules_root: bytes = b""  # as the rules of the set name it; b"": as `root`. Another one in a restore
 
 
 class Connect(Frame, frozen=True):
@@ -98,6 +99,7 @@ class Connect(Frame, frozen=True):
     maps: tuple[PathMap, ...]
     remap_links: bool = False
     lock: str = "none"  # status.TargetLock: what others may do with the copy while the connection lasts
+    epoch: Count = 0  # of the set: each restore raises it, and a target accepts no older one
 
 
 class Mark(Frame, frozen=True):

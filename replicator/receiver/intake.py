@@ -13,7 +13,7 @@ import trio
 from replicator import limits
 from replicator.errors import JournalError, RemoteProtocolError
 from replicator.mirror.checks import decode_checks
-from replicator.mirror.mirroring import FORCED
+from replicator.mirror.mirroring import OVERRULING
 from replicator.mirror.pieces import decode_batch
 from replicator.net.engine import Buffer, Event
 from replicator.net.frames import (
@@ -148,7 +148,7 @@ class Intake:
                 await self._checks(frame, data)
         elif isinstance(event, MirrorBegin):
             await self.append(event)
-            if event.kind == FORCED:
+            if event.kind in OVERRULING:
                 self._replica.choose_source()
         elif isinstance(event, MirrorEnd):
             if not self.received.mirroring or event.mirror_id != self.received.mirror_id:

@@ -20,7 +20,7 @@ import trio
 from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.mirror.checks import decode_checks, encode_findings
-from replicator.mirror.mirroring import FORCED
+from replicator.mirror.mirroring import OVERRULING
 from replicator.mirror.pieces import (
     Batch,
     Digests,
@@ -172,7 +172,8 @@ class Replica:
         """PT-01: the operation in progress is finished, then nothing is applied until `resume`."""
         if not self._paused:
             self._paused = self._held = True
-            self._apply_state.happen(ApplyEvent.PAUSE)
+            if not self.state.restoring:
+                self._apply_state.happen(ApplyEvent.PAUSE)
             self._wake.set()
 
     def resume(self) -> None:
@@ -180,9 +181,46 @@ class Replica:
             raise ReplicatorError("the copy is in use: its source has to choose (dtctl recovery force)")
         if self._paused:
             self._paused = False
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._stands_still:
             self._held = self._stopping
             self._apply_state.happen(ApplyEvent.RESUME)
             self._wake.set()
+
+    @property
+    def _stands_still(self) -> bool:
+        """Nothing is applied: a person wants that, or a restore reads the copy."""
+        return self._paused or bool(self.state.restoring)
+
+    async def hold_for(self, restore: str) -> None:
+        """Stand still, durably, until `restored` or `release`: also in the next process. OSError."""
+        if self.state.restoring not in ("", restore):
+            raise ReplicatorError(f"the copy is being restored already ({self.state.restoring})")
+        if not self.state.restoring:
+            self._held = True
+            if not self._paused:
+                self._apply_state.happen(ApplyEvent.PAUSE)
+            self.state = msgspec.structs.replace(self.state, restoring=restore)
+            self._wake.set()
+        await self._save(restoring=restore)
+        while self.status is not TargetStatus.PAUSED and not self._stopping:  # noqa: ASYNC110  # rarely
+            await trio.sleep(limits.CHILD_POLL_S)
+        await self.make_durable()  # the source will be what is there now
+
+    async def release(self, restore: str) -> None:
+        """The restore has ended, and the source is none that was restored: go on."""
+        if self.state.restoring == restore:
+            await self._save(restoring="")
+            self._go_on()
+
+    async def restored(self, epoch: int) -> None:
+        """A source was restored from the copy as it is: no older one may change it any more. What was
+        received and not applied counts for nothing: see `Receiver.restored`.
+        """
+        if epoch > self.state.epoch:
+            await self._save(epoch=epoch, fork=dict(self.applied.marks))
 
     async def take_into_use(self) -> None:
         """From now on the copy is changed here: nothing is applied until the source was chosen to survive."""
@@ -216,12 +254,15 @@ class Replica:
         )
         if self.state.data_state is TargetDataState.RESTORE_REQUIRED and not self._source_chosen:
             self.pause()
+        if self.state.restoring:
+            self._held = True
+            self._apply_state.happen(ApplyEvent.PAUSE)
         try:
             if self.state.connect is not None:
                 await self._configure(self.state.connect)
             while not self._stopping:
                 self._heed_orphan_actions()
-                frame = self._spool.read() if not self._paused else None
+                frame = self._spool.read() if not self._stands_still else None
                 if frame is not None:
                     self._look_afresh()
                     await self._apply_frame(frame)
@@ -231,7 +272,7 @@ class Replica:
                     if self._since_breath >= _BREATH_OPERATIONS:
                         await self._breathe()
                     continue
-                if self._paused:
+                if self._stands_still:
                     self._apply_state.happen(ApplyEvent.HELD)
                 else:
                     self._in_doubt = self._comes_again
@@ -573,7 +614,7 @@ class Replica:
         self._given_up.clear()
         self.tree.forget_links()
         self.tree.orphans.begin(begin.orphans, begin.mirror_id, self._world.clock.wall_ns())
-        forced = begin.kind == FORCED
+        forced = begin.kind in OVERRULING
         self._data_event(DataEvent.FORCED if forced else DataEvent.MIRROR_BEGINS)
         # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
         await self._save(mirroring=True, mirror_id=begin.mirror_id, power_lost=False)
@@ -670,7 +711,7 @@ class Replica:
             await self._hold()
 
     async def _hold(self) -> None:
-        while self._paused and not self._stopping:
+        while self._stands_still and not self._stopping:
             self._apply_state.happen(ApplyEvent.HELD)
             self._wake = trio.Event()
             await self._wake.wait()

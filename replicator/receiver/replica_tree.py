@@ -125,7 +125,7 @@ def _rules(connect: Connect, journal: JournalInfo) -> Filter | None:
         repset = msgspec.json.decode(connect.set_definition, type=ReplicationSet)
     except msgspec.DecodeError:
         return None
-    return compile_filter(repset, journal.root)
+    return compile_filter(repset, journal.rules_root or journal.root)
 
 
 def _log(line: str) -> None:
@@ -135,9 +135,9 @@ def _log(line: str) -> None:
 class ReplicaTree:
     """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
 
-    def __init__(self, connect: Connect, directory: str) -> None:
-        """`directory`: where tables of hard links are kept. OSError if a mapped directory cannot be
-        opened, LockError if it cannot be locked as the connection wants it.
+    def __init__(self, connect: Connect, directory: str, *, keeps_existing: bool = False) -> None:
+        """`directory`: where tables of hard links are kept. `keeps_existing`: see `Placer`. OSError if a
+        mapped directory cannot be opened, LockError if it cannot be locked as the connection wants it.
         """
         self._roots: dict[bytes, Root] = {}
         self._links: list[LinkTable] = []
@@ -162,7 +162,7 @@ class ReplicaTree:
                 self._appliers.append(applier)
                 rules = _rules(connect, journal)
                 finder = Finder(table, index, applier.maps, rules, applier.incoming)
-                self._placers.append(Placer(applier, links, finder))
+                self._placers.append(Placer(applier, links, finder, keeps_existing=keeps_existing))
                 self._comparers.append(Comparer(applier, rules))
             self._orphans = Orphans(table, [applier.maps for applier in self._appliers], _log)
         except BaseException:

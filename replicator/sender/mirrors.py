@@ -325,6 +325,7 @@ class Mirrors:
             # What begins by itself compares blocks where that is what brings what a target lacks.
             checksum=checksum or (kind not in KINDS and self.remirror == CHECKSUM),
             checksum_all=checksum and self.checksum_all,
+            restored=bool(self._memory.state.restored),
             moved=self._step,
         )
         self.run = self.last = run
@@ -449,7 +450,25 @@ class Mirrors:
         if not dirt.active or dirt.outstanding:
             return False
         dirt.clear()
+        self._restore_known()
         return True
+
+    def restored(self, restore: str, *, complete: bool) -> None:
+        """The source was restored from the copy, or only in part. Whatever had been left to bring before is
+        void.
+        """
+        state = self._memory.state
+        state.restored, state.restored_last = restore if complete else "", restore
+        state.mirror_wanted = state.mirror_started_wall_ns = None
+        state.mirror_paused = state.mirror_by_hand = state.pending = False
+        state.settled = state.exact = True  # the copy was durable before it was read
+        self._memory.save()
+
+    def _restore_known(self) -> None:
+        """The copy has heard of it, for good."""
+        if self._memory.state.restored:
+            self._memory.state.restored = ""
+            self._memory.save()
 
     def _begin_again(self, kind: str) -> None:
         state = self._memory.state
@@ -554,8 +573,8 @@ class Mirrors:
 
     @property
     def forced(self) -> bool:
-        """Whether the source was chosen, and the target does not have all of it yet."""
-        return self._memory.state.mirror_wanted == FORCED
+        """Whether the source was chosen, or restored from the copy, and the target does not know yet."""
+        return self._memory.state.mirror_wanted == FORCED or bool(self._memory.state.restored)
 
     def stop(self, *, connected: bool) -> None:
         """MR-07: the position is lost; the data state becomes Mirror Required."""

@@ -6,7 +6,8 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -23,6 +24,7 @@ from replicator.schedules import Schedule
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.connection_states import ConnectionStates
+from replicator.sender.copies import Adoption, open_copies, stream_of
 from replicator.sender.decider import Decider
 from replicator.sender.dirt import Dirt
 from replicator.sender.drift_repair import DriftRepair
@@ -114,6 +116,7 @@ class Sender:
             lambda: self._sessions.hears_of_changes,
             lambda reason: self._sessions.leave(reason),
         )
+        self._take_up_restored()
         start = StreamStart(flows, [j.root for j in arguments.journals], memory, dirt, tracker)
         self.resync = resync = Resync(
             flows, start, copy, memory, dirt, tracker, mirrors, states, lag, shipper_wake
@@ -228,6 +231,26 @@ class Sender:
         )
         self.removed = False
 
+    def _take_up_restored(self) -> None:
+        """The source was restored from the copy since the last process: once, durably, before anything is
+        journaled that a person or program changes.
+        """
+        restored = self._arguments.restored
+        if restored is None or restored.restore == self._memory.state.restored_last:
+            return
+        for flow in self._flows:
+            head = restored.heads.get(flow.journal_id)
+            if head is None:
+                flow.seek_head()
+            else:
+                flow.stand_at(*head, passed_wall_ns=0)
+        self.dirt.begin_restored(restored.lacking)
+        self.mirrors.restored(restored.restore, complete=restored.resume)
+        self._states.transmission(TransmitEvent.START)
+        if not restored.resume:
+            reason = "a restore was given up half-way: if what is here shall survive, `dtctl transmit start`"
+            self._states.transmission(TransmitEvent.FAIL, reason)
+
     # --- life ---
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -281,6 +304,11 @@ class Sender:
         The connection stays and goes on with the next process.
         """
         self._sessions.stop()
+
+    def begin_session(self) -> None:
+        """Another stream is there: whatever session there is now has lost its own."""
+        if self._connected:
+            self._sessions.interrupt()
 
     # --- commands ---
 
@@ -486,11 +514,35 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
 async def serve(world: World, arguments: SenderArguments) -> None:
     """The whole process: flows, control socket, sender."""
+    if arguments.is_restore:
+        await _serve_restore(world, arguments)
+        return
     flows = await open_flows(world, arguments)
     sender = Sender(world, arguments, flows)
+    await _run(sender, arguments, handlers(sender))
+
+
+async def _serve_restore(world: World, arguments: SenderArguments) -> None:
+    adoption = Adoption()
+    world = replace(world, connect=adoption.dial)
+    flows, writers = open_copies(world, arguments)
+    sender = Sender(world, arguments, flows)
+
+    async def adopt(descriptors: Sequence[int] = ()) -> None:
+        adoption.give(stream_of(descriptors))
+        sender.begin_session()
+
+    await _run(sender, arguments, handlers(sender) | {"adopt": adopt})
+    for writer in writers:
+        writer.close(persist=False)
+
+
+async def _run(
+    sender: Sender, arguments: SenderArguments, calls: dict[str, Callable[..., Awaitable[object]]]
+) -> None:
     socket_path = Home(arguments.home).socket("sender", arguments.connection_uuid)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(control.serve, socket_path, handlers(sender)))
+        await nursery.start(partial(control.serve, socket_path, calls))
         await sender.run()
         nursery.cancel_scope.cancel()
 

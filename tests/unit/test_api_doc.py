@@ -17,6 +17,7 @@ from replicator.agent.repsets import RepsetView
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
 from replicator.agent.verify_service import VerifyRequest
+from replicator.restores import RestoreRequest
 from replicator.status import (
     Lag,
     LagSample,
@@ -61,6 +62,9 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
+    ("POST", "/v1/restores"): RestoreRequest,
+    ("POST", "/v1/restores/copies"): api.CopiesBody,
+    ("POST", "/v1/restores/{restore}"): api.ActionBody,
 }
 ANSWERS = {
     "Agent": AgentView,
@@ -85,6 +89,7 @@ def routes() -> set[tuple[str, str]]:
 
 def path_of(text: str) -> str:
     path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
+    path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
     return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
 
@@ -126,7 +131,7 @@ def test_every_request_body_is_known_here() -> None:
         for value in vars(api).values()
         if isinstance(value, type) and issubclass(value, api.Body) and value not in (api.Body, api.Empty)
     }
-    assert bodies | {ConnectRequest, VerifyRequest} == set(BODIES.values())
+    assert bodies | {ConnectRequest, VerifyRequest, RestoreRequest} == set(BODIES.values())
     assert set(BODIES) <= routes()
 
 

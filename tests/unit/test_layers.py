@@ -25,6 +25,7 @@ DOMAIN = frozenset(
         "mount_options",
         "shares",
         "orphans",
+        "restores",
         "schedules",
         "states",
     ]
