@@ -220,6 +220,7 @@ DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 
 # --- mirror ---
 PART_BYTES = 1 * MIB  # content of one piece
+CLAIMS_PER_FILE = 8  # files that are claimed together in the time in which one is read
 STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
@@ -244,6 +245,12 @@ PATCH_EXTENTS = 4096  # extents and holes of one patch
 COMPARE_BLOCK_BYTES = 64 * KIB  # of a file that is compared: one digest; a multiple of 4 KiB
 COMPARE_READ_BYTES = 256 * KIB  # read at a time for digests: what fits into a processor's cache
 COMPARE_WEIGHT = 4  # so many bytes are compared in the time in which one is sent and written
+MOVED_MIN_BYTES = 4 * MIB  # of a larger file that is compared, moved content is looked for
+MOVED_PROBE_BYTES = 1 * MIB  # of it that is compared first; if most of that differs, something was moved
+MOVED_WINDOW_BYTES = 16 * MIB  # of an old copy, in which blocks are looked for at other places
+MOVED_GIVE_UP_BYTES = 128 * MIB  # of which nothing was found there, in a row: the rest is sent as it is
+MOVED_BLOCK_BYTES = 256 * KIB  # blocks of files larger than `MOVED_LARGE_BYTES`
+MOVED_LARGE_BYTES = 2048 * MIB
 COMPARE_MIN_BYTES = 16 * KIB  # smaller files that differ are sent whole
 CHECKSUM_ALL = False  # MR-05
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes

@@ -10,7 +10,7 @@ and file that a recovery was asked for, and at most `limits.TOUCHED_FILES` ident
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
 from replicator import limits
@@ -254,19 +254,38 @@ class Order:
             self._patches.differ(request, blocks)
         return request
 
-    def digests_answered(self, request: PatchRequest) -> None:
-        """The target has compared some digests."""
-        self._patches.answered(request)
+    def digests_answered(self, request: PatchRequest, size: int) -> None:
+        """The target has compared digests of so many bytes."""
+        self._patches.answered(request, size)
 
     def digests_lost(self, request: PatchRequest, digests: Range) -> None:
         """The target has not received the digests of this range."""
         if not request.void:
             self._patches.unsent(request, digests)
 
-    def park_patch(self, request: PatchRequest) -> None:
-        """There is nothing to read of it until the target has answered."""
+    def park_patch(
+        self, request: PatchRequest, ranges: Iterable[Range] = (), compare: Iterable[Range] = ()
+    ) -> None:
+        """There is nothing to read of it until the target has answered; these ranges are left then."""
         if not request.void:
+            request.give_back(ranges, compare)
             self._patches.park(request)
+
+    def may_claim_many(self) -> bool:
+        """Whether nothing is known that makes the size and mtime of whole directories worth less."""
+        return not (self._distrust_all or self._replaced or self._files_of)
+
+    def unsure_among(self, inodes: Sequence[int]) -> list[int]:
+        """Indices of files for which a comparison by size and mtime could be fooled. From any thread."""
+        if not (self._touched or self._patches.any_unsure):
+            return []
+        touched, unsure = self._touched, self._patches.is_unsure
+        found = []
+        for index, inode in enumerate(inodes):
+            identity = Identity(inode, 0)
+            if identity in touched or unsure(identity):
+                found.append(index)
+        return found
 
     def may_compare(self, identity: Identity) -> bool:
         """Whether the target may have a file to compare the blocks of this one with."""
@@ -505,6 +524,16 @@ class Order:
             self._linked.add(identity)
         if complete and len(self._brought) < limits.BROUGHT_FILES:
             self._brought.add(identity.inode)
+
+    def many_claimed(self, directory: bytes, last: bytes) -> None:
+        """A claim about files of `directory` entered the stream, the `last` of a part of its list of names.
+        Those of that part that it does not speak of are required one by one.
+        """
+        names = self._remaining.get(directory)
+        if names is not None:
+            names.advance_past(last)
+            if not names:
+                del self._remaining[directory]
 
     def transfer_sent(self, path: bytes, identity: Identity) -> None:
         """The end of a large file entered the stream.

@@ -26,14 +26,18 @@ from replicator.fs.attributes import (
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
+from replicator.fs.many_states import sizes_of
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
+from replicator.mirror import alike
 from replicator.mirror.comparison import Claim
 from replicator.mirror.digests import digest_of_file
 from replicator.mirror.links import LinkTable
+from replicator.mirror.moved import OldCopy
 from replicator.mirror.orphans import Finder
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
 from replicator.mirror.pieces import (
     Abandon,
+    Alike,
     AnyEntry,
     Batch,
     Digests,
@@ -87,7 +91,10 @@ class Placer:
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._inheriting: dict[bytes, bool] = {}
         self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
-        patcher = Patcher(applier.maps, links, self._transfers, self._know, self._dress_named, finder)
+        self.mirror_since_ns: int | None = None  # whose ctime is later was brought by this full mirror
+        self._patcher = patcher = Patcher(
+            applier.maps, links, self._transfers, self._know, self._dress_named, finder
+        )
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             Listing: self._place_listing,
             Object: self._place_object,
@@ -96,12 +103,13 @@ class Placer:
             Finish: self._place_finish,
             Abandon: self._place_abandon,
             Same: self._place_same,
+            Alike: self._place_alike,
             LinkTo: self._place_link,
             Times: self._place_times,
             Names: patcher.place_names,
             Patch: patcher.place_patch,
-            Patched: patcher.place_patched,
-            Digests: patcher.place_digests,
+            Patched: self._place_patched,
+            Digests: self._place_digests,
         }
 
     def place(self, batch: Batch) -> list[Refused]:
@@ -137,8 +145,8 @@ class Placer:
                     refused.append(_refusal(batch, entry, reason, claim=unread))
         return refused
 
-    def close(self) -> None:
-        """Give up all open transfers."""
+    def give_up_transfers(self) -> None:
+        """Nothing more comes for those that are open."""
         for number in self._transfers.numbers():
             self._give_up(number)
 
@@ -208,6 +216,8 @@ class Placer:
     # --- files ---
 
     def _place_file(self, entry: File) -> None:
+        if self._transfers and (earlier := self._transfers.number_of(entry.identity)) is not None:
+            self._give_up(earlier)
         root, path = self._maps.place_name(entry.path)
         directory, name = self._parent(root, path)
         try:
@@ -253,6 +263,9 @@ class Placer:
         if transfer is None:
             self._refuse_unknown(entry.transfer)
             return
+        self._finish(entry, entry.transfer, transfer)
+
+    def _finish(self, entry: Finish | Patched, number: int, transfer: OpenTransfer) -> None:
         root, path = self._maps.place_name(entry.path)
         directory, name = self._parent(root, path)
         descriptor = transfer.descriptor
@@ -264,10 +277,10 @@ class Placer:
             try:
                 self._take_name(root, path, directory, transfer.name)
             except FileNotFoundError:
-                self._give_up(entry.transfer)
+                self._give_up(number)
                 raise NotAsClaimed("the unfinished copy was removed") from None
-        self._transfers.pop(entry.transfer)
-        os.close(descriptor)
+        self._transfers.pop(number)
+        transfer.close()
         self._know(entry.path, transfer.identity, entry.links)
 
     def _place_abandon(self, entry: Abandon) -> None:
@@ -286,7 +299,7 @@ class Placer:
         transfer = self._transfers.pop(number)
         if transfer is None:
             return
-        os.close(transfer.descriptor)
+        transfer.close()
         if transfer.name is not None:
             root, path = self._maps.place_name(transfer.path)
             try:
@@ -294,6 +307,48 @@ class Placer:
             except OSError:
                 return  # its directory is gone, and so is it
             unlink_quietly(directory, transfer.name)
+
+    # --- files of which much has moved ---
+
+    def _place_digests(self, entry: Digests) -> None:
+        if not entry.anchors:
+            self._patcher.place_digests(entry)
+            return
+        transfer = self._transfers.numbered(entry.number)
+        if entry.begins:
+            self._give_up(entry.number)
+            transfer = self._begin_rebuild(entry)
+        if transfer is None:
+            raise NotAsClaimed("this target does not know the file that is built")
+        self._patcher.take_from_old(entry, transfer)
+
+    def _begin_rebuild(self, entry: Digests) -> OpenTransfer:
+        """Beside the old copy, which stays as it is until the other one is complete."""
+        old = OldCopy(self._patcher.open_old(entry))
+        try:
+            root, path = self._maps.place_name(entry.path)
+            directory, _ = root.parent(path)
+            descriptor, name = unfinished.begin(directory, self._incoming + b"-%d" % entry.number)
+        except BaseException:
+            old.close()
+            raise
+        transfer = OpenTransfer(descriptor, entry.identity, entry.path, name, old)
+        self._transfers.add(entry.number, transfer)
+        return transfer
+
+    def _place_patched(self, entry: Patched) -> None:
+        if not entry.rebuild:
+            self._patcher.place_patched(entry)
+            return
+        transfer = self._transfers.numbered(entry.rebuild)
+        if transfer is None:
+            raise NotAsClaimed("this target does not know the file that is built")
+        root, path = self._maps.place_name(entry.path)
+        directory, _ = self._parent(root, path)
+        mtime_ns = os.fstat(directory).st_mtime_ns  # which nothing would bring again
+        self._finish(entry, entry.rebuild, transfer)
+        directory, _ = root.parent(path)
+        set_times(directory, None, mtime_ns)
 
     def _place_same(self, entry: Same) -> None:
         root, path = self._maps.place_name(entry.path)
@@ -316,6 +371,28 @@ class Placer:
             directory, name = root.parent(path)
             self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
 
+    def _place_alike(self, entry: Alike) -> None:
+        if not alike.is_well_formed(entry):
+            raise ReplicatorError("malformed piece: its states do not describe its names")
+        root, path = self._maps.place(entry.path)
+        try:
+            directory = root.directory(path)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+            raise NotAsClaimed("there is no such directory", entry.names) from None
+        for name in self._links.names_in(entry.path).intersection(entry.names):
+            self._links.forget(_join(entry.path, name))  # it has one name now, so no other is a link to it
+        if self._finder is not None:
+            for name in entry.names:
+                self._finder.is_the_sources(_join(entry.path, name))
+        others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
+        if others:
+            sizes = sizes_of(entry.states)
+            size = sum(sizes[index] for index in others)
+            names = tuple(entry.names[index] for index in others)
+            raise NotAsClaimed("some are not as claimed", names, size=size)
+
     def _is_wrong(self, entry: Same, directory: int, name: bytes, state: os.stat_result) -> str:
         """Why the file here is not as claimed; "": it is. ReplicatorError: it is left as it is."""
         if entry.claim is Claim.NOTHING:
@@ -332,6 +409,9 @@ class Placer:
         if self.suspect_since_ns is not None and state.st_ctime_ns >= self.suspect_since_ns:
             # A file system may keep size and times of a power cut and not the content.
             return "it was written shortly before power was lost"
+        since_ns = self.mirror_since_ns
+        if entry.claim is Claim.BROUGHT and (since_ns is None or state.st_ctime_ns <= since_ns):
+            return "this mirror has not brought it"
         return ""
 
     def _is_other_content(self, entry: Same, directory: int, name: bytes, state: os.stat_result) -> str:
@@ -602,6 +682,7 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed 
     identity = getattr(entry, "identity", NO_IDENTITY)
     if claim is None:
         return Refused(batch.journal, entry.path, identity, reason, False)
+    size = entry.size if isinstance(entry, Same) and entry.claim is not Claim.NOTHING else claim.size
     return Refused(
         batch.journal,
         entry.path,
@@ -611,7 +692,7 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed 
         links=claim.links,
         number=entry.number if isinstance(entry, Digests) else 0,
         blocks=claim.blocks,
-        size=entry.size if isinstance(entry, Same) and entry.claim is not Claim.NOTHING else 0,
+        size=size,
     )
 
 

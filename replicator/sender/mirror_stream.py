@@ -8,6 +8,7 @@ from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.order import Order, name_change_touches
 from replicator.mirror.pieces import (
     Abandon,
+    Alike,
     Batch,
     Digests,
     Finish,
@@ -21,7 +22,7 @@ from replicator.mirror.pieces import (
     Times,
     encode_batch,
 )
-from replicator.mirror.scan import Found
+from replicator.mirror.scan import Found, join
 from replicator.net.frames import MirrorBegin, MirrorEnd, PieceBatch
 from replicator.ops import Identity, Record, shown
 from replicator.sender.flow import Flow, OpenTransfer, QueuedPiece
@@ -61,7 +62,7 @@ class MirrorStream:
             return
         self._sent.announced = run.run_id
         self._sent.clear()
-        out.append(Shipment(MirrorBegin(run.run_id, run.kind, run.orphan_mode), None))
+        out.append(Shipment(MirrorBegin(run.run_id, run.kind, run.orphan_mode, run.continued), None))
 
     def finish(self, run: MirrorRun, out: list[Shipment]) -> None:
         """Nothing can be shipped now: is the mirror complete?"""
@@ -104,6 +105,8 @@ class MirrorStream:
             if isinstance(entry, Same | LinkTo) and not self._still_holds(order, entry, found.identity):
                 flow.read_again(found.path, found.identity)
                 continue
+            if isinstance(entry, Alike) and not self._still_alike(flow, entry, found):
+                continue
             self._enter(flow, piece, found, piece.transfer)
             if entry is not None:
                 entries.append(found)
@@ -118,8 +121,18 @@ class MirrorStream:
         if entry.claim in (Claim.CONTENT, Claim.NOTHING):  # whatever was changed since, they speak of content
             return order.may_compare(identity)
         run = self._mirrors.run
-        claims = run is not None and run.comparison.believes_attributes
+        claims = run is not None and (run.comparison.believes_attributes or run.continued)
         return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
+
+    def _still_alike(self, flow: Flow, entry: Alike, found: Found) -> bool:
+        """The same for a claim about many: those that cannot be trusted are read again besides."""
+        order = flow.order
+        if not order.may_claim_many():
+            flow.lost(found)
+            return False
+        for index in order.unsure_among(found.inodes):
+            flow.read_again(join(entry.path, entry.names[index]), Identity(found.inodes[index], 0))
+        return True
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
         """Account for one entry that enters the stream."""
@@ -145,6 +158,13 @@ class MirrorStream:
             _void(flow, transfer)
         elif isinstance(entry, Times):
             return
+        elif isinstance(entry, Alike):
+            order.many_claimed(found.path, entry.names[-1])
+            run.found_whole(found.size, len(entry.names))
+            run.done_files += len(entry.names)
+            run.done_bytes += found.size
+            run.skipped_bytes += found.size
+            run.current = shown(found.path)
         elif isinstance(entry, Same) and entry.claim is Claim.NOTHING:
             order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
             run.found_whole(found.size)

@@ -12,9 +12,13 @@ from functools import partial
 import trio
 
 from replicator import limits
+from replicator.fs.many_states import AVAILABLE, sizes_of
+from replicator.mirror.alike import without
+from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
+from replicator.mirror.names import names_changed
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
-from replicator.mirror.pieces import Abandon, Finish, LinkTo, Part
+from replicator.mirror.pieces import Abandon, Alike, Finish, LinkTo, Part
 from replicator.mirror.scan import Choice, Directory, Found, Source, join
 from replicator.ops import Kind, Record
 from replicator.sender.amending import Amender
@@ -97,7 +101,7 @@ class Scanner:
     async def _bring(self, flow: Flow, path: bytes) -> None:
         try:
             await self._may_scan()
-            choice = self._choice(flow)
+            choice = self._choice(flow, many=True)
             place = flow.open_place()
             seen = await self._world.in_thread(partial(flow.source.look, path, choice))
         except trio.Cancelled:
@@ -122,28 +126,38 @@ class Scanner:
     async def _bring_directory(
         self, flow: Flow, path: bytes, place: int, seen: Directory, changes: list[Record]
     ) -> None:
+        read = seen.read
         found = [Found(path, seen.listing, whole=True)]
         parent = seen.parent_times.path
         if path and flow.has(parent) and not _unsettled(changes, parent):
             # If the listing has to make the directory, that changes the time of its parent.
             found.append(Found(parent, seen.parent_times))
-        entries = seen.read
-        large = entries[-1].path if entries and entries[-1].large else None
-        valid = self._valid(flow, entries if large is None else entries[:-1], changes)
+        valid = self._valid(flow, read.found, changes)
         found += valid
+        self._leave(flow, path, read.later)
+        pending = [read.large.rpartition(b"/")[2]] if read.large is not None else []
         if seen.times is not None and flow.has(path):
             found.append(Found(path, seen.times))
         size = sum(f.size for f in valid if f.whole)
-        self._queue(flow, QueuedPiece(place, found, seen.directories, seen.names, bytes=size))
+        self._queue(flow, QueuedPiece(place, found, seen.directories, pending + seen.names, bytes=size))
         for directory in reversed(seen.directories):  # taken from the end: in sorted order
             flow.order.read_later(directory)
         if seen.times is None:
-            await self._bring_names(flow, path, seen.names, len(entries), large)
+            await self._bring_names(flow, path, seen.names, large=read.large, many=True)
 
     async def _bring_names(
-        self, flow: Flow, directory: bytes, names: list[bytes], index: int = 0, large: bytes | None = None
+        self,
+        flow: Flow,
+        directory: bytes,
+        names: list[bytes],
+        *,
+        large: bytes | None = None,
+        many: bool = False,
     ) -> None:
-        """Names from `index` on; `large`: the one before it, a file of its own transfer."""
+        """`large`: the name before these, a file of its own transfer. `many`: they may be claimed
+        together.
+        """
+        index = 0
         try:
             while True:
                 if large is not None:
@@ -153,13 +167,15 @@ class Scanner:
                 await self._may_scan()
                 place = flow.open_place()
                 self._pace.step_begins()
-                read = partial(flow.source.read_names, directory, names, index, self._choice(flow))
-                batch = await self._world.in_thread(read)
+                choice = self._choice(flow, many=many)
+                step = partial(flow.source.read_names, directory, names, index, choice)
+                read = await self._world.in_thread(step)
                 self._pace.step_ends()
                 changes = flow.close_place()
-                index += len(batch)
-                large = batch.pop().path if batch and batch[-1].large else None
-                self._queue_valid(flow, place, batch, changes)
+                index += read.names
+                large = read.large
+                self._leave(flow, directory, read.later)
+                self._queue_valid(flow, place, read.found, changes)
         except trio.Cancelled:
             flow.abort_place()
             self._leave(flow, directory, names[index:])
@@ -168,7 +184,7 @@ class Scanner:
         await self._bring_times(flow, directory)
 
     def _leave(self, flow: Flow, directory: bytes, names: list[bytes]) -> None:
-        """These names are pending, and we were cancelled before we came to them."""
+        """These names are pending, and we did not come to them."""
         for name in names:
             flow.read_again(join(directory, name))
 
@@ -242,9 +258,10 @@ class Scanner:
 
     # --- queueing ---
 
-    def _choice(self, flow: Flow) -> Choice:
+    def _choice(self, flow: Flow, *, many: bool) -> Choice:
         run = self._mirror_run()
         assert run is not None
+        many = many and AVAILABLE and (run.continued or run.comparison.claim is Claim.SIZE_AND_TIME)
         return Choice(
             run.comparison,
             run.exact,
@@ -253,6 +270,9 @@ class Scanner:
             flow.order.was_brought,
             flow.order.may_compare,
             flow.order.link_is_known,
+            flow.order.unsure_among,
+            run.continued,
+            many and flow.order.may_claim_many(),
             flow.links_seen,
             run.distrust_ctime_after_ns,
             self._pace.part_bytes,
@@ -267,7 +287,10 @@ class Scanner:
         """What is certain of it; what a change of names made uncertain is required again."""
         valid: list[Found] = []
         for found in batch:
-            if found.directory or (changes and _touched(changes, found.path)):
+            if isinstance(found.entry, Alike):
+                if (certain := self._certain(flow, found, found.entry, changes)) is not None:
+                    valid.append(certain)
+            elif found.directory or (changes and _touched(changes, found.path)):
                 flow.order.require(found.path)
             else:
                 if found.problem:
@@ -275,6 +298,22 @@ class Scanner:
                 self._widen(flow, found)
                 valid.append(found)
         return valid
+
+    def _certain(self, flow: Flow, found: Found, entry: Alike, changes: list[Record]) -> Found | None:
+        """The same for a claim about many."""
+        if not changes:
+            return found
+        if any(_unsure(r) or name_change_touches(r, entry.path) for r in changes):
+            flow.order.require(entry.path)
+            return None
+        changed = set().union(*(names_changed(r, entry.path) or () for r in changes))
+        left, kept = without(entry, changed)
+        for name in changed.intersection(entry.names):
+            flow.order.require(join(entry.path, name))
+        if left is None:
+            return None
+        size = sum(sizes_of(left.states))
+        return found._replace(entry=left, size=size, inodes=[found.inodes[index] for index in kept])
 
     def _queue(self, flow: Flow, piece: QueuedPiece) -> None:
         if piece.found:
