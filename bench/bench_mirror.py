@@ -36,6 +36,10 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
     return usage.ru_maxrss * 1024
 
 
+def _forked() -> None:
+    """With something to do in between Python forks. What vforks has the peak of this process for its own."""
+
+
 @contextmanager
 def rsync_daemon(work: Path, copy: Path, memory: list[int] | None = None) -> Iterator[str]:
     """Where `copy` can be reached with rsync. `memory` gets its peak of memory at the end, in bytes."""
@@ -46,7 +50,7 @@ def rsync_daemon(work: Path, copy: Path, memory: list[int] | None = None) -> Ite
         f"[copy]\npath = {copy}\nread only = no\n"
     )
     command = ["rsync", "--daemon", "--no-detach", f"--config={configuration}", f"--port={port}"]
-    daemon = subprocess.Popen([*command, "--address=127.0.0.1"])
+    daemon = subprocess.Popen([*command, "--address=127.0.0.1"], preexec_fn=_forked)
     try:
         harness.until(lambda: _listens(port), interval_s=0.02)
         yield f"rsync://127.0.0.1:{port}/copy/"
@@ -174,7 +178,7 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
             with rsync_daemon(work, copy, memory["rsync target"]) as address:
                 command = ["rsync", "-a", f"{below}/", address]
                 start = time.perf_counter()
-                process = subprocess.Popen(command)
+                process = subprocess.Popen(command, preexec_fn=_forked)
                 memory["rsync source"].append(_ended(process))
                 times["rsync"].append(time.perf_counter() - start)
 

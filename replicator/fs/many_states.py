@@ -30,6 +30,7 @@ _LINKS_AND_UID = 2
 _GID_AND_MODE = 3
 _INODE = 4
 _SIZE = 5
+_BLOCKS = 6
 _CTIME_S = 12
 _CTIME_NS = 13
 _MTIME_S = 14
@@ -67,6 +68,16 @@ class ManyStates(NamedTuple):
             mode >> 32 & 0o170000 == stat.S_IFREG and link & 0xFFFFFFFF == 1
             for mode, link in zip(modes.tolist(), links.tolist(), strict=True)
         ]
+
+    def full(self) -> list[bool]:
+        """Which have no holes, by the space they take."""
+        sizes, blocks = self.words[_SIZE::_STATX_WORDS], self.words[_BLOCKS::_STATX_WORDS]
+        return [block * 512 >= size for size, block in zip(sizes.tolist(), blocks.tolist(), strict=True)]
+
+    def versions(self) -> list[tuple[int, ...]]:
+        """Inode, size and ctime of each: what changes with every change."""
+        columns = (_INODE, _SIZE, _CTIME_S, _CTIME_NS)
+        return list(zip(*(self.words[column::_STATX_WORDS].tolist() for column in columns), strict=True))
 
     def inodes(self) -> "array[int]":
         return array("Q", self.words[_INODE::_STATX_WORDS].tobytes())

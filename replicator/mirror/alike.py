@@ -56,12 +56,18 @@ def claim(
 
 def is_well_formed(entry: Alike) -> bool:
     """Whether it has a state for each name, and its names are names."""
-    names = entry.names
+    return (
+        entry.claim in (Claim.SIZE_AND_TIME, Claim.BROUGHT)
+        and len(entry.states) == len(entry.names) * STATE_WORDS * WORD_BYTES
+        and are_names(entry.names)
+    )
+
+
+def are_names(names: Sequence[bytes]) -> bool:
+    """Whether these are names of one directory, at least one."""
     text = b"/".join(names)
     return (
         bool(names)
-        and entry.claim in (Claim.SIZE_AND_TIME, Claim.BROUGHT)
-        and len(entry.states) == len(names) * STATE_WORDS * WORD_BYTES
         and _NO_NAMES.isdisjoint(names)
         and text.count(b"/") == len(names) - 1
         and b"\0" not in text

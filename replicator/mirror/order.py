@@ -535,6 +535,23 @@ class Order:
             if not names:
                 del self._remaining[directory]
 
+    def many_sent(self, directory: bytes, names: Sequence[bytes], inodes: Sequence[int]) -> int:
+        """Files of `directory` entered the stream whole. How many of them for the first time."""
+        start = directory + b"/" if directory else b""
+        if self._pending:
+            self._pending.difference_update([start + name for name in names])
+        self.many_claimed(directory, names[-1])
+        if self._touched or self._incomparable:
+            identities = [Identity(inode, 0) for inode in inodes]
+            self._touched.difference_update(identities)
+            self._incomparable.difference_update(identities)
+        brought = self._brought
+        before = len(brought)
+        if before + len(inodes) <= limits.BROUGHT_FILES:
+            brought.update(inodes)
+            return len(brought) - before
+        return sum(inode not in brought for inode in inodes)
+
     def transfer_sent(self, path: bytes, identity: Identity) -> None:
         """The end of a large file entered the stream.
 

@@ -66,6 +66,7 @@ class PatchRequest:
     parked: bool = False  # waits for answers
     probed: bool = False  # the beginning was compared before all else,
     probing: bool = False  # and is not answered yet: nothing else is read
+    suspected: bool = False  # most blocks differ: whoever reads them looks whether anything in them does not
     moved: bool = False  # what differs is looked for at other places of the target's copy
     rebuilt: bool = False  # the target was told to build another file of it
     answered_bytes: int = 0  # in a row, of which
@@ -171,10 +172,7 @@ class Patches:
             request.answered_bytes = request.differing_bytes = 0
         elif not request.moved:
             if request.answered_bytes >= limits.MOVED_PROBE_BYTES:
-                request.moved = True
-                found = [(offset, offset + length) for offset, length, units in request.blocks if units]
-                request.blocks = [block for block in request.blocks if not block[2]]
-                request.give_back((), found)
+                request.suspected = True
                 request.answered_bytes = request.differing_bytes = 0
         elif request.answered_bytes >= limits.MOVED_GIVE_UP_BYTES:
             request.ranges, request.compare = merged([*request.ranges, *request.compare]), []

@@ -238,6 +238,18 @@ class Alike(Entry, frozen=True, tag=14):
     claim: Claim = Claim.SIZE_AND_TIME  # or BROUGHT
 
 
+class Files(Entry, frozen=True, tag=15):
+    """Files of the directory `path`, whole: regular, with one name, no holes and no replicated extended
+    attributes.
+
+    `states` as of `Alike`; `data` holds the contents one after another.
+    """
+
+    names: tuple[bytes, ...]
+    states: bytes
+    data: Content
+
+
 NAME_TYPES = b"dfl-"
 """Directory, regular file, symlink, anything else."""
 
@@ -256,6 +268,7 @@ AnyEntry = (
     | Patched
     | Digests
     | Alike
+    | Files
 )
 
 

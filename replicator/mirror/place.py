@@ -19,10 +19,12 @@ from replicator.errors import ReplicatorError
 from replicator.fs import unfinished
 from replicator.fs.apply import Applier
 from replicator.fs.attributes import (
+    MIRROR_MASK,
     data_extents,
     read_xattrs,
     set_attributes,
     set_times,
+    write_at,
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
@@ -34,15 +36,18 @@ from replicator.mirror.digests import digest_of_file
 from replicator.mirror.links import LinkTable
 from replicator.mirror.moved import OldCopy
 from replicator.mirror.orphans import Finder
+from replicator.mirror.packed import PackedFile, unpack
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
 from replicator.mirror.pieces import (
     Abandon,
     Alike,
     AnyEntry,
     Batch,
+    Content,
     Digests,
     Entry,
     File,
+    Files,
     Finish,
     LinkTo,
     Listing,
@@ -128,6 +133,9 @@ class Placer:
             for index in range(start, len(entries)):
                 entry = entries[index]
                 try:
+                    if isinstance(entry, Files):
+                        refused += self._place_files(batch, entry)
+                        continue
                     self._handlers[type(entry)](entry)
                     if self._finder is not None and not isinstance(entry, Times | Abandon):
                         self._finder.is_the_sources(entry.path)
@@ -144,6 +152,10 @@ class Placer:
                     unread = NotAsClaimed(reason) if isinstance(entry, Digests) else None
                     refused.append(_refusal(batch, entry, reason, claim=unread))
         return refused
+
+    def close(self) -> None:
+        """Nothing is left open."""
+        self.give_up_transfers()
 
     def give_up_transfers(self) -> None:
         """Nothing more comes for those that are open."""
@@ -238,6 +250,72 @@ class Placer:
         finally:
             os.close(descriptor)
         self._know(entry.path, entry.identity, entry.links)
+
+    def _place_files(self, batch: Batch, entry: Files) -> list[Refused]:
+        """Many small files of one directory: as few calls for each as a new file takes."""
+        files = unpack(entry)
+        if files is None or not alike.are_names(entry.names):
+            raise ReplicatorError("malformed piece: its states do not describe its files")
+        root, path = self._maps.place(entry.path)
+        directory = self._ensure_directory(root, path)
+        data = memoryview(entry.data.buffer)
+        plainly = self._makes_plainly(entry.path, directory)
+        known = self._links.names_in(entry.path)
+        refused: list[Refused] = []
+        for file in files:
+            if plainly and file.name not in known and self._make_plainly(directory, file, data):
+                continue
+            one = _as_file(entry.path, file, data)
+            try:
+                self._place_file(one)
+            except OSError as error:
+                if error.errno in _TARGET_IS_ILL:
+                    raise
+                refused.append(_refusal(batch, one, error.strerror or str(error)))
+            except ReplicatorError as error:
+                refused.append(_refusal(batch, one, str(error)))
+            directory = root.directory(path)
+        if self._finder is not None:
+            for name in entry.names:
+                self._finder.is_the_sources(_join(entry.path, name))
+        return refused
+
+    def _makes_plainly(self, path: bytes, directory: int) -> bool:
+        """Whether what is made in that directory is root's, with the mode it is made with, and may just be
+        made there.
+        """
+        if self._transfers or not self._maps.are_names(path):
+            return False
+        inherits = self._inheriting.get(path)
+        if inherits is None:
+            state = os.fstat(directory)
+            inherits = bool(state.st_mode & stat.S_ISGID) or os.geteuid() != 0 or _has_default_acl(directory)
+            self._inheriting[path] = inherits
+        return not inherits
+
+    def _make_plainly(self, directory: int, file: PackedFile, data: memoryview) -> bool:
+        """False: it takes more than that, and nothing is there that was not before."""
+        name, mode, uid, gid, mtime_ns, offset, end = file
+        try:
+            descriptor = os.open(name, CREATE_FLAGS, UNFINISHED_MODE, dir_fd=directory)
+        except OSError:
+            return False
+        try:
+            if end - offset > limits.WRITE_BYTES:
+                write_at(descriptor, data[offset:end], 0)
+            elif offset < end and os.pwrite(descriptor, data[offset:end], 0) != end - offset:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if uid or gid:
+                os.fchown(descriptor, uid, gid)
+            if mode != UNFINISHED_MODE:
+                os.fchmod(descriptor, mode)
+            os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+        except BaseException:
+            unlink_quietly(directory, name)
+            raise
+        finally:
+            os.close(descriptor)
+        return True
 
     def _place_part(self, entry: Part) -> None:
         if entry.first:
@@ -703,8 +781,10 @@ def _join(directory: bytes, name: bytes) -> bytes:
 def _passes_on(directory: int, descriptor: int) -> bool:
     """Whether a directory gives what was made in it more than this process's ids: its group, or an ACL."""
     made = os.fstat(descriptor)
-    if made.st_uid or made.st_gid:
-        return True
+    return bool(made.st_uid or made.st_gid) or _has_default_acl(directory)
+
+
+def _has_default_acl(directory: int) -> bool:
     try:
         os.getxattr(directory, _DEFAULT_ACL)
     except OSError as error:
@@ -712,6 +792,16 @@ def _passes_on(directory: int, descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def _as_file(directory: bytes, file: PackedFile, data: memoryview) -> File:
+    size = file.end - file.offset
+    attributes = Attributes(
+        int(MIRROR_MASK), stat.S_IFREG | file.mode, file.uid, file.gid, 0, file.mtime_ns, file.mtime_ns
+    )
+    extents = ((0, size),) if size else ()
+    content = Content(data[file.offset : file.end])
+    return File(_join(directory, file.name), NO_IDENTITY, 1, attributes, {}, size, extents, content)
 
 
 def _copy_content(source: int, descriptor: int, size: int) -> None:

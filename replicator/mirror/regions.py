@@ -42,6 +42,26 @@ class PatchReader:
             self._left = deque(merged([*self._left, *todo.ranges]))
             self._compare = deque(merged([*self._compare, *todo.compare]))
             self._blocks += todo.blocks
+            if self.request.suspected and self._blocks:
+                self._judge()
+
+    def _judge(self) -> None:
+        """Most blocks differ. Either a little of each was changed, or something has moved."""
+        request = self.request
+        request.suspected = False
+        length = differing = 0
+        for start, size, units in list(self._blocks)[
+            : limits.MOVED_PROBE_BYTES // limits.COMPARE_BLOCK_BYTES
+        ]:
+            if units:
+                content = memoryview(os.pread(self._descriptor, size, start))
+                length += size
+                differing += sum(end - first for first, end in digests.differing_units(content, units))
+        if 2 * differing > length and self.size >= limits.MOVED_MIN_BYTES:
+            request.moved = True
+            moved_away = [(start, start + size) for start, size, units in self._blocks if units]
+            self._blocks = deque(block for block in self._blocks if not block[2])
+            self._compare = deque(merged([*self._compare, *moved_away]))
 
     @property
     def left(self) -> list[Range]:
@@ -146,8 +166,6 @@ class PatchReader:
             return None
         request, block_bytes = self.request, limits.COMPARE_BLOCK_BYTES
         anchors: bytearray | None = None
-        if request.moved and not request.rebuilt and size < limits.MOVED_MIN_BYTES:
-            request.moved = False
         if request.moved:
             anchors = bytearray()
             if size > limits.MOVED_LARGE_BYTES:

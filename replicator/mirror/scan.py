@@ -15,7 +15,7 @@ from typing import NamedTuple
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
-from replicator.mirror import alike
+from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
 from replicator.mirror.order import parent_of
@@ -97,13 +97,14 @@ class Choice:
     was_brought: Callable[[Identity], bool]
     may_compare: Callable[[Identity], bool]  # the target may have blocks to compare
     link_is_known: Callable[[Identity], bool]
-    unsure: Callable[[Sequence[int]], Sequence[int]]  # indices of these inodes that must be sent whole
-    continued: bool  # a full mirror has brought some of it before
-    claims_many: bool  # files that are nothing special are claimed together
     links_seen: set[Identity]  # hard-linked files already read under another name; grows with their number
     distrust_ctime_after_ns: int | None = (
         None  # files changed later were being mirrored when a sender died: send whole
     )
+    unsure: Callable[[Sequence[int]], Sequence[int]] = lambda inodes: ()  # indices that must be sent whole
+    continued: bool = False  # a full mirror has brought some of it before
+    claims_many: bool = False  # files that are nothing special are claimed together,
+    packs: bool = False  # and are sent together
     step_bytes: int = limits.PART_BYTES  # read in one step about so much,
     step_files: int = limits.STEP_FILES  # of at most so many files; or claim so many times `CLAIMS_PER_FILE`
 
@@ -125,6 +126,16 @@ class Choice:
         if comparison.claim is Claim.CONTENT and state.st_size <= self.step_bytes:
             return Claim.CONTENT
         return Claim.NOTHING if state.st_size > limits.COMPARE_MIN_BYTES else None
+
+    def whole(self, inodes: Sequence[int]) -> Sequence[int]:
+        """Indices of files of which nothing is claimed."""
+        if self.comparison.claim is not None or self.continued:
+            return self.unsure(inodes)
+        brought = [i for i, inode in enumerate(inodes) if self.was_brought(Identity(inode, 0))]
+        if not brought:
+            return range(len(inodes))
+        again = set(brought).difference(self.unsure(inodes))
+        return [index for index in range(len(inodes)) if index not in again]
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -199,6 +210,8 @@ class Source:
     def _step(
         self, directory_fd: int, directory: bytes, names: list[bytes], start: int, choice: Choice
     ) -> Step:
+        if choice.packs and not choice.claims_many:
+            return self._packed_step(directory_fd, directory, names, start, choice)
         if not choice.claims_many:
             found = self._read_names(
                 directory_fd, directory, names[start : start + choice.step_files], choice
@@ -225,6 +238,25 @@ class Source:
             many = Found(directory, claimed.alike, size=claimed.size, inodes=claimed.inodes)
             found.insert(0, many)
         return Step(found, len(chunk), later, None)
+
+    def _packed_step(
+        self, directory_fd: int, directory: bytes, names: list[bytes], start: int, choice: Choice
+    ) -> Step:
+        chunk = names[start : start + choice.step_files]
+        try:
+            read = packed.pack(directory_fd, directory, chunk, choice.whole, choice.step_bytes)
+        except OSError:
+            return self._step(directory_fd, directory, names, start, replace(choice, packs=False))
+        found = self._read_names(directory_fd, directory, read.others, choice)
+        later = read.others[len(found) :]
+        if found and found[-1].large:
+            large = found.pop().path
+            if read.files is None and not found:
+                return Step([], 1, [], large)
+            later.insert(0, large.rpartition(b"/")[2])
+        if read.files is not None:
+            found.insert(0, Found(directory, read.files, size=read.size, inodes=read.inodes, whole=True))
+        return Step(found, read.names, later, None)
 
     def _read_names(
         self, directory_fd: int, directory: bytes, names: list[bytes], choice: Choice

@@ -277,7 +277,7 @@ class ReplicaTree:
 
     def close(self) -> None:
         for placer in self._placers:
-            placer.give_up_transfers()
+            placer.close()
         for links in self._links:
             links.close()
         if hasattr(self, "_orphans"):

@@ -11,6 +11,7 @@ from replicator.mirror.pieces import (
     Alike,
     Batch,
     Digests,
+    Files,
     Finish,
     LinkTo,
     Listing,
@@ -158,6 +159,14 @@ class MirrorStream:
             _void(flow, transfer)
         elif isinstance(entry, Times):
             return
+        elif isinstance(entry, Files):
+            count = order.many_sent(found.path, entry.names, found.inodes)
+            size = found.size if count == len(entry.names) else found.size * count // len(entry.names)
+            run.found_whole(size, count)
+            run.done_files += count
+            run.done_bytes += size
+            run.sent_bytes += found.size
+            run.current = shown(found.path)
         elif isinstance(entry, Alike):
             order.many_claimed(found.path, entry.names[-1])
             run.found_whole(found.size, len(entry.names))

@@ -18,7 +18,7 @@ from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.names import names_changed
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
-from replicator.mirror.pieces import Abandon, Alike, Finish, LinkTo, Part
+from replicator.mirror.pieces import Abandon, Alike, Files, Finish, LinkTo, Part
 from replicator.mirror.scan import Choice, Directory, Found, Source, join
 from replicator.ops import Kind, Record
 from replicator.sender.amending import Amender
@@ -270,11 +270,12 @@ class Scanner:
             flow.order.was_brought,
             flow.order.may_compare,
             flow.order.link_is_known,
+            flow.links_seen,
+            run.distrust_ctime_after_ns,
             flow.order.unsure_among,
             run.continued,
             many and flow.order.may_claim_many(),
-            flow.links_seen,
-            run.distrust_ctime_after_ns,
+            AVAILABLE and not run.comparison.blocks,
             self._pace.part_bytes,
             self._pace.step_files,
         )
@@ -287,7 +288,7 @@ class Scanner:
         """What is certain of it; what a change of names made uncertain is required again."""
         valid: list[Found] = []
         for found in batch:
-            if isinstance(found.entry, Alike):
+            if isinstance(found.entry, Alike | Files):
                 if (certain := self._certain(flow, found, found.entry, changes)) is not None:
                     valid.append(certain)
             elif found.directory or (changes and _touched(changes, found.path)):
@@ -299,14 +300,20 @@ class Scanner:
                 valid.append(found)
         return valid
 
-    def _certain(self, flow: Flow, found: Found, entry: Alike, changes: list[Record]) -> Found | None:
-        """The same for a claim about many."""
+    def _certain(self, flow: Flow, found: Found, entry: Alike | Files, changes: list[Record]) -> Found | None:
+        """The same for what speaks of many."""
         if not changes:
             return found
         if any(_unsure(r) or name_change_touches(r, entry.path) for r in changes):
             flow.order.require(entry.path)
             return None
         changed = set().union(*(names_changed(r, entry.path) or () for r in changes))
+        if isinstance(entry, Files):
+            if changed.isdisjoint(entry.names):
+                return found
+            for name in entry.names:
+                flow.order.require(join(entry.path, name))
+            return None
         left, kept = without(entry, changed)
         for name in changed.intersection(entry.names):
             flow.order.require(join(entry.path, name))

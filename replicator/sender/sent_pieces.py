@@ -15,6 +15,7 @@ from replicator.mirror.pieces import (
     Abandon,
     Alike,
     Digests,
+    Files,
     Listing,
     Names,
     Patch,
@@ -135,6 +136,8 @@ def _without_data(found: Found) -> Found:
         return found._replace(entry=msgspec.structs.replace(entry, extents=(), digests=b""))
     if isinstance(entry, Patch):
         return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
+    if isinstance(entry, Files):
+        return found._replace(entry=msgspec.structs.replace(entry, states=b"", data=NO_CONTENT))
     if isinstance(entry, Alike):
         return found._replace(entry=msgspec.structs.replace(entry, states=b""))
     return Found(found.path, None, found.identity, found.links, found.size)

@@ -117,7 +117,8 @@ async def test_the_old_copy_looks_like_no_other_meanwhile(
                 await trio.sleep(0.0001)
         target = simulation.target_root / "file"
         if simulation.status.target_data_state != "OK":
-            assert target.read_bytes() == old or target.read_bytes() == new
+            content = target.read_bytes()
+            assert content[: len(old)] == old or content == new
             assert target.stat().st_mtime_ns in (1, (simulation.source_root / "file").stat().st_mtime_ns)
         await simulation.drained()
         simulation.assert_equal()
