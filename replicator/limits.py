@@ -221,6 +221,8 @@ DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 # --- mirror ---
 PART_BYTES = 1 * MIB  # content of one piece
 CLAIMS_PER_FILE = 8  # files that are claimed together in the time in which one is read
+STEP_PATHS = 64  # directories, or single paths, read in one step of the scanner, as long as that takes
+STEP_PATHS_NS = 10_000_000  # no longer than this
 STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB

@@ -369,6 +369,13 @@ class Order:
         self._in_work.discard(path)
         return path
 
+    def more_work(self, count: int) -> list[bytes]:
+        """As many as that of the paths that `next_work` would say next."""
+        paths: list[bytes] = []
+        while len(paths) < count and (path := self.next_work()) is not None:
+            paths.append(path)
+        return paths
+
     def must_send_whole(self, identity: Identity, path: bytes) -> bool:
         """Whether a comparison by size and mtime could be fooled for this file."""
         if self._distrust_all or identity in self._touched or self._patches.is_unsure(identity):

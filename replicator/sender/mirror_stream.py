@@ -3,9 +3,11 @@
 All between two checkpoints: `out` are the frames that are sent next.
 """
 
+from replicator import limits
 from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.order import Order, name_change_touches
+from replicator.mirror.patches import PatchRequest
 from replicator.mirror.pieces import (
     Abandon,
     Alike,
@@ -91,16 +93,30 @@ class MirrorStream:
 
     # --- pieces ---
 
-    def emit(self, flow: Flow, piece: QueuedPiece, out: list[Shipment]) -> None:
-        """A piece has come to its place.
+    def emit(self, flow: Flow, out: list[Shipment]) -> None:
+        """The first of the pieces that wait has come to its place, and with it those that stand there, too.
 
         Claims that meanwhile cannot be trusted are read again instead.
         """
+        pieces = flow.pieces
+        piece = pieces.popleft()
+        entries, weight = self._entries(flow, piece), piece.bytes
+        while entries and piece.patch is None and pieces and pieces[0].patch is None:
+            if pieces[0].place != piece.place or weight + pieces[0].bytes > limits.PART_BYTES:
+                break
+            piece = pieces.popleft()
+            entries += self._entries(flow, piece)
+            weight += piece.bytes
+        if entries:
+            self._send(flow, entries, out, weight, piece.patch)
+        self._mirrors.wake_scanner()  # there is room for another piece, or something to read again
+
+    def _entries(self, flow: Flow, piece: QueuedPiece) -> list[Found]:
+        """What of a piece enters the stream."""
         order = flow.order
-        if not order.active or (piece.patch is not None and not order.may_patch(piece.patch)):
-            self._mirrors.wake_scanner()
-            return
         entries: list[Found] = []
+        if not order.active or (piece.patch is not None and not order.may_patch(piece.patch)):
+            return entries
         for found in piece.found:
             entry = found.entry
             if isinstance(entry, Same | LinkTo) and not self._still_holds(order, entry, found.identity):
@@ -111,9 +127,7 @@ class MirrorStream:
             self._enter(flow, piece, found, piece.transfer)
             if entry is not None:
                 entries.append(found)
-        if entries:
-            self._send(flow, entries, out, piece)
-        self._mirrors.wake_scanner()  # there is room for another piece, or something to read again
+        return entries
 
     def _still_holds(self, order: Order, entry: Same | LinkTo, identity: Identity) -> bool:
         """Whether what the scanner knew when it chose not to send the content is true at this place."""
@@ -218,15 +232,19 @@ class MirrorStream:
                 self._send(flow, [Found(transfer.path, Abandon(transfer.path, transfer.number))], out)
 
     def _send(
-        self, flow: Flow, entries: list[Found], out: list[Shipment], piece: QueuedPiece | None = None
+        self,
+        flow: Flow,
+        entries: list[Found],
+        out: list[Shipment],
+        weight: int = 0,
+        patch: PatchRequest | None = None,
     ) -> None:
         number = self._sent.next_number()
         data = encode_batch(Batch(number, flow.index, tuple(f.entry for f in entries if f.entry is not None)))
         size = sum(map(len, data))
         out.append(Shipment(PieceBatch(number), data))
         # Digests are small, and what the target has to do for them is not.
-        weight = max(size, piece.bytes) if piece is not None else size
-        self._sent.add(number, weight, flow, entries, piece.patch if piece is not None else None)
+        self._sent.add(number, max(size, weight), flow, entries, patch)
         self._totals.sent_bytes += size
         self._totals.mirror_bytes += size
 

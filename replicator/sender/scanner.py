@@ -25,7 +25,7 @@ from replicator.sender.amending import Amender
 from replicator.sender.changes import Wake
 from replicator.sender.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.sender.pace import Pace
-from replicator.world import World
+from replicator.world import Clock, World
 
 
 class Scanner:
@@ -98,32 +98,77 @@ class Scanner:
 
     # --- one path, with all below it (its sub-directories later) ---
 
-    async def _bring(self, flow: Flow, path: bytes) -> None:
+    async def _bring(self, flow: Flow, first: bytes) -> None:
+        paths = [first, *flow.order.more_work(limits.STEP_PATHS - 1)]
         try:
             await self._may_scan()
             choice = self._choice(flow, many=True)
             place = flow.open_place()
-            seen = await self._world.in_thread(partial(flow.source.look, path, choice))
+            self._pace.step_begins()
+            look = partial(_look, flow.source, paths, choice, self._world.clock)
+            seen = await self._world.in_thread(look)
+            self._pace.step_ends()
         except trio.Cancelled:
             flow.abort_place()
-            flow.order.read_later(path)
+            self._read_later(flow, paths)
             raise
         changes = flow.close_place()
-        if isinstance(seen, Directory):
-            if _unsettled(changes, path):
-                flow.order.read_later(path)
-                self._shipper.ring()
+        self._read_later(flow, paths[len(seen) :])
+        below: list[bytes] = []
+        unfinished: list[Directory] = []
+        large: list[bytes] = []
+        parents: dict[bytes, None] = {}
+        for path, found in zip(paths, seen, strict=False):
+            if isinstance(found, Directory):
+                if _unsettled(changes, path):
+                    below.append(path)
+                    continue
+                self._queue_directory(flow, path, place, found, changes)
+                below += found.directories
+                if found.times is None:
+                    unfinished.append(found)
             else:
-                await self._bring_directory(flow, path, place, seen, changes)
-            return
-        if seen.large and not _touched(changes, path):
-            self._shipper.ring()
-            await self._bring_large(flow, path)
-        else:
-            self._queue_valid(flow, place, [seen], changes)
-        await self._bring_times(flow, parent_of(path))
+                parents[parent_of(path)] = None
+                if found.large and not _touched(changes, path):
+                    large.append(path)
+                else:
+                    self._queue_valid(flow, place, [found], changes)
+        self._read_later(flow, below)
+        self._shipper.ring()
+        await self._bring_rest(flow, unfinished, large, list(parents))
 
-    async def _bring_directory(
+    def _read_later(self, flow: Flow, paths: list[bytes]) -> None:
+        for path in reversed(paths):  # taken from the end: in this order
+            flow.order.read_later(path)
+
+    async def _bring_rest(
+        self, flow: Flow, unfinished: list[Directory], large: list[bytes], parents: list[bytes]
+    ) -> None:
+        """What one step could not."""
+        try:
+            while unfinished:
+                directory = unfinished.pop()
+                read = directory.read
+                await self._bring_names(
+                    flow, directory.listing.path, directory.names, large=read.large, many=True
+                )
+            while large:
+                await self._bring_large(flow, large.pop())
+            while parents:
+                await self._bring_times(flow, parents.pop())
+        except trio.Cancelled:
+            for directory in unfinished:
+                path, left = directory.listing.path, directory.read.large
+                self._leave(flow, path, directory.names)
+                if left is not None:
+                    flow.read_again(left)
+                flow.times_again.add(path)
+            for path in large:
+                flow.read_again(path)
+            flow.times_again.update(parents)
+            raise
+
+    def _queue_directory(
         self, flow: Flow, path: bytes, place: int, seen: Directory, changes: list[Record]
     ) -> None:
         read = seen.read
@@ -140,10 +185,6 @@ class Scanner:
             found.append(Found(path, seen.times))
         size = sum(f.size for f in valid if f.whole)
         self._queue(flow, QueuedPiece(place, found, seen.directories, pending + seen.names, bytes=size))
-        for directory in reversed(seen.directories):  # taken from the end: in sorted order
-            flow.order.read_later(directory)
-        if seen.times is None:
-            await self._bring_names(flow, path, seen.names, large=read.large, many=True)
 
     async def _bring_names(
         self,
@@ -340,6 +381,21 @@ class Scanner:
         run = self._mirror_run()
         if run is not None:
             run.problem(path, reason)
+
+
+def _look(source: Source, paths: list[bytes], choice: Choice, clock: Clock) -> list[Directory | Found]:
+    """What is at these paths, from the first on: as many as one step allows."""
+    seen: list[Directory | Found] = []
+    size = 0
+    until_ns = clock.monotonic_ns() + limits.STEP_PATHS_NS
+    for path in paths:
+        found = source.look(path, choice)
+        seen.append(found)
+        for one in found.read.found if isinstance(found, Directory) else [found]:
+            size += one.size if one.whole else 0
+        if size >= choice.step_bytes or clock.monotonic_ns() >= until_ns:
+            break
+    return seen
 
 
 def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int) -> list[Found] | str:
