@@ -559,6 +559,9 @@ class Placer:
                 return
         directory, name = self._parent(root, path)
         text = self._applier.link_text(entry.link_text)
+        if stat.S_ISLNK(entry.attributes.mode) and self._make_symlink(directory, name, entry, text):
+            self._know(entry.path, entry.identity, entry.links)
+            return
         try:
             state = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -573,6 +576,20 @@ class Placer:
         self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
         self._know(entry.path, entry.identity, entry.links)
 
+    def _make_symlink(self, directory: int, name: bytes, entry: Object, text: bytes) -> bool:
+        """False: something has the name, or there is more to do."""
+        if entry.xattrs or entry.attributes.mask & _ALL != _ALL:
+            return False
+        try:
+            os.symlink(text, name, dir_fd=directory)
+        except FileExistsError:
+            return False
+        _, _, uid, gid, _, _, mtime_ns = entry.attributes
+        if uid or gid or not self._makes_plainly(entry.path.rpartition(b"/")[0], directory):
+            os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
+        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
+        return True
+
     # --- hard links ---
 
     def _place_link(self, entry: LinkTo) -> None:
@@ -582,9 +599,11 @@ class Placer:
             if self._state(entry.path) is not None:
                 return
         self._parent(*self._maps.place_name(entry.path))
+        free = self._state(entry.path) is None
         if not self._link_to_known(entry.path, known):
             raise NotAsClaimed("this target does not know the file under another name")
-        self._links.forget(entry.path)
+        if not free:  # there may have been a directory, and what is known below it
+            self._links.forget(entry.path)
         self._links.add(entry.identity, entry.path)
 
     def _link_to_known(self, path: bytes, known: list[bytes]) -> bool:
