@@ -253,6 +253,13 @@ MOVED_WINDOW_BYTES = 16 * MIB  # of an old copy, in which blocks are looked for 
 MOVED_GIVE_UP_BYTES = 128 * MIB  # of which nothing was found there, in a row: the rest is sent as it is
 MOVED_BLOCK_BYTES = 256 * KIB  # blocks of files larger than `MOVED_LARGE_BYTES`
 MOVED_LARGE_BYTES = 2048 * MIB
+ELSEWHERE_MIN_BYTES = (
+    64 * KIB
+)  # files of at least this size are looked for under other names before they are sent
+ELSEWHERE_VAIN = (
+    64  # such searches in vain, beyond those that found something: no more of them in this mirror
+)
+ELSEWHERE_ASKED = 200_000  # files that were looked for, at most, in one mirror
 COMPARE_MIN_BYTES = 16 * KIB  # smaller files that differ are sent whole
 CHECKSUM_ALL = False  # MR-05
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes

@@ -15,6 +15,7 @@ class Claim(IntEnum):
     NOT_OLDER = 1  # the source's is not newer: the target's is left as it is, even if it differs
     CONTENT = 2  # its data and holes have the digest that comes with the claim
     BROUGHT = 4  # as 0, and it was written since this mirror began, or those that it continues
+    ELSEWHERE = 5  # nothing has its name, but a file of its size and mtime is there, of which it is built
     NOTHING = 3  # its blocks are compared, whatever it looks like
 
 

@@ -98,6 +98,8 @@ class Order:
         self._linked: set[Identity] = set()
         self._brought: set[int] = set()  # inodes, at most `limits.BROUGHT_FILES` of them
         self._incomparable: set[Identity] = set()  # the target has no file of the name to compare blocks with
+        self._asked_elsewhere: set[int] = set()  # inodes, at most `limits.ELSEWHERE_ASKED`
+        self._nowhere = self._found_elsewhere = 0
         self._compare_none = False  # there were too many of these
         self._names: set[bytes] = set()  # directories whose list of names is not yet in the stream
         self._missed: set[bytes] = set()  # those of them whose names may have been removed unseen
@@ -238,12 +240,18 @@ class Order:
         if former is not None:
             self._void_patch(former)
 
-    def require_compared(self, path: bytes, identity: Identity, number: int, *, multilink: bool) -> None:
+    def require_compared(
+        self, path: bytes, identity: Identity, number: int, *, multilink: bool, elsewhere: bool = False
+    ) -> None:
         """Compare the blocks of a file with those of the target's old copy at `path`, and bring what differs.
 
-        `number`: the target's answers are known by it; never used before.
+        `number`: the target's answers are known by it; never used before. `elsewhere`: the target has what
+        may be a copy under another name, and nothing at `path`.
         """
         former = self._patches.compare(path, identity, number, multilink=multilink)
+        request = self._patches.comparison(number)
+        if elsewhere and request is not None:
+            request.elsewhere = request.moved = request.probed = True
         if former is not None:
             self._void_patch(former)
 
@@ -290,6 +298,21 @@ class Order:
     def may_compare(self, identity: Identity) -> bool:
         """Whether the target may have a file to compare the blocks of this one with."""
         return not (self._compare_none or identity in self._incomparable)
+
+    def may_be_elsewhere(self, identity: Identity) -> bool:
+        """Whether it is worth asking if the target has a file, which is to be sent whole, under another
+        name.
+        """
+        return (
+            not self._distrust_all
+            and len(self._asked_elsewhere) < limits.ELSEWHERE_ASKED
+            and self._nowhere < limits.ELSEWHERE_VAIN + self._found_elsewhere
+            and identity.inode not in self._asked_elsewhere
+        )
+
+    def asks_elsewhere(self, identity: Identity) -> None:
+        """That question is in the stream. It is asked once."""
+        self._asked_elsewhere.add(identity.inode)
 
     def never_compare(self, identity: Identity) -> None:
         """It has none: the file is sent whole."""
@@ -348,6 +371,7 @@ class Order:
     def drop_patch(self, request: PatchRequest) -> None:
         """Its path stands for something else now, or is brought whole."""
         if not request.void:
+            self._nowhere += request.elsewhere
             self._patches.remove(request)
             self._void_patch(request)
 
@@ -580,6 +604,7 @@ class Order:
     def patch_sent(self, request: PatchRequest, links: int) -> None:
         """The end of a patch entered the stream. The target knows it by its identity from here on."""
         self._patches.all_sent(request)
+        self._found_elsewhere += request.elsewhere
         if links > 1 and request.identity not in self._touched:
             self._linked.add(request.identity)
 

@@ -31,9 +31,10 @@ def pack(
     names: Sequence[bytes],
     wanted: Callable[[Sequence[int]], Sequence[int]],
     bytes_max: int,
+    size_max: int,
 ) -> Packed:
-    """Those of `names` of the open directory that together have about `bytes_max` bytes. `wanted`: indices of
-    inodes that are to be sent whole. OSError.
+    """Those of `names` of the open directory that together have about `bytes_max` bytes, and none more than
+    `size_max`. `wanted`: indices of inodes that are to be sent whole. OSError.
     """
     states = read_states(descriptor, names)
     sizes, full = states.sizes(), states.full()
@@ -48,7 +49,7 @@ def pack(
     kept = [
         index
         for index in range(looked)
-        if index in some and plain[index] and full[index] and sizes[index] <= bytes_max
+        if index in some and plain[index] and full[index] and sizes[index] <= size_max
     ]
     if kept:
         special = set(with_xattrs(descriptor, [names[index] for index in kept]))

@@ -68,6 +68,7 @@ class PatchRequest:
     probing: bool = False  # and is not answered yet: nothing else is read
     suspected: bool = False  # most blocks differ: whoever reads them looks whether anything in them does not
     moved: bool = False  # what differs is looked for at other places of the target's copy
+    elsewhere: bool = False  # the target has a copy that may be this one, under another name
     rebuilt: bool = False  # the target was told to build another file of it
     answered_bytes: int = 0  # in a row, of which
     differing_bytes: int = 0  # so many differ

@@ -33,6 +33,7 @@ from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quiet
 from replicator.mirror import alike
 from replicator.mirror.comparison import Claim
 from replicator.mirror.digests import digest_of_file
+from replicator.mirror.elsewhere import Candidate, FileIndex, open_candidate
 from replicator.mirror.links import LinkTable
 from replicator.mirror.moved import OldCopy
 from replicator.mirror.orphans import Finder
@@ -70,6 +71,7 @@ _ACCESS_ACL = b"system.posix_acl_access"
 _DEFAULT_ACL = b"system.posix_acl_default"
 _FICLONE = 0x40049409
 _NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_CLAIM = frozenset({Claim.NOTHING, Claim.ELSEWHERE})  # that something is right already
 _TARGET_IS_ILL = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 )
@@ -94,6 +96,8 @@ class Placer:
         self._incoming = applier.incoming
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
+        self._index: FileIndex | None = None  # once something was looked for
+        self._origins: OrderedDict[Identity, Candidate] = OrderedDict()  # what files are to be built of
         self._inheriting: dict[bytes, bool] = {}
         self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
         self.mirror_since_ns: int | None = None  # whose ctime is later was brought by this full mirror
@@ -159,6 +163,10 @@ class Placer:
 
     def give_up_transfers(self) -> None:
         """Nothing more comes for those that are open."""
+        self._origins.clear()
+        if self._index is not None:
+            self._index.close()
+            self._index = None
         for number in self._transfers.numbers():
             self._give_up(number)
 
@@ -402,7 +410,7 @@ class Placer:
 
     def _begin_rebuild(self, entry: Digests) -> OpenTransfer:
         """Beside the old copy, which stays as it is until the other one is complete."""
-        old = OldCopy(self._patcher.open_old(entry))
+        old = OldCopy(self._open_old(entry))
         try:
             root, path = self._maps.place_name(entry.path)
             directory, _ = root.parent(path)
@@ -428,7 +436,34 @@ class Placer:
         directory, _ = root.parent(path)
         set_times(directory, None, mtime_ns)
 
+    def _place_elsewhere(self, entry: Same) -> None:
+        """Nothing has the name; a file of this size and mtime is what it is built of, if its content proves
+        to be the same.
+        """
+        if self._state(entry.path) is not None:
+            raise NotAsClaimed("something has its name")
+        if self._index is None:
+            self._index = FileIndex(self._maps.roots)
+        found = self._index.find(entry.size, entry.attributes.mtime_ns)
+        if found is None:
+            raise NotAsClaimed("no file here has its size and time")
+        self._origins[entry.identity] = found
+        if len(self._origins) > limits.PIECES_IN_FLIGHT * limits.STEP_FILES:
+            self._origins.popitem(last=False)
+
+    def _open_old(self, entry: Digests) -> int:
+        origin = self._origins.pop(entry.identity, None)
+        if origin is None:
+            return self._patcher.open_old(entry)
+        descriptor = open_candidate(origin, entry.size)
+        if descriptor is None:
+            raise NotAsClaimed("it is no longer where it was")
+        return descriptor
+
     def _place_same(self, entry: Same) -> None:
+        if entry.claim is Claim.ELSEWHERE:
+            self._place_elsewhere(entry)
+            return
         root, path = self._maps.place_name(entry.path)
         try:
             directory, name = root.parent(path)
@@ -779,7 +814,7 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed 
     identity = getattr(entry, "identity", NO_IDENTITY)
     if claim is None:
         return Refused(batch.journal, entry.path, identity, reason, False)
-    size = entry.size if isinstance(entry, Same) and entry.claim is not Claim.NOTHING else claim.size
+    size = entry.size if isinstance(entry, Same) and entry.claim not in _NO_CLAIM else claim.size
     return Refused(
         batch.journal,
         entry.path,

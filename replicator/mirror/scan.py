@@ -105,6 +105,8 @@ class Choice:
     continued: bool = False  # a full mirror has brought some of it before
     claims_many: bool = False  # files that are nothing special are claimed together,
     packs: bool = False  # and are sent together
+    elsewhere: bool = False  # a file that the target lacks may be there under another name
+    may_be_elsewhere: Callable[[Identity], bool] = lambda identity: False
     step_bytes: int = limits.PART_BYTES  # read in one step about so much,
     step_files: int = limits.STEP_FILES  # of at most so many files; or claim so many times `CLAIMS_PER_FILE`
 
@@ -121,6 +123,15 @@ class Choice:
                 return Claim.SIZE_AND_TIME
             if self.continued:
                 return Claim.BROUGHT
+        if (
+            self.elsewhere
+            and state.st_nlink == 1
+            and state.st_size >= limits.ELSEWHERE_MIN_BYTES
+            and self.unsure([identity.inode])
+            and self.may_be_elsewhere(identity)
+            and not (comparison.blocks and self.may_compare(identity))
+        ):
+            return Claim.ELSEWHERE
         if not (comparison.blocks and state.st_size and self.may_compare(identity)):
             return None
         if comparison.claim is Claim.CONTENT and state.st_size <= self.step_bytes:
@@ -243,8 +254,9 @@ class Source:
         self, directory_fd: int, directory: bytes, names: list[bytes], start: int, choice: Choice
     ) -> Step:
         chunk = names[start : start + choice.step_files]
+        size_max = limits.ELSEWHERE_MIN_BYTES - 1 if choice.elsewhere else choice.step_bytes
         try:
-            read = packed.pack(directory_fd, directory, chunk, choice.whole, choice.step_bytes)
+            read = packed.pack(directory_fd, directory, chunk, choice.whole, choice.step_bytes, size_max)
         except OSError:
             return self._step(directory_fd, directory, names, start, replace(choice, packs=False))
         found = self._read_names(directory_fd, directory, read.others, choice)

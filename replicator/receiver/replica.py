@@ -19,6 +19,7 @@ import trio
 
 from replicator import limits
 from replicator.errors import ReplicatorError
+from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import FORCED, FULL
 from replicator.mirror.pieces import (
     Batch,
@@ -742,7 +743,7 @@ def takes_long(batch: Batch) -> bool:
             and (entry.exact or entry.orphans or len(entry.directories) > limits.STEP_FILES)
         )
         or isinstance(entry, Names | Digests)
-        or (isinstance(entry, Same) and entry.digest)
+        or (isinstance(entry, Same) and (entry.digest or entry.claim is Claim.ELSEWHERE))
         for entry in batch.entries
     )
 

@@ -133,8 +133,12 @@ class MirrorStream:
         """Whether what the scanner knew when it chose not to send the content is true at this place."""
         if isinstance(entry, LinkTo):
             return order.link_is_known(identity)
-        if entry.claim in (Claim.CONTENT, Claim.NOTHING):  # whatever was changed since, they speak of content
-            return order.may_compare(identity)
+        if entry.claim in (
+            Claim.CONTENT,
+            Claim.NOTHING,
+            Claim.ELSEWHERE,
+        ):  # whatever was changed since, they speak of content
+            return entry.claim is Claim.ELSEWHERE or order.may_compare(identity)
         run = self._mirrors.run
         claims = run is not None and (run.comparison.believes_attributes or run.continued)
         return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
@@ -188,10 +192,13 @@ class MirrorStream:
             run.done_bytes += found.size
             run.skipped_bytes += found.size
             run.current = shown(found.path)
-        elif isinstance(entry, Same) and entry.claim is Claim.NOTHING:
+        elif isinstance(entry, Same) and entry.claim in (Claim.NOTHING, Claim.ELSEWHERE):
             order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
             run.found_whole(found.size)
-            self._mirrors.compare(flow, found.path, found.identity, found.links)
+            elsewhere = entry.claim is Claim.ELSEWHERE
+            if elsewhere:
+                order.asks_elsewhere(found.identity)
+            self._mirrors.compare(flow, found.path, found.identity, found.links, elsewhere=elsewhere)
         elif isinstance(entry, Digests):
             data_bytes = sum(length for _, length in entry.extents)
             run.compared(max(min(entry.end, entry.size) - entry.start, 0), data_bytes)

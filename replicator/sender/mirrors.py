@@ -266,10 +266,14 @@ class Mirrors:
             flow.order.require(path)
             self.dirt.add(flow, path)
 
-    def compare(self, flow: Flow, path: bytes, identity: Identity, links: int) -> None:
-        """The target has an old copy of that file at `path`: compare their blocks."""
+    def compare(
+        self, flow: Flow, path: bytes, identity: Identity, links: int, *, elsewhere: bool = False
+    ) -> None:
+        """The target has an old copy of that file at `path`, or `elsewhere`: compare their blocks."""
         self._comparisons += 1
-        flow.order.require_compared(path, identity, self._comparisons, multilink=links > 1)
+        flow.order.require_compared(
+            path, identity, self._comparisons, multilink=links > 1, elsewhere=elsewhere
+        )
         self._scanner.ring()
 
     def distrust_since(self, wall_ns: int, now: bool) -> None:

@@ -317,6 +317,8 @@ class Scanner:
             run.continued,
             many and flow.order.may_claim_many(),
             AVAILABLE and not run.comparison.blocks,
+            run.comparison.claim is Claim.SIZE_AND_TIME and not run.some_paths,
+            flow.order.may_be_elsewhere,
             self._pace.part_bytes,
             self._pace.step_files,
         )

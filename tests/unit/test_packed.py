@@ -50,7 +50,7 @@ def placer(tmp_path: Path) -> Iterator[tuple[Path, Placer, LinkTable]]:
 
 
 def pack(descriptor: int, bytes_max: int = 1 << 20) -> packed.Packed:
-    return packed.pack(descriptor, b"d", NAMES, lambda inodes: range(len(inodes)), bytes_max)
+    return packed.pack(descriptor, b"d", NAMES, lambda inodes: range(len(inodes)), bytes_max, bytes_max)
 
 
 def place(placer: Placer, entry: Files) -> list[Refused]:
