@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ LONG = amount("MIRROR_KILLS", 50)
 FILES = 6000
 FILE_BYTES = 64 * 1024
 READ_TWICE = 0.05  # of the tree, at most
-MIRROR_S = 20.0  # of the kill at the latest
+MIRROR_S = 60.0  # for a moment to come
 
 
 def build(directory: Path) -> int:
@@ -71,8 +70,9 @@ class Victim:
         sender = self.process("sender")
         before = read_bytes(sender)
         pair.alpha.json("mirror", "start", pair.id, "full")
-        time.sleep(chance.uniform(0.0, min(self.duration_s * 1.1, MIRROR_S)))
         victim = self.process(side)
+        moment = before + chance.random() * self.size
+        until(lambda: read_bytes(sender) >= moment, MIRROR_S, 0.001)
         if side == "sender":
             os.kill(victim, signal.SIGSTOP)
             first = read_bytes(victim) - before
@@ -87,13 +87,8 @@ class Victim:
             total = read_bytes(sender) - before
         assert pair.status["target_data_state"] == "OK", pair.status
         self.reads.append(total / self.size)
+        print(f"{side} killed after {(moment - before) / self.size:.2f}, read {self.reads[-1]:.3f}")
         assert total <= (1 + READ_TWICE) * self.size, (side, self.reads)
-
-    def measure_duration(self) -> None:
-        begin_s = time.monotonic()
-        self.pair.alpha.json("mirror", "start", self.pair.id, "full")
-        self.pair.drained()
-        self.duration_s = time.monotonic() - begin_s
 
 
 @pytest.fixture
@@ -103,7 +98,6 @@ def victim(tmp_path: Path) -> Iterator[Victim]:
     with protected(tmp_path) as pair:
         victim = Victim(pair, size)
         victim.measure_fresh()
-        victim.measure_duration()
         yield victim
 
 
