@@ -22,6 +22,7 @@ from replicator.errors import ReplicatorError
 from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import FORCED, FULL
 from replicator.mirror.pieces import (
+    Alike,
     Batch,
     Digests,
     Listing,
@@ -737,7 +738,8 @@ def takes_long(batch: Batch) -> bool:
     """Whether heartbeats could be late: removing what the source lacks may mean whole trees, and files that
     are compared have to be read.
     """
-    return any(
+    claimed = sum(len(entry.names) for entry in batch.entries if isinstance(entry, Alike))
+    return claimed > limits.STEP_FILES or any(
         (
             isinstance(entry, Listing)
             and (entry.exact or entry.orphans or len(entry.directories) > limits.STEP_FILES)

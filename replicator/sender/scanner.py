@@ -183,7 +183,7 @@ class Scanner:
         pending = [read.large.rpartition(b"/")[2]] if read.large is not None else []
         if seen.times is not None and flow.has(path):
             found.append(Found(path, seen.times))
-        size = sum(f.size for f in valid if f.whole)
+        size = sum(map(_weight, valid))
         self._queue(flow, QueuedPiece(place, found, seen.directories, pending + seen.names, bytes=size))
 
     async def _bring_names(
@@ -325,7 +325,7 @@ class Scanner:
 
     def _queue_valid(self, flow: Flow, place: int, batch: list[Found], changes: list[Record]) -> None:
         valid = self._valid(flow, batch, changes)
-        self._queue(flow, QueuedPiece(place, valid, bytes=sum(f.size for f in valid if f.whole)))
+        self._queue(flow, QueuedPiece(place, valid, bytes=sum(map(_weight, valid))))
 
     def _valid(self, flow: Flow, batch: list[Found], changes: list[Record]) -> list[Found]:
         """What is certain of it; what a change of names made uncertain is required again."""
@@ -383,6 +383,15 @@ class Scanner:
         run = self._mirror_run()
         if run is not None:
             run.problem(path, reason)
+
+
+def _weight(found: Found) -> int:
+    """What it counts of what may be on its way: bytes sent, or the time that it takes the target."""
+    if isinstance(found.entry, Alike):
+        return len(found.entry.names) * limits.CLAIM_WEIGHT_BYTES
+    if isinstance(found.entry, Files):
+        return found.size + len(found.entry.names) * limits.FILE_WEIGHT_BYTES
+    return found.size if found.whole else 0
 
 
 def _look(source: Source, paths: list[bytes], choice: Choice, clock: Clock) -> list[Directory | Found]:
