@@ -8,6 +8,8 @@ BENCH ?=
 # Mounts need root. Set-up and demo ask for it themselves; tests that cannot run without are skipped and say so.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv/bin
+# Tests and benchmarks start programs thousands of times, compiled once as on any host.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint bench bench-capture soak clean
 

@@ -111,9 +111,9 @@ class Home:
         return os.path.join(self.log, f"{role}-{identifier}.log")
 
     @property
-    def spare_log(self) -> str:
-        """stdout and stderr of a process started ahead, until it becomes a child."""
-        return os.path.join(self.log, "spare.log")
+    def fork_server_log(self) -> str:
+        """stdout and stderr of the process that forks children."""
+        return os.path.join(self.log, "fork-server.log")
 
     def children(self) -> list[tuple[Role, str]]:
         """(role, identifier) of every child that has a control socket, alive or not."""

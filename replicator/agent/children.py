@@ -29,7 +29,7 @@ from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
-from replicator.paths import Home, Role, memory_directory
+from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
@@ -300,13 +300,6 @@ class Children:
 
     # --- senders ---
 
-    @property
-    def first_flow(self) -> Role | None:
-        """What is started first when the agent comes up, beside captures, which senders wait for."""
-        if self._state().connections:
-            return "sender"
-        return "receiver" if self.receivers_known() else None
-
     def sender(self, connection: Connection) -> Child | None:
         return self._supervisor.get("sender", connection.uuid)
 
@@ -535,6 +528,12 @@ class Children:
             await stop_serving(self._home, "receiver", uuid)
 
     # --- all of them ---
+
+    async def running(self) -> None:
+        """Wait until each of them runs, or does not."""
+        for child in self._supervisor.everyone():
+            with suppress(ReplicatorError):
+                await child.wait_running()
 
     async def stop_flows(self) -> None:
         """Stop senders and receivers; they go on where they were when they are started again."""

@@ -20,12 +20,13 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address, parse_host_port
+from replicator.agent import fork_server
 from replicator.agent.children import Children
 from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
-from replicator.agent.launcher import Launcher
+from replicator.agent.launcher import Launcher, code_version
 from replicator.agent.listener import Greeter, open_listeners
-from replicator.agent.process import Process
+from replicator.agent.process import NOTIFY_VARIABLE, Process
 from replicator.agent.service import Service
 from replicator.agent.state import State, load_identity, load_state
 from replicator.agent.supervisor import Supervisor, stop_serving
@@ -36,6 +37,7 @@ from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
 from replicator.paths import (
     HOME_VARIABLE,
+    ROLES,
     Home,
     Role,
     create_memory_directory,
@@ -114,13 +116,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(home: Home, options: argparse.Namespace) -> None:
     """Be the agent of `home` until a signal. Raises ReplicatorError if it cannot be."""
+    code = code_version()
     config = load(home.path, options.config)
     listen = _listen_address(config, options)
     _create(home)
     with locked(home):
         state = load_state(home.state)
         os.chdir("/")  # whatever was the current directory must not be kept busy
-        trio.run(run_agent, home, config, listen, options.name or config.agent.name, state)
+        launcher = Launcher(fork_server.start(home, _expected(home, state)), code)
+        trio.run(run_agent, home, config, listen, options.name or config.agent.name, state, launcher)
+
+
+def _expected(home: Home, state: State) -> list[Role]:
+    """Roles of the children that will be started at once."""
+    there = {"capture": state.mounts, "sender": state.connections, "receiver": os.listdir(home.targets)}
+    return [role for role in ROLES if there[role]]
 
 
 def _create(home: Home) -> None:
@@ -164,7 +174,9 @@ def locked(home: Home) -> Iterator[None]:
 # --- the agent ---
 
 
-async def run_agent(home: Home, config: Config, listen: Address, name: str, state: State) -> None:
+async def run_agent(
+    home: Home, config: Config, listen: Address, name: str, state: State, launcher: Launcher
+) -> None:
     """The whole agent, until SIGTERM, SIGINT or a request to stop."""
     log = EventLog(home.event_log, config.log.size_max, config.log.files)
     ring = EventRing(time.time_ns, log.write)
@@ -175,7 +187,7 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
     listen = Address(listen.host, listeners[0].socket.getsockname()[1])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            launcher = Launcher(home)
+            nursery.start_soon(launcher.run)
             supervisor = Supervisor(home, ring, launcher, nursery)
             children = Children(home, identity, config, listen, ring, supervisor, lambda: core.state)
             core = Core(home, identity, config, state, listen, ring, children)
@@ -185,7 +197,6 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
             if not listen.is_loopback:
                 ring.add(events.INSECURE, listen=listen)
             async with trio.open_nursery() as answering:  # ends once the last answer is given
-                nursery.start_soon(launcher.keep_spare, children.first_flow)
                 async with trio.open_nursery() as starting:
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
                     async with trio.open_nursery() as both:
@@ -207,7 +218,9 @@ async def run_agent(home: Home, config: Config, listen: Address, name: str, stat
 async def _serve_api(
     service: Service, home: Home, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """What it needs is imported while children start: nobody's data waits for it."""
+    """What it needs takes as long to import as to start the children, and nobody's data waits for it."""
+    with trio.move_on_after(limits.API_PATIENCE_S):
+        await service.running()
     api = await trio.to_thread.run_sync(import_module, "replicator.agent.api")
     await api.serve(service, home.api_socket, task_status=task_status)
 
@@ -224,7 +237,7 @@ async def _cancel_on_stop(service: Service, scope: trio.CancelScope) -> None:
 
 def _notify_systemd(text: str) -> None:
     """Tell systemd, if it started us, that mounts are up (Type=notify)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
+    address = os.environ.get(NOTIFY_VARIABLE, "")
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:

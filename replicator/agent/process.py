@@ -5,23 +5,36 @@ import select
 import signal
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 import replicator
 from replicator import limits
 from replicator.child.control import READY_VARIABLE
-from replicator.paths import socket_address
+from replicator.paths import Role, socket_address
 
+NOTIFY_VARIABLE = "NOTIFY_SOCKET"  # of systemd, which listens to the agent only
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
-# glibc gives a buffer of a megabyte back to the kernel as soon as it is freed, and takes it anew for the next
-# piece of a mirror: a third of a receiver's time. See mallopt(3).
-_ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": 64 * limits.MIB,
-    "MALLOC_TOP_PAD_": 16 * limits.MIB,
-    "MALLOC_MMAP_THRESHOLD_": 32 * limits.MIB,
-}
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """What is to be started."""
+
+    role: Role
+    arguments_file: str
+    log: str
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", program(self.role), "--arguments", self.arguments_file]
+
+
+def program(role: Role) -> str:
+    """The main program of a child: a module whose `run` is called with the name of its arguments file."""
+    return f"replicator.{role}.process"
 
 
 @dataclass(eq=False)
@@ -80,24 +93,22 @@ def _reap(descriptor: int) -> str:
     return f"killed by {signal.Signals(result.si_status).name}"
 
 
-def spawn(arguments: list[str], log: str, its_end: int) -> Process:
-    """Start a program in a session of its own, with nothing of ours open but its log and `its_end` of a pipe
-    or of a pair of sockets. Raises OSError.
-
-    The program closes that descriptor once it answers on its control socket: `READY_VARIABLE` has its number.
+def spawn(launch: Launch, ready: int) -> Process:
+    """Start a child in a session of its own, with nothing of ours open but its log and `ready`, which it
+    closes once it answers on its control socket. Raises OSError.
     """
-    environment = child_environment()
-    environment[READY_VARIABLE] = "3"
+    environment = child_environment(3)
     _keep_descriptors()
+    command = launch.command
     pid = os.posix_spawn(
-        arguments[0],
-        arguments,
+        command[0],
+        command,
         environment,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_OPEN, 1, launch.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, its_end, 3),
+            (os.POSIX_SPAWN_DUP2, ready, 3),
         ],
         setsid=True,
         setsigmask=[],
@@ -107,16 +118,17 @@ def spawn(arguments: list[str], log: str, its_end: int) -> Process:
     return Process(pid, os.pidfd_open(pid))
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(ready: int | None = None) -> dict[str, str]:
+    """`ready`: the number of the descriptor that a child closes once it answers."""
     environment = dict(os.environ)
     # The very code that runs here, wherever the agent was started from.
     package = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
     environment["PYTHONPATH"] = os.pathsep.join(
         [package, *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
     )
-    environment.pop("NOTIFY_SOCKET", None)  # systemd listens to the agent only
-    for name, value in _ALLOCATOR.items():
-        environment.setdefault(name, str(value))
+    environment.pop(NOTIFY_VARIABLE, None)
+    if ready is not None:
+        environment[READY_VARIABLE] = str(ready)
     return environment
 
 

@@ -97,6 +97,11 @@ class Service:
             await self._core.children.end_outdated_receiver(uuid)
             await self._core.children.start_receiver(uuid, patient=True)
 
+    async def running(self) -> None:
+        """Wait until all that should run does, or is tried again."""
+        await self._core.up.wait()
+        await self._core.children.running()
+
     async def _start_mount(self, mount: Mount) -> None:
         child = await self._core.children.start_capture(mount, patient=True)
         try:

@@ -18,8 +18,8 @@ import msgspec
 import trio
 
 from replicator import events, limits
-from replicator.agent.launcher import Launch, Launcher
-from replicator.agent.process import Process, serving_process
+from replicator.agent.launcher import Launcher
+from replicator.agent.process import Launch, Process, serving_process
 from replicator.child.control import Control
 from replicator.errors import ExitCode, ReplicatorError, UnreachableError
 from replicator.events import EventRing
@@ -437,6 +437,9 @@ class Supervisor:
 
     def all(self, role: Role) -> list[Child]:
         return [child for (of_role, _), child in self._children.items() if of_role == role]
+
+    def everyone(self) -> list[Child]:
+        return list(self._children.values())
 
     async def start(self, plan: Plan, *, patient: bool = False) -> Child:
         """Adopt or start a child and keep it running. Returns when it answers, `patient` or not at all at

@@ -32,7 +32,7 @@ from replicator.capture.arguments import CaptureSettings
 from replicator.capture.binding_choice import choose
 from replicator.capture.resumption import FORMAT, Provision, Resumption
 from replicator.capture.resumption import take as resumption_of
-from replicator.child import control
+from replicator.child import control, interpreter
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import calls, mounts
 from replicator.fs.credentials import prepare_process
@@ -451,20 +451,13 @@ def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="replicator.capture.process")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--arguments", metavar="FILE", help="CaptureSettings as JSON")
-    what.add_argument("--format", action="store_true", help="print what it takes over, and end")
-    options = parser.parse_args()
-    if options.format:
-        import_module("replicator.fs.kernel_session")  # all that a successor needs is there
-        print(FORMAT)
-        return ExitCode.DONE
-    with open(options.arguments, "rb") as file:
+def run(arguments_file: str) -> int:
+    """Its exit code. `arguments_file`: CaptureSettings as JSON."""
+    with open(arguments_file, "rb") as file:
         settings = msgspec.json.decode(file.read(), type=CaptureSettings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     prepare_process()
+    interpreter.keep_freed_memory()
     # Nodes are many, live long and form no cycles: looking through all of them would stop every application.
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
@@ -488,6 +481,19 @@ def main() -> int:
 def _fail(error: ReplicatorError) -> int:
     logger.error("%s", error)
     return error.exit_code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="replicator.capture.process")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--arguments", metavar="FILE", help="CaptureSettings as JSON")
+    what.add_argument("--format", action="store_true", help="print what it takes over, and end")
+    options = parser.parse_args()
+    if options.format:
+        import_module("replicator.fs.kernel_session")  # all that a successor needs is there
+        print(FORMAT)
+        return ExitCode.DONE
+    return run(options.arguments)
 
 
 if __name__ == "__main__":

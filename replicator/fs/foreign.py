@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ _DFID_NAME = 2
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_BYTES = 256 * 1024
 _ITSELF = b"."
+_HANDLE_TRIES, _HANDLE_PAUSE_S = 20, 0.005
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fanotify_mark.argtypes = [
@@ -167,7 +169,10 @@ class ForeignChanges:
                 continue
             key = (event.file_system, event.handle)
             if key not in places:
-                places[key] = self._place(*key)
+                try:
+                    places[key] = self._place(*key)
+                except OSError:  # somewhere: as if it was among those that the kernel had no room for
+                    overflow, places[key] = True, None
             place = places[key]
             if place is not None:
                 root, directory = place
@@ -200,12 +205,9 @@ class ForeignChanges:
 
 
 def _path_below(root: int, handle: bytes) -> bytes | None:
-    buffer = ctypes.create_string_buffer(handle, len(handle))
-    directory = _libc.open_by_handle_at(root, buffer, os.O_PATH | os.O_CLOEXEC)
-    if directory < 0:
-        if ctypes.get_errno() in (errno.ESTALE, errno.ENOENT):
-            return None  # the name that it had above is an event of its own
-        raise OSError(ctypes.get_errno(), "cannot tell where a change was made")
+    directory = _open_handle(root, handle)
+    if directory is None:
+        return None  # the name that it had above is an event of its own
     try:
         top, path = (os.readlink(b"/proc/self/fd/%d" % each) for each in (root, directory))
         if path == top:
@@ -229,3 +231,23 @@ def _join(directory: bytes, name: bytes) -> bytes:
 
 def _reason() -> str:
     return os.strerror(ctypes.get_errno())
+
+
+def _open_handle(root: int, handle: bytes) -> int | None:
+    """None: the object is gone. OSError: nobody can tell just now, not even after some tries.
+
+    Where an inode is gone and its number is being given to a new one, iget_locked (Linux, fs/inode.c) finds
+    that one unfinished and the kernel says ENOMEM; a moment later it is ESTALE.
+    """
+    buffer = ctypes.create_string_buffer(handle, len(handle))
+    for _ in range(_HANDLE_TRIES):
+        descriptor = int(_libc.open_by_handle_at(root, buffer, os.O_PATH | os.O_CLOEXEC))
+        if descriptor >= 0:
+            return descriptor
+        reason = ctypes.get_errno()
+        if reason in (errno.ESTALE, errno.ENOENT):
+            return None
+        if reason not in (errno.ENOMEM, errno.EINTR):
+            break
+        time.sleep(_HANDLE_PAUSE_S)
+    raise OSError(reason, "cannot tell where a change was made")

@@ -23,10 +23,9 @@ from dataclasses import asdict, dataclass
 from functools import cache
 
 from replicator import limits
+from replicator.fs import calls
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter lock over clone(2): one thread in both
-_CLONE_FILES = 0x400
-_SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 _PIDFD_GETFD = 438  # the same number on every architecture
 _PR_SET_NAME = 15
 _NAME = b"capture-holder"
@@ -61,13 +60,7 @@ def start() -> int:
     """
     title = _Title()
     owner = _Poll(_pidfd(os.getpid()), _POLLIN, 0)
-    number = _SYS_CLONE.get(os.uname().machine)
-    if number is None:
-        raise OSError(38, "no holder on this machine")
-    pid: int = _libc.syscall(number, _CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
-    if pid < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    pid = calls.clone(calls.CLONE_FILES)
     if pid == 0:
         title.set()
         _sleep(owner)

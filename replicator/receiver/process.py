@@ -468,7 +468,7 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
         remove_if_empty(os.path.dirname(arguments.memory_directory))
 
 
-def main(arguments_file: str) -> None:
+def run(arguments_file: str) -> None:
     """`python -m replicator.receiver.process --arguments FILE`."""
     with open(arguments_file, "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=ReceiverArguments)
@@ -483,4 +483,4 @@ def main(arguments_file: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
         raise SystemExit("usage: python -m replicator.receiver.process --arguments FILE")
-    main(sys.argv[2])
+    run(sys.argv[2])

@@ -423,7 +423,7 @@ async def serve(world: World, arguments: SenderArguments) -> None:
         nursery.cancel_scope.cancel()
 
 
-def main(arguments_file: str) -> None:
+def run(arguments_file: str) -> None:
     """`python -m replicator.sender.process --arguments FILE`."""
     with open(arguments_file, "rb") as file:
         arguments = msgspec.json.decode(file.read(), type=SenderArguments)
@@ -434,4 +434,4 @@ def main(arguments_file: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] != "--arguments":
         raise SystemExit("usage: python -m replicator.sender.process --arguments FILE")
-    main(sys.argv[2])
+    run(sys.argv[2])

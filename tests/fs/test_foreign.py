@@ -1,5 +1,7 @@
 """What the kernel tells of changes that other processes make, and of which it is silent: our own."""
 
+import ctypes
+import errno
 import os
 import subprocess
 import time
@@ -9,11 +11,13 @@ from pathlib import Path
 import pytest
 from kit.leftovers import mounts_below
 
-from replicator.fs import target_lock
+from replicator.fs import foreign, target_lock
 from replicator.fs.foreign import ForeignChange, ForeignChanges, UnwatchableError
 from replicator.status import TargetLock
 
 pytestmark = pytest.mark.fs
+
+libc = foreign._libc
 
 
 class Watched:
@@ -166,3 +170,36 @@ def test_a_copy_that_is_a_mount_of_its_own_or_of_a_part(copy: Path) -> None:
             watched.changes.close()
     finally:
         subprocess.run(["umount", "-l", str(part)], check=True, timeout=10)
+
+
+class Refusing:
+    """Opens handles, but refuses the first of them."""
+
+    def __init__(self, reason: int, times: int) -> None:
+        self._reason, self.times = reason, times
+
+    def open_by_handle_at(self, root: int, handle: object, flags: int) -> int:
+        if self.times:
+            self.times -= 1
+            ctypes.set_errno(self._reason)
+            return -1
+        return int(libc.open_by_handle_at(root, handle, flags))
+
+
+def test_a_handle_that_the_kernel_cannot_look_up_just_now(
+    copy: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Refusing(errno.ENOMEM, 3)
+    monkeypatch.setattr(foreign, "_libc", kernel)
+    assert set(watched.after(f"echo changed > {copy}/file")) == {"file"}
+    assert kernel.times == 0
+
+
+@pytest.mark.parametrize("reason", [errno.ENOMEM, errno.EACCES], ids=errno.errorcode.get)
+def test_a_change_that_cannot_be_placed_is_told_as_one_anywhere(
+    reason: int, copy: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "_libc", Refusing(reason, 1_000_000))
+    subprocess.run(["sh", "-ec", f"echo changed > {copy}/file"], check=True, timeout=10)
+    seen = watched.changes.read()
+    assert seen is not None and seen.anything and not seen.changes

@@ -333,9 +333,7 @@ def test_an_agent_that_can_start_no_successor_lets_calls_fail_in_the_end(
         home = Home(mount.settings.home)
         home.create()
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(
-                home, EventRing(time.time_ns, lambda event: None), Launcher(home), nursery
-            )
+            supervisor = Supervisor(home, EventRing(time.time_ns, lambda event: None), Launcher(), nursery)
             child = await supervisor.start(Plan("capture", MOUNT_ID, arguments, give_up=give_up))
             child_started.set()
             (mount.mountpoint / "f").touch()
@@ -366,7 +364,7 @@ def test_a_capture_that_served_is_replaced_at_once_however_often_it_is_killed(tm
         home = Home(mount.settings.home)
         home.create()
         async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(home, ring, Launcher(home), nursery)
+            supervisor = Supervisor(home, ring, Launcher(), nursery)
             child = await supervisor.start(Plan("capture", MOUNT_ID, lambda: mount.settings))
             for _ in range(6):
                 await trio.sleep(2 * limits.CAPTURE_STABLE_S)
@@ -403,7 +401,7 @@ def test_a_capture_that_is_killed_while_its_agent_talks_to_it_is_replaced_at_onc
         home.create()
         async with trio.open_nursery() as nursery:
             ring = EventRing(time.time_ns, lambda event: None)
-            supervisor = Supervisor(home, ring, Launcher(home), nursery)
+            supervisor = Supervisor(home, ring, Launcher(), nursery)
             child = await supervisor.start(
                 Plan("capture", MOUNT_ID, lambda: mount.settings, greet=greet), patient=False
             )
@@ -476,7 +474,7 @@ def test_killed_before_that_it_has_not_started(tmp_path: Path, monkeypatch: pyte
         home.create()
         async with trio.open_nursery() as nursery:
             ring = EventRing(time.time_ns, lambda event: None)
-            supervisor = Supervisor(home, ring, Launcher(home), nursery)
+            supervisor = Supervisor(home, ring, Launcher(), nursery)
             plan = Plan("capture", MOUNT_ID, lambda: mount.settings)
             with pytest.raises(ChildError, match="cannot be started"):
                 await supervisor.start(plan)

@@ -200,10 +200,13 @@ class Connection:
         scope = self._sender_scope = trio.CancelScope()
         process = self.sender_process = Process(self._net.world.disk, partial(self._die, scope))
         world = replace(self._net.world, disk=process)
+        flows: list[Flow] = []
         try:
-            flows = [self._flow(index, mount) for index, mount in enumerate(self.mounts)]
+            for index, mount in enumerate(self.mounts):
+                flows.append(self._flow(index, mount))
             self.sender = Sender(world, arguments, flows)
         except (OSError, ReplicatorError) as error:
+            close_all(flows)
             self._restart(repr(error), scope, self.start_sender)
             return
         self._net.nursery.start_soon(self._run_sender, self.sender, flows, process, scope)
@@ -252,10 +255,8 @@ class Connection:
                 await sender.run()
         except BaseException as error:
             ended = why_ended(error)
-        for flow in flows:
-            flow.source.close()
-            if not sender.removed:
-                flow.cursor.close()
+        finally:  # also when the run is over, and cancels it
+            close_all(flows, cursors=not sender.removed)
         if ended or process.died:
             self._restart(f"sender: {ended}", scope, self.start_sender)
 
@@ -393,6 +394,13 @@ class Connection:
     def assert_equal(self, ignore: frozenset[str] = frozenset()) -> None:
         for mount in self.mounts:
             assert_same_tree(mount.root, self.copy_of(mount), ignore)
+
+
+def close_all(flows: list[Flow], *, cursors: bool = True) -> None:
+    for flow in flows:
+        flow.source.close()
+        if cursors:
+            flow.cursor.close()
 
 
 def why_ended(error: BaseException) -> str:

@@ -36,7 +36,8 @@ memory_size = "32 MiB"
 segment_size = "1 MiB"
 """
 PROCESSES = (
-    "capture", "holder", "sender", "receiver", "source dtd", "target dtd", "source spare", "target spare",
+    "capture", "holder", "sender", "receiver", "source dtd", "target dtd",
+    "source fork_server", "target fork_server",
 )  # fmt: skip
 END_TIMEOUT_S = 30.0
 CONVERGE_TIMEOUT_S = 150.0
@@ -72,9 +73,10 @@ class TwoHosts(Protected):
                 return held if _is_alive(held) else None
             return None
         kind = name.rpartition(" ")[2]
-        agent = self.beta if name in ("receiver", "target spare") else self.alpha
+        agent = self.beta if name in ("receiver", "target fork_server") else self.alpha
+        program = f"replicator.agent.{kind} " if kind == "fork_server" else f"replicator.{kind}.process "
         for process_id, command in leftovers.processes_of_home(agent.home).items():
-            if f"replicator.{kind}.process " in command:
+            if program in command:
                 return process_id
         return None
 
@@ -104,7 +106,7 @@ class TwoHosts(Protected):
                 agent.kill()
                 agent.start()
         for name, former in self._killed.items():
-            if name.endswith(" spare"):  # it is an optimisation, and nobody hurries
+            if name.endswith(" fork_server"):  # its agent does without from then on
                 continue
             until(lambda n=name, f=former: self.process(n) not in (None, f), 60)
         if "capture" in self._killed:

@@ -5,7 +5,8 @@ is brought, whatever else happens meanwhile.
 import errno
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -68,15 +69,22 @@ async def settled(connection: Connection, data: Mount) -> None:
     await trio.sleep(20)
 
 
-async def test_a_dead_target_costs_bounded_space_and_only_what_changed(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    chance = random.Random(1)
-    async with topology(1) as net:
+@asynccontextmanager
+async def one_copy(seed: int) -> AsyncIterator[tuple[Mount, Connection]]:
+    """A captured directory with a small queue, and its copy, which is equal."""
+    async with topology(seed) as net:
         data = net.mount("data", **SMALL)
         build(data)
         connection = net.connect([data])
         await settled(connection, data)
+        yield data, connection
+
+
+async def test_a_dead_target_costs_bounded_space_and_only_what_changed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    chance = random.Random(1)
+    async with one_copy(1) as (data, connection):
         await connection.kill_receiver()
         sent = connection.status.sent_mirror_bytes
         changed = await write_much(data, chance)
@@ -126,11 +134,7 @@ async def test_a_sender_killed_meanwhile_has_forgotten_nothing(
     when: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     chance = random.Random(3)
-    async with topology(3) as net:
-        data = net.mount("data", **SMALL)
-        build(data)
-        connection = net.connect([data])
-        await settled(connection, data)
+    async with one_copy(3) as (data, connection):
         await connection.kill_receiver()
         sent = connection.status.sent_mirror_bytes
         changed = await write_much(data, chance)
@@ -153,11 +157,7 @@ async def test_a_sender_killed_meanwhile_has_forgotten_nothing(
 
 async def test_a_stopped_replication_is_tracked(autojump_clock: trio.testing.MockClock) -> None:
     chance = random.Random(4)
-    async with topology(4) as net:
-        data = net.mount("data", **SMALL)
-        build(data)
-        connection = net.connect([data])
-        await settled(connection, data)
+    async with one_copy(4) as (data, connection):
         connection.running.replicate_stop()
         sent = connection.status.sent_mirror_bytes
         changed = await write_much(data, chance)
@@ -429,11 +429,7 @@ def no_contents(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def removal(clock: trio.testing.MockClock) -> None:
-    async with topology(9) as net:
-        data = net.mount("data", **SMALL)
-        build(data)
-        connection = net.connect([data])
-        await settled(connection, data)
+    async with one_copy(9) as (data, connection):
         await connection.kill_receiver()
         data.source.unlink(b"d3/f3")
         await write_much(data, random.Random(9))
@@ -474,11 +470,7 @@ async def power_lost_at_the_end(clock: trio.testing.MockClock) -> None:
 async def away_again(clock: trio.testing.MockClock) -> None:
     """The target goes away while a recovery runs, and for so long that this is tracked, too."""
     chance = random.Random(11)
-    async with topology(11) as net:
-        data = net.mount("data", **SMALL)
-        build(data)
-        connection = net.connect([data])
-        await settled(connection, data)
+    async with one_copy(11) as (data, connection):
         await connection.kill_receiver()
         await write_much(data, chance)
         connection.start_receiver()

@@ -4,6 +4,8 @@
 `tests/kit/checkers.py` what is looked at; `tests/TRACK_RECORD.md` what they found.
 """
 
+import os
+
 import pytest
 from kit import trial
 from kit.campaign import amount
@@ -25,6 +27,13 @@ FOUND = {
 @pytest.mark.parametrize("seed", [*FOUND, *range(1000, 1000 + amount("TRIALS_SHORT", 40))])
 def test_a_trial(seed: int) -> None:
     trial.run(seed)
+
+
+def test_a_trial_leaves_nothing_open() -> None:
+    """Else tens of thousands of them could not run in one process."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    assert (made := trial.run(11)).plan.hosts == made.plan.mounts == 2
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.soak
