@@ -76,8 +76,11 @@ class LinkTable:
         """The names in that directory itself that hold a known file."""
         if not self._any:
             return set()
-        start, end = _below(directory) if directory else (b"", b"\xff" * 2)
-        rows = self._database.execute("SELECT path FROM name WHERE path > ? AND path < ?", (start, end))
+        if directory:
+            below = _below(directory)
+            rows = self._database.execute("SELECT path FROM name WHERE path > ? AND path < ?", below)
+        else:
+            rows = self._database.execute("SELECT path FROM name")
         cut = len(directory) + 1 if directory else 0
         return {path[cut:] for (path,) in rows if b"/" not in path[cut:]}
 

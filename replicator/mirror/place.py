@@ -499,9 +499,14 @@ class Placer:
         if self._finder is not None:
             for name in entry.names:
                 self._finder.is_the_sources(_join(entry.path, name))
-        others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
+        sizes = sizes_of(entry.states)
+        try:
+            others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
+        except OSError as error:
+            if error.errno in _TARGET_IS_ILL:
+                raise
+            raise NotAsClaimed(error.strerror or str(error), entry.names, size=sum(sizes)) from None
         if others:
-            sizes = sizes_of(entry.states)
             size = sum(sizes[index] for index in others)
             names = tuple(entry.names[index] for index in others)
             raise NotAsClaimed("some are not as claimed", names, size=size)
