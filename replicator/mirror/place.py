@@ -302,10 +302,11 @@ class Placer:
         return not inherits
 
     def _make_plainly(self, directory: int, file: PackedFile, data: memoryview) -> bool:
-        """False: it takes more than that, and nothing is there that was not before."""
+        """False: it takes more than that, and nothing is there that was not before. The umask is 0."""
         name, mode, uid, gid, mtime_ns, offset, end = file
         try:
-            descriptor = os.open(name, CREATE_FLAGS, UNFINISHED_MODE, dir_fd=directory)
+            # With its mode at once: what is read too early here is what its readers may read in a moment.
+            descriptor = os.open(name, CREATE_FLAGS, mode & 0o777, dir_fd=directory)
         except OSError:
             return False
         try:
@@ -315,7 +316,7 @@ class Placer:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if uid or gid:
                 os.fchown(descriptor, uid, gid)
-            if mode != UNFINISHED_MODE:
+            if mode & 0o7000:
                 os.fchmod(descriptor, mode)
             os.utime(descriptor, ns=(mtime_ns, mtime_ns))
         except BaseException:
