@@ -348,7 +348,9 @@ class Scanner:
         if not changes:
             return found
         if any(_unsure(r) or name_change_touches(r, entry.path) for r in changes):
-            flow.order.require(entry.path)
+            # Each of them: they may be pending by themselves.
+            for name in entry.names:
+                flow.order.require(join(entry.path, name))
             return None
         changed = set().union(*(names_changed(r, entry.path) or () for r in changes))
         if isinstance(entry, Files):
