@@ -65,6 +65,16 @@ class Mirror(msgspec.Struct, frozen=True):
     checksum_all: bool = limits.CHECKSUM_ALL  # of this source: mirrors with checksum compare all files
 
 
+class Verify(msgspec.Struct, frozen=True):
+    """[verify]: the verification log of this source. Sizes in bytes."""
+
+    log_directory: str = ""  # "": `log` in the home directory
+    log_name: str = limits.VERIFY_LOG_NAME
+    log_size_max: int = limits.VERIFY_LOG_BYTES
+    log_append: bool = True
+    log_files: int = 1
+
+
 class Meter(msgspec.Struct, frozen=True):
     """[meter]: when the recovery point of a connection is an event. In seconds; 0: never."""
 
@@ -87,6 +97,7 @@ class Config(msgspec.Struct, frozen=True):
     target: Target = Target()
     connection: Connection = Connection()
     mirror: Mirror = Mirror()
+    verify: Verify = Verify()
     meter: Meter = Meter()
     log: Log = Log()
 
@@ -137,6 +148,12 @@ def _text(value: Any) -> str:
 def _name(value: Any) -> str:
     if len(_text(value)) > limits.NAME_CHARS or any(not c.isprintable() or c == "/" for c in value):
         raise _Wrong(f"must be at most {limits.NAME_CHARS} printable characters without /")
+    return str(value)
+
+
+def _file_name(value: Any) -> str:
+    if not _name(value) or value in (".", ".."):
+        raise _Wrong("must be the name of a file")
     return str(value)
 
 
@@ -213,6 +230,11 @@ _CHECKS: dict[str, Check] = {
     "connection.auto_remirror": _one_of(*limits.REMIRROR),
     "mirror.remap_links": _flag,
     "mirror.checksum_all": _flag,
+    "verify.log_directory": _directory_or_default,
+    "verify.log_name": _file_name,
+    "verify.log_size_max": _size(limits.VERIFY_LOG_MIN_BYTES),
+    "verify.log_append": _flag,
+    "verify.log_files": _number(1, 999),
     "meter.lag_warning_s": _number(0, limits.LAG_MAX_S),
     "meter.lag_error_s": _number(0, limits.LAG_MAX_S),
     "log.size_max": _size(limits.LOG_MIN_BYTES),

@@ -142,6 +142,24 @@ ORPHANS_HALTED = EventType(
     9095, _W, "connection {id}: orphans of {target} wait for a person: {reason} (dtctl orphans status {id})"
 )
 ORPHAN_SETTINGS = EventType(9096, _I, "orphans of the copies on this host: {text}")
+RESTORE_STARTED = EventType(4053, _I, "restore {id}: {repset} is restored from {source} to {places}")
+RESTORE_PAUSED = EventType(4054, _I, "restore {id}: paused by request")
+RESTORE_RESUMED = EventType(4055, _I, "restore {id}: resumed by request")
+RESTORE_STOPPED = EventType(4056, _W, "restore {id}: stopped: {reason}")
+RESTORE_COMPLETED = EventType(4057, _I, "restore {id}: {text}")
+RESTORE_FAILED = EventType(9110, _E, "restore {id}: cannot go on: {reason}")
+COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is being restored from")
+COPY_PROMOTED = EventType(
+    98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
+)
+VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started by request ({text})")
+VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
+VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")
+VERIFY_STOPPED = EventType(4061, _I, "connection {id}: verification stopped")
+VERIFY_COMPLETED = EventType(4062, _I, "connection {id}: verification completed: {text}")
+VERIFY_DIFFERS = EventType(
+    9097, _W, "connection {id}: {target} differs from its source: {text} (dtctl verify status {id})"
+)
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(

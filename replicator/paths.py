@@ -94,6 +94,14 @@ class Home:
         """What happened to a connection: one JSON value a line."""
         return os.path.join(self.path, "source", connection_uuid + ".story")
 
+    def verify(self, connection_uuid: str) -> str:
+        """What is to be verified of a connection, and when."""
+        return os.path.join(self.path, "source", connection_uuid + ".verify")
+
+    def runs(self, connection_uuid: str) -> str:
+        """How the runs of a connection ended."""
+        return os.path.join(self.path, "source", connection_uuid + ".runs")
+
     @property
     def targets(self) -> str:
         return os.path.join(self.path, "target")

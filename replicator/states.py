@@ -18,6 +18,7 @@ from replicator.status import (
     TargetDataState,
     TargetStatus,
     TransmitMode,
+    VerifyPhase,
 )
 
 S = TypeVar("S", bound=StrEnum)
@@ -72,6 +73,17 @@ class ApplyEvent(StrEnum):
     RESUME = "target resumed"
     FAIL = "an operation fails"
     WORKS = "it works again"
+
+
+class VerifyEvent(StrEnum):
+    """What moves one verification."""
+
+    PAUSE = "verification paused"
+    RESUME = "verification resumed"
+    STOP = "verification stopped"
+    REPAIR = "what differs is brought"
+    COMPARE = "what differed is brought"
+    END = "everything is compared"
 
 
 class ReplicationEvent(StrEnum):
@@ -160,6 +172,20 @@ DATA: Table[TargetDataState, DataEvent] = {
 """A copy becomes OK by a complete mirror, and by nothing else. One that was taken into use stays so until a
 person has chosen the source.
 """
+
+_V, _VE = VerifyPhase, VerifyEvent
+VERIFY: Table[VerifyPhase, VerifyEvent] = {
+    (_V.RUNNING, _VE.PAUSE): _V.PAUSED,
+    (_V.RUNNING, _VE.STOP): _V.STOPPED,
+    (_V.RUNNING, _VE.REPAIR): _V.REPAIRING,
+    (_V.RUNNING, _VE.END): _V.COMPLETE,
+    (_V.PAUSED, _VE.RESUME): _V.RUNNING,
+    (_V.PAUSED, _VE.STOP): _V.STOPPED,
+    (_V.REPAIRING, _VE.STOP): _V.STOPPED,
+    (_V.REPAIRING, _VE.COMPARE): _V.RUNNING,
+    (_V.REPAIRING, _VE.END): _V.COMPLETE,
+}
+"""Of one verification. What it brings is a run of a mirror, which has states of its own."""
 
 _T, _AE = TargetStatus, ApplyEvent
 APPLY: Table[TargetStatus, ApplyEvent] = {

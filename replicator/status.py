@@ -145,6 +145,94 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     compared_bytes: int = 0  # read and compared by digests
 
 
+class VerifyPhase(StrEnum):
+    """How far a verification is."""
+
+    NONE = ""
+    RUNNING = "running"
+    PAUSED = "paused"
+    REPAIRING = "repairing"  # what differs is brought
+    STOPPED = "stopped"  # by request, before everything was compared
+    COMPLETE = "complete"
+
+
+class VerifyDifference(msgspec.Struct, frozen=True):
+    """One path that differs, and in what (see `mirror.checks.Aspect`)."""
+
+    path: str
+    aspects: tuple[str, ...]
+    bytes: int = 0  # of content, out of sync
+
+
+class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """The running, or the last, verification of a connection. Sizes in bytes, times in seconds."""
+
+    run: str = ""  # id
+    phase: VerifyPhase = VerifyPhase.NONE
+    checksum: bool = False
+    remirror: bool = False
+    newer: bool = False
+    background: bool = False  # a part of the walk in the background
+    started: float = 0.0  # since the epoch
+    finished: float = 0.0
+    elapsed_s: float = 0.0
+    files: int = 0  # compared; what is no directory is a file
+    directories: int = 0
+    bytes: int = 0  # sizes of the files compared
+    read_bytes: int = 0  # content compared by digests
+    missing_files: int = 0
+    missing_directories: int = 0
+    different_files: int = 0
+    different_directories: int = 0
+    extra: int = 0  # names that only the target has
+    remirrored: int = 0  # paths that were brought
+    left: int = 0  # differ, and were left because they are not newer
+    changing: int = 0  # changed whenever they were looked at: not compared
+    bytes_out_of_sync: int = 0
+    rate_bytes_per_s: float = 0.0
+    problem_count: int = 0
+    problems: tuple[Problem, ...] = ()
+    differences: tuple[VerifyDifference, ...] = ()  # without those left out of `status`
+    current: str = ""
+    waits_for: str = ""  # why it does not go on
+    next_run: float | None = None  # of the schedule, since the epoch
+    schedule: str = ""
+    background_bytes_per_s: int = 0  # it walks the set all the time, at this budget; 0: it does not
+    oldest_seconds: float | None = None  # age of the last look at what was not looked at longest
+
+    @property
+    def difference_count(self) -> int:
+        return (
+            self.missing_files
+            + self.missing_directories
+            + self.different_files
+            + self.different_directories
+            + self.extra
+        )
+
+
+class RunReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one run of a mirror, recovery or verification ended. Sizes in bytes, times in seconds."""
+
+    run: str  # id
+    kind: str  # full, difference, recovery, forced, orphans, verify, background
+    started: float  # since the epoch
+    finished: float
+    elapsed_s: float
+    result: str  # complete, incomplete, stopped; of a verification equal, different, stopped
+    options: str = ""
+    files: int = 0
+    bytes: int = 0
+    matched_bytes: int = 0  # that the target had
+    sent_bytes: int = 0
+    skipped: int = 0  # differ, or change, and were left
+    different: int = 0  # of a verification: paths
+    bytes_out_of_sync: int = 0
+    problem_count: int = 0
+    problems: tuple[Problem, ...] = ()  # the first of them
+    rate_bytes_per_s: float = 0.0
+
+
 class RecoveryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is done about a copy that is not exact, and how fast it may be (DC-17…DC-23)."""
 
@@ -304,3 +392,4 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     mirror: MirrorProgress = MirrorProgress()
     recovery: RecoveryStatus = RecoveryStatus()
     orphans: OrphanReport = OrphanReport()  # as the target told it last, without names
+    verify: VerifyProgress = VerifyProgress()  # without names of what differs

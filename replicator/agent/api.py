@@ -25,9 +25,11 @@ from replicator import limits
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.core import NotFoundError
 from replicator.agent.service import Service
+from replicator.agent.verify_service import VerifyRequest
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
+from replicator.restores import RestoreRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -154,6 +156,10 @@ class ProtectBody(Body, frozen=True, kw_only=True):
 
 class TargetsBody(ActionBody, frozen=True, kw_only=True):
     uuid: str | None = None
+
+
+class CopiesBody(Body, frozen=True, kw_only=True):
+    source: str = ""
 
 
 class Empty(Body, frozen=True, kw_only=True):
@@ -287,6 +293,41 @@ class Api:
             over_limit=body.over_limit,
         )
 
+    # --- restores ---
+
+    async def copies(self, request: Request) -> object:
+        return await self._service.restores.copies((await _body(request, CopiesBody)).source)
+
+    async def restores(self, request: Request) -> object:
+        return self._service.restores.all()
+
+    async def start_restore(self, request: Request) -> object:
+        return await self._service.restores.start(await _body(request, RestoreRequest))
+
+    async def restore(self, request: Request) -> object:
+        return self._service.restores.get(request.path_params["restore"])
+
+    async def act_on_restore(self, request: Request) -> object:
+        action = _action(await _body(request, ActionBody), "pause", "resume", "stop")
+        return await self._service.restores.act(request.path_params["restore"], action)
+
+    # --- verification ---
+
+    async def verification(self, request: Request) -> object:
+        return await self._service.verify.report(request.path_params["connection"])
+
+    async def act_on_verification(self, request: Request) -> object:
+        return await self._service.verify.act(
+            request.path_params["connection"], await _body(request, VerifyRequest)
+        )
+
+    async def runs(self, request: Request) -> object:
+        query = dict(request.query_params)
+        kind, count = query.pop("kind", ""), query.pop("count", str(limits.RUNS_KEPT))
+        if query or not count.isdecimal() or not 1 <= int(count) <= 2 * limits.RUNS_KEPT:
+            raise UsageError(f"only kind and count (from 1 to {2 * limits.RUNS_KEPT}) can be asked for")
+        return await self._service.verify.runs(request.path_params["connection"], kind, int(count))
+
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
@@ -399,6 +440,11 @@ class Api:
             "/v1/connections/{connection}/story": {"GET": self.story},
             "/v1/connections/{connection}/disconnect": {"POST": self.disconnect},
             "/v1/connections/{connection}/mirror": {"POST": self.mirror},
+            "/v1/connections/{connection}/verify": {
+                "GET": self.verification,
+                "POST": self.act_on_verification,
+            },
+            "/v1/connections/{connection}/runs": {"GET": self.runs},
             "/v1/connections/{connection}/recovery": {"POST": self.act_on_recovery},
             "/v1/connections/{connection}/force": {"POST": self.force},
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
@@ -406,6 +452,9 @@ class Api:
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
+            "/v1/restores": {"GET": self.restores, "POST": self.start_restore},
+            "/v1/restores/copies": {"POST": self.copies},
+            "/v1/restores/{restore}": {"GET": self.restore, "POST": self.act_on_restore},
             "/v1/recovery": {"GET": self.recovery, "POST": self.set_speed},
             "/v1/repsets/{name}/priority": {"POST": self.set_priority},
             "/v1/why": {"GET": self.why},

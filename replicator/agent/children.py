@@ -21,7 +21,7 @@ from replicator.agent import planning
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
 from replicator.agent.queue_places import Place, QueuePlaces
-from replicator.agent.state import AgentIdentity, Connection, Mount, State
+from replicator.agent.state import AgentIdentity, Connection, Mount, Restore, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
 from replicator.capture import held_mount
 from replicator.capture.arguments import CaptureSettings
@@ -29,13 +29,16 @@ from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
+from replicator.orphans import OrphanAction, OrphanSettings
 from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.repset import overlapping
+from replicator.restores import Existing
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.sender.verify_log import VerifyLogSettings
 from replicator.shares import shares
 from replicator.world import World
 
@@ -313,6 +316,7 @@ class Children:
                     remirror=settings.auto_remirror,
                     reconnect=settings.auto_reconnect,
                     checksum_all=self._config.mirror.checksum_all,
+                    verify_log=msgspec.to_builtins(self._verify_log()),
                 )
 
         plan = Plan(
@@ -347,6 +351,9 @@ class Children:
         return told
 
     def _sender_arguments(self, connection: Connection) -> SenderArguments:
+        # As it is now: a restore may have ended since.
+        known = (c for c in self._state().connections if c.uuid == connection.uuid)
+        connection = next(known, connection)
         journals = planning.journals_of(connection.repset, self._state().mounts)
         return SenderArguments(
             home=self._home.path,
@@ -362,6 +369,8 @@ class Children:
                 for index, journal in enumerate(journals)
                 for source, target in planning.journal_maps(journal.root, connection.maps)
             ],
+            epoch=connection.epoch,
+            restored=connection.restored,
             options=SenderOptions(
                 mirror=connection.options.mirror,
                 newer=connection.options.newer,
@@ -376,7 +385,19 @@ class Children:
                 remirror=self._config.connection.auto_remirror,
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
+                verify_log=self._verify_log(),
             ),
+            connection_id=connection.id,
+        )
+
+    def _verify_log(self) -> VerifyLogSettings:
+        settings = self._config.verify
+        return VerifyLogSettings(
+            directory=settings.log_directory,
+            name=settings.log_name,
+            size_max=settings.log_size_max,
+            append=settings.log_append,
+            files=settings.log_files,
         )
 
     def _recovery_share(self, connection: Connection) -> float:
@@ -393,6 +414,17 @@ class Children:
             memory_directory=settings.memory_directory,
             disk_directory=settings.disk_directory,
         )
+
+    # --- senders of restores, which are no connections ---
+
+    def sender_of(self, uuid: str) -> Child | None:
+        return self._supervisor.get("sender", uuid)
+
+    async def start_planned(self, plan: Plan) -> Child:
+        return await self._supervisor.start(plan)
+
+    async def stop_sender(self, uuid: str) -> None:
+        await self._supervisor.stop("sender", uuid)
 
     # --- receivers ---
 
@@ -479,6 +511,7 @@ class Children:
     def _receiver_arguments(self, uuid: str, place: Place | None = None) -> ReceiverArguments:
         queue = self._config.queue
         place = place or self._places.of(uuid, self._wanted_spool(uuid))
+        restore = self._state().restore_of(uuid)
         return ReceiverArguments(
             home=self._home.path,
             connection_uuid=uuid,
@@ -491,7 +524,23 @@ class Children:
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
             watch=self._config.target.watch,
-            orphans=self._state().orphans,
+            orphans=self._orphans(restore),
+            keeps_existing=restore is not None and restore.request.existing is Existing.MISSING,
+        )
+
+    def _orphans(self, restore: Restore | None) -> OrphanSettings:
+        """What becomes of names that the source, or the copy that is restored, does not have."""
+        known = self._state().orphans
+        if restore is None:
+            return known
+        request = restore.request
+        return OrphanSettings(
+            action=request.orphans or OrphanAction.KEEP,
+            directory=request.orphans_directory,
+            older_than_days=request.orphans_older_than_days,
+            log_names=known.log_names,
+            limit_count=0 if request.orphans_over_limit else known.limit_count,
+            limit_percent=0 if request.orphans_over_limit else known.limit_percent,
         )
 
     def _wanted_spool(self, uuid: str) -> Place:

@@ -339,7 +339,7 @@ class Connections:
             repset=connection.repset.name,
             target=name,
             target_lock=TargetLock(connection.options.lock),
-            state_reason="is being started",
+            state_reason=self._reason_of_nothing(connection),
             recovery=self._recovery_status(connection, RecoveryStatus(share=0.0)),
         )
         if child is None or (child.pid is None and not child.problem):
@@ -359,6 +359,11 @@ class Connections:
             recovery=self._recovery_status(connection, status.recovery),
             lag=forecast.completed(status.lag, self._core.config.meter, room),
         )
+
+    def _reason_of_nothing(self, connection: Connection) -> str:
+        if self._core.state.is_restored(connection=connection.uuid):
+            return "is being restored from its copy: see `dtctl restore status`"
+        return "is being started"
 
     def _recovery_status(self, connection: Connection, known: RecoveryStatus) -> RecoveryStatus:
         """With what the agent has decided."""

@@ -202,9 +202,10 @@ async def run_agent(
                     async with trio.open_nursery() as both:
                         both.start_soon(service.start)
                         await answering.start(_serve_api, service, home)
-                    await nursery.start(Greeter(children.adopt, ring).serve, listeners)
+                    await nursery.start(Greeter(children.adopt, service.copies.serve, ring).serve, listeners)
                     nursery.start_soon(Watch(core, service.connections, service.queues).run)
                     nursery.start_soon(service.recovery.run)
+                    nursery.start_soon(service.restores.run)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()

@@ -14,6 +14,7 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address
+from replicator.agent import restore_calls
 from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
 from replicator.events import EventRing
 from replicator.net.engine import PURPOSE, split_greeting
@@ -22,6 +23,9 @@ from replicator.net.frames import Greeting
 Adopt = Callable[[str, int, bytes], Awaitable[None]]
 """Hand over the socket of a connection, and what was read from it, to its receiver. Raises ReplicatorError.
 """
+
+Restore = Callable[[str, trio.SocketStream, bytes], Awaitable[str]]
+"""Answer what another agent asks about a restore from this copy: see `CopyKeeper.serve`."""
 
 
 class ListenError(ReplicatorError):
@@ -43,10 +47,13 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
 
 
 class Greeter:
-    """Accepts the sockets of sources. `adopt` takes over each one that said which connection it carries."""
+    """Accepts the sockets of sources, and of those that restore. `adopt` takes over each one of a source that
+    said which connection it carries.
+    """
 
-    def __init__(self, adopt: Adopt, ring: EventRing) -> None:
+    def __init__(self, adopt: Adopt, restore: Restore, ring: EventRing) -> None:
         self._adopt = adopt
+        self._restore = restore
         self._ring = ring
         self._free = trio.Semaphore(limits.GREETINGS_WAITING)
 
@@ -112,6 +119,8 @@ class Greeter:
             canonical = ""
         if canonical != greeting.connection_uuid:
             raise RemoteProtocolError(f"{greeting.connection_uuid!r} is not a connection")
+        if greeting.purpose == restore_calls.PURPOSE:
+            return await self._restore(canonical, stream, data[found[1] :])
         if greeting.purpose != PURPOSE:
             raise RemoteProtocolError(f"purpose {greeting.purpose!r} is not known here")
         await self._adopt(canonical, stream.socket.fileno(), data)

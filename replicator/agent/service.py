@@ -12,6 +12,7 @@ import trio
 import replicator
 from replicator import events
 from replicator.agent.connections import Connections
+from replicator.agent.copy_keeper import CopyKeeper
 from replicator.agent.core import Core
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
@@ -19,8 +20,10 @@ from replicator.agent.protect import protect
 from replicator.agent.queues import Queues
 from replicator.agent.recovery_control import RecoveryControl
 from replicator.agent.repsets import Repsets
+from replicator.agent.restores import Restores
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
+from replicator.agent.verify_service import VerifyService
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
 from replicator.status import ConnectionStatus
@@ -52,6 +55,9 @@ class Service:
         self.queues = Queues(core)
         self.recovery = RecoveryControl(core, self.connections, self.repsets)
         self.orphans = OrphanService(core, self.connections)
+        self.copies = CopyKeeper(core)
+        self.restores = Restores(core, self.connections, self.mounts, self.repsets)
+        self.verify = VerifyService(core, self.connections)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()
@@ -83,8 +89,11 @@ class Service:
         await self._core.children.adopt_strays()
         async with trio.open_nursery() as nursery:
             for mount in self._core.state.mounts:
-                nursery.start_soon(self._start_mount, mount)
+                if not self._core.state.is_restored(mount=mount.id):
+                    nursery.start_soon(self._start_mount, mount)
         for connection in self._core.state.connections:
+            if self._core.state.is_restored(connection=connection.uuid):
+                continue
             await self._core.children.start_sender(connection, patient=True)
             self._core.events.add(
                 events.AUTO_RECONNECTED,

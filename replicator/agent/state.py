@@ -15,6 +15,8 @@ from replicator.errors import ReplicatorError
 from replicator.mount_options import MountOptions
 from replicator.orphans import OrphanSettings
 from replicator.repset import ReplicationSet
+from replicator.restores import Phase, RestoreRequest, RestoreView, Root
+from replicator.sender.arguments import Restored
 from replicator.shares import Priority, Speed
 
 VERSION = 1
@@ -81,11 +83,41 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     maps: tuple[Map, ...]
     options: ConnectionOptions = ConnectionOptions()
     created: float  # seconds since the epoch
+    epoch: int = 0  # of the set, see `net.frames.Connect`
+    restored: Restored | None = None  # the last restore from its copy
 
     @property
     def target(self) -> str:
         """The target as users see it."""
         return f"{self.target_host or 'localhost'}:{self.target_port}"
+
+
+class Restore(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of a copy that is brought to this host, or was."""
+
+    uuid: str
+    id: int
+    copy: str  # uuid of the connection it is the copy of
+    host: str  # where the agent that keeps it listens
+    port: int
+    request: RestoreRequest
+    definition: ReplicationSet  # of the copy, whole
+    repset: ReplicationSet  # the part that is restored
+    roots: tuple[Root, ...]
+    places: tuple[str, ...]  # absolute directories here, one for each root
+    epoch: int  # of the copy, before
+    over_source: bool = False  # what is restored becomes the source of that connection, whose mounts are down
+    mounts: tuple[str, ...] = ()  # ids of these
+    phase: Phase = Phase.RUNNING
+    reason: str = ""
+    resumed: str = ""
+    started: float
+    finished: float = 0.0
+    last: RestoreView | None = None  # as it was shown at its end
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.phase in (Phase.RUNNING, Phase.FINISHING)
 
 
 class State(_Versioned, frozen=True, kw_only=True):
@@ -101,6 +133,20 @@ class State(_Versioned, frozen=True, kw_only=True):
     priorities: dict[str, Priority] = {}  # of sets, by name; without those that have the default
 
     orphans: OrphanSettings = OrphanSettings()  # of the copies that are kept here
+    restores: tuple[Restore, ...] = ()  # to this host; those at work, and the last that have ended
+
+    def restore_of(self, uuid: str) -> Restore | None:
+        """By its own uuid."""
+        return next((restore for restore in self.restores if restore.uuid == uuid), None)
+
+    def is_restored(self, *, connection: str = "", mount: str = "") -> bool:
+        """Whether this connection, or mount, has to stay down for a restore."""
+        return any(
+            restore.over_source
+            and restore.is_at_work
+            and (restore.copy == connection or mount in restore.mounts)
+            for restore in self.restores
+        )
 
     def priority_of(self, connection: Connection) -> Priority:
         return self.priorities.get(connection.repset.name, Priority.REGULAR)

@@ -36,8 +36,7 @@ def choose(sides: Sides, survivor: str, confirm: str) -> Choice:
         return Choice(
             False,
             f"everything changed on the source since then would be lost ({sides.queued_ops} operations are"
-            " queued), and this release does not copy back: disconnect, copy it back by hand, and protect it"
-            " again",
+            f" queued): restore it from the copy for that (dtctl restore start {sides.repset})",
         )
     lost = f"everything changed in the copy on {sides.target} since it was taken into use is lost"
     if confirm != sides.repset:

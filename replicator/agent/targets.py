@@ -7,6 +7,7 @@ import msgspec
 from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
+from replicator.agent.supervisor import Child
 from replicator.errors import ReplicatorError
 
 
@@ -43,6 +44,18 @@ class Targets:
             found.append(TargetView(uuid=child.plan.id, pid=child.pid, problem=child.problem, status=status))
         return found
 
+    async def _release(self, child: Child) -> None:
+        """A copy that stands still for a restore that nobody carries out any more goes on."""
+        restore = (await child.call("status"))["restoring"]
+        if not restore:
+            return
+        if self._core.children.sender_of(restore) is not None:
+            raise ReplicatorError(
+                f"the copy {child.plan.id} is being restored from: stop that on the host that gets it (dtctl"
+                " restore stop)"
+            )
+        await child.call("restore_ends", restore=restore)
+
     async def act(self, key: str | None, action: str) -> int:
         """`pause`, `resume`, `use` or `forget` receivers of this agent: one by its uuid or its connection
         here, or all.
@@ -60,6 +73,8 @@ class Targets:
                 )
         chosen = [child for child in self._core.children.receivers() if uuid in (None, child.plan.id)]
         for child in chosen:
+            if action == "resume":
+                await self._release(child)
             await child.call(action)
         if action in _TARGET_EVENTS:
             self._core.events.add(_TARGET_EVENTS[action], count=len(chosen))

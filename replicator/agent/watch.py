@@ -15,12 +15,20 @@ from replicator.agent.queues import Queues, alerts
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
 from replicator.orphans import OrphanPhase, described
-from replicator.status import ConnectionState, ConnectionStatus, MirrorStatus, QueueView, TargetStatus
+from replicator.status import (
+    ConnectionState,
+    ConnectionStatus,
+    MirrorStatus,
+    QueueView,
+    TargetStatus,
+    VerifyPhase,
+)
 from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]
 
 
+_NO_MIRROR = (MirrorStatus.IDLE, MirrorStatus.VERIFYING)
 _LEVEL_EVENTS = {"": events.LAG_NORMAL, "warning": events.LAG_WARNING, "error": events.LAG_ERROR}
 
 
@@ -33,7 +41,7 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.CONNECTION_BACK, names
     if now.tracking and not before.tracking:
         yield events.TRACKING_BEGINS, names
-    if now.mirror_status is MirrorStatus.IDLE and before.mirror_status is not MirrorStatus.IDLE:
+    if now.mirror_status in _NO_MIRROR and before.mirror_status not in _NO_MIRROR:
         mirror = now.mirror
         if mirror.complete:
             counts = {
@@ -55,6 +63,16 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
             yield events.ORPHANS_STOPPED, {**names, "reason": now.orphans.reason}
         else:
             yield events.ORPHANS_COMPLETED, {**names, "text": described(now.orphans)}
+    verify = now.verify
+    if verify.phase is VerifyPhase.COMPLETE and (verify.run, verify.phase) != (
+        before.verify.run,
+        before.verify.phase,
+    ):
+        text = f"{verify.files} files and {verify.directories} directories compared, "
+        count = verify.difference_count
+        text += f"{count} paths differ, {verify.bytes_out_of_sync} bytes" if count else "equal"
+        if count or not verify.background:
+            yield events.VERIFY_DIFFERS if count else events.VERIFY_COMPLETED, {**names, "text": text}
     if changes := _more(before.foreign_changes, now.foreign_changes):
         yield events.FOREIGN_CHANGES, {**names, "count": changes, "path": now.foreign_path}
     if now.target_queue_full is not before.target_queue_full:

@@ -18,8 +18,10 @@ from replicator.cli import (
     queue,
     recovery,
     repset,
+    restore,
     status,
     story,
+    verify,
     why,
 )
 from replicator.cli.client import Client
@@ -60,10 +62,12 @@ def _options(
     context.obj = Client(os.path.abspath(home))
 
 
-for _module in (connect, status, connection, lag, queue, story, why):
+for _module in (connect, status, connection, lag, queue, story, why, verify):
     _module.register(app)
 app.add_typer(orphans.app, name="orphans")
+app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
+app.add_typer(verify.app, name="verify")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
 for _module in (events, monitor, console):

@@ -13,9 +13,9 @@ def emit(document: Any, as_json: bool, view: str) -> None:
     if as_json:
         print_json(document)
         return
-    from replicator.cli import render
+    from replicator.cli import render, render_verify
 
-    render.show(getattr(render, view)(document))
+    render.show(getattr(render if hasattr(render, view) else render_verify, view)(document))
 
 
 def print_json(document: Any) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.render_recovery import ends_text
+from replicator.cli.render_verify import verified
 from replicator.cli.units import bytes_text, count_text, seconds_text
 
 _PIPE_COLUMNS = 240  # nobody wraps a pipe: cells are never cut there
@@ -142,6 +143,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
         ),
         ("tracked", Text(_tracked(status))),
         ("recovery", _recovery_text(status)),
+        ("verified", Text(verified(status.get("verify") or {}))),
         ("lag", _lag_text(status)),
         ("recovery point", _recovery_point(status.get("lag") or {})),
         ("last file", Text(str(status.get("last_file") or "–"))),
@@ -542,3 +544,60 @@ def events(found: Sequence[Mapping[str, Any]]) -> RenderableType:
             Text(str(event.get("text", ""))),
         )
     return table
+
+
+def copies(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Copies that an agent keeps."""
+    if not found:
+        return Text("no copies are kept there")
+    table = _table("uuid", "set", "of", "directory", "copy", "data")
+    for copy in found:
+        roots = copy["roots"]
+        table.add_row(
+            copy["uuid"],
+            copy["repset"]["name"],
+            copy["source_name"],
+            "\n".join(root["source"] for root in roots),
+            "\n".join(root["replica"] for root in roots),
+            _state(copy["data_state"]),
+        )
+    return table
+
+
+def restore_plan(plan: Mapping[str, Any]) -> RenderableType:
+    """What a restore would do, path by path, and how much that is."""
+    lines = [
+        Text(f"{step['action']:<10} {step['path']}" + (f"  ({step['reason']})" if step["reason"] else ""))
+        for step in plan["steps"]
+    ]
+    if plan["left_out"]:
+        lines.append(Text(f"… and {plan['left_out']} more"))
+    counts = ", ".join(f"{count} {action}" for action, count in sorted(plan["counts"].items()))
+    lines.append(Text(f"{counts or 'nothing differs'}; {plan['bytes']} bytes at most"))
+    if plan["refused"]:
+        lines.append(Text(f"it would be refused: {plan['refused']}"))
+    return Group(*lines)
+
+
+def restore(found: Mapping[str, Any]) -> RenderableType:
+    """One restore, in a line."""
+    places = ", ".join(root["replica"] for root in found["roots"])
+    text = f"restore {found['id']} of {found['repset']} to {places}: {found['phase']}"
+    if found["phase"] == "running":
+        percent = found["percent"]
+        state = "paused" if found["paused"] else "connected" if found["connected"] else "not connected"
+        text += f", {state}" + (f", {percent:.0f} %" if percent is not None else "")
+    if found["done_files"] or found["sent_bytes"]:
+        text += f", {found['done_files']} files, {found['sent_bytes']} bytes sent"
+    if found["orphans"]:
+        text += f"; orphans: {found['orphans']}"
+    for more in (found["reason"], found["resumed"]):
+        text += f"; {more}" if more else ""
+    return Text(text)
+
+
+def restores(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """All of them."""
+    if not found:
+        return Text("nothing was restored to this host")
+    return Group(*(restore(one) for one in found))

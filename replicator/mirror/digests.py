@@ -154,3 +154,31 @@ def subtracted(extents: Iterable[Extent], others: Sequence[Extent]) -> list[Exte
 def gaps(start: int, end: int, extents: Iterable[Extent]) -> list[Extent]:
     """What of a range lies in none of `extents`."""
     return subtracted([(start, end - start)], list(extents))
+
+
+def unequal(descriptor: int, extents: Sequence[Extent], block_bytes: int, digests: bytes) -> list[Extent]:
+    """Blocks of a file here that do not hold what `digests` say; holes hold zeros, and so does what lies
+    behind the end of a shorter file: its size is another matter.
+    """
+    found: list[Extent] = []
+    place = 0
+    for first, last, content in read_blocks(descriptor, extents, block_bytes):
+        if _digest(padded(content, last - first)) != digests[place : place + DIGEST_BYTES]:
+            found.append((first, last - first))
+        place += DIGEST_BYTES
+    return found
+
+
+def padded(content: memoryview, length: int) -> memoryview | bytes:
+    """So many bytes: a file that grows behind its end has zeros there."""
+    return content if len(content) == length else bytes(content).ljust(length, b"\0")
+
+
+def not_zero(descriptor: int, offset: int, length: int, block_bytes: int) -> list[Extent]:
+    """Blocks of a range that hold something else than zeros."""
+    zeros = bytes(block_bytes)
+    return [
+        (first, last - first)
+        for first, last, content in read_blocks(descriptor, [(offset, length)], block_bytes)
+        if content != zeros[: len(content)]
+    ]

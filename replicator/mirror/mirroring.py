@@ -17,6 +17,8 @@ FULL = "full"
 DIFFERENCE = "difference"
 RECOVERY = "recovery"  # of some paths only: what a loss or a move into the set left to bring
 FORCED = "forced"  # full, over a copy that was taken into use: a person has chosen the source
+RESTORED = "restored"  # the source was restored from the copy: from here on it is the copy of that again
+OVERRULING = frozenset({FORCED, RESTORED})  # by these a copy that was taken into use is written again
 KINDS = frozenset({FULL, DIFFERENCE})
 LOG = "log"  # of what is known to have changed
 OFF = "off"
@@ -56,6 +58,7 @@ class MirrorRun:
     some_paths: bool = False  # not of the whole set
     partial: bool = False  # of some paths of a copy that was not complete before: it will not be afterwards
     by_itself: bool = False  # it began without being asked for
+    restored: bool = False  # the first one after the source was restored from the copy
     orphans: str = (
         ""  # what it means for orphans: see `replicator.orphans.MODES`; "": it is about single paths
     )
@@ -95,6 +98,11 @@ class MirrorRun:
     def stopped(self) -> bool:
         """By request, before it was complete."""
         return self.status is MirrorStatus.STOPPED
+
+    @property
+    def kind_told(self) -> str:
+        """What the target is told that it is."""
+        return RESTORED if self.restored else self.kind
 
     @property
     def orphan_mode(self) -> str:

@@ -63,7 +63,7 @@ from replicator.mirror.pieces import (
     Xattrs,
 )
 from replicator.mirror.transfers import OpenTransfer, OpenTransfers
-from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity
+from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity, shown
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ALL = int(AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME)
@@ -84,8 +84,17 @@ class Placer:
     Becomes the applier's source of open transfers and of identities.
     """
 
-    def __init__(self, applier: Applier, links: LinkTable, finder: Finder | None = None) -> None:
-        """`finder`: of orphans; None where nobody cares."""
+    def __init__(
+        self,
+        applier: Applier,
+        links: LinkTable,
+        finder: Finder | None = None,
+        *,
+        keeps_existing: bool = False,
+    ) -> None:
+        """`finder`: of orphans; None where nobody cares. `keeps_existing`: only what is missing is made."""
+        self._keeps_existing = keeps_existing
+        self._made: OrderedDict[bytes, None] = OrderedDict()  # the last directories that were missing
         self._finder = finder
         self._maps = applier.maps
         self._applier = applier
@@ -140,7 +149,8 @@ class Placer:
                     if isinstance(entry, Files):
                         refused += self._place_files(batch, entry)
                         continue
-                    self._handlers[type(entry)](entry)
+                    if not (self._keeps_existing and self._is_kept(entry)):
+                        self._handlers[type(entry)](entry)
                     if self._finder is not None and not isinstance(entry, Times | Abandon):
                         self._finder.is_the_sources(entry.path)
                 except NotAsClaimed as claim:
@@ -170,12 +180,51 @@ class Placer:
         for number in self._transfers.numbers():
             self._give_up(number)
 
+    # --- only what is missing ---
+
+    def _is_kept(self, entry: Entry) -> bool:
+        """Whether something is there that stays as it is, whatever it is. ReplicatorError: it is in the
+        way.
+        """
+        if isinstance(entry, Part | Abandon | Alike):  # the last speaks of several
+            return False
+        if isinstance(entry, Times):
+            return entry.path not in self._made
+        root, path = self._maps.place(entry.path)
+        if isinstance(entry, Listing):
+            self._refuse_what_is_in_the_way(root, path)
+            return False
+        self._refuse_what_is_in_the_way(root, path.rpartition(b"/")[0])
+        if _state_of(root, path) is None:
+            return False
+        if isinstance(entry, Finish):
+            self._give_up(entry.transfer)
+        return True
+
+    def _refuse_what_is_in_the_way(self, root: Root, directory: bytes) -> None:
+        while directory:
+            if self._is_directory(root, directory):
+                return
+            if _state_of(root, directory) is not None:
+                raise ReplicatorError(f"{shown(directory)} is no directory here: left as it is")
+            directory = directory.rpartition(b"/")[0]
+
+    def _is_directory(self, root: Root, path: bytes) -> bool:
+        try:
+            root.directory(path)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+            return False
+        return True
+
     # --- directories ---
 
     def _place_listing(self, entry: Listing) -> None:
         root, path = self._maps.place(entry.path)
         for name in entry.directories:
             check_name(name)
+        kept = self._keeps_existing and self._is_directory(root, path)
         directory = self._ensure_directory(root, path)
         if entry.exact:
             self._remove_others(root, path, entry)
@@ -183,7 +232,14 @@ class Placer:
         elif entry.orphans and self._finder is not None:
             self._finder.look(entry.path, {*entry.names, *entry.directories})
             directory = root.directory(path)
-        dress_directory(directory, entry.attributes, entry.xattrs)
+        if not kept:
+            dress_directory(directory, entry.attributes, entry.xattrs)
+        if self._keeps_existing:  # each makes itself, so that whether it was there is known
+            if not kept:
+                self._made[entry.path] = None
+                if len(self._made) > limits.DIRECTORIES_MADE:
+                    self._made.popitem(last=False)
+            return
         for name in entry.directories:
             child = _join(path, name)
             if self._maps.is_root(_join(entry.path, name)):
@@ -265,12 +321,16 @@ class Placer:
         if files is None or not alike.are_names(entry.names):
             raise ReplicatorError("malformed piece: its states do not describe its files")
         root, path = self._maps.place(entry.path)
+        if self._keeps_existing:
+            self._refuse_what_is_in_the_way(root, path)
         directory = self._ensure_directory(root, path)
         data = memoryview(entry.data.buffer)
         plainly = self._makes_plainly(entry.path, directory)
         known = self._links.names_in(entry.path)
         refused: list[Refused] = []
         for file in files:
+            if self._keeps_existing and self._state(_join(entry.path, file.name)) is not None:
+                continue
             if plainly and file.name not in known and self._make_plainly(directory, file, data):
                 continue
             one = _as_file(entry.path, file, data)
@@ -495,6 +555,11 @@ class Placer:
             if error.errno not in MISSING:
                 raise
             raise NotAsClaimed("there is no such directory", entry.names) from None
+        if self._keeps_existing:
+            lacking = tuple(name for name in entry.names if self._state(_join(entry.path, name)) is None)
+            if lacking:
+                raise NotAsClaimed("some are missing", lacking)
+            return
         for name in self._links.names_in(entry.path).intersection(entry.names):
             self._links.forget(_join(entry.path, name))  # it has one name now, so no other is a link to it
         if self._finder is not None:
@@ -813,6 +878,17 @@ class Placer:
                 write_xattrs(pinned, xattrs, current)
             finally:
                 os.close(pinned)
+
+
+def _state_of(root: Root, path: bytes) -> os.stat_result | None:
+    """Of what has this name; None: nothing."""
+    try:
+        directory, name = root.parent(path)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in MISSING:
+            raise
+        return None
 
 
 def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed | None = None) -> Refused:

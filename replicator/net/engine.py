@@ -43,6 +43,7 @@ _GREETING = re.compile(rb"REPLICATOR ([1-9][0-9]{0,4}) ([a-z]{1,20}) ([0-9A-Za-z
 _MAX_BYTES = dict.fromkeys(FrameType, limits.CONTROL_FRAME_BYTES) | {
     FrameType.CONNECT: limits.CONNECT_FRAME_BYTES,
     FrameType.PIECES_REFUSED: limits.FRAME_BYTES,
+    FrameType.CHECKED: limits.FRAME_BYTES,
     FrameType.DRIFT: limits.CONNECT_FRAME_BYTES,
     **dict.fromkeys(BULK_TYPES, limits.FRAME_BYTES),
 }
@@ -69,10 +70,13 @@ class State(Enum):
 
 _F = FrameType
 _FROM_SOURCE = (
-    *(_F.RECORDS, _F.DERIVED, _F.BATCH, _F.MIRROR_BEGIN, _F.MIRROR_END),
+    *(_F.RECORDS, _F.DERIVED, _F.BATCH, _F.MIRROR_BEGIN, _F.MIRROR_END, _F.CHECKS),
     *(_F.DISCONNECT, _F.ORPHAN_TASK, _F.PING),
 )
-_FROM_TARGET = (_F.ACKNOWLEDGE, _F.PIECES_REFUSED, _F.TARGET_STATE, _F.DRIFT, _F.ORPHANS, _F.PING)
+_FROM_TARGET = (
+    *(_F.ACKNOWLEDGE, _F.PIECES_REFUSED, _F.CHECKED, _F.TARGET_STATE),
+    *(_F.DRIFT, _F.ORPHANS, _F.PING),
+)
 
 TRANSITIONS: dict[Role, dict[State, dict[FrameType, State]]] = {
     Role.SOURCE: {

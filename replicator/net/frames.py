@@ -1,8 +1,8 @@
 """Typed frames of a session. `docs/developers/protocol.md` has the bytes.
 
-Stream frames (CONNECT, RECORDS, DERIVED, BATCH, MIRROR_BEGIN, MIRROR_END) form the ordered stream: the target
-applies them strictly in the order of their arrival, across sessions. All others are conversation. Bulk data
-travels as raw bytes behind its head, everything else as msgpack.
+Stream frames (CONNECT, RECORDS, DERIVED, BATCH, MIRROR_BEGIN, MIRROR_END, CHECKS) form the ordered stream:
+the target applies them strictly in the order of their arrival, across sessions. All others are conversation.
+Bulk data travels as raw bytes behind its head, everything else as msgpack.
 """
 
 from enum import IntEnum
@@ -34,6 +34,7 @@ class FrameType(IntEnum):
     BATCH = 12
     MIRROR_BEGIN = 13
     MIRROR_END = 14
+    CHECKS = 15
     ACKNOWLEDGE = 20
     PIECES_REFUSED = 21
     TARGET_STATE = 22
@@ -41,6 +42,7 @@ class FrameType(IntEnum):
     DISCONNECT = 23
     ORPHANS = 25
     ORPHAN_TASK = 26
+    CHECKED = 27
     PING = 30
     BYE = 31
 
@@ -83,6 +85,7 @@ class JournalInfo(Frame, frozen=True):
 
     journal_id: str
     root: bytes  # absolute path on the source, for messages and link remapping
+    rules_root: bytes = b""  # as the rules of the set name it; b"": as `root`. Another one in a restore
 
 
 class Connect(Frame, frozen=True):
@@ -96,6 +99,7 @@ class Connect(Frame, frozen=True):
     maps: tuple[PathMap, ...]
     remap_links: bool = False
     lock: str = "none"  # status.TargetLock: what others may do with the copy while the connection lasts
+    epoch: Count = 0  # of the set: each restore raises it, and a target accepts no older one
 
 
 class Mark(Frame, frozen=True):
@@ -122,6 +126,7 @@ class Connected(Frame, frozen=True):
     orphans: bool | None = (
         None  # mirrors are to list all names, for its orphans; None: it knows nothing of that
     )
+    checks: bool = False  # it understands CHECKS
 
 
 class RefusedConnection(Frame, frozen=True):
@@ -179,6 +184,25 @@ class MirrorEnd(Frame, frozen=True):
     complete: bool
     drift: Count = 0  # number of the last DRIFT whose paths it has brought
     orphans: bool = True  # its lists of names are whole; False: a person has stopped that
+
+
+class Checks(Frame, frozen=True):
+    """Head of CHECKS: the bytes that follow are an encoded checks.CheckBatch of this number. The target
+    compares its copy with it at this place of the stream, and changes nothing.
+    """
+
+    number: Count
+
+
+class Checked(Frame, frozen=True):
+    """Target → source: what it found when it came to the CHECKS of this number: checks.Finding values,
+    encoded. `mirroring`: a mirror had begun before them and not ended, so they say nothing. Not repeated: a
+    source whose session broke off asks again.
+    """
+
+    number: Count
+    findings: bytes
+    mirroring: bool = False
 
 
 class Acknowledge(Frame, frozen=True):
@@ -270,6 +294,7 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     PieceBatch: FrameType.BATCH,
     MirrorBegin: FrameType.MIRROR_BEGIN,
     MirrorEnd: FrameType.MIRROR_END,
+    Checks: FrameType.CHECKS,
     Acknowledge: FrameType.ACKNOWLEDGE,
     PiecesRefused: FrameType.PIECES_REFUSED,
     TargetState: FrameType.TARGET_STATE,
@@ -277,9 +302,10 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     Disconnect: FrameType.DISCONNECT,
     Orphans: FrameType.ORPHANS,
     OrphanTask: FrameType.ORPHAN_TASK,
+    Checked: FrameType.CHECKED,
     Ping: FrameType.PING,
     Bye: FrameType.BYE,
 }
 
-BULK_TYPES = frozenset({FrameType.RECORDS, FrameType.DERIVED, FrameType.BATCH})
+BULK_TYPES = frozenset({FrameType.RECORDS, FrameType.DERIVED, FrameType.BATCH, FrameType.CHECKS})
 """Frames whose msgpack body is only a head: raw bytes follow it."""

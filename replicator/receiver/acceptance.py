@@ -44,6 +44,7 @@ async def accept(
     ids = journal_ids(connect)
     if not 0 < len(ids) <= limits.JOURNALS or len(set(ids)) != len(ids):
         raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
+    _check_epoch(connect, replica)
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
     await replica.know_source(hello.agent_uuid, hello.agent_name)
     intake.open()
@@ -62,9 +63,22 @@ async def accept(
             os.getpid(),
             replica.state.power_lost and not received.mirroring,
             replica.orphan_settings.automatic,
+            True,
         )
     )
     return connect, frozenset(hello.features)
+
+
+def _check_epoch(connect: Connect, replica: Replica) -> None:
+    """Two writers never merge silently: a source that was replaced by a restored one may not transmit."""
+    epoch = replica.state.epoch
+    if connect.epoch < epoch:
+        raise Refused(
+            f"restore required: this copy belongs to {replica.state.source_name} since a restore (epoch"
+            f" {epoch}); this source is of epoch {connect.epoch}, and what it has counts no more: disconnect"
+            " it, or restore it from this copy",
+            retry=False,
+        )
 
 
 def _check_places(

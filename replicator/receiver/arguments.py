@@ -21,3 +21,4 @@ class ReceiverArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     watch: str = "off"  # for changes of others in the copy: config.WATCHES
     disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES
     orphans: OrphanSettings = OrphanSettings()
+    keeps_existing: bool = False  # of a restore: only what is missing is made

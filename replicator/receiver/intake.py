@@ -12,10 +12,12 @@ import trio
 
 from replicator import limits
 from replicator.errors import JournalError, RemoteProtocolError
-from replicator.mirror.mirroring import FORCED
+from replicator.mirror.checks import decode_checks
+from replicator.mirror.mirroring import OVERRULING
 from replicator.mirror.pieces import decode_batch
 from replicator.net.engine import Buffer, Event
 from replicator.net.frames import (
+    Checks,
     Connect,
     Derived,
     Frame,
@@ -142,9 +144,11 @@ class Intake:
                 await self._derived(frame, data)
             elif isinstance(frame, PieceBatch):
                 await self._batch(frame, data)
+            elif isinstance(frame, Checks):
+                await self._checks(frame, data)
         elif isinstance(event, MirrorBegin):
             await self.append(event)
-            if event.kind == FORCED:
+            if event.kind in OVERRULING:
                 self._replica.choose_source()
         elif isinstance(event, MirrorEnd):
             if not self.received.mirroring or event.mirror_id != self.received.mirror_id:
@@ -229,6 +233,16 @@ class Intake:
         # Stored in this order: a successor that finds it applied and not received is sent it again.
         received.batches = batch.number
         self._page.store(encode(received))
+
+    async def _checks(self, head: Checks, data: memoryview) -> None:
+        try:
+            batch = decode_checks(data)
+        except msgspec.DecodeError as error:
+            raise RemoteProtocolError(f"checks cannot be decoded: {error}") from None
+        self._journal_id(batch.journal)
+        if batch.number != head.number:
+            raise RemoteProtocolError(f"checks {batch.number} came as {head.number}")
+        await self.append(head, data)
 
     async def append(self, frame: Frame, data: Buffer = b"") -> None:
         """Into the spool. While that is full nothing is read from the network, and the source is told to wait

@@ -76,6 +76,8 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     disk_queue_bytes: int
     queue: JournalStatistics
     orphans: OrphanReport  # without names
+    epoch: int = 0  # of the set: raised by each restore
+    restoring: str = ""  # uuid of the restore that reads the copy
     operations: int  # applied by this process
     last_path: str
     received: dict[str, int]
@@ -161,6 +163,7 @@ class Receiver:
         self._connected = False
         self._ending = ""
         self._lost = ""  # why the session that is there ends
+        self._restored = ""  # the restore that makes void what was received and not applied
 
     # --- what the agent asks for ---
 
@@ -186,6 +189,24 @@ class Receiver:
 
     def resume(self) -> None:
         self.replica.resume()
+
+    async def restore_begins(self, restore: str) -> None:
+        """The copy stands still until `restore_ends` or `restored`, and is durable as it is now."""
+        await self.replica.hold_for(restore)
+
+    async def restore_ends(self, restore: str) -> None:
+        """The copy is what it was, and goes on."""
+        await self.replica.release(restore)
+
+    async def restored(self, restore: str, epoch: int) -> None:
+        """A source was restored from the copy. This process ends; for the next one, what was received and not
+        applied never was.
+        """
+        if self.replica.state.restoring != restore:
+            return  # it was done already
+        await self.replica.restored(epoch)
+        self._restored = restore
+        self._end("the source was restored from this copy")
 
     def set_orphans(self, settings: OrphanSettings) -> None:
         """How orphans are handled from now on; what was decided already goes on."""
@@ -234,6 +255,8 @@ class Receiver:
             disk_queue_bytes=disk_bytes,
             queue=self._spool.statistics(),
             orphans=msgspec.structs.replace(replica.orphans, names=()),
+            epoch=state.epoch,
+            restoring=state.restoring,
             operations=replica.operations,
             last_path=shown(replica.last_path),
             received=_sequences(self._intake.received.marks),
@@ -256,6 +279,10 @@ class Receiver:
                     working.start_soon(self._apply)
                     working.start_soon(self._serve_sessions)
                 nursery.cancel_scope.cancel()
+            if self._restored:
+                self.replica.spool_lost()
+                self._intake.spool_lost("the source was restored from this copy")
+                await self.replica.release(self._restored)
             if not self.forgotten:
                 try:
                     await self.replica.make_durable(clean=True)
@@ -428,6 +455,15 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def set_orphans(settings: object) -> None:
         receiver.set_orphans(msgspec.convert(settings, OrphanSettings))
 
+    async def restore_begins(restore: str) -> None:
+        await receiver.restore_begins(restore)
+
+    async def restore_ends(restore: str) -> None:
+        await receiver.restore_ends(restore)
+
+    async def restored(restore: str, epoch: int) -> None:
+        await receiver.restored(restore, epoch)
+
     async def stop() -> None:
         receiver.stop()
 
@@ -441,6 +477,9 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "resume": resume,
         "use": use,
         "set_orphans": set_orphans,
+        "restore_begins": restore_begins,
+        "restore_ends": restore_ends,
+        "restored": restored,
         "stop": stop,
         "forget": forget,
     }
@@ -448,7 +487,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
 
 async def serve(world: World, arguments: ReceiverArguments) -> None:
     """The whole process: control socket and receiver."""
-    receiver = Receiver(world, arguments)
+    receiver = Receiver(world, arguments, partial(ReplicaTree, keeps_existing=arguments.keeps_existing))
     socket_path = Home(arguments.home).socket("receiver", arguments.connection_uuid)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:

@@ -19,8 +19,9 @@ import trio
 
 from replicator import limits
 from replicator.errors import ReplicatorError
+from replicator.mirror.checks import decode_checks, encode_findings
 from replicator.mirror.comparison import Claim
-from replicator.mirror.mirroring import FORCED, FULL
+from replicator.mirror.mirroring import FORCED, FULL, OVERRULING
 from replicator.mirror.pieces import (
     Alike,
     Batch,
@@ -32,7 +33,17 @@ from replicator.mirror.pieces import (
     decode_batch,
     encode_refused,
 )
-from replicator.net.frames import Connect, Derived, MirrorBegin, MirrorEnd, PieceBatch, Records, StreamHead
+from replicator.net.frames import (
+    Checked,
+    Checks,
+    Connect,
+    Derived,
+    MirrorBegin,
+    MirrorEnd,
+    PieceBatch,
+    Records,
+    StreamHead,
+)
 from replicator.ops import NAME_KINDS, NO_IDENTITY, TWO_PATH_KINDS, Kind, Position, Record, shown
 from replicator.orphans import OrphanReport, OrphanSettings
 from replicator.queue import record as codec
@@ -107,6 +118,7 @@ class Replica:
         self.last_path = b""
         self.refused: deque[RefusedBatch] = deque(refused)
         self.refusals = len(refused)  # ever appended to `refused`
+        self.checked: deque[Checked] = deque(maxlen=limits.CHECKS_IN_FLIGHT * 2)  # to be told, once
         self.settled = ""  # the mirror that has ended, and all it brought is on stable storage
         self.tree: Tree | None = None
         self.tree_changed = trio.Event()  # set, and replaced, when `tree` is another one
@@ -162,7 +174,8 @@ class Replica:
         """PT-01: the operation in progress is finished, then nothing is applied until `resume`."""
         if not self._paused:
             self._paused = self._held = True
-            self._apply_state.happen(ApplyEvent.PAUSE)
+            if not self.state.restoring:
+                self._apply_state.happen(ApplyEvent.PAUSE)
             self._wake.set()
 
     def resume(self) -> None:
@@ -170,9 +183,46 @@ class Replica:
             raise ReplicatorError("the copy is in use: its source has to choose (dtctl recovery force)")
         if self._paused:
             self._paused = False
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._stands_still:
             self._held = self._stopping
             self._apply_state.happen(ApplyEvent.RESUME)
             self._wake.set()
+
+    @property
+    def _stands_still(self) -> bool:
+        """Nothing is applied: a person wants that, or a restore reads the copy."""
+        return self._paused or bool(self.state.restoring)
+
+    async def hold_for(self, restore: str) -> None:
+        """Stand still, durably, until `restored` or `release`: also in the next process. OSError."""
+        if self.state.restoring not in ("", restore):
+            raise ReplicatorError(f"the copy is being restored already ({self.state.restoring})")
+        if not self.state.restoring:
+            self._held = True
+            if not self._paused:
+                self._apply_state.happen(ApplyEvent.PAUSE)
+            self.state = msgspec.structs.replace(self.state, restoring=restore)
+            self._wake.set()
+        await self._save(restoring=restore)
+        while self.status is not TargetStatus.PAUSED and not self._stopping:  # noqa: ASYNC110  # rarely
+            await trio.sleep(limits.CHILD_POLL_S)
+        await self.make_durable()  # the source will be what is there now
+
+    async def release(self, restore: str) -> None:
+        """The restore has ended, and the source is none that was restored: go on."""
+        if self.state.restoring == restore:
+            await self._save(restoring="")
+            self._go_on()
+
+    async def restored(self, epoch: int) -> None:
+        """A source was restored from the copy as it is: no older one may change it any more. What was
+        received and not applied counts for nothing: see `Receiver.restored`.
+        """
+        if epoch > self.state.epoch:
+            await self._save(epoch=epoch, fork=dict(self.applied.marks))
 
     async def take_into_use(self) -> None:
         """From now on the copy is changed here: nothing is applied until the source was chosen to survive."""
@@ -206,12 +256,15 @@ class Replica:
         )
         if self.state.data_state is TargetDataState.RESTORE_REQUIRED and not self._source_chosen:
             self.pause()
+        if self.state.restoring:
+            self._held = True
+            self._apply_state.happen(ApplyEvent.PAUSE)
         try:
             if self.state.connect is not None:
                 await self._configure(self.state.connect)
             while not self._stopping:
                 self._heed_orphan_actions()
-                frame = self._spool.read() if not self._paused else None
+                frame = self._spool.read() if not self._stands_still else None
                 if frame is not None:
                     self._look_afresh()
                     await self._apply_frame(frame)
@@ -221,7 +274,7 @@ class Replica:
                     if self._since_breath >= _BREATH_OPERATIONS:
                         await self._breathe()
                     continue
-                if self._paused:
+                if self._stands_still:
                     self._apply_state.happen(ApplyEvent.HELD)
                 else:
                     self._in_doubt = self._comes_again
@@ -296,6 +349,8 @@ class Replica:
             await self._apply_records(frame, head)
         elif isinstance(head, PieceBatch):
             await self._place(frame, head.number)
+        elif isinstance(head, Checks):
+            await self._compare(frame)
         elif isinstance(head, MirrorBegin):
             await self._begin_mirror(head)
             self._frame_done(frame, batches=0)
@@ -447,6 +502,29 @@ class Replica:
         self._frame_done(frame, batches=batch.number)
         self._changed()
 
+    async def _compare(self, frame: Spooled) -> None:
+        """Look whether the copy is as the source says at this place."""
+        batch = decode_checks(frame.data)
+        self._in_doubt = self._comes_again  # a killed predecessor was not in the middle of an operation
+        delay_s = limits.APPLY_RETRY_FIRST_S
+        while True:
+            if self._held:
+                await self._hold()
+            tree = self.tree
+            assert tree is not None
+            try:
+                self._look_afresh()
+                found = await self._world.in_thread(partial(tree.compare, batch))
+                break
+            except OSError as error:
+                await self._wait_to_retry(_reason(error), delay_s)
+                delay_s = min(delay_s * 2, limits.APPLY_RETRY_MAX_S)
+        if self.status is TargetStatus.RETRYING:
+            self._apply_state.happen(ApplyEvent.WORKS)
+        self.checked.append(Checked(batch.number, encode_findings(found), self.state.mirroring))
+        self._frame_done(frame)
+        self._changed()
+
     async def keeps_up(self) -> bool:
         """Wait a little for the end of the spool. False: applying it takes longer, or is held up."""
         with trio.move_on_after(limits.SPOOL_DRAIN_S):
@@ -544,7 +622,7 @@ class Replica:
         self.tree.begin_mirror()
         self.tree.mirror_since(since_ns)
         self.tree.orphans.begin(begin.orphans, begin.mirror_id, self._world.clock.wall_ns())
-        forced = begin.kind == FORCED
+        forced = begin.kind in OVERRULING
         self._data_event(DataEvent.FORCED if forced else DataEvent.MIRROR_BEGINS)
         # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
         await self._save(
@@ -643,7 +721,7 @@ class Replica:
             await self._hold()
 
     async def _hold(self) -> None:
-        while self._paused and not self._stopping:
+        while self._stands_still and not self._stopping:
             self._apply_state.happen(ApplyEvent.HELD)
             self._wake = trio.Event()
             await self._wake.wait()

@@ -47,6 +47,9 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     )
     suspect_since_ns: int | None = None  # power was lost: files changed since may hold anything (ctime here)
     drifted: bool = False  # exact, but for what others have changed since
+    epoch: int = 0  # of the set, see `Connect.epoch`
+    fork: Marks = {}  # what of each journal the copy had when the last restore raised it
+    restoring: str = ""  # uuid of the restore that reads the copy: nothing is applied meanwhile
     power_lost: bool = False  # from a copy that was complete or becoming so, and no mirror has begun since
 
 

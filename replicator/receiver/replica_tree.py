@@ -11,6 +11,8 @@ from replicator.errors import ReplicatorError
 from replicator.fs import target_lock
 from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
+from replicator.mirror.checks import CheckBatch, Finding
+from replicator.mirror.compare import Comparer
 from replicator.mirror.links import LinkTable
 from replicator.mirror.orphan_table import OrphanTable
 from replicator.mirror.orphans import Finder, Orphans
@@ -57,6 +59,12 @@ class Tree(Protocol):
 
     def place(self, batch: Batch) -> list[Refused]:
         """Raises OSError if the whole target is ill: call again with the same object."""
+        ...
+
+    def compare(self, batch: CheckBatch) -> list[Finding]:
+        """What of the copy is not as the source has it; nothing is changed. OSError if the whole target is
+        ill.
+        """
         ...
 
     @property
@@ -131,7 +139,7 @@ def _rules(connect: Connect, journal: JournalInfo) -> Filter | None:
         repset = msgspec.json.decode(connect.set_definition, type=ReplicationSet)
     except msgspec.DecodeError:
         return None
-    return compile_filter(repset, journal.root)
+    return compile_filter(repset, journal.rules_root or journal.root)
 
 
 def _log(line: str) -> None:
@@ -150,14 +158,15 @@ def _clock_ns(root: Root) -> int:
 class ReplicaTree:
     """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
 
-    def __init__(self, connect: Connect, directory: str) -> None:
-        """`directory`: where tables of hard links are kept. OSError if a mapped directory cannot be
-        opened, LockError if it cannot be locked as the connection wants it.
+    def __init__(self, connect: Connect, directory: str, *, keeps_existing: bool = False) -> None:
+        """`directory`: where tables of hard links are kept. `keeps_existing`: see `Placer`. OSError if a
+        mapped directory cannot be opened, LockError if it cannot be locked as the connection wants it.
         """
         self._roots: dict[bytes, Root] = {}
         self._links: list[LinkTable] = []
         self._appliers: list[Applier] = []
         self._placers: list[Placer] = []
+        self._comparers: list[Comparer] = []
         self._unsynced = Unsynced()
         table = OrphanTable(os.path.join(directory, ORPHANS_FILE))
         try:
@@ -176,7 +185,8 @@ class ReplicaTree:
                 self._appliers.append(applier)
                 rules = _rules(connect, journal)
                 finder = Finder(table, index, applier.maps, rules, applier.incoming)
-                self._placers.append(Placer(applier, links, finder))
+                self._placers.append(Placer(applier, links, finder, keeps_existing=keeps_existing))
+                self._comparers.append(Comparer(applier, rules))
             self._orphans = Orphans(table, [applier.maps for applier in self._appliers], _log)
         except BaseException:
             table.close()
@@ -226,6 +236,9 @@ class ReplicaTree:
             return self._placers[batch.journal].place(batch)
         finally:
             self._changed(batch.journal, None)
+
+    def compare(self, batch: CheckBatch) -> list[Finding]:
+        return self._comparers[batch.journal].compare(batch)
 
     @property
     def orphans(self) -> Orphans:
@@ -280,6 +293,8 @@ class ReplicaTree:
             placer.close()
         for links in self._links:
             links.close()
+        for comparer in self._comparers:
+            comparer.close()
         if hasattr(self, "_orphans"):
             self._orphans.close()
         for root in self._roots.values():

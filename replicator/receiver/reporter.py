@@ -60,6 +60,8 @@ class Reporter:
                 refusals = replica.refusals
                 marks = self._marks_now(ids)
                 state = self._state_now()
+                while replica.checked:
+                    await session.send(replica.checked.popleft())
                 for refused in list(replica.refused)[len(replica.refused) - new :]:
                     await session.send(PiecesRefused(refused.refused))
                 now = trio.current_time()

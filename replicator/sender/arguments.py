@@ -3,6 +3,7 @@
 import msgspec
 
 from replicator.repset import ReplicationSet
+from replicator.sender.verify_log import VerifyLogSettings
 
 
 class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -10,9 +11,10 @@ class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mount_id: str
     root: str  # absolute path of the captured directory
-    capture_socket: str
+    capture_socket: str  # "": of none; a directory of a copy is read, and its journal stays empty
     memory_directory: str
     disk_directory: str
+    rules_root: str = ""  # as the rules of the set name it; "": they name `root`
 
 
 class MapArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +43,19 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remirror: str = "log"  # what brings what the target lacks after it was away, see `limits.REMIRROR`
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down
+    verify_log: VerifyLogSettings = VerifyLogSettings()
+
+
+class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The source was restored from the copy of this connection, and equals it where its journals stood.
+
+    `lacking`: by journal id, in base64, what does not: paths relative to the captured directory.
+    """
+
+    restore: str  # uuid: taken up once
+    heads: dict[str, tuple[int, int]] = {}  # by journal id: sequence and chain; missing: where it begins
+    lacking: dict[str, list[bytes]] = {}
+    resume: bool = True  # False: only a person lets it go on, and then everything is compared
 
 
 class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,8 +74,16 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journals: list[JournalArguments]
     maps: list[MapArguments]
     options: SenderOptions = SenderOptions()
+    epoch: int = 0  # of the set: restores raise it, see `Connect.epoch`
+    restored: Restored | None = None
+    connection_id: int = 0  # for people
 
     @property
     def target_name(self) -> str:
         """For people."""
         return f"{self.target_host}:{self.target_port}"
+
+    @property
+    def is_restore(self) -> bool:
+        """Whether a copy is brought home. Its sessions are begun by the other side."""
+        return all(not journal.capture_socket for journal in self.journals)

@@ -11,6 +11,7 @@ forget what it says (`saved`), and nothing later.
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import xxhash
@@ -96,6 +97,17 @@ class Dirt:
         self._new = [True] * len(self._flows)
         self._saved = [flow.position.sequence for flow in self._flows]
         self._base = list(self._saved)
+        self._touched()
+
+    def begin_restored(self, lacking: Mapping[str, Sequence[bytes]]) -> None:
+        """The source was restored from the copy: they are equal where the flows stand, but for `lacking` (by
+        journal id). What was noted before is void.
+        """
+        self.clear()
+        self.begin()
+        for flow in self._flows:
+            for path in lacking.get(flow.journal_id, ()):
+                self._maps[flow.index].include(path, int(Scope.TREE), 0)
         self._touched()
 
     def fold(self, flow: Flow, record: Record) -> None:

@@ -25,6 +25,7 @@ from replicator.mirror.scan import Found, Source, Transfer
 from replicator.ops import NAME_KINDS, NO_IDENTITY, START, Identity, Kind, Position, Record
 from replicator.queue.cursor import Cursor
 from replicator.repset import Filter
+from replicator.sender.touched import QueuedChecks, Touched
 
 
 @dataclass
@@ -69,7 +70,9 @@ class Flow:
         lookahead: Cursor,
         set_filter: Filter,
         source: Source,
+        checking: Cursor | None = None,
     ) -> None:
+        """`checking`: a cursor of its own for a verification; None: there is none."""
         self.index = index
         self.journal_id = journal_id
         self.cursor = cursor
@@ -91,6 +94,8 @@ class Flow:
         self._failed_at: Position | None = None
         self._lookahead = lookahead
         self._open_place: int | None = None
+        self.touched = Touched(checking)
+        self.checks: deque[QueuedChecks] = deque()
 
     def has(self, directory: bytes) -> bool:
         """Whether a directory belongs to the set's trees: above their roots nothing is ours to touch."""
@@ -129,9 +134,12 @@ class Flow:
     def barrier(self) -> int | None:
         """The sequence that the stream must not pass now."""
         first = self.pieces[0].place if self.pieces else None
-        if self._open_place is None:
-            return first
-        return self._open_place if first is None else min(first, self._open_place)
+        if self._open_place is not None:
+            first = self._open_place if first is None else min(first, self._open_place)
+        if self.checks or self.touched.place is not None:
+            places = [first, self.checks[0].place if self.checks else None, self.touched.place]
+            first = min(place for place in places if place is not None)
+        return first
 
     # --- reading the journal ---
 
@@ -245,6 +253,8 @@ class Flow:
                 else:
                     self.lost(found)
         self.pieces.clear()
+        self.checks.clear()
+        self.touched.abort_place()
         self.end_transfers()
         self._open_place = None
 

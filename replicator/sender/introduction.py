@@ -60,10 +60,14 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
             arguments.repset.name,
             arguments.repset.generation,
             msgspec.json.encode(arguments.repset).decode(),
-            tuple(JournalInfo(j.mount_id, os.fsencode(j.root)) for j in arguments.journals),
+            tuple(
+                JournalInfo(j.mount_id, os.fsencode(j.root), os.fsencode(j.rules_root))
+                for j in arguments.journals
+            ),
             tuple(PathMap(m.journal, os.fsencode(m.source), os.fsencode(m.target)) for m in arguments.maps),
             arguments.options.remap_links,
             arguments.options.lock,
+            arguments.epoch,
         )
     )
     answer = await session.receive()

@@ -30,13 +30,14 @@ async def open_flows(world: World, arguments: SenderArguments) -> list[Flow]:
                     world, settings, journal.mount_id, arguments.connection_uuid, create=True
                 )
                 lookahead = Cursor.open(world, settings, journal.mount_id, None)
+                checking = Cursor.open(world, settings, journal.mount_id, None)
                 break
             except (OSError, ReplicatorError) as error:
                 print(f"waiting for the mount {journal.root}: {error}", file=sys.stderr, flush=True)
                 await trio.sleep(limits.RECONNECT_FIRST_S)
         make_filter = partial(compile_filter, arguments.repset, os.fsencode(journal.root))
         source = Source(root_fd, make_filter)
-        flows.append(Flow(index, journal.mount_id, cursor, lookahead, make_filter(), source))
+        flows.append(Flow(index, journal.mount_id, cursor, lookahead, make_filter(), source, checking))
     return flows
 
 

@@ -65,7 +65,7 @@ class MirrorStream:
             return
         self._sent.announced = run.run_id
         self._sent.clear()
-        out.append(Shipment(MirrorBegin(run.run_id, run.kind, run.orphan_mode, run.continued), None))
+        out.append(Shipment(MirrorBegin(run.run_id, run.kind_told, run.orphan_mode, run.continued), None))
 
     def finish(self, run: MirrorRun, out: list[Shipment]) -> None:
         """Nothing can be shipped now: is the mirror complete?"""

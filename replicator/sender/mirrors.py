@@ -82,6 +82,8 @@ class Mirrors:
         self.drift: Callable[[MirrorRun, bool], None] = lambda run, begins: None
         """Hears of each run that begins, and of each that has ended complete: see `DriftRepair.heed`."""
         self._world = world
+        self.ended: Callable[[MirrorRun], None] = lambda run: None
+        """Hears of each run that has ended."""
         self._flows = flows
         self._copy = copy
         self._memory = memory
@@ -336,6 +338,7 @@ class Mirrors:
             # What begins by itself compares blocks where that is what brings what a target lacks.
             checksum=checksum or (kind not in KINDS and self.remirror == CHECKSUM),
             checksum_all=checksum and self.checksum_all,
+            restored=bool(self._memory.state.restored),
             moved=self._step,
         )
         self.run = self.last = run
@@ -387,6 +390,7 @@ class Mirrors:
         state.mirror_paused = state.mirror_by_hand = False
         self._memory.save()
         self._moved(MirrorStatus.IDLE, MirrorEvent.END, COMPLETE if complete else "not complete")
+        self.ended(run)
         self._changes.notify()
 
     # --- the next session ---
@@ -459,7 +463,25 @@ class Mirrors:
         if not dirt.active or dirt.outstanding:
             return False
         dirt.clear()
+        self._restore_known()
         return True
+
+    def restored(self, restore: str, *, complete: bool) -> None:
+        """The source was restored from the copy, or only in part. Whatever had been left to bring before is
+        void.
+        """
+        state = self._memory.state
+        state.restored, state.restored_last = restore if complete else "", restore
+        state.mirror_wanted = state.mirror_started_wall_ns = None
+        state.mirror_paused = state.mirror_by_hand = state.pending = False
+        state.settled = state.exact = True  # the copy was durable before it was read
+        self._memory.save()
+
+    def _restore_known(self) -> None:
+        """The copy has heard of it, for good."""
+        if self._memory.state.restored:
+            self._memory.state.restored = ""
+            self._memory.save()
 
     def _begin_again(self, kind: str, *, continued: bool = False) -> None:
         state = self._memory.state
@@ -567,8 +589,8 @@ class Mirrors:
 
     @property
     def forced(self) -> bool:
-        """Whether the source was chosen, and the target does not have all of it yet."""
-        return self._memory.state.mirror_wanted == FORCED
+        """Whether the source was chosen, or restored from the copy, and the target does not know yet."""
+        return self._memory.state.mirror_wanted == FORCED or bool(self._memory.state.restored)
 
     def stop(self, *, connected: bool) -> None:
         """MR-07: the position is lost; the data state becomes Mirror Required."""

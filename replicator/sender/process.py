@@ -4,8 +4,10 @@
 (World, flows) given, so that the simulator runs it as it is; `main` puts it in a process.
 """
 
+import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -18,9 +20,11 @@ from replicator.net.frames import Disconnect
 from replicator.net.session import SessionEnded
 from replicator.orphans import OrphanReport
 from replicator.paths import Home
+from replicator.schedules import Schedule
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.connection_states import ConnectionStates
+from replicator.sender.copies import Adoption, open_copies, stream_of
 from replicator.sender.decider import Decider
 from replicator.sender.dirt import Dirt
 from replicator.sender.drift_repair import DriftRepair
@@ -33,6 +37,7 @@ from replicator.sender.mirrors import Mirrors
 from replicator.sender.orphan_control import OrphanControl
 from replicator.sender.pace import Pace
 from replicator.sender.resync import Resync
+from replicator.sender.run_reports import RunReports
 from replicator.sender.scanner import Scanner
 from replicator.sender.sender_state import SenderState, SenderStateFile
 from replicator.sender.sender_status import SenderStatus
@@ -44,8 +49,12 @@ from replicator.sender.story import Story
 from replicator.sender.stream_start import StreamStart
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.verifier import Verifier
+from replicator.sender.verify_control import VerifyControl
+from replicator.sender.verify_log import VerifyLog, VerifyLogSettings
+from replicator.sender.verify_run import VerifyOptions
 from replicator.states import MirrorEvent, ReplicationEvent, TransmitEvent
-from replicator.status import ConnectionStatus, Lag, TargetDataState
+from replicator.status import ConnectionStatus, Lag, RunReport, TargetDataState, VerifyProgress
 from replicator.world import World
 
 
@@ -107,6 +116,7 @@ class Sender:
             lambda: self._sessions.hears_of_changes,
             lambda reason: self._sessions.leave(reason),
         )
+        self._take_up_restored()
         start = StreamStart(flows, [j.root for j in arguments.journals], memory, dirt, tracker)
         self.resync = resync = Resync(
             flows, start, copy, memory, dirt, tracker, mirrors, states, lag, shipper_wake
@@ -121,6 +131,32 @@ class Sender:
             shipper=shipper_wake,
         )
         self.totals = totals = Totals()
+        heading = f"Connection {arguments.connection_id}, {arguments.repset.name} --> {arguments.target_name}"
+        log = VerifyLog(world, home.log, heading, arguments.repset.name)
+        log.settings = options.verify_log
+        self.verify = verify = VerifyControl(
+            world,
+            home.verify(uuid),
+            log,
+            RunReports(world, home.runs(uuid)),
+            lambda: world.doorbells.ring(self._agent_bell),
+        )
+        mirrors.ended = verify.reports.mirror_ended
+        self._verify_pace = Pace(world.clock, options.recovery_share)
+        self.verifier = verifier = Verifier(
+            world,
+            flows,
+            mirrors,
+            self._verify_pace,
+            totals,
+            changes,
+            [os.fsencode(journal.root) for journal in arguments.journals],
+            shipper=shipper_wake,
+            began=verify.began,
+            differs=verify.differs,
+            ended=verify.ended,
+        )
+        verify.attach(verifier)
         stream = MirrorStream(flows, mirrors, scanner, sent, resync, totals)
         self._shipper = shipper = Shipper(
             flows,
@@ -133,6 +169,7 @@ class Sender:
             lag,
             pace,
             totals,
+            verifier,
             shipper_wake,
             replicating=states.replicating,
         )
@@ -150,6 +187,7 @@ class Sender:
             resync,
             drift,
             orphans,
+            verifier,
             lag,
             changes,
             shipper=shipper_wake,
@@ -169,6 +207,7 @@ class Sender:
             resync,
             reports,
             orphans,
+            verifier,
             lag,
             changes,
         )
@@ -187,9 +226,30 @@ class Sender:
             pace,
             drift,
             orphans,
+            verify,
             lag,
         )
         self.removed = False
+
+    def _take_up_restored(self) -> None:
+        """The source was restored from the copy since the last process: once, durably, before anything is
+        journaled that a person or program changes.
+        """
+        restored = self._arguments.restored
+        if restored is None or restored.restore == self._memory.state.restored_last:
+            return
+        for flow in self._flows:
+            head = restored.heads.get(flow.journal_id)
+            if head is None:
+                flow.seek_head()
+            else:
+                flow.stand_at(*head, passed_wall_ns=0)
+        self.dirt.begin_restored(restored.lacking)
+        self.mirrors.restored(restored.restore, complete=restored.resume)
+        self._states.transmission(TransmitEvent.START)
+        if not restored.resume:
+            reason = "a restore was given up half-way: if what is here shall survive, `dtctl transmit start`"
+            self._states.transmission(TransmitEvent.FAIL, reason)
 
     # --- life ---
 
@@ -200,6 +260,7 @@ class Sender:
             nursery.start_soon(self._lag.run, lambda: self._sessions.hears_of_changes)
             nursery.start_soon(self._watch_queue)
             nursery.start_soon(self._tracker.run)
+            nursery.start_soon(self.verify.run)
             await self._sessions.run()
             nursery.cancel_scope.cancel()
         if not self.removed and self.dirt.changed:  # DC-09
@@ -233,6 +294,7 @@ class Sender:
         self._memory.remove()
         self.dirt.remove()
         self.story.remove()
+        self.verify.remove()
         self.stop()
         return told
 
@@ -242,6 +304,11 @@ class Sender:
         The connection stays and goes on with the next process.
         """
         self._sessions.stop()
+
+    def begin_session(self) -> None:
+        """Another stream is there: whatever session there is now has lost its own."""
+        if self._connected:
+            self._sessions.interrupt()
 
     # --- commands ---
 
@@ -275,6 +342,7 @@ class Sender:
         """How much of its time a recovery or mirror may work; whether a recovery begins by itself."""
         if share is not None and share != self._pace.share:
             self._pace.share = share
+            self._verify_pace.share = share
             if self.mirrors.run is not None:
                 self.mirrors.run.other_pace(self._world.clock.monotonic_ns())
         if automatic is not None:
@@ -286,8 +354,37 @@ class Sender:
         self.mirrors.force()
         self.transmit_start()
 
-    def configure(self, remirror: str, reconnect: bool, checksum_all: bool = False) -> None:
+    # --- verification ---
+
+    def verify_start(self, **options: object) -> str:
+        """VF-01. Returns the id of the run."""
+        return self.verify.start(msgspec.convert(options, VerifyOptions))
+
+    def verify_act(self, action: str) -> None:
+        self.verify.act(action)
+
+    def verify_schedule(self, schedule: object, options: object) -> None:
+        """VF-04. `schedule` None: no more."""
+        wanted = msgspec.convert(schedule, Schedule) if schedule is not None else None
+        self.verify.schedule(wanted, msgspec.convert(options, VerifyOptions))
+
+    def verify_background(self, bytes_per_s: int, options: object) -> None:
+        self.verify.background(bytes_per_s, msgspec.convert(options, VerifyOptions))
+
+    def verify_progress(self) -> VerifyProgress:
+        """The last report, with names."""
+        return self.verify.progress(names=True)
+
+    def runs(self, kinds: list[str], count: int | None = None) -> list[RunReport]:
+        """How runs ended, oldest first."""
+        return self.verify.reports.newest(kinds, count)
+
+    def configure(
+        self, remirror: str, reconnect: bool, checksum_all: bool = False, verify_log: object = None
+    ) -> None:
         """The agent's configuration may be another than when this process began."""
+        if verify_log is not None:
+            self.verify.log.settings = msgspec.convert(verify_log, VerifyLogSettings)
         self.mirrors.remirror = remirror
         self.mirrors.checksum_all = checksum_all
         self._sessions.reconnect = reconnect
@@ -350,7 +447,9 @@ class Sender:
 
     def recovering(self) -> bool:
         """Whether a recovery or mirror wants to work now."""
-        run = self.mirrors.run
+        run, verification = self.mirrors.run, self.verifier.run_under_way
+        if verification is not None and not self.verifier.waits_for and not verification.background:
+            return True
         return self._connected and run is not None and not run.paused and not run.stopped
 
     async def wait(self, sequences: dict[str, int], timeout_s: float | None) -> bool:
@@ -404,7 +503,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
         "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
-        "recovering force_source orphans_start orphans"
+        "recovering force_source orphans_start orphans "
+        "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)
@@ -414,11 +514,35 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
 async def serve(world: World, arguments: SenderArguments) -> None:
     """The whole process: flows, control socket, sender."""
+    if arguments.is_restore:
+        await _serve_restore(world, arguments)
+        return
     flows = await open_flows(world, arguments)
     sender = Sender(world, arguments, flows)
+    await _run(sender, arguments, handlers(sender))
+
+
+async def _serve_restore(world: World, arguments: SenderArguments) -> None:
+    adoption = Adoption()
+    world = replace(world, connect=adoption.dial)
+    flows, writers = open_copies(world, arguments)
+    sender = Sender(world, arguments, flows)
+
+    async def adopt(descriptors: Sequence[int] = ()) -> None:
+        adoption.give(stream_of(descriptors))
+        sender.begin_session()
+
+    await _run(sender, arguments, handlers(sender) | {"adopt": adopt})
+    for writer in writers:
+        writer.close(persist=False)
+
+
+async def _run(
+    sender: Sender, arguments: SenderArguments, calls: dict[str, Callable[..., Awaitable[object]]]
+) -> None:
     socket_path = Home(arguments.home).socket("sender", arguments.connection_uuid)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(control.serve, socket_path, handlers(sender)))
+        await nursery.start(partial(control.serve, socket_path, calls))
         await sender.run()
         nursery.cancel_scope.cancel()
 

@@ -52,6 +52,7 @@ class Resync:
         self.jump_pending = True
         """`catch_up` is to be called before anything is shipped, and `Tracker.end` before that."""
         self._torn = False  # the target has lost what was not durable; it is tracked
+        self._restored = False  # the target has still to hear that the source was restored from it
         self._wanted = False  # a person let replication go on: what the target lacks is to be brought
         self._target_mirror = ""  # id of the last run it had heard of when the session began
 
@@ -69,6 +70,8 @@ class Resync:
         copy.is_now(TargetDataState(connected.data_state))
         self._states.reported_data = copy.data_state
         self.refuse_copy_in_use()
+        if await self._go_on_restored(connected):
+            return
         unknown = any(mark is None for mark in connected.received)
         torn = connected.power_lost and was_exact and not unknown and not mirrors.brings_everything
         if unknown or (connected.power_lost and not torn):
@@ -99,6 +102,37 @@ class Resync:
             mirrors.take_up(connected)
         if lost and lost.since_wall_ns:
             mirrors.distrust_since(lost.since_wall_ns, True)
+
+    async def _go_on_restored(self, connected: Connected) -> bool:
+        """The source was restored from the copy, which does not know that yet: nothing is compared.
+
+        False: it was not, or the copy knows, or the journals have begun anew since.
+        """
+        if not self._is_restored(connected):
+            return False
+        await self._tracker.end()
+        if not self._start.go_on_restored(connected):
+            return False
+        self._start.root_changed = False
+        self._torn = False
+        self._restored = True
+        self._copy.resume(connected)
+        self._lag.resume(self._copy.applied, self._copy.durable)
+        self._mirrors.take_up(connected)
+        return True
+
+    def _is_restored(self, connected: Connected) -> bool:
+        dirt = self._dirt
+        if not self._memory.state.restored or not dirt.active:
+            return False
+        return (
+            not dirt.told
+            or self._copy.data_state is TargetDataState.RESTORE_REQUIRED
+            or any(
+                mark is None or mark.sequence < dirt.base(flow)
+                for flow, mark in zip(self._flows, connected.received, strict=True)
+            )
+        )
 
     @property
     def _has_heard_nothing(self) -> bool:
@@ -142,9 +176,10 @@ class Resync:
         replicating = self._states.replicating
         wanted, self._wanted = self._wanted, False
         torn, self._torn = self._torn, False
+        restored, self._restored = self._restored, False
         if not dirt.active:
             return
-        if self.jumps or torn:
+        if self.jumps or torn or restored:
             self._guard_roots()
             mirrors.bring_tracked(replicating=replicating)
         elif mirrors.run is not None:

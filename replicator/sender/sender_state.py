@@ -25,6 +25,8 @@ class SenderState(msgspec.Struct):
     mirror_by_hand: bool = False  # a person let it go on: it is not held back any more
     settled: bool = False  # all that mirrors of the whole set have brought is durable on the target
     exact: bool = False  # so the target was when it was heard of last
+    restored: str = ""  # the restore by which the source became equal to the copy, until the copy knows
+    restored_last: str = ""  # the last one, which is taken up once
     boot_id: str = ""  # of the host when this process began
     alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
 

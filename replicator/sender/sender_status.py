@@ -22,12 +22,15 @@ from replicator.sender.sent_pieces import SentPieces
 from replicator.sender.sessions import Sessions
 from replicator.sender.shipments import Totals
 from replicator.sender.tracking import Tracker
+from replicator.sender.verify_control import VerifyControl
 from replicator.sender.why import explain
 from replicator.status import (
     ConnectionStatus,
     MirrorProgress,
+    MirrorStatus,
     RecoveryStatus,
     ReplicationStatus,
+    VerifyPhase,
 )
 from replicator.world import World
 
@@ -50,6 +53,7 @@ class SenderStatus:
     pace: Pace
     drift: DriftRepair
     orphans: OrphanControl
+    verify: VerifyControl
     lag: LagWatch
 
     def snapshot(self) -> ConnectionStatus:
@@ -74,7 +78,7 @@ class SenderStatus:
             target_status_reason=states.target_reason,
             target_queue_full=states.target_queue_full,
             transmit_mode=states.transmit,
-            mirror_status=self.mirrors.status,
+            mirror_status=self._mirror_status(),
             replication_status=states.replication(queued=bool(operations)),
             queued_ops=operations + pieces,
             queued_bytes=bytes_ + self.sent.queued_bytes,
@@ -111,7 +115,15 @@ class SenderStatus:
             mirror=progress,
             recovery=self._recovery(),
             orphans=msgspec.structs.replace(self.orphans.report, names=()),
+            verify=self.verify.progress(),
         )
+
+    def _mirror_status(self) -> MirrorStatus:
+        status = self.mirrors.status
+        run = self.verify.verifier.run_under_way
+        if status is MirrorStatus.IDLE and run is not None and run.phase is VerifyPhase.RUNNING:
+            return MirrorStatus.VERIFYING
+        return status
 
     def _progress(self) -> MirrorProgress:
         last = self.mirrors.last

@@ -5,6 +5,7 @@ the tracking begins.
 """
 
 import errno
+from math import inf
 
 import trio
 
@@ -29,6 +30,7 @@ from replicator.sender.shipper import Shipper
 from replicator.sender.size_count import count_sizes
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.verifier import Verifier
 from replicator.states import ReplicationEvent, TransmitEvent
 from replicator.status import TransmitMode
 from replicator.world import World
@@ -52,6 +54,7 @@ class Sessions:
         resync: Resync,
         reports: TargetReports,
         orphans: OrphanControl,
+        verifier: Verifier,
         lag: LagWatch,
         changes: Changes,
     ) -> None:
@@ -74,6 +77,7 @@ class Sessions:
         self._resync = resync
         self._reports = reports
         self._orphans = orphans
+        self._verifier = verifier
         self._lag = lag
         self._changes = changes
         self._attempting = False  # a session uses the flows, or will
@@ -156,7 +160,8 @@ class Sessions:
         """
         arguments = self._arguments
         self._attempting = True
-        with trio.fail_after(limits.CONNECT_TIMEOUT_S):
+        # The other side of a restore dials when it wants to, or can.
+        with trio.fail_after(inf if arguments.is_restore else limits.CONNECT_TIMEOUT_S):
             stream = await self._world.connect(arguments.target_host, arguments.target_port)
         session = Session(stream, Engine(Role.SOURCE))
         try:
@@ -165,6 +170,7 @@ class Sessions:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
                 self._orphans.session_begins(connected)
+                self._verifier.session_begins(understood=connected.checks)
                 await self._resync.resume(connected)
                 self.session = session
                 self.target_address = peer_address(stream)
@@ -175,6 +181,7 @@ class Sessions:
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(count_sizes, self._world, self._flows, self._mirrors, self._changes)
                 nursery.start_soon(self._note_alive)
+                nursery.start_soon(self._verifier.run)
                 while True:
                     self._reports.handle(await session.receive())
         except BaseExceptionGroup as group:
@@ -192,6 +199,7 @@ class Sessions:
         self.session = None
         self.connected_since = None
         self.receiver_pid = None
+        self._verifier.session_over()
         for flow in self._flows:
             flow.session_ended()
         self._states.session_over()

@@ -28,6 +28,7 @@ from replicator.sender.resync import Resync
 from replicator.sender.root_guard import RootChanged
 from replicator.sender.shipments import Shipment, Totals
 from replicator.sender.tracking import Tracker
+from replicator.sender.verifier import Verifier
 
 
 class Shipper:
@@ -45,6 +46,7 @@ class Shipper:
         lag: LagWatch,
         pace: Pace,
         totals: Totals,
+        verifier: Verifier,
         wake: Wake,
         *,
         replicating: bool,
@@ -61,6 +63,7 @@ class Shipper:
         self._lag = lag
         self._pace = pace
         self._totals = totals
+        self._verifier = verifier
         self._wake = wake
         self._halted: RootChanged | None = None
         self._merge: Merge | None = None
@@ -120,6 +123,10 @@ class Shipper:
                 self._stream.emit(flow, out)
                 if len(out) >= 8:
                     return out
+            while flow.checks and flow.checks[0].place <= flow.position.sequence:
+                self._verifier.emit(flow, flow.checks.popleft(), out)
+                if len(out) >= 8:
+                    return out
         following = self._next()
         if following is not None:
             self._ship(*following, out)
@@ -162,6 +169,9 @@ class Shipper:
         if self._dirt.active:
             for _, _, record in run.records[index : index + count]:
                 self._dirt.fold(flow, record)
+        if self._verifier.run_under_way is not None:
+            for _, _, record in run.records[index : index + count]:
+                self._verifier.passed(flow, record)
         index += count
         record = run.records[index - 1][2]
         flow.position = Position(record.sequence, record.chain)

@@ -66,6 +66,18 @@ class StreamStart:
             return None
         return Lost(self._lost_why, self._lost_since_ns)
 
+    def go_on_restored(self, connected: Connected) -> bool:
+        """The source was restored from the copy, and equals it where what is tracked begins: the stream jumps
+        over whatever the journals have before that. False: the journals do not have it any more.
+        """
+        try:
+            for flow, mark in zip(self._flows, connected.received, strict=True):
+                flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
+                flow.seek(flow.position)
+        except JournalError:
+            return False
+        return True
+
     # --- nothing is tracked ---
 
     def _go_on_journaled(self, connected: Connected, exact: bool) -> bool:

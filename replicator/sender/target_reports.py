@@ -6,7 +6,7 @@ import os
 from replicator.mirror.pieces import Refused, decode_refused
 from replicator.mirror.scan import join
 from replicator.net.engine import Event
-from replicator.net.frames import Acknowledge, Drift, Orphans, PiecesRefused, TargetState
+from replicator.net.frames import Acknowledge, Checked, Drift, Orphans, PiecesRefused, TargetState
 from replicator.ops import Identity, shown
 from replicator.queue.dirty_tree import parent_of
 from replicator.sender.changes import Changes, Wake
@@ -20,6 +20,7 @@ from replicator.sender.orphan_control import OrphanControl
 from replicator.sender.resync import Resync
 from replicator.sender.sent_pieces import SentPieces
 from replicator.sender.tracking import Tracker
+from replicator.sender.verifier import Verifier
 from replicator.status import TargetDataState, TargetStatus
 
 _NOWHERE = frozenset({os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR)})
@@ -39,6 +40,7 @@ class TargetReports:
         resync: Resync,
         drift: DriftRepair,
         orphans: OrphanControl,
+        verifier: Verifier,
         lag: LagWatch,
         changes: Changes,
         *,
@@ -56,6 +58,7 @@ class TargetReports:
         self._resync = resync
         self._drift = drift
         self._orphans = orphans
+        self._verifier = verifier
         self._lag = lag
         self._changes = changes
 
@@ -71,6 +74,8 @@ class TargetReports:
             self._scanner.ring()
         elif isinstance(event, Orphans):
             self._orphans.told(event)
+        elif isinstance(event, Checked):
+            self._verifier.answered(event)
         elif isinstance(event, Drift):
             self._states.changed_by_others(f"{event.changes} changes, the last of {shown(event.last_path)}")
             self._resync.changed_by_others(exact=event.exact)

@@ -41,6 +41,9 @@ def kill(pair: Protected, victims: tuple[str, ...], status: dict[str, Any]) -> N
             agents[victim].start()
 
 
+LOAD_S = 8.0  # at least so long
+
+
 def connected(pair: Protected, before: dict[str, Any], victims: tuple[str, ...]) -> dict[str, Any] | None:
     status = pair.status
     replaced = all(status[f"{v}_pid"] not in (None, before[f"{v}_pid"]) for v in victims if "dtd" not in v)
@@ -52,6 +55,7 @@ def kill_under_load(pair: Protected, rounds: list[tuple[str, ...]], root: Path, 
     commands = [("kit.workloads", name, pair.source / name) for name in CHECKS]
     with writing(root / "out", *commands) as writers:
         until(lambda: all((pair.copy / name).is_dir() for name in CHECKS))
+        began_s = time.monotonic()
         for victims in rounds:
             before = pair.status
             kill(pair, victims, before)
@@ -63,6 +67,7 @@ def kill_under_load(pair: Protected, rounds: list[tuple[str, ...]], root: Path, 
             for writer in writers:
                 writer.assert_running()
             time.sleep(chance.uniform(0, 0.5))
+        time.sleep(max(began_s + LOAD_S - time.monotonic(), 0))  # successors come faster than writers write
         for writer in writers:
             assert int(writer.stop()) > 20
     mirrored = pair.status["sent_mirror_bytes"]

@@ -36,7 +36,13 @@ from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.receiver.process import Receiver
 from replicator.repset import ReplicationSet, Rule, compile_filter
-from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
+from replicator.sender.arguments import (
+    JournalArguments,
+    MapArguments,
+    Restored,
+    SenderArguments,
+    SenderOptions,
+)
 from replicator.sender.flow import Flow
 from replicator.sender.process import Sender
 from replicator.status import ConnectionStatus
@@ -136,6 +142,8 @@ class Simulation:
             name="everything", generation=1, rules=tuple(rules or [Rule(str(self.source_root), True, True)])
         )
         self.options = options
+        self.restored: Restored | None = None  # what the next sender is told
+        self.epoch = 0
         self.orphans = OrphanSettings()  # of the target; set it before the receiver starts
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
@@ -206,6 +214,8 @@ class Simulation:
             ],
             maps=[MapArguments(0, "", str(self.target_root))],
             options=self.options,
+            epoch=self.epoch,
+            restored=self.restored,
         )
         world = self.source_world
 
@@ -215,7 +225,8 @@ class Simulation:
         tree = SourceTree(os.open(self.source_root, os.O_RDONLY | os.O_DIRECTORY), make_filter)
         cursor = Cursor.open(world, self.settings, self.journal_id, self.connection, create=True)
         lookahead = Cursor.open(world, self.settings, self.journal_id, None)
-        flow = Flow(0, self.journal_id, cursor, lookahead, make_filter(), tree)
+        checking = Cursor.open(world, self.settings, self.journal_id, None)
+        flow = Flow(0, self.journal_id, cursor, lookahead, make_filter(), tree, checking)
         sender = self.sender = Sender(world, arguments, [flow])
         scope = self._sender_scope = trio.CancelScope()
 
@@ -226,6 +237,7 @@ class Simulation:
             if not sender.removed:
                 cursor.close()
             lookahead.close()
+            checking.close()
 
         self._nursery.start_soon(run)
         return sender

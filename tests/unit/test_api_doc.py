@@ -16,6 +16,8 @@ from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
+from replicator.agent.verify_service import VerifyRequest
+from replicator.restores import RestoreRequest
 from replicator.status import (
     Lag,
     LagSample,
@@ -23,8 +25,11 @@ from replicator.status import (
     PathOperation,
     PathReport,
     QueueView,
+    RunReport,
     StageLag,
     StoryEntry,
+    VerifyDifference,
+    VerifyProgress,
 )
 
 TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
@@ -56,6 +61,10 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/targets"): api.TargetsBody,
     ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
+    ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
+    ("POST", "/v1/restores"): RestoreRequest,
+    ("POST", "/v1/restores/copies"): api.CopiesBody,
+    ("POST", "/v1/restores/{restore}"): api.ActionBody,
 }
 ANSWERS = {
     "Agent": AgentView,
@@ -80,6 +89,7 @@ def routes() -> set[tuple[str, str]]:
 
 def path_of(text: str) -> str:
     path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
+    path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
     return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
 
@@ -121,7 +131,7 @@ def test_every_request_body_is_known_here() -> None:
         for value in vars(api).values()
         if isinstance(value, type) and issubclass(value, api.Body) and value not in (api.Body, api.Empty)
     }
-    assert bodies | {ConnectRequest} == set(BODIES.values())
+    assert bodies | {ConnectRequest, VerifyRequest, RestoreRequest} == set(BODIES.values())
     assert set(BODIES) <= routes()
 
 
@@ -136,6 +146,12 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
 def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Connections"], field
+
+
+@pytest.mark.parametrize("answer", [VerifyProgress, VerifyDifference, RunReport])
+def test_every_field_of_verifications_is_documented(answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
+        assert f'"{field}"' in groups()["Verification"], field
 
 
 @pytest.mark.parametrize("answer", [PathReport, PathConnection, PathOperation])

@@ -13,6 +13,8 @@ from replicator.net.frames import (
     FRAME_TYPE,
     Acknowledge,
     Bye,
+    Checked,
+    Checks,
     Connect,
     Connected,
     Derived,
@@ -53,6 +55,7 @@ FROM_SOURCE: list[tuple[Frame, bytes | None]] = [
     (Ping(), None),
     (Disconnect(UUID), None),
     (OrphanTask("pause"), None),
+    (Checks(7), b"c" * 30),
 ]
 FROM_TARGET: list[tuple[Frame, bytes | None]] = [
     (Acknowledge((9,), (8,), (7,), 2, 1), None),
@@ -60,6 +63,7 @@ FROM_TARGET: list[tuple[Frame, bytes | None]] = [
     (TargetState("OK", "Mirroring", "", 5), None),
     (Drift(7, 0, b"d" * 30, 2, b"path", True), None),
     (Orphans(True, b"r" * 30, 0, ("a", "b/")), None),
+    (Checked(9, b"f" * 20, False), None),
     (Ping(), None),
 ]
 

@@ -25,6 +25,8 @@ DOMAIN = frozenset(
         "mount_options",
         "shares",
         "orphans",
+        "restores",
+        "schedules",
         "states",
     ]
 )

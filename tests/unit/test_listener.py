@@ -20,6 +20,7 @@ class Door:
 
     def __init__(self) -> None:
         self.adopted: list[tuple[str, bytes]] = []
+        self.restores: list[tuple[str, bytes]] = []
         self.events: list[Event] = []
         self.refuse = ""
         self.port = 0
@@ -30,10 +31,14 @@ class Door:
             raise ReplicatorError(self.refuse)
         self.adopted.append((uuid, data))
 
+    async def restore(self, uuid: str, stream: trio.SocketStream, rest: bytes) -> str:
+        self.restores.append((uuid, rest))
+        return self.refuse
+
     async def open(self, nursery: trio.Nursery) -> None:
         listeners = await open_listeners(Address("127.0.0.1", 0))
         self.port = listeners[0].socket.getsockname()[1]
-        await nursery.start(partial(Greeter(self.adopt, self._ring).serve, listeners))
+        await nursery.start(partial(Greeter(self.adopt, self.restore, self._ring).serve, listeners))
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -128,3 +133,12 @@ async def test_a_port_in_use_and_an_address_of_another_host() -> None:
             await open_listeners(Address("127.0.0.1", port))
     with pytest.raises(ListenError, match=r"192\.0\.2\.1"):
         await open_listeners(Address("192.0.2.1", 0))
+
+
+async def test_a_restore_is_answered_with_what_follows_its_first_line(door: Door) -> None:
+    await door.say(f"REPLICATOR 1 restore {UUID}\n".encode() + b'{"action"')
+    assert door.restores == [(UUID, b'{"action"')]
+    assert not door.adopted and not door.events
+    door.refuse = "not now"
+    await door.say(f"REPLICATOR 1 restore {UUID}\n".encode())
+    assert door.reasons()[0].endswith("not now")

@@ -1,0 +1,155 @@
+"""What agents say to one another about restores, before data flows.
+
+Whoever gets the data dials, as sources do: so it works through the same tunnel as the connection did. The
+first line has the purpose "restore" and the copy's uuid; then follow one line of JSON each way. After
+`attach` the socket carries an ordinary session in the other direction, after `inventory` a list of objects.
+"""
+
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+
+from replicator import limits
+from replicator.addresses import Address
+from replicator.errors import ExitCode, ReplicatorError, UnreachableError, UsageError
+from replicator.mirror.inventory import Item
+from replicator.net.frames import PROTOCOL_VERSION
+from replicator.repset import ReplicationSet
+from replicator.restores import Root
+
+PURPOSE = "restore"
+ANY_COPY = "00000000-0000-0000-0000-000000000000"
+"""In place of a copy's uuid: all of them are meant."""
+
+_LENGTH = struct.Struct("<I")
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One request. `action`: see `copy_keeper.py`."""
+
+    action: str
+    restore: str = ""
+    repset: ReplicationSet | None = None  # of attach and inventory: what of the copy is meant
+    roots: tuple[Root, ...] = ()  # the same: of the copy
+    places: tuple[str, ...] = ()  # of attach: where each of them goes
+    newer: bool = False
+    checksum: bool = False
+    what: str = ""  # of act: a control call of the sender
+    epoch: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """`error`: why not; "": it was done."""
+
+    error: str = ""
+    exit_code: int = 1
+    result: Any = None
+
+
+class Conversation:
+    """A socket after its first line. `rest`: what was read beyond it."""
+
+    def __init__(self, stream: trio.SocketStream, rest: bytes = b"") -> None:
+        self.stream = stream
+        self.rest = bytearray(rest)
+
+    async def receive_line(self) -> bytes:
+        """Without its newline. UnreachableError."""
+        while (end := self.rest.find(b"\n")) < 0:
+            if len(self.rest) > limits.RESTORE_LINE_BYTES:
+                raise UnreachableError("the other agent says something too long")
+            await self._more()
+        line = bytes(self.rest[:end])
+        del self.rest[: end + 1]
+        return line
+
+    async def receive(self, size: int) -> bytes:
+        while len(self.rest) < size:
+            await self._more()
+        data = bytes(self.rest[:size])
+        del self.rest[:size]
+        return data
+
+    async def _more(self) -> None:
+        try:
+            chunk = await self.stream.receive_some(65536)
+        except trio.BrokenResourceError as error:
+            raise UnreachableError(f"the other agent is gone: {error}") from None
+        if not chunk:
+            raise UnreachableError("the other agent closed the connection")
+        self.rest += chunk
+
+    async def send_line(self, value: msgspec.Struct) -> None:
+        await self.stream.send_all(msgspec.json.encode(value) + b"\n")
+
+    # --- lists of objects ---
+
+    async def send_items(self, items: list[Item]) -> None:
+        """Some of them; none: these were all."""
+        data = msgspec.msgpack.encode(items)
+        await self.stream.send_all(_LENGTH.pack(len(data)) + data)
+
+    async def receive_items(self) -> list[Item]:
+        """UnreachableError, and if it is no list of objects."""
+        (size,) = _LENGTH.unpack(await self.receive(_LENGTH.size))
+        if size > limits.RESTORE_LINE_BYTES:
+            raise UnreachableError("the other agent says something too long")
+        try:
+            return msgspec.msgpack.decode(await self.receive(size), type=list[Item])
+        except msgspec.DecodeError as error:
+            raise UnreachableError(f"the other agent says what nobody understands: {error}") from None
+
+
+@asynccontextmanager
+async def calling(
+    address: Address, copy: str, call: Call, timeout_s: float = limits.RESTORE_CALL_S
+) -> AsyncIterator[tuple[Any, Conversation]]:
+    """The result of a call, and the socket. Raises UnreachableError, and what the other agent refuses."""
+    try:
+        with trio.fail_after(limits.CONNECT_TIMEOUT_S):
+            stream = await trio.open_tcp_stream(address.host, address.port)
+    except (OSError, trio.TooSlowError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
+        raise UnreachableError(f"no agent answers at {address}: {reason}") from None
+    async with stream:
+        conversation = Conversation(stream)
+        try:
+            with trio.fail_after(timeout_s):
+                await stream.send_all(f"REPLICATOR {PROTOCOL_VERSION} {PURPOSE} {copy}\n".encode())
+                await conversation.send_line(call)
+                line = await conversation.receive_line()
+        except trio.TooSlowError:
+            raise UnreachableError(f"{address} did not answer within {timeout_s:.0f} s") from None
+        except trio.BrokenResourceError as error:
+            raise UnreachableError(f"{address} is gone: {error}") from None
+        try:
+            answer = msgspec.json.decode(line, type=Answer)
+        except msgspec.DecodeError:
+            raise UnreachableError(f"{address} is no agent that knows restores") from None
+        if answer.error:
+            kind = UsageError if answer.exit_code == ExitCode.USAGE else ReplicatorError
+            raise kind(answer.error)
+        yield answer.result, conversation
+
+
+async def ask(address: Address, copy: str, call: Call, timeout_s: float = limits.RESTORE_CALL_S) -> Any:
+    """The result of a call that needs nothing more. Raises as `calling`."""
+    async with calling(address, copy, call, timeout_s) as (result, _):
+        return result
+
+
+def in_lists(items: Iterator[Item]) -> Iterator[list[Item]]:
+    """In parts that are sent at once; the last one is empty."""
+    part: list[Item] = []
+    for item in items:
+        part.append(item)
+        if len(part) >= limits.RESTORE_ITEMS:
+            yield part
+            part = []
+    if part:
+        yield part
+    yield []

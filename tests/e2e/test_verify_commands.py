@@ -1,0 +1,139 @@
+"""Verification with real agents: by dtctl, while programs write all the time, and what it brings."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kit.protected import Protected, protected, until
+
+from replicator.limits import MIB
+
+pytestmark = [pytest.mark.fs, pytest.mark.e2e]
+
+# Otherwise the target notices who changes its copy, and has that brought at once.
+NOT_WATCHED = '[target]\nwatch = "off"\n'
+LOGGED = '[verify]\nlog_directory = "{}"\nlog_name = "compared.log"\n'
+WRITER = Path(__file__).parents[1] / "kit" / "steady_writer.py"
+WRITES_PER_S = 5000
+LOADED_S = 150.0  # for one verification meanwhile, on a machine that is busy anyway
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Protected]:
+    (tmp_path / "logs").mkdir()
+    configuration = LOGGED.format(tmp_path / "logs")
+    with protected(
+        tmp_path, configuration=configuration, beta_configuration=NOT_WATCHED, connect=False
+    ) as pair:
+        pair.source.mkdir()
+        chance = random.Random(1)
+        (pair.source / "large").write_bytes(chance.randbytes(20 * MIB))
+        for number in range(300):
+            directory = pair.source / f"d{number % 7}"
+            directory.mkdir(exist_ok=True)
+            (directory / f"file {number}").write_bytes(chance.randbytes(3000))
+        pair.connect()
+        pair.drained()
+        yield pair
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one byte, and keep size and time."""
+    state = path.stat()
+    with open(path, "r+b", buffering=0) as file:
+        byte = os.pread(file.fileno(), 1, place)
+        os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), place)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_flipped_byte_is_found_and_brought(pair: Protected, tmp_path: Path) -> None:
+    equal = pair.alpha.dtctl("verify", pair.id, "--checksum", "--json")
+    report = equal.json
+    assert report["files"] == 301 and report["read_bytes"] == 20 * MIB + 300 * 3000
+    flip(pair.copy / "large", 15 * MIB)
+    (pair.copy / "extra").write_text("extra")
+    assert pair.alpha.dtctl("verify", pair.id).code == 1  # the extra name, and the time of its directory
+    found = pair.alpha.dtctl("verify", pair.id, "--checksum", "--remirror", "--json")
+    assert found.code == 1
+    aspects = {d["path"]: d["aspects"] for d in json.loads(found.out)["differences"]}
+    assert aspects == {"large": ["content"], "extra": ["extra"], "": ["mtime"]}
+    pair.drained()
+    assert (pair.copy / "large").read_bytes() == (pair.source / "large").read_bytes()
+    (pair.copy / "extra").unlink()
+    os.utime(pair.copy, ns=(0, pair.source.stat().st_mtime_ns))
+    assert pair.alpha.dtctl("verify", pair.id, "--checksum").code == 0
+    pair.assert_equal()
+
+    (log,) = (tmp_path / "logs").glob("*compared.log")
+    text = log.read_text()
+    assert "large DIFFERENT ON TARGET: content" in text and "65536 BYTES OUT OF SYNC" in text
+    assert text.count("BEGIN VERIFICATION") == text.count("END VERIFICATION") == 4
+    history = pair.alpha.json("verify", "history", pair.id)
+    assert [entry["different"] for entry in history] == [0, 2, 3, 0]
+    runs = pair.alpha.json("runs", pair.id)
+    assert {run["kind"] for run in runs} == {"verify", "difference", "recovery"}
+    until(lambda: {4058, 4062, 9097} <= {event["id"] for event in pair.alpha.json("events")})
+    for command in (("runs",), ("verify", "history", pair.id), ("verify", "status", pair.id)):
+        assert pair.alpha.dtctl(*command).code == 0
+
+
+def test_it_is_driven(pair: Protected) -> None:
+    pair.alpha.json("verify", "schedule", pair.id, "--at", "now", "--every", "30 minutes", "--checksum")
+    report = until(lambda: (r := pair.alpha.json("verify", "status", pair.id))["phase"] == "complete" and r)
+    assert report["schedule"] == "every 30 minutes (checksum)"
+    assert 1700 < report["next_run"] - time.time() < 1801
+    pair.alpha.stop()
+    pair.alpha.start()
+    assert pair.alpha.json("verify", "status", pair.id)["next_run"] == report["next_run"]
+    pair.alpha.json("verify", "schedule", pair.id, "--off")
+    pair.alpha.json("verify", "background", pair.id, "1 MiB")
+    until(lambda: pair.status["verify"]["background_bytes_per_s"] == MIB)
+    pair.alpha.json("verify", "background", pair.id, "off")
+    assert pair.alpha.dtctl("verify", pair.id, "--newer").code == 2
+    assert pair.alpha.dtctl("verify", "schedule", pair.id, "--every", "often").code == 2
+    assert "no verification" in pair.alpha.dtctl("verify", "stop", pair.id).err
+    assert pair.alpha.dtctl("mirror", "start", pair.id).code == 0
+
+
+def verify_under_load(pair: Protected, seconds: float) -> tuple[int, int]:
+    """How often it was verified meanwhile, and how many writes there were."""
+    command = [sys.executable, WRITER, pair.source / "busy", str(WRITES_PER_S)]
+    count = 0
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            ends_s = time.monotonic() + seconds
+            while count == 0 or time.monotonic() < ends_s:
+                pair.alpha.json("verify", "start", pair.id, "--checksum")
+                until(lambda: pair.status["verify"]["phase"] == "complete", LOADED_S, 0.5)
+                report = pair.alpha.json("verify", "status", pair.id)
+                assert not report["differences"] and not report["problems"], report["differences"][:10]
+                assert report["files"] > 340
+                count += 1
+            assert writer.stdin is not None and writer.stdout is not None
+            writer.stdin.write("stop\n")
+            writer.stdin.flush()
+            done = int(writer.stdout.readline().split()[0])
+        finally:
+            writer.kill()
+    pair.assert_equal(150, ignore=frozenset({"holes"}))
+    return count, done
+
+
+@pytest.mark.timeout_s(400)
+def test_no_false_difference_under_load(pair: Protected) -> None:
+    count, done = verify_under_load(pair, 20)
+    print(f"{count} verifications, {done} operations")
+    assert done > 1000  # of 100,000 that are wanted: this machine may be busy
+
+
+@pytest.mark.soak
+@pytest.mark.timeout_s(600)
+def test_no_false_difference_under_load_for_long(pair: Protected) -> None:
+    count, done = verify_under_load(pair, float(os.environ.get("SOAK_VERIFY_S", "120")))
+    print(f"{count} verifications, {done} operations")

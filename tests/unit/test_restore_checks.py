@@ -1,0 +1,129 @@
+"""Where a restore writes, and every danger it is refused for."""
+
+import msgspec
+import pytest
+
+from replicator.agent.restore_checks import Facts, check_request, dangers, job_of, refusal, restricted
+from replicator.errors import UsageError
+from replicator.orphans import OrphanAction
+from replicator.repset import ReplicationSet, Rule, compile_filter
+from replicator.restores import CopyView, Danger, Existing, RestoreRequest, Root
+
+REPSET = ReplicationSet(
+    "web", 3, (Rule("/srv/www"), Rule("/srv/www/cache", include=False), Rule("/srv/www/*.tmp", include=False))
+)
+ROOT = Root("/srv/www", "/replica/www")
+COPY = CopyView(
+    uuid="11111111-1111-1111-1111-111111111111",
+    repset=REPSET,
+    roots=(ROOT,),
+    source_uuid="alpha",
+    source_name="alpha",
+    agent="beta",
+    data_state="OK",
+    connected=False,
+    paused=False,
+    waiting_bytes=0,
+    remap_links=True,
+    epoch=0,
+    restoring="",
+)
+SAFE = Facts(None, False, 0, "", "", False)
+
+
+def request(**values: object) -> RestoreRequest:
+    return RestoreRequest(copy="web", **values)  # type: ignore[arg-type]
+
+
+def copy(**values: object) -> CopyView:
+    return msgspec.structs.replace(COPY, **values)
+
+
+# --- places ---
+
+
+def test_by_default_everything_goes_where_it_was() -> None:
+    job = job_of(request(), COPY)
+    assert job.places == ("/srv/www",) and job.is_at_home and job.repset == REPSET
+
+
+def test_another_directory() -> None:
+    assert job_of(request(to="/tmp/x"), COPY).places == ("/tmp/x",)
+    two = copy(roots=(ROOT, Root("/etc/web", "/replica/etc")))
+    assert job_of(request(to="/tmp/x"), two).places == ("/tmp/x/srv/www", "/tmp/x/etc/web")
+
+
+def test_maps() -> None:
+    assert job_of(request(maps=(Root("/srv", "/mnt"),)), COPY).places == ("/mnt/www",)
+    assert job_of(request(maps=(Root("/srv", "/a"), Root("/srv/www", "/b"))), COPY).places == ("/b",)
+    with pytest.raises(UsageError, match="--map /srv/www="):
+        job_of(request(maps=(Root("/etc", "/mnt"),)), COPY)
+
+
+def test_paths_restrict_the_set_and_heed_its_rules() -> None:
+    two = copy(roots=(ROOT, Root("/etc/web", "/replica/etc")))
+    job = job_of(request(paths=("/srv/www/a",)), two)
+    assert job.roots == (ROOT,)
+    rules = compile_filter(job.repset, b"/srv/www")
+    assert rules.roots == (b"a",)
+    assert rules.includes(b"a/b") and not rules.includes(b"c")
+    rules = compile_filter(restricted(REPSET, ["/srv/www"], [ROOT]), b"/srv/www")
+    assert rules.includes(b"a") and not rules.includes(b"cache/b") and not rules.includes(b"no.tmp")
+
+
+@pytest.mark.parametrize("path", ["/srv/www/cache/x", "/srv/other", "/"])
+def test_a_path_that_is_not_in_the_set(path: str) -> None:
+    with pytest.raises(UsageError, match="is not in the copy"):
+        job_of(request(paths=(path,)), COPY)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"to": "/a", "maps": (ROOT,)},
+        {"protect": True, "to": "/a"},
+        {"protect": True, "paths": ("/srv/www/a",)},
+        {"protect": True, "existing": Existing.NEWER},
+        {"existing": Existing.MISSING, "orphans": OrphanAction.DELETE},
+        {"orphans": OrphanAction.MOVE},
+    ],
+)
+def test_contradictions(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        check_request(request(**values))
+
+
+# --- dangers ---
+
+CASES = [
+    (Danger.REPLICATING, COPY, SAFE._replace(connection=1, replicates=True, replaces_source=True)),
+    (Danger.REPLICATING, copy(connected=True), SAFE),
+    (Danger.REPLICATING, copy(connected=True), SAFE._replace(replaces_source=True)),
+    (Danger.INCOMPLETE, copy(data_state="Mirroring"), SAFE),
+    (Danger.INCOMPLETE, copy(data_state="Mirror Required"), SAFE),
+    (Danger.WAITING, copy(paused=True, waiting_bytes=5), SAFE._replace(replaces_source=True)),
+    (Danger.NOT_EMPTY, COPY, SAFE._replace(occupied="/tmp/x")),
+    (Danger.NEWER, COPY, SAFE._replace(newer="/srv/www/file")),
+    (Danger.NEWER, COPY, SAFE._replace(connection=1, queued_ops=3, replaces_source=True)),
+]
+
+
+@pytest.mark.parametrize(("danger", "there", "facts"), CASES)
+def test_each_danger_has_to_be_accepted_by_name(danger: Danger, there: CopyView, facts: Facts) -> None:
+    assert [found for found, _ in dangers(there, facts)] == [danger]
+    text = refusal(there, facts, [d for d in Danger if d is not danger])
+    assert text.endswith(f"--even-if {danger}") and "\n" not in text
+    assert refusal(there, facts, [danger]) == ""
+
+
+@pytest.mark.parametrize(
+    ("there", "facts"),
+    [
+        (COPY, SAFE),
+        (copy(data_state="Restore Required"), SAFE._replace(replaces_source=True)),
+        (copy(paused=True, waiting_bytes=5), SAFE),  # it goes on afterwards
+        (copy(connected=True), SAFE._replace(connection=1, replicates=True)),  # paths, beside replication
+    ],
+)
+def test_no_danger(there: CopyView, facts: Facts) -> None:
+    assert dangers(there, facts) == []

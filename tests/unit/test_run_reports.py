@@ -1,0 +1,51 @@
+"""How runs ended, kept in bounded number over restarts."""
+
+from kit.disk import MemoryDisk
+from kit.simulation import simulated_world
+
+from replicator.sender.run_reports import RunReports
+from replicator.status import RunReport
+
+PATH = "/home/source/connection.runs"
+
+
+def report(number: int, kind: str) -> RunReport:
+    return RunReport(
+        run=str(number),
+        kind=kind,
+        started=float(number),
+        finished=float(number),
+        elapsed_s=0.0,
+        result="complete",
+    )
+
+
+async def never(host: str, port: int) -> None:
+    raise AssertionError
+
+
+def test_the_newest_of_each_kind_are_kept() -> None:
+    world = simulated_world(1, never)  # type: ignore[arg-type]
+    reports = RunReports(world, PATH, kept=3)
+    for number in range(10):
+        reports.add(report(number, "background" if number % 2 else "recovery"))
+    reports.add(report(10, "verify"))
+    for known in (reports, RunReports(world, PATH, kept=3)):
+        assert [r.run for r in known.newest()] == ["4", "5", "6", "7", "8", "9", "10"]
+        assert [r.run for r in known.newest(("verify",))] == ["10"]
+        assert [r.run for r in known.newest(count=2)] == ["9", "10"]
+    reports.remove()
+    assert RunReports(world, PATH).newest() == []
+
+
+def test_a_damaged_file_is_none() -> None:
+    world = simulated_world(1, never)  # type: ignore[arg-type]
+    disk = world.disk
+    assert isinstance(disk, MemoryDisk)
+    disk.makedirs("/home/source")
+    handle = disk.open_append(PATH)
+    disk.append(handle, [b"[{"], 0)
+    disk.close(handle)
+    reports = RunReports(world, PATH)
+    reports.add(report(1, "full"))
+    assert [r.run for r in RunReports(world, PATH).newest()] == ["1"]
