@@ -1,6 +1,12 @@
-"""A mirror that compares blocks against `rsync --inplace --no-whole-file --checksum` to an rsync daemon.
+"""A mirror that compares blocks against rsync to an rsync daemon.
 
-One large file whose old copy lies on the target: some of its 4 KiB blocks differ, and its time. Both go over
+One large file whose old copy lies on the target, and has another time.
+
+- `changed`: some of its 4 KiB blocks differ; against `rsync --inplace --no-whole-file --checksum`.
+- `inserted`: the old copy lacks the first MiB; against `rsync -a`, which looks for what was moved only where
+  it builds another file.
+
+Both go over
 loopback, from the same source to the same kind of disk, a fresh ext4 for every run, and take turns at going
 first. What they read lies in the page cache, as far as that has room. "mirror" is `dtctl mirror start` and
 `dtctl wait` on a connection that stands, with two starts of the program. Bytes are those of TCP in both
@@ -21,6 +27,8 @@ from bench_mirror import rsync_daemon
 
 BLOCK_BYTES = 4096
 SHARE = 0.01  # of the blocks that differ
+INSERTED_BYTES = harness.MIB
+OPTIONS = {"changed": ["--inplace", "--no-whole-file", "--checksum"], "inserted": []}
 
 
 def make_source(path: Path, size_bytes: int) -> None:
@@ -43,6 +51,16 @@ def make_copy(source: Path, copy: Path) -> int:
     return len(chosen) * BLOCK_BYTES
 
 
+def make_copy_without_beginning(source: Path, copy: Path) -> int:
+    """An old copy that lacks the first bytes. Returns how many."""
+    copy.mkdir()
+    with open(source, "rb") as file, open(copy / source.name, "wb") as other:
+        file.seek(INSERTED_BYTES)
+        shutil.copyfileobj(file, other, harness.MIB)
+    os.utime(copy / source.name, ns=(0, source.stat().st_mtime_ns - 10**9))
+    return INSERTED_BYTES
+
+
 def mirror(source: Path, disk: harness.Disk, agents: harness.Pair) -> tuple[float, int]:
     agent, address = agents.source_agent, agents.target_agent.address
     harness.dtctl(
@@ -56,9 +74,9 @@ def mirror(source: Path, disk: harness.Disk, agents: harness.Pair) -> tuple[floa
     return took_s, agents.wire_bytes() - before
 
 
-def rsync(work: Path, source: Path, disk: harness.Disk) -> tuple[float, int]:
+def rsync(work: Path, source: Path, disk: harness.Disk, case: str) -> tuple[float, int]:
     with rsync_daemon(work, disk.path / "copy") as address:
-        options = ["-a", "--inplace", "--no-whole-file", "--checksum", "--stats"]
+        options = ["-a", "--stats", *OPTIONS[case]]
         start = time.perf_counter()
         result = subprocess.run(
             ["rsync", *options, f"{source}/", address], check=True, capture_output=True, text=True
@@ -68,41 +86,48 @@ def rsync(work: Path, source: Path, disk: harness.Disk) -> tuple[float, int]:
     return took_s, sum(int(number.replace(",", "")) for number in found)
 
 
-def measure(work: Path, quick: bool) -> None:
-    rounds, size_bytes = (1, 64 * harness.MIB) if quick else (5, 10 * harness.GIB)
-    size_bytes = int(os.environ.get("BENCH_MIB", size_bytes // harness.MIB)) * harness.MIB
+def measure(work: Path, quick: bool, cases: list[str], rounds: int, mib: int) -> None:
     source, below = work / "source", work / "below"
     source.mkdir()
     below.mkdir()
-    make_source(source / "file", size_bytes)
+    make_source(source / "file", mib * harness.MIB)
     subprocess.run(["mount", "--bind", source, below], check=True)
-    found: dict[str, list[tuple[float, int]]] = {"mirror": [], "rsync": []}
-    changed = 0
     with harness.pair(work) as agents:
         agents.capture(source)
-        for number in range(rounds):
-            for turn in range(2):
-                who = ("mirror", "rsync")[(number + turn) % 2]
-                with harness.disk(work / "disk", size_bytes + 2 * harness.GIB) as disk:
-                    changed = make_copy(below / "file", disk.path / "copy")
-                    disk.sync()
-                    if who == "mirror":
-                        found[who].append(mirror(source, disk, agents))
-                    else:
-                        found[who].append(rsync(work, below, disk))
-                    if number == 0:
-                        harness.assert_equal(below, disk.path / "copy")
-                    if who == "mirror":
-                        agents.disconnect()
-            last = ", ".join(f"{who} {runs[-1][0]:.2f} s" for who, runs in found.items())
-            harness.say(f"{size_bytes // harness.MIB:,} MiB: {last}")
+        for case in cases:
+            measure_case(work, source, below, agents, case, rounds, mib)
     subprocess.run(["umount", below], check=True)
+
+
+def measure_case(
+    work: Path, source: Path, below: Path, agents: harness.Pair, case: str, rounds: int, mib: int
+) -> None:
+    found: dict[str, list[tuple[float, int]]] = {"mirror": [], "rsync": []}
+    make = make_copy if case == "changed" else make_copy_without_beginning
+    changed = 0
+    for number in range(rounds):
+        for turn in range(2):
+            who = ("mirror", "rsync")[(number + turn) % 2]
+            with harness.disk(work / "disk", 2 * mib * harness.MIB + 2 * harness.GIB) as disk:
+                changed = make(below / "file", disk.path / "copy")
+                disk.sync()
+                if who == "mirror":
+                    found[who].append(mirror(source, disk, agents))
+                else:
+                    found[who].append(rsync(work, below, disk, case))
+                if number == 0:
+                    harness.assert_equal(below, disk.path / "copy")
+                if who == "mirror":
+                    agents.disconnect()
+        last = ", ".join(f"{who} {runs[-1][0]:.2f} s" for who, runs in found.items())
+        harness.say(f"{case}, {mib:,} MiB: {last}")
+    what = f"{SHARE:.0%} of its 4 KiB blocks differ" if case == "changed" else "its beginning was inserted"
     table = harness.Table(
-        f"One file of {size_bytes // harness.MIB:,} MiB, {SHARE:.0%} of its 4 KiB blocks differ",
+        f"One file of {mib:,} MiB, {what}",
         "what",
         "pairs",
         "replicator",
-        "rsync --checksum",
+        "rsync",
         "median of the pairs' ratios",
     )
     mine, theirs = found["mirror"], found["rsync"]
@@ -115,4 +140,4 @@ def measure(work: Path, quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    harness.run(__doc__, measure)
+    harness.run(__doc__, measure, cases=("changed", "inserted"), rounds=(5, 1), mib=(10_240, 64))

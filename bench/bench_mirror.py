@@ -1,12 +1,22 @@
-"""A full mirror against `rsync -a` to an rsync daemon.
+"""Mirrors against `rsync -a` to an rsync daemon.
 
-All go over loopback, from the same source to the same kind of disk: a fresh ext4 for every run. They take
-turns at going first. The source has just been made and lies in the page cache; rsync reads it beneath the
-mount. "mirror" is `dtctl mirror start` and `dtctl wait` on a connection that stands, as rsync's daemon does;
-"connect" is `dtctl connect` and `dtctl wait`: with the start of a sender and a receiver. Both hold two starts
-of the program. "On disk" adds the sync of the target's file system afterwards, which none of them does.
+All go over loopback, from the same source to the same kind of disk, and take turns at going first. The source
+has just been made and lies in the page cache; rsync reads it beneath the mount. "mirror" is `dtctl mirror
+start` and `dtctl wait` on a connection that stands, as rsync's daemon does; "connect" is `dtctl connect` and
+`dtctl wait`: with the start of a sender and a receiver. Both hold two starts of the program.
+
+First copies go to a fresh ext4 for every run. "On disk" adds the sync of the target's file system afterwards,
+which none of them does.
+
+- `small`: small files.
+- `large`: one large file.
+- `links`: files with two names each, and symbolic links; against `rsync -aH`, as its copy is to be equal.
+- `unchanged`: a difference mirror of files that are there already; memory is the peak of the largest process
+  of a side.
 """
 
+import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -19,9 +29,20 @@ import harness
 from kit.dtd import free_port
 
 
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait for it. Its peak of memory, or that of the largest of the processes it has waited for; bytes."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * 1024
+
+
+def _forked() -> None:
+    """With something to do in between Python forks. What vforks has the peak of this process for its own."""
+
+
 @contextmanager
-def rsync_daemon(work: Path, copy: Path) -> Iterator[str]:
-    """Where `copy` can be reached with rsync."""
+def rsync_daemon(work: Path, copy: Path, memory: list[int] | None = None) -> Iterator[str]:
+    """Where `copy` can be reached with rsync. `memory` gets its peak of memory at the end, in bytes."""
     port = free_port()
     configuration = work / "rsyncd.conf"
     configuration.write_text(
@@ -29,13 +50,15 @@ def rsync_daemon(work: Path, copy: Path) -> Iterator[str]:
         f"[copy]\npath = {copy}\nread only = no\n"
     )
     command = ["rsync", "--daemon", "--no-detach", f"--config={configuration}", f"--port={port}"]
-    daemon = subprocess.Popen([*command, "--address=127.0.0.1"])
+    daemon = subprocess.Popen([*command, "--address=127.0.0.1"], preexec_fn=_forked)
     try:
         harness.until(lambda: _listens(port), interval_s=0.02)
         yield f"rsync://127.0.0.1:{port}/copy/"
     finally:
         daemon.terminate()
-        daemon.wait()
+        peak_bytes = _ended(daemon)
+        if memory is not None:
+            memory.append(peak_bytes)
 
 
 def _listens(port: int) -> bool:
@@ -55,10 +78,13 @@ def timed(disk: harness.Disk, copy: Callable[[], None]) -> tuple[float, float]:
     return done, time.perf_counter() - start
 
 
-def measure_tree(work: Path, source: Path, label: str, rounds: int, table: harness.Table) -> None:
+def measure_tree(
+    work: Path, source: Path, label: str, rounds: int, table: harness.Table, options: str = "-a"
+) -> None:
     below = work / "below"
     below.mkdir(exist_ok=True)
     subprocess.run(["mount", "--bind", source, below], check=True)
+    used_bytes = harness.used_bytes(source)
     times: dict[str, list[tuple[float, float]]] = {"connect": [], "mirror": [], "rsync": []}
     with harness.pair(work) as agents:
         agents.capture(source)
@@ -95,7 +121,7 @@ def measure_tree(work: Path, source: Path, label: str, rounds: int, table: harne
             copy = disk.path / "copy"
             copy.mkdir()
             with rsync_daemon(work, copy) as address:
-                command = ["rsync", "-a", f"{below}/", address]
+                command = ["rsync", options, f"{below}/", address]
                 times["rsync"].append(timed(disk, lambda: subprocess.run(command, check=True) and None))
 
         ways = [with_mirror, with_rsync, with_connect]
@@ -103,7 +129,7 @@ def measure_tree(work: Path, source: Path, label: str, rounds: int, table: harne
             for turn in range(len(ways)):
                 subprocess.run(["sync"], check=True)
                 harness.warm_memory(6 * harness.GIB)
-                with harness.disk(work / "disk", 6 * harness.GIB) as disk:
+                with harness.disk(work / "disk", 6 * harness.GIB + 2 * used_bytes) as disk:
                     ways[(number + turn) % len(ways)](disk)
             last = ", ".join(f"{way} {seconds[-1][0]:.2f} s" for way, seconds in times.items())
             harness.say(f"{label}: {last}")
@@ -121,24 +147,105 @@ def measure_tree(work: Path, source: Path, label: str, rounds: int, table: harne
             )
 
 
-def measure(work: Path, quick: bool) -> None:
-    rounds = 1 if quick else 5
-    files, large_bytes = (5_000, 256 * harness.MIB) if quick else (50_000, 2 * harness.GIB)
+def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None:
+    below = work / "below"
+    below.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", source, below], check=True)
+    times: dict[str, list[float]] = {"mirror": [], "rsync": []}
+    memory: dict[str, list[int]] = {"source": [], "target": [], "rsync source": [], "rsync target": []}
+    with (
+        harness.pair(work) as agents,
+        harness.disk(work / "disk", 6 * harness.GIB, inodes=files + files // 50 + 100_000) as disk,
+    ):
+        copy = disk.path / "copy"
+        subprocess.run(["cp", "-a", below, copy], check=True)
+        disk.sync()
+        agents.capture(source)
+        agent, address = agents.source_agent, agents.target_agent.address
+
+        def mirror() -> None:
+            harness.dtctl(agent, "connect", "bench", address, "--map", f"{source}={copy}", "--no-mirror")
+            start = time.perf_counter()
+            harness.dtctl(agent, "mirror", "start", "bench", "difference")
+            harness.dtctl(agent, "wait", "bench")
+            times["mirror"].append(time.perf_counter() - start)
+            processes = agents.processes()
+            memory["source"].append(harness.memory_bytes(processes["sender"], "VmHWM"))
+            memory["target"].append(harness.memory_bytes(processes["receiver"], "VmHWM"))
+            agents.disconnect()
+
+        def rsync() -> None:
+            with rsync_daemon(work, copy, memory["rsync target"]) as address:
+                command = ["rsync", "-a", f"{below}/", address]
+                start = time.perf_counter()
+                process = subprocess.Popen(command, preexec_fn=_forked)
+                memory["rsync source"].append(_ended(process))
+                times["rsync"].append(time.perf_counter() - start)
+
+        for number in range(rounds + 1):  # the first one warms the caches
+            for who in (mirror, rsync) if number % 2 else (rsync, mirror):
+                who()
+            last = ", ".join(f"{who} {seconds[-1]:.2f} s" for who, seconds in times.items())
+            harness.say(f"{files:,} files unchanged: {last}")
+        harness.assert_equal(below, copy)
+    subprocess.run(["umount", below], check=True)
+    mine, theirs = times["mirror"][1:], times["rsync"][1:]
     table = harness.Table(
-        "Mirror, seconds, median (range)",
+        f"Difference mirror of {files:,} unchanged files, median (range)",
         "what",
         "pairs",
         "replicator",
         "rsync -a",
         "median of the pairs' ratios",
     )
-    small, large = work / "small", work / "large"
-    harness.make_small_files(small, files)
-    measure_tree(work, small, f"{files:,} files of 0–8 KiB", rounds, table)
-    large.mkdir()
-    harness.make_file(large / "file", large_bytes)
-    measure_tree(work, large, f"one file of {large_bytes // harness.MIB:,} MiB", rounds, table)
+    ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+    table.row("seconds", rounds, harness.median_text(mine, 2), harness.median_text(theirs, 2), f"{ratio:.2f}")
+    for side in ("source", "target"):
+        mib = [[b / harness.MIB for b in memory[who][1:]] for who in (side, f"rsync {side}")]
+        table.row(
+            f"memory of the {side}, MiB",
+            rounds,
+            *(harness.median_text(values) for values in mib),
+            f"{statistics.median(mib[0]) / statistics.median(mib[1]):.2f}",
+        )
+
+
+def measure(work: Path, quick: bool, cases: list[str], rounds: int, files: int, mib: int) -> None:
+    if first := [case for case in cases if case != "unchanged"]:
+        table = harness.Table(
+            "First copy, seconds, median (range)",
+            "what",
+            "pairs",
+            "replicator",
+            "rsync -a",
+            "median of the pairs' ratios",
+        )
+    for case in first:
+        source = work / case
+        if case == "small":
+            harness.make_small_files(source, files)
+            measure_tree(work, source, f"{files:,} files of 0–8 KiB", rounds, table)
+        elif case == "large":
+            source.mkdir()
+            harness.make_file(source / "file", mib * harness.MIB)
+            measure_tree(work, source, f"one file of {mib:,} MiB", rounds, table)
+        else:
+            links, symlinks = files // 5, files // 2
+            harness.make_names(source, links, symlinks)
+            label = f"{links:,} files with two names, {symlinks:,} symbolic links"
+            measure_tree(work, source, label, rounds, table, "-aH")
+        shutil.rmtree(source)
+    if "unchanged" in cases:
+        harness.make_sparse_files(work / "unchanged", 10 * files)
+        measure_unchanged(work, work / "unchanged", 10 * files, rounds)
 
 
 if __name__ == "__main__":
-    harness.run(__doc__, measure)
+    harness.run(
+        __doc__,
+        measure,
+        cases=("small", "large", "links", "unchanged"),
+        rounds=(5, 1),
+        files=(100_000, 5_000),
+        mib=(8192, 256),
+    )

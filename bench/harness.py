@@ -46,10 +46,17 @@ class BenchError(Exception):
 # --- a place to measure in ---
 
 
-def run(description: str | None, measure: Callable[..., None], **numbers: tuple[int, int]) -> None:
+def run(
+    description: str | None,
+    measure: Callable[..., None],
+    *,
+    cases: Sequence[str] = (),
+    **numbers: tuple[int, int],
+) -> None:
     """Main program of a benchmark: `measure(work, quick)` in namespaces, with a directory of its own.
 
-    `numbers`: further arguments. Each is an option, with its default and that of --quick.
+    `numbers`: further arguments. Each is an option, with its default and that of --quick. `cases`: it is told
+    those of them that are chosen (`--cases=ONE,OTHER`; all by default), in this order.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,14 +67,21 @@ def run(description: str | None, measure: Callable[..., None], **numbers: tuple[
         parser.add_argument(
             f"--{name}", type=int, metavar="N", help=f"default {usual:,}; with --quick {quick:,}"
         )
+    if cases:
+        parser.add_argument("--cases", default=",".join(cases), help=f"of these: {', '.join(cases)}")
     options = parser.parse_args()
+    chosen_cases = options.cases.split(",") if cases else []
+    if not set(chosen_cases) <= set(cases):
+        parser.error(f"the cases are {', '.join(cases)}")
     for name, defaults in numbers.items():
         if getattr(options, name) is None:
             setattr(options, name, defaults[options.quick])
     try:
         if options.inside is None:
             sys.exit(_outside())
-        chosen = {name: getattr(options, name) for name in numbers}
+        chosen: dict[str, Any] = {name: getattr(options, name) for name in numbers}
+        if cases:
+            chosen["cases"] = [case for case in cases if case in chosen_cases]
         _inside(options.inside, partial(measure, quick=options.quick, **chosen))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -166,14 +180,15 @@ class Disk:
 
 
 @contextmanager
-def disk(path: Path, size_bytes: int) -> Iterator[Disk]:
-    """A new file system, mounted on `path`, gone afterwards."""
+def disk(path: Path, size_bytes: int, *, inodes: int | None = None) -> Iterator[Disk]:
+    """A new file system, mounted on `path`, gone afterwards. `inodes`: room for so many files."""
     image = path.with_name(path.name + ".ext4")
     path.mkdir(exist_ok=True)
     with open(image, "wb") as file:
         file.truncate(size_bytes)
     try:
-        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        room = ["-N", str(inodes)] if inodes else []
+        subprocess.run(["mkfs.ext4", "-q", "-F", *room, image], check=True)
         # Without the kernel's initialising of inode tables in the background: it would be measured as well.
         subprocess.run(["mount", "-o", "loop,noinit_itable", image, path], check=True)
         try:
@@ -368,7 +383,7 @@ def make_file(path: Path, size_bytes: int) -> None:
 
 
 def make_small_files(directory: Path, count: int, *, per_directory: int = 100, size_max: int = 8192) -> None:
-    """`count` files with sizes spread evenly between 0 and `size_max`."""
+    """`count` files with sizes spread evenly between 0 and `size_max` bytes."""
     content = os.urandom(size_max)
     for number in range(count):
         parent = directory / f"d{number // per_directory}"
@@ -376,6 +391,34 @@ def make_small_files(directory: Path, count: int, *, per_directory: int = 100, s
             parent.mkdir(parents=True)
         descriptor = os.open(parent / f"f{number}", os.O_WRONLY | os.O_CREAT)
         os.write(descriptor, content[: number * 7919 % (size_max + 1)])
+        os.close(descriptor)
+
+
+def make_names(directory: Path, links: int, symlinks: int, *, per_directory: int = 100) -> None:
+    """Files of 4 KiB with two names each, in different directories, and symbolic links."""
+    content = os.urandom(4096)
+    for number in range(links):
+        first, second = (directory / name / f"d{number // per_directory}" for name in ("one", "other"))
+        if number % per_directory == 0:
+            first.mkdir(parents=True)
+            second.mkdir(parents=True)
+        (first / f"f{number}").write_bytes(content)
+        os.link(first / f"f{number}", second / f"f{number}")
+    for number in range(symlinks):
+        parent = directory / "symlinks" / f"d{number // per_directory}"
+        if number % per_directory == 0:
+            parent.mkdir(parents=True)
+        os.symlink(f"../../one/d{number // 100}/f{number}", parent / f"s{number}")
+
+
+def make_sparse_files(directory: Path, count: int, *, per_directory: int = 100) -> None:
+    """`count` files that take no space, with sizes up to 8 KiB."""
+    for number in range(count):
+        parent = directory / f"d{number // per_directory}"
+        if number % per_directory == 0:
+            parent.mkdir(parents=True)
+        descriptor = os.open(parent / f"f{number}", os.O_WRONLY | os.O_CREAT)
+        os.ftruncate(descriptor, number * 7919 % 8193)
         os.close(descriptor)
 
 

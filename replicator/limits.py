@@ -220,7 +220,12 @@ DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 
 # --- mirror ---
 PART_BYTES = 1 * MIB  # content of one piece
+CLAIMS_PER_FILE = 8  # files that are claimed together in the time in which one is read
+STEP_PATHS = 64  # directories, or single paths, read in one step of the scanner, as long as that takes
+STEP_PATHS_NS = 10_000_000  # no longer than this
 STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
+FILE_WEIGHT_BYTES = 1 * KIB  # a small file counts for so much more than it has, of what is on its way
+CLAIM_WEIGHT_BYTES = 128  # the same of one that is claimed with others
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
 RECOVERY_WORK_NS = 100_000_000  # one phase of work of a recovery that has to rest in between
@@ -244,6 +249,19 @@ PATCH_EXTENTS = 4096  # extents and holes of one patch
 COMPARE_BLOCK_BYTES = 64 * KIB  # of a file that is compared: one digest; a multiple of 4 KiB
 COMPARE_READ_BYTES = 256 * KIB  # read at a time for digests: what fits into a processor's cache
 COMPARE_WEIGHT = 4  # so many bytes are compared in the time in which one is sent and written
+MOVED_MIN_BYTES = 4 * MIB  # of a larger file that is compared, moved content is looked for
+MOVED_PROBE_BYTES = 1 * MIB  # of it that is compared first; if most of that differs, something was moved
+MOVED_WINDOW_BYTES = 16 * MIB  # of an old copy, in which blocks are looked for at other places
+MOVED_GIVE_UP_BYTES = 128 * MIB  # of which nothing was found there, in a row: the rest is sent as it is
+MOVED_BLOCK_BYTES = 256 * KIB  # blocks of files larger than `MOVED_LARGE_BYTES`
+MOVED_LARGE_BYTES = 2048 * MIB
+ELSEWHERE_MIN_BYTES = (
+    64 * KIB
+)  # files of at least this size are looked for under other names before they are sent
+ELSEWHERE_VAIN = (
+    64  # such searches in vain, beyond those that found something: no more of them in this mirror
+)
+ELSEWHERE_ASKED = 200_000  # files that were looked for, at most, in one mirror
 COMPARE_MIN_BYTES = 16 * KIB  # smaller files that differ are sent whole
 CHECKSUM_ALL = False  # MR-05
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes

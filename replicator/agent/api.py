@@ -151,6 +151,7 @@ class ProtectBody(Body, frozen=True, kw_only=True):
     source: str
     destination: str
     lock: str = "none"
+    checksum: bool = False
 
 
 class TargetsBody(ActionBody, frozen=True, kw_only=True):
@@ -406,7 +407,7 @@ class Api:
 
     async def protect(self, request: Request) -> object:
         body = await _body(request, ProtectBody)
-        return await self._service.protect(body.source, body.destination, body.lock)
+        return await self._service.protect(body.source, body.destination, body.lock, body.checksum)
 
     # --- targets ---
 

@@ -23,8 +23,11 @@ async def protect(
     source: str,
     destination: str,
     lock: str,
+    checksum: bool,
 ) -> ConnectionStatus:
-    """One change: if a step fails, what was made before it is undone."""
+    """One change: if a step fails, what was made before it is undone. `checksum`: of files that are there
+    already, and differ, only blocks that differ are sent.
+    """
     target = parse_destination(destination)
     async with core.change() as change:
         source = await real_path(source, "source")
@@ -45,7 +48,8 @@ async def protect(
                 repset=repset.name,
                 target=str(target.address) if target.address is not None else "",
                 maps=(Map(source, target.path),),
-                mirror=await _first_mirror(target),
+                mirror="difference" if checksum else await _first_mirror(target),
+                checksum=checksum,
                 lock=lock,
             ),
         )

@@ -66,10 +66,12 @@ class Service:
     def events(self) -> EventRing:
         return self._core.events
 
-    async def protect(self, source: str, destination: str, lock: str) -> ConnectionStatus:
+    async def protect(
+        self, source: str, destination: str, lock: str, checksum: bool = False
+    ) -> ConnectionStatus:
         """See `protect.py`."""
         return await protect(
-            self._core, self.mounts, self.repsets, self.connections, source, destination, lock
+            self._core, self.mounts, self.repsets, self.connections, source, destination, lock, checksum
         )
 
     # --- life ---

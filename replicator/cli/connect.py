@@ -36,6 +36,7 @@ def protect(
         str, typer.Argument(metavar="DEST", help="HOST[:PORT]:/path, or /path on this host.")
     ],
     wait: Annotated[bool, typer.Option("--wait", help="Return when the target equals the source.")] = False,
+    checksum: Checksum = False,
     lock: Lock = None,
     timeout: Timeout = None,
     json: Json = False,
@@ -45,7 +46,9 @@ def protect(
     Captures SRC, mirrors it to DEST, and replicates every change from now on.
     """
     client = agent(context)
-    body = {"source": absolute(source), "destination": _destination(destination)}
+    body: dict[str, object] = {"source": absolute(source), "destination": _destination(destination)}
+    if checksum:
+        body["checksum"] = True
     if lock is not None:
         body["lock"] = lock
     status = client.post("protect", body=body)

@@ -134,6 +134,11 @@ class PathMaps:
             raise OutsideError(f"{shown(path) or '/'} is the root of a mapping, or holds one")
         return place
 
+    def are_names(self, directory: bytes) -> bool:
+        """Whether no mapping of its own begins in that directory."""
+        start = directory + b"/" if directory else b""
+        return not any(root.startswith(start) for root in self._starts)
+
     def is_root(self, path: bytes) -> bool:
         """Whether a mapping of its own begins at `path`."""
         return path + b"/" in self._starts

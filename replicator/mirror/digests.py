@@ -59,13 +59,23 @@ def read_blocks(
             offset = stop
 
 
-def digest_blocks(descriptor: int, extents: Sequence[Extent], block_bytes: int) -> tuple[bytes, int | None]:
-    """Digests of blocks, and where they end if the file was cut off meanwhile."""
+def digest_blocks(
+    descriptor: int,
+    extents: Sequence[Extent],
+    block_bytes: int,
+    anchors: bytearray | None = None,
+    anchor_bytes: int = 0,
+) -> tuple[bytes, int | None]:
+    """Digests of blocks, and where they end if the file was cut off meanwhile. `anchors` gets the first bytes
+    of each.
+    """
     digests: list[bytes] = []
     for start, end, content in read_blocks(descriptor, extents, block_bytes):
         if len(content) < end - start:
             return b"".join(digests), start
         digests.append(_digest(content))
+        if anchors is not None:
+            anchors += bytes(content[:anchor_bytes]).ljust(anchor_bytes, b"\0")
     return b"".join(digests), None
 
 

@@ -72,6 +72,18 @@ class LinkTable:
         )
         return [row[0] for row in rows]
 
+    def names_in(self, directory: bytes) -> set[bytes]:
+        """The names in that directory itself that hold a known file."""
+        if not self._any:
+            return set()
+        if directory:
+            below = _below(directory)
+            rows = self._database.execute("SELECT path FROM name WHERE path > ? AND path < ?", below)
+        else:
+            rows = self._database.execute("SELECT path FROM name")
+        cut = len(directory) + 1 if directory else 0
+        return {path[cut:] for (path,) in rows if b"/" not in path[cut:]}
+
     def holds_another(self, path: bytes, identity: Identity) -> bool:
         """Whether `path` is known to hold another file than this one."""
         if not self._any:

@@ -10,7 +10,7 @@ and file that a recovery was asked for, and at most `limits.TOUCHED_FILES` ident
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
 from replicator import limits
@@ -98,6 +98,8 @@ class Order:
         self._linked: set[Identity] = set()
         self._brought: set[int] = set()  # inodes, at most `limits.BROUGHT_FILES` of them
         self._incomparable: set[Identity] = set()  # the target has no file of the name to compare blocks with
+        self._asked_elsewhere: set[int] = set()  # inodes, at most `limits.ELSEWHERE_ASKED`
+        self._nowhere = self._found_elsewhere = 0
         self._compare_none = False  # there were too many of these
         self._names: set[bytes] = set()  # directories whose list of names is not yet in the stream
         self._missed: set[bytes] = set()  # those of them whose names may have been removed unseen
@@ -238,12 +240,18 @@ class Order:
         if former is not None:
             self._void_patch(former)
 
-    def require_compared(self, path: bytes, identity: Identity, number: int, *, multilink: bool) -> None:
+    def require_compared(
+        self, path: bytes, identity: Identity, number: int, *, multilink: bool, elsewhere: bool = False
+    ) -> None:
         """Compare the blocks of a file with those of the target's old copy at `path`, and bring what differs.
 
-        `number`: the target's answers are known by it; never used before.
+        `number`: the target's answers are known by it; never used before. `elsewhere`: the target has what
+        may be a copy under another name, and nothing at `path`.
         """
         former = self._patches.compare(path, identity, number, multilink=multilink)
+        request = self._patches.comparison(number)
+        if elsewhere and request is not None:
+            request.elsewhere = request.moved = request.probed = True
         if former is not None:
             self._void_patch(former)
 
@@ -254,23 +262,57 @@ class Order:
             self._patches.differ(request, blocks)
         return request
 
-    def digests_answered(self, request: PatchRequest) -> None:
-        """The target has compared some digests."""
-        self._patches.answered(request)
+    def digests_answered(self, request: PatchRequest, size: int) -> None:
+        """The target has compared digests of so many bytes."""
+        self._patches.answered(request, size)
 
     def digests_lost(self, request: PatchRequest, digests: Range) -> None:
         """The target has not received the digests of this range."""
         if not request.void:
             self._patches.unsent(request, digests)
 
-    def park_patch(self, request: PatchRequest) -> None:
-        """There is nothing to read of it until the target has answered."""
+    def park_patch(
+        self, request: PatchRequest, ranges: Iterable[Range] = (), compare: Iterable[Range] = ()
+    ) -> None:
+        """There is nothing to read of it until the target has answered; these ranges are left then."""
         if not request.void:
+            request.give_back(ranges, compare)
             self._patches.park(request)
+
+    def may_claim_many(self) -> bool:
+        """Whether nothing is known that makes the size and mtime of whole directories worth less."""
+        return not (self._distrust_all or self._replaced or self._files_of)
+
+    def unsure_among(self, inodes: Sequence[int]) -> list[int]:
+        """Indices of files for which a comparison by size and mtime could be fooled. From any thread."""
+        if not (self._touched or self._patches.any_unsure):
+            return []
+        touched, unsure = self._touched, self._patches.is_unsure
+        found = []
+        for index, inode in enumerate(inodes):
+            identity = Identity(inode, 0)
+            if identity in touched or unsure(identity):
+                found.append(index)
+        return found
 
     def may_compare(self, identity: Identity) -> bool:
         """Whether the target may have a file to compare the blocks of this one with."""
         return not (self._compare_none or identity in self._incomparable)
+
+    def may_be_elsewhere(self, identity: Identity) -> bool:
+        """Whether it is worth asking if the target has a file, which is to be sent whole, under another
+        name.
+        """
+        return (
+            not self._distrust_all
+            and len(self._asked_elsewhere) < limits.ELSEWHERE_ASKED
+            and self._nowhere < limits.ELSEWHERE_VAIN + self._found_elsewhere
+            and identity.inode not in self._asked_elsewhere
+        )
+
+    def asks_elsewhere(self, identity: Identity) -> None:
+        """That question is in the stream. It is asked once."""
+        self._asked_elsewhere.add(identity.inode)
 
     def never_compare(self, identity: Identity) -> None:
         """It has none: the file is sent whole."""
@@ -329,6 +371,7 @@ class Order:
     def drop_patch(self, request: PatchRequest) -> None:
         """Its path stands for something else now, or is brought whole."""
         if not request.void:
+            self._nowhere += request.elsewhere
             self._patches.remove(request)
             self._void_patch(request)
 
@@ -349,6 +392,13 @@ class Order:
         path = self._work.pop()
         self._in_work.discard(path)
         return path
+
+    def more_work(self, count: int) -> list[bytes]:
+        """As many as that of the paths that `next_work` would say next."""
+        paths: list[bytes] = []
+        while len(paths) < count and (path := self.next_work()) is not None:
+            paths.append(path)
+        return paths
 
     def must_send_whole(self, identity: Identity, path: bytes) -> bool:
         """Whether a comparison by size and mtime could be fooled for this file."""
@@ -506,6 +556,33 @@ class Order:
         if complete and len(self._brought) < limits.BROUGHT_FILES:
             self._brought.add(identity.inode)
 
+    def many_claimed(self, directory: bytes, last: bytes) -> None:
+        """A claim about files of `directory` entered the stream, the `last` of a part of its list of names.
+        Those of that part that it does not speak of are required one by one.
+        """
+        names = self._remaining.get(directory)
+        if names is not None:
+            names.advance_past(last)
+            if not names:
+                del self._remaining[directory]
+
+    def many_sent(self, directory: bytes, names: Sequence[bytes], inodes: Sequence[int]) -> int:
+        """Files of `directory` entered the stream whole. How many of them for the first time."""
+        start = directory + b"/" if directory else b""
+        if self._pending:
+            self._pending.difference_update([start + name for name in names])
+        self.many_claimed(directory, names[-1])
+        if self._touched or self._incomparable:
+            identities = [Identity(inode, 0) for inode in inodes]
+            self._touched.difference_update(identities)
+            self._incomparable.difference_update(identities)
+        brought = self._brought
+        before = len(brought)
+        if before + len(inodes) <= limits.BROUGHT_FILES:
+            brought.update(inodes)
+            return len(brought) - before
+        return sum(inode not in brought for inode in inodes)
+
     def transfer_sent(self, path: bytes, identity: Identity) -> None:
         """The end of a large file entered the stream.
 
@@ -527,6 +604,7 @@ class Order:
     def patch_sent(self, request: PatchRequest, links: int) -> None:
         """The end of a patch entered the stream. The target knows it by its identity from here on."""
         self._patches.all_sent(request)
+        self._found_elsewhere += request.elsewhere
         if links > 1 and request.identity not in self._touched:
             self._linked.add(request.identity)
 

@@ -15,13 +15,13 @@ from replicator.fs import calls
 from replicator.fs.apply import PathMaps, allocate
 from replicator.fs.attributes import data_extents, set_attributes, set_times, write_at, write_xattrs
 from replicator.fs.beneath import MISSING, Root, check_name
-from replicator.mirror import digests
+from replicator.mirror import digests, moved
 from replicator.mirror.links import LinkTable
 from replicator.mirror.names import type_of_entry
 from replicator.mirror.orphans import Finder
 from replicator.mirror.patches import Block
 from replicator.mirror.pieces import NAME_TYPES, Buffer, Digests, Names, Patch, Patched, Xattrs
-from replicator.mirror.transfers import OpenTransfers
+from replicator.mirror.transfers import OpenTransfer, OpenTransfers
 from replicator.ops import AttributeMask, Attributes, Identity
 
 UNLIKE_NS = 1
@@ -38,15 +38,23 @@ Dress = Callable[[Root, bytes, int, bytes, Attributes, Mapping[bytes, bytes]], N
 class NotAsClaimed(Exception):
     """The target does not have what the piece builds on: it has to be sent whole. Of a directory, `names`; of
     a file that it has an old copy of, with so many `links`, its blocks are compared, or only `blocks` sent.
+    `size`: of the files that were claimed to be right, and are not.
     """
 
     def __init__(
-        self, reason: str, names: tuple[bytes, ...] = (), *, links: int = 0, blocks: tuple[Block, ...] = ()
+        self,
+        reason: str,
+        names: tuple[bytes, ...] = (),
+        *,
+        links: int = 0,
+        blocks: tuple[Block, ...] = (),
+        size: int = 0,
     ) -> None:
         super().__init__(reason)
         self.names = names
         self.links = links
         self.blocks = blocks
+        self.size = size
 
 
 class Patcher:
@@ -115,7 +123,13 @@ class Patcher:
     # --- one object ---
 
     def place_patch(self, entry: Patch) -> None:
-        descriptor, state = self._file(entry.path, entry.identity)
+        if entry.rebuild:
+            transfer = self._transfers.numbered(entry.rebuild)
+            if transfer is None:
+                raise NotAsClaimed("this target does not know the file that is built")
+            descriptor, state = transfer.descriptor, os.fstat(transfer.descriptor)
+        else:
+            descriptor, state = self._file(entry.path, entry.identity)
         for offset, length in entry.holes:
             if min(offset, length) < 0:
                 raise ReplicatorError("malformed piece: a hole that is none")
@@ -142,6 +156,51 @@ class Patcher:
         if blocks:
             set_times(descriptor, None, UNLIKE_NS)
             raise NotAsClaimed("blocks differ", blocks=tuple(blocks))
+
+    def open_old(self, entry: Digests) -> int:
+        """A descriptor of its own of the file as it is here; from now on it looks like no other."""
+        descriptor, state = self._file(entry.path, entry.identity)
+        if state.st_mtime_ns != UNLIKE_NS:
+            set_times(descriptor, None, UNLIKE_NS)
+        return os.dup(descriptor)
+
+    def take_from_old(self, entry: Digests, transfer: OpenTransfer) -> None:
+        """Blocks that are found anywhere in the old copy. Raises NotAsClaimed with the others."""
+        _check_digests(entry)
+        old, descriptor, blocks = (
+            transfer.old,
+            transfer.descriptor,
+            len(entry.digests) // digests.DIGEST_BYTES,
+        )
+        if old is None or len(entry.anchors) != blocks * moved.ANCHOR_BYTES:
+            raise ReplicatorError("malformed piece: its anchors do not describe its blocks")
+        os.ftruncate(descriptor, entry.size)
+        for offset, length in entry.kept:
+            if min(offset, length) < 0:
+                raise ReplicatorError("malformed piece: it keeps what is nowhere")
+            for start, count in old.extents(offset, offset + length):
+                old.copy_to(descriptor, start, start, count)
+        for offset, length in digests.gaps(entry.start, entry.end, entry.extents):
+            if offset < entry.size and _has_data(descriptor, offset, offset + length):
+                allocate(descriptor, _PUNCH, offset, length)
+        lacking: list[Block] = []
+        row: tuple[int, int, int] | None = None  # blocks found one behind another: (place, start, length)
+        for index, (start, end) in enumerate(digests.cut(entry.extents, entry.block_bytes)):
+            digest = entry.digests[index * digests.DIGEST_BYTES : (index + 1) * digests.DIGEST_BYTES]
+            anchor = entry.anchors[index * moved.ANCHOR_BYTES : (index + 1) * moved.ANCHOR_BYTES]
+            place = old.find(start, end - start, digest, anchor if end - start >= len(anchor) else b"")
+            if place is None:
+                lacking.append((start, end - start, b""))
+            elif row is not None and (row[0] + row[2], row[1] + row[2]) == (place, start):
+                row = (row[0], row[1], row[2] + end - start)
+            else:
+                if row is not None:
+                    old.copy_to(descriptor, *row)
+                row = (place, start, end - start)
+        if row is not None:
+            old.copy_to(descriptor, *row)
+        if lacking:
+            raise NotAsClaimed("some blocks are nowhere", blocks=tuple(lacking))
 
     def place_patched(self, entry: Patched) -> None:
         kind = stat.S_IFMT(entry.attributes.mode)

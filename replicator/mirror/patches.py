@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from replicator import limits
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Identity, Kind, Record
 
 TO_END = 2**63 - 1
@@ -63,9 +64,19 @@ class PatchRequest:
     blocks: list[Block] = field(default_factory=list)
     unanswered: int = 0  # digests that were read, and that the target has not answered
     parked: bool = False  # waits for answers
+    probed: bool = False  # the beginning was compared before all else,
+    probing: bool = False  # and is not answered yet: nothing else is read
+    suspected: bool = False  # most blocks differ: whoever reads them looks whether anything in them does not
+    moved: bool = False  # what differs is looked for at other places of the target's copy
+    elsewhere: bool = False  # the target has a copy that may be this one, under another name
+    rebuilt: bool = False  # the target was told to build another file of it
+    answered_bytes: int = 0  # in a row, of which
+    differing_bytes: int = 0  # so many differ
 
     def take(self) -> Todo:
         """All that is to be read now; whoever takes it sends it, or gives it back."""
+        if self.probing:
+            return Todo([], [], [], ends=False)
         todo = Todo(self.ranges, self.compare, self.blocks, ends=not (self.compare or self.unanswered))
         self.ranges, self.compare, self.blocks = [], [], []
         return todo
@@ -134,25 +145,51 @@ class Patches:
 
     def differ(self, request: PatchRequest, blocks: Iterable[Block]) -> None:
         """The target found these blocks different."""
-        request.blocks += blocks
-        self._unpark(request)
-
-    def answered(self, request: PatchRequest) -> None:
-        """The target has compared some digests of it; what differed is known before."""
-        request.unanswered -= 1
-        if not request.unanswered:
+        for block in blocks:
+            request.differing_bytes += block[1]
+            place = [(block[0], block[0] + block[1])]
+            if request.moved and block[2]:  # asked before it was known that something moved
+                request.give_back((), place)
+            elif request.moved:
+                request.give_back(place)
+            else:
+                request.blocks.append(block)
+        if not request.probing:
             self._unpark(request)
+
+    def answered(self, request: PatchRequest, size: int) -> None:
+        """The target has compared digests of so many bytes of it; what differed is known before."""
+        request.unanswered -= 1
+        request.probing = False
+        request.answered_bytes += size
+        self._look_for_moved(request)
+        if not request.unanswered or request.compare:
+            self._unpark(request)
+
+    def _look_for_moved(self, request: PatchRequest) -> None:
+        """Where most differs, look for it at other places, as long as that finds something."""
+        most = request.differing_bytes * 2 > request.answered_bytes
+        if not most:
+            request.answered_bytes = request.differing_bytes = 0
+        elif not request.moved:
+            if request.answered_bytes >= limits.MOVED_PROBE_BYTES:
+                request.suspected = True
+                request.answered_bytes = request.differing_bytes = 0
+        elif request.answered_bytes >= limits.MOVED_GIVE_UP_BYTES:
+            request.ranges, request.compare = merged([*request.ranges, *request.compare]), []
 
     def unsent(self, request: PatchRequest, digests: Range) -> None:
         """The target has not received these digests."""
         request.unanswered -= 1
+        request.probed = request.probing = False
         request.give_back((), [digests])
         self._unpark(request)
 
     def park(self, request: PatchRequest) -> None:
         """There is nothing to read of it until the target answers."""
         request.parked = True
-        if not request.unanswered or request.ranges or request.compare or request.blocks:
+        left = request.ranges or request.compare or request.blocks
+        if not request.unanswered or (left and not request.probing):
             self._unpark(request)
 
     def _unpark(self, request: PatchRequest) -> None:
@@ -235,6 +272,10 @@ class Patches:
         """Comparisons of what is at `path`, or below it."""
         start = path + b"/" if path else b""
         return [r for r in self._comparisons.values() if r.path == path or r.path.startswith(start)]
+
+    @property
+    def any_unsure(self) -> bool:
+        return bool(self._unsure)
 
     def is_unsure(self, identity: Identity) -> bool:
         """Whether the target may lack something of it, so that its size and mtime prove nothing."""

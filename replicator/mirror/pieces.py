@@ -186,6 +186,7 @@ class Patch(Entry, frozen=True, tag=11):
     extents: tuple[tuple[int, int], ...]  # (offset, length)
     holes: tuple[tuple[int, int], ...]
     data: Content
+    rebuild: int = 0  # number of a comparison: of the file that it builds
 
 
 class Patched(Entry, frozen=True, tag=12):
@@ -196,6 +197,7 @@ class Patched(Entry, frozen=True, tag=12):
     attributes: Attributes
     xattrs: Xattrs
     size: int
+    rebuild: int = 0
 
 
 class Digests(Entry, frozen=True, tag=13):
@@ -204,6 +206,11 @@ class Digests(Entry, frozen=True, tag=13):
     `extents` are the data, all else in this range becomes a hole. They are cut at multiples of `block_bytes`
     (see `digests.cut`); `digests` has 8 bytes for each of these blocks. First the file gets this size.
     Refused with the `number` and the blocks that differ.
+
+    With `anchors`, of a file that is built beside the old one, and gets its name with `Patched`: a block that
+    is found anywhere in the old one is taken from there. They are the first bytes of the blocks
+    (`moved.ANCHOR_BYTES` of each; fewer of a shorter one are filled up). `begins`: it is begun, with the
+    parts `kept` (offset, length) of the old one.
     """
 
     identity: Identity
@@ -214,6 +221,33 @@ class Digests(Entry, frozen=True, tag=13):
     block_bytes: int
     extents: tuple[tuple[int, int], ...]  # (offset, length)
     digests: bytes
+    anchors: bytes = b""
+    begins: bool = False
+    kept: tuple[tuple[int, int], ...] = ()
+
+
+class Alike(Entry, frozen=True, tag=14):
+    """A claim about files of the directory `path`: they are regular, have one name, no replicated extended
+    attributes, and these links, owners, modes, sizes and mtimes.
+
+    `states`: of each in columns, see `fs.many_states`. Refused with the `names` that are not so.
+    """
+
+    names: tuple[bytes, ...]
+    states: bytes
+    claim: Claim = Claim.SIZE_AND_TIME  # or BROUGHT
+
+
+class Files(Entry, frozen=True, tag=15):
+    """Files of the directory `path`, whole: regular, with one name, no holes and no replicated extended
+    attributes.
+
+    `states` as of `Alike`; `data` holds the contents one after another.
+    """
+
+    names: tuple[bytes, ...]
+    states: bytes
+    data: Content
 
 
 NAME_TYPES = b"dfl-"
@@ -233,6 +267,8 @@ AnyEntry = (
     | Patch
     | Patched
     | Digests
+    | Alike
+    | Files
 )
 
 
@@ -253,7 +289,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     `retry` False: it failed for a reason that sending again does not mend (permission, name too long): a
     problem to show. `names`: it is these names of the directory `path` that are to be sent. `links`: the
     target has an old copy of the file with so many names, whose blocks are to be compared. `number`: of a
-    comparison, which found these `blocks` different. `size`: of a claim that does not hold.
+    comparison, which found these `blocks` different. `size`: of the files of which a claim does not hold.
     """
 
     journal: int

@@ -19,26 +19,36 @@ from replicator.errors import ReplicatorError
 from replicator.fs import unfinished
 from replicator.fs.apply import Applier
 from replicator.fs.attributes import (
+    MIRROR_MASK,
     data_extents,
     read_xattrs,
     set_attributes,
     set_times,
+    write_at,
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
+from replicator.fs.many_states import sizes_of
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
+from replicator.mirror import alike
 from replicator.mirror.comparison import Claim
 from replicator.mirror.digests import digest_of_file
+from replicator.mirror.elsewhere import Candidate, FileIndex, open_candidate
 from replicator.mirror.links import LinkTable
+from replicator.mirror.moved import OldCopy
 from replicator.mirror.orphans import Finder
+from replicator.mirror.packed import PackedFile, unpack
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
 from replicator.mirror.pieces import (
     Abandon,
+    Alike,
     AnyEntry,
     Batch,
+    Content,
     Digests,
     Entry,
     File,
+    Files,
     Finish,
     LinkTo,
     Listing,
@@ -61,6 +71,7 @@ _ACCESS_ACL = b"system.posix_acl_access"
 _DEFAULT_ACL = b"system.posix_acl_default"
 _FICLONE = 0x40049409
 _NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_CLAIM = frozenset({Claim.NOTHING, Claim.ELSEWHERE})  # that something is right already
 _TARGET_IS_ILL = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 )
@@ -94,9 +105,14 @@ class Placer:
         self._incoming = applier.incoming
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
+        self._index: FileIndex | None = None  # once something was looked for
+        self._origins: OrderedDict[Identity, Candidate] = OrderedDict()  # what files are to be built of
         self._inheriting: dict[bytes, bool] = {}
         self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
-        patcher = Patcher(applier.maps, links, self._transfers, self._know, self._dress_named, finder)
+        self.mirror_since_ns: int | None = None  # whose ctime is later was brought by this full mirror
+        self._patcher = patcher = Patcher(
+            applier.maps, links, self._transfers, self._know, self._dress_named, finder
+        )
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             Listing: self._place_listing,
             Object: self._place_object,
@@ -105,12 +121,13 @@ class Placer:
             Finish: self._place_finish,
             Abandon: self._place_abandon,
             Same: self._place_same,
+            Alike: self._place_alike,
             LinkTo: self._place_link,
             Times: self._place_times,
             Names: patcher.place_names,
             Patch: patcher.place_patch,
-            Patched: patcher.place_patched,
-            Digests: patcher.place_digests,
+            Patched: self._place_patched,
+            Digests: self._place_digests,
         }
 
     def place(self, batch: Batch) -> list[Refused]:
@@ -129,6 +146,9 @@ class Placer:
             for index in range(start, len(entries)):
                 entry = entries[index]
                 try:
+                    if isinstance(entry, Files):
+                        refused += self._place_files(batch, entry)
+                        continue
                     if not (self._keeps_existing and self._is_kept(entry)):
                         self._handlers[type(entry)](entry)
                     if self._finder is not None and not isinstance(entry, Times | Abandon):
@@ -148,7 +168,15 @@ class Placer:
         return refused
 
     def close(self) -> None:
-        """Give up all open transfers."""
+        """Nothing is left open."""
+        self.give_up_transfers()
+
+    def give_up_transfers(self) -> None:
+        """Nothing more comes for those that are open."""
+        self._origins.clear()
+        if self._index is not None:
+            self._index.close()
+            self._index = None
         for number in self._transfers.numbers():
             self._give_up(number)
 
@@ -158,7 +186,7 @@ class Placer:
         """Whether something is there that stays as it is, whatever it is. ReplicatorError: it is in the
         way.
         """
-        if isinstance(entry, Part | Abandon):
+        if isinstance(entry, Part | Abandon | Alike):  # the last speaks of several
             return False
         if isinstance(entry, Times):
             return entry.path not in self._made
@@ -264,6 +292,8 @@ class Placer:
     # --- files ---
 
     def _place_file(self, entry: File) -> None:
+        if self._transfers and (earlier := self._transfers.number_of(entry.identity)) is not None:
+            self._give_up(earlier)
         root, path = self._maps.place_name(entry.path)
         directory, name = self._parent(root, path)
         try:
@@ -284,6 +314,77 @@ class Placer:
         finally:
             os.close(descriptor)
         self._know(entry.path, entry.identity, entry.links)
+
+    def _place_files(self, batch: Batch, entry: Files) -> list[Refused]:
+        """Many small files of one directory: as few calls for each as a new file takes."""
+        files = unpack(entry)
+        if files is None or not alike.are_names(entry.names):
+            raise ReplicatorError("malformed piece: its states do not describe its files")
+        root, path = self._maps.place(entry.path)
+        if self._keeps_existing:
+            self._refuse_what_is_in_the_way(root, path)
+        directory = self._ensure_directory(root, path)
+        data = memoryview(entry.data.buffer)
+        plainly = self._makes_plainly(entry.path, directory)
+        known = self._links.names_in(entry.path)
+        refused: list[Refused] = []
+        for file in files:
+            if self._keeps_existing and self._state(_join(entry.path, file.name)) is not None:
+                continue
+            if plainly and file.name not in known and self._make_plainly(directory, file, data):
+                continue
+            one = _as_file(entry.path, file, data)
+            try:
+                self._place_file(one)
+            except OSError as error:
+                if error.errno in _TARGET_IS_ILL:
+                    raise
+                refused.append(_refusal(batch, one, error.strerror or str(error)))
+            except ReplicatorError as error:
+                refused.append(_refusal(batch, one, str(error)))
+            directory = root.directory(path)
+        if self._finder is not None:
+            for name in entry.names:
+                self._finder.is_the_sources(_join(entry.path, name))
+        return refused
+
+    def _makes_plainly(self, path: bytes, directory: int) -> bool:
+        """Whether what is made in that directory is root's, with the mode it is made with, and may just be
+        made there.
+        """
+        if self._transfers or not self._maps.are_names(path):
+            return False
+        inherits = self._inheriting.get(path)
+        if inherits is None:
+            state = os.fstat(directory)
+            inherits = bool(state.st_mode & stat.S_ISGID) or os.geteuid() != 0 or _has_default_acl(directory)
+            self._inheriting[path] = inherits
+        return not inherits
+
+    def _make_plainly(self, directory: int, file: PackedFile, data: memoryview) -> bool:
+        """False: it takes more than that, and nothing is there that was not before. The umask is 0."""
+        name, mode, uid, gid, mtime_ns, offset, end = file
+        try:
+            # With its mode at once: what is read too early here is what its readers may read in a moment.
+            descriptor = os.open(name, CREATE_FLAGS, mode & 0o777, dir_fd=directory)
+        except OSError:
+            return False
+        try:
+            if end - offset > limits.WRITE_BYTES:
+                write_at(descriptor, data[offset:end], 0)
+            elif offset < end and os.pwrite(descriptor, data[offset:end], 0) != end - offset:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if uid or gid:
+                os.fchown(descriptor, uid, gid)
+            if mode & 0o7000:
+                os.fchmod(descriptor, mode)
+            os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+        except BaseException:
+            unlink_quietly(directory, name)
+            raise
+        finally:
+            os.close(descriptor)
+        return True
 
     def _place_part(self, entry: Part) -> None:
         if entry.first:
@@ -309,6 +410,9 @@ class Placer:
         if transfer is None:
             self._refuse_unknown(entry.transfer)
             return
+        self._finish(entry, entry.transfer, transfer)
+
+    def _finish(self, entry: Finish | Patched, number: int, transfer: OpenTransfer) -> None:
         root, path = self._maps.place_name(entry.path)
         directory, name = self._parent(root, path)
         descriptor = transfer.descriptor
@@ -320,10 +424,10 @@ class Placer:
             try:
                 self._take_name(root, path, directory, transfer.name)
             except FileNotFoundError:
-                self._give_up(entry.transfer)
+                self._give_up(number)
                 raise NotAsClaimed("the unfinished copy was removed") from None
-        self._transfers.pop(entry.transfer)
-        os.close(descriptor)
+        self._transfers.pop(number)
+        transfer.close()
         self._know(entry.path, transfer.identity, entry.links)
 
     def _place_abandon(self, entry: Abandon) -> None:
@@ -342,7 +446,7 @@ class Placer:
         transfer = self._transfers.pop(number)
         if transfer is None:
             return
-        os.close(transfer.descriptor)
+        transfer.close()
         if transfer.name is not None:
             root, path = self._maps.place_name(transfer.path)
             try:
@@ -351,7 +455,76 @@ class Placer:
                 return  # its directory is gone, and so is it
             unlink_quietly(directory, transfer.name)
 
+    # --- files of which much has moved ---
+
+    def _place_digests(self, entry: Digests) -> None:
+        if not entry.anchors:
+            self._patcher.place_digests(entry)
+            return
+        transfer = self._transfers.numbered(entry.number)
+        if entry.begins:
+            self._give_up(entry.number)
+            transfer = self._begin_rebuild(entry)
+        if transfer is None:
+            raise NotAsClaimed("this target does not know the file that is built")
+        self._patcher.take_from_old(entry, transfer)
+
+    def _begin_rebuild(self, entry: Digests) -> OpenTransfer:
+        """Beside the old copy, which stays as it is until the other one is complete."""
+        old = OldCopy(self._open_old(entry))
+        try:
+            root, path = self._maps.place_name(entry.path)
+            directory, _ = root.parent(path)
+            descriptor, name = unfinished.begin(directory, self._incoming + b"-%d" % entry.number)
+        except BaseException:
+            old.close()
+            raise
+        transfer = OpenTransfer(descriptor, entry.identity, entry.path, name, old)
+        self._transfers.add(entry.number, transfer)
+        return transfer
+
+    def _place_patched(self, entry: Patched) -> None:
+        if not entry.rebuild:
+            self._patcher.place_patched(entry)
+            return
+        transfer = self._transfers.numbered(entry.rebuild)
+        if transfer is None:
+            raise NotAsClaimed("this target does not know the file that is built")
+        root, path = self._maps.place_name(entry.path)
+        directory, _ = self._parent(root, path)
+        mtime_ns = os.fstat(directory).st_mtime_ns  # which nothing would bring again
+        self._finish(entry, entry.rebuild, transfer)
+        directory, _ = root.parent(path)
+        set_times(directory, None, mtime_ns)
+
+    def _place_elsewhere(self, entry: Same) -> None:
+        """Nothing has the name; a file of this size and mtime is what it is built of, if its content proves
+        to be the same.
+        """
+        if self._state(entry.path) is not None:
+            raise NotAsClaimed("something has its name")
+        if self._index is None:
+            self._index = FileIndex(self._maps.roots)
+        found = self._index.find(entry.size, entry.attributes.mtime_ns)
+        if found is None:
+            raise NotAsClaimed("no file here has its size and time")
+        self._origins[entry.identity] = found
+        if len(self._origins) > limits.PIECES_IN_FLIGHT * limits.STEP_FILES:
+            self._origins.popitem(last=False)
+
+    def _open_old(self, entry: Digests) -> int:
+        origin = self._origins.pop(entry.identity, None)
+        if origin is None:
+            return self._patcher.open_old(entry)
+        descriptor = open_candidate(origin, entry.size)
+        if descriptor is None:
+            raise NotAsClaimed("it is no longer where it was")
+        return descriptor
+
     def _place_same(self, entry: Same) -> None:
+        if entry.claim is Claim.ELSEWHERE:
+            self._place_elsewhere(entry)
+            return
         root, path = self._maps.place_name(entry.path)
         try:
             directory, name = root.parent(path)
@@ -372,6 +545,38 @@ class Placer:
             directory, name = root.parent(path)
             self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
 
+    def _place_alike(self, entry: Alike) -> None:
+        if not alike.is_well_formed(entry):
+            raise ReplicatorError("malformed piece: its states do not describe its names")
+        root, path = self._maps.place(entry.path)
+        try:
+            directory = root.directory(path)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+            raise NotAsClaimed("there is no such directory", entry.names) from None
+        if self._keeps_existing:
+            lacking = tuple(name for name in entry.names if self._state(_join(entry.path, name)) is None)
+            if lacking:
+                raise NotAsClaimed("some are missing", lacking)
+            return
+        for name in self._links.names_in(entry.path).intersection(entry.names):
+            self._links.forget(_join(entry.path, name))  # it has one name now, so no other is a link to it
+        if self._finder is not None:
+            for name in entry.names:
+                self._finder.is_the_sources(_join(entry.path, name))
+        sizes = sizes_of(entry.states)
+        try:
+            others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
+        except OSError as error:
+            if error.errno in _TARGET_IS_ILL:
+                raise
+            raise NotAsClaimed(error.strerror or str(error), entry.names, size=sum(sizes)) from None
+        if others:
+            size = sum(sizes[index] for index in others)
+            names = tuple(entry.names[index] for index in others)
+            raise NotAsClaimed("some are not as claimed", names, size=size)
+
     def _is_wrong(self, entry: Same, directory: int, name: bytes, state: os.stat_result) -> str:
         """Why the file here is not as claimed; "": it is. ReplicatorError: it is left as it is."""
         if entry.claim is Claim.NOTHING:
@@ -388,6 +593,9 @@ class Placer:
         if self.suspect_since_ns is not None and state.st_ctime_ns >= self.suspect_since_ns:
             # A file system may keep size and times of a power cut and not the content.
             return "it was written shortly before power was lost"
+        since_ns = self.mirror_since_ns
+        if entry.claim is Claim.BROUGHT and (since_ns is None or state.st_ctime_ns <= since_ns):
+            return "this mirror has not brought it"
         return ""
 
     def _is_other_content(self, entry: Same, directory: int, name: bytes, state: os.stat_result) -> str:
@@ -457,6 +665,9 @@ class Placer:
                 return
         directory, name = self._parent(root, path)
         text = self._applier.link_text(entry.link_text)
+        if stat.S_ISLNK(entry.attributes.mode) and self._make_symlink(directory, name, entry, text):
+            self._know(entry.path, entry.identity, entry.links)
+            return
         try:
             state = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -471,6 +682,20 @@ class Placer:
         self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
         self._know(entry.path, entry.identity, entry.links)
 
+    def _make_symlink(self, directory: int, name: bytes, entry: Object, text: bytes) -> bool:
+        """False: something has the name, or there is more to do."""
+        if entry.xattrs or entry.attributes.mask & _ALL != _ALL:
+            return False
+        try:
+            os.symlink(text, name, dir_fd=directory)
+        except FileExistsError:
+            return False
+        _, _, uid, gid, _, _, mtime_ns = entry.attributes
+        if uid or gid or not self._makes_plainly(entry.path.rpartition(b"/")[0], directory):
+            os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
+        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
+        return True
+
     # --- hard links ---
 
     def _place_link(self, entry: LinkTo) -> None:
@@ -480,9 +705,11 @@ class Placer:
             if self._state(entry.path) is not None:
                 return
         self._parent(*self._maps.place_name(entry.path))
+        free = self._state(entry.path) is None
         if not self._link_to_known(entry.path, known):
             raise NotAsClaimed("this target does not know the file under another name")
-        self._links.forget(entry.path)
+        if not free:  # there may have been a directory, and what is known below it
+            self._links.forget(entry.path)
         self._links.add(entry.identity, entry.path)
 
     def _link_to_known(self, path: bytes, known: list[bytes]) -> bool:
@@ -669,6 +896,7 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed 
     identity = getattr(entry, "identity", NO_IDENTITY)
     if claim is None:
         return Refused(batch.journal, entry.path, identity, reason, False)
+    size = entry.size if isinstance(entry, Same) and entry.claim not in _NO_CLAIM else claim.size
     return Refused(
         batch.journal,
         entry.path,
@@ -678,7 +906,7 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed 
         links=claim.links,
         number=entry.number if isinstance(entry, Digests) else 0,
         blocks=claim.blocks,
-        size=entry.size if isinstance(entry, Same) and entry.claim is not Claim.NOTHING else 0,
+        size=size,
     )
 
 
@@ -689,8 +917,10 @@ def _join(directory: bytes, name: bytes) -> bytes:
 def _passes_on(directory: int, descriptor: int) -> bool:
     """Whether a directory gives what was made in it more than this process's ids: its group, or an ACL."""
     made = os.fstat(descriptor)
-    if made.st_uid or made.st_gid:
-        return True
+    return bool(made.st_uid or made.st_gid) or _has_default_acl(directory)
+
+
+def _has_default_acl(directory: int) -> bool:
     try:
         os.getxattr(directory, _DEFAULT_ACL)
     except OSError as error:
@@ -698,6 +928,16 @@ def _passes_on(directory: int, descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def _as_file(directory: bytes, file: PackedFile, data: memoryview) -> File:
+    size = file.end - file.offset
+    attributes = Attributes(
+        int(MIRROR_MASK), stat.S_IFREG | file.mode, file.uid, file.gid, 0, file.mtime_ns, file.mtime_ns
+    )
+    extents = ((0, size),) if size else ()
+    content = Content(data[file.offset : file.end])
+    return File(_join(directory, file.name), NO_IDENTITY, 1, attributes, {}, size, extents, content)
 
 
 def _copy_content(source: int, descriptor: int, size: int) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, proc_path, read_xattrs
-from replicator.mirror import digests
+from replicator.mirror import digests, moved
 from replicator.mirror.order import parent_of
 from replicator.mirror.patches import ALIGN_BYTES, Block, PatchRequest, Range, Todo, merged
 from replicator.mirror.pieces import Content, Digests, Patch, Patched
@@ -42,6 +42,26 @@ class PatchReader:
             self._left = deque(merged([*self._left, *todo.ranges]))
             self._compare = deque(merged([*self._compare, *todo.compare]))
             self._blocks += todo.blocks
+            if self.request.suspected and self._blocks:
+                self._judge()
+
+    def _judge(self) -> None:
+        """Most blocks differ. Either a little of each was changed, or something has moved."""
+        request = self.request
+        request.suspected = False
+        length = differing = 0
+        for start, size, units in list(self._blocks)[
+            : limits.MOVED_PROBE_BYTES // limits.COMPARE_BLOCK_BYTES
+        ]:
+            if units:
+                content = memoryview(os.pread(self._descriptor, size, start))
+                length += size
+                differing += sum(end - first for first, end in digests.differing_units(content, units))
+        if 2 * differing > length and self.size >= limits.MOVED_MIN_BYTES:
+            request.moved = True
+            moved_away = [(start, start + size) for start, size, units in self._blocks if units]
+            self._blocks = deque(block for block in self._blocks if not block[2])
+            self._compare = deque(merged([*self._compare, *moved_away]))
 
     @property
     def left(self) -> list[Range]:
@@ -57,13 +77,16 @@ class PatchReader:
         """The next part, or the end; None: that has to wait for answers. OSError if it cannot be read."""
         path, identity = self.request.path, self.request.identity
         descriptor = self._descriptor
+        if self.request.probing:
+            return None
         if self._left or self._blocks:
             read = self._read if self._left else self._read_blocks
             extents, holes, content = read(bytes_max)
             # After the content, so that the size is not older than it: whatever changed it meanwhile is in
             # the journal behind this place.
             state = self._state()
-            return Patch(path, identity, state.st_nlink, state.st_size, extents, holes, content)
+            rebuild = self._rebuild
+            return Patch(path, identity, state.st_nlink, state.st_size, extents, holes, content, rebuild)
         while self._compare:
             if (claim := self._digest(bytes_max * limits.COMPARE_WEIGHT)) is not None:
                 return claim
@@ -72,7 +95,12 @@ class PatchReader:
         state = self._state()
         xattrs = read_xattrs(descriptor, readable=self.is_file)
         size = state.st_size if self.is_file else 0
-        return Patched(path, identity, state.st_nlink, attributes_of(state), xattrs, size)
+        links, attributes = state.st_nlink, attributes_of(state)
+        return Patched(path, identity, links, attributes, xattrs, size, self._rebuild)
+
+    @property
+    def _rebuild(self) -> int:
+        return self.request.number if self.request.rebuilt else 0
 
     def _state(self) -> os.stat_result:
         state = os.fstat(self._descriptor)
@@ -136,9 +164,19 @@ class PatchReader:
         stop = min(end, -(-size // ALIGN_BYTES) * ALIGN_BYTES)
         if start >= stop:
             return None
-        extents, last = _extents(self._descriptor, start, stop, size, bytes_max)
-        block_bytes = limits.COMPARE_BLOCK_BYTES
-        found, cut_at = digests.digest_blocks(self._descriptor, extents, block_bytes)
+        request, block_bytes = self.request, limits.COMPARE_BLOCK_BYTES
+        anchors: bytearray | None = None
+        if request.moved:
+            anchors = bytearray()
+            if size > limits.MOVED_LARGE_BYTES:
+                block_bytes = limits.MOVED_BLOCK_BYTES
+        elif not request.probed and size >= limits.MOVED_MIN_BYTES:
+            bytes_max = min(bytes_max, limits.MOVED_PROBE_BYTES)
+            request.probed = request.probing = True
+        extents, last = _extents(self._descriptor, start, stop, size, bytes_max, block_bytes)
+        found, cut_at = digests.digest_blocks(
+            self._descriptor, extents, block_bytes, anchors, moved.ANCHOR_BYTES
+        )
         if cut_at is not None:  # the rest is looked at again, it may be of any size now
             extents = [
                 (offset, min(length, cut_at - offset)) for offset, length in extents if offset < cut_at
@@ -150,7 +188,16 @@ class PatchReader:
         elif last < stop:
             self._compare.appendleft((last, end))
         state = self._state()
-        request = self.request
+        begins = anchors is not None and not request.rebuilt
+        kept: tuple[tuple[int, int], ...] = ()
+        if begins:
+            request.rebuilt = True
+            others = merged([(start, last), *self._compare])
+            kept = tuple(
+                digests.gaps(
+                    0, size, [(first, min(end, size) - first) for first, end in others if first < size]
+                )
+            )
         return Digests(
             request.path,
             request.identity,
@@ -161,6 +208,9 @@ class PatchReader:
             block_bytes,
             tuple(extents),
             found,
+            bytes(anchors or b""),
+            begins,
+            kept,
         )
 
     def close(self) -> None:
@@ -195,11 +245,10 @@ def open_patch(source: Source, request: PatchRequest) -> PatchReader | None:
 
 
 def _extents(
-    descriptor: int, start: int, stop: int, size: int, bytes_max: int
+    descriptor: int, start: int, stop: int, size: int, bytes_max: int, block_bytes: int
 ) -> tuple[list[tuple[int, int]], int]:
     """Data from `start` on, up to `stop`, but not much more than `bytes_max`; and where that ends."""
     found: list[tuple[int, int]] = []
-    block_bytes = limits.COMPARE_BLOCK_BYTES
     for offset, length in data_extents(descriptor, min(stop, size), start):
         blocks = max((offset % block_bytes + bytes_max) // block_bytes, 1)
         end = min(offset // block_bytes * block_bytes + blocks * block_bytes, offset + length)

@@ -8,13 +8,14 @@ it reads. A path that changes while it is read is the caller's business (`replic
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
+from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
 from replicator.mirror.order import parent_of
@@ -55,21 +56,31 @@ class Found(NamedTuple):
     large: bool = False  # a regular file that needs a transfer of its own
     directory: bool = False  # a directory now, where the listing had none
     problem: str = ""
+    inodes: Sequence[int] = ()  # of the files that an `Alike` speaks of
 
 
 class Directory(NamedTuple):
     """A directory's listing, restricted to the set, and the first of its entries.
 
-    Paths of `directories` are full, `names` are bare; both sorted. `read` stands for `names` from the first
-    on: as many as one step allows. `times` is there if these were all.
+    Paths of `directories` are full, `names` are bare; both sorted. `names`: those that `read` does not speak
+    of. `times` is there if there are none.
     """
 
     listing: Listing
     directories: list[bytes]
     names: list[bytes]
     parent_times: Times
-    read: list[Found]
+    read: "Step"
     times: Times | None
+
+
+class Step(NamedTuple):
+    """What one step found of the names of a directory."""
+
+    found: list[Found]
+    names: int  # so many were looked at, from the first on
+    later: list[bytes]  # those of them that nothing was found out about; they are to be read one by one
+    large: bytes | None  # the path of the last one, a file that needs a transfer of its own
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,14 @@ class Choice:
     distrust_ctime_after_ns: int | None = (
         None  # files changed later were being mirrored when a sender died: send whole
     )
+    unsure: Callable[[Sequence[int]], Sequence[int]] = lambda inodes: ()  # indices that must be sent whole
+    continued: bool = False  # a full mirror has brought some of it before
+    claims_many: bool = False  # files that are nothing special are claimed together,
+    packs: bool = False  # and are sent together
+    elsewhere: bool = False  # a file that the target lacks may be there under another name
+    may_be_elsewhere: Callable[[Identity], bool] = lambda identity: False
     step_bytes: int = limits.PART_BYTES  # read in one step about so much,
-    step_files: int = limits.STEP_FILES  # of at most so many files
+    step_files: int = limits.STEP_FILES  # of at most so many files; or claim so many times `CLAIMS_PER_FILE`
 
     def claim(self, path: bytes, identity: Identity, state: os.stat_result) -> Claim | None:
         """What to claim about a regular file; None: nothing, send it whole."""
@@ -104,11 +121,32 @@ class Choice:
                 return comparison.claim
             if self.was_brought(identity):
                 return Claim.SIZE_AND_TIME
+            if self.continued:
+                return Claim.BROUGHT
+        if (
+            self.elsewhere
+            and state.st_nlink == 1
+            and state.st_size >= limits.ELSEWHERE_MIN_BYTES
+            and self.unsure([identity.inode])
+            and self.may_be_elsewhere(identity)
+            and not (comparison.blocks and self.may_compare(identity))
+        ):
+            return Claim.ELSEWHERE
         if not (comparison.blocks and state.st_size and self.may_compare(identity)):
             return None
         if comparison.claim is Claim.CONTENT and state.st_size <= self.step_bytes:
             return Claim.CONTENT
         return Claim.NOTHING if state.st_size > limits.COMPARE_MIN_BYTES else None
+
+    def whole(self, inodes: Sequence[int]) -> Sequence[int]:
+        """Indices of files of which nothing is claimed."""
+        if self.comparison.claim is not None or self.continued:
+            return self.unsure(inodes)
+        brought = [i for i, inode in enumerate(inodes) if self.was_brought(Identity(inode, 0))]
+        if not brought:
+            return range(len(inodes))
+        again = set(brought).difference(self.unsure(inodes))
+        return [index for index in range(len(inodes)) if index not in again]
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -165,25 +203,77 @@ class Source:
             if directory_fd >= 0:
                 os.close(directory_fd)
 
-    def read_names(self, directory: bytes, names: list[bytes], start: int, choice: Choice) -> list[Found]:
+    def read_names(self, directory: bytes, names: list[bytes], start: int, choice: Choice) -> Step:
         """Entries for `names[start:]` of a directory, in order: as many as one step allows, at least one.
 
-        A large file ends the batch.
+        A large file ends the step.
         """
         try:
             directory_fd = self.root.open_directory(directory)
         except OSError as error:
-            return [
-                _failed(join(directory, name), error) for name in names[start : start + choice.step_files]
-            ]
+            first = names[start : start + choice.step_files]
+            return Step([_failed(join(directory, name), error) for name in first], len(first), [], None)
         try:
-            return self._read_names(directory_fd, directory, names[start : start + choice.step_files], choice)
+            return self._step(directory_fd, directory, names, start, choice)
         finally:
             os.close(directory_fd)
+
+    def _step(
+        self, directory_fd: int, directory: bytes, names: list[bytes], start: int, choice: Choice
+    ) -> Step:
+        if choice.packs and not choice.claims_many:
+            return self._packed_step(directory_fd, directory, names, start, choice)
+        if not choice.claims_many:
+            found = self._read_names(
+                directory_fd, directory, names[start : start + choice.step_files], choice
+            )
+            large = found.pop().path if found and found[-1].large else None
+            return Step(found, len(found) + (large is not None), [], large)
+        chunk = names[start : start + choice.step_files * limits.CLAIMS_PER_FILE]
+        try:
+            claimed = alike.claim(
+                directory_fd,
+                directory,
+                chunk,
+                Claim.BROUGHT if choice.continued else Claim.SIZE_AND_TIME,
+                choice.unsure,
+                choice.distrust_ctime_after_ns,
+            )
+        except OSError:
+            return self._step(directory_fd, directory, names, start, replace(choice, claims_many=False))
+        found = self._read_names(directory_fd, directory, claimed.others[: choice.step_files], choice)
+        later = claimed.others[len(found) :]
+        if found and found[-1].large:
+            later.insert(0, found.pop().path.rpartition(b"/")[2])
+        if claimed.alike is not None:
+            many = Found(directory, claimed.alike, size=claimed.size, inodes=claimed.inodes)
+            found.insert(0, many)
+        return Step(found, len(chunk), later, None)
+
+    def _packed_step(
+        self, directory_fd: int, directory: bytes, names: list[bytes], start: int, choice: Choice
+    ) -> Step:
+        chunk = names[start : start + choice.step_files]
+        size_max = limits.ELSEWHERE_MIN_BYTES - 1 if choice.elsewhere else choice.step_bytes
+        try:
+            read = packed.pack(directory_fd, directory, chunk, choice.whole, choice.step_bytes, size_max)
+        except OSError:
+            return self._step(directory_fd, directory, names, start, replace(choice, packs=False))
+        found = self._read_names(directory_fd, directory, read.others, choice)
+        later = read.others[len(found) :]
+        if found and found[-1].large:
+            large = found.pop().path
+            if read.files is None and not found:
+                return Step([], 1, [], large)
+            later.insert(0, large.rpartition(b"/")[2])
+        if read.files is not None:
+            found.insert(0, Found(directory, read.files, size=read.size, inodes=read.inodes, whole=True))
+        return Step(found, read.names, later, None)
 
     def _read_names(
         self, directory_fd: int, directory: bytes, names: list[bytes], choice: Choice
     ) -> list[Found]:
+        """Of each, in order: as many as one step allows, at least one. A large file is the last."""
         results: list[Found] = []
         total = 0
         for name in names:
@@ -287,10 +377,9 @@ class Source:
                         names.append(name)
             directories.sort()
             names.sort()
-            first = names[: choice.step_files]
-            read = self._read_names(directory_fd, path, first, choice)
+            read = self._step(directory_fd, path, names, 0, choice)
             times = None
-            if len(read) == len(names) and not (read and read[-1].large):
+            if read.names == len(names) and not read.later and read.large is None:
                 times = Times(path, os.fstat(directory_fd).st_mtime_ns)
         finally:
             os.close(directory_fd)
@@ -301,7 +390,7 @@ class Source:
         exact, orphans = choice.exact and something, choice.orphans and something
         listed = tuple(names) + sub_names if exact or orphans else ()
         listing = Listing(path, attributes_of(state), xattrs, sub_names, exact, listed, orphans)
-        return Directory(listing, directories, names, parent_times, read, times)
+        return Directory(listing, directories, names[read.names :], parent_times, read, times)
 
     def _read(self, directory_fd: int, name: bytes, path: bytes, choice: Choice) -> Found:
         state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)

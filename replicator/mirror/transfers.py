@@ -1,7 +1,9 @@
 """Copies of large files that a target is building, part by part, without a name."""
 
+import os
 from dataclasses import dataclass
 
+from replicator.mirror.moved import OldCopy
 from replicator.ops import NO_IDENTITY, Identity
 
 
@@ -13,6 +15,12 @@ class OpenTransfer:
     identity: Identity
     path: bytes
     name: bytes | None
+    old: OldCopy | None = None  # what it is built from
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        if self.old is not None:
+            self.old.close()
 
 
 class OpenTransfers:

@@ -172,6 +172,7 @@ class MirrorBegin(Frame, frozen=True):
     mirror_id: str
     kind: str
     orphans: str = ""  # what its lists of names are for, see `replicator.orphans.MODES`; "": not for orphans
+    continued: bool = False  # what a full mirror brought, and did not end, counts as brought
 
 
 class MirrorEnd(Frame, frozen=True):

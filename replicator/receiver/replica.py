@@ -20,8 +20,10 @@ import trio
 from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.mirror.checks import decode_checks, encode_findings
-from replicator.mirror.mirroring import OVERRULING
+from replicator.mirror.comparison import Claim
+from replicator.mirror.mirroring import FORCED, FULL, OVERRULING
 from replicator.mirror.pieces import (
+    Alike,
     Batch,
     Digests,
     Listing,
@@ -583,6 +585,7 @@ class Replica:
                 try:
                     self.tree = self._open_tree(connect)
                     self.tree.suspect(self.state.suspect_since_ns)
+                    self.tree.mirror_since(self.state.mirror_since_ns)
                     break
                 except (OSError, ReplicatorError) as error:
                     await self._wait_to_retry(_reason(error), delay_s)
@@ -612,12 +615,19 @@ class Replica:
         self.refused.clear()
         self._save_refused([])
         self._given_up.clear()
-        self.tree.forget_links()
+        since_ns: int | None = None
+        if begin.kind in (FULL, FORCED):
+            since_ns = self.state.mirror_since_ns if begin.continued and self.state.mirroring else None
+            since_ns = self.tree.clock_ns() if since_ns is None else since_ns
+        self.tree.begin_mirror()
+        self.tree.mirror_since(since_ns)
         self.tree.orphans.begin(begin.orphans, begin.mirror_id, self._world.clock.wall_ns())
         forced = begin.kind in OVERRULING
         self._data_event(DataEvent.FORCED if forced else DataEvent.MIRROR_BEGINS)
         # Durable, or the next start after a power cut would not know that a mirror needs to be done again.
-        await self._save(mirroring=True, mirror_id=begin.mirror_id, power_lost=False)
+        await self._save(
+            mirroring=True, mirror_id=begin.mirror_id, mirror_since_ns=since_ns, power_lost=False
+        )
         self._changed()
 
     async def _end_mirror(self, end: MirrorEnd) -> None:
@@ -806,13 +816,14 @@ def takes_long(batch: Batch) -> bool:
     """Whether heartbeats could be late: removing what the source lacks may mean whole trees, and files that
     are compared have to be read.
     """
-    return any(
+    claimed = sum(len(entry.names) for entry in batch.entries if isinstance(entry, Alike))
+    return claimed > limits.STEP_FILES or any(
         (
             isinstance(entry, Listing)
             and (entry.exact or entry.orphans or len(entry.directories) > limits.STEP_FILES)
         )
         or isinstance(entry, Names | Digests)
-        or (isinstance(entry, Same) and entry.digest)
+        or (isinstance(entry, Same) and (entry.digest or entry.claim is Claim.ELSEWHERE))
         for entry in batch.entries
     )
 

@@ -76,12 +76,26 @@ class Tree(Protocol):
         """One step of it: see `Orphans.step`."""
         ...
 
+    def begin_mirror(self) -> None:
+        """What earlier ones left behind means nothing any more: identities are learned anew."""
+        ...
+
     def forget_links(self) -> None:
-        """A mirror begins or has ended: identities are learned anew."""
+        """A mirror has ended: nobody keeps what it knows of hard links up to date."""
         ...
 
     def suspect(self, since_ns: int | None) -> None:
         """Files changed here since then (ctime) may hold anything, whatever they look like."""
+        ...
+
+    def clock_ns(self) -> int | None:
+        """A ctime that no file here has yet, or only one of this moment; None where that is not known."""
+        ...
+
+    def mirror_since(self, since_ns: int | None) -> None:
+        """Files changed here after that (ctime) were brought by the full mirror that runs, or by
+        predecessors that it continues. None: it is no such mirror.
+        """
         ...
 
     def sync(self) -> None:
@@ -130,6 +144,15 @@ def _rules(connect: Connect, journal: JournalInfo) -> Filter | None:
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _clock_ns(root: Root) -> int:
+    """What the file system would stamp now: its clock is not ours, and coarser."""
+    descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=root.descriptor)
+    try:
+        return os.fstat(descriptor).st_ctime_ns
+    finally:
+        os.close(descriptor)
 
 
 class ReplicaTree:
@@ -225,6 +248,11 @@ class ReplicaTree:
         self._orphans.step(settings, now, wall_ns)
         self._unsynced.add_anything()
 
+    def begin_mirror(self) -> None:
+        self.forget_links()
+        for placer in self._placers:
+            placer.give_up_transfers()
+
     def forget_links(self) -> None:
         for links in self._links:
             links.clear()
@@ -232,6 +260,16 @@ class ReplicaTree:
     def suspect(self, since_ns: int | None) -> None:
         for placer in self._placers:
             placer.suspect_since_ns = since_ns
+
+    def clock_ns(self) -> int | None:
+        try:
+            return max(_clock_ns(root) for root in self._roots.values())
+        except OSError:  # there are no files without name
+            return None
+
+    def mirror_since(self, since_ns: int | None) -> None:
+        for placer in self._placers:
+            placer.mirror_since_ns = since_ns
 
     def sync(self) -> None:
         self._unsynced.sync(self._sync_file_systems)

@@ -142,7 +142,7 @@ class Amender:
                 size = sum(_weight(f) for f in found)
                 self._queue(flow, QueuedPiece(place, found, patch=request, bytes=size))
                 if not found:
-                    flow.order.park_patch(request)
+                    flow.order.park_patch(request, ranges, compare)
                     break
                 if isinstance(found[-1].entry, Patched):
                     if found[-1].links > 1:

@@ -9,7 +9,18 @@ from replicator.errors import JournalError
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
 from replicator.mirror.patches import PatchRequest, aligned
-from replicator.mirror.pieces import Abandon, AnyEntry, Digests, Listing, Names, Patch, Patched, Times
+from replicator.mirror.pieces import (
+    Abandon,
+    Alike,
+    AnyEntry,
+    Digests,
+    Files,
+    Listing,
+    Names,
+    Patch,
+    Patched,
+    Times,
+)
 from replicator.mirror.scan import Found, Source, Transfer
 from replicator.ops import NAME_KINDS, NO_IDENTITY, START, Identity, Kind, Position, Record
 from replicator.queue.cursor import Cursor
@@ -200,6 +211,13 @@ class Flow:
         elif isinstance(entry, Digests):
             assert patch is not None
             self.order.digests_lost(patch, (entry.start, entry.end))
+        elif isinstance(entry, Files):
+            for name, inode in zip(entry.names, found.inodes, strict=True):
+                path = entry.path + b"/" + name if entry.path else name
+                self.read_again(path, Identity(inode, 0))
+        elif isinstance(entry, Alike):
+            for name in entry.names:
+                self.read_again(entry.path + b"/" + name if entry.path else name)
         elif not isinstance(entry, Abandon):
             self.read_again(found.path, found.identity if found.identity != NO_IDENTITY else None)
 

@@ -3,13 +3,17 @@
 All between two checkpoints: `out` are the frames that are sent next.
 """
 
+from replicator import limits
 from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.order import Order, name_change_touches
+from replicator.mirror.patches import PatchRequest
 from replicator.mirror.pieces import (
     Abandon,
+    Alike,
     Batch,
     Digests,
+    Files,
     Finish,
     LinkTo,
     Listing,
@@ -21,7 +25,7 @@ from replicator.mirror.pieces import (
     Times,
     encode_batch,
 )
-from replicator.mirror.scan import Found
+from replicator.mirror.scan import Found, join
 from replicator.net.frames import MirrorBegin, MirrorEnd, PieceBatch
 from replicator.ops import Identity, Record, shown
 from replicator.sender.flow import Flow, OpenTransfer, QueuedPiece
@@ -61,7 +65,7 @@ class MirrorStream:
             return
         self._sent.announced = run.run_id
         self._sent.clear()
-        out.append(Shipment(MirrorBegin(run.run_id, run.kind_told, run.orphan_mode), None))
+        out.append(Shipment(MirrorBegin(run.run_id, run.kind_told, run.orphan_mode, run.continued), None))
 
     def finish(self, run: MirrorRun, out: list[Shipment]) -> None:
         """Nothing can be shipped now: is the mirror complete?"""
@@ -89,37 +93,65 @@ class MirrorStream:
 
     # --- pieces ---
 
-    def emit(self, flow: Flow, piece: QueuedPiece, out: list[Shipment]) -> None:
-        """A piece has come to its place.
+    def emit(self, flow: Flow, out: list[Shipment]) -> None:
+        """The first of the pieces that wait has come to its place, and with it those that stand there, too.
 
         Claims that meanwhile cannot be trusted are read again instead.
         """
+        pieces = flow.pieces
+        piece = pieces.popleft()
+        entries, weight = self._entries(flow, piece), piece.bytes
+        while entries and piece.patch is None and pieces and pieces[0].patch is None:
+            if pieces[0].place != piece.place or weight + pieces[0].bytes > limits.PART_BYTES:
+                break
+            piece = pieces.popleft()
+            entries += self._entries(flow, piece)
+            weight += piece.bytes
+        if entries:
+            self._send(flow, entries, out, weight, piece.patch)
+        self._mirrors.wake_scanner()  # there is room for another piece, or something to read again
+
+    def _entries(self, flow: Flow, piece: QueuedPiece) -> list[Found]:
+        """What of a piece enters the stream."""
         order = flow.order
-        if not order.active or (piece.patch is not None and not order.may_patch(piece.patch)):
-            self._mirrors.wake_scanner()
-            return
         entries: list[Found] = []
+        if not order.active or (piece.patch is not None and not order.may_patch(piece.patch)):
+            return entries
         for found in piece.found:
             entry = found.entry
             if isinstance(entry, Same | LinkTo) and not self._still_holds(order, entry, found.identity):
                 flow.read_again(found.path, found.identity)
                 continue
+            if isinstance(entry, Alike) and not self._still_alike(flow, entry, found):
+                continue
             self._enter(flow, piece, found, piece.transfer)
             if entry is not None:
                 entries.append(found)
-        if entries:
-            self._send(flow, entries, out, piece)
-        self._mirrors.wake_scanner()  # there is room for another piece, or something to read again
+        return entries
 
     def _still_holds(self, order: Order, entry: Same | LinkTo, identity: Identity) -> bool:
         """Whether what the scanner knew when it chose not to send the content is true at this place."""
         if isinstance(entry, LinkTo):
             return order.link_is_known(identity)
-        if entry.claim in (Claim.CONTENT, Claim.NOTHING):  # whatever was changed since, they speak of content
-            return order.may_compare(identity)
+        if entry.claim in (
+            Claim.CONTENT,
+            Claim.NOTHING,
+            Claim.ELSEWHERE,
+        ):  # whatever was changed since, they speak of content
+            return entry.claim is Claim.ELSEWHERE or order.may_compare(identity)
         run = self._mirrors.run
-        claims = run is not None and run.comparison.believes_attributes
+        claims = run is not None and (run.comparison.believes_attributes or run.continued)
         return (claims or order.was_brought(identity)) and not order.must_send_whole(identity, entry.path)
+
+    def _still_alike(self, flow: Flow, entry: Alike, found: Found) -> bool:
+        """The same for a claim about many: those that cannot be trusted are read again besides."""
+        order = flow.order
+        if not order.may_claim_many():
+            flow.lost(found)
+            return False
+        for index in order.unsure_among(found.inodes):
+            flow.read_again(join(entry.path, entry.names[index]), Identity(found.inodes[index], 0))
+        return True
 
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
         """Account for one entry that enters the stream."""
@@ -145,10 +177,28 @@ class MirrorStream:
             _void(flow, transfer)
         elif isinstance(entry, Times):
             return
-        elif isinstance(entry, Same) and entry.claim is Claim.NOTHING:
+        elif isinstance(entry, Files):
+            count = order.many_sent(found.path, entry.names, found.inodes)
+            size = found.size if count == len(entry.names) else found.size * count // len(entry.names)
+            run.found_whole(size, count)
+            run.done_files += count
+            run.done_bytes += size
+            run.sent_bytes += found.size
+            run.current = shown(found.path)
+        elif isinstance(entry, Alike):
+            order.many_claimed(found.path, entry.names[-1])
+            run.found_whole(found.size, len(entry.names))
+            run.done_files += len(entry.names)
+            run.done_bytes += found.size
+            run.skipped_bytes += found.size
+            run.current = shown(found.path)
+        elif isinstance(entry, Same) and entry.claim in (Claim.NOTHING, Claim.ELSEWHERE):
             order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
             run.found_whole(found.size)
-            self._mirrors.compare(flow, found.path, found.identity, found.links)
+            elsewhere = entry.claim is Claim.ELSEWHERE
+            if elsewhere:
+                order.asks_elsewhere(found.identity)
+            self._mirrors.compare(flow, found.path, found.identity, found.links, elsewhere=elsewhere)
         elif isinstance(entry, Digests):
             data_bytes = sum(length for _, length in entry.extents)
             run.compared(max(min(entry.end, entry.size) - entry.start, 0), data_bytes)
@@ -189,15 +239,19 @@ class MirrorStream:
                 self._send(flow, [Found(transfer.path, Abandon(transfer.path, transfer.number))], out)
 
     def _send(
-        self, flow: Flow, entries: list[Found], out: list[Shipment], piece: QueuedPiece | None = None
+        self,
+        flow: Flow,
+        entries: list[Found],
+        out: list[Shipment],
+        weight: int = 0,
+        patch: PatchRequest | None = None,
     ) -> None:
         number = self._sent.next_number()
         data = encode_batch(Batch(number, flow.index, tuple(f.entry for f in entries if f.entry is not None)))
         size = sum(map(len, data))
         out.append(Shipment(PieceBatch(number), data))
         # Digests are small, and what the target has to do for them is not.
-        weight = max(size, piece.bytes) if piece is not None else size
-        self._sent.add(number, weight, flow, entries, piece.patch if piece is not None else None)
+        self._sent.add(number, max(size, weight), flow, entries, patch)
         self._totals.sent_bytes += size
         self._totals.mirror_bytes += size
 

@@ -109,12 +109,14 @@ class Mirrors:
         checksum: bool = False,
         distrust_ctime_after_ns: int | None = None,
         lost: bool = False,
+        continued: bool = False,
     ) -> MirrorRun:
         """Bring the whole set. `exact`: and remove what the source does not have. `newer`, `checksum`: see
         `mirror/comparison.py`.
 
         `distrust_ctime_after_ns`: files changed later are sent whole, whatever size and mtime say. `lost`:
-        what the target lacks is not known.
+        what the target lacks is not known. `continued`: the target is in the middle of a mirror of a
+        predecessor of this process.
         """
         exact_now = not lost and self._is_exact  # should it be stopped, what is folded is enough to know
         unfinished_ns = self._memory.state.mirror_started_wall_ns
@@ -127,6 +129,7 @@ class Mirrors:
         run = self._new_run(
             kind, exact, started_ns, newer=newer, checksum=checksum, track=exact_now, settled=False
         )
+        run.continued = continued and kind in (FULL, FORCED)
         run.orphans, run.lists_names = MIRROR, self._orphans_wanted
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
@@ -265,10 +268,14 @@ class Mirrors:
             flow.order.require(path)
             self.dirt.add(flow, path)
 
-    def compare(self, flow: Flow, path: bytes, identity: Identity, links: int) -> None:
-        """The target has an old copy of that file at `path`: compare their blocks."""
+    def compare(
+        self, flow: Flow, path: bytes, identity: Identity, links: int, *, elsewhere: bool = False
+    ) -> None:
+        """The target has an old copy of that file at `path`, or `elsewhere`: compare their blocks."""
         self._comparisons += 1
-        flow.order.require_compared(path, identity, self._comparisons, multilink=links > 1)
+        flow.order.require_compared(
+            path, identity, self._comparisons, multilink=links > 1, elsewhere=elsewhere
+        )
         self._scanner.ring()
 
     def distrust_since(self, wall_ns: int, now: bool) -> None:
@@ -289,7 +296,12 @@ class Mirrors:
             self._memory.save()
 
     def _begin_wanted(
-        self, kind: str, *, exact: bool, distrust_ctime_after_ns: int | None = None
+        self,
+        kind: str,
+        *,
+        exact: bool,
+        distrust_ctime_after_ns: int | None = None,
+        continued: bool = False,
     ) -> MirrorRun:
         """The mirror that was asked for begins again, with its options; or a recovery, which has none."""
         state = self._memory.state
@@ -300,6 +312,7 @@ class Mirrors:
             newer=wanted and state.mirror_newer,
             checksum=wanted and state.mirror_checksum,
             distrust_ctime_after_ns=distrust_ctime_after_ns,
+            continued=continued,
         )
 
     def _new_run(
@@ -407,7 +420,7 @@ class Mirrors:
         elif connected.mirroring and self._ended is not None and self._ended[0].run_id == connected.mirror_id:
             self._end_again()  # the target has not heard that it was complete
         elif connected.mirroring:  # of a predecessor of this process, which died
-            self._begin_again(state.mirror_wanted or RECOVERY)
+            self._begin_again(state.mirror_wanted or RECOVERY, continued=True)
         elif connected.data_state == TargetDataState.OK:
             # Perhaps a predecessor has brought what was dirty: known for good when it is durable.
             self._to_settle = connected.mirror_id
@@ -470,13 +483,16 @@ class Mirrors:
             self._memory.state.restored = ""
             self._memory.save()
 
-    def _begin_again(self, kind: str) -> None:
+    def _begin_again(self, kind: str, *, continued: bool = False) -> None:
         state = self._memory.state
         if kind == RECOVERY and self.dirt.active and self.dirt.sufficient:
             self.recover_tracked()
             return
         self._begin_wanted(
-            kind, exact=state.mirror_exact, distrust_ctime_after_ns=state.mirror_started_wall_ns
+            kind,
+            exact=state.mirror_exact,
+            distrust_ctime_after_ns=state.mirror_started_wall_ns,
+            continued=continued,
         )
 
     def _end_again(self) -> None:

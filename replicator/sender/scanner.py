@@ -12,16 +12,20 @@ from functools import partial
 import trio
 
 from replicator import limits
+from replicator.fs.many_states import AVAILABLE, sizes_of
+from replicator.mirror.alike import without
+from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
+from replicator.mirror.names import names_changed
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
-from replicator.mirror.pieces import Abandon, Finish, LinkTo, Part
+from replicator.mirror.pieces import Abandon, Alike, Files, Finish, LinkTo, Part
 from replicator.mirror.scan import Choice, Directory, Found, Source, join
 from replicator.ops import Kind, Record
 from replicator.sender.amending import Amender
 from replicator.sender.changes import Wake
 from replicator.sender.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.sender.pace import Pace
-from replicator.world import World
+from replicator.world import Clock, World
 
 
 class Scanner:
@@ -94,56 +98,107 @@ class Scanner:
 
     # --- one path, with all below it (its sub-directories later) ---
 
-    async def _bring(self, flow: Flow, path: bytes) -> None:
+    async def _bring(self, flow: Flow, first: bytes) -> None:
+        paths = [first, *flow.order.more_work(limits.STEP_PATHS - 1)]
         try:
             await self._may_scan()
-            choice = self._choice(flow)
+            choice = self._choice(flow, many=True)
             place = flow.open_place()
-            seen = await self._world.in_thread(partial(flow.source.look, path, choice))
+            self._pace.step_begins()
+            look = partial(_look, flow.source, paths, choice, self._world.clock)
+            seen = await self._world.in_thread(look)
+            self._pace.step_ends()
         except trio.Cancelled:
             flow.abort_place()
-            flow.order.read_later(path)
+            self._read_later(flow, paths)
             raise
         changes = flow.close_place()
-        if isinstance(seen, Directory):
-            if _unsettled(changes, path):
-                flow.order.read_later(path)
-                self._shipper.ring()
+        self._read_later(flow, paths[len(seen) :])
+        below: list[bytes] = []
+        unfinished: list[Directory] = []
+        large: list[bytes] = []
+        parents: dict[bytes, None] = {}
+        for path, found in zip(paths, seen, strict=False):
+            if isinstance(found, Directory):
+                if _unsettled(changes, path):
+                    below.append(path)
+                    continue
+                self._queue_directory(flow, path, place, found, changes)
+                below += found.directories
+                if found.times is None:
+                    unfinished.append(found)
             else:
-                await self._bring_directory(flow, path, place, seen, changes)
-            return
-        if seen.large and not _touched(changes, path):
-            self._shipper.ring()
-            await self._bring_large(flow, path)
-        else:
-            self._queue_valid(flow, place, [seen], changes)
-        await self._bring_times(flow, parent_of(path))
+                parents[parent_of(path)] = None
+                if found.large and not _touched(changes, path):
+                    large.append(path)
+                else:
+                    self._queue_valid(flow, place, [found], changes)
+        self._read_later(flow, below)
+        self._shipper.ring()
+        await self._bring_rest(flow, unfinished, large, list(parents))
 
-    async def _bring_directory(
+    def _read_later(self, flow: Flow, paths: list[bytes]) -> None:
+        for path in reversed(paths):  # taken from the end: in this order
+            flow.order.read_later(path)
+
+    async def _bring_rest(
+        self, flow: Flow, unfinished: list[Directory], large: list[bytes], parents: list[bytes]
+    ) -> None:
+        """What one step could not."""
+        try:
+            while unfinished:
+                directory = unfinished.pop()
+                read = directory.read
+                await self._bring_names(
+                    flow, directory.listing.path, directory.names, large=read.large, many=True
+                )
+            while large:
+                await self._bring_large(flow, large.pop())
+            while parents:
+                await self._bring_times(flow, parents.pop())
+        except trio.Cancelled:
+            for directory in unfinished:
+                path, left = directory.listing.path, directory.read.large
+                self._leave(flow, path, directory.names)
+                if left is not None:
+                    flow.read_again(left)
+                flow.times_again.add(path)
+            for path in large:
+                flow.read_again(path)
+            flow.times_again.update(parents)
+            raise
+
+    def _queue_directory(
         self, flow: Flow, path: bytes, place: int, seen: Directory, changes: list[Record]
     ) -> None:
+        read = seen.read
         found = [Found(path, seen.listing, whole=True)]
         parent = seen.parent_times.path
         if path and flow.has(parent) and not _unsettled(changes, parent):
             # If the listing has to make the directory, that changes the time of its parent.
             found.append(Found(parent, seen.parent_times))
-        entries = seen.read
-        large = entries[-1].path if entries and entries[-1].large else None
-        valid = self._valid(flow, entries if large is None else entries[:-1], changes)
+        valid = self._valid(flow, read.found, changes)
         found += valid
+        self._leave(flow, path, read.later)
+        pending = [read.large.rpartition(b"/")[2]] if read.large is not None else []
         if seen.times is not None and flow.has(path):
             found.append(Found(path, seen.times))
-        size = sum(f.size for f in valid if f.whole)
-        self._queue(flow, QueuedPiece(place, found, seen.directories, seen.names, bytes=size))
-        for directory in reversed(seen.directories):  # taken from the end: in sorted order
-            flow.order.read_later(directory)
-        if seen.times is None:
-            await self._bring_names(flow, path, seen.names, len(entries), large)
+        size = sum(map(_weight, valid))
+        self._queue(flow, QueuedPiece(place, found, seen.directories, pending + seen.names, bytes=size))
 
     async def _bring_names(
-        self, flow: Flow, directory: bytes, names: list[bytes], index: int = 0, large: bytes | None = None
+        self,
+        flow: Flow,
+        directory: bytes,
+        names: list[bytes],
+        *,
+        large: bytes | None = None,
+        many: bool = False,
     ) -> None:
-        """Names from `index` on; `large`: the one before it, a file of its own transfer."""
+        """`large`: the name before these, a file of its own transfer. `many`: they may be claimed
+        together.
+        """
+        index = 0
         try:
             while True:
                 if large is not None:
@@ -153,13 +208,15 @@ class Scanner:
                 await self._may_scan()
                 place = flow.open_place()
                 self._pace.step_begins()
-                read = partial(flow.source.read_names, directory, names, index, self._choice(flow))
-                batch = await self._world.in_thread(read)
+                choice = self._choice(flow, many=many)
+                step = partial(flow.source.read_names, directory, names, index, choice)
+                read = await self._world.in_thread(step)
                 self._pace.step_ends()
                 changes = flow.close_place()
-                index += len(batch)
-                large = batch.pop().path if batch and batch[-1].large else None
-                self._queue_valid(flow, place, batch, changes)
+                index += read.names
+                large = read.large
+                self._leave(flow, directory, read.later)
+                self._queue_valid(flow, place, read.found, changes)
         except trio.Cancelled:
             flow.abort_place()
             self._leave(flow, directory, names[index:])
@@ -168,7 +225,7 @@ class Scanner:
         await self._bring_times(flow, directory)
 
     def _leave(self, flow: Flow, directory: bytes, names: list[bytes]) -> None:
-        """These names are pending, and we were cancelled before we came to them."""
+        """These names are pending, and we did not come to them."""
         for name in names:
             flow.read_again(join(directory, name))
 
@@ -242,9 +299,10 @@ class Scanner:
 
     # --- queueing ---
 
-    def _choice(self, flow: Flow) -> Choice:
+    def _choice(self, flow: Flow, *, many: bool) -> Choice:
         run = self._mirror_run()
         assert run is not None
+        many = many and AVAILABLE and (run.continued or run.comparison.claim is Claim.SIZE_AND_TIME)
         return Choice(
             run.comparison,
             run.exact,
@@ -255,19 +313,28 @@ class Scanner:
             flow.order.link_is_known,
             flow.links_seen,
             run.distrust_ctime_after_ns,
+            flow.order.unsure_among,
+            run.continued,
+            many and flow.order.may_claim_many(),
+            AVAILABLE and not run.comparison.blocks,
+            run.comparison.claim is Claim.SIZE_AND_TIME and not run.some_paths,
+            flow.order.may_be_elsewhere,
             self._pace.part_bytes,
             self._pace.step_files,
         )
 
     def _queue_valid(self, flow: Flow, place: int, batch: list[Found], changes: list[Record]) -> None:
         valid = self._valid(flow, batch, changes)
-        self._queue(flow, QueuedPiece(place, valid, bytes=sum(f.size for f in valid if f.whole)))
+        self._queue(flow, QueuedPiece(place, valid, bytes=sum(map(_weight, valid))))
 
     def _valid(self, flow: Flow, batch: list[Found], changes: list[Record]) -> list[Found]:
         """What is certain of it; what a change of names made uncertain is required again."""
         valid: list[Found] = []
         for found in batch:
-            if found.directory or (changes and _touched(changes, found.path)):
+            if isinstance(found.entry, Alike | Files):
+                if (certain := self._certain(flow, found, found.entry, changes)) is not None:
+                    valid.append(certain)
+            elif found.directory or (changes and _touched(changes, found.path)):
                 flow.order.require(found.path)
             else:
                 if found.problem:
@@ -275,6 +342,30 @@ class Scanner:
                 self._widen(flow, found)
                 valid.append(found)
         return valid
+
+    def _certain(self, flow: Flow, found: Found, entry: Alike | Files, changes: list[Record]) -> Found | None:
+        """The same for what speaks of many."""
+        if not changes:
+            return found
+        if any(_unsure(r) or name_change_touches(r, entry.path) for r in changes):
+            # Each of them: they may be pending by themselves.
+            for name in entry.names:
+                flow.order.require(join(entry.path, name))
+            return None
+        changed = set().union(*(names_changed(r, entry.path) or () for r in changes))
+        if isinstance(entry, Files):
+            if changed.isdisjoint(entry.names):
+                return found
+            for name in entry.names:
+                flow.order.require(join(entry.path, name))
+            return None
+        left, kept = without(entry, changed)
+        for name in changed.intersection(entry.names):
+            flow.order.require(join(entry.path, name))
+        if left is None:
+            return None
+        size = sum(sizes_of(left.states))
+        return found._replace(entry=left, size=size, inodes=[found.inodes[index] for index in kept])
 
     def _queue(self, flow: Flow, piece: QueuedPiece) -> None:
         if piece.found:
@@ -294,6 +385,30 @@ class Scanner:
         run = self._mirror_run()
         if run is not None:
             run.problem(path, reason)
+
+
+def _weight(found: Found) -> int:
+    """What it counts of what may be on its way: bytes sent, or the time that it takes the target."""
+    if isinstance(found.entry, Alike):
+        return len(found.entry.names) * limits.CLAIM_WEIGHT_BYTES
+    if isinstance(found.entry, Files):
+        return found.size + len(found.entry.names) * limits.FILE_WEIGHT_BYTES
+    return found.size if found.whole else 0
+
+
+def _look(source: Source, paths: list[bytes], choice: Choice, clock: Clock) -> list[Directory | Found]:
+    """What is at these paths, from the first on: as many as one step allows."""
+    seen: list[Directory | Found] = []
+    size = 0
+    until_ns = clock.monotonic_ns() + limits.STEP_PATHS_NS
+    for path in paths:
+        found = source.look(path, choice)
+        seen.append(found)
+        for one in found.read.found if isinstance(found, Directory) else [found]:
+            size += one.size if one.whole else 0
+        if size >= choice.step_bytes or clock.monotonic_ns() >= until_ns:
+            break
+    return seen
 
 
 def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int) -> list[Found] | str:

@@ -3,13 +3,25 @@ batches of pieces.
 """
 
 from collections import deque
+from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
 
 from replicator import limits
 from replicator.mirror.patches import PatchRequest
-from replicator.mirror.pieces import NO_CONTENT, Abandon, Digests, Listing, Names, Patch, Patched, Times
+from replicator.mirror.pieces import (
+    NO_CONTENT,
+    Abandon,
+    Alike,
+    Digests,
+    Files,
+    Listing,
+    Names,
+    Patch,
+    Patched,
+    Times,
+)
 from replicator.mirror.scan import Found
 from replicator.sender.flow import Flow
 from replicator.sender.pace import Pace
@@ -66,7 +78,22 @@ class SentPieces:
                     batch.flow.order.patch_settled(found.identity)
                 elif isinstance(found.entry, Digests):
                     assert batch.patch is not None
-                    batch.flow.order.digests_answered(batch.patch)
+                    batch.flow.order.digests_answered(batch.patch, found.entry.end - found.entry.start)
+
+    def inodes_of(self, flow: Flow, directory: bytes, names: Collection[bytes]) -> dict[bytes, int]:
+        """Inodes of files of that directory that were claimed together, by name; of those on the way only."""
+        wanted = set(names)
+        for batch in self._batches:
+            for found in batch.found if batch.flow is flow else ():
+                entry = found.entry
+                if (
+                    isinstance(entry, Alike)
+                    and found.path == directory
+                    and not wanted.isdisjoint(entry.names)
+                ):
+                    both = zip(entry.names, found.inodes, strict=True)
+                    return {name: inode for name, inode in both if name in wanted}
+        return {}
 
     def forget_after(self, number: int) -> None:
         """The target has not received the batches after this one: what they held is brought again."""
@@ -109,4 +136,8 @@ def _without_data(found: Found) -> Found:
         return found._replace(entry=msgspec.structs.replace(entry, extents=(), digests=b""))
     if isinstance(entry, Patch):
         return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
+    if isinstance(entry, Files):
+        return found._replace(entry=msgspec.structs.replace(entry, states=b"", data=NO_CONTENT))
+    if isinstance(entry, Alike):
+        return found._replace(entry=msgspec.structs.replace(entry, states=b""))
     return Found(found.path, None, found.identity, found.links, found.size)

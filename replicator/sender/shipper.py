@@ -120,7 +120,7 @@ class Shipper:
             self._jump(out)
         for flow in self._flows:
             while flow.pieces and flow.pieces[0].place <= flow.position.sequence:
-                self._stream.emit(flow, flow.pieces.popleft(), out)
+                self._stream.emit(flow, out)
                 if len(out) >= 8:
                     return out
             while flow.checks and flow.checks[0].place <= flow.position.sequence:

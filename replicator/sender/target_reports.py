@@ -7,7 +7,7 @@ from replicator.mirror.pieces import Refused, decode_refused
 from replicator.mirror.scan import join
 from replicator.net.engine import Event
 from replicator.net.frames import Acknowledge, Checked, Drift, Orphans, PiecesRefused, TargetState
-from replicator.ops import shown
+from replicator.ops import Identity, shown
 from replicator.queue.dirty_tree import parent_of
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.connection_states import ConnectionStates
@@ -124,7 +124,7 @@ class TargetReports:
                 return  # else its blocks cannot be compared
         if refused.size:
             order.not_as_claimed(refused.identity)
-            run.not_as_claimed(refused.size)
+            run.not_as_claimed(refused.size, max(len(refused.names), 1))
         if refused.links:
             self._mirrors.compare(flow, path, refused.identity, refused.links)
             return
@@ -135,8 +135,11 @@ class TargetReports:
         elif not refused.retry:
             run.problem(path, f"target: {refused.reason}")
         elif refused.names:
-            for lacking in paths:
-                flow.read_again(lacking)
+            # What is to be sent whole need not be claimed once more, one by one.
+            inodes = {} if run.comparison.blocks else self._sent.inodes_of(flow, path, refused.names)
+            for name, lacking in zip(refused.names, paths, strict=True):
+                inode = inodes.get(name)
+                flow.read_again(lacking, Identity(inode, 0) if inode is not None else None)
         else:
             order.never_compare(refused.identity)
             flow.read_again(path, refused.identity)

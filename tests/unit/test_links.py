@@ -76,3 +76,13 @@ def test_a_file_keeps_it_over_a_restart(tmp_path: object) -> None:
     assert again
     assert again.names(_ONE) == [b"x", b"y"]
     again.close()
+
+
+def test_names_of_one_directory() -> None:
+    links = LinkTable()
+    assert links.names_in(b"d") == set()
+    for number, path in enumerate((b"d/a", b"d/b", b"d/e/c", b"da", b"\xff\xff\xff", b"d")):
+        links.add(Identity(number + 1, 0), path)
+    assert links.names_in(b"d") == {b"a", b"b"}
+    assert links.names_in(b"") == {b"da", b"\xff\xff\xff", b"d"}
+    links.close()

@@ -392,7 +392,7 @@ def test_a_comparison_ends_when_all_is_answered() -> None:
     assert not request.take().ends
     order.park_patch(request)
     assert order.next_patch() is None and not order.everything_read()
-    order.digests_answered(request)
+    order.digests_answered(request, 4096)
     assert order.next_patch() is request and request.take().ends
 
 
@@ -405,7 +405,7 @@ def test_what_differs_is_brought_before_the_end() -> None:
     todo = request.take()
     assert todo.blocks == blocks and not todo.ends
     order.park_patch(request)
-    order.digests_answered(request)
+    order.digests_answered(request, 4096)
     assert order.next_patch() is request and request.take().ends
     order.patch_sent(request, 1)
     assert order.differ(7, blocks) is None  # heard again, in another session: it has them
@@ -415,7 +415,7 @@ def test_what_differs_is_brought_before_the_end() -> None:
 
 def test_an_answer_that_came_before_it_was_parked() -> None:
     order, request = compared()
-    order.digests_answered(request)
+    order.digests_answered(request, 4096)
     order.park_patch(request)
     assert order.next_patch() is request
 
@@ -457,7 +457,7 @@ def test_a_void_comparison_hears_no_answers(make_void: Callable[[Order], object]
     make_void(order)
     assert request.void and order.differ(7, [(0, 4096, b"")]) is None
     assert order.must_send_whole(_ID, b"d/f")
-    order.digests_answered(request)
+    order.digests_answered(request, 4096)
     order.digests_lost(request, (0, 4096))
     order.park_patch(request)
     later = order.next_patch()

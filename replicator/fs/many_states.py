@@ -1,0 +1,162 @@
+"""What many names of one directory look like: statx(2) and listxattr(2) of each, into one buffer.
+
+A stat_result for each file costs more than the system call. Here the kernel writes its structures one behind
+another, and what is asked of them is asked of a column: the same word of all structures, as raw bytes. So
+comparing a thousand files is one comparison of bytes.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import sys
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from replicator.fs.attributes import read_xattrs
+
+AVAILABLE = sys.byteorder == "little"
+"""Columns travel as they lie in memory."""
+
+WORD_BYTES = 8
+STATE_WORDS = 5
+
+_STATX_WORDS = 32
+_FLAGS = 0x100 | 0x800  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT
+_MASK = 0x7FF  # STATX_BASIC_STATS
+# Words of struct statx (linux/stat.h).
+_LINKS_AND_UID = 2
+_GID_AND_MODE = 3
+_INODE = 4
+_SIZE = 5
+_BLOCKS = 6
+_CTIME_S = 12
+_CTIME_NS = 13
+_MTIME_S = 14
+_MTIME_NS = 15
+_COLUMNS = (_LINKS_AND_UID, _GID_AND_MODE, _SIZE, _MTIME_S, _MTIME_NS)
+
+_LISTXATTRAT = 465  # the same number on every architecture; since Linux 6.13
+_AT_SYMLINK_NOFOLLOW = 0x100
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_statx = _libc.statx
+_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+_listxattrat = _libc.syscall
+_listxattrat.argtypes = (
+    *(ctypes.c_long, ctypes.c_int, ctypes.c_char_p),
+    *(ctypes.c_uint, ctypes.c_void_p, ctypes.c_size_t),
+)
+_listxattrat.restype = ctypes.c_long
+
+
+class ManyStates(NamedTuple):
+    """Of `names`, in their order; what is not there has zeros."""
+
+    names: Sequence[bytes]
+    words: memoryview  # structures statx, as words
+
+    def states(self) -> bytes:
+        """Links, owner, mode, size and mtime: `STATE_WORDS` columns, one behind another."""
+        return b"".join([self.words[column::_STATX_WORDS].tobytes() for column in _COLUMNS])
+
+    def plain(self) -> list[bool]:
+        """Which are regular files with one name."""
+        modes, links = self.words[_GID_AND_MODE::_STATX_WORDS], self.words[_LINKS_AND_UID::_STATX_WORDS]
+        return [
+            mode >> 32 & 0o170000 == stat.S_IFREG and link & 0xFFFFFFFF == 1
+            for mode, link in zip(modes.tolist(), links.tolist(), strict=True)
+        ]
+
+    def full(self) -> list[bool]:
+        """Which have no holes, by the space they take."""
+        sizes, blocks = self.words[_SIZE::_STATX_WORDS], self.words[_BLOCKS::_STATX_WORDS]
+        return [block * 512 >= size for size, block in zip(sizes.tolist(), blocks.tolist(), strict=True)]
+
+    def versions(self) -> list[tuple[int, ...]]:
+        """Inode, size and ctime of each: what changes with every change."""
+        columns = (_INODE, _SIZE, _CTIME_S, _CTIME_NS)
+        return list(zip(*(self.words[column::_STATX_WORDS].tolist() for column in columns), strict=True))
+
+    def inodes(self) -> "array[int]":
+        return array("Q", self.words[_INODE::_STATX_WORDS].tobytes())
+
+    def sizes(self) -> list[int]:
+        return self.words[_SIZE::_STATX_WORDS].tolist()
+
+    def changed_since(self, since_ns: int) -> list[bool]:
+        """Which have such a ctime, or a later one."""
+        seconds = self.words[_CTIME_S::_STATX_WORDS].tolist()
+        rest = self.words[_CTIME_NS::_STATX_WORDS].tolist()
+        return [
+            _signed(s) * 10**9 + (ns & 0xFFFFFFFF) >= since_ns for s, ns in zip(seconds, rest, strict=True)
+        ]
+
+    def chosen(self, indices: Sequence[int]) -> "ManyStates":
+        """Only these of the names."""
+        if len(indices) == len(self.names):
+            return self
+        size = _STATX_WORDS * WORD_BYTES
+        raw = self.words.cast("B")
+        kept = b"".join([raw[index * size : (index + 1) * size] for index in indices])
+        return ManyStates([self.names[index] for index in indices], memoryview(kept).cast("Q"))
+
+
+def read_states(directory: int, names: Sequence[bytes]) -> ManyStates:
+    """Of names of an open directory; links are not followed. OSError if the directory cannot be read."""
+    buffer = ctypes.create_string_buffer(max(len(names), 1) * _STATX_WORDS * WORD_BYTES)
+    address = ctypes.addressof(buffer)
+    for name in names:
+        if _statx(directory, name, _FLAGS, _MASK, address):
+            number = ctypes.get_errno()
+            if number not in (errno.ENOENT, errno.ENOTDIR):
+                raise OSError(number, os.strerror(number), name)
+        address += _STATX_WORDS * WORD_BYTES
+    return ManyStates(names, memoryview(buffer)[: len(names) * _STATX_WORDS * WORD_BYTES].cast("B").cast("Q"))
+
+
+def with_xattrs(directory: int, names: Sequence[bytes]) -> list[int]:
+    """Indices of those that have replicated extended attributes; what is not there has none."""
+    found: list[int] = []
+    for index, name in enumerate(names):
+        size = _listxattrat(_LISTXATTRAT, directory, name, _AT_SYMLINK_NOFOLLOW, None, 0)
+        if not size:
+            continue
+        if size < 0 and ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
+            continue
+        try:
+            if read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name)):
+                found.append(index)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def differing(one: bytes, other: bytes) -> list[int]:
+    """Indices of what is not equal in two results of `states`, of equally many names."""
+    if one == other:
+        return []
+    mine, theirs = memoryview(one).cast("Q"), memoryview(other).cast("Q")
+    count = len(mine) // STATE_WORDS
+    found: set[int] = set()
+    for start in range(0, len(mine), count):
+        here, there = mine[start : start + count], theirs[start : start + count]
+        if here != there:
+            found.update(
+                index
+                for index, (a, b) in enumerate(zip(here.tolist(), there.tolist(), strict=True))
+                if a != b
+            )
+    return sorted(found)
+
+
+def sizes_of(states: bytes) -> list[int]:
+    """The sizes in a result of `states`."""
+    words = memoryview(states).cast("Q")
+    count = len(words) // STATE_WORDS
+    return words[2 * count : 3 * count].tolist()
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word

@@ -1,0 +1,186 @@
+"""Many small files in one piece: exact on the target, and whatever is special left out."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from kit.trees import acl, assert_same_tree, snapshot
+
+from replicator.fs.apply import Applier
+from replicator.fs.beneath import Root
+from replicator.mirror import packed
+from replicator.mirror.links import LinkTable
+from replicator.mirror.pieces import Batch, Content, Files, Refused, decode_batch, encode_batch
+from replicator.mirror.place import Placer
+from replicator.ops import Identity
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
+
+NAMES = [b"f%02d" % number for number in range(30)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    directory = tmp_path / "source" / "d"
+    directory.mkdir(parents=True)
+    for number, name in enumerate(NAMES):
+        path = directory / os.fsdecode(name)
+        path.write_bytes(bytes([number]) * number * 111)
+        os.chown(path, number % 3, number % 2)
+        os.chmod(path, (0o600, 0o644, 0o4755, 0o000)[number % 4])
+        os.utime(path, ns=(0, 1_600_000_000_123_456_789 - number * 10**17))
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    yield directory, descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def placer(tmp_path: Path) -> Iterator[tuple[Path, Placer, LinkTable]]:
+    umask = os.umask(0)
+    (tmp_path / "target").mkdir()
+    root, links = Root(tmp_path / "target"), LinkTable()
+    placer = Placer(Applier([(b"", root)]), links)
+    yield tmp_path / "target", placer, links
+    placer.close()
+    root.close()
+    links.close()
+    os.umask(umask)
+
+
+def pack(descriptor: int, bytes_max: int = 1 << 20) -> packed.Packed:
+    return packed.pack(descriptor, b"d", NAMES, lambda inodes: range(len(inodes)), bytes_max, bytes_max)
+
+
+def place(placer: Placer, entry: Files) -> list[Refused]:
+    return placer.place(decode_batch(b"".join(encode_batch(Batch(1, 0, (entry,))))))
+
+
+@pytest.mark.parametrize("there", ["nothing", "old files", "directories", "an ACL", "a group"])
+def test_it_arrives_exactly(
+    there: str, source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    directory, descriptor = source
+    target, places, _ = placer
+    copy = target / "d"
+    if there != "nothing":
+        copy.mkdir()
+    if there == "old files":
+        (copy / "f03").write_text("a longer text than the new one has, by far")
+        (copy / "f04").symlink_to("f03")
+    elif there == "directories":
+        (copy / "f03" / "below").mkdir(parents=True)
+    elif there == "an ACL":
+        os.setxattr(copy, "system.posix_acl_default", acl(1234, 7))
+    elif there == "a group":
+        os.chown(copy, 5, 6)
+        os.chmod(copy, 0o2775)
+    read = pack(descriptor)
+    assert read.files is not None and read.files.names == tuple(NAMES) and read.others == []
+    for _ in range(2):  # the same again, as after a kill
+        assert place(places, read.files) == []
+        found, wanted = snapshot(copy), snapshot(directory)
+        del found[b""], wanted[b""]
+        assert found == wanted
+
+
+def test_what_is_special_is_left_out(source: tuple[Path, int]) -> None:
+    directory, descriptor = source
+    os.link(directory / "f01", directory / "second")
+    os.setxattr(directory / "f02", "user.a", b"b")
+    (directory / "f03").unlink()
+    (directory / "f04").unlink()
+    (directory / "f04").symlink_to("f05")
+    os.truncate(directory / "f06", 1 << 16)  # a hole
+    os.mkfifo(directory / "fifo")
+    read = pack(descriptor)
+    special = {b"f01", b"f02", b"f03", b"f04", b"f06"}
+    assert read.files is not None and set(read.files.names) == set(NAMES) - special
+    assert set(read.others) == special and read.names == len(NAMES)
+    assert len(read.inodes) == len(read.files.names) and read.size == len(read.files.data)
+
+
+def test_only_so_much_at_a_time(source: tuple[Path, int]) -> None:
+    _, descriptor = source
+    read = pack(descriptor, 5000)
+    assert read.files is not None and read.names == len(read.files.names) < len(NAMES)
+    assert 5000 <= read.size < 10_000
+
+
+def test_what_changes_while_it_is_read_is_left_out(
+    source: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, descriptor = source
+    content = packed._content
+
+    def meanwhile(descriptor: int, name: bytes, size: int) -> bytes | None:
+        found = content(descriptor, name, size)
+        if name == b"f09":
+            (directory / "f09").write_bytes(b"!" * size)
+        if name == b"f10":
+            os.replace(directory / "f11", directory / "f10")
+        return found
+
+    monkeypatch.setattr(packed, "_content", meanwhile)
+    read = pack(descriptor)
+    assert set(read.others) == {b"f09", b"f10", b"f11"}
+
+
+def test_a_name_that_was_a_link_is_one_no_more(
+    source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    _, descriptor = source
+    target, places, links = placer
+    (target / "d").mkdir()
+    (target / "other").write_text("old")
+    os.link(target / "other", target / "d" / "f07")
+    for path in (b"other", b"d/f07"):
+        links.add(Identity(99, 0), path)
+    read = pack(descriptor)
+    assert read.files is not None and place(places, read.files) == []
+    assert (target / "other").read_text() == "old"
+    assert links.names(Identity(99, 0)) == [b"other"]
+
+
+def test_one_that_cannot_be_made_is_refused_alone(
+    source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, descriptor = source
+    target, places, _ = placer
+    read = pack(descriptor)
+    assert read.files is not None
+    long = b"x" * 300
+    entry = msgspec.structs.replace(read.files, names=(*read.files.names[:-1], long))
+    (refused,) = place(places, entry)
+    assert refused.path == b"d/" + long and not refused.retry
+    assert (target / "d" / "f28").stat().st_size == (directory / "f28").stat().st_size
+
+
+@pytest.mark.parametrize("damage", ["names", "states", "data", "type", "above"])
+def test_malformed_pieces(
+    damage: str, source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    _, descriptor = source
+    target, places, _ = placer
+    entry = pack(descriptor).files
+    assert entry is not None
+    states = bytearray(entry.states)
+    changes: dict[str, dict[str, object]] = {
+        "names": {"names": entry.names[1:]},
+        "states": {"states": entry.states[:-8]},
+        "data": {"data": Content(bytes(entry.data.buffer)[:-1])},
+        "type": {"states": bytes(states[: 8 * 30]) + b"\0" * 8 + bytes(states[8 * 31 :])},
+        "above": {"names": (b"../x", *entry.names[1:])},
+    }
+    (refused,) = place(places, msgspec.structs.replace(entry, **changes[damage]))
+    assert not refused.retry and "malformed" in refused.reason
+    assert os.listdir(target) == []
+
+
+def test_trees_are_equal_in_the_end(source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]) -> None:
+    directory, descriptor = source
+    target, places, _ = placer
+    entry = pack(descriptor).files
+    assert entry is not None and place(places, entry) == []
+    assert_same_tree(directory, target / "d", frozenset({"directory mtime_ns", "mode"}))
