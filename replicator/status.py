@@ -172,6 +172,7 @@ class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
     checksum: bool = False
     remirror: bool = False
     newer: bool = False
+    background: bool = False  # a part of the walk in the background
     started: float = 0.0  # since the epoch
     finished: float = 0.0
     elapsed_s: float = 0.0

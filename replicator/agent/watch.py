@@ -71,7 +71,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         text = f"{verify.files} files and {verify.directories} directories compared, "
         count = verify.difference_count
         text += f"{count} paths differ, {verify.bytes_out_of_sync} bytes" if count else "equal"
-        yield events.VERIFY_DIFFERS if count else events.VERIFY_COMPLETED, {**names, "text": text}
+        if count or not verify.background:
+            yield events.VERIFY_DIFFERS if count else events.VERIFY_COMPLETED, {**names, "text": text}
     if changes := _more(before.foreign_changes, now.foreign_changes):
         yield events.FOREIGN_CHANGES, {**names, "count": changes, "path": now.foreign_path}
     if now.target_queue_full is not before.target_queue_full:

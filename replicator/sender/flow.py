@@ -122,13 +122,13 @@ class Flow:
     @property
     def barrier(self) -> int | None:
         """The sequence that the stream must not pass now."""
-        places = [
-            self.pieces[0].place if self.pieces else None,
-            self.checks[0].place if self.checks else None,
-            self._open_place,
-            self.touched.place,
-        ]
-        return min((place for place in places if place is not None), default=None)
+        first = self.pieces[0].place if self.pieces else None
+        if self._open_place is not None:
+            first = self._open_place if first is None else min(first, self._open_place)
+        if self.checks or self.touched.place is not None:
+            places = [first, self.checks[0].place if self.checks else None, self.touched.place]
+            first = min(place for place in places if place is not None)
+        return first
 
     # --- reading the journal ---
 

@@ -161,6 +161,7 @@ class VerifyRun:
             checksum=self.options.checksum,
             remirror=self.options.remirror,
             newer=self.options.newer,
+            background=self.background,
             started=self.started_wall_ns / 1e9,
             finished=self.finished_wall_ns / 1e9,
             elapsed_s=elapsed_s,

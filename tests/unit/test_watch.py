@@ -14,6 +14,8 @@ from replicator.status import (
     MirrorStatus,
     TargetDataState,
     TargetStatus,
+    VerifyPhase,
+    VerifyProgress,
 )
 
 GOOD = ConnectionStatus(
@@ -66,3 +68,30 @@ def test_changes_are_said(before: dict[str, Any], now: dict[str, Any], words: st
 def test_what_stays_is_not_said_again(same: dict[str, Any]) -> None:
     assert said(same, same) == []
     assert said({}, {"state": ConnectionState.PAUSED}) == []
+
+
+def test_verifications_are_events() -> None:
+    running = msgspec.structs.replace(GOOD, verify=VerifyProgress(run="1", phase=VerifyPhase.RUNNING))
+    for background, different, ids in (
+        (False, 0, [4062]),
+        (False, 2, [9097]),
+        (True, 0, []),
+        (True, 2, [9097]),
+    ):
+        report = VerifyProgress(
+            run="1", phase=VerifyPhase.COMPLETE, background=background, different_files=different
+        )
+        assert [
+            change[0].id
+            for change in connection_changes(running, msgspec.structs.replace(GOOD, verify=report))
+        ] == ids
+    assert not list(
+        connection_changes(
+            msgspec.structs.replace(GOOD, verify=report), msgspec.structs.replace(GOOD, verify=report)
+        )
+    )
+    # A verification that ends is no mirror that ends.
+    verifying = msgspec.structs.replace(GOOD, mirror_status=MirrorStatus.VERIFYING)
+    assert not list(
+        connection_changes(verifying, msgspec.structs.replace(GOOD, mirror_status=MirrorStatus.IDLE))
+    )
