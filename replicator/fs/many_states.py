@@ -24,13 +24,15 @@ STATE_WORDS = 5
 
 _STATX_WORDS = 32
 _FLAGS = 0x100 | 0x800  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT
-_MASK = 0x7FF  # STATX_BASIC_STATS
+_MASK = 0xFFF  # STATX_BASIC_STATS, STATX_BTIME
 # Words of struct statx (linux/stat.h).
 _LINKS_AND_UID = 2
 _GID_AND_MODE = 3
 _INODE = 4
 _SIZE = 5
 _BLOCKS = 6
+_BTIME_S = 10
+_BTIME_NS = 11
 _CTIME_S = 12
 _CTIME_NS = 13
 _MTIME_S = 14
@@ -87,11 +89,15 @@ class ManyStates(NamedTuple):
 
     def changed_since(self, since_ns: int) -> list[bool]:
         """Which have such a ctime, or a later one."""
-        seconds = self.words[_CTIME_S::_STATX_WORDS].tolist()
-        rest = self.words[_CTIME_NS::_STATX_WORDS].tolist()
-        return [
-            _signed(s) * 10**9 + (ns & 0xFFFFFFFF) >= since_ns for s, ns in zip(seconds, rest, strict=True)
-        ]
+        return [time_ns >= since_ns for time_ns in self._times_ns(_CTIME_S, _CTIME_NS)]
+
+    def made_after(self, ns: int) -> list[bool]:
+        """Which were made later, whatever was done to them since; none where nobody keeps that time."""
+        return [time_ns > ns for time_ns in self._times_ns(_BTIME_S, _BTIME_NS)]
+
+    def _times_ns(self, seconds: int, rest: int) -> list[int]:
+        columns = (self.words[column::_STATX_WORDS].tolist() for column in (seconds, rest))
+        return [_signed(s) * 10**9 + (ns & 0xFFFFFFFF) for s, ns in zip(*columns, strict=True)]
 
     def chosen(self, indices: Sequence[int]) -> "ManyStates":
         """Only these of the names."""

@@ -78,7 +78,8 @@ def unlike(
     descriptor: int, entry: Alike, suspect_since_ns: int | None, mirror_since_ns: int | None
 ) -> list[int]:
     """Indices of names that are not as claimed in the open directory. `suspect_since_ns`: files with such a
-    ctime, or a later one, may hold anything; `mirror_since_ns`: they were brought by this mirror. OSError.
+    ctime, or a later one, may hold anything; files made after `mirror_since_ns` were brought by this
+    mirror. OSError.
     """
     if entry.claim is Claim.BROUGHT and mirror_since_ns is None:
         return list(range(len(entry.names)))
@@ -87,7 +88,7 @@ def unlike(
     if suspect_since_ns is not None:
         found.update(index for index, late in enumerate(states.changed_since(suspect_since_ns)) if late)
     if entry.claim is Claim.BROUGHT and mirror_since_ns is not None:
-        found.update(i for i, late in enumerate(states.changed_since(mirror_since_ns + 1)) if not late)
+        found.update(i for i, late in enumerate(states.made_after(mirror_since_ns)) if not late)
     return sorted(found)
 
 

@@ -14,7 +14,7 @@ class Claim(IntEnum):
     SIZE_AND_TIME = 0  # it has the size and the mtime of the source's
     NOT_OLDER = 1  # the source's is not newer: the target's is left as it is, even if it differs
     CONTENT = 2  # its data and holes have the digest that comes with the claim
-    BROUGHT = 4  # as 0, and it was written since this mirror began, or those that it continues
+    BROUGHT = 4  # as 0, and it was made since this mirror began, or those that it continues
     ELSEWHERE = 5  # nothing has its name, but a file of its size and mtime is there, of which it is built
     NOTHING = 3  # its blocks are compared, whatever it looks like
 

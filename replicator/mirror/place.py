@@ -28,7 +28,7 @@ from replicator.fs.attributes import (
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
-from replicator.fs.many_states import sizes_of
+from replicator.fs.many_states import read_states, sizes_of
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
 from replicator.mirror import alike
 from replicator.mirror.comparison import Claim
@@ -109,7 +109,7 @@ class Placer:
         self._origins: OrderedDict[Identity, Candidate] = OrderedDict()  # what files are to be built of
         self._inheriting: dict[bytes, bool] = {}
         self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
-        self.mirror_since_ns: int | None = None  # whose ctime is later was brought by this full mirror
+        self.mirror_since_ns: int | None = None  # what was made later was brought by this full mirror
         self._patcher = patcher = Patcher(
             applier.maps, links, self._transfers, self._know, self._dress_named, finder
         )
@@ -593,10 +593,15 @@ class Placer:
         if self.suspect_since_ns is not None and state.st_ctime_ns >= self.suspect_since_ns:
             # A file system may keep size and times of a power cut and not the content.
             return "it was written shortly before power was lost"
-        since_ns = self.mirror_since_ns
-        if entry.claim is Claim.BROUGHT and (since_ns is None or state.st_ctime_ns <= since_ns):
+        if entry.claim is Claim.BROUGHT and not self._has_brought(directory, name):
             return "this mirror has not brought it"
         return ""
+
+    def _has_brought(self, directory: int, name: bytes) -> bool:
+        # A mirror makes each file it brings anew. Its ctime says less: a rename of an old file changes it.
+        return self.mirror_since_ns is not None and all(
+            read_states(directory, [name]).made_after(self.mirror_since_ns)
+        )
 
     def _is_other_content(self, entry: Same, directory: int, name: bytes, state: os.stat_result) -> str:
         if state.st_size != entry.size:

@@ -42,9 +42,7 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     data_state: TargetDataState = TargetDataState.MIRROR_REQUIRED
     mirroring: bool = False  # between MIRROR_BEGIN and MIRROR_END: the target is tolerant
     mirror_id: str = ""
-    mirror_since_ns: int | None = (
-        None  # a full mirror: what was changed after that (ctime here) it has brought
-    )
+    mirror_since_ns: int | None = None  # a full mirror: what was made after that (btime here) it has brought
     suspect_since_ns: int | None = None  # power was lost: files changed since may hold anything (ctime here)
     drifted: bool = False  # exact, but for what others have changed since
     epoch: int = 0  # of the set, see `Connect.epoch`

@@ -93,7 +93,7 @@ class Tree(Protocol):
         ...
 
     def mirror_since(self, since_ns: int | None) -> None:
-        """Files changed here after that (ctime) were brought by the full mirror that runs, or by
+        """Files made here after that (btime) were brought by the full mirror that runs, or by
         predecessors that it continues. None: it is no such mirror.
         """
         ...

@@ -14,7 +14,7 @@ from kit.protected import Protected, protected, until
 pytestmark = pytest.mark.e2e
 
 LONG = amount("MIRROR_KILLS", 50)
-FILES = 6000
+FILES = 9000  # what is on its way (16 MiB, and a transfer) is below 4 % of them
 FILE_BYTES = 64 * 1024
 READ_TWICE = 0.05  # of the tree, at most
 MIRROR_S = 60.0  # for a moment to come

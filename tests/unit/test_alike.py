@@ -129,6 +129,11 @@ def test_only_what_this_mirror_brought_counts_as_brought(two: tuple[Path, int, i
     latest_ns = max((directory / os.fsdecode(name)).stat().st_ctime_ns for name in NAMES)
     assert alike.unlike(other, claimed, None, latest_ns) == list(range(20))
     assert alike.unlike(other, claimed, None, latest_ns - 10**10) == []
+    for name in NAMES:  # old files whose ctime is new
+        path = directory / os.fsdecode(name)
+        path.rename(directory / "aside")
+        (directory / "aside").rename(path)
+    assert alike.unlike(other, claimed, None, latest_ns) == list(range(20))
 
 
 def test_a_part_of_a_claim(two: tuple[Path, int, int]) -> None:
