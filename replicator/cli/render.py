@@ -590,7 +590,7 @@ def restore(found: Mapping[str, Any]) -> RenderableType:
     if found["done_files"] or found["sent_bytes"]:
         text += f", {found['done_files']} files, {found['sent_bytes']} bytes sent"
     if found["orphans"]:
-        text += f"; orphans: {found['orphans']}"
+        text += f"; {found['orphans']}"
     for more in (found["reason"], found["resumed"]):
         text += f"; {more}" if more else ""
     return Text(text)

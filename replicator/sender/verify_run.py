@@ -201,7 +201,7 @@ class VerifyRun:
             elapsed_s=progress.elapsed_s,
             result=result,
             options=self.options.text,
-            files=self.files + self.directories,
+            files=self.files,
             bytes=self.file_bytes,
             matched_bytes=max(self.file_bytes - self.bytes_out_of_sync, 0),
             skipped=self.left + self.changing,
