@@ -227,6 +227,7 @@ STEP_FILES = 256  # files read in one step of the scanner; the stream waits for 
 FILE_WEIGHT_BYTES = 1 * KIB  # a small file counts for so much more than it has, of what is on its way
 CLAIM_WEIGHT_BYTES = 128  # the same of one that is claimed with others
 PIECES_IN_FLIGHT = 256  # pieces sent and not yet applied
+MIRROR_HELD_NS = 10 * 10**9  # nothing is put in place for that long: the target cannot keep up (MR-09)
 PIECE_BYTES_IN_FLIGHT = 16 * MIB
 RECOVERY_WORK_NS = 100_000_000  # one phase of work of a recovery that has to rest in between
 RECOVERY_DELAY_NS = 200_000_000  # a change waits about so long at most behind what a recovery has sent

@@ -143,6 +143,7 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     newer: bool = False  # only what is newer on the source
     checksum: bool = False  # blocks are compared
     compared_bytes: int = 0  # read and compared by digests
+    held: bool = False  # it waits: the target has put nothing in place for a while (MR-09)
 
 
 class VerifyPhase(StrEnum):

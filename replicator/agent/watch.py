@@ -52,6 +52,10 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
             yield events.MIRROR_COMPLETED, {**names, **counts}
         else:
             yield events.MIRROR_INCOMPLETE, names
+    if now.mirror.held and not before.mirror.held:
+        yield events.MIRROR_HELD, names
+    elif before.mirror.held and not now.mirror.held and now.mirror_status not in _NO_MIRROR:
+        yield events.MIRROR_GOES_ON, names
     if now.target_status is TargetStatus.RETRYING and before.target_status is not TargetStatus.RETRYING:
         yield events.TARGET_RETRYING, {**names, "reason": now.target_status_reason}
     elif now.target_status is TargetStatus.OK and before.target_status is TargetStatus.RETRYING:

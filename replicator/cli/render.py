@@ -139,6 +139,11 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{_bytes(status, 'sent_mirror_bytes')} sent, "
                 f"{_bytes(status, 'skipped_mirror_bytes')} skipped, "
                 f"{_bytes(status, 'remaining_mirror_bytes')} remaining"
+                + (
+                    ": waits, the target puts nothing in place"
+                    if (status.get("mirror") or {}).get("held")
+                    else ""
+                )
             ),
         ),
         ("tracked", Text(_tracked(status))),

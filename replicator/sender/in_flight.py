@@ -35,6 +35,7 @@ class InFlight:
     def begin(self) -> None:
         """A session, perhaps on another way."""
         self._sent: deque[_Batch] = deque()  # and not arrived
+        self._arrived_ns = 0  # the last time that something did
         self._shortest_ns: int | None = None  # delay
         self._rates = [0.0, 0.0]  # the best of the present and of the last period, bytes/ns
         self._period_ns: int | None = None
@@ -56,6 +57,7 @@ class InFlight:
             self._arrived_bytes += last.bytes
         if last is None:
             return
+        self._arrived_ns = now_ns
         delay_ns = max(now_ns - last.sent_ns, 1)
         self._shortest_ns = delay_ns if self._shortest_ns is None else min(delay_ns, self._shortest_ns)
         if last.ahead_bytes + last.bytes <= self.bytes / 2:
@@ -64,6 +66,10 @@ class InFlight:
         good = int(max(self._rates) * (self._shortest_ns + limits.RECOVERY_DELAY_NS / 2))
         good = min(max(good, self.bytes // 2), self.bytes * 2)
         self.bytes = min(max(good, 2 * limits.RECOVERY_PART_MIN_BYTES), limits.PIECE_BYTES_IN_FLIGHT)
+
+    def held_ns(self, now_ns: int) -> int:
+        """For how long nothing has arrived, though something is on its way."""
+        return now_ns - max(self._sent[0].sent_ns, self._arrived_ns) if self._sent else 0
 
     def _note_rate(self, rate: float, now_ns: int) -> None:
         if self._period_ns is None or now_ns - self._period_ns > limits.RECOVERY_RATE_NS:

@@ -42,6 +42,11 @@ class Pace:
         return self._in_flight.part_bytes
 
     @property
+    def is_held(self) -> bool:
+        """The target puts nothing in place, though something is on its way (MR-09)."""
+        return self._in_flight.held_ns(self._clock.monotonic_ns()) > limits.MIRROR_HELD_NS
+
+    @property
     def step_files(self) -> int:
         """Files to read in one step."""
         return min(self._step_files, limits.STEP_FILES)

@@ -25,11 +25,13 @@ from replicator.sender.tracking import Tracker
 from replicator.sender.verify_control import VerifyControl
 from replicator.sender.why import explain
 from replicator.status import (
+    ConnectionState,
     ConnectionStatus,
     MirrorProgress,
     MirrorStatus,
     RecoveryStatus,
     ReplicationStatus,
+    TargetStatus,
     VerifyPhase,
 )
 from replicator.world import World
@@ -130,7 +132,12 @@ class SenderStatus:
         if last is None:
             return MirrorProgress()
         progress = last.progress(self.world.clock.monotonic_ns())
-        return msgspec.structs.replace(progress, remaining_s=None) if self.pace.share <= 0 else progress
+        if self.pace.share <= 0:
+            progress = msgspec.structs.replace(progress, remaining_s=None)
+        states = self.states
+        could = states.connection is ConnectionState.STARTED and states.target_status is TargetStatus.OK
+        held = could and self.mirrors.run is not None and self.pace.is_held
+        return msgspec.structs.replace(progress, held=held)
 
     def _queued(self) -> tuple[int, int]:
         """Operations that are not applied, and bytes of what is not sent."""

@@ -3,6 +3,7 @@ virtual time, and a network that is as slow as it is said to be.
 """
 
 import os
+from typing import Any
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ import trio.testing
 from kit.simulation import Simulation, simulate
 
 from replicator import limits
+from replicator.receiver.replica import Replica
 from replicator.sender.arguments import SenderOptions
 from replicator.sender.in_flight import InFlight
 from replicator.status import MirrorStatus, TargetDataState
@@ -261,3 +263,33 @@ async def test_percent_bytes_and_end(autojump_clock: Autojump) -> None:
         assert ended - began > 15 and len(estimates) > 10
         for at, remaining_s in estimates:
             assert remaining_s == pytest.approx(ended - at, abs=0.15 * (ended - began))
+
+
+# --- a target that does not keep up ---
+
+
+async def test_a_mirror_that_its_target_holds_up_says_so(
+    autojump_clock: Autojump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MR-09: it waits, and goes on by itself."""
+    place, works = Replica._place, trio.Event()
+
+    async def slowly(*arguments: Any) -> None:
+        await works.wait()
+        await place(*arguments)
+
+    monkeypatch.setattr(Replica, "_place", slowly)
+    monkeypatch.setattr(Replica, "place_now", lambda *_: False)
+    async with simulate(7, options=NO_MIRROR, start=False) as simulation:
+        fill(simulation, 60)
+        await slow_pair(simulation, 50e6)
+        assert simulation.sender is not None
+        simulation.sender.mirror_start("full")
+        await trio.sleep(2)
+        assert not simulation.status.mirror.held
+        await trio.sleep(limits.MIRROR_HELD_NS / 1e9)
+        assert simulation.status.state == "Started" and simulation.status.mirror.held
+        works.set()
+        await simulation.drained()
+        assert not simulation.status.mirror.held
+        simulation.assert_equal()

@@ -36,6 +36,7 @@ def said(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 ERROR = {"state": ConnectionState.ERROR, "state_reason": "no route"}
 MIRRORING = {"mirror_status": MirrorStatus.MIRRORING, "target_data_state": TargetDataState.MIRRORING}
+HELD = {**MIRRORING, "mirror": MirrorProgress(held=True)}
 COMPLETE = {"mirror": MirrorProgress(complete=True)}
 LATE = {"lag": Lag(level="warning", recovery_point_seconds=75.0)}
 VERY_LATE = {"lag": Lag(level="error", recovery_point_seconds=700.0)}
@@ -50,6 +51,8 @@ RETRYING = {"target_status": TargetStatus.RETRYING, "target_status_reason": "/co
         # What the target says of its data may come later than the end of the mirror.
         (MIRRORING, {**COMPLETE, "target_data_state": TargetDataState.MIRRORING}, "mirror completed"),
         (MIRRORING, {}, "before it was complete"),
+        (MIRRORING, HELD, "the mirror waits: b:1500 puts nothing in place"),
+        (HELD, MIRRORING, "the mirror goes on"),
         ({}, RETRYING, "tries again: /copy/f: denied"),
         (RETRYING, {}, "applies again"),
         ({}, LATE, "75 s of changes have not reached b:1500"),
