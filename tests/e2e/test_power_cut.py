@@ -82,9 +82,10 @@ def cut_power(pair: Protected, disk: Disk, writer: int | None = None, pause_s: f
             until(lambda: capture_status(pair)["covered"])
         copy = disk.copy()
         home = pair.alpha.home
-        pair.alpha.kill()
-        for process_id in leftovers.processes_of_home(home):
-            os.kill(process_id, signal.SIGKILL)
+        with leftovers.held(home) as processes:
+            pair.alpha.kill()
+            processes.send(signal.SIGKILL)
+            until(processes.have_ended)
     until(lambda: not leftovers.processes_of_home(pair.alpha.home))
     for point in leftovers.mounts_below(disk.mountpoint):
         os.system(f"umount -l {point}")

@@ -7,12 +7,16 @@ and a real agent, may run on this machine at the same time.
 import getpass
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 HOLDER = "capture-holder "  # how such a process names itself
 MEMORY_DIRECTORY = Path("/dev/shm")
@@ -48,6 +52,33 @@ def processes_of_home(home: Path) -> dict[int, str]:
         if (f"{home}/" in command or f"{home} " in command)
         and ("replicator" in command or command.startswith(HOLDER))
     }
+
+
+class Held(NamedTuple):
+    """Processes by descriptors, each the same one for as long as it is open."""
+
+    descriptors: list[int]
+
+    def send(self, number: signal.Signals) -> None:
+        for descriptor in self.descriptors:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+
+    def have_ended(self) -> bool:
+        """With nothing open any more: one that is being killed has files open, but no command line."""
+        return len(select.select(self.descriptors, [], [], 0)[0]) == len(self.descriptors)
+
+
+@contextmanager
+def held(home: Path) -> Iterator[Held]:
+    """All processes of the agent with this home."""
+    with ExitStack() as stack:
+        found = Held([])
+        for process_id in processes_of_home(home):
+            with suppress(ProcessLookupError):
+                found.descriptors.append(os.pidfd_open(process_id))
+                stack.callback(os.close, found.descriptors[-1])
+        yield found
 
 
 def _processes() -> dict[int, str]:

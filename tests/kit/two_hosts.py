@@ -11,14 +11,13 @@ the queue, and for each of them a disk, with its home and its files, that can lo
 
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,22 +114,12 @@ class TwoHosts(Protected):
 
     def lose_target_power(self) -> None:
         """What the target had not synced is gone, its processes and its memory are; it boots."""
-        with ExitStack() as stack:
-            processes = []
-            for process_id in leftovers.processes_of_home(self.beta.home):
-                with suppress(ProcessLookupError):
-                    processes.append(os.pidfd_open(process_id))
-                    stack.callback(os.close, processes[-1])
-            for process in processes:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(process, signal.SIGSTOP)  # so that none sees its disk go
+        with leftovers.held(self.beta.home) as processes:
+            processes.send(signal.SIGSTOP)  # so that none sees its disk go
             self.disk.cut_power()
-            for process in processes:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(process, signal.SIGKILL)
+            processes.send(signal.SIGKILL)
             self.beta.kill()
-            # One that is being killed has no command line any more, and still has files open.
-            until(lambda: len(select.select(processes, [], [], 0)[0]) == len(processes), END_TIMEOUT_S)
+            until(processes.have_ended, END_TIMEOUT_S)
         until(lambda: not leftovers.processes_of_home(self.beta.home), END_TIMEOUT_S)
         for directory in self.target_memory.iterdir():
             shutil.rmtree(directory)
