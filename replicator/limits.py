@@ -138,7 +138,7 @@ COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other
 UNNAMED_BYTES = 4 * MIB  # one record of a file that gets its first name; one that holds more is mirrored
 SYNC_LOOK_S = 0.001  # between two looks of a thread whether the sync of another one has ended
 SYNCS = 128  # syncs of files under way at a time without a thread for each; a power of two
-DETACHED_SERVE_S = 2.0  # a mount detached by force still serves its open files so long
+DETACHED_SERVE_S = 2.0  # a mount that is gone here still serves open files, and other mount namespaces
 
 # --- processes that read or place files in a thread beside their event loop ---
 # A thread that comes back from a system call waits this long for the interpreter. Python's 5 ms would be

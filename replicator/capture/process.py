@@ -362,7 +362,8 @@ class Capture:
         """Unmount, save the journal to disk if `persist`, and end.
 
         An error while the mount is busy, unless `force`: then it is detached, and programs that still have
-        files open there get errors after `limits.DETACHED_SERVE_S`.
+        files open there get errors after `limits.DETACHED_SERVE_S`. So do those in other
+        mount namespaces that have it, too: there nobody can be asked.
         """
         self._stop_persists = persist
         # Shielded: with the mount everything else ends, and the caller is to hear how it went.
@@ -423,10 +424,12 @@ class Capture:
                     f"{self._settings.mountpoint} is busy: programs have files open there or stand in it"
                 ) from None
             await self._unmount(lazy=True)
-            with trio.move_on_after(limits.DETACHED_SERVE_S):
-                await self._unmounted.wait()
-            if not self._unmounted.is_set():
-                self._binding.terminate()
+        # Another mount namespace (a container) may have it still, and would keep it for as long as it lives.
+        with trio.move_on_after(limits.DETACHED_SERVE_S):
+            await self._unmounted.wait()
+        if not self._unmounted.is_set():
+            logger.warning("unmounted here, and ended where other mount namespaces still have it")
+            self._binding.terminate()
 
     async def _unmount(self, lazy: bool) -> None:
         # In a thread: the kernel may have requests for us before it lets go.

@@ -20,9 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit import machine
 from kit.mount import CALL_TIMEOUT_S, CaptureMount, shown
 from kit.trees import acl, assert_same_tree
 
+from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.ops import Kind
 
@@ -426,6 +428,25 @@ def test_a_stop_while_busy_is_refused_and_forced(made: CaptureMount) -> None:
         os.close(descriptor)
     assert not made.is_mounted
     assert (made.source / "f").read_text() == "still works"
+
+
+def test_a_stop_does_not_wait_for_other_mount_namespaces(made: CaptureMount) -> None:
+    if not machine.has_mount_namespaces():
+        pytest.skip("another one cannot be made here")
+    made.start()
+    (made.mountpoint / "f").write_text("x")
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo there; exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"there\n"
+            before_s = time.monotonic()
+            assert made.stop() == 0
+            assert time.monotonic() - before_s < limits.DETACHED_SERVE_S + 10
+            assert not made.is_mounted
+            assert other.poll() is None
+        finally:
+            other.kill()
 
 
 def test_unmounting_by_hand_ends_it_cleanly(mount: CaptureMount) -> None:
