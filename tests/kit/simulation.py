@@ -21,7 +21,7 @@ from typing import TypeVar
 import trio
 
 from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
-from kit.links import Network
+from kit.links import LinkStream, Network
 from kit.losing_source import LosingSource
 from kit.recording import Source
 from kit.stories import check_story
@@ -99,6 +99,20 @@ def simulated_world(
         doorbells=MemoryDoorbells(),
         pauses=random.Random(seed + 1),
     )
+
+
+async def run_receiver(receiver: Receiver, incoming: trio.MemoryReceiveChannel[LinkStream]) -> None:
+    """A receiver's process: until it ends, it takes what dials its port."""
+
+    async def listen() -> None:
+        async with incoming:
+            async for stream in incoming:
+                receiver.adopt(stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        await receiver.run()
+        nursery.cancel_scope.cancel()
 
 
 class Simulation:
@@ -259,17 +273,9 @@ class Simulation:
         scope = self._receiver_scope = trio.CancelScope()
         incoming = self.network.listen("target", PORT)
 
-        async def listen() -> None:
-            async with incoming:
-                async for stream in incoming:
-                    receiver.adopt(stream)
-
         async def run() -> None:
             with scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(listen)
-                    await receiver.run()
-                    nursery.cancel_scope.cancel()
+                await run_receiver(receiver, incoming)
 
         self._nursery.start_soon(run)
         return receiver
@@ -287,6 +293,19 @@ class Simulation:
         self.network.cut("source", "target")
         await trio.testing.wait_all_tasks_blocked()
         self.receiver = None
+
+    async def interrupt(self, draw: float, cut: float, receiver: float, sender: float) -> None:
+        """By the first of these ascending bounds that is above `draw`: the network is cut, or that process is
+        killed and started again. Above all of them: nothing.
+        """
+        if draw < cut:
+            self.network.cut("source", "target")
+        elif draw < receiver:
+            await self.kill_receiver()
+            self.start_receiver()
+        elif draw < sender:
+            await self.kill_sender()
+            self.start_sender()
 
     async def lose_target_power(self) -> None:
         """The target's host goes down, and is up again without a receiver. What its tree has lost is up to

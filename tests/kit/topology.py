@@ -29,7 +29,7 @@ import trio
 from kit.disk import Process, ProcessDied
 from kit.links import Network
 from kit.recording import Source
-from kit.simulation import PORT, SimulatedWorld, simulated_world
+from kit.simulation import PORT, SimulatedWorld, run_receiver, simulated_world
 from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator import limits
@@ -304,19 +304,10 @@ class Connection:
     async def _run_receiver(self, receiver: Receiver, process: Process, scope: trio.CancelScope) -> None:
         incoming = self._net.network.listen(self.host, PORT)
         self._listening = True
-
-        async def listen() -> None:
-            async with incoming:
-                async for stream in incoming:
-                    receiver.adopt(stream)
-
         ended = ""
         try:
             with scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(listen)
-                    await receiver.run()
-                    nursery.cancel_scope.cancel()
+                await run_receiver(receiver, incoming)
         except BaseException as error:
             ended = why_ended(error)
         if ended or process.died:

@@ -177,14 +177,8 @@ async def test_changes_and_kills_meanwhile(
                 other = b"file" if name == b"other" else b"other"
                 simulation.source.rename(name, other)
                 name = other
-            elif act < 0.7:
-                simulation.network.cut("source", "target")
-            elif act < 0.75:
-                await simulation.kill_receiver()
-                simulation.start_receiver()
-            elif act < 0.8:
-                await simulation.kill_sender()
-                simulation.start_sender()
+            else:
+                await simulation.interrupt(act, cut=0.7, receiver=0.75, sender=0.8)
         await simulation.drained()
         simulation.assert_equal(frozenset({"holes"}))
         assert simulation.status.target_data_state is TargetDataState.OK

@@ -90,15 +90,7 @@ async def test_under_changes_cuts_and_kills(seed: int, autojump_clock: trio.test
             if os.path.exists(simulation.source.at(b"file")):
                 offset = chance.randrange(len(new))
                 simulation.source.write(b"file", offset, chance.randbytes(chance.choice([10, 5000])))
-            kind = chance.random()
-            if kind < 0.06:
-                simulation.network.cut("source", "target")
-            elif kind < 0.09:
-                await simulation.kill_receiver()
-                simulation.start_receiver()
-            elif kind < 0.12:
-                await simulation.kill_sender()
-                simulation.start_sender()
+            await simulation.interrupt(chance.random(), cut=0.06, receiver=0.09, sender=0.12)
         await simulation.drained()
         simulation.assert_equal()
 

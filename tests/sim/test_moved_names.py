@@ -130,15 +130,7 @@ async def test_while_names_move_and_somebody_dies(
                     source.write(path, chance.randrange(FILE_BYTES), chance.randbytes(500))
                 else:
                     source.rename(path, b"new/g%d" % step)
-            kind = chance.random()
-            if kind < 0.1:
-                simulation.network.cut("source", "target")
-            elif kind < 0.15:
-                await simulation.kill_receiver()
-                simulation.start_receiver()
-            elif kind < 0.2:
-                await simulation.kill_sender()
-                simulation.start_sender()
+            await simulation.interrupt(chance.random(), cut=0.1, receiver=0.15, sender=0.2)
         await simulation.drained()
         if (simulation.target_root / "old").exists():  # not seen to be removed: an orphan
             shutil.rmtree(simulation.target_root / "old")

@@ -21,7 +21,7 @@ import trio.testing
 from kit.links import Network
 from kit.random_changes import RandomChanges
 from kit.recording import Source
-from kit.simulation import PORT, simulated_world
+from kit.simulation import PORT, run_receiver, simulated_world
 from kit.trees import assert_same_tree, differences, snapshot
 
 from replicator.orphans import OrphanAction, OrphanSettings
@@ -111,17 +111,9 @@ class Restoring:
         scope = self._scopes["receiver"] = trio.CancelScope()
         incoming = self.network.listen("alpha", PORT)
 
-        async def listen() -> None:
-            async with incoming:
-                async for stream in incoming:
-                    receiver.adopt(stream)
-
         async def run() -> None:
             with scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(listen)
-                    await receiver.run()
-                    nursery.cancel_scope.cancel()
+                await run_receiver(receiver, incoming)
 
         self._nursery.start_soon(run)
 
