@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -361,6 +362,21 @@ def test_a_true_claim_mends_the_attributes_only(target: Target) -> None:
     target.placed(_same(b"x"))
     assert snapshot(target.base)[b"x"] == wanted
     assert (target.base / "x").stat().st_ino == inode
+
+
+def test_a_continued_mirror_has_brought_what_was_made_since_it_began(target: Target) -> None:
+    """An old file whose ctime is new, as that of a renamed one, may hold anything."""
+    claim = msgspec.structs.replace(_same(b"x"), claim=Claim.BROUGHT)
+    target.placed(_file(b"x"))
+    assert target.place(claim)[0].reason == "this mirror has not brought it"  # it is not a full one
+    target.placer.mirror_since_ns = (target.base / "x").stat().st_ctime_ns
+    time.sleep(0.02)  # longer than a step of the file system's clock
+    (target.base / "x").rename(target.base / "aside")
+    (target.base / "aside").rename(target.base / "x")
+    assert (target.base / "x").stat().st_ctime_ns > target.placer.mirror_since_ns
+    assert target.place(claim)[0].reason == "this mirror has not brought it"
+    target.placed(_file(b"x"))
+    target.placed(claim)
 
 
 def test_a_claim_never_shares_with_strangers(target: Target) -> None:
