@@ -80,10 +80,6 @@ class Scanner:
             names = sorted(flow.again.pop(directory))
             await self._bring_names(flow, directory, names)
             return True
-        if flow.order.names_unknown:
-            flow.order.names_unknown = False
-            flow.require_all(self._mirror_run())
-            return True
         # Before whole paths: what is patched is known by its identity when other names of it are met.
         if await self._amender.bring_something(flow):
             return True
@@ -93,6 +89,12 @@ class Scanner:
             return True
         if flow.times_again:
             await self._bring_times(flow, flow.times_again.pop())
+            return True
+        # Last, and when the stream has all that was read: it makes every path pending, which voids the
+        # comparisons under way, and each of a file with more names would ask for all once more.
+        if flow.order.names_unknown and flow.order.nothing_pending():
+            flow.order.names_unknown = False
+            flow.require_all(self._mirror_run())
             return True
         return False
 
