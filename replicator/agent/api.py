@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 from replicator import limits
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.core import NotFoundError
+from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import Service
 from replicator.agent.verify_service import VerifyRequest
 from replicator.errors import ExitCode, ReplicatorError, UsageError
@@ -375,6 +376,13 @@ class Api:
         action = _action(await _body(request, ActionBody), *_LIVE_ACTIONS)
         return await self._service.connections.transmit(request.path_params["connection"], action)
 
+    async def schedule(self, request: Request) -> object:
+        return await self._service.schedules.show(request.path_params["connection"])
+
+    async def set_schedule(self, request: Request) -> object:
+        body = await _body(request, ScheduleRequest)
+        return await self._service.schedules.act(request.path_params["connection"], body)
+
     async def target(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), "pause", "resume")
         key = request.path_params["connection"]
@@ -449,6 +457,7 @@ class Api:
             "/v1/connections/{connection}/force": {"POST": self.force},
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
+            "/v1/connections/{connection}/schedule": {"GET": self.schedule, "POST": self.set_schedule},
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},

@@ -342,7 +342,7 @@ class Children:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
         home, uuid = self._home, connection.uuid
-        for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid)):
+        for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid), home.schedule(uuid)):
             with suppress(FileNotFoundError):  # the sender did it itself
                 os.unlink(remembered)
         for mount in mounts:
@@ -386,6 +386,7 @@ class Children:
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
                 verify_log=self._verify_log(),
+                schedule=connection.options.schedule,
             ),
             connection_id=connection.id,
         )

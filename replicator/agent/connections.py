@@ -357,7 +357,7 @@ class Connections:
             memory_queue_bytes=memory,
             disk_queue_bytes=disk,
             recovery=self._recovery_status(connection, status.recovery),
-            lag=forecast.completed(status.lag, self._core.config.meter, room),
+            lag=self._completed(connection, status.lag, room, status.state_reason),
         )
 
     def _reason_of_nothing(self, connection: Connection) -> str:
@@ -379,8 +379,13 @@ class Connections:
         """The meter of a connection, with its history."""
         connection = self.find(key)
         lag = msgspec.convert(await self._ask(connection, "lag"), Lag)
+        status = await self.status(connection)
         _, _, room = await self._queue_bytes(connection)
-        return forecast.completed(lag, self._core.config.meter, room)
+        return self._completed(connection, lag, room, status.state_reason)
+
+    def _completed(self, connection: Connection, lag: Lag, room: int | None, waits_for: str) -> Lag:
+        scheduled, meter = connection.options.schedule.holds, self._core.config.meter
+        return forecast.completed(lag, meter, room, scheduled=scheduled, waits_for=waits_for)
 
     async def _queue_bytes(self, connection: Connection) -> tuple[int, int, int | None]:
         """Bytes the journals of a connection hold in memory and on disk, and what the fullest can still

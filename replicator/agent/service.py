@@ -21,6 +21,7 @@ from replicator.agent.queues import Queues
 from replicator.agent.recovery_control import RecoveryControl
 from replicator.agent.repsets import Repsets
 from replicator.agent.restores import Restores
+from replicator.agent.schedule_service import ScheduleService
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
 from replicator.agent.verify_service import VerifyService
@@ -57,6 +58,7 @@ class Service:
         self.orphans = OrphanService(core, self.connections)
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)
+        self.schedules = ScheduleService(core, self.connections)
         self.verify = VerifyService(core, self.connections)
         self.stop_requested = trio.Event()
         self._core = core

@@ -18,6 +18,7 @@ from replicator.repset import ReplicationSet
 from replicator.restores import Phase, RestoreRequest, RestoreView, Root
 from replicator.sender.arguments import Restored
 from replicator.shares import Priority, Speed
+from replicator.transmission import TransmissionSchedule
 
 VERSION = 1
 
@@ -68,6 +69,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     orphans: str = "keep"
     automatic_recovery: bool = True  # recoveries begin by themselves
     lock: str = "none"
+    schedule: TransmissionSchedule = TransmissionSchedule()
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):

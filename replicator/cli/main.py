@@ -19,6 +19,7 @@ from replicator.cli import (
     recovery,
     repset,
     restore,
+    schedule,
     status,
     story,
     verify,
@@ -67,6 +68,7 @@ for _module in (connect, status, connection, lag, queue, story, why, verify):
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(verify.app, name="verify")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")

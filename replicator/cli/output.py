@@ -13,9 +13,10 @@ def emit(document: Any, as_json: bool, view: str) -> None:
     if as_json:
         print_json(document)
         return
-    from replicator.cli import render, render_verify
+    from replicator.cli import render, render_schedule, render_verify
 
-    render.show(getattr(render if hasattr(render, view) else render_verify, view)(document))
+    module = next(m for m in (render, render_verify, render_schedule) if hasattr(m, view))
+    render.show(getattr(module, view)(document))
 
 
 def print_json(document: Any) -> None:

@@ -42,6 +42,7 @@ from replicator.sender.scanner import Scanner
 from replicator.sender.sender_state import SenderState, SenderStateFile
 from replicator.sender.sender_status import SenderStatus
 from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.session_schedule import SessionSchedule
 from replicator.sender.sessions import Sessions
 from replicator.sender.shipments import Totals
 from replicator.sender.shipper import Shipper
@@ -54,7 +55,15 @@ from replicator.sender.verify_control import VerifyControl
 from replicator.sender.verify_log import VerifyLog, VerifyLogSettings
 from replicator.sender.verify_run import VerifyOptions
 from replicator.states import MirrorEvent, ReplicationEvent, TransmitEvent
-from replicator.status import ConnectionStatus, Lag, RunReport, TargetDataState, VerifyProgress
+from replicator.status import (
+    ConnectionStatus,
+    Lag,
+    RunReport,
+    TargetDataState,
+    VerifyPhase,
+    VerifyProgress,
+)
+from replicator.transmission import TransmissionSchedule
 from replicator.world import World
 
 
@@ -193,6 +202,9 @@ class Sender:
             shipper=shipper_wake,
             scanner=scanner_wake,
         )
+        self._schedule = SessionSchedule(
+            world, home.schedule(uuid), options.schedule, flows, copy, states, totals
+        )
         self._sessions = sessions = Sessions(
             world,
             arguments,
@@ -210,6 +222,15 @@ class Sender:
             verifier,
             lag,
             changes,
+            self._schedule,
+        )
+        self._schedule.attach(
+            connected=lambda: self._connected,
+            interrupt=sessions.interrupt,
+            works=self._works,
+            given_up=lambda: tracker.tracking,
+            pieces=lambda: len(sent),
+            ring=self._transmit_moved,
         )
         self._status = SenderStatus(
             world,
@@ -228,6 +249,7 @@ class Sender:
             orphans,
             verify,
             lag,
+            self._schedule,
         )
         self.removed = False
 
@@ -261,6 +283,7 @@ class Sender:
             nursery.start_soon(self._watch_queue)
             nursery.start_soon(self._tracker.run)
             nursery.start_soon(self.verify.run)
+            nursery.start_soon(self._schedule.run)
             await self._sessions.run()
             nursery.cancel_scope.cancel()
         if not self.removed and self.dirt.changed:  # DC-09
@@ -295,6 +318,7 @@ class Sender:
         self.dirt.remove()
         self.story.remove()
         self.verify.remove()
+        self._schedule.remove()
         self.stop()
         return told
 
@@ -412,6 +436,7 @@ class Sender:
     def transmit_start(self) -> None:
         self.dirt.root_changed = ""  # a person has looked
         self._set_transmit(TransmitEvent.START)
+        self._schedule.by_hand()
 
     def transmit_stop(self) -> None:
         """The network connection ends, changes are queued here (CS-01 Stopped)."""
@@ -423,13 +448,32 @@ class Sender:
         self._set_transmit(TransmitEvent.PAUSE)
 
     def transmit_resume(self) -> None:
+        """As before it was stopped or paused: by the schedule, where there is one."""
         self._set_transmit(TransmitEvent.RESUME)
+        self._schedule.look()
+
+    def set_schedule(self, schedule: object) -> None:
+        """TX-04. It holds when this returns."""
+        self._schedule.set(msgspec.convert(schedule, TransmissionSchedule))
+        self._changes.notify()
 
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)
+        self._transmit_moved()
+
+    def _transmit_moved(self) -> None:
         self._shipper_wake.ring()
         self._lag.wake()
         self._tracker.wake()
+
+    def _works(self) -> bool:
+        """Whether a mirror, recovery or verification that is not held has not ended."""
+        run, verification = self.mirrors.run, self.verifier.run_under_way
+        if verification is not None and not verification.background:
+            return verification.phase is VerifyPhase.RUNNING or verification.phase is VerifyPhase.REPAIRING
+        if run is None:
+            return self.resync.pending
+        return not run.paused
 
     # --- what is asked ---
 
@@ -502,8 +546,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
-        "recovering force_source orphans_start orphans "
+        "transmit_start transmit_stop transmit_pause transmit_resume set_schedule stop lag configure "
+        "set_recovery recovering force_source orphans_start orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}

@@ -14,6 +14,7 @@ from replicator.agent.connections import ConnectRequest
 from replicator.agent.mounts import MountView
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
+from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
 from replicator.agent.verify_service import VerifyRequest
@@ -26,6 +27,7 @@ from replicator.status import (
     PathReport,
     QueueView,
     RunReport,
+    ScheduleStatus,
     StageLag,
     StoryEntry,
     VerifyDifference,
@@ -61,6 +63,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/targets"): api.TargetsBody,
     ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
+    ("POST", "/v1/connections/{connection}/schedule"): ScheduleRequest,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
@@ -131,7 +134,7 @@ def test_every_request_body_is_known_here() -> None:
         for value in vars(api).values()
         if isinstance(value, type) and issubclass(value, api.Body) and value not in (api.Body, api.Empty)
     }
-    assert bodies | {ConnectRequest, VerifyRequest, RestoreRequest} == set(BODIES.values())
+    assert bodies | {ConnectRequest, ScheduleRequest, VerifyRequest, RestoreRequest} == set(BODIES.values())
     assert set(BODIES) <= routes()
 
 
@@ -142,7 +145,7 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
         assert re.search(rf"[`\"]{field}[`\"]", group), field
 
 
-@pytest.mark.parametrize("answer", [StoryEntry, Lag, LagSample, StageLag])
+@pytest.mark.parametrize("answer", [StoryEntry, Lag, LagSample, StageLag, ScheduleStatus])
 def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Connections"], field

@@ -27,6 +27,10 @@ DOMAIN = frozenset(
         "orphans",
         "restores",
         "schedules",
+        "local_time",
+        "limit_calendar",
+        "transmission",
+        "transmission_outlook",
         "states",
     ]
 )
