@@ -10,7 +10,7 @@ import msgspec
 
 from replicator import shares
 from replicator.orphans import OrphanReport
-from replicator.transmission import TransmissionSchedule
+from replicator.transmission_schedule import TransmissionSchedule
 
 
 class ConnectionState(StrEnum):

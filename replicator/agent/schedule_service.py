@@ -13,7 +13,13 @@ from replicator.agent.core import Core
 from replicator.agent.state import Connection
 from replicator.errors import ReplicatorError, UsageError
 from replicator.status import ScheduleStatus
-from replicator.transmission import StartCriteria, StopCriteria, TransmissionSchedule, Window, compiled
+from replicator.transmission_schedule import (
+    StartCriteria,
+    StopCriteria,
+    TransmissionSchedule,
+    Window,
+    compiled,
+)
 from replicator.world import local_zone
 
 CLEARABLE = ("start", "stop", "window", "all")

@@ -18,7 +18,7 @@ from replicator.repset import ReplicationSet
 from replicator.restores import Phase, RestoreRequest, RestoreView, Root
 from replicator.sender.arguments import Restored
 from replicator.shares import Priority, Speed
-from replicator.transmission import TransmissionSchedule
+from replicator.transmission_schedule import TransmissionSchedule
 
 VERSION = 1
 

@@ -24,7 +24,7 @@ from replicator.status import (
     TransmitMode,
     VerifyPhase,
 )
-from replicator.transmission import BY_HAND
+from replicator.transmission_schedule import BY_HAND
 from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]

@@ -4,7 +4,7 @@ import msgspec
 
 from replicator.repset import ReplicationSet
 from replicator.sender.verify_log import VerifyLogSettings
-from replicator.transmission import TransmissionSchedule
+from replicator.transmission_schedule import TransmissionSchedule
 
 
 class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

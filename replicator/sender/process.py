@@ -63,7 +63,7 @@ from replicator.status import (
     VerifyPhase,
     VerifyProgress,
 )
-from replicator.transmission import TransmissionSchedule
+from replicator.transmission_schedule import TransmissionSchedule
 from replicator.world import World
 
 

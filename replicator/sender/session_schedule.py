@@ -1,4 +1,4 @@
-"""When one connection transmits: carries out what `transmission.py` decides, once a second (TX-02).
+"""When one connection transmits: carries out what `transmission_schedule.py` decides, once a second (TX-02).
 
 How far it is, `home/source/<connection>.schedule` keeps over restarts of everything. A session of the
 schedule is not one of the network: it may lose its connection and make another. Between two of them there is
@@ -15,13 +15,14 @@ import trio
 from replicator import limits
 from replicator.local_time import shown
 from replicator.queue.durable_file import replace_durably
+from replicator.schedule_outlook import outlook, waits_for
 from replicator.sender.connection_states import ConnectionStates
 from replicator.sender.flow import Flow
 from replicator.sender.known_copy import KnownCopy
 from replicator.sender.shipments import Totals
 from replicator.states import TransmitEvent
 from replicator.status import ScheduleStatus, TransmitMode
-from replicator.transmission import (
+from replicator.transmission_schedule import (
     Criteria,
     Facts,
     Progress,
@@ -32,7 +33,6 @@ from replicator.transmission import (
     first_due,
     session_step,
 )
-from replicator.transmission_outlook import outlook, waits_for
 from replicator.world import World
 
 

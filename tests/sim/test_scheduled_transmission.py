@@ -12,7 +12,7 @@ from kit.simulation import Simulation, simulate
 
 from replicator.sender.arguments import SenderOptions
 from replicator.status import ConnectionState, Dimension, TransmitMode
-from replicator.transmission import StartCriteria, StopCriteria, TransmissionSchedule, Window
+from replicator.transmission_schedule import StartCriteria, StopCriteria, TransmissionSchedule, Window
 
 pytestmark = pytest.mark.sim
 

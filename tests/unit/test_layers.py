@@ -29,8 +29,8 @@ DOMAIN = frozenset(
         "schedules",
         "local_time",
         "limit_calendar",
-        "transmission",
-        "transmission_outlook",
+        "transmission_schedule",
+        "schedule_outlook",
         "states",
     ]
 )

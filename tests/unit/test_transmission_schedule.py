@@ -11,7 +11,8 @@ import pytest
 
 from replicator import limits
 from replicator.errors import UsageError
-from replicator.transmission import (
+from replicator.schedule_outlook import outlook, waits_for
+from replicator.transmission_schedule import (
     Criteria,
     Decision,
     Facts,
@@ -27,7 +28,6 @@ from replicator.transmission import (
     session_step,
     window_at,
 )
-from replicator.transmission_outlook import outlook, waits_for
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MB = 10**6

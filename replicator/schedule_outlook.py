@@ -1,9 +1,11 @@
-"""What a transmission schedule does next, in words: the date, and the reason. Pure, as `transmission.py`."""
+"""What a transmission schedule does next, in words: the date, and the reason. Pure; see
+`transmission_schedule.py`.
+"""
 
 from typing import NamedTuple
 
 from replicator.local_time import shown
-from replicator.transmission import Criteria, Progress, Session, interval_text, window_at
+from replicator.transmission_schedule import Criteria, Progress, Session, interval_text, window_at
 
 
 class Outlook(NamedTuple):
