@@ -383,6 +383,13 @@ class Api:
         body = await _body(request, ScheduleRequest)
         return await self._service.schedules.act(request.path_params["connection"], body)
 
+    async def diagnostics(self, request: Request) -> object:
+        return await self._service.diagnostics.report(request.path_params["connection"])
+
+    async def reset_diagnostics(self, request: Request) -> object:
+        _action(await _body(request, ActionBody), "reset")
+        return await self._service.diagnostics.report(request.path_params["connection"], reset=True)
+
     async def target(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), "pause", "resume")
         key = request.path_params["connection"]
@@ -458,6 +465,10 @@ class Api:
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/schedule": {"GET": self.schedule, "POST": self.set_schedule},
+            "/v1/connections/{connection}/diagnostics": {
+                "GET": self.diagnostics,
+                "POST": self.reset_diagnostics,
+            },
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},

@@ -342,7 +342,13 @@ class Children:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
         home, uuid = self._home, connection.uuid
-        for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid), home.schedule(uuid)):
+        for remembered in (
+            home.source(uuid),
+            home.story(uuid),
+            home.dirt(uuid),
+            home.schedule(uuid),
+            home.diagnostics(uuid),
+        ):
             with suppress(FileNotFoundError):  # the sender did it itself
                 os.unlink(remembered)
         for mount in mounts:

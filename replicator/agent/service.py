@@ -14,6 +14,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.copy_keeper import CopyKeeper
 from replicator.agent.core import Core
+from replicator.agent.diagnostics_service import DiagnosticsService
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
 from replicator.agent.protect import protect
@@ -59,6 +60,7 @@ class Service:
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)
         self.schedules = ScheduleService(core, self.connections)
+        self.diagnostics = DiagnosticsService(core, self.connections)
         self.verify = VerifyService(core, self.connections)
         self.stop_requested = trio.Event()
         self._core = core

@@ -10,6 +10,7 @@ from replicator.cli import (
     connect,
     connection,
     console,
+    diagnostics,
     events,
     lag,
     monitor,
@@ -69,6 +70,7 @@ app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
 app.add_typer(schedule.app, name="schedule")
+app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")

@@ -13,9 +13,9 @@ def emit(document: Any, as_json: bool, view: str) -> None:
     if as_json:
         print_json(document)
         return
-    from replicator.cli import render, render_schedule, render_verify
+    from replicator.cli import render, render_diagnostics, render_schedule, render_verify
 
-    module = next(m for m in (render, render_verify, render_schedule) if hasattr(m, view))
+    module = next(m for m in (render, render_verify, render_schedule, render_diagnostics) if hasattr(m, view))
     render.show(getattr(module, view)(document))
 
 

@@ -15,6 +15,7 @@ import trio
 
 from replicator import limits
 from replicator.child import control, interpreter
+from replicator.diagnostics import is_nowhere
 from replicator.errors import ReplicatorError
 from replicator.net.frames import Disconnect
 from replicator.net.session import SessionEnded
@@ -34,6 +35,7 @@ from replicator.sender.known_copy import KnownCopy
 from replicator.sender.lag_watch import LagWatch
 from replicator.sender.mirror_stream import MirrorStream
 from replicator.sender.mirrors import Mirrors
+from replicator.sender.nowhere import Nowhere
 from replicator.sender.orphan_control import OrphanControl
 from replicator.sender.pace import Pace
 from replicator.sender.resync import Resync
@@ -339,6 +341,8 @@ class Sender:
     def mirror_start(
         self, kind: str = "difference", orphans: str = "", newer: bool = False, checksum: bool = False
     ) -> None:
+        if is_nowhere(self._arguments.target_host) and kind != "log":
+            kind, newer, checksum = "full", False, False  # there is nothing to compare with
         exact = (orphans or self._arguments.options.orphans) == "delete"
         self.mirrors.start(kind, exact=exact, newer=newer, checksum=checksum, connected=self._connected)
 
@@ -561,6 +565,9 @@ async def serve(world: World, arguments: SenderArguments) -> None:
     if arguments.is_restore:
         await _serve_restore(world, arguments)
         return
+    if is_nowhere(arguments.target_host):
+        await _serve_nowhere(world, arguments)
+        return
     flows = await open_flows(world, arguments)
     sender = Sender(world, arguments, flows)
     await _run(sender, arguments, handlers(sender))
@@ -579,6 +586,22 @@ async def _serve_restore(world: World, arguments: SenderArguments) -> None:
     await _run(sender, arguments, handlers(sender) | {"adopt": adopt})
     for writer in writers:
         writer.close(persist=False)
+
+
+async def _serve_nowhere(world: World, arguments: SenderArguments) -> None:
+    nowhere = Nowhere(world, Home(arguments.home).diagnostics(arguments.connection_uuid))
+    world = replace(world, connect=nowhere.dial)
+    sender = Sender(world, arguments, await open_flows(world, arguments))
+
+    async def diagnostics(*, reset: bool = False) -> object:
+        if reset:
+            nowhere.reset()
+        return nowhere.report()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(nowhere.run)
+        await _run(sender, arguments, handlers(sender) | {"diagnostics": diagnostics})
+        nursery.cancel_scope.cancel()
 
 
 async def _run(

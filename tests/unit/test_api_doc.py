@@ -18,6 +18,7 @@ from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
 from replicator.agent.verify_service import VerifyRequest
+from replicator.diagnostics import DiagnosticsReport, LinkEstimate
 from replicator.restores import RestoreRequest
 from replicator.status import (
     Lag,
@@ -64,6 +65,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
     ("POST", "/v1/connections/{connection}/schedule"): ScheduleRequest,
+    ("POST", "/v1/connections/{connection}/diagnostics"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
@@ -145,7 +147,9 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
         assert re.search(rf"[`\"]{field}[`\"]", group), field
 
 
-@pytest.mark.parametrize("answer", [StoryEntry, Lag, LagSample, StageLag, ScheduleStatus])
+@pytest.mark.parametrize(
+    "answer", [StoryEntry, Lag, LagSample, StageLag, ScheduleStatus, DiagnosticsReport, LinkEstimate]
+)
 def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Connections"], field

@@ -29,6 +29,7 @@ DOMAIN = frozenset(
         "schedules",
         "local_time",
         "limit_calendar",
+        "diagnostics",
         "transmission_schedule",
         "schedule_outlook",
         "states",
