@@ -73,7 +73,7 @@ class SessionSchedule:
         self._ring: Callable[[], None] = lambda: None
         self._criteria: Criteria | None = None  # of settings that hold
         self._decided_ns = world.clock.monotonic_ns()
-        self._decided_bytes = totals.sent_bytes
+        self._decided_bytes = self._sent
         self._heads = [0] * len(flows)
         self._linger_until = 0.0
         self._state = self._load()
@@ -138,6 +138,11 @@ class SessionSchedule:
         return mode is TransmitMode.STARTED
 
     @property
+    def _sent(self) -> int:
+        """Bytes on the line, as far as they are counted."""
+        return self._totals.sent_bytes
+
+    @property
     def may_send(self) -> bool:
         """Whether the session's bytes are not used up: looked at before each frame, so a metered link carries
         little more.
@@ -145,7 +150,7 @@ class SessionSchedule:
         criteria, session = self._criteria, self._state.progress.session
         if criteria is None or criteria.sent_bytes is None or session is None:
             return True
-        return session.sent_bytes + self._totals.sent_bytes - self._decided_bytes < criteria.sent_bytes
+        return session.sent_bytes + self._sent - self._decided_bytes < criteria.sent_bytes
 
     # --- once a second ---
 
@@ -191,7 +196,7 @@ class SessionSchedule:
         return criteria.after_s is not None or criteria.sent_bytes is not None
 
     def _facts(self) -> Facts:
-        now_ns, sent = self._world.clock.monotonic_ns(), self._totals.sent_bytes
+        now_ns, sent = self._world.clock.monotonic_ns(), self._sent
         elapsed_s = (now_ns - self._decided_ns) / 1e9 + self._missed_s
         new_bytes = sent - self._decided_bytes
         self._decided_ns, self._decided_bytes, self._missed_s = now_ns, sent, 0.0
@@ -273,7 +278,7 @@ class SessionSchedule:
         )
 
     def _bytes_of(self, session: Session) -> int:
-        return session.sent_bytes + self._totals.sent_bytes - self._decided_bytes
+        return session.sent_bytes + self._sent - self._decided_bytes
 
     def _now(self) -> float:
         return self._world.clock.wall_ns() / 1e9
