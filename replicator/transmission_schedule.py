@@ -262,10 +262,7 @@ def _with_right_clock(criteria: Criteria, progress: Progress, now: float) -> Pro
 def _due_later(criteria: Criteria, progress: Progress, now: float) -> float | None:
     """A session serves all starts that have passed."""
     due = progress.due
-    if due is None or due > now:
-        return due
-    later = following(criteria, now)
-    return later if criteria.repeats else None
+    return due if due is None or due > now else following(criteria, now)
 
 
 def _why_it_begins(criteria: Criteria, progress: Progress, facts: Facts) -> str:
