@@ -180,7 +180,7 @@ def window_at(criteria: Criteria, now: float) -> Span | None:
         return None
     opens, closes = parse_time(criteria.window.opens), parse_time(criteria.window.closes)
     spans = (span_on(day, opens, closes, criteria.zone) for day in days_around(now, criteria.zone, 1, 3))
-    return min(span for span in spans if now < span.ends and span.begins < span.ends)
+    return next(span for span in spans if now < span.ends and span.begins < span.ends)
 
 
 # --- sessions ---

@@ -83,6 +83,10 @@ async def test_by_hand_and_disabled(autojump_clock: trio.testing.MockClock) -> N
         sender.transmit_resume()
         await trio.sleep(60)
         assert names(simulation) == {"one"} and simulation.status.transmit_mode is TransmitMode.SCHEDULED
+        sender.transmit_pause()
+        await trio.sleep(60)
+        assert simulation.status.connected_since is None  # a pause is no reason to connect
+        sender.transmit_resume()
         tell(simulation, msgspec.structs.replace(only_window, enabled=False))
         await simulation.drained()
         assert names(simulation) == {"one", "two"} and simulation.status.state is ConnectionState.STARTED
@@ -165,6 +169,7 @@ async def test_a_mirror_obeys_the_schedule(autojump_clock: trio.testing.MockCloc
         sender.mirror_start("full")
         await trio.sleep(1200)
         assert "f3" not in names(simulation)
+        simulation.source_world.delays_s[:] = [2.0]  # it takes longer than a look
         await trio.sleep(1800)  # past 23:00
         assert "f3" in names(simulation) and simulation.status.mirror.complete
         assert simulation.status.transmit_mode is TransmitMode.SCHEDULED
