@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from replicator.agent import api
 from replicator.agent.connections import ConnectRequest
+from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
@@ -78,7 +79,7 @@ ANSWERS = {
 
 def routes() -> set[tuple[str, str]]:
     """(method, path) of everything the application answers, by asking its route table."""
-    application = api.application(cast(Service, None))
+    application = api.application(cast(Service, None), cast(Gate, None))
     found = set()
     for route in application.routes:
         assert isinstance(route, Route)
