@@ -107,13 +107,13 @@ class Config(msgspec.Struct, frozen=True):
     """The whole configuration."""
 
     agent: Agent = Agent()
-    access: Access = Access()
     queue: Queue = Queue()
     target: Target = Target()
     connection: Connection = Connection()
     mirror: Mirror = Mirror()
     verify: Verify = Verify()
     meter: Meter = Meter()
+    access: Access = Access()
     log: Log = Log()
 
 

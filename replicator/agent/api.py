@@ -185,7 +185,12 @@ class Api:
     # --- access ---
 
     async def ping(self, request: Request) -> object:
-        return {"agent": self._service.agent().name}
+        gate = self._gate
+        return {
+            "agent": self._service.agent().name,
+            "control": gate.control,
+            "fingerprint": gate.tls.fingerprint if gate.tls is not None else "",
+        }
 
     async def access(self, request: Request) -> object:
         return self._access(await self._gate.caller(_peer(request), _token(request)))

@@ -66,7 +66,7 @@ class ApiSockets:
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, open_socket(path), self._meet_local, clients)
                 if remote is not None:
-                    for listener in await self._open_port(remote[0]):
+                    for listener in await self._open_port(*remote):
                         accepting.start_soon(self._accept, listener, self._meet_remote(remote[1]), clients)
                 task_status.started()
                 await stop()
@@ -74,7 +74,7 @@ class ApiSockets:
             await self._context.terminated.set()
             clients.cancel_scope.deadline = trio.current_time() + limits.API_GRACE_S
 
-    async def _open_port(self, listen: str) -> list[trio.SocketListener]:
+    async def _open_port(self, listen: str, tls: ControlTls) -> list[trio.SocketListener]:
         address = parse_host_port(listen, any_port=True)
         try:
             listeners = await open_listeners(address)
@@ -82,7 +82,9 @@ class ApiSockets:
             self._ring.add(events.REMOTE_CONTROL_FAILED, reason=str(error))
             return []
         port = listeners[0].socket.getsockname()[1]
-        self._ring.add(events.REMOTE_CONTROL, listen=Address(address.host, port))
+        self._gate.control = str(Address(address.host, port))
+        self._gate.tls = tls
+        self._ring.add(events.REMOTE_CONTROL, listen=self._gate.control, fingerprint=tls.fingerprint)
         return listeners
 
     async def _accept(self, listener: trio.SocketListener, meet: Meet, clients: trio.Nursery) -> None:

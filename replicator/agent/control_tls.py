@@ -14,6 +14,10 @@ from replicator.errors import ConfigError
 
 
 class ControlTls(Protocol):
+    @property
+    def fingerprint(self) -> str:
+        """Of the certificate that clients see."""
+
     def context(self) -> ssl.SSLContext:
         """For the next connection. Raises ReplicatorError if there is none."""
 
@@ -25,8 +29,8 @@ class Tls:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError."""
-        if not settings.certificate or not settings.key:
-            raise ConfigError("access.listen needs access.certificate and access.key: PEM files for TLS")
+        if not settings.certificate:
+            raise ConfigError("access.listen needs access.certificate, and access.key: PEM files for TLS")
         self._settings = settings
         self._files = [p for p in (settings.certificate, settings.key, settings.client_ca) if p]
         self._stamps = self._look()
@@ -42,6 +46,14 @@ class Tls:
                 pass  # half-written, or wrong: the next change is tried again
         return self._context
 
+    @property
+    def fingerprint(self) -> str:
+        with open(self._settings.certificate) as file:
+            text = file.read()
+        end = "-----END CERTIFICATE-----"
+        first = text[text.index("-----BEGIN CERTIFICATE-----") :].partition(end)[0] + end
+        return fingerprint(ssl.PEM_cert_to_DER_cert(first))
+
     def _look(self) -> list[tuple[int, ...]]:
         found: list[tuple[int, ...]] = []
         for path in self._files:
@@ -54,13 +66,13 @@ class Tls:
 
     def _load(self) -> ssl.SSLContext:
         settings = self._settings
-        _refuse_public(settings.key)
+        _refuse_public(settings.key or settings.certificate)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(["http/1.1"])
         context.num_tickets = 0  # each connection is one request: nothing is resumed
         try:
-            context.load_cert_chain(settings.certificate, settings.key, _no_passphrase)
+            context.load_cert_chain(settings.certificate, settings.key or None, _no_passphrase)
         except (OSError, ValueError) as error:
             raise ConfigError(f"access.certificate, access.key: cannot be used: {_reason(error)}") from None
         if settings.client_ca:
@@ -100,5 +112,5 @@ def certified_user(certificate: dict[str, object] | None) -> str:
 
 
 def fingerprint(certificate: bytes) -> str:
-    """Of a certificate (DER), as clients show and remember it."""
-    return "SHA256:" + hashlib.sha256(certificate).hexdigest()
+    """SHA-256 of a certificate (DER), as `openssl x509 -fingerprint -sha256` shows it."""
+    return ":".join(f"{byte:02X}" for byte in hashlib.sha256(certificate).digest())

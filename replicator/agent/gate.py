@@ -22,6 +22,7 @@ from replicator.access import (
 )
 from replicator.agent import accounts, pam
 from replicator.agent.audit import Audit
+from replicator.agent.control_tls import ControlTls
 from replicator.agent.sessions import Sessions
 from replicator.agent.throttle import Throttle
 from replicator.config import Access as Settings
@@ -62,6 +63,8 @@ class Gate:
         self._passwords = trio.CapacityLimiter(limits.LOGINS_AT_ONCE)
         self._lookups = trio.CapacityLimiter(limits.ACCOUNT_LOOKUPS)
         self.audit = Audit(ring, clock)
+        self.control = ""  # where other hosts are listened to
+        self.tls: ControlTls | None = None  # and what is shown there
 
     async def local(self, uid: int, origin: str) -> Peer:
         """Who connects on this host, with the rights of now."""
