@@ -34,6 +34,7 @@ class Tls:
         self._settings = settings
         self._files = [p for p in (settings.certificate, settings.key, settings.client_ca) if p]
         self._stamps = self._look()
+        self._fingerprint = ""
         self._context = self._load()
 
     def context(self) -> ssl.SSLContext:
@@ -48,11 +49,8 @@ class Tls:
 
     @property
     def fingerprint(self) -> str:
-        with open(self._settings.certificate) as file:
-            text = file.read()
-        end = "-----END CERTIFICATE-----"
-        first = text[text.index("-----BEGIN CERTIFICATE-----") :].partition(end)[0] + end
-        return fingerprint(ssl.PEM_cert_to_DER_cert(first))
+        self.context()
+        return self._fingerprint
 
     def _look(self) -> list[tuple[int, ...]]:
         found: list[tuple[int, ...]] = []
@@ -83,7 +81,16 @@ class Tls:
             context.verify_mode = ssl.CERT_OPTIONAL
             if context.cert_store_stats()["crl"]:
                 context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+        self._fingerprint = fingerprint(_first_certificate(settings.certificate))
         return context
+
+
+def _first_certificate(path: str) -> bytes:
+    """The one of the server itself, as DER."""
+    with open(path) as file:
+        text = file.read()
+    end = "-----END CERTIFICATE-----"
+    return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERT") :].partition(end)[0] + end)
 
 
 def _refuse_public(path: str) -> None:

@@ -1,4 +1,4 @@
-"""Who may do what with a real agent: users of this host by its socket, users elsewhere by password and certificate."""
+"""Who may do what with a real agent: users of its host by its socket, others by password or certificate."""
 
 import datetime
 import json
@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ pytestmark = [
     ),
 ]
 
+SEEN = Path("/mnt")  # where users see the directory of the test
 PAM = "auth required pam_unix.so\naccount required pam_unix.so\n"
 
 
@@ -98,7 +98,7 @@ class Issuer:
 class Scene:
     """An agent on a host with users of its own."""
 
-    def __init__(self, directory: Path, base: Path, host: people.Host) -> None:
+    def __init__(self, directory: Path, host: people.Host) -> None:
         self.directory = directory
         self.host = host
         self.port = free_port()
@@ -108,7 +108,7 @@ class Scene:
         services = directory / "pam.d"
         services.mkdir()
         (services / "replicator").write_text(PAM)
-        self.agent = Agent(base / "home", "alpha", host)  # type: ignore[arg-type]  # what it needs of a host
+        self.agent = Agent(directory / "home", "alpha", host)  # type: ignore[arg-type]  # what it needs of a host
         self.agent.home.mkdir()
         (self.agent.home / "replicator.toml").write_text(
             f'[access]\nlisten = "127.0.0.1:{self.port}"\ncertificate = "{self.certificate}"\n'
@@ -118,13 +118,14 @@ class Scene:
     def dtctl(self, user: str, *arguments: str, remote: bool = False) -> Result:
         """As a user of that host, who has a home directory of their own."""
         home = self.directory / f"home-of-{user}"
+        seen_home = SEEN / home.name
         if not home.exists():
             home.mkdir(0o700)
             uid = 0 if user == "root" else int(self._id(user))
             os.chown(home, uid, uid)
-        where = ["--server", f"localhost:{self.port}"] if remote else ["--home", str(self.agent.home)]
+        where = ["--server", f"localhost:{self.port}"] if remote else ["--home", str(SEEN / "home")]
         prefix = self.host.command if user == "root" else self.host.command_as(user)
-        environment = {**os.environ, "HOME": str(home), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": ""}
+        environment = {**os.environ, "HOME": str(seen_home), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": ""}
         process = subprocess.run(
             [*prefix, *_DTCTL, *where, *arguments],
             capture_output=True, text=True, timeout=60, check=False, env=environment, cwd="/",
@@ -157,7 +158,7 @@ class Scene:
         path.touch(0o600)
         path.write_text(password + "\n")
         os.chown(path, int(self._id(user)), -1)
-        return str(path)
+        return str(SEEN / path.name)
 
     def log_in(self, user: str, password: str, *more: str) -> Result:
         path = self.password_of(user, password)
@@ -170,7 +171,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     directory.chmod(0o711)
     with people.people(directory, alice="dtadmin", bob="dtmon", carol="", dora="dtmon") as host:
         # Nobody else passes through pytest's own directories: there, users reach this one by another path.
-        host.run("mount", "--bind", str(directory), "/mnt")
+        host.run("mount", "--bind", str(directory), str(SEEN))
         found = Scene(directory, host)
         found.agent.start()
         try:
@@ -222,7 +223,7 @@ def test_a_membership_that_ends_ends_at_once(scene: Scene) -> None:
 def test_nothing_else_of_the_home_is_open_to_others(scene: Scene) -> None:
     for name in ("state.json", "log/dtd.log", "run/agent.bell", "log", "."):
         command = [*scene.host.command_as("alice"), "ls" if name in ("log", ".") else "cat"]
-        found = subprocess.run([*command, str(scene.agent.home / name)], capture_output=True, timeout=20)
+        found = subprocess.run([*command, str(SEEN / "home" / name)], capture_output=True, timeout=20)
         assert found.returncode != 0, name
 
 
@@ -278,17 +279,17 @@ def test_certificates_stand_for_passwords(scene: Scene) -> None:
     stranger, _ = scene.servers.issue("alice")
     for path in (good, stranger):
         os.chown(path, int(scene._id("alice")), -1)
-    ca = ["--ca", str(scene.servers.path)]
-    who = scene.dtctl("alice", *ca, "--cert", str(good), "whoami", "--json", remote=True).json
+    ca = ["--ca", str(SEEN / scene.servers.path.name)]
+    who = scene.dtctl("alice", *ca, "--cert", str(SEEN / good.name), "whoami", "--json", remote=True).json
     assert (who["user"], who["how"], who["level"]) == ("alice", "certificate", "DT_FULL_ACCESS")
-    assert scene.dtctl("alice", *ca, "--cert", str(stranger), "whoami", remote=True).code != 0
-    wrong_ca = scene.dtctl("alice", "--ca", str(scene.clients.path), "ping", remote=True)
+    assert scene.dtctl("alice", *ca, "--cert", str(SEEN / stranger.name), "whoami", remote=True).code != 0
+    wrong_ca = scene.dtctl("alice", "--ca", str(SEEN / scene.clients.path.name), "ping", remote=True)
     assert wrong_ca.code == 3 and "certificate" in wrong_ca.err
     scene.clients.revoke(revoked_certificate)  # read again without a restart
-    assert scene.dtctl("alice", *ca, "--cert", str(good), "whoami", remote=True).code != 0
+    assert scene.dtctl("alice", *ca, "--cert", str(SEEN / good.name), "whoami", remote=True).code != 0
     fresh, _ = scene.clients.issue("bob")
     os.chown(fresh, int(scene._id("bob")), -1)
-    assert scene.dtctl("bob", *ca, "--cert", str(fresh), "status", remote=True).code == 0
+    assert scene.dtctl("bob", *ca, "--cert", str(SEEN / fresh.name), "status", remote=True).code == 0
 
 
 def test_a_server_that_has_changed_is_noticed(scene: Scene) -> None:
@@ -321,7 +322,7 @@ def test_one_user_cannot_keep_others_out(scene: Scene) -> None:
         "    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); held.append(s)\n"
         "print('held', flush=True); sys.stdin.read()\n"
     )
-    command = [*scene.host.command_as("carol"), sys.executable, "-c", program, scene.agent.home / "api.sock"]
+    command = [*scene.host.command_as("carol"), sys.executable, "-c", program, SEEN / "home" / "api.sock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as flood:
         assert flood.stdout is not None and flood.stdout.readline() == b"held\n"
         assert scene.dtctl("bob", "status").code == 0

@@ -4,8 +4,8 @@
         subprocess.run([*host.command, ...])             # there, as root
         subprocess.run([*host.command_as("bob"), ...])   # there, as bob
 
-A mount namespace in which copies of /etc/passwd, group and shadow lie over the machine's own. It ends with the
-process that keeps it, and that with its standard input: nothing is left, however the test ends.
+A mount namespace in which copies of /etc/passwd, group and shadow lie over the machine's own. It ends with
+the process that keeps it, and that with its standard input: nothing is left, however the test ends.
 """
 
 import subprocess

@@ -14,7 +14,6 @@ from replicator import events, limits
 from replicator.access import Access, Account, Caller, LoginRequiredError, SlowDownError
 from replicator.agent import accounts, api, pam
 from replicator.agent.api_rules import RULES, Rule, rule, spoken
-from replicator.agent.connections import ConnectRequest
 from replicator.agent.gate import Gate, Peer
 from replicator.agent.service import Service
 from replicator.config import Access as Settings

@@ -49,7 +49,7 @@ def test_a_password_is_what_was_given(services: str) -> None:
     if not machine.is_root():
         pytest.skip("pam_exec runs as root")
     assert check("asks", "pass wörd", services) == "someone"
-    for wrong in ("pass", "", "pass wörd\n", "x" * 1000):
+    for wrong in ("pass", "", "pass word", "x" * 1000):
         with pytest.raises((pam.RefusedError, pam.PamError)):
             check("asks", wrong, services)
 
