@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
+from replicator.access import AccessView
 from replicator.agent import api
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.gate import Gate
@@ -37,6 +38,7 @@ TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").re
 
 # What a request may say, and what only its group's beginning speaks of.
 BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
+    ("POST", "/v1/login"): api.LoginBody,
     ("POST", "/v1/agent/stop"): api.StopBody,
     ("POST", "/v1/mounts"): api.MountBody,
     ("DELETE", "/v1/mounts"): api.UnmountBody,
@@ -68,6 +70,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
 }
 ANSWERS = {
+    "Access": AccessView,
     "Agent": AgentView,
     "Mounts": MountView,
     "Replication sets": RepsetView,
