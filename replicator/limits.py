@@ -46,6 +46,7 @@ LOG_BYTES = 1 * MIB  # LG-02: size of one log file
 LOG_MIN_BYTES = 16 * KIB
 LOG_FILES = 5  # LG-02
 API_BODY_BYTES = 1 * MIB
+API_BODY_TIMEOUT_S = 30.0  # for a body to arrive
 API_HEAD_BYTES = 16 * KIB  # request line and headers
 API_PATIENCE_S = 0.5  # of an agent that starts, for its children: then it imports what its API needs
 API_GRACE_S = 1.0  # for answers under way when the agent stops

@@ -525,10 +525,13 @@ _ETAG = re.compile(r'(?:W/)?"(\d{1,9})"')
 async def _body(request: Request, type_: type[T]) -> T:
     """The checked body; an empty one stands for {}. Raises UsageError."""
     data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limits.API_BODY_BYTES:
-            raise BodyTooLargeError(f"request body: at most {limits.API_BODY_BYTES} bytes are allowed")
+    with trio.move_on_after(limits.API_BODY_TIMEOUT_S) as scope:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limits.API_BODY_BYTES:
+                raise BodyTooLargeError(f"request body: at most {limits.API_BODY_BYTES} bytes are allowed")
+    if scope.cancelled_caught:
+        raise UsageError(f"request body: it did not come within {limits.API_BODY_TIMEOUT_S:.0f} s")
     try:
         request.state.body = body = msgspec.json.decode(data or b"{}", type=type_)
         return body

@@ -51,6 +51,7 @@ class ApiSockets:
         self._ring = ring
         self._context = WorkerContext(None)
         self._clients: Counter[object] = Counter()
+        self._streams: set[trio.SocketStream] = set()
         self._closed = Sparing(limits.AUDIT_REFUSED_QUIET_S)
 
     async def serve(
@@ -62,17 +63,29 @@ class ApiSockets:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """`path`: of the Unix socket. `remote`: address of the port for other hosts, and its TLS; or none."""
-        async with trio.open_nursery() as clients:
-            async with trio.open_nursery() as accepting:
-                accepting.start_soon(self._accept, open_socket(path), self._meet_local, clients)
-                if remote is not None:
-                    for listener in await self._open_port(*remote):
-                        accepting.start_soon(self._accept, listener, self._meet_remote(remote[1]), clients)
-                task_status.started()
-                await stop()
-                accepting.cancel_scope.cancel()
-            await self._context.terminated.set()
-            clients.cancel_scope.deadline = trio.current_time() + limits.API_GRACE_S
+        async with trio.open_nursery() as ending:
+            async with trio.open_nursery() as clients:
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(self._accept, open_socket(path), self._meet_local, clients)
+                    if remote is not None:
+                        meet = self._meet_remote(remote[1])
+                        for listener in await self._open_port(*remote):
+                            accepting.start_soon(self._accept, listener, meet, clients)
+                    task_status.started()
+                    await stop()
+                    accepting.cancel_scope.cancel()
+                await self._context.terminated.set()
+                ending.start_soon(self._end, clients.cancel_scope)
+            ending.cancel_scope.cancel()
+
+    async def _end(self, clients: trio.CancelScope) -> None:
+        """Answers under way have a moment. Sending is shielded from being cancelled, so who does not read
+        what they asked for is closed.
+        """
+        await trio.sleep(limits.API_GRACE_S)
+        for stream in list(self._streams):
+            await trio.aclose_forcefully(stream)
+        clients.cancel()
 
     async def _open_port(self, listen: str, tls: ControlTls) -> list[trio.SocketListener]:
         address = parse_host_port(listen, any_port=True)
@@ -107,6 +120,7 @@ class ApiSockets:
             if any(self._clients[key] >= most for key, most in whose):
                 raise UsageError("too many connections at a time")
             self._clients.update(key for key, _ in whose)
+            self._streams.add(stream)
             try:
                 met, peer = await meet(stream)
                 await TCPServer(
@@ -117,6 +131,7 @@ class ApiSockets:
                     met,  # type: ignore[arg-type]  # its own serve() gives it both kinds
                 ).run()
             finally:
+                self._streams.discard(stream)
                 self._clients.subtract(key for key, _ in whose)
                 self._clients += Counter()  # forgets those that have none
         except ReplicatorError as error:

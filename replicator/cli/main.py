@@ -27,6 +27,7 @@ from replicator.cli import (
 )
 from replicator.cli.client import Client
 from replicator.cli.run import run
+from replicator.errors import UsageError
 from replicator.paths import DEFAULT_HOME, HOME_VARIABLE
 
 app = typer.Typer(
@@ -100,12 +101,22 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
+    if server and _is_typed(context, "home"):
+        if _is_typed(context, "server"):
+            raise UsageError("--home and --server name two agents: give one of them")
+        server = ""  # of the environment
     if server:
         from replicator.cli import remote  # with TLS, which a client of this host does not load
 
         context.obj = remote.client_for(context.params, may_ask=sys.stdin.isatty())
     else:
         context.obj = Client(os.path.abspath(home))
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was on the command line, and not in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 for _module in (connect, status, connection, lag, queue, story, why, verify):

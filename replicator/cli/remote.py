@@ -21,7 +21,7 @@ from replicator.access import LoginRequiredError
 from replicator.addresses import Address, parse_host_port
 from replicator.cli.client import ANSWER_TIMEOUT_S, Client, document_of, encode, parse
 from replicator.cli.known_servers import KnownServers, Logins
-from replicator.errors import NotPermittedError, UnreachableError, UsageError
+from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError, UsageError
 
 _LOGIN_REQUIRED = 401
 
@@ -71,7 +71,10 @@ class RemoteClient(Client):
         timeout_s = limits.LOGIN_TIMEOUT_S + limits.ACCOUNT_TIMEOUT_S
         status, answer = self._exchange("POST", "/v1/login", body, timeout_s, None, fingerprint)
         document: dict[str, Any] = document_of(status, answer)
-        self._logins.keep(self.server, self.user, document.pop("token"))
+        try:
+            self._logins.keep(self.server, self.user, document.pop("token"))
+        except OSError as error:
+            raise ReplicatorError(f"the login cannot be kept: {error}") from None
         return document
 
     def look(self, fingerprint: str = "") -> None:
@@ -137,7 +140,7 @@ class RemoteClient(Client):
         except ssl.SSLError as error:
             raise UnreachableError(f"{self.server}: TLS: {_tls_reason(error)}") from None
         except OSError as error:
-            raise UnreachableError(f"{self.server}: {error.strerror or error}") from None
+            raise UnreachableError(f"{self.server}: {error}") from None
 
     def _connect(self, fingerprint: str) -> ssl.SSLSocket:
         if self._context is None:
