@@ -15,6 +15,7 @@ from replicator.agent.connections import Connections
 from replicator.agent.copy_keeper import CopyKeeper
 from replicator.agent.core import Core
 from replicator.agent.diagnostics_service import DiagnosticsService
+from replicator.agent.gate import Gate
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
 from replicator.agent.protect import protect
@@ -44,6 +45,8 @@ class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     repsets: int
     connections: int
     receivers: int
+    logins: int
+    failed_logins: int
 
 
 class Service:
@@ -62,6 +65,7 @@ class Service:
         self.schedules = ScheduleService(core, self.connections)
         self.diagnostics = DiagnosticsService(core, self.connections)
         self.verify = VerifyService(core, self.connections)
+        self.access = Gate(core.config.access, core.events)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()
@@ -137,6 +141,8 @@ class Service:
             repsets=len(self._core.state.repsets),
             connections=len(self._core.state.connections),
             receivers=len(self._core.children.receivers()),
+            logins=self.access.audit.logins,
+            failed_logins=self.access.audit.failed_logins,
         )
 
     async def stop(self, *, mounts: bool, force: bool) -> None:

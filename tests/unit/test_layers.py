@@ -33,6 +33,7 @@ DOMAIN = frozenset(
         "transmission_schedule",
         "schedule_outlook",
         "states",
+        "access",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
