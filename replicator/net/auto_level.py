@@ -5,8 +5,8 @@ Off is the rule where the line keeps up with its source. Where it does not, the 
 arrive is the smaller of two: how fast a level compresses (measured, so a busy host counts), and what the line
 takes times how well it compresses (measured as well; levels that were not tried are guessed from one that
 was). The best level is taken. It has to show that more arrives than before, for the line may not have been
-what everybody waited for; else it is off for a while. Data that cannot be compressed is recognised piece by
-piece, and then most pieces are not even tried.
+what everybody waited for; else it is off for a while. Data that cannot be compressed is recognised frame by
+frame, and then most of them are not even tried.
 """
 
 from typing import NamedTuple
@@ -37,8 +37,8 @@ class AutoLevel:
         self._ratio = [guess[1] for guess in _GUESS]
         self._link: float | None = None  # bytes/s
         self._last: tuple[int, Look] | None = None
-        self._misses = 0  # pieces in a row that could not be compressed
-        self._skip = 0  # pieces that are not tried
+        self._misses = 0  # frames in a row that could not be compressed
+        self._skip = 0  # frames that are not tried
         self._saturated = 0  # looks in a row
         self._before: float | None = None  # plain bytes/s, when the level was off
         self._on_since_ns = 0
@@ -48,21 +48,21 @@ class AutoLevel:
         self._hold_ns = limits.AUTO_HOLD_NS
 
     def next_level(self) -> int:
-        """For the next piece; 0: as it is."""
+        """For the next frame; 0: as it is."""
         if self.level and self._skip:
             self._skip -= 1
             return 0
         return self.level
 
     def packed(self, level: int, plain_bytes: int, packed_bytes: int, took_ns: int) -> None:
-        """A piece was compressed."""
+        """A frame was compressed."""
         if packed_bytes > 0.9 * plain_bytes:
             self._skip = min(1 << self._misses, limits.AUTO_SKIP_MAX)
             self._misses += 1
             return
         self._misses = 0
         if plain_bytes < limits.PACKED_THREAD_BYTES or level > len(_GUESS):
-            return  # small pieces say more of calls than of compression
+            return  # small frames say more of calls than of compression
         index = level - 1
         speed, ratio = plain_bytes * 1e9 / max(took_ns, 1), plain_bytes / packed_bytes
         faster = (0.8 * self._speed[index] + 0.2 * speed) / _GUESS[index][0]
@@ -91,8 +91,11 @@ class AutoLevel:
             return  # a pause says nothing
         busy = busy_ns >= 0.7 * elapsed_ns
         self._saturated = self._saturated + 1 if busy else 0
+        delivered = look.delivered_bytes - last.delivered_bytes
         if busy:
-            self._note_link((look.delivered_bytes - last.delivered_bytes) * 1e9 / busy_ns, look)
+            self._note_link(delivered * 1e9 / busy_ns, look)
+        elif self._link is not None and delivered * 1e9 > self._link * max(busy_ns, 1):
+            self._note_link(delivered * 1e9 / max(busy_ns, 1), look)  # it has become faster
         if not self.level:
             self._maybe_on(now_ns, plain, look)
         else:

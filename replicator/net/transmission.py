@@ -5,7 +5,6 @@ stay; the zstd stream is one session's. Settings may change at any time, also in
 """
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import trio
 
@@ -74,15 +73,21 @@ class Transmission:
         packs = self.packing and self.compression != OFF and size >= limits.PACKED_MIN_BYTES
         if packs and self.compression == AUTO and size >= limits.PACKED_THREAD_BYTES:
             self._look()
-        if not packs or not self.level:
+        # Decided for the whole frame: its bytes go one way.
+        level = self._next_level() if packs else 0
+        if not level:
             self._count(size, size)
             await self._write(buffers, write)
             return
+        packed_bytes = took_ns = 0
         for row in cut(buffers, limits.PACKED_PLAIN_BYTES):
-            level = self._next_level()
-            out = await self._pack(engine, row, level) if level else row
-            self._count(sum(map(len, row)), sum(map(len, out)))
-            await self._write(out, write)
+            packed, row_ns = await self._pack(row, level)
+            row_bytes = sum(map(len, row))
+            packed_bytes, took_ns = packed_bytes + len(packed), took_ns + row_ns
+            self._count(row_bytes, len(packed))
+            await self._write(engine.packed(packed, row_bytes), write)
+        if self.compression == AUTO:
+            self._auto.packed(level, size, packed_bytes, took_ns)
 
     async def _write(self, buffers: list[Buffer], write: Write) -> None:
         for buffer in joined(buffers):
@@ -98,22 +103,19 @@ class Transmission:
     def _next_level(self) -> int:
         return self._auto.next_level() if self.compression == AUTO else self.level
 
-    async def _pack(self, engine: Engine, row: list[Buffer], level: int) -> list[Buffer]:
-        plain_bytes = sum(map(len, row))
-        work = partial(self._packer.pack, row, level)
+    async def _pack(self, row: list[Buffer], level: int) -> tuple[bytes, int]:
+        """These bytes compressed, and how long that took."""
         took_ns = 0
 
         def timed() -> bytes:
             nonlocal took_ns
             began_ns = self._clock.monotonic_ns()
-            packed = work()
+            packed = self._packer.pack(row, level)
             took_ns = self._clock.monotonic_ns() - began_ns
             return packed
 
-        packed = await self._in_thread(timed) if plain_bytes > limits.PACKED_THREAD_BYTES else timed()
-        if self.compression == AUTO:
-            self._auto.packed(level, plain_bytes, len(packed), took_ns)
-        return engine.packed(packed, plain_bytes)
+        beside = sum(map(len, row)) > limits.PACKED_THREAD_BYTES
+        return (await self._in_thread(timed) if beside else timed()), took_ns
 
     def _count(self, plain: int, written: int) -> None:
         self._plain_bytes += plain
