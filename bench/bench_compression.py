@@ -1,7 +1,7 @@
 """First copies with `dtctl compression set` off, auto, and at levels, taking turns.
 
 - `incompressible`: one file of random content, over loopback, where compression can only cost.
-- `text`: one file of lines of Python's library in random order, between two hosts (network namespaces) whose
+- `text`: one file of modules of Python's library, between two hosts (network namespaces) whose
   line takes 100 Mbit/s (tbf).
 - `mixed`: the same line; half of the files are text, half random.
 
@@ -31,16 +31,13 @@ def make_random(path: Path, mib: int) -> None:
 
 
 def make_text(path: Path, mib: int) -> None:
+    """Modules in random order; those that come again are far outside of what compression looks back on."""
     chance = random.Random(1)
-    lines: list[bytes] = []
-    for module in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))[:2000]:
-        lines += module.read_bytes().splitlines(keepends=True)
+    modules = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
     size = 0
     with open(path, "wb") as file:
         while size < mib * harness.MIB:
-            block = b"".join(chance.choices(lines, k=10_000))
-            file.write(block)
-            size += len(block)
+            size += file.write(chance.choice(modules).read_bytes())
 
 
 def copy_once(agents: harness.Pair, source: Path, copy: Path, compression: str) -> tuple[float, float]:
