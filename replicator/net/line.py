@@ -13,7 +13,8 @@ _COUNTERS = struct.Struct("<120xQ40xQ")
 def socket_of(stream: trio.abc.Stream) -> trio.SocketStream | None:
     """The TCP socket at the bottom of a stream; None if there is none (in memory)."""
     while not isinstance(stream, trio.SocketStream):
-        below = getattr(stream, "transport_stream", None)  # of TLS
+        # Of TLS: trio's own stream, or another one.
+        below = getattr(stream, "transport_stream", None) or getattr(stream, "transport", None)
         if below is None:
             return None
         stream = below
