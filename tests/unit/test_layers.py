@@ -29,6 +29,7 @@ DOMAIN = frozenset(
         "schedules",
         "transmission",
         "states",
+        "access",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
