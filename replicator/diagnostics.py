@@ -7,22 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from replicator.transmission import LINKS_BIT_PER_S
+
 NOWHERE = "Diagnostics"
 """The name of the built-in target: whatever is sent there goes nowhere."""
-
-LINKS_BIT_PER_S = {
-    "256 kbit/s": 256_000,
-    "T1": 1_544_000,
-    "E1": 2_048_000,
-    "10 Mbit Ethernet": 10_000_000,
-    "E3": 34_368_000,
-    "T3": 44_736_000,
-    "100 Mbit Ethernet": 100_000_000,
-    "OC-3": 155_520_000,
-    "OC-12": 622_080_000,
-    "1 Gbit Ethernet": 1_000_000_000,
-    "10 Gbit Ethernet": 10_000_000_000,
-}
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
 MINUTES_KEPT, HOURS_KEPT = 24 * 60, 31 * 24

@@ -23,12 +23,14 @@ from replicator import events, limits
 from replicator.access import Access, AccessView, Caller, LoginRequiredError, SlowDownError
 from replicator.agent import api_rules
 from replicator.agent.api_sockets import ApiSockets
+from replicator.agent.calendar_service import CalendarRequest
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.control_tls import ControlTls, Tls
 from replicator.agent.core import NotFoundError
 from replicator.agent.gate import Gate, Peer
 from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import Service
+from replicator.agent.transmissions import TargetRequest, TransmissionRequest
 from replicator.agent.verify_service import VerifyRequest
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
@@ -372,6 +374,19 @@ class Api:
             raise UsageError(f"only kind and count (from 1 to {2 * limits.RUNS_KEPT}) can be asked for")
         return await self._service.verify.runs(request.path_params["connection"], kind, int(count))
 
+    # --- compression and bandwidth ---
+
+    async def transmissions(self, request: Request) -> object:
+        return await self._service.transmissions.view()
+
+    async def set_target_transmission(self, request: Request) -> object:
+        body = await _body(request, TargetRequest)
+        return await self._service.transmissions.set_target(body.target, body)
+
+    async def set_transmission(self, request: Request) -> object:
+        body = await _body(request, TransmissionRequest)
+        return await self._service.transmissions.set(request.path_params["connection"], body)
+
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
@@ -425,6 +440,13 @@ class Api:
     async def set_schedule(self, request: Request) -> object:
         body = await _body(request, ScheduleRequest)
         return await self._service.schedules.act(request.path_params["connection"], body)
+
+    async def calendar(self, request: Request) -> object:
+        return await self._service.calendars.show(request.path_params["connection"])
+
+    async def set_calendar(self, request: Request) -> object:
+        body = await _body(request, CalendarRequest)
+        return await self._service.calendars.act(request.path_params["connection"], body)
 
     async def diagnostics(self, request: Request) -> object:
         return await self._service.diagnostics.report(request.path_params["connection"])
@@ -512,10 +534,12 @@ class Api:
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/schedule": {"GET": self.schedule, "POST": self.set_schedule},
+            "/v1/connections/{connection}/calendar": {"GET": self.calendar, "POST": self.set_calendar},
             "/v1/connections/{connection}/diagnostics": {
                 "GET": self.diagnostics,
                 "POST": self.reset_diagnostics,
             },
+            "/v1/connections/{connection}/transmission": {"POST": self.set_transmission},
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
@@ -524,6 +548,7 @@ class Api:
             "/v1/restores/{restore}": {"GET": self.restore, "POST": self.act_on_restore},
             "/v1/recovery": {"GET": self.recovery, "POST": self.set_speed},
             "/v1/repsets/{name}/priority": {"POST": self.set_priority},
+            "/v1/transmission": {"GET": self.transmissions, "POST": self.set_target_transmission},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
             "/v1/queues": {"GET": self.queues},

@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from replicator.cli import (
+    compression,
     connect,
     connection,
     console,
     diagnostics,
     events,
     lag,
+    limit,
     login,
     monitor,
     mount,
@@ -129,6 +131,8 @@ app.add_typer(recovery.app, name="recovery")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")
+app.add_typer(compression.app, name="compression")
+app.add_typer(limit.app, name="limit")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
 for _module in (login, events, monitor, console):

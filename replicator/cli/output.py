@@ -13,10 +13,16 @@ def emit(document: Any, as_json: bool, view: str) -> None:
     if as_json:
         print_json(document)
         return
-    from replicator.cli import render, render_diagnostics, render_schedule, render_verify
+    from replicator.cli import (
+        render,
+        render_diagnostics,
+        render_schedule,
+        render_transmission,
+        render_verify,
+    )
 
-    module = next(m for m in (render, render_verify, render_schedule, render_diagnostics) if hasattr(m, view))
-    render.show(getattr(module, view)(document))
+    modules = (render, render_verify, render_schedule, render_diagnostics, render_transmission)
+    render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 
 
 def print_json(document: Any) -> None:

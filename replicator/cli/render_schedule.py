@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -41,3 +41,20 @@ def schedule(found: Mapping[str, Any]) -> RenderableType:
         grid.add_row("last end", found["last_end"])
     grid.add_row("next", Text(found["next"] or found["next_reason"], style="green"))
     return grid
+
+
+def calendar(found: Mapping[str, Any]) -> RenderableType:
+    """The entries of a calendar of limits; the one that holds is marked."""
+    if not found["entries"]:
+        return Text("no calendar: the limit of `dtctl limit bandwidth` holds always")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("", "entry", "days", "from", "to", "limit"):
+        table.add_column(heading)
+    for entry in found["entries"]:
+        mark = "→" if entry["label"] == found["label"] else ""
+        days = ",".join(entry["days"]) or "every day"
+        end = entry["end"] or "(next)"
+        table.add_row(mark, entry["label"], days, entry["start"], end, entry["limit"])
+    until = datetime.fromtimestamp(found["until"]).strftime("%Y-%m-%d %H:%M") if found["until"] else "–"
+    holds = found["label"] or "the limit without a calendar"
+    return Group(table, Text(f"now: {holds}, until {until}"))

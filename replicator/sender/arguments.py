@@ -2,8 +2,10 @@
 
 import msgspec
 
+from replicator.limit_calendar import LimitEntry
 from replicator.repset import ReplicationSet
 from replicator.sender.verify_log import VerifyLogSettings
+from replicator.transmission import TransmissionOrders
 from replicator.transmission_schedule import TransmissionSchedule
 
 
@@ -46,6 +48,8 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconnect_at_start: bool = True  # the same, after the source's host was down
     verify_log: VerifyLogSettings = VerifyLogSettings()
     schedule: TransmissionSchedule = TransmissionSchedule()
+    limit_calendar: tuple[LimitEntry, ...] = ()
+    transmission: TransmissionOrders = TransmissionOrders()
 
 
 class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

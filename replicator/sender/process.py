@@ -17,6 +17,7 @@ from replicator import limits
 from replicator.child import control, interpreter
 from replicator.diagnostics import is_nowhere
 from replicator.errors import ReplicatorError
+from replicator.limit_calendar import LimitEntry
 from replicator.net.frames import Disconnect
 from replicator.net.session import SessionEnded
 from replicator.orphans import OrphanReport
@@ -33,6 +34,7 @@ from replicator.sender.flow import Flow
 from replicator.sender.journals import open_flows
 from replicator.sender.known_copy import KnownCopy
 from replicator.sender.lag_watch import LagWatch
+from replicator.sender.limit_watch import LimitWatch
 from replicator.sender.mirror_stream import MirrorStream
 from replicator.sender.mirrors import Mirrors
 from replicator.sender.nowhere import Nowhere
@@ -52,6 +54,7 @@ from replicator.sender.story import Story
 from replicator.sender.stream_start import StreamStart
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.transmission_control import TransmissionControl
 from replicator.sender.verifier import Verifier
 from replicator.sender.verify_control import VerifyControl
 from replicator.sender.verify_log import VerifyLog, VerifyLogSettings
@@ -65,6 +68,7 @@ from replicator.status import (
     VerifyPhase,
     VerifyProgress,
 )
+from replicator.transmission import TransmissionOrders
 from replicator.transmission_schedule import TransmissionSchedule
 from replicator.world import World
 
@@ -204,6 +208,8 @@ class Sender:
             shipper=shipper_wake,
             scanner=scanner_wake,
         )
+        self._transmission = transmission = TransmissionControl(world, options.transmission)
+        self._limit_watch = LimitWatch(world, options.limit_calendar, transmission.set_bandwidth)
         self._schedule = SessionSchedule(
             world, home.schedule(uuid), options.schedule, flows, copy, states, totals
         )
@@ -223,6 +229,7 @@ class Sender:
             orphans,
             verifier,
             lag,
+            transmission,
             changes,
             self._schedule,
         )
@@ -252,6 +259,7 @@ class Sender:
             verify,
             lag,
             self._schedule,
+            transmission,
         )
         self.removed = False
 
@@ -286,8 +294,10 @@ class Sender:
             nursery.start_soon(self._tracker.run)
             nursery.start_soon(self.verify.run)
             nursery.start_soon(self._schedule.run)
+            nursery.start_soon(self._limit_watch.run)
             await self._sessions.run()
             nursery.cancel_scope.cancel()
+        self._transmission.close()
         if not self.removed and self.dirt.changed:  # DC-09
             self.dirt.save()
 
@@ -305,6 +315,7 @@ class Sender:
         told = False
         session = self._sessions.session
         if session is not None:
+            self._transmission.lift()
             with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
                 try:
                     await session.send(Disconnect(self._arguments.connection_uuid))
@@ -406,6 +417,15 @@ class Sender:
     def runs(self, kinds: list[str], count: int | None = None) -> list[RunReport]:
         """How runs ended, oldest first."""
         return self.verify.reports.newest(kinds, count)
+
+    def set_transmission(self, orders: object) -> None:
+        """How well it is compressed, and how much of the line it may take."""
+        self._transmission.obey(msgspec.convert(orders, TransmissionOrders))
+        self._changes.notify()
+
+    def set_limit_calendar(self, entries: object) -> None:
+        """TX-06. It holds when this returns."""
+        self._limit_watch.set(msgspec.convert(entries, list[LimitEntry]))
 
     def configure(
         self, remirror: str, reconnect: bool, checksum_all: bool = False, verify_log: object = None
@@ -550,8 +570,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume set_schedule stop lag configure "
-        "set_recovery recovering force_source orphans_start orphans "
+        "transmit_start transmit_stop transmit_pause transmit_resume set_schedule set_transmission "
+        "set_limit_calendar stop lag configure set_recovery recovering force_source orphans_start orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}

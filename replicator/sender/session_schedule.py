@@ -139,8 +139,8 @@ class SessionSchedule:
 
     @property
     def _sent(self) -> int:
-        """Bytes on the line, as far as they are counted."""
-        return self._totals.sent_bytes
+        """Bytes on the line, without what each frame has around its data."""
+        return self._totals.sent_bytes - self._totals.saved_bytes
 
     @property
     def may_send(self) -> bool:

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from replicator.access import AccessView
 from replicator.agent import api
+from replicator.agent.calendar_service import CalendarRequest, CalendarView
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
@@ -19,6 +20,12 @@ from replicator.agent.repsets import RepsetView
 from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
+from replicator.agent.transmissions import (
+    ConnectionTransmission,
+    TargetRequest,
+    TransmissionRequest,
+    TransmissionView,
+)
 from replicator.agent.verify_service import VerifyRequest
 from replicator.diagnostics import DiagnosticsReport, LinkEstimate
 from replicator.restores import RestoreRequest
@@ -36,6 +43,7 @@ from replicator.status import (
     VerifyDifference,
     VerifyProgress,
 )
+from replicator.transmission import TransmissionSettings, TransmissionStatus
 
 TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
 
@@ -62,12 +70,15 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/force"): api.ForceBody,
     ("POST", "/v1/recovery"): api.SpeedBody,
     ("POST", "/v1/repsets/{name}/priority"): api.PriorityBody,
+    ("POST", "/v1/connections/{connection}/transmission"): TransmissionRequest,
+    ("POST", "/v1/transmission"): TargetRequest,
     ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
     ("POST", "/v1/protect"): api.ProtectBody,
     ("POST", "/v1/targets"): api.TargetsBody,
     ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
     ("POST", "/v1/connections/{connection}/schedule"): ScheduleRequest,
+    ("POST", "/v1/connections/{connection}/calendar"): CalendarRequest,
     ("POST", "/v1/connections/{connection}/diagnostics"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/restores"): RestoreRequest,
@@ -140,7 +151,15 @@ def test_every_request_body_is_known_here() -> None:
         for value in vars(api).values()
         if isinstance(value, type) and issubclass(value, api.Body) and value not in (api.Body, api.Empty)
     }
-    assert bodies | {ConnectRequest, ScheduleRequest, VerifyRequest, RestoreRequest} == set(BODIES.values())
+    assert bodies | {
+        CalendarRequest,
+        ConnectRequest,
+        ScheduleRequest,
+        VerifyRequest,
+        RestoreRequest,
+        TransmissionRequest,
+        TargetRequest,
+    } == set(BODIES.values())
     assert set(BODIES) <= routes()
 
 
@@ -152,7 +171,8 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
 
 
 @pytest.mark.parametrize(
-    "answer", [StoryEntry, Lag, LagSample, StageLag, ScheduleStatus, DiagnosticsReport, LinkEstimate]
+    "answer",
+    [StoryEntry, Lag, LagSample, StageLag, ScheduleStatus, DiagnosticsReport, LinkEstimate, CalendarView],
 )
 def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
@@ -169,6 +189,14 @@ def test_every_field_of_verifications_is_documented(answer: type[msgspec.Struct]
 def test_every_field_of_why_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Why"], field
+
+
+@pytest.mark.parametrize(
+    "answer", [TransmissionView, ConnectionTransmission, TransmissionSettings, TransmissionStatus]
+)
+def test_every_field_of_transmission_is_documented(answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
+        assert f'"{field}"' in groups()["Transmission"], field
 
 
 def _headings(group: str) -> set[tuple[str, str]]:

@@ -32,6 +32,7 @@ DOMAIN = frozenset(
         "diagnostics",
         "transmission_schedule",
         "schedule_outlook",
+        "transmission",
         "states",
         "access",
     ]

@@ -1,0 +1,96 @@
+"""Calendars of bandwidth limits, as an administrator asks for them. The senders carry them out."""
+
+import time
+
+import msgspec
+
+from replicator import events
+from replicator.agent.connections import Connections
+from replicator.agent.core import Core, NotFoundError
+from replicator.agent.state import Connection
+from replicator.errors import ReplicatorError, UsageError
+from replicator.limit_calendar import LimitEntry, check, in_force, parse_days
+from replicator.transmission import parse_limit
+from replicator.world import local_zone
+
+
+class CalendarRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`add` an entry, or replace the one with its label; `remove` one; `clear` all."""
+
+    action: str
+    label: str = ""
+    days: str = ""  # "mo,tu", "Saturday"; "": every day
+    start: str = ""
+    end: str = ""
+    limit: str = ""
+
+
+class CalendarView(msgspec.Struct, frozen=True, kw_only=True):
+    """`label` of the entry that holds now, "" if the full-time limit does; `until`: when that may change."""
+
+    entries: tuple[LimitEntry, ...]
+    label: str
+    until: float | None
+    zone: str
+
+
+class CalendarService:
+    """See the module."""
+
+    def __init__(self, core: Core, connections: Connections) -> None:
+        self._core = core
+        self._connections = connections
+
+    async def show(self, key: str) -> CalendarView:
+        return _view(self._connections.find(key).options.limit_calendar)
+
+    async def act(self, key: str, request: CalendarRequest) -> CalendarView:
+        """It holds when this returns."""
+        async with self._core.change() as change:
+            connection = self._connections.find(key)
+            entries = changed(connection.options.limit_calendar, request)
+            options = msgspec.structs.replace(connection.options, limit_calendar=entries)
+            other = msgspec.structs.replace(connection, options=options)
+            known = self._core.state.connections
+            await change.save(connections=tuple(other if c.uuid == other.uuid else c for c in known))
+        labels = ", ".join(entry.label for entry in entries) or "none"
+        self._core.events.add(events.CALENDAR_CHANGED, id=other.id, labels=labels)
+        await self._tell(other)
+        return _view(entries)
+
+    async def _tell(self, connection: Connection) -> None:
+        child = self._core.children.sender(connection)
+        entries = msgspec.to_builtins(connection.options.limit_calendar)
+        try:
+            if child is not None and child.pid is not None:
+                await child.call("set_limit_calendar", entries=entries)
+        except ReplicatorError:
+            pass  # its successor has it in its arguments
+
+
+def _view(entries: tuple[LimitEntry, ...]) -> CalendarView:
+    zone = local_zone()
+    entry, until = in_force(entries, time.time(), zone)
+    label = entry.label if entry is not None else ""
+    return CalendarView(entries=entries, label=label, until=until, zone=str(zone))
+
+
+def changed(entries: tuple[LimitEntry, ...], request: CalendarRequest) -> tuple[LimitEntry, ...]:
+    """UsageError unless what is asked for makes sense."""
+    others = tuple(entry for entry in entries if entry.label != request.label)
+    if request.action == "clear":
+        return ()
+    if request.action == "remove":
+        if len(others) == len(entries):
+            known = ", ".join(entry.label for entry in entries) or "none"
+            raise NotFoundError(f"no entry {request.label!r} in the calendar; entries: {known}")
+        return others
+    if request.action != "add":
+        raise UsageError(f"action {request.action!r}: must be one of add, remove, clear")
+    if not request.limit.strip():
+        raise UsageError("an entry needs a limit: '1 MB/s', '10 % of T1', or unlimited")
+    parse_limit(request.limit)
+    days, limit = parse_days(request.days), " ".join(request.limit.split())
+    entry = LimitEntry(label=request.label, start=request.start, end=request.end, days=days, limit=limit)
+    check((*others, entry))
+    return (*others, entry)
