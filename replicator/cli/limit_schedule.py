@@ -9,7 +9,7 @@ from replicator.cli.options import Connection, Json, agent
 
 app = typer.Typer(
     help="A calendar of limits of a connection.",
-    epilog='Example: dtctl limit schedule add 1 office "1 MB/s" --days mo,tu,we,th,fr --start 08:00 --end 18:00',
+    epilog='Example: dtctl limit schedule add 1 office "1 MB/s" --days mo,tu --start 08:00 --end 18:00',
 )
 Label = Annotated[str, typer.Argument(metavar="LABEL", help="Name of the entry.")]
 

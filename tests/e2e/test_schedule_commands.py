@@ -35,3 +35,15 @@ def test_between_sessions_nothing_leaves(tmp_path) -> None:  # type: ignore[no-u
         assert "data flows at once" in alpha.dtctl("schedule", "show", pair.id).out
         assert alpha.json("schedule", "clear", pair.id, "all")["settings"]["start"]["queue_bytes"] == ""
         pair.assert_equal()
+
+        calendar = ("limit", "schedule")
+        assert alpha.dtctl(*calendar, "add", pair.id, "all", "slow", "--start", "00:00").code == 2
+        alpha.json(*calendar, "add", pair.id, "all", "2 MB/s", "--start", "00:00")
+        assert pair.status["transmission"]["limit"] == "2 MB/s"
+        alpha.kill_all()
+        alpha.start()
+        until(lambda: pair.status["transmission"]["limit"] == "2 MB/s")
+        assert "→" in alpha.dtctl(*calendar, "list", pair.id).out
+        alpha.json(*calendar, "clear", pair.id)
+        assert pair.status["transmission"]["limit"] == ""
+        pair.assert_equal()
