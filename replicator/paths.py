@@ -95,6 +95,14 @@ class Home:
         """What happened to a connection: one JSON value a line."""
         return os.path.join(self.path, "source", connection_uuid + ".story")
 
+    def schedule(self, connection_uuid: str) -> str:
+        """How far a sender is in its transmission schedule."""
+        return os.path.join(self.path, "source", f"{connection_uuid}.schedule")
+
+    def diagnostics(self, connection_uuid: str) -> str:
+        """What a connection to nowhere has measured."""
+        return os.path.join(self.path, "source", f"{connection_uuid}.diagnostics")
+
     def verify(self, connection_uuid: str) -> str:
         """What is to be verified of a connection, and when."""
         return os.path.join(self.path, "source", connection_uuid + ".verify")

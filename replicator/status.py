@@ -11,6 +11,7 @@ import msgspec
 from replicator import shares
 from replicator.orphans import OrphanReport
 from replicator.transmission import TransmissionStatus
+from replicator.transmission_schedule import TransmissionSchedule
 
 
 class ConnectionState(StrEnum):
@@ -271,6 +272,7 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
     recovery_point_seconds: float = 0.0  # age of the oldest operation that has not reached the target
     recovery_point_bytes: int = 0  # would be lost with the source
     level: str = ""  # of the recovery point: warning, error, or none
+    waits_for: str = ""  # why nothing is sent now
     held_bytes: int = 0  # that this connection keeps in the queue
     growth_bytes_per_s: float = 0.0  # of these, within the last minute
     queue_full_in_s: float | None = None  # at this rate; None: never
@@ -339,6 +341,23 @@ class QueueView(msgspec.Struct, frozen=True, kw_only=True):
     problem: str  # why it cannot be written
 
 
+class ScheduleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """When a connection transmits, and what its schedule does next. Times are seconds since the epoch."""
+
+    settings: TransmissionSchedule = TransmissionSchedule()  # as their user wrote them
+    holds: bool = False  # it transmits in sessions only
+    session_began: float | None = None  # the one that is under way
+    session_why: str = ""  # it began
+    session_bytes: int = 0
+    session_seconds: float = 0.0
+    last_end: str = ""  # why the last one ended
+    next_action: str = ""  # start, stop; "": nothing happens by itself
+    next_time: float | None = None  # None: when its condition is met
+    next_reason: str = ""
+    next: str = ""  # all of that, in words
+    zone: str = ""  # of these times of day, on the source
+
+
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One connection as `dtctl status --json` prints it (design: the command contract)."""
 
@@ -394,5 +413,6 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     mirror: MirrorProgress = MirrorProgress()
     recovery: RecoveryStatus = RecoveryStatus()
     orphans: OrphanReport = OrphanReport()  # as the target told it last, without names
+    schedule: ScheduleStatus = ScheduleStatus()
     verify: VerifyProgress = VerifyProgress()  # without names of what differs
     transmission: TransmissionStatus = TransmissionStatus()

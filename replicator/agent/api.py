@@ -27,6 +27,7 @@ from replicator.agent.connections import ConnectRequest
 from replicator.agent.control_tls import ControlTls, Tls
 from replicator.agent.core import NotFoundError
 from replicator.agent.gate import Gate, Peer
+from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import Service
 from replicator.agent.transmissions import TargetRequest, TransmissionRequest
 from replicator.agent.verify_service import VerifyRequest
@@ -432,6 +433,20 @@ class Api:
         action = _action(await _body(request, ActionBody), *_LIVE_ACTIONS)
         return await self._service.connections.transmit(request.path_params["connection"], action)
 
+    async def schedule(self, request: Request) -> object:
+        return await self._service.schedules.show(request.path_params["connection"])
+
+    async def set_schedule(self, request: Request) -> object:
+        body = await _body(request, ScheduleRequest)
+        return await self._service.schedules.act(request.path_params["connection"], body)
+
+    async def diagnostics(self, request: Request) -> object:
+        return await self._service.diagnostics.report(request.path_params["connection"])
+
+    async def reset_diagnostics(self, request: Request) -> object:
+        _action(await _body(request, ActionBody), "reset")
+        return await self._service.diagnostics.report(request.path_params["connection"], reset=True)
+
     async def target(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), "pause", "resume")
         key = request.path_params["connection"]
@@ -511,6 +526,11 @@ class Api:
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
             "/v1/connections/{connection}/transmission": {"POST": self.set_transmission},
+            "/v1/connections/{connection}/schedule": {"GET": self.schedule, "POST": self.set_schedule},
+            "/v1/connections/{connection}/diagnostics": {
+                "GET": self.diagnostics,
+                "POST": self.reset_diagnostics,
+            },
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},

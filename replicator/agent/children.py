@@ -348,7 +348,13 @@ class Children:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
         home, uuid = self._home, connection.uuid
-        for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid)):
+        for remembered in (
+            home.source(uuid),
+            home.story(uuid),
+            home.dirt(uuid),
+            home.schedule(uuid),
+            home.diagnostics(uuid),
+        ):
             with suppress(FileNotFoundError):  # the sender did it itself
                 os.unlink(remembered)
         if connection.host not in {c.host for c in self._state().connections if c.uuid != uuid}:
@@ -396,6 +402,7 @@ class Children:
                 reconnect_at_start=self._config.connection.reconnect_at_start,
                 verify_log=self._verify_log(),
                 transmission=self.transmission_orders(connection),
+                schedule=connection.options.schedule,
             ),
             connection_id=connection.id,
         )

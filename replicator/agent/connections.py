@@ -18,6 +18,7 @@ from replicator.agent.queues import free_bytes, room_bytes
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, new_uuid
 from replicator.agent.supervisor import ChildError
+from replicator.diagnostics import NOWHERE, is_nowhere
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
 from replicator.status import (
@@ -92,6 +93,8 @@ class Connections:
         journals = planning.journals_of(repset, self._core.state.mounts)
         sources = [source for journal in journals for source in journal.sources]
         maps = self._maps(request, repset, sources)
+        if is_nowhere(request.target) and request.mirror is not None:
+            request = msgspec.structs.replace(request, mirror="full", newer=False, checksum=False)
         options = _options(request, remap_links=self._core.config.mirror.remap_links)
         host = await self.host_of(address)
         wanted = planning.places_of(repset.name, sources, maps, host)
@@ -126,6 +129,8 @@ class Connections:
             raise UsageError("maps and one_to_one exclude each other: give one of them")
         if request.one_to_one:
             return planning.one_to_one(sources)
+        if not request.maps and is_nowhere(request.target):
+            return planning.one_to_one(sources)
         if not request.maps:
             return planning.all_to_one(
                 sources, self._core.config.target.root, self._core.identity.name, repset.name
@@ -141,6 +146,8 @@ class Connections:
         """The name of a target's host in `Place.agent`: agents of one host share its file system."""
         if address is None:
             return THIS_HOST
+        if is_nowhere(address.host):
+            return NOWHERE
         here = await trio.to_thread.run_sync(thishost.reaches_this_host, address, abandon_on_cancel=True)
         return THIS_HOST if here else address.host.lower()
 
@@ -357,7 +364,7 @@ class Connections:
             memory_queue_bytes=memory,
             disk_queue_bytes=disk,
             recovery=self._recovery_status(connection, status.recovery),
-            lag=forecast.completed(status.lag, self._core.config.meter, room),
+            lag=self._completed(connection, status.lag, room, status.state_reason),
         )
 
     def _reason_of_nothing(self, connection: Connection) -> str:
@@ -379,8 +386,13 @@ class Connections:
         """The meter of a connection, with its history."""
         connection = self.find(key)
         lag = msgspec.convert(await self._ask(connection, "lag"), Lag)
+        status = await self.status(connection)
         _, _, room = await self._queue_bytes(connection)
-        return forecast.completed(lag, self._core.config.meter, room)
+        return self._completed(connection, lag, room, status.state_reason)
+
+    def _completed(self, connection: Connection, lag: Lag, room: int | None, waits_for: str) -> Lag:
+        scheduled, meter = connection.options.schedule.holds, self._core.config.meter
+        return forecast.completed(lag, meter, room, scheduled=scheduled, waits_for=waits_for)
 
     async def _queue_bytes(self, connection: Connection) -> tuple[int, int, int | None]:
         """Bytes the journals of a connection hold in memory and on disk, and what the fullest can still
@@ -404,6 +416,8 @@ class Connections:
         return memory, disk, room
 
     def _target_name(self, connection: Connection) -> str:
+        if is_nowhere(connection.target_host):
+            return NOWHERE
         return str(Address(connection.target_host or self._core.listen.host, connection.target_port))
 
     def find(self, key: str) -> Connection:

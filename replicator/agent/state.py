@@ -19,6 +19,7 @@ from replicator.restores import Phase, RestoreRequest, RestoreView, Root
 from replicator.sender.arguments import Restored
 from replicator.shares import Priority, Speed
 from replicator.transmission import TransmissionSettings
+from replicator.transmission_schedule import TransmissionSchedule
 
 VERSION = 1
 
@@ -70,6 +71,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     automatic_recovery: bool = True  # recoveries begin by themselves
     lock: str = "none"
     transmission: TransmissionSettings = TransmissionSettings()
+    schedule: TransmissionSchedule = TransmissionSchedule()
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,8 +21,10 @@ from replicator.status import (
     MirrorStatus,
     QueueView,
     TargetStatus,
+    TransmitMode,
     VerifyPhase,
 )
+from replicator.transmission_schedule import BY_HAND
 from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]
@@ -39,6 +41,7 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.CONNECTION_LOST, {**names, "reason": now.state_reason}
     elif now.state is ConnectionState.STARTED and before.state is ConnectionState.ERROR:
         yield events.CONNECTION_BACK, names
+    yield from _transmission_changes(before, now)
     if now.tracking and not before.tracking:
         yield events.TRACKING_BEGINS, names
     if now.mirror_status in _NO_MIRROR and before.mirror_status not in _NO_MIRROR:
@@ -84,6 +87,15 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
     if now.lag.level != before.lag.level:
         seconds = now.lag.recovery_point_seconds
         yield _LEVEL_EVENTS[now.lag.level], {**names, "seconds": seconds}
+
+
+def _transmission_changes(before: ConnectionStatus, now: ConnectionStatus) -> Iterator[Change]:
+    """TX-14, of sessions of a schedule; what a person does is told when he does it."""
+    began, ended = now.schedule.session_began, before.schedule.session_began
+    if ended is not None and ended != began and now.transmit_mode is TransmitMode.SCHEDULED:
+        yield events.TRANSMISSION_STOPPED, {"id": now.id, "how": f"stopped: {now.schedule.last_end}"}
+    if began is not None and began != ended and now.schedule.session_why != BY_HAND:
+        yield events.TRANSMISSION_STARTED, {"id": now.id}
 
 
 def _more(before: int, now: int) -> int:

@@ -11,6 +11,7 @@ from replicator.cli import (
     connect,
     connection,
     console,
+    diagnostics,
     events,
     lag,
     limit,
@@ -22,6 +23,7 @@ from replicator.cli import (
     recovery,
     repset,
     restore,
+    schedule,
     status,
     story,
     verify,
@@ -126,6 +128,8 @@ for _module in (connect, status, connection, lag, queue, story, why, verify):
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")
 app.add_typer(compression.app, name="compression")
 app.add_typer(limit.app, name="limit")

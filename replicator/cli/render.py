@@ -252,7 +252,8 @@ def lag(found: Mapping[str, Any]) -> RenderableType:
         queue += f", drains by {bytes_text(-growth)}/s"
     behind = f"lag: {seconds_text(found['seconds'])}, {bytes_text(found['bytes'])} not applied"
     point = Text("recovery point: ").append_text(_recovery_point(found))
-    return Group(table, Text(behind), point, Text(queue))
+    waits = [Text(found["waits_for"], style="yellow")] if found.get("waits_for") else []
+    return Group(table, Text(behind), point, Text(queue), *waits)
 
 
 def _bars(values: Sequence[tuple[float, float]], step_s: int) -> str:
@@ -318,7 +319,8 @@ def _notes(status: Mapping[str, Any]) -> list[Text]:
     notes = []
     for member in ("state_reason", "target_status_reason"):
         if status.get(member):
-            notes.append(Text(f"{status['id']} {status['repset']}: {status[member]}", style="red"))
+            style = "yellow" if status.get("state") == "Scheduled" else "red"
+            notes.append(Text(f"{status['id']} {status['repset']}: {status[member]}", style=style))
     count = (status.get("mirror") or {}).get("problem_count") or 0
     if count:
         where = f"see 'dtctl status {status['id']}'"

@@ -5,6 +5,7 @@ import msgspec
 from replicator.repset import ReplicationSet
 from replicator.sender.verify_log import VerifyLogSettings
 from replicator.transmission import TransmissionOrders
+from replicator.transmission_schedule import TransmissionSchedule
 
 
 class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +47,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconnect_at_start: bool = True  # the same, after the source's host was down
     verify_log: VerifyLogSettings = VerifyLogSettings()
     transmission: TransmissionOrders = TransmissionOrders()
+    schedule: TransmissionSchedule = TransmissionSchedule()
 
 
 class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -85,7 +85,8 @@ def peer_address(stream: trio.abc.Stream) -> str:
     if not isinstance(stream, trio.SocketStream):
         return ""
     try:
-        return str(stream.socket.getpeername()[0])
+        peer = stream.socket.getpeername()
+        return str(peer[0]) if isinstance(peer, tuple) else ""  # of a pair of Unix sockets
     except OSError:
         return ""
 

@@ -19,6 +19,7 @@ from replicator.sender.orphan_control import OrphanControl
 from replicator.sender.pace import Pace
 from replicator.sender.recovery_status import recovery_text
 from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.session_schedule import SessionSchedule
 from replicator.sender.sessions import Sessions
 from replicator.sender.shipments import Totals
 from replicator.sender.tracking import Tracker
@@ -59,6 +60,7 @@ class SenderStatus:
     verify: VerifyControl
     lag: LagWatch
     transmission: TransmissionControl
+    schedule: SessionSchedule
 
     def snapshot(self) -> ConnectionStatus:
         """Number and target name are the agent's to fill in."""
@@ -121,6 +123,7 @@ class SenderStatus:
             mirror=progress,
             recovery=self._recovery(),
             orphans=msgspec.structs.replace(self.orphans.report, names=()),
+            schedule=self.schedule.status(),
             verify=self.verify.progress(),
             transmission=self.transmission.status(),
         )

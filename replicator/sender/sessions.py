@@ -26,6 +26,7 @@ from replicator.sender.resync import Resync
 from replicator.sender.root_guard import RootChanged
 from replicator.sender.scanner import Scanner
 from replicator.sender.sender_state import SenderStateFile
+from replicator.sender.session_schedule import SessionSchedule
 from replicator.sender.shipper import Shipper
 from replicator.sender.size_count import count_sizes
 from replicator.sender.target_reports import TargetReports
@@ -59,6 +60,7 @@ class Sessions:
         lag: LagWatch,
         transmission: TransmissionControl,
         changes: Changes,
+        schedule: SessionSchedule,
     ) -> None:
         self.reconnect = arguments.options.reconnect
         """By itself, after a connection was lost."""
@@ -83,6 +85,7 @@ class Sessions:
         self._lag = lag
         self._transmission = transmission
         self._changes = changes
+        self._schedule = schedule
         self._attempting = False  # a session uses the flows, or will
         self._leaving = ""  # why the session ends, if it ends to track
         self._stopping = False
@@ -109,7 +112,7 @@ class Sessions:
         while not self._stopping:
             if self._leaving:
                 self._track(self._leaving)
-            if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
+            if not self._schedule.wants_network:
                 await self._changes.wait()
                 continue
             self._scope = trio.CancelScope()
@@ -217,7 +220,8 @@ class Sessions:
         return self.session is not None and self._may_ship()
 
     def _may_ship(self) -> bool:
-        return self._states.transmit is TransmitMode.STARTED and not self._states.target_queue_full
+        flows = self._states.transmit is TransmitMode.STARTED and self._schedule.may_send
+        return flows and not self._states.target_queue_full
 
     async def _note_alive(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
+from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
 from replicator.agent.transmissions import (
@@ -25,6 +26,7 @@ from replicator.agent.transmissions import (
     TransmissionView,
 )
 from replicator.agent.verify_service import VerifyRequest
+from replicator.diagnostics import DiagnosticsReport, LinkEstimate
 from replicator.restores import RestoreRequest
 from replicator.status import (
     Lag,
@@ -34,6 +36,7 @@ from replicator.status import (
     PathReport,
     QueueView,
     RunReport,
+    ScheduleStatus,
     StageLag,
     StoryEntry,
     VerifyDifference,
@@ -73,6 +76,8 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/targets"): api.TargetsBody,
     ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
+    ("POST", "/v1/connections/{connection}/schedule"): ScheduleRequest,
+    ("POST", "/v1/connections/{connection}/diagnostics"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
@@ -146,6 +151,7 @@ def test_every_request_body_is_known_here() -> None:
     }
     assert bodies | {
         ConnectRequest,
+        ScheduleRequest,
         VerifyRequest,
         RestoreRequest,
         TransmissionRequest,
@@ -161,7 +167,9 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
         assert re.search(rf"[`\"]{field}[`\"]", group), field
 
 
-@pytest.mark.parametrize("answer", [StoryEntry, Lag, LagSample, StageLag])
+@pytest.mark.parametrize(
+    "answer", [StoryEntry, Lag, LagSample, StageLag, ScheduleStatus, DiagnosticsReport, LinkEstimate]
+)
 def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Connections"], field

@@ -28,6 +28,11 @@ DOMAIN = frozenset(
         "restores",
         "schedules",
         "transmission",
+        "local_time",
+        "limit_calendar",
+        "diagnostics",
+        "transmission_schedule",
+        "schedule_outlook",
         "states",
         "access",
     ]
