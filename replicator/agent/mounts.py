@@ -118,12 +118,15 @@ class Mounts:
                         f" {mount.path}, and add it with --option {name}={options[name]}"
                     )
             child = self._core.children.capture(mount)
-            if child is not None and child.pid is not None:
+            live = all(mount_options.OPTIONS[name].live for name in names)
+            if child is not None and child.pid is not None and not live:
                 await child.call("check_options", options=mount_options.shown(wanted))
             new = msgspec.structs.replace(mount, options=wanted)
             change.undo(self._replace, change, mount)
             await self._replace(change, new)
-            if child is not None:
+            if child is not None and live:
+                await child.call("set_synchrony", options=mount_options.shown(wanted))
+            elif child is not None:
                 await self._core.children.reload_capture(new)
             self._core.events.add(
                 events.MOUNT_OPTIONS,
@@ -173,4 +176,4 @@ class Mounts:
     async def tell_active(self, mount: Mount) -> None:
         child = self._core.children.capture(mount)
         if child is not None:
-            await child.call("set_active", prefixes=self._core.children.active_prefixes(mount))
+            await child.call("set_active", **self._core.children.active(mount))

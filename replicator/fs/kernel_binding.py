@@ -31,6 +31,7 @@ from replicator.fs.kernel_protocol import (
 )
 from replicator.fs.open_modes import OpenModes
 from replicator.fs.passthrough import Entry, Passthrough
+from replicator.fs.tickets import Ticket
 from replicator.mount_options import DEFAULTS, MountOptions
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,15 @@ class Later:
     It uses nothing but a descriptor, and may run in any thread.
     """
 
-    function: Callable[[], Body]
+    function: "Callable[[], Body | Held]"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reply that has to wait for targets."""
+
+    reply: "Reply"
+    ticket: Ticket
 
 
 class Sync(NamedTuple):
@@ -78,7 +87,7 @@ class Sync(NamedTuple):
 
     handle: int
     data_only: bool
-    reply: bytes
+    reply: "bytes | Held"
 
 
 class Spliced(NamedTuple):
@@ -105,7 +114,7 @@ class Failure:
         self.number = number
 
 
-Reply = Body | Later | Sync | After | Spliced | Failure | None
+Reply = Body | Later | Sync | After | Spliced | Failure | Held | None
 """None: the request gets no reply."""
 
 Handler = Callable[[int, Fields, int, Header], Reply]
@@ -539,4 +548,7 @@ def bug(opcode: int) -> Failure:
     return Failure(errno.EIO)
 
 
-__all__ = ["IN_HEADER", "After", "Binding", "Body", "Failure", "Later", "Reply", "Spliced", "Sync", "bug"]
+__all__ = [
+    *("IN_HEADER", "After", "Binding", "Body", "Failure", "Held", "Later", "Reply", "Spliced", "Sync"),
+    "bug",
+]
