@@ -4,7 +4,7 @@ A mount may ask that what programs make durable is durable on its targets, too, 
 connection that counts is in one of the states below; `capture/synchrony.py` moves them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum, StrEnum
 from typing import Final, Literal
 
@@ -28,7 +28,7 @@ WHY: Final[Mapping[Readiness, str]] = {
     Readiness.AWAY: "the target is away",
     Readiness.READY: "the target is slow",
     Readiness.INEXACT: "the copy is not complete: a mirror or recovery comes first",
-    Readiness.PAUSED: "transmission is paused or stopped",
+    Readiness.PAUSED: "it is paused or stopped",
     Readiness.UNABLE: "the target's software cannot do it: update it",
 }
 
@@ -64,6 +64,9 @@ SYNC: Final[Mapping[tuple[SyncState, SyncEvent], SyncState]] = {
 }
 
 
+_WORST: Final = (SyncState.DEGRADED, SyncState.WAITING, SyncState.SYNCHRONOUS)
+
+
 class SyncView(msgspec.Struct, frozen=True, kw_only=True):
     """One connection of a synchronous mount, as it is shown."""
 
@@ -73,3 +76,8 @@ class SyncView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""  # why it is not synchronous
     waiting: int = 0  # operations of programs that wait for this target now
     times: int = 0  # it was left, by this process
+
+
+def worst(views: Iterable[SyncView]) -> SyncView | None:
+    """Of one connection, which may read several mounts. None: all are asynchronous."""
+    return min(views, key=lambda view: _WORST.index(view.state), default=None)

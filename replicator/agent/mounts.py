@@ -13,6 +13,7 @@ from replicator.agent.core import Change, Core, NotFoundError, real_path
 from replicator.agent.state import Connection, Mount, new_uuid
 from replicator.capture.binding_choice import choose
 from replicator.errors import ReplicatorError
+from replicator.synchrony import SyncView
 
 
 class MountView(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +25,7 @@ class MountView(msgspec.Struct, frozen=True, kw_only=True):
     state: str  # serving, starting, failed
     problem: str
     options: dict[str, str]  # those that are not the default
+    synchrony: tuple[SyncView, ...] = ()  # of the connections that its programs wait for
 
 
 class Mounts:
@@ -154,9 +156,12 @@ class Mounts:
         pid = child.pid if child is not None else None
         problem = child.problem if child is not None else ""
         binding = mount.binding
+        views: list[SyncView] = []
         try:
             if child is not None and pid is not None:
-                binding = (await child.call("status"))["binding"]
+                status = await child.call("status")
+                binding = status["binding"]
+                views = msgspec.convert(status.get("synchrony", []), list[SyncView])
         except ReplicatorError as error:
             problem = str(error)
         return MountView(
@@ -168,6 +173,7 @@ class Mounts:
             state="serving" if pid is not None else "failed" if problem else "starting",
             problem=problem,
             options=mount_options.shown(mount.options),
+            synchrony=tuple(views),
         )
 
     def _needs(self, connection: Connection, mount: Mount) -> bool:

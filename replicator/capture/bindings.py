@@ -62,9 +62,7 @@ def make(
     """
     if binding == "kernel":
         log = keeper.log if keeper is not None else None
-        return _Kernel(
-            passthrough, descriptor, lock, provision, agreement, options, log, synchrony, answers
-        )
+        return _Kernel(passthrough, descriptor, lock, provision, agreement, options, log, synchrony, answers)
     return _Pyfuse3(passthrough, descriptor, keeper, synchrony, answers)
 
 

@@ -23,7 +23,6 @@ from replicator.fs.credentials import Caller
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_protocol import (
     HEADER_BYTES,
-    IN_HEADER,
     OPERATIONS,
     WRITE_HEADER_BYTES,
     Agreement,

@@ -60,7 +60,7 @@ class Answers:
 
 
 class Teller:
-    """The reader's side, of one cursor with a slot. Its mount may not be synchronous: then nothing is wanted."""
+    """The reader's side, of one cursor with a slot. Of a mount that is asynchronous nothing is wanted."""
 
     def __init__(self, world: World, memory_directory: str, header: Header, slot: int, reader: UUID) -> None:
         self._world = world
@@ -87,10 +87,7 @@ class Teller:
         if secured <= before and received <= received_before:
             return
         header.fence()
-        if (
-            header.wanted(slot, durable=True) > before
-            or header.wanted(slot, durable=False) > received_before
-        ):
+        if header.wanted(slot, durable=True) > before or header.wanted(slot, durable=False) > received_before:
             self._world.doorbells.ring(self._answers_path)
 
     def listen(self) -> Bell:
@@ -99,5 +96,3 @@ class Teller:
 
     def remove(self) -> None:
         self._world.doorbells.remove(self._urgent_path)
-
-

@@ -28,6 +28,7 @@ from replicator.sender.scanner import Scanner
 from replicator.sender.sender_state import SenderStateFile
 from replicator.sender.shipper import Shipper
 from replicator.sender.size_count import count_sizes
+from replicator.sender.synchronous import Synchronous
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
 from replicator.sender.verifier import Verifier
@@ -56,6 +57,7 @@ class Sessions:
         orphans: OrphanControl,
         verifier: Verifier,
         lag: LagWatch,
+        synchronous: Synchronous,
         changes: Changes,
     ) -> None:
         self.reconnect = arguments.options.reconnect
@@ -79,6 +81,8 @@ class Sessions:
         self._orphans = orphans
         self._verifier = verifier
         self._lag = lag
+        self._synchronous = synchronous
+        self.target_secures = False  # it understands SECURE
         self._changes = changes
         self._attempting = False  # a session uses the flows, or will
         self._leaving = ""  # why the session ends, if it ends to track
@@ -173,6 +177,7 @@ class Sessions:
                 self._verifier.session_begins(understood=connected.checks)
                 await self._resync.resume(connected)
                 self.session = session
+                self.target_secures = connected.secures
                 self.target_address = peer_address(stream)
                 self.connected_since = self._world.clock.wall_ns() / 1e9
                 self.receiver_pid = connected.receiver_pid
@@ -181,6 +186,7 @@ class Sessions:
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(count_sizes, self._world, self._flows, self._mirrors, self._changes)
                 nursery.start_soon(self._note_alive)
+                nursery.start_soon(self._synchronous.run)
                 nursery.start_soon(self._verifier.run)
                 while True:
                     self._reports.handle(await session.receive())
