@@ -1,4 +1,4 @@
-"""A line to a target that takes its time: a relay for TCP that adds to the round trip, and can be cut or held.
+"""A line to a target that takes its time: a relay for TCP that adds to the round trip, can be cut and held.
 
     with slow_line(agent.port, round_trip_s=0.005) as line:
         ...                    # connect to 127.0.0.1:line.port
