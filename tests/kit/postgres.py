@@ -143,7 +143,7 @@ def look_at_copy(cluster: Path) -> Look:
 
 @contextmanager
 def committing(socket: str, output: Path) -> Iterator[None]:
-    """A client inserts rows, one a transaction; `output` has the numbers of those that it was told are done."""
+    """A client inserts rows, one a transaction; `output` has the numbers of those it was told are done."""
     query(socket, "create table if not exists told (id serial primary key)")
     with open(output, "xb") as told:
         insert = "insert into told default values returning id;"
