@@ -104,6 +104,7 @@ class _Kernel:
                 agreement=agreement,
                 intent=provision.intent,
                 open_notes=provision.open_notes,
+                held_notes=provision.held_notes,
                 options=options,
                 agreed=provision.agreed,
                 ready=self._ready,

@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from replicator.fs.kernel_binding import Failure, Header, Held, Reply, Sync
+from replicator.fs.held_notes import HeldNotes
+from replicator.fs.kernel_binding import NAME_OPERATIONS, Failure, Header, Held, Reply, Sync
+from replicator.fs.kernel_protocol import RESENT
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.tickets import Synchrony
 
@@ -16,8 +18,14 @@ class Gate:
     """Handles requests of a synchronous mount: says which replies have to wait. Under the lock."""
 
     def __init__(
-        self, handle: Callable[[Header], Reply], passthrough: Passthrough, synchrony: Synchrony
+        self,
+        handle: Callable[[Header], Reply],
+        passthrough: Passthrough,
+        synchrony: Synchrony,
+        notes: HeldNotes | None = None,
     ) -> None:
+        """`notes`: for a successor that is handed requests out again whose replies wait."""
+        self._notes = notes
         self._handle = handle
         self._fs = passthrough
         self._synchrony = synchrony
@@ -31,9 +39,14 @@ class Gate:
             # Asked before the storage here is synced: both take their time at the same time.
             ticket = synchrony.want(path, durable=True) if path is not None else None
             return reply if ticket is None else reply._replace(reply=Held(reply.reply, ticket))
-        if synchrony.of_all and reply is not None and fs.head_sequence != before:
+        if not synchrony.of_all or reply is None:
+            return reply
+        # What a predecessor has done is journaled already.
+        if fs.head_sequence != before or header[2] & RESENT:
             ticket = synchrony.want(None, durable=False)
             if ticket is not None:
+                if self._notes is not None and header[1] in NAME_OPERATIONS and type(reply) is bytes:
+                    self._notes.note(header[2] & ~RESENT, reply)
                 return Held(reply, ticket)
         return reply
 
@@ -46,8 +59,14 @@ class _Waiting(NamedTuple):
 class Holds:
     """Of one mount. `hold` may be called by any thread, all else by the one that serves."""
 
-    def __init__(self, reply: Callable[[Header, Reply], None], wake: Callable[[], None]) -> None:
-        """`wake` makes the serving thread call `tend`."""
+    def __init__(
+        self,
+        reply: Callable[[Header, Reply], None],
+        wake: Callable[[], None],
+        notes: HeldNotes | None = None,
+    ) -> None:
+        """`wake` makes the serving thread call `tend`. `notes`: see `Gate`."""
+        self._notes = notes
         self._reply = reply
         self._wake = wake
         self._waiting: deque[_Waiting] = deque()
@@ -59,7 +78,7 @@ class Holds:
 
     def hold(self, header: Header, held: Held) -> None:
         if held.ticket.is_met():
-            self._reply(header, held.reply)
+            self._answer(header, held.reply)
             return
         self._waiting.append(_Waiting(header, held))
         self._wake()  # it may have been met while nobody was there to be rung
@@ -69,9 +88,14 @@ class Holds:
         for _ in range(len(self._waiting)):
             waiting = self._waiting.popleft()
             if waiting.held.ticket.is_met():
-                self._reply(waiting.header, waiting.held.reply)
+                self._answer(waiting.header, waiting.held.reply)
             else:
                 self._waiting.append(waiting)
+
+    def _answer(self, header: Header, reply: Reply) -> None:
+        self._reply(header, reply)
+        if self._notes is not None:
+            self._notes.answered(header[2] & ~RESENT)
 
     def finish(self, *, is_left: bool, error: int = 0) -> None:
         """Nobody serves any more. `is_left`: a successor is asked for them again. Else they are given now, or
@@ -80,4 +104,4 @@ class Holds:
         while self._waiting:
             waiting = self._waiting.popleft()
             if not is_left:
-                self._reply(waiting.header, Failure(error) if error else waiting.held.reply)
+                self._answer(waiting.header, Failure(error) if error else waiting.held.reply)

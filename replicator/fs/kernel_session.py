@@ -23,6 +23,7 @@ from replicator.fs import kernel_protocol as protocol
 from replicator.fs.awake import Awake, is_worthwhile
 from replicator.fs.calls import unshare_umask
 from replicator.fs.disk_threads import DiskThreads
+from replicator.fs.held_notes import HeldNotes
 from replicator.fs.holds import Gate, Holds
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_binding import (
@@ -119,6 +120,7 @@ class Session:
         log: Log | None = None,
         synchrony: Synchrony | None = None,
         answers: FifoBell | None = None,
+        held_notes: HeldNotes | None = None,
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
@@ -158,7 +160,8 @@ class Session:
         self._synchrony = synchrony
         self._answers = answers
         self._gate: Gate | None = None
-        self._holds = Holds(self._reply, self._syncs.wake)
+        self._binding.held_notes = held_notes
+        self._holds = Holds(self._reply, self._syncs.wake, held_notes)
         if answers is not None:
             self._poll.register(answers.fileno(), select.POLLIN)
         self.heed_options()
@@ -176,7 +179,7 @@ class Session:
         if synchrony is None or not synchrony.is_on:
             self._gate = None  # what waits goes on as soon as its ticket says so
         elif self._gate is None:
-            self._gate = Gate(self._binding.handle, self._passthrough, synchrony)
+            self._gate = Gate(self._binding.handle, self._passthrough, synchrony, self._binding.held_notes)
 
     def stop(self) -> None:
         """End `serve` although the mount is still there: for a mount that was detached. From any thread."""

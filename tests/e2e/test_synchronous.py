@@ -48,7 +48,7 @@ class Hosts:
 
 
 @contextmanager
-def running(directory: Path, round_trip_s: float = 0.0) -> Iterator[Hosts]:
+def running(directory: Path, round_trip_s: float = 0.0, binding: str = "auto") -> Iterator[Hosts]:
     try:
         disk = Disk(directory, directory / "disk")
     except NoDisk as error:
@@ -60,6 +60,8 @@ def running(directory: Path, round_trip_s: float = 0.0) -> Iterator[Hosts]:
         ):
             pair = Protected(directory, alpha, beta, disk.mountpoint / "copy")
             pair.source.mkdir()
+            added = alpha.dtctl("mount", "add", pair.source, "--binding", binding)
+            assert added.code == 0, added.err
             target = f"127.0.0.1:{line.port}:{pair.copy}"
             pair.id = str(alpha.json("protect", pair.source, target, "--wait")["id"])
             yield Hosts(pair, line, disk)
@@ -176,8 +178,9 @@ def test_postgres_at_many_moments(tmp_path: Path) -> None:
 # --- each call that is to wait does ---
 
 
-def test_each_kind_of_durable_change_is_on_the_target_when_it_returns(tmp_path: Path) -> None:
-    with running(tmp_path, round_trip_s=0.02) as hosts:
+@pytest.mark.parametrize("binding", ["kernel", "pyfuse3"])
+def test_each_kind_of_durable_change_is_on_the_target_when_it_returns(tmp_path: Path, binding: str) -> None:
+    with running(tmp_path, 0.02, binding) as hosts:
         hosts.become("sync=fsync")
         source, copy = hosts.pair.source, hosts.pair.copy
 
@@ -210,8 +213,9 @@ def test_each_kind_of_durable_change_is_on_the_target_when_it_returns(tmp_path: 
         subprocess.run(["python3", "-c", program, source / "f", copy / "f"], check=True, timeout=30)
 
 
-def test_all_operations_wait_until_they_are_received(tmp_path: Path) -> None:
-    with running(tmp_path, round_trip_s=0.02) as hosts:
+@pytest.mark.parametrize("binding", ["kernel", "pyfuse3"])
+def test_all_operations_wait_until_they_are_received(tmp_path: Path, binding: str) -> None:
+    with running(tmp_path, 0.02, binding) as hosts:
         hosts.become("sync=all", "sync_timeout=60")
         source = hosts.pair.source
         began_s = time.monotonic()
