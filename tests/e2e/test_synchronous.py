@@ -230,6 +230,42 @@ def test_all_operations_wait_until_they_are_received(tmp_path: Path, binding: st
         hosts.pair.assert_equal()
 
 
+def test_changes_of_names_that_wait_are_not_done_twice(tmp_path: Path) -> None:
+    """A capture is killed while programs wait for what it has done: their calls are handed out again."""
+    with running(tmp_path) as hosts:
+        hosts.become("sync=all", "sync_timeout=60", "sync_policy=strict")
+        source = hosts.pair.source
+        places = [source / f"place{number}" for number in range(8)]
+        for place in places:
+            place.mkdir()
+        (mount,) = hosts.pair.alpha.json("mount", "list")
+        hosts.line.hold()
+        errors: list[OSError] = []
+
+        def work(place: Path) -> None:
+            try:
+                (place / "made").mkdir()
+            except OSError as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(place,)) for place in places]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        assert all(thread.is_alive() for thread in threads)
+        os.kill(mount["pid"], 9)
+        until(lambda: hosts.pair.alpha.json("mount", "list")[0]["pid"] not in (None, mount["pid"]), 30)
+        time.sleep(1)
+        assert all(thread.is_alive() for thread in threads)
+        hosts.line.release()
+        hosts.line.cut()
+        for thread in threads:
+            thread.join(60)
+        assert not errors
+        assert all((hosts.pair.copy / place.name / "made").is_dir() for place in places)
+        hosts.pair.assert_equal()
+
+
 # --- a target that does not answer ---
 
 
