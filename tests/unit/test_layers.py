@@ -29,6 +29,7 @@ DOMAIN = frozenset(
         "schedules",
         "states",
         "synchrony",
+        "access",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
