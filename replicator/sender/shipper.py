@@ -329,12 +329,12 @@ class _Bell:
         while True:
             await self._armed.wait()
             pause_until_s = rang_s + limits.SHIP_PAUSE_S
-            self._hurry = trio.Event()
             while (
                 trio.current_time() < pause_until_s
                 and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES
                 and not self._is_urgent()
             ):
+                self._hurry = trio.Event()
                 with trio.move_on_after(limits.SHIP_PAUSE_S / 4):  # nobody rings for the bytes
                     await self._hurry.wait()
             await self._merge.wait()
