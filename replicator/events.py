@@ -56,6 +56,7 @@ TARGET_PAUSED = EventType(4026, _I, "applying paused for {count} connections by 
 TARGET_RESUMED = EventType(4027, _I, "applying resumed for {count} connections by request")
 TRANSMISSION_STARTED = EventType(4014, _I, "connection {id}: transmission started")
 TRANSMISSION_STOPPED = EventType(4015, _I, "connection {id}: transmission {how}")
+TRANSMISSION_SET = EventType(9035, _I, "{what}: compression {compression}, bandwidth {limit}")
 REPSET_MODIFIED = EventType(99, _I, "replication set {repset} modified: generation {generation}")  # RS-24
 REPSET_DELETED = EventType(9001, _I, "replication set {repset} deleted")
 MOUNT_ADDED = EventType(9010, _I, "{path} is captured at {mountpoint}")

@@ -3,6 +3,7 @@
 `docs/developers/architecture.md` ("Home directory") lists the layout; nobody else puts these names together.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -101,6 +102,10 @@ class Home:
     def runs(self, connection_uuid: str) -> str:
         """How the runs of a connection ended."""
         return os.path.join(self.path, "source", connection_uuid + ".runs")
+
+    def target_limit(self, host: str) -> str:
+        """Shared memory of all senders to that host: what they may send."""
+        return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")
 
     @property
     def targets(self) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from replicator import shares
 from replicator.orphans import OrphanReport
+from replicator.transmission import TransmissionStatus
 
 
 class ConnectionState(StrEnum):
@@ -364,7 +365,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_queue_bytes: int = 0
     disk_queue_bytes: int = 0
     sent_bytes: int = 0
-    sent_compressed_bytes: int = 0
+    sent_compressed_bytes: int = 0  # what of sent_bytes went over the line, after compression
     sent_ops: int = 0
     sent_replication_bytes: int = 0
     sent_compressed_replication_bytes: int = 0
@@ -397,3 +398,4 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     recovery: RecoveryStatus = RecoveryStatus()
     orphans: OrphanReport = OrphanReport()  # as the target told it last, without names
     verify: VerifyProgress = VerifyProgress()  # without names of what differs
+    transmission: TransmissionStatus = TransmissionStatus()

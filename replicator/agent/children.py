@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 import trio
 
-from replicator import events, limits
+from replicator import events, limits, transmission
 from replicator.addresses import Address
 from replicator.agent import planning
 from replicator.agent.launcher import answer
@@ -40,6 +40,7 @@ from replicator.restores import Existing
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.sender.verify_log import VerifyLogSettings
 from replicator.shares import shares
+from replicator.transmission import TransmissionOrders
 from replicator.world import World
 
 
@@ -332,6 +333,11 @@ class Children:
                     checksum_all=self._config.mirror.checksum_all,
                     verify_log=msgspec.to_builtins(self._verify_log()),
                 )
+            with suppress(ReplicatorError):
+                now = next((c for c in self._state().connections if c.uuid == connection.uuid), connection)
+                await child.call(
+                    "set_transmission", orders=msgspec.to_builtins(self.transmission_orders(now))
+                )
 
         plan = Plan(
             "sender",
@@ -359,6 +365,9 @@ class Children:
         for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid)):
             with suppress(FileNotFoundError):  # the sender did it itself
                 os.unlink(remembered)
+        if connection.host not in {c.host for c in self._state().connections if c.uuid != uuid}:
+            with suppress(FileNotFoundError):  # of no use to anybody
+                os.unlink(home.target_limit(connection.host))
         for mount in mounts:
             if self.capture(mount) is not None:
                 self._drop_lost_readers(mount)
@@ -400,9 +409,16 @@ class Children:
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
                 verify_log=self._verify_log(),
+                transmission=self.transmission_orders(connection),
             ),
             connection_id=connection.id,
         )
+
+    def transmission_orders(self, connection: Connection) -> TransmissionOrders:
+        """What the sender of this connection is to do."""
+        target = self._state().transmission_of(connection.host)
+        page = self._home.target_limit(connection.host)
+        return transmission.orders(connection.options.transmission, target, page)
 
     def _verify_log(self) -> VerifyLogSettings:
         settings = self._config.verify

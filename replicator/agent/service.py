@@ -24,6 +24,7 @@ from replicator.agent.repsets import Repsets
 from replicator.agent.restores import Restores
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
+from replicator.agent.transmissions import Transmissions
 from replicator.agent.verify_service import VerifyService
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
@@ -57,6 +58,7 @@ class Service:
         self.targets = Targets(core, self.connections)
         self.queues = Queues(core)
         self.recovery = RecoveryControl(core, self.connections, self.repsets)
+        self.transmissions = Transmissions(core, self.connections)
         self.orphans = OrphanService(core, self.connections)
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from replicator.cli import (
+    compression,
     connect,
     connection,
     console,
     events,
     lag,
+    limit,
     login,
     monitor,
     mount,
@@ -125,6 +127,8 @@ app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
 app.add_typer(verify.app, name="verify")
+app.add_typer(compression.app, name="compression")
+app.add_typer(limit.app, name="limit")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
 for _module in (login, events, monitor, console):

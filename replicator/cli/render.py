@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from replicator.cli import render_transmission
 from replicator.cli.render_recovery import ends_text
 from replicator.cli.render_verify import verified
 from replicator.cli.units import bytes_text, count_text, seconds_text
@@ -143,6 +144,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{count_text(status.get('sent_ops') or 0)} operations"
             ),
         ),
+        ("transmission", Text(render_transmission.now(status.get("transmission") or {}))),
         (
             "mirror",
             Text(

@@ -18,6 +18,9 @@ DRIFT_FEATURE = "drift"
 ORPHANS_FEATURE = "orphans"
 """In a source's HELLO: it understands ORPHANS."""
 
+PACKED_FEATURE = "zstd"
+"""In a HELLO: whoever says it understands PACKED."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 """A sequence, an index or a number of something: never negative, at most 64 bits (msgpack)."""
 
@@ -46,6 +49,7 @@ class FrameType(IntEnum):
     SECURE = 28
     PING = 30
     BYE = 31
+    PACKED = 32
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -285,6 +289,14 @@ class Disconnect(Frame, frozen=True):
     connection_uuid: str
 
 
+class Packed(Frame, frozen=True):
+    """Head of PACKED: what follows is the next piece of this direction's zstd stream, which becomes `size`
+    bytes of frames: cut anywhere, and none of them PACKED itself.
+    """
+
+    size: Count
+
+
 class Ping(Frame, frozen=True):
     """Sent when nothing else was."""
 
@@ -317,7 +329,10 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     Secure: FrameType.SECURE,
     Ping: FrameType.PING,
     Bye: FrameType.BYE,
+    Packed: FrameType.PACKED,
 }
 
-BULK_TYPES = frozenset({FrameType.RECORDS, FrameType.DERIVED, FrameType.BATCH, FrameType.CHECKS})
+BULK_TYPES = frozenset(
+    {FrameType.RECORDS, FrameType.DERIVED, FrameType.BATCH, FrameType.CHECKS, FrameType.PACKED}
+)
 """Frames whose msgpack body is only a head: raw bytes follow it."""

@@ -4,6 +4,7 @@ import msgspec
 
 from replicator.repset import ReplicationSet
 from replicator.sender.verify_log import VerifyLogSettings
+from replicator.transmission import TransmissionOrders
 
 
 class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +45,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down
     verify_log: VerifyLogSettings = VerifyLogSettings()
+    transmission: TransmissionOrders = TransmissionOrders()
 
 
 class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

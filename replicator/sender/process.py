@@ -50,6 +50,7 @@ from replicator.sender.stream_start import StreamStart
 from replicator.sender.synchronous import Synchronous
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.transmission_control import TransmissionControl
 from replicator.sender.verifier import Verifier
 from replicator.sender.verify_control import VerifyControl
 from replicator.sender.verify_log import VerifyLog, VerifyLogSettings
@@ -65,6 +66,7 @@ from replicator.status import (
     VerifyProgress,
 )
 from replicator.synchrony import Readiness
+from replicator.transmission import TransmissionOrders
 from replicator.world import World
 
 
@@ -205,6 +207,7 @@ class Sender:
             scanner=scanner_wake,
         )
         self._synchronous = synchronous = Synchronous(flows, copy, self._readiness, shipper.hurry)
+        self._transmission = transmission = TransmissionControl(world, options.transmission)
         self._sessions = sessions = Sessions(
             world,
             arguments,
@@ -222,6 +225,7 @@ class Sender:
             verifier,
             lag,
             synchronous,
+            transmission,
             changes,
         )
         self._status = SenderStatus(
@@ -241,6 +245,7 @@ class Sender:
             orphans,
             verify,
             lag,
+            transmission,
         )
         self.removed = False
 
@@ -276,6 +281,7 @@ class Sender:
             nursery.start_soon(self.verify.run)
             await self._sessions.run()
             nursery.cancel_scope.cancel()
+        self._transmission.close()
         if not self.removed and self.dirt.changed:  # DC-09
             self.dirt.save()
 
@@ -293,6 +299,7 @@ class Sender:
         told = False
         session = self._sessions.session
         if session is not None:
+            self._transmission.lift()
             with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
                 try:
                     await session.send(Disconnect(self._arguments.connection_uuid))
@@ -392,6 +399,11 @@ class Sender:
     def runs(self, kinds: list[str], count: int | None = None) -> list[RunReport]:
         """How runs ended, oldest first."""
         return self.verify.reports.newest(kinds, count)
+
+    def set_transmission(self, orders: object) -> None:
+        """How well it is compressed, and how much of the line it may take."""
+        self._transmission.obey(msgspec.convert(orders, TransmissionOrders))
+        self._changes.notify()
 
     def configure(
         self, remirror: str, reconnect: bool, checksum_all: bool = False, verify_log: object = None
@@ -535,8 +547,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
-        "recovering force_source orphans_start orphans "
+        "transmit_start transmit_stop transmit_pause transmit_resume set_transmission stop lag configure "
+        "set_recovery recovering force_source orphans_start orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}

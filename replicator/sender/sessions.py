@@ -31,6 +31,7 @@ from replicator.sender.size_count import count_sizes
 from replicator.sender.synchronous import Synchronous
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.transmission_control import TransmissionControl
 from replicator.sender.verifier import Verifier
 from replicator.states import ReplicationEvent, TransmitEvent
 from replicator.status import TransmitMode
@@ -58,6 +59,7 @@ class Sessions:
         verifier: Verifier,
         lag: LagWatch,
         synchronous: Synchronous,
+        transmission: TransmissionControl,
         changes: Changes,
     ) -> None:
         self.reconnect = arguments.options.reconnect
@@ -83,6 +85,7 @@ class Sessions:
         self._lag = lag
         self._synchronous = synchronous
         self.target_secures = False  # it understands SECURE
+        self._transmission = transmission
         self._changes = changes
         self._attempting = False  # a session uses the flows, or will
         self._leaving = ""  # why the session ends, if it ends to track
@@ -170,7 +173,8 @@ class Sessions:
         session = Session(stream, Engine(Role.SOURCE))
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
-                connected = await introduce(session, arguments)
+                connected, features = await introduce(session, arguments)
+            self._transmission.session_begins(session, features)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
                 self._orphans.session_begins(connected)
@@ -206,6 +210,7 @@ class Sessions:
         self.connected_since = None
         self.receiver_pid = None
         self._verifier.session_over()
+        self._transmission.session_over()
         for flow in self._flows:
             flow.session_ended()
         self._states.session_over()

@@ -99,8 +99,9 @@ class Shipper:
                     if self._resync.jump_pending:
                         await self._tracker.end()
                     shipments = self._collect()
-                    for frame, data in shipments:
-                        await session.send(frame, data)
+                    for shipment in shipments:
+                        saved_bytes = await session.send(shipment.frame, shipment.data)
+                        self._totals.shipped(shipment, saved_bytes)
                     self._lag.sent()
                     if self._halted is not None:
                         raise self._halted

@@ -27,6 +27,7 @@ DOMAIN = frozenset(
         "orphans",
         "restores",
         "schedules",
+        "transmission",
         "states",
         "synchrony",
         "access",
