@@ -168,6 +168,11 @@ DIRECTORY_READ_BYTES = 32 * KIB  # names of a directory kept in memory per reade
 COPY_RANGE_BYTES = 8 * MIB  # one step of copy_file_range: it holds up all other changes
 UNNAMED_BYTES = 4 * MIB  # one record of a file that gets its first name; one that holds more is mirrored
 SYNC_LOOK_S = 0.001  # between two looks of a thread whether the sync of another one has ended
+SYNC_TIMEOUT_S = 5.0  # a program of a synchronous mount waits so long for a target
+SYNC_TIMEOUT_MAX_S = 3600
+SYNCHRONY_LOOK_S = 0.05  # between two looks whether a target is overdue, or has caught up
+SYNCHRONY_RETURN_S = 1.0  # a target that was given up is not asked again before
+SYNCHRONY_GATHER_NS = 10_000_000  # waits that begin within this time count as one
 SYNCS = 128  # syncs of files under way at a time without a thread for each; a power of two
 DETACHED_SERVE_S = 2.0  # a mount that is gone here still serves open files, and other mount namespaces
 

@@ -34,6 +34,7 @@ DOMAIN = frozenset(
         "transmission_schedule",
         "schedule_outlook",
         "states",
+        "synchrony",
         "access",
     ]
 )
