@@ -396,6 +396,9 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     foreign_path: str = ""  # of the last of them
     lag_seconds: float = 0.0
     lag: Lag = Lag()  # without its history
+    synchrony: str = ""  # of programs of its mounts with its target: a synchrony.SyncState; "": asynchronous
+    synchrony_since: float | None = None  # seconds since the epoch
+    synchrony_reason: str = ""  # why programs do not wait, or for what
     tracking: bool = False  # nothing is kept in the queue for this connection: only what changes is noted
     tracked_since: float | None = None  # seconds since the epoch; what was changed since is to be brought
     tracked_files: int = 0  # entries that name one file

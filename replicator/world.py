@@ -241,6 +241,15 @@ class FifoBell:
             except BlockingIOError:
                 continue  # a spurious wake-up
 
+    def fileno(self) -> int:
+        """Readable when it was rung; see `hear`."""
+        return self._descriptor
+
+    def hear(self) -> None:
+        """Whatever was rung so far is heard."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._descriptor, 65536)
+
     def close(self) -> None:
         os.close(self._descriptor)
 

@@ -92,7 +92,7 @@ class Children:
             await self._settle(mount.id, mount.path, self._wanted_place(mount))
 
         async def tell(child: Child) -> None:
-            await child.call("set_active", prefixes=self.active_prefixes(mount))
+            await child.call("set_active", **self.active(mount))
             self._drop_lost_readers(mount)
             async with self._receivers_away(mount):
                 pass  # they come back and write through the mount that is there now
@@ -180,6 +180,19 @@ class Children:
         ]
         return planning.active_prefixes(filters)
 
+    def synchronous(self, mount: Mount) -> dict[str, list[bytes]]:
+        """The connections that the mount waits for if it is synchronous, and where their sets begin in it."""
+        return {
+            connection.uuid: list(journal.filter.roots)
+            for connection in self._state().connections
+            for journal in self.journals(connection)
+            if journal.mount.id == mount.id
+        }
+
+    def active(self, mount: Mount) -> dict[str, object]:
+        """What a capture is told of its readers: the arguments of `set_active`."""
+        return {"prefixes": self.active_prefixes(mount), "synchronous": self.synchronous(mount)}
+
     def journals(self, connection: Connection) -> list[planning.Journal]:
         """The mounts a connection reads; none if they are gone."""
         try:
@@ -206,6 +219,7 @@ class Children:
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
             active=self.active_prefixes(mount),
+            synchronous=self.synchronous(mount),
         )
 
     def journal_settings(self, mount: Mount) -> JournalSettings:

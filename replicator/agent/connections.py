@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -31,6 +31,7 @@ from replicator.status import (
     StoryEntry,
     TargetLock,
 )
+from replicator.synchrony import SyncView, worst
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -48,6 +49,23 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     checksum: bool = False
     orphans: str = "keep"
     lock: str = TargetLock.NONE
+
+
+class _Queues(NamedTuple):
+    """The journals of one connection: bytes in memory and on disk, and what the fullest can still take."""
+
+    memory_bytes: int
+    disk_bytes: int
+    room_bytes: int | None
+    synchrony: SyncView | None
+
+
+def _with_synchrony(status: ConnectionStatus, view: SyncView | None) -> ConnectionStatus:
+    if view is None:
+        return status
+    return msgspec.structs.replace(
+        status, synchrony=view.state, synchrony_since=view.since, synchrony_reason=view.reason
+    )
 
 
 THIS_HOST = "this host"
@@ -349,15 +367,17 @@ class Connections:
             state_reason=self._reason_of_nothing(connection),
             recovery=self._recovery_status(connection, RecoveryStatus(share=0.0)),
         )
+        if self._is_synchronous(connection):  # else it says nothing of that
+            without = _with_synchrony(without, (await self._queues(connection)).synchrony)
         if child is None or (child.pid is None and not child.problem):
             return without
         try:
             status = msgspec.convert(await child.call("status"), ConnectionStatus)
         except ReplicatorError as error:
             return msgspec.structs.replace(without, state=ConnectionState.ERROR, state_reason=str(error))
-        memory, disk, room = await self._queue_bytes(connection)
+        memory, disk, room, synchrony = await self._queues(connection)
         return msgspec.structs.replace(
-            status,
+            _with_synchrony(status, synchrony),
             id=connection.id,
             target=name,
             target_lock=TargetLock(connection.options.lock),
@@ -387,19 +407,22 @@ class Connections:
         connection = self.find(key)
         lag = msgspec.convert(await self._ask(connection, "lag"), Lag)
         status = await self.status(connection)
-        _, _, room = await self._queue_bytes(connection)
+        room = (await self._queues(connection)).room_bytes
         return self._completed(connection, lag, room, status.state_reason)
 
     def _completed(self, connection: Connection, lag: Lag, room: int | None, waits_for: str) -> Lag:
         scheduled, meter = connection.options.schedule.holds, self._core.config.meter
         return forecast.completed(lag, meter, room, scheduled=scheduled, waits_for=waits_for)
 
-    async def _queue_bytes(self, connection: Connection) -> tuple[int, int, int | None]:
-        """Bytes the journals of a connection hold in memory and on disk, and what the fullest can still
-        take.
-        """
+    def _is_synchronous(self, connection: Connection) -> bool:
+        journals = self._core.children.journals(connection)
+        return any(journal.mount.options.sync != "async" for journal in journals)
+
+    async def _queues(self, connection: Connection) -> _Queues:
+        """What the captures say of the journals of a connection."""
         memory = disk = 0
         room: int | None = None
+        views: list[SyncView] = []
         for journal in self._core.children.journals(connection):
             child = self._core.children.capture(journal.mount)
             try:
@@ -409,11 +432,13 @@ class Connections:
             in_memory, on_disk = status.get("memory_bytes", 0), status.get("disk_bytes", 0)
             memory += in_memory
             disk += on_disk
+            found = msgspec.convert(status.get("synchrony", []), list[SyncView])
+            views += [view for view in found if view.connection == connection.uuid]
             settings = self._core.children.journal_settings(journal.mount)
             free = await free_bytes(settings.disk_directory)
             left = room_bytes(settings, in_memory, on_disk, free)
             room = left if room is None else min(room, left)
-        return memory, disk, room
+        return _Queues(memory, disk, room, worst(views))
 
     def _target_name(self, connection: Connection) -> str:
         if is_nowhere(connection.target_host):

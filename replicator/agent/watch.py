@@ -24,6 +24,7 @@ from replicator.status import (
     TransmitMode,
     VerifyPhase,
 )
+from replicator.synchrony import SyncState
 from replicator.transmission_schedule import BY_HAND
 from replicator.world import FifoBell
 
@@ -31,6 +32,11 @@ Change = tuple[EventType, dict[str, object]]
 
 
 _NO_MIRROR = (MirrorStatus.IDLE, MirrorStatus.VERIFYING)
+_SYNC_EVENTS = {
+    SyncState.SYNCHRONOUS: events.SYNC_BEGINS,
+    SyncState.DEGRADED: events.SYNC_ENDS,
+    SyncState.WAITING: events.SYNC_WAITS,
+}
 _LEVEL_EVENTS = {"": events.LAG_NORMAL, "warning": events.LAG_WARNING, "error": events.LAG_ERROR}
 
 
@@ -84,6 +90,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.FOREIGN_CHANGES, {**names, "count": changes, "path": now.foreign_path}
     if now.target_queue_full is not before.target_queue_full:
         yield events.TARGET_QUEUE_FULL if now.target_queue_full else events.TARGET_QUEUE_ROOM, names
+    if now.synchrony != before.synchrony and now.synchrony:
+        yield _SYNC_EVENTS[SyncState(now.synchrony)], {**names, "reason": now.synchrony_reason}
     if now.lag.level != before.lag.level:
         seconds = now.lag.recovery_point_seconds
         yield _LEVEL_EVENTS[now.lag.level], {**names, "seconds": seconds}

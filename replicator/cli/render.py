@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich import box
@@ -103,6 +104,14 @@ def connections(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(table, *notes) if notes else table
 
 
+def synchrony_text(status: Mapping[str, Any]) -> str:
+    """Whether programs wait for this target."""
+    state, reason = str(status.get("synchrony") or "Asynchronous"), str(status.get("synchrony_reason") or "")
+    since = status.get("synchrony_since")
+    when = f" since {datetime.fromtimestamp(float(since)):%Y-%m-%d %H:%M:%S}" if since and reason else ""
+    return state + when + (f": {reason}" if reason else "")
+
+
 def connection(status: Mapping[str, Any]) -> RenderableType:
     """Everything about one connection."""
     grid = Table.grid(padding=(0, 2))
@@ -116,6 +125,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
         ("target data state", _state(status["target_data_state"])),
         ("target status", _state(status["target_status"])),
         ("lock of the copy", Text(str(status.get("target_lock", "none")))),
+        ("programs", Text(synchrony_text(status))),
         ("transmit mode", _state(status["transmit_mode"])),
         ("mirror status", mirror_text(status)),
         ("replication status", _state(status["replication_status"])),
@@ -435,7 +445,7 @@ def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
 def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not found:
         return Text("nothing is captured; add a directory with 'dtctl mount add PATH'")
-    table = _table("path", "mounted at", "binding", "pid", "state", "options", right=("pid",))
+    table = _table("path", "mounted at", "binding", "pid", "state", "options", "programs", right=("pid",))
     for mount in found:
         table.add_row(
             Text(str(mount["path"])),
@@ -444,6 +454,7 @@ def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
             "–" if mount.get("pid") is None else str(mount["pid"]),
             Text(str(mount["state"])),
             Text(_options(mount)),
+            Text(", ".join(dict.fromkeys(str(view["state"]) for view in mount.get("synchrony") or ()))),
         )
     return table
 

@@ -46,6 +46,7 @@ class FrameType(IntEnum):
     ORPHANS = 25
     ORPHAN_TASK = 26
     CHECKED = 27
+    SECURE = 28
     PING = 30
     BYE = 31
     PACKED = 32
@@ -131,6 +132,7 @@ class Connected(Frame, frozen=True):
         None  # mirrors are to list all names, for its orphans; None: it knows nothing of that
     )
     checks: bool = False  # it understands CHECKS
+    secures: bool = False  # it understands SECURE
 
 
 class RefusedConnection(Frame, frozen=True):
@@ -220,6 +222,15 @@ class Acknowledge(Frame, frozen=True):
     batches_received: Count
     batches_applied: Count
     settled: str = ""
+    secured: tuple[Count, ...] = ()  # as `durable`, and as true; but its position may be synced later
+
+
+class Secure(Frame, frozen=True):
+    """Source → target: somebody waits. Acknowledge at once, and again as soon as the copy is on stable
+    storage up to these sequences, one per journal; 0: none.
+    """
+
+    durable: tuple[Count, ...]
 
 
 class TargetState(Frame, frozen=True):
@@ -315,6 +326,7 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     Orphans: FrameType.ORPHANS,
     OrphanTask: FrameType.ORPHAN_TASK,
     Checked: FrameType.CHECKED,
+    Secure: FrameType.SECURE,
     Ping: FrameType.PING,
     Bye: FrameType.BYE,
     Packed: FrameType.PACKED,

@@ -65,6 +65,7 @@ async def accept(
             replica.state.power_lost and not received.mirroring,
             replica.orphan_settings.automatic,
             True,
+            True,
         )
     )
     return connect, frozenset(hello.features)

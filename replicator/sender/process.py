@@ -52,6 +52,7 @@ from replicator.sender.shipments import Totals
 from replicator.sender.shipper import Shipper
 from replicator.sender.story import Story
 from replicator.sender.stream_start import StreamStart
+from replicator.sender.synchronous import Synchronous
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
 from replicator.sender.transmission_control import TransmissionControl
@@ -65,9 +66,12 @@ from replicator.status import (
     Lag,
     RunReport,
     TargetDataState,
+    TargetStatus,
+    TransmitMode,
     VerifyPhase,
     VerifyProgress,
 )
+from replicator.synchrony import Readiness
 from replicator.transmission import TransmissionOrders
 from replicator.transmission_schedule import TransmissionSchedule
 from replicator.world import World
@@ -187,6 +191,7 @@ class Sender:
             verifier,
             shipper_wake,
             replicating=states.replicating,
+            synchronous=lambda: self._synchronous,
         )
         drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
         self._orphans = orphans = OrphanControl(
@@ -208,6 +213,7 @@ class Sender:
             shipper=shipper_wake,
             scanner=scanner_wake,
         )
+        self._synchronous = synchronous = Synchronous(flows, copy, self._readiness, shipper.hurry)
         self._transmission = transmission = TransmissionControl(world, options.transmission)
         self._limit_watch = LimitWatch(world, options.limit_calendar, transmission.set_bandwidth)
         self._schedule = SessionSchedule(
@@ -229,6 +235,7 @@ class Sender:
             orphans,
             verifier,
             lag,
+            synchronous,
             transmission,
             changes,
             self._schedule,
@@ -325,6 +332,7 @@ class Sender:
         self.removed = True
         self._lag.close()
         self._tracker.close()
+        self._synchronous.close()
         for flow in self._flows:
             flow.cursor.remove()
         self._memory.remove()
@@ -543,12 +551,31 @@ class Sender:
 
     # --- small things ---
 
+    def _readiness(self) -> Readiness:
+        """Whether programs can wait for the target."""
+        sessions = self.__dict__.get("_sessions")
+        if sessions is None or sessions.session is None:
+            paused = self._states.transmit is not TransmitMode.STARTED
+            return Readiness.PAUSED if paused else Readiness.AWAY
+        if not sessions.target_secures:
+            return Readiness.UNABLE
+        if self._states.transmit is not TransmitMode.STARTED or not self._states.replicating:
+            return Readiness.PAUSED
+        if self._states.target_status in (TargetStatus.PAUSED, TargetStatus.PAUSE_PENDING):
+            return Readiness.PAUSED
+        if self._states.target_queue_full or self._states.target_status is not TargetStatus.OK:
+            return Readiness.AWAY
+        exact = self._copy.is_exact and self.mirrors.is_settled and not self.dirt.active
+        return Readiness.INEXACT if not exact or self.resync.pending else Readiness.READY
+
     @property
     def _connected(self) -> bool:
         return self._sessions.session is not None
 
     def _tell_agent(self) -> None:
         """Ring if something is new that an administrator may want to find in the log."""
+        if "_synchronous" in self.__dict__:  # else it is still being made
+            self._synchronous.observe()
         if self._states.observe():
             self._world.doorbells.ring(self._agent_bell)
 

@@ -29,6 +29,7 @@ from replicator.sender.sender_state import SenderStateFile
 from replicator.sender.session_schedule import SessionSchedule
 from replicator.sender.shipper import Shipper
 from replicator.sender.size_count import count_sizes
+from replicator.sender.synchronous import Synchronous
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
 from replicator.sender.transmission_control import TransmissionControl
@@ -58,6 +59,7 @@ class Sessions:
         orphans: OrphanControl,
         verifier: Verifier,
         lag: LagWatch,
+        synchronous: Synchronous,
         transmission: TransmissionControl,
         changes: Changes,
         schedule: SessionSchedule,
@@ -83,6 +85,8 @@ class Sessions:
         self._orphans = orphans
         self._verifier = verifier
         self._lag = lag
+        self._synchronous = synchronous
+        self.target_secures = False  # it understands SECURE
         self._transmission = transmission
         self._changes = changes
         self._schedule = schedule
@@ -180,6 +184,7 @@ class Sessions:
                 self._verifier.session_begins(understood=connected.checks)
                 await self._resync.resume(connected)
                 self.session = session
+                self.target_secures = connected.secures
                 self.target_address = peer_address(stream)
                 self.connected_since = self._world.clock.wall_ns() / 1e9
                 self.receiver_pid = connected.receiver_pid
@@ -188,6 +193,7 @@ class Sessions:
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(count_sizes, self._world, self._flows, self._mirrors, self._changes)
                 nursery.start_soon(self._note_alive)
+                nursery.start_soon(self._synchronous.run)
                 nursery.start_soon(self._verifier.run)
                 while True:
                     self._reports.handle(await session.receive())

@@ -20,8 +20,13 @@ from replicator.cli.client import Client
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(
-        not (machine.is_root() and machine.has_mount_namespaces() and shutil.which("setpriv")),
-        reason="needs root, mount namespaces and setpriv",
+        not (
+            machine.is_root()
+            and machine.has_mount_namespaces()
+            and shutil.which("setpriv")
+            and shutil.which("openssl")
+        ),
+        reason="needs root, mount namespaces, setpriv and openssl",
     ),
 ]
 

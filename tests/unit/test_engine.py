@@ -37,6 +37,7 @@ from replicator.net.frames import (
     Ping,
     Records,
     RefusedConnection,
+    Secure,
     TargetState,
 )
 
@@ -56,6 +57,7 @@ FROM_SOURCE: list[tuple[Frame, bytes | None]] = [
     (Ping(), None),
     (Disconnect(UUID), None),
     (OrphanTask("pause"), None),
+    (Secure((7, 0)), None),
     (Checks(7), b"c" * 30),
 ]
 FROM_TARGET: list[tuple[Frame, bytes | None]] = [

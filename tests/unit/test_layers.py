@@ -27,13 +27,14 @@ DOMAIN = frozenset(
         "orphans",
         "restores",
         "schedules",
+        "transmission",
         "local_time",
         "limit_calendar",
         "diagnostics",
         "transmission_schedule",
         "schedule_outlook",
-        "transmission",
         "states",
+        "synchrony",
         "access",
     ]
 )
