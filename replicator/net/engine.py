@@ -221,9 +221,10 @@ class Engine:
 
     @property
     def missing(self) -> memoryview | None:
-        """Where the bytes that the frame under way still lacks belong; None if nothing of a frame's body has
-        arrived. Whoever reads straight into it, from its start, calls `received_in_place`.
+        """Where the next bytes of the frame under way belong; None if nothing of a frame's body has arrived.
+        Whoever reads straight into it, from its start, calls `received_in_place`, and keeps it no longer.
         """
+        self._grow()
         return None if self._body is None else memoryview(self._body)[self._filled :]
 
     def received_in_place(self, count: int) -> list[Event]:
@@ -271,7 +272,7 @@ class Engine:
             events.append(greeting)
             offset = length - before
         size = len(data)
-        while offset < size or (self._body is not None and self._filled == len(self._body)):
+        while offset < size or (self._body is not None and self._filled == self._header[0]):
             if self._body is None:
                 if self._start or size - offset < HEADER_BYTES:
                     missing = HEADER_BYTES - len(self._start)
@@ -290,19 +291,27 @@ class Engine:
                     events.append(self._decode(data[offset : offset + length]))
                     offset += length
                 else:
-                    self._body = bytearray(length)
+                    # No more than this because a number says so: what is claimed may never come.
+                    self._body = bytearray(min(length, max(size - offset, limits.FRAME_FIRST_BYTES)))
                     self._body[: size - offset] = data[offset:]
                     self._filled = size - offset
                     return
             else:
+                self._grow()
                 count = min(len(self._body) - self._filled, size - offset)
                 self._body[self._filled : self._filled + count] = data[offset : offset + count]
                 self._filled += count
                 offset += count
-                if self._filled < len(self._body):
-                    return
+                if self._filled < self._header[0]:
+                    continue
                 body, self._body = self._body, None
                 events.append(self._decode(memoryview(body)))
+
+    def _grow(self) -> None:
+        """What has come fills the buffer of the frame under way: room for as much again."""
+        body = self._body
+        if body is not None and self._filled == len(body) < self._header[0]:
+            body.extend(bytes(min(self._header[0] - len(body), len(body))))
 
     def _check_early(self) -> None:
         """A peer that is no agent may send a few bytes and wait: do not wait for a whole header with it."""

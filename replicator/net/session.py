@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import trio
 
 from replicator import limits
+from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError
 from replicator.net.engine import Buffer, Data, Engine, Event
 from replicator.net.frames import Bye, Frame, Ping
@@ -122,7 +123,7 @@ class Session:
             while self._events:
                 event = self._events.popleft()
                 if isinstance(event, Bye):
-                    raise self._end(PeerLeft(event.reason))
+                    raise self._end(PeerLeft(one_line(event.reason)))
                 if not isinstance(event, Ping):
                     return event
             if self._ended is not None:
@@ -230,6 +231,8 @@ class Session:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise self._end(ConnectionLost(_reason(error))) from error
         finally:
+            if missing is not None:
+                missing.release()  # the engine may have to make the buffer larger
             self._waiting_since = None
             self._reading = False
             self._read_scope = None

@@ -5,6 +5,7 @@ import os
 import msgspec
 import trio
 
+from replicator.bounds import one_line
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.frames import (
     DRIFT_FEATURE,
@@ -52,7 +53,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):
-        raise ConnectionRefused(hello.reason, retry=hello.retry)
+        raise ConnectionRefused(one_line(hello.reason), retry=hello.retry)
     assert isinstance(hello, Hello)
     await session.send(
         Connect(
@@ -72,7 +73,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     )
     answer = await session.receive()
     if isinstance(answer, RefusedConnection):
-        raise ConnectionRefused(answer.reason, retry=answer.retry)
+        raise ConnectionRefused(one_line(answer.reason), retry=answer.retry)
     assert isinstance(answer, Connected)
     return answer
 

@@ -3,6 +3,7 @@
 import errno
 import os
 
+from replicator.bounds import one_line
 from replicator.mirror.pieces import Refused, decode_refused
 from replicator.mirror.scan import join
 from replicator.net.engine import Event
@@ -99,7 +100,7 @@ class TargetReports:
         if self._mirrors.run is None and self._copy.is_exact:
             self._mirrors.was_exact = frame.data_state == TargetDataState.MIRROR_REQUIRED
         self._copy.is_now(TargetDataState(frame.data_state))
-        self._states.target_says(TargetStatus(frame.status), self._copy.data_state, frame.reason)
+        self._states.target_says(TargetStatus(frame.status), self._copy.data_state, one_line(frame.reason))
         if frame.queue_full is not self._states.target_queue_full:
             self._states.target_queue(full=frame.queue_full)
             self._shipper.ring()
@@ -133,7 +134,7 @@ class TargetReports:
             with run.expecting(flow.order):
                 flow.order.require(parent_of(path))
         elif not refused.retry:
-            run.problem(path, f"target: {refused.reason}")
+            run.problem(path, f"target: {one_line(refused.reason)}")
         elif refused.names:
             # What is to be sent whole need not be claimed once more, one by one.
             inodes = {} if run.comparison.blocks else self._sent.inodes_of(flow, path, refused.names)

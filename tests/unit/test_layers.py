@@ -19,6 +19,7 @@ DOMAIN = frozenset(
         "events",
         "limits",
         "config",
+        "bounds",
         "world",
         "paths",
         "addresses",
