@@ -6,7 +6,7 @@ Integers of msgpack have 64 bits. An offset or size in a file has 63 (loff_t), i
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import DecodeError, Meta
 
 from replicator import limits
 
@@ -38,3 +38,9 @@ def one_line(text: str, chars_max: int = limits.SHOWN_CHARS) -> str:
     if len(text) > chars_max:
         text = text[: chars_max - 1] + "…"
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+MALFORMED = (DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that do not say what they should: also for a text that is not UTF-8, and for
+lists in lists in lists without end.
+"""

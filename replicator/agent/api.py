@@ -26,6 +26,7 @@ from replicator.agent.connections import ConnectRequest
 from replicator.agent.core import NotFoundError
 from replicator.agent.service import Service
 from replicator.agent.verify_service import VerifyRequest
+from replicator.bounds import MALFORMED
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
@@ -483,7 +484,7 @@ async def _body(request: Request, type_: type[T]) -> T:
         return msgspec.json.decode(data or b"{}", type=type_)
     except msgspec.ValidationError as error:
         raise UsageError(f"request body: {error}") from None
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise UsageError(f"request body: not valid JSON: {error}") from None
 
 

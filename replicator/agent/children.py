@@ -23,6 +23,7 @@ from replicator.agent.process import serving_process
 from replicator.agent.queue_places import Place, QueuePlaces
 from replicator.agent.state import AgentIdentity, Connection, Mount, Restore, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
+from replicator.bounds import MALFORMED
 from replicator.capture import held_mount
 from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
@@ -570,7 +571,7 @@ class Children:
         try:
             data = await trio.Path(self._home.arguments("receiver", uuid)).read_bytes()
             running = msgspec.json.decode(data, type=ReceiverArguments)
-        except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+        except (FileNotFoundError, *MALFORMED):
             return  # none, or of another software, which says what it was told in another way
         running = msgspec.structs.replace(running, orphans=arguments.orphans)  # of which it is told at once
         if running != arguments:

@@ -19,6 +19,7 @@ from replicator import events, limits
 from replicator.agent.core import Core
 from replicator.agent.restore_calls import Answer, Call, Conversation, in_lists
 from replicator.agent.supervisor import Child, Plan
+from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError, UsageError
 from replicator.fs import target_lock
 from replicator.mirror.inventory import items
@@ -62,7 +63,7 @@ class CopyKeeper:
                 await self._attach(call, copy, conversation)
             else:
                 await conversation.send_line(Answer(result=await self._answer(call, copy)))
-        except (msgspec.DecodeError, RecursionError) as error:
+        except MALFORMED as error:
             await conversation.send_line(Answer(error=f"this agent does not understand that: {error}"))
             return f"a restore was asked for in an unknown way: {error}"
         except ReplicatorError as error:

@@ -15,6 +15,7 @@ import trio
 
 from replicator import limits
 from replicator.addresses import Address
+from replicator.bounds import MALFORMED
 from replicator.errors import ExitCode, ReplicatorError, UnreachableError, UsageError
 from replicator.mirror.inventory import Item
 from replicator.net.frames import PROTOCOL_VERSION
@@ -110,7 +111,7 @@ class Conversation:
             raise UnreachableError("the other agent says something too long")
         try:
             return msgspec.msgpack.decode(await self.receive(size), type=list[Item])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except MALFORMED as error:
             raise UnreachableError(f"the other agent says what nobody understands: {error}") from None
 
 
@@ -138,7 +139,7 @@ async def calling(
             raise UnreachableError(f"{address} is gone: {error}") from None
         try:
             answer = msgspec.json.decode(line, type=Answer)
-        except (msgspec.DecodeError, RecursionError):
+        except MALFORMED:
             raise UnreachableError(f"{address} is no agent that knows restores") from None
         if answer.error:
             kind = UsageError if answer.exit_code == ExitCode.USAGE else ReplicatorError

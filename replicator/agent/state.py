@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.mount_options import MountOptions
 from replicator.orphans import OrphanSettings
@@ -189,7 +190,7 @@ def load_document(path: str, type_: type[S]) -> S | None:
             return msgspec.json.decode(file.read(), type=type_)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, *MALFORMED) as error:
         raise StateError(_damaged(path, str(error))) from error
 
 
@@ -250,7 +251,7 @@ def _load(path: str, type_: type[T]) -> T | None:
                 " release"
             )
         return msgspec.json.decode(data, type=type_)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except MALFORMED as error:
         raise StateError(_damaged(path, str(error))) from error
 
 

@@ -15,6 +15,7 @@ import msgspec
 import xxhash
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import LocalProtocolError, RemoteProtocolError
 from replicator.net.frames import (
     BULK_TYPES,
@@ -345,7 +346,7 @@ class Engine:
         bulk = frame_type in BULK_TYPES
         try:
             frame: Frame = _decoders[frame_type].decode(body[:head_length] if bulk else body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except MALFORMED as error:
             self._fail(f"a {frame_type.name} frame cannot be decoded: {error}")
         state = self._next_state(self._peer, frame_type)
         if state is None:

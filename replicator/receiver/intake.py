@@ -7,10 +7,10 @@ session; whatever was received before is dropped.
 import sys
 from collections.abc import Callable
 
-import msgspec
 import trio
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import JournalError, RemoteProtocolError
 from replicator.mirror.checks import decode_checks
 from replicator.mirror.mirroring import OVERRULING
@@ -223,7 +223,7 @@ class Intake:
             raise RemoteProtocolError("pieces outside of a mirror")
         try:
             batch = decode_batch(data)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise RemoteProtocolError(f"pieces cannot be decoded: {error}") from None
         self._journal_id(batch.journal)
         if batch.number != head.number:
@@ -242,7 +242,7 @@ class Intake:
     async def _checks(self, head: Checks, data: memoryview) -> None:
         try:
             batch = decode_checks(data)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise RemoteProtocolError(f"checks cannot be decoded: {error}") from None
         self._journal_id(batch.journal)
         if batch.number != head.number:

@@ -6,7 +6,7 @@ import msgspec
 import trio
 
 from replicator.bounds import one_line
-from replicator.errors import ProtocolError, ReplicatorError
+from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
 from replicator.net.frames import (
     DRIFT_FEATURE,
     ORPHANS_FEATURE,
@@ -21,6 +21,7 @@ from replicator.net.frames import (
 from replicator.net.session import Session, SessionEnded
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.root_guard import RootChanged
+from replicator.status import TargetDataState
 
 
 class CopyInUse(ReplicatorError):
@@ -75,6 +76,11 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     if isinstance(answer, RefusedConnection):
         raise ConnectionRefused(one_line(answer.reason), retry=answer.retry)
     assert isinstance(answer, Connected)
+    marks = (answer.received, answer.applied, answer.durable)
+    if any(len(row) != len(arguments.journals) for row in marks):
+        raise RemoteProtocolError("the target knows other journals than those of the connection")
+    if answer.data_state not in list(TargetDataState):
+        raise RemoteProtocolError(f"the target's data is in no known state: {answer.data_state}")
     return answer
 
 
