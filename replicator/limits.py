@@ -190,6 +190,9 @@ BLOCKS = 65_536  # extents or blocks of one file, in one piece
 XATTRS = 8192  # of one object: what listxattr(2) can tell
 CLOSE_TIMEOUT_S = 1.0  # for the peer to hear that a session ends
 KEEPALIVE_IDLE_S = 30  # TCP's own probes: for sessions that wait before the first heartbeat
+KEEPALIVE_INTERVAL_S = 10  # between two of them
+KEEPALIVE_PROBES = 3  # without an answer: the peer is gone
+UNACKNOWLEDGED_MS = 60_000  # sent bytes that nobody acknowledges for so long end a session
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 10.0
 

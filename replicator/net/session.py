@@ -42,8 +42,14 @@ def tune_socket(stream: trio.abc.Stream) -> None:
     """Options of a session's socket; other streams are left alone."""
     if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a record must not wait for the next
+        # Heartbeats keep the entry of a NAT gateway alive; these find a dead peer where none are sent.
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.KEEPALIVE_IDLE_S)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, limits.KEEPALIVE_INTERVAL_S)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.KEEPALIVE_PROBES)
+        # What was sent and is not acknowledged for so long will not be: the system's own patience is 15
+        # minutes, in which a send that waits for room would not hear that the session is over.
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.UNACKNOWLEDGED_MS)
         _widen(stream)
 
 

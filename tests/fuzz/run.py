@@ -3,8 +3,8 @@
     PYTHONPATH=tests .venv/bin/python -m fuzz.run [--inputs N] [--corpus DIR] [TARGET...]
 
 N inputs in all (FUZZ_INPUTS), shared by the targets. Each has a process of its own. An exception that no
-peer or user may be told of, an input of more than INPUT_TIMEOUT_S, a process that grows by more than GROWTH_BYTES, and an
-input that takes memory out of proportion to its length end it with exit code 1, and the input is kept below
+peer or user may be told of, an input of more than INPUT_TIMEOUT_S, a process that grows by more than
+GROWTH_BYTES, and an input that takes memory out of proportion to its length end it with exit code 1, and the input is kept below
 DIR. What was found interesting is kept there, too, and is where the next run begins.
 """
 
