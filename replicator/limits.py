@@ -44,6 +44,7 @@ LOG_TAIL_BYTES = 4096  # of a child's log, searched for why it did not start
 ESTABLISH_TIMEOUT_S = 15.0  # for the first session of a new connection
 ESTABLISH_CHECK_S = 0.5  # between two looks at it: a safety net, its sender rings
 DISCONNECT_TIMEOUT_S = 15.0  # for a sender to tell its target that the connection ends
+MAKE_ROOM_S = 10.0  # between two looks for receivers whose sources came to nothing
 RECEIVERS = 256  # connections that may end at one agent
 STORY_KEPT = 1000  # steps of a connection's states that are remembered
 EVENTS_KEPT = 1000  # recent events the API shows (CL-16)
@@ -169,6 +170,8 @@ WHY_OPERATIONS = 10  # shown of them
 
 # --- session ---
 PORT = 1500  # NT-01
+PORT_FIRST = 1025  # NT-02: of the ports that an agent may listen on; for another one it takes `PORT`
+PORT_LAST = 65_535
 FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header
 CONNECT_FRAME_BYTES = 4 * MIB  # a connection with its replication set and all its maps
 CONTROL_FRAME_BYTES = 64 * KIB  # any other frame without bulk data
@@ -228,6 +231,7 @@ FILE_DESCRIPTORS = 256  # files being written that a target keeps open
 REMOVE_DIRECTORIES = 1000  # sub-directories remembered at a time while a tree is removed
 
 DRIFT_GATHER_S = 0.1  # after the first event of a file system: equal ones that follow become one
+DRIFT_GATHER_MAX_S = 1.0  # the same while all that happens there is none of this copy's
 DRIFT_QUIET_S = 0.5  # what others change in a copy within this time is told at once
 DRIFT_PAUSE_FIRST_S = 1.0  # between two tellings of that: it goes on while a program uses the copy
 DRIFT_PAUSE_MAX_S = 30.0

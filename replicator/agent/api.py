@@ -538,7 +538,10 @@ def _endpoint(
         if handler is None:
             allowed = ", ".join(methods)
             return _error(
-                405, f"{request.method} {request.url.path}: must be {allowed}", ExitCode.USAGE, Allow=allowed
+                405,
+                f"{request.method} {request.scope['path']}: must be {allowed}",
+                ExitCode.USAGE,
+                Allow=allowed,
             )
         try:
             answer = await handler(request)
@@ -569,7 +572,9 @@ def _error(status: int, text: str, exit_code: ExitCode, **headers: str) -> Respo
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
-    return _error(404, f"{request.url.path}: no such resource; see docs/developers/api.md", ExitCode.USAGE)
+    return _error(
+        404, f"{request.scope['path']}: no such resource; see docs/developers/api.md", ExitCode.USAGE
+    )
 
 
 # --- serving ---

@@ -35,15 +35,26 @@ class ListenError(ReplicatorError):
     """The port cannot be listened on."""
 
 
+class PortInUseError(ListenError):
+    """Another program has it."""
+
+
+def permitted(address: Address) -> Address:
+    """NT-02: the same host, and a port that an agent may listen on: the default for any other."""
+    allowed = limits.PORT_FIRST <= address.port <= limits.PORT_LAST
+    return address if allowed else Address(address.host, limits.PORT)
+
+
 async def open_listeners(address: Address) -> list[trio.SocketListener]:
-    """Listen on all addresses of `address.host`. Raises ListenError."""
+    """Listen on all addresses of `address.host`; on `[::]` for IPv4 as well. Raises ListenError."""
     try:
-        return await trio.open_tcp_listeners(address.port, host=address.host)
+        host = None if address.host == "::" else address.host
+        return await trio.open_tcp_listeners(address.port, host=host, backlog=limits.LISTEN_BACKLOG)
     except socket.gaierror as error:
         raise ListenError(f"cannot listen on {address}: {error.strerror}") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ListenError(
+            raise PortInUseError(
                 f"cannot listen on {address}: the port is in use; choose another one with --listen HOST:PORT"
             ) from error
         raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error

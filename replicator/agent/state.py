@@ -69,6 +69,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     orphans: str = "keep"
     automatic_recovery: bool = True  # recoveries begin by themselves
     lock: str = "none"
+    route: str = ""  # HOST[:PORT] that data is sent to instead of the target (CN-04); "": the target
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@
 
 N inputs in all (FUZZ_INPUTS), shared by the targets. Each has a process of its own. An exception that no
 peer or user may be told of, an input of more than INPUT_TIMEOUT_S, a process that grows by more than
-GROWTH_BYTES, and an input that takes memory out of proportion to its length end it with exit code 1, and the input is kept below
-DIR. What was found interesting is kept there, too, and is where the next run begins.
+GROWTH_BYTES, and an input that takes memory out of proportion to its length are found: exit code 1. What was
+found interesting is kept below DIR, and is where the next run begins.
 """
 
 import argparse
@@ -35,6 +35,8 @@ def fuzz(name: str, inputs: int, corpus: Path) -> None:
     import atheris  # type: ignore[import-not-found]
 
     run, count, warm_bytes = TARGETS[name].run, 0, 0
+    for seed in TARGETS[name].seeds():
+        run(seed)  # imports all that it needs
     started = time.monotonic()
 
     def one(data: bytes) -> None:

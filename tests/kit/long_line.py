@@ -4,8 +4,8 @@
         connect(proxy.port)
 
 What passes arrives half a round trip later, at the line's rate. Of all segments a share of `loss` is "lost":
-it and all behind it wait for its retransmission, one round trip longer (RTO_S where nothing follows that would
-tell).
+it and all behind it wait for its retransmission, one round trip longer (RTO_S where nothing follows that
+would tell).
 TCP itself ends at the proxy, so windows do not shrink by the loss; what this shows is what the product does
 with delay, stalls and a window of `window_bytes`.
 """
