@@ -26,7 +26,7 @@ from replicator.agent.connections import ConnectRequest
 from replicator.agent.core import NotFoundError
 from replicator.agent.service import Service
 from replicator.agent.verify_service import VerifyRequest
-from replicator.bounds import MALFORMED
+from replicator.bounds import MALFORMED, Size
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
@@ -91,14 +91,14 @@ class RepsetBody(Body, frozen=True, kw_only=True):
 
 class RulesBody(Body, frozen=True, kw_only=True):
     rules: tuple[Rule, ...]
-    generation: int | None = None
+    generation: Size | None = None
 
 
 class RuleBody(Body, frozen=True, kw_only=True):
     path: str
     include: bool = True
     recursive: bool = True
-    generation: int | None = None
+    generation: Size | None = None
 
 
 class NameBody(Body, frozen=True, kw_only=True):
@@ -140,7 +140,7 @@ class OrphanSettingsBody(Body, frozen=True, kw_only=True):
     older_than_days: float | None = None
     with_mirrors: bool | None = None
     log_names: bool | None = None
-    limit_count: int | None = None
+    limit_count: Size | None = None
     limit_percent: float | None = None
 
 
@@ -475,7 +475,7 @@ _ETAG = re.compile(r'(?:W/)?"(\d{1,9})"')
 
 async def _body(request: Request, type_: type[T]) -> T:
     """The checked body; an empty one stands for {}. Raises UsageError."""
-    data = b""
+    data = bytearray()  # of many small chunks: none is copied twice
     async for chunk in request.stream():
         data += chunk
         if len(data) > limits.API_BODY_BYTES:

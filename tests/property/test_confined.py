@@ -3,16 +3,24 @@ paths, names and link texts that lead elsewhere, whatever the target makes of th
 
 The tree is real. Beside the root lie a file, a directory and a symlink of somebody else, of which every byte,
 name, inode and time is compared after each run. CONFINED_RUNS makes it longer.
+
+Whatever this finds, it also does: where the confinement fails, or is made to fail to see this test find it,
+root's rights write and remove where paths lead. So all of it leads to directories of the test's own: nothing
+absolute but what lies there, and the root so deep that no path gets above them. And the attack runs in a
+mount namespace where everything else is read-only, which it makes sure of before it begins.
 """
 
+import errno
 import os
 import random
 import stat
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kit import machine
 from kit.recording import make_record
 
 from replicator.errors import ReplicatorError
@@ -28,9 +36,12 @@ from replicator.ops import Attributes, Identity, Kind, Record
 RUNS = int(os.environ.get("CONFINED_RUNS", "25"))
 STEPS = 120
 
-_OUT = [b"../outside", b"../outside/secret", b"..", b"/", b"../../../../../../etc", b"/proc/self/root"]
+_OUT = [b"../outside", b"../outside/secret", b".."]
 _NAMES = [b"a", b"b", b"c", b"d"]
-_HOSTILE = [b"..", b".", b"", b"../outside", b"/etc/passwd", b"a/../../outside/x", b"a\0b", b"x" * 300]
+_HOSTILE = [b"..", b".", b"", b"../outside", b"a/../../outside/x", b"a\0b", b"x" * 300]
+DEPTH = 12
+"""Directories between the test's own and the root. A path has three components; each is one of the names
+above, or a link with one of the texts: three levels up at most."""
 _FILE = Attributes(31, stat.S_IFREG | 0o666, 0, 0, 0, 7, 7)
 _TYPES = [stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR]
 
@@ -41,9 +52,10 @@ class Attacker:
     def __init__(self, seed: int, outside: bytes) -> None:
         self._random = random.Random(seed)
         self._texts = [*_OUT, outside, outside + b"/secret"]
+        self._hostile = [*_HOSTILE, outside + b"/secret"]
 
     def name(self) -> bytes:
-        return self._random.choice(_NAMES if self._random.random() < 0.93 else _HOSTILE)
+        return self._random.choice(_NAMES if self._random.random() < 0.93 else self._hostile)
 
     def path(self) -> bytes:
         return b"/".join(self.name() for _ in range(self._random.randint(1, 3)))
@@ -137,22 +149,16 @@ def everything(directory: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    former = os.umask(0)
-    outside, root = tmp_path / "outside", tmp_path / "root"
+def attack(own: Path, *, by_kernel: bool) -> None:
+    """In a process that can write nowhere else."""
+    parent = own.joinpath(*"d" * DEPTH)
+    outside, root_path = parent / "outside", parent / "root"
     (outside / "below").mkdir(parents=True)
     (outside / "secret").write_bytes(b"secret")
     (outside / "way").symlink_to("secret")
     os.setxattr(outside / "secret", "user.precious", b"1")
-    root.mkdir()
-    yield root, outside
-    os.umask(former)
-
-
-@pytest.mark.parametrize("by_kernel", [True, False], ids=["openat2", "by component"])
-def test_nothing_outside_changes(place: tuple[Path, Path], by_kernel: bool) -> None:
-    root_path, outside = place
+    root_path.mkdir()
+    os.umask(0)
     before = everything(outside)
     applied = 0
     for seed in range(RUNS):
@@ -178,3 +184,39 @@ def test_nothing_outside_changes(place: tuple[Path, Path], by_kernel: bool) -> N
             links.close()
         assert everything(outside) == before, f"seed {seed}"
     assert applied > RUNS * STEPS / 4, "hardly anything was possible, so this shows little"
+
+
+def shut_in(own: Path) -> None:
+    """This process has a mount namespace of its own: only `own` stays writable in it. Makes sure of that."""
+    subprocess.run(["mount", "--bind", own, own], check=True)
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mountpoint = line.split()[4].encode().decode("unicode_escape")
+        if Path(mountpoint) != own:
+            subprocess.run(["mount", "-o", "remount,bind,ro", mountpoint], stderr=subprocess.DEVNULL)
+    for directory in ("/", "/etc", "/tmp", "/var", str(own.parent), str(Path(__file__).parent)):
+        try:
+            descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.ENOENT):
+                continue
+            raise
+        os.close(descriptor)
+        raise SystemExit(f"{directory} is still writable: not begun")
+
+
+@pytest.mark.fs
+@pytest.mark.skipif(not machine.is_root(), reason="only root has the rights that this is about")
+@pytest.mark.parametrize("how", ["openat2", "component"])
+def test_nothing_outside_changes(tmp_path: Path, how: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, __file__, str(own), how]
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+
+
+if __name__ == "__main__":
+    shut_in(Path(sys.argv[1]))
+    attack(Path(sys.argv[1]), by_kernel=sys.argv[2] == "openat2")
