@@ -425,7 +425,7 @@ def _control_calls() -> list[bytes]:
 # --- control API ---
 
 
-class _Anything:
+class _Anything(dict[str, object]):
     """Stands for the service, and all that belongs to it: takes and answers anything."""
 
     def __getattr__(self, name: str) -> "_Anything":
@@ -437,6 +437,11 @@ class _Anything:
 
 class _Answered(dict[str, object]):
     """An answer, whether it is awaited or not."""
+
+    def __getattr__(self, name: str) -> str:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return "x"
 
     def __await__(self) -> Any:
         return self
@@ -454,7 +459,7 @@ def api(data: bytes) -> None:
 
     if _application is None:
         service: Any = _Anything()
-        _application = module.application(service)
+        _application = module.application(service, service)
     method, _, rest = data.partition(b"\n")
     target, _, body = rest.partition(b"\n")
     path, _, query = target.partition(b"?")
@@ -470,6 +475,7 @@ def api(data: bytes) -> None:
         "server": ("agent", None),
         "client": None,
         "http_version": "1.1",
+        "state": {"peer": None},
     }
     if path.endswith(b"/wait"):
         return  # it waits beside its handler for the client to leave
@@ -482,7 +488,7 @@ def api(data: bytes) -> None:
     async def send(message: Any) -> None:
         answered.append(message)
 
-    step(_application(scope, receive, send))
+    trio.run(_application, scope, receive, send)
     assert answered[0]["status"] != 500, answered
 
 
@@ -502,7 +508,7 @@ def _requests() -> list[bytes]:
     ]
     paths = [
         getattr(route, "path", "/").replace("{", "").replace("}", "")
-        for route in module.Api(service).routes()
+        for route in module.Api(service, service).routes()
     ]
     found = [
         b"x" * (i % 5 or 5) + b"\n" + path.encode() + b"\n" + bodies[i % 8] for i, path in enumerate(paths)

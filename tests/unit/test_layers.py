@@ -29,6 +29,7 @@ DOMAIN = frozenset(
         "restores",
         "schedules",
         "states",
+        "access",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
@@ -133,7 +134,7 @@ def test_no_stray_files_are_tracked() -> None:
 
 def test_test_directories_are_no_packages() -> None:
     packages = {str(p.parent.relative_to(ROOT)) for p in (ROOT / "tests").rglob("__init__.py")}
-    assert packages <= {"tests/kit"}
+    assert packages <= {"tests/kit", "tests/fuzz"}
 
 
 def test_no_tracked_file_is_huge() -> None:
