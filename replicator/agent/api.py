@@ -675,7 +675,9 @@ async def _unknown(request: Request, error: Exception) -> Response:
 
 
 def application(service: Service, gate: Gate) -> Starlette:
-    return Starlette(routes=Api(service, gate).routes(), exception_handlers={404: _unknown})
+    found = Starlette(routes=Api(service, gate).routes(), exception_handlers={404: _unknown})
+    found.router.redirect_slashes = False  # it would fail at a query that is no UTF-8
+    return found
 
 
 async def serve(

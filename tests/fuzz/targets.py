@@ -516,6 +516,7 @@ def _requests() -> list[bytes]:
     return [
         *found,
         b"x" * 5 + b"\n/v1/events?since=3&limit=5\n",
+        b"x" * 5 + b"\n/v1/repsets/?\xd0\n",
         b"x" * 7 + b'\n/v1/repsets/web\n{"rules":[]}',
     ]
 
