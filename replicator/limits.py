@@ -13,6 +13,11 @@ UNIX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its NUL
 GREETING_TIMEOUT_S = 5.0  # for the first line of an accepted socket
 ACCEPT_PAUSE_S = 0.1  # after an accept that failed for want of descriptors or memory
 GREETINGS_WAITING = 64  # accepted sockets that have not sent their first line
+GREETINGS_PER_ADDRESS = 16  # of them, from one address
+LISTEN_BACKLOG = 128  # sockets that wait in the kernel to be accepted
+REFUSALS_LOGGED = 10  # of one address within REFUSALS_WINDOW_S; the rest are counted
+REFUSALS_WINDOW_S = 60.0
+REFUSALS_REMEMBERED = 1024  # addresses of which this is known
 CHILD_START_TIMEOUT_S = 20.0  # for a child to answer on its control socket
 CHILD_STOP_TIMEOUT_S = 20.0  # for a child to end after it was told to
 CAPTURE_STOP_TIMEOUT_S = 300.0  # the same of a capture, which syncs its directory and saves its queue before
@@ -39,6 +44,7 @@ LOG_TAIL_BYTES = 4096  # of a child's log, searched for why it did not start
 ESTABLISH_TIMEOUT_S = 15.0  # for the first session of a new connection
 ESTABLISH_CHECK_S = 0.5  # between two looks at it: a safety net, its sender rings
 DISCONNECT_TIMEOUT_S = 15.0  # for a sender to tell its target that the connection ends
+MAKE_ROOM_S = 10.0  # between two looks for receivers whose sources came to nothing
 RECEIVERS = 256  # connections that may end at one agent
 STORY_KEPT = 1000  # steps of a connection's states that are remembered
 EVENTS_KEPT = 1000  # recent events the API shows (CL-16)
@@ -200,6 +206,8 @@ WHY_OPERATIONS = 10  # shown of them
 
 # --- session ---
 PORT = 1500  # NT-01
+PORT_FIRST = 1025  # NT-02: of the ports that an agent may listen on; for another one it takes `PORT`
+PORT_LAST = 65_535
 FRAME_BYTES = 17 * MIB  # one record of the largest size, and its header
 CONNECT_FRAME_BYTES = 4 * MIB  # a connection with its replication set and all its maps
 CONTROL_FRAME_BYTES = 64 * KIB  # any other frame without bulk data
@@ -233,8 +241,20 @@ LIMIT_TRICKLE_BYTES = 16  # sent once in a heartbeat, however slow a limit is
 BURST_MAX_S = 3600.0  # of a limit of so many bytes in so many seconds
 PEER_SILENCE_S = 12.0  # nothing heard for this long ends a session
 CONNECT_TIMEOUT_S = 10.0
+FRAME_FIRST_BYTES = 2 * MIB  # of a frame's buffer, before anything of it has come; it grows with what comes
+ID_CHARS = 64  # of an identifier that another host made; positions of `JOURNALS` of them fit `POSITION_BYTES`
+SHOWN_CHARS = 1000  # of what another host says for people
+FEATURES = 64  # that a side names
+MAPS = 2048  # directories of one connection
+ENTRIES = 65_536  # pieces, checks or findings of one frame
+NAMES = 1 << 20  # of one directory, in one piece
+BLOCKS = 65_536  # extents or blocks of one file, in one piece
+XATTRS = 8192  # of one object: what listxattr(2) can tell
 CLOSE_TIMEOUT_S = 1.0  # for the peer to hear that a session ends
 KEEPALIVE_IDLE_S = 30  # TCP's own probes: for sessions that wait before the first heartbeat
+KEEPALIVE_INTERVAL_S = 10  # between two of them
+KEEPALIVE_PROBES = 3  # without an answer: the peer is gone
+UNACKNOWLEDGED_MS = 60_000  # sent bytes that nobody acknowledges for so long end a session
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 10.0
 
@@ -270,6 +290,7 @@ FILE_DESCRIPTORS = 256  # files being written that a target keeps open
 REMOVE_DIRECTORIES = 1000  # sub-directories remembered at a time while a tree is removed
 
 DRIFT_GATHER_S = 0.1  # after the first event of a file system: equal ones that follow become one
+DRIFT_GATHER_MAX_S = 1.0  # the same while all that happens there is none of this copy's
 DRIFT_QUIET_S = 0.5  # what others change in a copy within this time is told at once
 DRIFT_PAUSE_FIRST_S = 1.0  # between two tellings of that: it goes on while a program uses the copy
 DRIFT_PAUSE_MAX_S = 30.0
@@ -378,6 +399,9 @@ CONTROL_ANSWER_S = 1.0  # for a last answer to leave when the server ends
 # --- restores ---
 
 RESTORE_CALL_S = 90.0  # for another agent to answer about a restore: a copy may have to be synced first
+RESTORE_CALL_BYTES = 4 * MIB  # one thing that is asked about a restore
+RESTORE_CALLS = 16  # that are answered at a time
+RESTORE_STALL_S = 60.0  # for another agent to take some of what it asked for
 RESTORE_LINE_BYTES = 16 * MIB  # of what agents say to one another about restores
 RESTORE_ITEMS = 500  # objects that are listed at once
 RESTORE_LOOK_S = 0.5  # between two looks at one that runs

@@ -25,7 +25,7 @@ from replicator.agent.children import Children
 from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
 from replicator.agent.launcher import Launcher, code_version
-from replicator.agent.listener import Greeter, open_listeners
+from replicator.agent.listener import Greeter, PortInUseError, open_listeners, permitted
 from replicator.agent.process import NOTIFY_VARIABLE, Process
 from replicator.agent.service import Service
 from replicator.agent.state import State, load_identity, load_state
@@ -182,7 +182,12 @@ async def run_agent(
     ring = EventRing(time.time_ns, log.write)
     identity = load_identity(home.identity, name)
     memory = memory_directory(config.queue.memory_directory, identity.uuid)
-    listeners = await open_listeners(listen)
+    asked, listen = listen, permitted(listen)
+    try:
+        listeners = await open_listeners(listen)
+    except PortInUseError:
+        ring.add(events.PORT_IN_USE, listen=listen)
+        raise
     create_memory_directory(memory)  # after what may be refused: nobody would remove it
     listen = Address(listen.host, listeners[0].socket.getsockname()[1])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -194,6 +199,9 @@ async def run_agent(
             service = Service(core)
             nursery.start_soon(_stop_on_signal, signals, service)
             ring.add(events.AGENT_STARTED, name=identity.name, pid=os.getpid(), home=home.path, listen=listen)
+            if asked.port != listen.port and asked != permitted(asked):
+                first, last = limits.PORT_FIRST, limits.PORT_LAST
+                ring.add(events.PORT_OUT_OF_RANGE, port=asked.port, listen=listen, first=first, last=last)
             if not listen.is_loopback:
                 ring.add(events.INSECURE, listen=listen)
             async with trio.open_nursery() as answering:  # ends once the last answer is given

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.limit_calendar import LimitEntry
 from replicator.mount_options import MountOptions
@@ -74,6 +75,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     schedule: TransmissionSchedule = TransmissionSchedule()
     limit_calendar: tuple[LimitEntry, ...] = ()
     transmission: TransmissionSettings = TransmissionSettings()
+    route: str = ""  # HOST[:PORT] that data is sent to instead of the target (CN-04); "": the target
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,7 +206,7 @@ def load_document(path: str, type_: type[S]) -> S | None:
             return msgspec.json.decode(file.read(), type=type_)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, *MALFORMED) as error:
         raise StateError(_damaged(path, str(error))) from error
 
 
@@ -265,7 +267,7 @@ def _load(path: str, type_: type[T]) -> T | None:
                 " release"
             )
         return msgspec.json.decode(data, type=type_)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except MALFORMED as error:
         raise StateError(_damaged(path, str(error))) from error
 
 
