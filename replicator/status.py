@@ -174,6 +174,7 @@ class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
     remirror: bool = False
     newer: bool = False
     background: bool = False  # a part of the walk in the background
+    scheduled: bool = False  # begun by the schedule
     started: float = 0.0  # since the epoch
     finished: float = 0.0
     elapsed_s: float = 0.0
@@ -200,6 +201,12 @@ class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
     schedule: str = ""
     background_bytes_per_s: int = 0  # it walks the set all the time, at this budget; 0: it does not
     oldest_seconds: float | None = None  # age of the last look at what was not looked at longest
+
+    @property
+    def options_text(self) -> str:
+        """What it does."""
+        wanted = [name for name in ("checksum", "remirror", "newer") if getattr(self, name)]
+        return ", ".join(wanted) or "verify only"
 
     @property
     def difference_count(self) -> int:
@@ -232,6 +239,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     problem_count: int = 0
     problems: tuple[Problem, ...] = ()  # the first of them
     rate_bytes_per_s: float = 0.0
+    text: str = ""  # what became of orphans
 
 
 class RecoveryStatus(msgspec.Struct, frozen=True, kw_only=True):

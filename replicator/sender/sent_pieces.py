@@ -44,6 +44,7 @@ class SentPieces:
         self._flows = flows
         self._pace = pace
         self._last_number = last_number
+        self._settled = last_number
         self._batches: deque[_Batch] = deque()
         self._bytes = 0
 
@@ -70,6 +71,7 @@ class SentPieces:
     def acknowledged(self, number: int) -> None:
         """The target has applied the batches up to this one."""
         self._pace.arrived(number)
+        self._settled = max(self._settled, number)
         while self._batches and self._batches[0].number <= number:
             batch = self._batches.popleft()
             self._bytes -= batch.bytes
@@ -79,6 +81,12 @@ class SentPieces:
                 elif isinstance(found.entry, Digests):
                     assert batch.patch is not None
                     batch.flow.order.digests_answered(batch.patch, found.entry.end - found.entry.start)
+
+    def is_settled(self, number: int) -> bool:
+        """Whether what the target refuses of that batch is known, or no matter: refusals are told before the
+        batch is acknowledged, and what a former run had left to bring its successor brings. 0: no batch.
+        """
+        return 0 < number <= self._settled
 
     def inodes_of(self, flow: Flow, directory: bytes, names: Collection[bytes]) -> dict[bytes, int]:
         """Inodes of files of that directory that were claimed together, by name; of those on the way only."""
@@ -105,6 +113,7 @@ class SentPieces:
 
     def clear(self) -> None:
         """The run is over, or begins anew."""
+        self._settled = self._last_number
         self._batches.clear()
         self._bytes = 0
 
