@@ -125,7 +125,7 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     kind: str = ""  # full, difference
     status: MirrorStatus = MirrorStatus.IDLE
     complete: bool = False  # it has ended, with everything brought
-    percent: float | None = None  # None until the size is known
+    percent: float | None = None  # sent, or known to be there; None until the size is known
     total_files: int = 0
     total_bytes: int = 0
     total_known: bool = False
@@ -144,6 +144,9 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     checksum: bool = False  # blocks are compared
     compared_bytes: int = 0  # read and compared by digests
     held: bool = False  # it waits: the target has put nothing in place for a while (MR-09)
+    applied_percent: float | None = None  # as `percent`, of what is in its place on the target (MR-10)
+    applied_files: int = 0  # as `done_files`
+    applied_bytes: int = 0
 
 
 class VerifyPhase(StrEnum):

@@ -27,12 +27,23 @@ from replicator.sender.flow import Flow
 from replicator.sender.pace import Pace
 
 
+class Work(NamedTuple):
+    """What counts as done of a mirror."""
+
+    files: int
+    bytes: int
+
+
+NO_WORK = Work(0, 0)
+
+
 class _Batch(NamedTuple):
     number: int
     bytes: int
     flow: Flow
     found: list[Found]
     patch: PatchRequest | None
+    work: Work
 
 
 class SentPieces:
@@ -57,14 +68,20 @@ class SentPieces:
         return self._last_number
 
     def add(
-        self, number: int, weight_bytes: int, flow: Flow, found: list[Found], patch: PatchRequest | None
+        self,
+        number: int,
+        weight_bytes: int,
+        flow: Flow,
+        found: list[Found],
+        patch: PatchRequest | None,
+        work: Work,
     ) -> None:
         """A batch enters the stream. `weight_bytes`: what counts as being on the way. `patch`: what it is a
-        part of.
+        part of. `work`: what is done with it.
         """
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in found]
-        self._batches.append(_Batch(number, weight_bytes, flow, kept, patch))
+        self._batches.append(_Batch(number, weight_bytes, flow, kept, patch, work))
         self._pace.sent(number, weight_bytes, self._bytes)
         self._bytes += weight_bytes
 
@@ -116,6 +133,11 @@ class SentPieces:
         self._settled = self._last_number
         self._batches.clear()
         self._bytes = 0
+
+    @property
+    def coming(self) -> Work:
+        """What counts as done, and is not on the target yet."""
+        return Work(sum(b.work.files for b in self._batches), sum(b.work.bytes for b in self._batches))
 
     # --- with what waits for its place in the stream ---
 
