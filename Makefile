@@ -17,7 +17,7 @@ demo: .venv/.ready
 	@$(AS_ROOT) $(VENV)/python scripts/demo.py --source '$(SRC)' $(if $(DST),--target '$(DST)')
 
 test: .venv/.ready
-	$(VENV)/python -m pytest -m 'not soak' --durations=15
+	scripts/test.sh $(VENV)/python
 
 lint: .venv/.ready
 	$(VENV)/ruff check .

@@ -31,6 +31,20 @@ class Agent(msgspec.Struct, frozen=True):
     insecure: bool = False
 
 
+class Access(msgspec.Struct, frozen=True):
+    """[access]: who may use the control API, here and from other hosts."""
+
+    admin_group: str = limits.ADMIN_GROUP  # may do everything; "": nobody but root
+    monitor_group: str = limits.MONITOR_GROUP  # may look; "": nobody
+    listen: str = ""  # for remote control; "": none
+    certificate: str = ""  # PEM files of remote control
+    key: str = ""
+    client_ca: str = ""  # whose certificates stand for passwords; "": nobody's
+    pam_service: str = limits.PAM_SERVICE  # "": no passwords
+    pam_directory: str = ""  # "": the system's
+    session_minutes: int = limits.SESSION_MINUTES
+
+
 class Queue(msgspec.Struct, frozen=True):
     """[queue]: journals on a source and spools on a target alike. Sizes in bytes."""
 
@@ -99,6 +113,7 @@ class Config(msgspec.Struct, frozen=True):
     mirror: Mirror = Mirror()
     verify: Verify = Verify()
     meter: Meter = Meter()
+    access: Access = Access()
     log: Log = Log()
 
 
@@ -165,6 +180,13 @@ def _listen(value: Any) -> str:
     return str(value)
 
 
+def _control_listen(value: Any) -> str:
+    try:
+        return str(parse_host_port(_text(value), default_port=limits.CONTROL_PORT)) if value else _text(value)
+    except UsageError as error:
+        raise _Wrong(f'must be "HOST:PORT" or "": {error}') from None
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise _Wrong("must be true or false")
@@ -216,6 +238,15 @@ _CHECKS: dict[str, Check] = {
     "agent.name": _name,
     "agent.listen": _listen,
     "agent.insecure": _flag,
+    "access.admin_group": _name,
+    "access.monitor_group": _name,
+    "access.listen": _control_listen,
+    "access.certificate": _directory_or_default,
+    "access.key": _directory_or_default,
+    "access.client_ca": _directory_or_default,
+    "access.pam_service": _name,
+    "access.pam_directory": _directory_or_default,
+    "access.session_minutes": _number(1, limits.SESSION_MINUTES_MAX),
     "queue.memory_directory": _directory,
     "queue.memory_size": _size(limits.MEMORY_QUEUE_MIN_BYTES),
     "queue.segment_size": _size(limits.SEGMENT_MIN_BYTES, limits.SEGMENT_MAX_BYTES),

@@ -170,6 +170,16 @@ CHILD_ENDED = EventType(
 CHILD_SILENT = EventType(9023, _E, "{role} {id} does not answer: {reason}; see {log}")
 CHILD_STOPPED = EventType(9024, _I, "{role} {id} stopped")
 INSECURE = EventType(9030, _W, "listening on {listen} without authentication or encryption (--insecure)")
+# Who uses the agent, and what for (SC-04).
+ACCESS_GRANTED = EventType(600002, _I, "{user} from {origin} is let in by {how}: access level {level}")
+LOGIN_FAILED = EventType(9150, _W, "login of {user} from {origin} failed: {reason}")
+ACCESS_REFUSED = EventType(9151, _W, "{user} from {origin} ({level}) is refused: {command}")
+CHANGED = EventType(9152, _I, "{user} from {origin}: {command}: {result}")
+NOT_CHANGED = EventType(9153, _I, "{user} from {origin}: {command}: failed: {result}")
+LOGGED_OUT = EventType(9154, _I, "{user} from {origin} logged out")
+REMOTE_CONTROL = EventType(9155, _I, "remote control listens on {listen}, certificate {fingerprint}")
+REMOTE_CONTROL_FAILED = EventType(9157, _E, "there is no remote control: {reason}")
+CONTROL_CLOSED = EventType(9156, _W, "control: closed a connection from {peer}: {reason}")
 PEER_ACCEPTED = EventType(72, _I, "source {peer} connects as {connection}")
 PEER_REFUSED = EventType(9031, _W, "closed a socket from {peer}: {reason}")
 TARGET_NOT_TOLD = EventType(

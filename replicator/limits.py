@@ -46,10 +46,41 @@ LOG_BYTES = 1 * MIB  # LG-02: size of one log file
 LOG_MIN_BYTES = 16 * KIB
 LOG_FILES = 5  # LG-02
 API_BODY_BYTES = 1 * MIB
+API_BODY_TIMEOUT_S = 30.0  # for a body to arrive
 API_HEAD_BYTES = 16 * KIB  # request line and headers
 API_PATIENCE_S = 0.5  # of an agent that starts, for its children: then it imports what its API needs
 API_GRACE_S = 1.0  # for answers under way when the agent stops
 WAIT_TIMEOUT_MAX_S = 7 * 86400.0  # longest wait one request may ask for
+
+# --- access ---
+CONTROL_PORT = 1506  # NT-01: remote control, if it is on
+ADMIN_GROUP = "dtadmin"  # SC-02
+MONITOR_GROUP = "dtmon"  # SC-02
+PAM_SERVICE = "replicator"
+USER_CHARS = 100  # CL-04
+PASSWORD_CHARS = 1024
+LOGIN_TIMEOUT_S = 30.0  # CL-04: for a password to be checked
+LOGINS_AT_ONCE = 4  # passwords under way; each has a thread, which PAM may hold for long
+LOGIN_FREE_FAILURES = 3  # of one address, or user, before the next one has to wait
+LOGIN_DELAY_FIRST_S = 1.0  # doubled by each further failure
+LOGIN_DELAY_MAX_S = 300.0
+LOGIN_FORGET_S = 3600.0  # without an attempt: failures are forgotten
+LOGIN_FAILURES_KEPT = 4096  # addresses and users
+SESSION_MINUTES = 15  # without a request: a login ends
+SESSION_MINUTES_MAX = 24 * 60
+SESSION_MAX_S = 12 * 3600.0  # the same, however busy
+SESSIONS = 256
+SESSIONS_OF_USER = 16
+ACCOUNT_LOOKUPS = 8  # at once; each has a thread, which a directory service may hold for long
+ACCOUNT_TIMEOUT_S = 20.0  # for the system to say which groups somebody has
+HANDSHAKE_TIMEOUT_S = 10.0  # of TLS, on the port of remote control
+API_CLIENTS_OF_ONE = 64  # connections to the control API of one user here, or one address elsewhere
+API_CLIENTS_REMOTE = 256  # of all addresses
+AUDIT_QUIET_S = 3600.0  # the same user is not said to be here again before
+AUDIT_REFUSED_QUIET_S = 60.0  # the same for what was refused
+AUDIT_KEPT = 1024  # users and origins remembered for that
+AUDIT_VALUE_CHARS = 200  # of one value of a command
+AUDIT_CHARS = 1000  # of one command
 
 # --- journal (QU-*) ---
 SEGMENT_BYTES = 5 * MIB  # QU-03: transaction logs of 5 MB; a record is never split

@@ -137,9 +137,13 @@ class Home:
         return found
 
     def create(self) -> None:
-        """Create what is missing of the directories, for root only."""
+        """Create what is missing of the directories, for root only.
+
+        Others may pass through the home, to its control API, and see or enter nothing else in it.
+        """
         for directory in (self.path, self.run, self.log, self.queue, self.targets):
             os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.chmod(self.path, 0o711)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The control API: HTTP and JSON on a Unix socket. docs/developers/api.md describes it to those who write
-clients.
+"""The control API: HTTP and JSON. docs/developers/api.md describes it to those who write clients.
 
-Here requests are decoded and checked, handed to the service, and answers encoded; nothing is decided.
+Here requests are decoded and checked, handed to the service, and answers encoded; nothing is decided. Who
+asks, and whether they may, is the gate's affair (`gate.py`, `api_rules.py`); sockets are in `api_sockets.py`.
 """
 
 import logging
@@ -9,10 +9,8 @@ import os
 import re
 import traceback
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import hypercorn.trio
 import msgspec
 import trio
 from hypercorn.config import Config as HypercornConfig
@@ -21,13 +19,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from replicator import limits
+from replicator import events, limits
+from replicator.access import Access, AccessView, Caller, LoginRequiredError, SlowDownError
+from replicator.agent import api_rules
+from replicator.agent.api_sockets import ApiSockets
 from replicator.agent.connections import ConnectRequest
+from replicator.agent.control_tls import ControlTls, Tls
 from replicator.agent.core import NotFoundError
+from replicator.agent.gate import Gate, Peer
 from replicator.agent.service import Service
 from replicator.agent.verify_service import VerifyRequest
 from replicator.errors import ExitCode, ReplicatorError, UsageError
-from replicator.paths import socket_address
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
 from replicator.restores import RestoreRequest
 
@@ -42,6 +44,8 @@ _STATUS_OF_TYPE: dict[type[ReplicatorError], int] = {
     NotFoundError: 404,
     StaleGenerationError: 412,
     BodyTooLargeError: 413,
+    LoginRequiredError: 401,
+    SlowDownError: 429,
 }
 _STATUS_OF_CODE: dict[ExitCode, int] = {
     ExitCode.FAILED: 409,
@@ -162,6 +166,11 @@ class CopiesBody(Body, frozen=True, kw_only=True):
     source: str = ""
 
 
+class LoginBody(Body, frozen=True, kw_only=True):
+    user: str
+    password: str
+
+
 class Empty(Body, frozen=True, kw_only=True):
     pass
 
@@ -169,8 +178,42 @@ class Empty(Body, frozen=True, kw_only=True):
 class Api:
     """Handlers of all resources. Each takes a request and returns what becomes the JSON of the answer."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, gate: Gate) -> None:
         self._service = service
+        self._gate = gate
+
+    # --- access ---
+
+    async def ping(self, request: Request) -> object:
+        gate = self._gate
+        return {
+            "agent": self._service.agent().name,
+            "control": gate.control,
+            "fingerprint": gate.tls.fingerprint if gate.tls is not None else "",
+        }
+
+    async def access(self, request: Request) -> object:
+        return self._access(await self._gate.caller(_peer(request), _token(request)))
+
+    async def login(self, request: Request) -> object:
+        body = await _body(request, LoginBody)
+        token, caller = await self._gate.log_in(_peer(request), body.user, body.password)
+        return {"token": token, **msgspec.to_builtins(self._access(caller))}
+
+    async def logout(self, request: Request) -> object:
+        await _body(request, Empty)
+        self._gate.log_out(_peer(request), _token(request))
+        return {}
+
+    def _access(self, caller: Caller) -> AccessView:
+        return AccessView(
+            agent=self._service.agent().name,
+            user=caller.user,
+            origin=caller.origin,
+            how=caller.how,
+            access=caller.access,
+            level=caller.access.label,
+        )
 
     # --- agent ---
 
@@ -423,6 +466,10 @@ class Api:
 
     def routes(self) -> list[BaseRoute]:
         table: dict[str, dict[str, Callable[[Request], Awaitable[object]]]] = {
+            "/v1/ping": {"GET": self.ping},
+            "/v1/access": {"GET": self.access},
+            "/v1/login": {"POST": self.login},
+            "/v1/logout": {"POST": self.logout},
             "/v1/agent": {"GET": self.agent},
             "/v1/agent/stop": {"POST": self.stop_agent},
             "/v1/events": {"GET": self.events},
@@ -463,7 +510,10 @@ class Api:
             "/v1/targets/orphans": {"GET": self.orphan_settings, "POST": self.set_orphans},
             "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
         }
-        return [Route(path, _endpoint(methods), methods=_METHODS) for path, methods in table.items()]
+        return [
+            Route(path, _endpoint(path, methods, self._gate), methods=_METHODS)
+            for path, methods in table.items()
+        ]
 
 
 # --- requests ---
@@ -475,12 +525,16 @@ _ETAG = re.compile(r'(?:W/)?"(\d{1,9})"')
 async def _body(request: Request, type_: type[T]) -> T:
     """The checked body; an empty one stands for {}. Raises UsageError."""
     data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limits.API_BODY_BYTES:
-            raise BodyTooLargeError(f"request body: at most {limits.API_BODY_BYTES} bytes are allowed")
+    with trio.move_on_after(limits.API_BODY_TIMEOUT_S) as scope:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limits.API_BODY_BYTES:
+                raise BodyTooLargeError(f"request body: at most {limits.API_BODY_BYTES} bytes are allowed")
+    if scope.cancelled_caught:
+        raise UsageError(f"request body: it did not come within {limits.API_BODY_TIMEOUT_S:.0f} s")
     try:
-        return msgspec.json.decode(data or b"{}", type=type_)
+        request.state.body = body = msgspec.json.decode(data or b"{}", type=type_)
+        return body
     except msgspec.ValidationError as error:
         raise UsageError(f"request body: {error}") from None
     except msgspec.DecodeError as error:
@@ -526,11 +580,22 @@ def _number(request: Request, name: str, otherwise: int) -> int:
     return int(text)
 
 
+def _peer(request: Request) -> Peer:
+    peer: Peer = request.state.peer
+    return peer
+
+
+def _token(request: Request) -> str | None:
+    """Of a login: what follows `Authorization: Bearer`."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
+
+
 # --- answers ---
 
 
 def _endpoint(
-    methods: dict[str, Callable[[Request], Awaitable[object]]],
+    path: str, methods: dict[str, Callable[[Request], Awaitable[object]]], gate: Gate
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         handler = methods.get(request.method)
@@ -540,7 +605,7 @@ def _endpoint(
                 405, f"{request.method} {request.url.path}: must be {allowed}", ExitCode.USAGE, Allow=allowed
             )
         try:
-            answer = await handler(request)
+            answer = await _allowed(gate, request, api_rules.rule(request.method, path), handler)
         except ReplicatorError as error:
             status = _STATUS_OF_TYPE.get(type(error)) or _STATUS_OF_CODE[error.exit_code]
             # Of a body that is too large the rest is not read.
@@ -559,6 +624,35 @@ def _endpoint(
     return endpoint
 
 
+async def _allowed(
+    gate: Gate,
+    request: Request,
+    rule: api_rules.Rule,
+    handler: Callable[[Request], Awaitable[object]],
+) -> object:
+    """The answer of `handler`, if who asks may have it; what is changed is noted with who did it."""
+    if rule.access is Access.NONE:
+        return await handler(request)
+    caller = await gate.caller(_peer(request), _token(request))
+    gate.require(caller, rule.access, f"{request.method} {request.url.path}")
+    if not rule.words:
+        return await handler(request)
+    failure = "the agent broke it off"
+    try:
+        answer = await handler(request)
+        failure = ""
+    except ReplicatorError as error:
+        failure = str(error)
+        raise
+    except Exception as error:
+        failure = f"unexpected {type(error).__name__}"
+        raise
+    finally:
+        body = getattr(request.state, "body", None)
+        gate.audit.changed(caller, api_rules.spoken(rule.words, request.path_params, body), failure)
+    return answer
+
+
 def _json(status: int, value: object, **headers: str) -> Response:
     return Response(msgspec.json.encode(value) + b"\n", status, headers, "application/json")
 
@@ -574,31 +668,31 @@ async def _unknown(request: Request, error: Exception) -> Response:
 # --- serving ---
 
 
-def application(service: Service) -> Starlette:
-    return Starlette(routes=Api(service).routes(), exception_handlers={404: _unknown})
+def application(service: Service, gate: Gate) -> Starlette:
+    return Starlette(routes=Api(service, gate).routes(), exception_handlers={404: _unknown})
 
 
 async def serve(
     service: Service, path: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Answer on the Unix socket `path` until the service is to stop. Started when clients can connect."""
+    """Answer on the Unix socket `path`, and on the port for other hosts if there is one, until the service is
+    to stop. Started when clients can connect.
+    """
     config = HypercornConfig()
-    config.umask = 0o177  # for the socket: its owner only
-    config.graceful_timeout = limits.API_GRACE_S
     config.h11_max_incomplete_size = limits.API_HEAD_BYTES
     config.include_server_header = False
     config.errorlog = logging.getLogger("replicator.api")
     config.accesslog = None
-    # Hypercorn and starlette each declare the same protocol with types of their own.
-    app: Any = application(service)
+    settings = service.access.settings
+    remote: tuple[str, ControlTls] | None = None
+    if settings.listen:
+        try:
+            remote = settings.listen, Tls(settings)
+        except ReplicatorError as error:  # on this host the agent can still be used
+            service.events.add(events.REMOTE_CONTROL_FAILED, reason=str(error))
+    sockets = ApiSockets(application(service, service.access), config, service.access, service.events)
     try:
-        async with trio.open_nursery() as nursery:
-            with socket_address(path) as address:
-                config.bind = [f"unix:{address}"]
-                stop = service.stop_requested.wait
-                start = partial(hypercorn.trio.serve, app, config, mode="asgi", shutdown_trigger=stop)
-                await nursery.start(start)
-            task_status.started()
+        await sockets.serve(path, remote, service.stop_requested.wait, task_status=task_status)
     finally:
         try:
             os.unlink(path)

@@ -14,6 +14,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.copy_keeper import CopyKeeper
 from replicator.agent.core import Core
+from replicator.agent.gate import Gate
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
 from replicator.agent.protect import protect
@@ -42,6 +43,8 @@ class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     repsets: int
     connections: int
     receivers: int
+    logins: int
+    failed_logins: int
 
 
 class Service:
@@ -58,6 +61,7 @@ class Service:
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)
         self.verify = VerifyService(core, self.connections)
+        self.access = Gate(core.config.access, core.events)
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()
@@ -133,6 +137,8 @@ class Service:
             repsets=len(self._core.state.repsets),
             connections=len(self._core.state.connections),
             receivers=len(self._core.children.receivers()),
+            logins=self.access.audit.logins,
+            failed_logins=self.access.audit.failed_logins,
         )
 
     async def stop(self, *, mounts: bool, force: bool) -> None:

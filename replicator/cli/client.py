@@ -35,6 +35,11 @@ class Client:
         self.home = home
         self._log = Home(home).event_log
 
+    @property
+    def arguments(self) -> list[str]:
+        """What makes another `dtctl` talk to the same agent."""
+        return ["--home", self.home]
+
     def get(self, *path: str, **query: str | int | float | None) -> Any:
         """GET /v1/<path>, quoted, and `query` without its None members. Returns the document."""
         text = urlencode({name: value for name, value in query.items() if value is not None})
@@ -66,7 +71,8 @@ class Client:
             status, answer = _exchange(Home(self.home).api_socket, method, target, data, timeout_s)
         except PermissionError:
             raise NotPermittedError(
-                f"{self.home}: no permission to use this agent; run as root or as the user who runs it"
+                f"{self.home}: no permission to reach the agent's socket there; run as root, or let others"
+                " pass through the directories above it (chmod o+x)"
             ) from None
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise UnreachableError(
@@ -82,17 +88,14 @@ class Client:
             raise UnreachableError(
                 f"the agent of {self.home} broke off the conversation ({reason}); see {self._log}"
             ) from None
-        return _document(status, answer)
+        return document_of(status, answer)
 
 
 def _exchange(
     path: str, method: str, target: str, body: bytes | None, timeout_s: float | None
 ) -> tuple[int, bytes]:
     """One request on a connection of its own: status and body of the answer. OSError."""
-    head = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
-    if body is not None:
-        head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-    request = "\r\n".join([*head, "", ""]).encode() + (body or b"")
+    request = encode(method, target, body)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, socket_address(path) as address:
         connection.settimeout(timeout_s)
         connection.connect(address)
@@ -100,10 +103,18 @@ def _exchange(
         received = bytearray()
         while data := connection.recv(65536):
             received += data
-    return _parse(bytes(received))
+    return parse(bytes(received))
 
 
-def _parse(answer: bytes) -> tuple[int, bytes]:
+def encode(method: str, target: str, body: bytes | None, *more: str) -> bytes:
+    """A request; `more`: header lines."""
+    head = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", *more]
+    if body is not None:
+        head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode() + (body or b"")
+
+
+def parse(answer: bytes) -> tuple[int, bytes]:
     """Status and body of a whole answer. OSError if it is not one."""
     head, end, body = answer.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
@@ -116,7 +127,7 @@ def _parse(answer: bytes) -> tuple[int, bytes]:
     return int(status[:3]), body
 
 
-def _document(status: int, data: bytes) -> Any:
+def document_of(status: int, data: bytes) -> Any:
     """The document of an answer, or the error it stands for."""
     try:
         document = json.loads(data) if data else None

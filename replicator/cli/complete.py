@@ -40,7 +40,12 @@ def mount_paths(client: Client) -> list[str]:
 
 def _client(context: typer.Context) -> Client:
     # While completing, no callback runs: the options of the outermost command are there, its object is not.
-    return Client(os.path.abspath(str(context.find_root().params.get("home"))))
+    given = context.find_root().params
+    if given.get("server"):
+        from replicator.cli import remote
+
+        return remote.client_for(given, may_ask=False)
+    return Client(os.path.abspath(str(given.get("home"))))
 
 
 def _listed(client: Client, what: str) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ class Shell:
             words = words[1:]
         if words[:1] in (["help"], ["?"]):
             words = [*words[1:], "--help"]
-        return run(self.command, ["--home", self.client.home, *words])
+        return run(self.command, [*self.client.arguments, *words])
 
     def candidates(self, text: str) -> Iterator[tuple[str, int, str]]:
         """Completions of the line so far: (word, characters it replaces, description)."""

@@ -12,6 +12,7 @@ from replicator.cli import (
     console,
     events,
     lag,
+    login,
     monitor,
     mount,
     orphans,
@@ -26,6 +27,7 @@ from replicator.cli import (
 )
 from replicator.cli.client import Client
 from replicator.cli.run import run
+from replicator.errors import UsageError
 from replicator.paths import DEFAULT_HOME, HOME_VARIABLE
 
 app = typer.Typer(
@@ -54,12 +56,67 @@ def _options(
         str,
         typer.Option("--home", envvar=HOME_VARIABLE, metavar="DIR", help="Home directory of the agent."),
     ] = DEFAULT_HOME,
+    server: Annotated[
+        str,
+        typer.Option(
+            "--server",
+            envvar="REPLICATOR_SERVER",
+            metavar="HOST[:PORT]",
+            help="An agent on another host, instead of one of this host.",
+            show_default=False,
+        ),
+    ] = "",
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user",
+            envvar="REPLICATOR_USER",
+            metavar="NAME",
+            help="Who you are there (default: as here).",
+            show_default=False,
+        ),
+    ] = "",
+    ca: Annotated[
+        str,
+        typer.Option(
+            "--ca",
+            envvar="REPLICATOR_CA",
+            metavar="FILE",
+            help="Trust servers whose certificate this CA has signed.",
+            show_default=False,
+        ),
+    ] = "",
+    cert: Annotated[
+        str,
+        typer.Option(
+            "--cert",
+            envvar="REPLICATOR_CERT",
+            metavar="FILE",
+            help="Your certificate and its key, instead of a password.",
+            show_default=False,
+        ),
+    ] = "",
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    context.obj = Client(os.path.abspath(home))
+    if server and _is_typed(context, "home"):
+        if _is_typed(context, "server"):
+            raise UsageError("--home and --server name two agents: give one of them")
+        server = ""  # of the environment
+    if server:
+        from replicator.cli import remote  # with TLS, which a client of this host does not load
+
+        context.obj = remote.client_for(context.params, may_ask=sys.stdin.isatty())
+    else:
+        context.obj = Client(os.path.abspath(home))
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was on the command line, and not in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 for _module in (connect, status, connection, lag, queue, story, why, verify):
@@ -70,7 +127,7 @@ app.add_typer(recovery.app, name="recovery")
 app.add_typer(verify.app, name="verify")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
-for _module in (events, monitor, console):
+for _module in (login, events, monitor, console):
     _module.register(app)
 
 

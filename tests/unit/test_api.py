@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -94,8 +95,12 @@ def test_who_it_is(agent: Agent, api: Api) -> None:
     assert json.loads((agent.home / "agent.json").read_text())["uuid"] == view["uuid"]
 
 
-def test_only_its_owner_may_ask(agent: Agent) -> None:
-    assert (agent.home / "api.sock").stat().st_mode & 0o777 == 0o600
+def test_others_reach_its_socket_and_nothing_else(agent: Agent) -> None:
+    """What they may do there is in test_access_local.py."""
+    assert (agent.home / "api.sock").stat().st_mode & 0o777 == 0o666
+    assert agent.home.stat().st_mode & 0o777 == 0o711
+    others = [path for path in agent.home.iterdir() if path.name not in ("api.sock", "dtd.out")]
+    assert others and all(path.stat().st_mode & 0o077 == 0 for path in others)
     assert (agent.home / "run").stat().st_mode & 0o777 == 0o700
 
 
@@ -264,12 +269,15 @@ def test_events_are_shown_and_logged(agent: Agent, api: Api) -> None:
     last = api.ok("GET", "/v1/events")[-1]["sequence"]
     api.ok("POST", "/v1/repsets", {"name": "evented"})
     api.ok("DELETE", "/v1/repsets/evented")
-    modified, deleted = api.ok("GET", f"/v1/events?since={last}")
+    modified, created_by, deleted, deleted_by = api.ok("GET", f"/v1/events?since={last}")
     assert modified["id"] == 99 and "evented" in modified["text"] and modified["severity"] == "info"
-    assert deleted["sequence"] == modified["sequence"] + 1 == last + 2
-    assert api.ok("GET", "/v1/events?limit=1") == [deleted]
+    assert [created_by["id"], deleted_by["id"]] == [9152, 9152]
+    assert re.fullmatch(r"root from local \(pid \d+.*\): repset create evented: done", created_by["text"])
+    assert deleted["sequence"] == modified["sequence"] + 2 == last + 3
+    assert api.ok("GET", "/v1/events?limit=1") == [deleted_by]
     lines = (agent.home / "log" / "dtd.log").read_text().splitlines()
-    assert lines[-1].endswith("replication set evented deleted") and " 9001 info " in lines[-1]
+    assert lines[-2].endswith("replication set evented deleted") and " 9001 info " in lines[-2]
+    assert lines[-1].endswith("repset delete evented: done") and " 9152 info " in lines[-1]
 
 
 # --- stopping ---

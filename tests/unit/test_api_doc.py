@@ -9,8 +9,10 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
+from replicator.access import AccessView
 from replicator.agent import api
 from replicator.agent.connections import ConnectRequest
+from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
@@ -36,6 +38,7 @@ TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").re
 
 # What a request may say, and what only its group's beginning speaks of.
 BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
+    ("POST", "/v1/login"): api.LoginBody,
     ("POST", "/v1/agent/stop"): api.StopBody,
     ("POST", "/v1/mounts"): api.MountBody,
     ("DELETE", "/v1/mounts"): api.UnmountBody,
@@ -67,6 +70,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
 }
 ANSWERS = {
+    "Access": AccessView,
     "Agent": AgentView,
     "Mounts": MountView,
     "Replication sets": RepsetView,
@@ -78,7 +82,7 @@ ANSWERS = {
 
 def routes() -> set[tuple[str, str]]:
     """(method, path) of everything the application answers, by asking its route table."""
-    application = api.application(cast(Service, None))
+    application = api.application(cast(Service, None), cast(Gate, None))
     found = set()
     for route in application.routes:
         assert isinstance(route, Route)

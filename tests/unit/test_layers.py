@@ -28,6 +28,7 @@ DOMAIN = frozenset(
         "restores",
         "schedules",
         "states",
+        "access",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.

@@ -1,0 +1,123 @@
+"""TLS of remote control, from the files that [access] names. Nothing older than TLS 1.3.
+
+`Tls.context` is all the port needs: who makes certificates otherwise gives another object that has it.
+"""
+
+import hashlib
+import os
+import ssl
+import stat
+from typing import Protocol
+
+from replicator.config import Access as Settings
+from replicator.errors import ConfigError
+
+
+class ControlTls(Protocol):
+    @property
+    def fingerprint(self) -> str:
+        """Of the certificate that clients see."""
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection. Raises ReplicatorError if there is none."""
+
+
+class Tls:
+    """Read again when one of the files has changed: certificates are renewed without a restart. A file that
+    cannot be used then leaves what was there in force.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError."""
+        if not settings.certificate:
+            raise ConfigError("access.listen needs access.certificate, and access.key: PEM files for TLS")
+        self._settings = settings
+        self._files = [p for p in (settings.certificate, settings.key, settings.client_ca) if p]
+        self._stamps = self._look()
+        self._fingerprint = ""
+        self._context = self._load()
+
+    def context(self) -> ssl.SSLContext:
+        stamps = self._look()
+        if stamps != self._stamps:
+            self._stamps = stamps
+            try:
+                self._context = self._load()
+            except ConfigError:
+                pass  # half-written, or wrong: the next change is tried again
+        return self._context
+
+    @property
+    def fingerprint(self) -> str:
+        self.context()
+        return self._fingerprint
+
+    def _look(self) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        for path in self._files:
+            try:
+                state = os.stat(path)
+                found.append((state.st_ino, state.st_size, state.st_mtime_ns))
+            except OSError:
+                found.append(())
+        return found
+
+    def _load(self) -> ssl.SSLContext:
+        settings = self._settings
+        _refuse_public(settings.key or settings.certificate)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols(["http/1.1"])
+        context.num_tickets = 0  # each connection is one request: nothing is resumed
+        try:
+            context.load_cert_chain(settings.certificate, settings.key or None, _no_passphrase)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"access.certificate, access.key: cannot be used: {_reason(error)}") from None
+        if settings.client_ca:
+            try:
+                context.load_verify_locations(settings.client_ca)
+            except OSError as error:
+                raise ConfigError(f"access.client_ca: cannot be used: {_reason(error)}") from None
+            context.verify_mode = ssl.CERT_OPTIONAL
+            if context.cert_store_stats()["crl"]:
+                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+        self._fingerprint = fingerprint(_first_certificate(settings.certificate))
+        return context
+
+
+def _first_certificate(path: str) -> bytes:
+    """The one of the server itself, as DER."""
+    with open(path) as file:
+        text = file.read()
+    end = "-----END CERTIFICATE-----"
+    return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERT") :].partition(end)[0] + end)
+
+
+def _refuse_public(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ConfigError(f"access.key: {path}: {error.strerror}") from None
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ConfigError(f"access.key: {path} can be read or written by everybody: chmod o= {path}")
+
+
+def _no_passphrase() -> bytes:
+    raise ValueError("the key needs a passphrase, and nobody is there to give it")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def certified_user(certificate: dict[str, object] | None) -> str:
+    """The user that a verified client certificate names (its one CN); "" if none."""
+    subject = (certificate or {}).get("subject", ())
+    assert isinstance(subject, tuple)
+    names = [value for part in subject for name, value in part if name == "commonName"]
+    return names[0] if len(names) == 1 else ""
+
+
+def fingerprint(certificate: bytes) -> str:
+    """SHA-256 of a certificate (DER), as `openssl x509 -fingerprint -sha256` shows it."""
+    return ":".join(f"{byte:02X}" for byte in hashlib.sha256(certificate).digest())
