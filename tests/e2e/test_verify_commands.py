@@ -121,7 +121,8 @@ def verify_under_load(pair: Protected, seconds: float, writers: int) -> Load:
     try:
         for number in range(writers):
             command = [sys.executable, WRITER, pair.source / f"busy {number}", str(WRITES_PER_S // writers)]
-            running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            pipe = subprocess.PIPE
+            running.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         ends_s = time.monotonic() + seconds
         while count == 0 or time.monotonic() < ends_s:
             pair.alpha.json("verify", "start", pair.id, "--checksum")
