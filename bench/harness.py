@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY)]
 
 from kit import dtd  # noqa: E402
+from kit.hosts import Host  # noqa: E402
 
 from replicator.cli.client import Client  # noqa: E402
 
@@ -279,10 +280,18 @@ class Pair:
 
 
 @contextmanager
-def pair(work: Path, *, target_home: Path | None = None, settings: str = "[queue]\n") -> Iterator[Pair]:
-    """Two agents, started; everything of theirs is taken down afterwards. `settings`: from [queue] on."""
-    source = dtd.Agent(work / "source-home", "source")
-    target = dtd.Agent(target_home or work / "target-home", "target")
+def pair(
+    work: Path,
+    *,
+    target_home: Path | None = None,
+    settings: str = "[queue]\n",
+    hosts: tuple[Host, Host] | None = None,
+) -> Iterator[Pair]:
+    """Two agents, started; everything of theirs is taken down afterwards. `settings`: from [queue] on.
+    `hosts`: where they run, the source first; otherwise both use loopback.
+    """
+    source = dtd.Agent(work / "source-home", "source", hosts and hosts[0])
+    target = dtd.Agent(target_home or work / "target-home", "target", hosts and hosts[1])
     try:
         for agent in (source, target):
             agent.home.mkdir(mode=0o700, exist_ok=True)

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from replicator import limits
+from replicator.diagnostics import NOWHERE, is_nowhere
 from replicator.errors import UsageError
 
 _HOST_PORT = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<host>[^\[\]:/]*))(?::(?P<port>[^:/]*))?")
@@ -88,7 +89,11 @@ def normalise_path(path: str, what: str) -> str:
 
 
 def parse_destination(text: str) -> Destination:
-    """`HOST[:PORT]:/path`, `[V6][:PORT]:/path`, or `/path` on this same agent. Raises UsageError."""
+    """`HOST[:PORT]:/path`, `[V6][:PORT]:/path`, `/path` on this same agent, or `Diagnostics`. Raises
+    UsageError.
+    """
+    if is_nowhere(text):
+        return Destination(Address(NOWHERE, limits.PORT), "/")
     if text.startswith("/"):
         return Destination(None, normalise_path(text, "target path"))
     match = _DESTINATION.fullmatch(text)

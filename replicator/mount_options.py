@@ -12,6 +12,7 @@ import msgspec
 
 from replicator import limits
 from replicator.errors import UsageError
+from replicator.synchrony import Policy, Sync
 
 Writes = Literal["cached", "direct"]
 Reads = Literal["cached", "passthrough"]
@@ -31,6 +32,9 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     disk_threads: int = limits.CAPTURE_THREADS
     request_timeout: int = 0
     idle: Idle = "auto"
+    sync: Sync = "async"
+    sync_policy: Policy = "degrade"
+    sync_timeout: float = limits.SYNC_TIMEOUT_S
 
 
 class Option(NamedTuple):
@@ -41,6 +45,7 @@ class Option(NamedTuple):
     help: str
     kernel_min: tuple[int, int]  # of any value but the default
     at_mount_only: bool = False  # agreed with the kernel once: a reload does not change it
+    live: bool = False  # changed while the mount is served, by either binding
 
 
 def _one_of(*known: str) -> Callable[[str], Value]:
@@ -56,6 +61,13 @@ def _seconds(text: str) -> Value:
     if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) or float(text) > limits.TIMEOUT_MAX_S:
         raise ValueError
     return float(text)
+
+
+def _waiting_time(text: str) -> Value:
+    seconds = _seconds(text)
+    if not 0 < float(seconds) <= limits.SYNC_TIMEOUT_MAX_S:
+        raise ValueError
+    return seconds
 
 
 def _between(low: int, high: int) -> Callable[[str], Value]:
@@ -107,6 +119,28 @@ OPTIONS: Final[dict[str, Option]] = {
         _one_of(*get_args(Idle)),
         "poll: idle processors do not halt while programs call fast; auto: on small hosts",
         _ANY_KERNEL,
+    ),
+    "sync": Option(
+        "|".join(get_args(Sync)),
+        _one_of(*get_args(Sync)),
+        "fsync: what programs make durable is durable on the targets, too, before they hear of it; all: and "
+        "whatever else they do has been received there",
+        _ANY_KERNEL,
+        live=True,
+    ),
+    "sync_policy": Option(
+        "|".join(get_args(Policy)),
+        _one_of(*get_args(Policy)),
+        "when a target does not answer. degrade: go on without it until it has caught up; strict: wait",
+        _ANY_KERNEL,
+        live=True,
+    ),
+    "sync_timeout": Option(
+        f"seconds, more than 0, at most {limits.SYNC_TIMEOUT_MAX_S:,}",
+        _waiting_time,
+        "how long a program waits for a target before that counts as not answering",
+        _ANY_KERNEL,
+        live=True,
     ),
 }
 
@@ -183,10 +217,18 @@ def refusals(options: MountOptions, binding: str, release: str) -> dict[str, str
     reasons = {}
     for name, text in shown(options).items():
         least = OPTIONS[name].kernel_min
-        if binding != "kernel":
+        if binding != "kernel" and not OPTIONS[name].live:
             reasons[name] = f"option {name}={text}: needs the kernel binding, and this is {binding}"
         elif version < least:
             reasons[name] = f"option {name}={text}: needs Linux {least[0]}.{least[1]}, and this is {release}"
+    if options.sync != "async" and options.request_timeout:
+        patience_s = float("inf") if options.sync_policy == "strict" else options.sync_timeout
+        if patience_s >= options.request_timeout:
+            reasons["request_timeout"] = (
+                f"option request_timeout={options.request_timeout}: the mount would end when a synchronous "
+                "program waits for its target; leave it out, or have a shorter sync_timeout and "
+                "sync_policy=degrade"
+            )
     return reasons
 
 

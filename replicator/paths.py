@@ -3,6 +3,7 @@
 `docs/developers/architecture.md` ("Home directory") lists the layout; nobody else puts these names together.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -94,6 +95,14 @@ class Home:
         """What happened to a connection: one JSON value a line."""
         return os.path.join(self.path, "source", connection_uuid + ".story")
 
+    def schedule(self, connection_uuid: str) -> str:
+        """How far a sender is in its transmission schedule."""
+        return os.path.join(self.path, "source", f"{connection_uuid}.schedule")
+
+    def diagnostics(self, connection_uuid: str) -> str:
+        """What a connection to nowhere has measured."""
+        return os.path.join(self.path, "source", f"{connection_uuid}.diagnostics")
+
     def verify(self, connection_uuid: str) -> str:
         """What is to be verified of a connection, and when."""
         return os.path.join(self.path, "source", connection_uuid + ".verify")
@@ -101,6 +110,10 @@ class Home:
     def runs(self, connection_uuid: str) -> str:
         """How the runs of a connection ended."""
         return os.path.join(self.path, "source", connection_uuid + ".runs")
+
+    def target_limit(self, host: str) -> str:
+        """Shared memory of all senders to that host: what they may send."""
+        return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")
 
     @property
     def targets(self) -> str:

@@ -32,6 +32,8 @@ class TransmitEvent(StrEnum):
     STOP = "transmission stopped"
     PAUSE = "transmission paused"
     RESUME = "transmission resumed"
+    BEGIN = "a scheduled session begins"
+    WAIT = "waits for its schedule"
     FAIL = "needs a person"  # trying again by itself cannot help
 
 
@@ -99,15 +101,25 @@ Table = Mapping[tuple[S, E], S]
 
 
 def _transmit() -> Table[TransmitMode, TransmitEvent]:
-    """Every command is accepted in every mode: who asks twice gets what he asked for."""
+    """Every command is accepted in every mode: who asks twice gets what he asked for. A schedule is not."""
     after = {
         TransmitEvent.START: TransmitMode.STARTED,
         TransmitEvent.STOP: TransmitMode.STOPPED,
         TransmitEvent.PAUSE: TransmitMode.PAUSED,
         TransmitEvent.RESUME: TransmitMode.STARTED,
         TransmitEvent.FAIL: TransmitMode.ERROR,
+        TransmitEvent.BEGIN: TransmitMode.STARTED,
+        TransmitEvent.WAIT: TransmitMode.SCHEDULED,
     }
-    return {(mode, event): to for mode in TransmitMode for event, to in after.items()}
+    # What a person has stopped or paused, or has to look at, no schedule starts.
+    by_schedule = (TransmitEvent.BEGIN, TransmitEvent.WAIT)
+    flowing = (TransmitMode.STARTED, TransmitMode.SCHEDULED)
+    return {
+        (mode, event): to
+        for mode in TransmitMode
+        for event, to in after.items()
+        if event not in by_schedule or mode in flowing
+    }
 
 
 TRANSMIT: Table[TransmitMode, TransmitEvent] = _transmit()
@@ -280,12 +292,14 @@ def connection_state(
         return ConnectionState.ERROR
     if transmit is TransmitMode.STOPPED:
         return ConnectionState.STOPPED
+    if transmit is TransmitMode.SCHEDULED:
+        return ConnectionState.SCHEDULED
     if connected:
         waits = held or transmit is TransmitMode.PAUSED
         return ConnectionState.PAUSED if waits else ConnectionState.STARTED
     if failed:
         return ConnectionState.ERROR
-    return ConnectionState.SCHEDULED if transmit is TransmitMode.SCHEDULED else ConnectionState.STOPPED
+    return ConnectionState.STOPPED
 
 
 def replication_status(

@@ -10,6 +10,8 @@ import msgspec
 
 from replicator import shares
 from replicator.orphans import OrphanReport
+from replicator.transmission import TransmissionStatus
+from replicator.transmission_schedule import TransmissionSchedule
 
 
 class ConnectionState(StrEnum):
@@ -281,6 +283,7 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
     recovery_point_seconds: float = 0.0  # age of the oldest operation that has not reached the target
     recovery_point_bytes: int = 0  # would be lost with the source
     level: str = ""  # of the recovery point: warning, error, or none
+    waits_for: str = ""  # why nothing is sent now
     held_bytes: int = 0  # that this connection keeps in the queue
     growth_bytes_per_s: float = 0.0  # of these, within the last minute
     queue_full_in_s: float | None = None  # at this rate; None: never
@@ -349,6 +352,23 @@ class QueueView(msgspec.Struct, frozen=True, kw_only=True):
     problem: str  # why it cannot be written
 
 
+class ScheduleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """When a connection transmits, and what its schedule does next. Times are seconds since the epoch."""
+
+    settings: TransmissionSchedule = TransmissionSchedule()  # as their user wrote them
+    holds: bool = False  # it transmits in sessions only
+    session_began: float | None = None  # the one that is under way
+    session_why: str = ""  # it began
+    session_bytes: int = 0
+    session_seconds: float = 0.0
+    last_end: str = ""  # why the last one ended
+    next_action: str = ""  # start, stop; "": nothing happens by itself
+    next_time: float | None = None  # None: when its condition is met
+    next_reason: str = ""
+    next: str = ""  # all of that, in words
+    zone: str = ""  # of these times of day, on the source
+
+
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One connection as `dtctl status --json` prints it (design: the command contract)."""
 
@@ -375,7 +395,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_queue_bytes: int = 0
     disk_queue_bytes: int = 0
     sent_bytes: int = 0
-    sent_compressed_bytes: int = 0
+    sent_compressed_bytes: int = 0  # what of sent_bytes went over the line, after compression
     sent_ops: int = 0
     sent_replication_bytes: int = 0
     sent_compressed_replication_bytes: int = 0
@@ -387,6 +407,9 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     foreign_path: str = ""  # of the last of them
     lag_seconds: float = 0.0
     lag: Lag = Lag()  # without its history
+    synchrony: str = ""  # of programs of its mounts with its target: a synchrony.SyncState; "": asynchronous
+    synchrony_since: float | None = None  # seconds since the epoch
+    synchrony_reason: str = ""  # why programs do not wait, or for what
     tracking: bool = False  # nothing is kept in the queue for this connection: only what changes is noted
     tracked_since: float | None = None  # seconds since the epoch; what was changed since is to be brought
     tracked_files: int = 0  # entries that name one file
@@ -404,4 +427,6 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     mirror: MirrorProgress = MirrorProgress()
     recovery: RecoveryStatus = RecoveryStatus()
     orphans: OrphanReport = OrphanReport()  # as the target told it last, without names
+    schedule: ScheduleStatus = ScheduleStatus()
     verify: VerifyProgress = VerifyProgress()  # without names of what differs
+    transmission: TransmissionStatus = TransmissionStatus()

@@ -13,8 +13,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from random import Random
 from typing import Protocol, TypeVar
+from zoneinfo import ZoneInfo
 
 import trio
 
@@ -239,6 +241,15 @@ class FifoBell:
             except BlockingIOError:
                 continue  # a spurious wake-up
 
+    def fileno(self) -> int:
+        """Readable when it was rung; see `hear`."""
+        return self._descriptor
+
+    def hear(self) -> None:
+        """Whatever was rung so far is heard."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._descriptor, 65536)
+
     def close(self) -> None:
         os.close(self._descriptor)
 
@@ -283,6 +294,18 @@ class FifoDoorbells:
         self._forget(path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def local_zone() -> tzinfo:
+    """Of this host, as its C library finds it (tzset(3)): `TZ`, else /etc/localtime, else UTC."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if name and not name.startswith("/"):
+            return ZoneInfo(name)
+        with open(name or "/etc/localtime", "rb") as file:
+            return ZoneInfo.from_file(file, name or "/etc/localtime")
+    except (OSError, ValueError):
+        return UTC
 
 
 class Clock(Protocol):
@@ -339,6 +362,7 @@ class World:
     connect: Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]] = _connect_tcp
     shared_memory: Callable[[str, int, bool], SharedMemory] = MappedFile  # path, size, create
     doorbells: Doorbells = field(default_factory=FifoDoorbells)
+    zone: tzinfo = field(default_factory=local_zone)
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         return await _run_in_thread(function)

@@ -27,7 +27,9 @@ from replicator.agent.connections import ConnectRequest
 from replicator.agent.control_tls import ControlTls, Tls
 from replicator.agent.core import NotFoundError
 from replicator.agent.gate import Gate, Peer
+from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import Service
+from replicator.agent.transmissions import TargetRequest, TransmissionRequest
 from replicator.agent.verify_service import VerifyRequest
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
@@ -371,6 +373,19 @@ class Api:
             raise UsageError(f"only kind and count (from 1 to {2 * limits.RUNS_KEPT}) can be asked for")
         return await self._service.verify.runs(request.path_params["connection"], kind, int(count))
 
+    # --- compression and bandwidth ---
+
+    async def transmissions(self, request: Request) -> object:
+        return await self._service.transmissions.view()
+
+    async def set_target_transmission(self, request: Request) -> object:
+        body = await _body(request, TargetRequest)
+        return await self._service.transmissions.set_target(body.target, body)
+
+    async def set_transmission(self, request: Request) -> object:
+        body = await _body(request, TransmissionRequest)
+        return await self._service.transmissions.set(request.path_params["connection"], body)
+
     # --- connections ---
 
     async def connections(self, request: Request) -> object:
@@ -417,6 +432,20 @@ class Api:
     async def transmit(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), *_LIVE_ACTIONS)
         return await self._service.connections.transmit(request.path_params["connection"], action)
+
+    async def schedule(self, request: Request) -> object:
+        return await self._service.schedules.show(request.path_params["connection"])
+
+    async def set_schedule(self, request: Request) -> object:
+        body = await _body(request, ScheduleRequest)
+        return await self._service.schedules.act(request.path_params["connection"], body)
+
+    async def diagnostics(self, request: Request) -> object:
+        return await self._service.diagnostics.report(request.path_params["connection"])
+
+    async def reset_diagnostics(self, request: Request) -> object:
+        _action(await _body(request, ActionBody), "reset")
+        return await self._service.diagnostics.report(request.path_params["connection"], reset=True)
 
     async def target(self, request: Request) -> object:
         action = _action(await _body(request, ActionBody), "pause", "resume")
@@ -496,6 +525,12 @@ class Api:
             "/v1/connections/{connection}/force": {"POST": self.force},
             "/v1/connections/{connection}/replicate": {"POST": self.replicate},
             "/v1/connections/{connection}/transmit": {"POST": self.transmit},
+            "/v1/connections/{connection}/transmission": {"POST": self.set_transmission},
+            "/v1/connections/{connection}/schedule": {"GET": self.schedule, "POST": self.set_schedule},
+            "/v1/connections/{connection}/diagnostics": {
+                "GET": self.diagnostics,
+                "POST": self.reset_diagnostics,
+            },
             "/v1/connections/{connection}/target": {"POST": self.target},
             "/v1/connections/{connection}/orphans": {"GET": self.orphans, "POST": self.act_on_orphans},
             "/v1/connections/{connection}/wait": {"POST": self.wait},
@@ -504,6 +539,7 @@ class Api:
             "/v1/restores/{restore}": {"GET": self.restore, "POST": self.act_on_restore},
             "/v1/recovery": {"GET": self.recovery, "POST": self.set_speed},
             "/v1/repsets/{name}/priority": {"POST": self.set_priority},
+            "/v1/transmission": {"GET": self.transmissions, "POST": self.set_target_transmission},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
             "/v1/queues": {"GET": self.queues},

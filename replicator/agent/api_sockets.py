@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import struct
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -138,6 +139,8 @@ class ApiSockets:
             self._tell(who, str(error))
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it is gone
+        except Exception:  # a bug: of one connection, and not of all
+            traceback.print_exc()
         finally:
             await trio.aclose_forcefully(stream)
 

@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 import trio
 
-from replicator import events, limits
+from replicator import events, limits, transmission
 from replicator.addresses import Address
 from replicator.agent import planning
 from replicator.agent.launcher import answer
@@ -40,6 +40,7 @@ from replicator.restores import Existing
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.sender.verify_log import VerifyLogSettings
 from replicator.shares import shares
+from replicator.transmission import TransmissionOrders
 from replicator.world import World
 
 
@@ -91,7 +92,7 @@ class Children:
             await self._settle(mount.id, mount.path, self._wanted_place(mount))
 
         async def tell(child: Child) -> None:
-            await child.call("set_active", prefixes=self.active_prefixes(mount))
+            await child.call("set_active", **self.active(mount))
             self._drop_lost_readers(mount)
             async with self._receivers_away(mount):
                 pass  # they come back and write through the mount that is there now
@@ -179,6 +180,19 @@ class Children:
         ]
         return planning.active_prefixes(filters)
 
+    def synchronous(self, mount: Mount) -> dict[str, list[bytes]]:
+        """The connections that the mount waits for if it is synchronous, and where their sets begin in it."""
+        return {
+            connection.uuid: list(journal.filter.roots)
+            for connection in self._state().connections
+            for journal in self.journals(connection)
+            if journal.mount.id == mount.id
+        }
+
+    def active(self, mount: Mount) -> dict[str, object]:
+        """What a capture is told of its readers: the arguments of `set_active`."""
+        return {"prefixes": self.active_prefixes(mount), "synchronous": self.synchronous(mount)}
+
     def journals(self, connection: Connection) -> list[planning.Journal]:
         """The mounts a connection reads; none if they are gone."""
         try:
@@ -205,6 +219,7 @@ class Children:
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
             active=self.active_prefixes(mount),
+            synchronous=self.synchronous(mount),
         )
 
     def journal_settings(self, mount: Mount) -> JournalSettings:
@@ -318,6 +333,11 @@ class Children:
                     checksum_all=self._config.mirror.checksum_all,
                     verify_log=msgspec.to_builtins(self._verify_log()),
                 )
+            with suppress(ReplicatorError):
+                now = next((c for c in self._state().connections if c.uuid == connection.uuid), connection)
+                await child.call(
+                    "set_transmission", orders=msgspec.to_builtins(self.transmission_orders(now))
+                )
 
         plan = Plan(
             "sender",
@@ -342,9 +362,18 @@ class Children:
                 pass  # it does not run, or not well: below
             await self._supervisor.stop("sender", connection.uuid)
         home, uuid = self._home, connection.uuid
-        for remembered in (home.source(uuid), home.story(uuid), home.dirt(uuid)):
+        for remembered in (
+            home.source(uuid),
+            home.story(uuid),
+            home.dirt(uuid),
+            home.schedule(uuid),
+            home.diagnostics(uuid),
+        ):
             with suppress(FileNotFoundError):  # the sender did it itself
                 os.unlink(remembered)
+        if connection.host not in {c.host for c in self._state().connections if c.uuid != uuid}:
+            with suppress(FileNotFoundError):  # of no use to anybody
+                os.unlink(home.target_limit(connection.host))
         for mount in mounts:
             if self.capture(mount) is not None:
                 self._drop_lost_readers(mount)
@@ -386,9 +415,17 @@ class Children:
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
                 verify_log=self._verify_log(),
+                transmission=self.transmission_orders(connection),
+                schedule=connection.options.schedule,
             ),
             connection_id=connection.id,
         )
+
+    def transmission_orders(self, connection: Connection) -> TransmissionOrders:
+        """What the sender of this connection is to do."""
+        target = self._state().transmission_of(connection.host)
+        page = self._home.target_limit(connection.host)
+        return transmission.orders(connection.options.transmission, target, page)
 
     def _verify_log(self) -> VerifyLogSettings:
         settings = self._config.verify

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -18,6 +18,7 @@ from replicator.agent.queues import free_bytes, room_bytes
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, new_uuid
 from replicator.agent.supervisor import ChildError
+from replicator.diagnostics import NOWHERE, is_nowhere
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import Place, ReplicationSet
 from replicator.status import (
@@ -30,6 +31,7 @@ from replicator.status import (
     StoryEntry,
     TargetLock,
 )
+from replicator.synchrony import SyncView, worst
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -47,6 +49,23 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     checksum: bool = False
     orphans: str = "keep"
     lock: str = TargetLock.NONE
+
+
+class _Queues(NamedTuple):
+    """The journals of one connection: bytes in memory and on disk, and what the fullest can still take."""
+
+    memory_bytes: int
+    disk_bytes: int
+    room_bytes: int | None
+    synchrony: SyncView | None
+
+
+def _with_synchrony(status: ConnectionStatus, view: SyncView | None) -> ConnectionStatus:
+    if view is None:
+        return status
+    return msgspec.structs.replace(
+        status, synchrony=view.state, synchrony_since=view.since, synchrony_reason=view.reason
+    )
 
 
 THIS_HOST = "this host"
@@ -92,6 +111,8 @@ class Connections:
         journals = planning.journals_of(repset, self._core.state.mounts)
         sources = [source for journal in journals for source in journal.sources]
         maps = self._maps(request, repset, sources)
+        if is_nowhere(request.target) and request.mirror is not None:
+            request = msgspec.structs.replace(request, mirror="full", newer=False, checksum=False)
         options = _options(request, remap_links=self._core.config.mirror.remap_links)
         host = await self.host_of(address)
         wanted = planning.places_of(repset.name, sources, maps, host)
@@ -126,6 +147,8 @@ class Connections:
             raise UsageError("maps and one_to_one exclude each other: give one of them")
         if request.one_to_one:
             return planning.one_to_one(sources)
+        if not request.maps and is_nowhere(request.target):
+            return planning.one_to_one(sources)
         if not request.maps:
             return planning.all_to_one(
                 sources, self._core.config.target.root, self._core.identity.name, repset.name
@@ -141,6 +164,8 @@ class Connections:
         """The name of a target's host in `Place.agent`: agents of one host share its file system."""
         if address is None:
             return THIS_HOST
+        if is_nowhere(address.host):
+            return NOWHERE
         here = await trio.to_thread.run_sync(thishost.reaches_this_host, address, abandon_on_cancel=True)
         return THIS_HOST if here else address.host.lower()
 
@@ -342,22 +367,24 @@ class Connections:
             state_reason=self._reason_of_nothing(connection),
             recovery=self._recovery_status(connection, RecoveryStatus(share=0.0)),
         )
+        if self._is_synchronous(connection):  # else it says nothing of that
+            without = _with_synchrony(without, (await self._queues(connection)).synchrony)
         if child is None or (child.pid is None and not child.problem):
             return without
         try:
             status = msgspec.convert(await child.call("status"), ConnectionStatus)
         except ReplicatorError as error:
             return msgspec.structs.replace(without, state=ConnectionState.ERROR, state_reason=str(error))
-        memory, disk, room = await self._queue_bytes(connection)
+        memory, disk, room, synchrony = await self._queues(connection)
         return msgspec.structs.replace(
-            status,
+            _with_synchrony(status, synchrony),
             id=connection.id,
             target=name,
             target_lock=TargetLock(connection.options.lock),
             memory_queue_bytes=memory,
             disk_queue_bytes=disk,
             recovery=self._recovery_status(connection, status.recovery),
-            lag=forecast.completed(status.lag, self._core.config.meter, room),
+            lag=self._completed(connection, status.lag, room, status.state_reason),
         )
 
     def _reason_of_nothing(self, connection: Connection) -> str:
@@ -379,15 +406,23 @@ class Connections:
         """The meter of a connection, with its history."""
         connection = self.find(key)
         lag = msgspec.convert(await self._ask(connection, "lag"), Lag)
-        _, _, room = await self._queue_bytes(connection)
-        return forecast.completed(lag, self._core.config.meter, room)
+        status = await self.status(connection)
+        room = (await self._queues(connection)).room_bytes
+        return self._completed(connection, lag, room, status.state_reason)
 
-    async def _queue_bytes(self, connection: Connection) -> tuple[int, int, int | None]:
-        """Bytes the journals of a connection hold in memory and on disk, and what the fullest can still
-        take.
-        """
+    def _completed(self, connection: Connection, lag: Lag, room: int | None, waits_for: str) -> Lag:
+        scheduled, meter = connection.options.schedule.holds, self._core.config.meter
+        return forecast.completed(lag, meter, room, scheduled=scheduled, waits_for=waits_for)
+
+    def _is_synchronous(self, connection: Connection) -> bool:
+        journals = self._core.children.journals(connection)
+        return any(journal.mount.options.sync != "async" for journal in journals)
+
+    async def _queues(self, connection: Connection) -> _Queues:
+        """What the captures say of the journals of a connection."""
         memory = disk = 0
         room: int | None = None
+        views: list[SyncView] = []
         for journal in self._core.children.journals(connection):
             child = self._core.children.capture(journal.mount)
             try:
@@ -397,13 +432,17 @@ class Connections:
             in_memory, on_disk = status.get("memory_bytes", 0), status.get("disk_bytes", 0)
             memory += in_memory
             disk += on_disk
+            found = msgspec.convert(status.get("synchrony", []), list[SyncView])
+            views += [view for view in found if view.connection == connection.uuid]
             settings = self._core.children.journal_settings(journal.mount)
             free = await free_bytes(settings.disk_directory)
             left = room_bytes(settings, in_memory, on_disk, free)
             room = left if room is None else min(room, left)
-        return memory, disk, room
+        return _Queues(memory, disk, room, worst(views))
 
     def _target_name(self, connection: Connection) -> str:
+        if is_nowhere(connection.target_host):
+            return NOWHERE
         return str(Address(connection.target_host or self._core.listen.host, connection.target_port))
 
     def find(self, key: str) -> Connection:

@@ -27,12 +27,17 @@ class Tls:
     cannot be used then leaves what was there in force.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigError."""
-        if not settings.certificate:
+    def __init__(self, settings: Settings, own: str = "") -> None:
+        """`own`: a file with key and certificate that the agent has anyway, if [access] names none; "": none.
+
+        Raises ConfigError.
+        """
+        self._certificate = settings.certificate or own
+        self._key = settings.key or self._certificate
+        self._client_ca = settings.client_ca
+        if not self._certificate:
             raise ConfigError("access.listen needs access.certificate, and access.key: PEM files for TLS")
-        self._settings = settings
-        self._files = [p for p in (settings.certificate, settings.key, settings.client_ca) if p]
+        self._files = [p for p in (self._certificate, self._key, self._client_ca) if p]
         self._stamps = self._look()
         self._fingerprint = ""
         self._context = self._load()
@@ -63,25 +68,25 @@ class Tls:
         return found
 
     def _load(self) -> ssl.SSLContext:
-        settings = self._settings
-        _refuse_public(settings.key or settings.certificate)
+        _refuse_public(self._key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(["http/1.1"])
         context.num_tickets = 0  # each connection is one request: nothing is resumed
         try:
-            context.load_cert_chain(settings.certificate, settings.key or None, _no_passphrase)
+            context.load_cert_chain(self._certificate, self._key, _no_passphrase)
+            shown = fingerprint(_first_certificate(self._certificate))
         except (OSError, ValueError) as error:
             raise ConfigError(f"access.certificate, access.key: cannot be used: {_reason(error)}") from None
-        if settings.client_ca:
+        if self._client_ca:
             try:
-                context.load_verify_locations(settings.client_ca)
+                context.load_verify_locations(self._client_ca)
             except OSError as error:
                 raise ConfigError(f"access.client_ca: cannot be used: {_reason(error)}") from None
             context.verify_mode = ssl.CERT_OPTIONAL
             if context.cert_store_stats()["crl"]:
                 context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
-        self._fingerprint = fingerprint(_first_certificate(settings.certificate))
+        self._fingerprint = shown
         return context
 
 

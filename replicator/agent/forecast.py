@@ -19,10 +19,15 @@ def level(recovery_point_s: float, settings: MeterSettings) -> str:
     return ""
 
 
-def completed(lag: Lag, settings: MeterSettings, room: int | None) -> Lag:
-    """`room`: bytes the fullest of its queues can still take; None: unknown."""
+def completed(
+    lag: Lag, settings: MeterSettings, room: int | None, *, scheduled: bool = False, waits_for: str = ""
+) -> Lag:
+    """`room`: bytes the fullest of its queues can still take; None: unknown. `scheduled`: the lag is meant to
+    be, so it is not grave.
+    """
     return msgspec.structs.replace(
         lag,
-        level=level(lag.recovery_point_seconds, settings),
+        level="" if scheduled else level(lag.recovery_point_seconds, settings),
+        waits_for=waits_for,
         queue_full_in_s=seconds_until_full(room, lag.growth_bytes_per_s),
     )

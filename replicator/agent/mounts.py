@@ -13,6 +13,7 @@ from replicator.agent.core import Change, Core, NotFoundError, real_path
 from replicator.agent.state import Connection, Mount, new_uuid
 from replicator.capture.binding_choice import choose
 from replicator.errors import ReplicatorError
+from replicator.synchrony import SyncView
 
 
 class MountView(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +25,7 @@ class MountView(msgspec.Struct, frozen=True, kw_only=True):
     state: str  # serving, starting, failed
     problem: str
     options: dict[str, str]  # those that are not the default
+    synchrony: tuple[SyncView, ...] = ()  # of the connections that its programs wait for
 
 
 class Mounts:
@@ -118,12 +120,15 @@ class Mounts:
                         f" {mount.path}, and add it with --option {name}={options[name]}"
                     )
             child = self._core.children.capture(mount)
-            if child is not None and child.pid is not None:
+            live = all(mount_options.OPTIONS[name].live for name in names)
+            if child is not None and child.pid is not None and not live:
                 await child.call("check_options", options=mount_options.shown(wanted))
             new = msgspec.structs.replace(mount, options=wanted)
             change.undo(self._replace, change, mount)
             await self._replace(change, new)
-            if child is not None:
+            if child is not None and live:
+                await child.call("set_synchrony", options=mount_options.shown(wanted))
+            elif child is not None:
                 await self._core.children.reload_capture(new)
             self._core.events.add(
                 events.MOUNT_OPTIONS,
@@ -151,9 +156,12 @@ class Mounts:
         pid = child.pid if child is not None else None
         problem = child.problem if child is not None else ""
         binding = mount.binding
+        views: list[SyncView] = []
         try:
             if child is not None and pid is not None:
-                binding = (await child.call("status"))["binding"]
+                status = await child.call("status")
+                binding = status["binding"]
+                views = msgspec.convert(status.get("synchrony", []), list[SyncView])
         except ReplicatorError as error:
             problem = str(error)
         return MountView(
@@ -165,6 +173,7 @@ class Mounts:
             state="serving" if pid is not None else "failed" if problem else "starting",
             problem=problem,
             options=mount_options.shown(mount.options),
+            synchrony=tuple(views),
         )
 
     def _needs(self, connection: Connection, mount: Mount) -> bool:
@@ -173,4 +182,4 @@ class Mounts:
     async def tell_active(self, mount: Mount) -> None:
         child = self._core.children.capture(mount)
         if child is not None:
-            await child.call("set_active", prefixes=self._core.children.active_prefixes(mount))
+            await child.call("set_active", **self._core.children.active(mount))

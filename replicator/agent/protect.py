@@ -11,6 +11,7 @@ from replicator.agent.core import Core, real_path
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
 from replicator.agent.state import Map
+from replicator.diagnostics import NOWHERE, is_nowhere
 from replicator.repset import Place, Rule
 from replicator.status import ConnectionStatus
 
@@ -29,8 +30,11 @@ async def protect(
     already, and differ, only blocks that differ are sent.
     """
     target = parse_destination(destination)
+    nowhere = target.address is not None and is_nowhere(target.address.host)
     async with core.change() as change:
         source = await real_path(source, "source")
+        if nowhere:
+            target = Destination(target.address, source)
         if not any(
             sets.is_inside(source, root) for m in core.state.mounts for root in (m.mountpoint, m.path)
         ):
@@ -46,7 +50,7 @@ async def protect(
             change,
             ConnectRequest(
                 repset=repset.name,
-                target=str(target.address) if target.address is not None else "",
+                target=NOWHERE if nowhere else str(target.address) if target.address is not None else "",
                 maps=(Map(source, target.path),),
                 mirror="difference" if checksum else await _first_mirror(target),
                 checksum=checksum,

@@ -14,6 +14,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.copy_keeper import CopyKeeper
 from replicator.agent.core import Core
+from replicator.agent.diagnostics_service import DiagnosticsService
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
@@ -22,8 +23,10 @@ from replicator.agent.queues import Queues
 from replicator.agent.recovery_control import RecoveryControl
 from replicator.agent.repsets import Repsets
 from replicator.agent.restores import Restores
+from replicator.agent.schedule_service import ScheduleService
 from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
+from replicator.agent.transmissions import Transmissions
 from replicator.agent.verify_service import VerifyService
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
@@ -57,9 +60,12 @@ class Service:
         self.targets = Targets(core, self.connections)
         self.queues = Queues(core)
         self.recovery = RecoveryControl(core, self.connections, self.repsets)
+        self.transmissions = Transmissions(core, self.connections)
         self.orphans = OrphanService(core, self.connections)
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)
+        self.schedules = ScheduleService(core, self.connections)
+        self.diagnostics = DiagnosticsService(core, self.connections)
         self.verify = VerifyService(core, self.connections)
         self.access = Gate(core.config.access, core.events)
         self.stop_requested = trio.Event()

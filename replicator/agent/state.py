@@ -18,6 +18,8 @@ from replicator.repset import ReplicationSet
 from replicator.restores import Phase, RestoreRequest, RestoreView, Root
 from replicator.sender.arguments import Restored
 from replicator.shares import Priority, Speed
+from replicator.transmission import TransmissionSettings
+from replicator.transmission_schedule import TransmissionSchedule
 
 VERSION = 1
 
@@ -68,6 +70,8 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     orphans: str = "keep"
     automatic_recovery: bool = True  # recoveries begin by themselves
     lock: str = "none"
+    transmission: TransmissionSettings = TransmissionSettings()
+    schedule: TransmissionSchedule = TransmissionSchedule()
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +94,11 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     def target(self) -> str:
         """The target as users see it."""
         return f"{self.target_host or 'localhost'}:{self.target_port}"
+
+    @property
+    def host(self) -> str:
+        """The target's host, as `State.transmissions` names it."""
+        return (self.target_host or "localhost").lower()
 
 
 class Restore(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +140,7 @@ class State(_Versioned, frozen=True, kw_only=True):
     )
     recovery_speed: Speed = Speed.NORMAL
     priorities: dict[str, Priority] = {}  # of sets, by name; without those that have the default
+    transmissions: dict[str, TransmissionSettings] = {}  # of target hosts; without those that say nothing
 
     orphans: OrphanSettings = OrphanSettings()  # of the copies that are kept here
     restores: tuple[Restore, ...] = ()  # to this host; those at work, and the last that have ended
@@ -147,6 +157,9 @@ class State(_Versioned, frozen=True, kw_only=True):
             and (restore.copy == connection or mount in restore.mounts)
             for restore in self.restores
         )
+
+    def transmission_of(self, host: str) -> TransmissionSettings:
+        return self.transmissions.get(host, TransmissionSettings())
 
     def priority_of(self, connection: Connection) -> Priority:
         return self.priorities.get(connection.repset.name, Priority.REGULAR)

@@ -21,14 +21,22 @@ from replicator.status import (
     MirrorStatus,
     QueueView,
     TargetStatus,
+    TransmitMode,
     VerifyPhase,
 )
+from replicator.synchrony import SyncState
+from replicator.transmission_schedule import BY_HAND
 from replicator.world import FifoBell
 
 Change = tuple[EventType, dict[str, object]]
 
 
 _NO_MIRROR = (MirrorStatus.IDLE, MirrorStatus.VERIFYING)
+_SYNC_EVENTS = {
+    SyncState.SYNCHRONOUS: events.SYNC_BEGINS,
+    SyncState.DEGRADED: events.SYNC_ENDS,
+    SyncState.WAITING: events.SYNC_WAITS,
+}
 _LEVEL_EVENTS = {"": events.LAG_NORMAL, "warning": events.LAG_WARNING, "error": events.LAG_ERROR}
 
 
@@ -39,6 +47,7 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.CONNECTION_LOST, {**names, "reason": now.state_reason}
     elif now.state is ConnectionState.STARTED and before.state is ConnectionState.ERROR:
         yield events.CONNECTION_BACK, names
+    yield from _transmission_changes(before, now)
     if now.tracking and not before.tracking:
         yield events.TRACKING_BEGINS, names
     if now.mirror_status in _NO_MIRROR and before.mirror_status not in _NO_MIRROR:
@@ -83,9 +92,20 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         yield events.FOREIGN_CHANGES, {**names, "count": changes, "path": now.foreign_path}
     if now.target_queue_full is not before.target_queue_full:
         yield events.TARGET_QUEUE_FULL if now.target_queue_full else events.TARGET_QUEUE_ROOM, names
+    if now.synchrony != before.synchrony and now.synchrony:
+        yield _SYNC_EVENTS[SyncState(now.synchrony)], {**names, "reason": now.synchrony_reason}
     if now.lag.level != before.lag.level:
         seconds = now.lag.recovery_point_seconds
         yield _LEVEL_EVENTS[now.lag.level], {**names, "seconds": seconds}
+
+
+def _transmission_changes(before: ConnectionStatus, now: ConnectionStatus) -> Iterator[Change]:
+    """TX-14, of sessions of a schedule; what a person does is told when he does it."""
+    began, ended = now.schedule.session_began, before.schedule.session_began
+    if ended is not None and ended != began and now.transmit_mode is TransmitMode.SCHEDULED:
+        yield events.TRANSMISSION_STOPPED, {"id": now.id, "how": f"stopped: {now.schedule.last_end}"}
+    if began is not None and began != ended and now.schedule.session_why != BY_HAND:
+        yield events.TRANSMISSION_STARTED, {"id": now.id}
 
 
 def _more(before: int, now: int) -> int:

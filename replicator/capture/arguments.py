@@ -23,6 +23,9 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int | None = limits.DISK_QUEUE_BYTES
     disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES
     active: list[bytes] = []  # as for the call `set_active`
+    synchronous: dict[
+        str, list[bytes]
+    ] = {}  # the same by connection: those that a synchronous mount waits for
 
     @property
     def journal(self) -> JournalSettings:

@@ -11,10 +11,12 @@ import trio
 
 from replicator.capture.activity_keeper import ActivityKeeper
 from replicator.capture.resumption import Provision
+from replicator.capture.synchrony import Synchrony
 from replicator.fs.kernel_protocol import Agreement
 from replicator.fs.passthrough import Passthrough
 from replicator.mount_options import DEFAULTS, MountOptions
 from replicator.queue.activity import ActivityLog
+from replicator.world import FifoBell
 
 
 class Binding(Protocol):
@@ -25,6 +27,10 @@ class Binding(Protocol):
 
         `ready` is called once the kernel has been told how to speak: from then on a kill is survived.
         """
+        ...
+
+    def heed_options(self) -> None:
+        """Whether the mount is synchronous may be new. Under the lock."""
         ...
 
     def terminate(self) -> None:
@@ -45,16 +51,19 @@ def make(
     agreement: Agreement | None = None,
     options: MountOptions = DEFAULTS,
     keeper: ActivityKeeper | None = None,
+    synchrony: Synchrony | None = None,
+    answers: FifoBell | None = None,
 ) -> Binding:
     """The chosen binding for an open /dev/fuse whose mount is made. `lock` guards what `passthrough` uses.
 
     `provision` (kernel binding): what is kept for a successor. `agreement`: of a predecessor taken over from.
     `options`: only the kernel binding has any. `keeper`: of the log to be synced before what programs sync.
+    `synchrony`, `answers`: which replies wait for targets, and what is rung when they may be due.
     """
     if binding == "kernel":
         log = keeper.log if keeper is not None else None
-        return _Kernel(passthrough, descriptor, lock, provision, agreement, options, log)
-    return _Pyfuse3(passthrough, descriptor, keeper)
+        return _Kernel(passthrough, descriptor, lock, provision, agreement, options, log, synchrony, answers)
+    return _Pyfuse3(passthrough, descriptor, keeper, synchrony, answers)
 
 
 class _Kernel:
@@ -67,6 +76,8 @@ class _Kernel:
         agreement: Agreement | None,
         options: MountOptions,
         log: ActivityLog | None,
+        synchrony: Synchrony | None,
+        answers: FifoBell | None,
     ) -> None:
         from replicator.fs.kernel_session import Session
 
@@ -82,6 +93,8 @@ class _Kernel:
                 options=options,
                 ready=self._ready,
                 log=log,
+                synchrony=synchrony,
+                answers=answers,
             )
         else:
             self._session = Session(
@@ -91,10 +104,13 @@ class _Kernel:
                 agreement=agreement,
                 intent=provision.intent,
                 open_notes=provision.open_notes,
+                held_notes=provision.held_notes,
                 options=options,
                 agreed=provision.agreed,
                 ready=self._ready,
                 log=log,
+                synchrony=synchrony,
+                answers=answers,
             )
 
     def _ready(self) -> None:
@@ -112,6 +128,9 @@ class _Kernel:
         finally:
             self._session.stop()
 
+    def heed_options(self) -> None:
+        self._session.heed_options()
+
     def terminate(self) -> None:
         self._session.stop()
 
@@ -122,13 +141,21 @@ class _Kernel:
 class _Pyfuse3:
     """Handlers run in the thread of the event loop, between checkpoints: they need no lock."""
 
-    def __init__(self, passthrough: Passthrough, descriptor: int, keeper: ActivityKeeper | None) -> None:
+    def __init__(
+        self,
+        passthrough: Passthrough,
+        descriptor: int,
+        keeper: ActivityKeeper | None,
+        synchrony: Synchrony | None,
+        answers: FifoBell | None,
+    ) -> None:
         from replicator.fs import pyfuse3_binding
 
         self._module = pyfuse3_binding
         self._keeper = keeper
         covered = keeper.covered if keeper is not None else pyfuse3_binding.nothing_to_cover
-        self._binding = pyfuse3_binding.Binding(passthrough, covered)
+        self._answers = answers
+        self._binding = pyfuse3_binding.Binding(passthrough, covered, synchrony)
         self._descriptor = descriptor
 
     async def serve(self, ready: Callable[[], None]) -> bool:
@@ -136,9 +163,19 @@ class _Pyfuse3:
         async with trio.open_nursery() as nursery:
             if self._keeper is not None:
                 nursery.start_soon(self._keeper.run_syncs)
+            if self._answers is not None:
+                nursery.start_soon(self._hear, self._answers)
             await self._module.run(self._binding, self._descriptor)
             nursery.cancel_scope.cancel()
         return False
+
+    async def _hear(self, answers: FifoBell) -> None:
+        while True:
+            await answers.wait()
+            self._binding.answered()
+
+    def heed_options(self) -> None:
+        self._binding.answered()
 
     def terminate(self) -> None:
         self._module.terminate()

@@ -32,6 +32,7 @@ from replicator.capture.arguments import CaptureSettings
 from replicator.capture.binding_choice import choose
 from replicator.capture.resumption import FORMAT, Provision, Resumption
 from replicator.capture.resumption import take as resumption_of
+from replicator.capture.synchrony import Synchrony
 from replicator.child import control, interpreter
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import calls, mounts
@@ -45,7 +46,8 @@ from replicator.ops import NAME_KINDS, Kind
 from replicator.paths import Home, remove_if_empty
 from replicator.queue.journal import JournalWriter
 from replicator.queue.statistics import JournalStatistics
-from replicator.world import World
+from replicator.synchrony import SyncView
+from replicator.world import FifoBell, World
 
 logger = logging.getLogger("replicator.capture")
 
@@ -72,6 +74,7 @@ class CaptureStatus(msgspec.Struct, frozen=True, kw_only=True):
     skipped_path: str  # the last of them
     hot: bool  # a loss of power would leave something to compare
     covered: bool  # what that is, is noted durably
+    synchrony: list[SyncView]  # of the connections that programs wait for, if any
 
 
 class Capture:
@@ -94,6 +97,7 @@ class Capture:
         # one request, or for one of the short steps below.
         self._lock = threading.Lock()
         self._dead: frozenset[int] = frozenset()
+        self._synchrony_set = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped, unmounted, or left to a successor.
@@ -115,6 +119,13 @@ class Capture:
         self._keeper = ActivityKeeper(self._world, self._journal, self._lock, self._sync_storage)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)
+        self._synchrony = Synchrony(
+            self._journal.answers(),
+            lambda: self._journal.wanted_sequence,
+            self._world.clock,
+            self._synchrony_changed,
+        )
+        self._synchrony.start(options, settings.synchronous)
         if self._binding_name == "kernel":
             held = None if resumption is None else resumption.held
             self._provision = Provision(settings.memory_directory, held)
@@ -147,6 +158,8 @@ class Capture:
                     logger.warning("took over from a former process")
                 if dead:
                     logger.warning("took the place of the mount that a former process left at %s", mountpoint)
+                answers = FifoBell(self._synchrony.bell_path)
+                nursery.start_soon(self._close_at_end, answers)
                 self._binding = bindings.make(
                     self._binding_name,
                     self._passthrough,
@@ -156,8 +169,11 @@ class Capture:
                     None if resumption is None else resumption.agreement,
                     options,
                     self._keeper,
+                    self._synchrony,
+                    answers,
                 )
                 nursery.start_soon(self._tick)
+                nursery.start_soon(self._look_at_targets)
                 nursery.start_soon(self._keeper.keep)
                 if self._provision is not None:
                     nursery.start_soon(self._provision.keep)
@@ -222,6 +238,7 @@ class Capture:
             "stop": self.stop,
             "leave": self.leave,
             "check_options": self.check_options,
+            "set_synchrony": self.set_synchrony,
         }
 
     def _recover(self) -> None:
@@ -254,6 +271,39 @@ class Capture:
                 with self._lock:
                     self._journal.collect()
                     self._journal.record_losses()
+
+    # --- synchronous ---
+
+    async def _look_at_targets(self) -> None:
+        """Until cancelled. A mount that is asynchronous costs nothing."""
+        while True:
+            if not self._synchrony.is_on:
+                self._synchrony_set = trio.Event()
+                await self._synchrony_set.wait()
+            with self._lock:
+                self._synchrony.look()
+            await trio.sleep(limits.SYNCHRONY_LOOK_S)
+
+    def _synchrony_changed(self) -> None:
+        """Programs that wait may go on; an administrator wants to hear of it."""
+        for view in self._synchrony.views():
+            logger.info("%s is %s %s", view.connection, view.state.value, view.reason)
+        self._world.doorbells.ring(self._synchrony.bell_path)
+        self._world.doorbells.ring(Home(self._settings.home).bell)
+
+    async def set_synchrony(self, options: dict[str, str]) -> None:
+        """From now on. `options`: all that are not the default; those of synchronous mounts count."""
+        with self._lock:
+            self._synchrony.configure(mount_options.changed(mount_options.DEFAULTS, options))
+            self._binding.heed_options()
+        self._synchrony_set.set()
+        self._world.doorbells.ring(self._synchrony.bell_path)
+
+    async def _close_at_end(self, bell: FifoBell) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            bell.close()
 
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
@@ -329,13 +379,18 @@ class Capture:
             skipped_path=self._recorder.skipped_path.decode(errors="backslashreplace"),
             hot=self._keeper.is_hot,
             covered=self._keeper.log.is_covering,
+            synchrony=self._synchrony.views(),
         )
 
-    async def set_active(self, prefixes: list[str]) -> None:
-        """Journal from now on what happens at or below these mount-relative paths (in base64)."""
+    async def set_active(self, prefixes: list[str], synchronous: dict[str, list[str]] | None = None) -> None:
+        """Journal from now on what happens at or below these mount-relative paths (in base64).
+
+        `synchronous`: the same by connection, of those that a synchronous mount waits for.
+        """
         former = self._recorder.active
         with self._lock:
             self._recorder.set_active(msgspec.convert(prefixes, list[bytes]))
+            self._synchrony.set_connections(msgspec.convert(synchronous or {}, dict[str, list[bytes]]))
             grown = not set(self._recorder.active) <= set(former)
             if grown:
                 self._journal.forget_coverage()

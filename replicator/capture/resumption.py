@@ -2,7 +2,7 @@
 holder of the capture's descriptors, and files beside the journal's memory tier.
 
 `holder`: where the holder is and what was agreed with the kernel. `nodes`: the ledger. `intent`: the change
-of a name under way. `opens`: which files the kernel reads by itself.
+of a name under way. `opens`: which files the kernel reads by itself. `held`: replies that wait for targets.
 """
 
 import logging
@@ -15,6 +15,7 @@ import trio
 from replicator import limits
 from replicator.capture.held_mount import HOLDER
 from replicator.fs import holder, ledger
+from replicator.fs.held_notes import HeldNotes
 from replicator.fs.holder import Descriptors, Held, HolderError
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_protocol import Agreement, InitFlag
@@ -29,7 +30,7 @@ FORMAT = 3
 A software with another number cannot take over.
 """
 
-_NODES, _INTENT, _OPENS = "nodes", "intent", "opens"
+_NODES, _INTENT, _OPENS, _HELD = "nodes", "intent", "opens", "held"
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,15 @@ class Provision:
         self.ledger: Ledger | None = None
         self.intent: Intent | None = None
         self.open_notes: OpenNotes | None = None
+        self.held_notes: HeldNotes | None = None
         try:
             if held is None:
                 self._discard(_OPENS)  # of a mount that is dead
+                self._discard(_HELD)
             self.ledger = Ledger(self._path(_NODES), resume=held is not None)
             self.intent = Intent(self._path(_INTENT))
             self.open_notes = OpenNotes(self._path(_OPENS))
+            self.held_notes = HeldNotes(self._path(_HELD))
         except (OSError, ValueError) as error:
             self._without(error)
             self.end()  # what a predecessor wrote is true no more
@@ -184,3 +188,5 @@ class Provision:
             self.intent.remove()
         if self.open_notes is not None:
             self.open_notes.remove()
+        if self.held_notes is not None:
+            self.held_notes.remove()

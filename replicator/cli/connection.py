@@ -57,7 +57,8 @@ def _act(
     if as_json:
         output.print_json(status)
     else:
-        output.say(f"connection {connection}: {what} {_DONE[action]}")
+        waits = f"; {status['state_reason']}" if status.get("state") == "Scheduled" else ""
+        output.say(f"connection {connection}: {what} {_DONE[action]}{waits}")
 
 
 _HELP = {
@@ -66,10 +67,10 @@ _HELP = {
     ("mirror", "resume"): "Go on where the mirror was paused.",
     ("replicate", "start"): "Send changes again; what was missed meanwhile needs a mirror.",
     ("replicate", "stop"): "Send changes no more. The target needs a mirror afterwards.",
-    ("transmit", "start"): "Connect to the target and send.",
+    ("transmit", "start"): "Connect to the target and send; where there is a schedule, begin a session.",
     ("transmit", "stop"): "Close the connection to the target; changes are queued.",
     ("transmit", "pause"): "Hold everything in the queue; the connection stays.",
-    ("transmit", "resume"): "Send again.",
+    ("transmit", "resume"): "Send again; where there is a schedule, when that says so.",
     ("target", "pause"): "Keep what arrives in the target's queue, so that the copy stands still.",
     ("target", "resume"): "Apply what arrived meanwhile, and go on.",
 }

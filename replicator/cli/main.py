@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from replicator.cli import (
+    compression,
     connect,
     connection,
     console,
+    diagnostics,
     events,
     lag,
+    limit,
     login,
     monitor,
     mount,
@@ -20,6 +23,7 @@ from replicator.cli import (
     recovery,
     repset,
     restore,
+    schedule,
     status,
     story,
     verify,
@@ -124,7 +128,11 @@ for _module in (connect, status, connection, lag, queue, story, why, verify):
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")
+app.add_typer(compression.app, name="compression")
+app.add_typer(limit.app, name="limit")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
 for _module in (login, events, monitor, console):

@@ -98,7 +98,7 @@ class View:
             parts.append(
                 Text(
                     f"{status['id']} {status['repset']}: {bytes_text(rate)}/s,"
-                    f" {bytes_text(status['sent_bytes'])} sent, queue"
+                    f" {bytes_text(status['sent_bytes'])} sent{_how(status)}, queue"
                     f" {bytes_text(status['memory_queue_bytes'])} in memory and"
                     f" {bytes_text(status['disk_queue_bytes'])} on disk{last}",
                     no_wrap=True,
@@ -115,6 +115,15 @@ class View:
         if self._problem:
             return Group(Text(self._problem, style="bold red"), Styled(Group(*parts), "dim"))
         return Group(*parts)
+
+
+def _how(status: dict[str, Any]) -> str:
+    """How it transmits, if that is worth a word."""
+    from replicator.cli import render_transmission
+
+    known = status.get("transmission") or {}
+    plain = known.get("compression", "off") == "off" and known.get("limit_bytes_per_s") is None
+    return "" if plain else f" ({render_transmission.now(known)})"
 
 
 @contextmanager

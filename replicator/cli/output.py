@@ -13,9 +13,16 @@ def emit(document: Any, as_json: bool, view: str) -> None:
     if as_json:
         print_json(document)
         return
-    from replicator.cli import render, render_verify
+    from replicator.cli import (
+        render,
+        render_diagnostics,
+        render_schedule,
+        render_transmission,
+        render_verify,
+    )
 
-    render.show(getattr(render if hasattr(render, view) else render_verify, view)(document))
+    modules = (render, render_verify, render_transmission, render_schedule, render_diagnostics)
+    render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 
 
 def print_json(document: Any) -> None:

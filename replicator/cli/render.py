@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from replicator.cli import render_transmission
 from replicator.cli.render_recovery import ends_text
 from replicator.cli.render_verify import verified
 from replicator.cli.units import bytes_text, count_text, seconds_text
@@ -102,6 +104,14 @@ def connections(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(table, *notes) if notes else table
 
 
+def synchrony_text(status: Mapping[str, Any]) -> str:
+    """Whether programs wait for this target."""
+    state, reason = str(status.get("synchrony") or "Asynchronous"), str(status.get("synchrony_reason") or "")
+    since = status.get("synchrony_since")
+    when = f" since {datetime.fromtimestamp(float(since)):%Y-%m-%d %H:%M:%S}" if since and reason else ""
+    return state + when + (f": {reason}" if reason else "")
+
+
 def connection(status: Mapping[str, Any]) -> RenderableType:
     """Everything about one connection."""
     grid = Table.grid(padding=(0, 2))
@@ -115,6 +125,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
         ("target data state", _state(status["target_data_state"])),
         ("target status", _state(status["target_status"])),
         ("lock of the copy", Text(str(status.get("target_lock", "none")))),
+        ("programs", Text(synchrony_text(status))),
         ("transmit mode", _state(status["transmit_mode"])),
         ("mirror status", mirror_text(status)),
         ("replication status", _state(status["replication_status"])),
@@ -133,6 +144,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
                 f"{count_text(status.get('sent_ops') or 0)} operations"
             ),
         ),
+        ("transmission", Text(render_transmission.now(status.get("transmission") or {}))),
         (
             "mirror",
             Text(
@@ -250,7 +262,8 @@ def lag(found: Mapping[str, Any]) -> RenderableType:
         queue += f", drains by {bytes_text(-growth)}/s"
     behind = f"lag: {seconds_text(found['seconds'])}, {bytes_text(found['bytes'])} not applied"
     point = Text("recovery point: ").append_text(_recovery_point(found))
-    return Group(table, Text(behind), point, Text(queue))
+    waits = [Text(found["waits_for"], style="yellow")] if found.get("waits_for") else []
+    return Group(table, Text(behind), point, Text(queue), *waits)
 
 
 def _bars(values: Sequence[tuple[float, float]], step_s: int) -> str:
@@ -322,7 +335,8 @@ def _notes(status: Mapping[str, Any]) -> list[Text]:
     notes = []
     for member in ("state_reason", "target_status_reason"):
         if status.get(member):
-            notes.append(Text(f"{status['id']} {status['repset']}: {status[member]}", style="red"))
+            style = "yellow" if status.get("state") == "Scheduled" else "red"
+            notes.append(Text(f"{status['id']} {status['repset']}: {status[member]}", style=style))
     count = (status.get("mirror") or {}).get("problem_count") or 0
     if count:
         where = f"see 'dtctl status {status['id']}'"
@@ -437,7 +451,7 @@ def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
 def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not found:
         return Text("nothing is captured; add a directory with 'dtctl mount add PATH'")
-    table = _table("path", "mounted at", "binding", "pid", "state", "options", right=("pid",))
+    table = _table("path", "mounted at", "binding", "pid", "state", "options", "programs", right=("pid",))
     for mount in found:
         table.add_row(
             Text(str(mount["path"])),
@@ -446,6 +460,7 @@ def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
             "–" if mount.get("pid") is None else str(mount["pid"]),
             Text(str(mount["state"])),
             Text(_options(mount)),
+            Text(", ".join(dict.fromkeys(str(view["state"]) for view in mount.get("synchrony") or ()))),
         )
     return table
 

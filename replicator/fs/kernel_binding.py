@@ -20,10 +20,10 @@ from replicator import limits
 from replicator.fs import kernel_protocol as protocol
 from replicator.fs.calls import cached_pages
 from replicator.fs.credentials import Caller
+from replicator.fs.held_notes import HeldNotes
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_protocol import (
     HEADER_BYTES,
-    IN_HEADER,
     OPERATIONS,
     WRITE_HEADER_BYTES,
     Agreement,
@@ -31,6 +31,7 @@ from replicator.fs.kernel_protocol import (
 )
 from replicator.fs.open_modes import OpenModes
 from replicator.fs.passthrough import Entry, Passthrough
+from replicator.fs.tickets import Ticket
 from replicator.mount_options import DEFAULTS, MountOptions
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _CAPABILITY = b"security.capability"
 _NO_WAIT_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
 _SYNCHRONOUS = os.O_SYNC | os.O_DSYNC
 # Not to be done twice: see `Intent`.
-_NAME_OPERATIONS = frozenset(
+NAME_OPERATIONS = frozenset(
     {
         Opcode.CREATE,
         Opcode.MKNOD,
@@ -70,7 +71,15 @@ class Later:
     It uses nothing but a descriptor, and may run in any thread.
     """
 
-    function: Callable[[], Body]
+    function: "Callable[[], Body | Held]"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reply that has to wait for targets."""
+
+    reply: "Reply"
+    ticket: Ticket
 
 
 class Sync(NamedTuple):
@@ -78,7 +87,7 @@ class Sync(NamedTuple):
 
     handle: int
     data_only: bool
-    reply: bytes
+    reply: "bytes | Held"
 
 
 class Spliced(NamedTuple):
@@ -105,7 +114,7 @@ class Failure:
         self.number = number
 
 
-Reply = Body | Later | Sync | After | Spliced | Failure | None
+Reply = Body | Later | Sync | After | Spliced | Failure | Held | None
 """None: the request gets no reply."""
 
 Handler = Callable[[int, Fields, int, Header], Reply]
@@ -146,6 +155,7 @@ class Binding:
         self._request_timeout_s = options.request_timeout
         self._validity = protocol.Validity(options.attribute_timeout, options.entry_timeout)
         self._intent = intent
+        self.held_notes: HeldNotes | None = None  # of replies that wait, in a mount where such can
         if intent is not None:
             passthrough.note_inode = intent.note
         self.agreement = agreement
@@ -175,7 +185,7 @@ class Binding:
         if end < least and header[1] != protocol.Opcode.INIT:
             return Failure(errno.EIO)
         try:
-            if header[1] in _NAME_OPERATIONS and self._intent is not None:
+            if header[1] in NAME_OPERATIONS and self._intent is not None:
                 return self._handle_noted(self._intent, handler, unpack_from, end, header)
             return handler(header[3], unpack_from(self.buffer, HEADER_BYTES), end, header)
         except OSError as error:
@@ -193,6 +203,9 @@ class Binding:
     ) -> Reply:
         """A request that a successor cannot simply do again: it is noted before, and its reply after."""
         unique = header[2] & ~protocol.RESENT
+        held = self.held_notes
+        if held is not None and header[2] & protocol.RESENT and (known := held.find(unique)) is not None:
+            return known
         redo: AbstractContextManager[None] = nullcontext()
         if header[2] & protocol.RESENT and (noted := intent.read()).unique == unique:
             if noted.reply is not None:
@@ -539,4 +552,19 @@ def bug(opcode: int) -> Failure:
     return Failure(errno.EIO)
 
 
-__all__ = ["IN_HEADER", "After", "Binding", "Body", "Failure", "Later", "Reply", "Spliced", "Sync", "bug"]
+__all__ = [
+    *(
+        "IN_HEADER",
+        "NAME_OPERATIONS",
+        "After",
+        "Binding",
+        "Body",
+        "Failure",
+        "Held",
+        "Later",
+        "Reply",
+        "Spliced",
+        "Sync",
+    ),
+    "bug",
+]

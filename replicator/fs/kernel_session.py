@@ -23,6 +23,8 @@ from replicator.fs import kernel_protocol as protocol
 from replicator.fs.awake import Awake, is_worthwhile
 from replicator.fs.calls import unshare_umask
 from replicator.fs.disk_threads import DiskThreads
+from replicator.fs.held_notes import HeldNotes
+from replicator.fs.holds import Gate, Holds
 from replicator.fs.intent import Intent
 from replicator.fs.kernel_binding import (
     After,
@@ -30,6 +32,7 @@ from replicator.fs.kernel_binding import (
     Body,
     Failure,
     Header,
+    Held,
     Later,
     Reply,
     Spliced,
@@ -40,8 +43,10 @@ from replicator.fs.kernel_protocol import HEADER_BYTES, IN_HEADER, OUT_HEADER
 from replicator.fs.open_modes import Backing, OpenModes, OpenNotes
 from replicator.fs.passthrough import Passthrough
 from replicator.fs.syncs import Log, Syncs
+from replicator.fs.tickets import Synchrony
 from replicator.fs.unseen import Unseen
 from replicator.mount_options import DEFAULTS, MountOptions
+from replicator.world import FifoBell
 
 logger = logging.getLogger(__name__)
 
@@ -113,12 +118,16 @@ class Session:
         ready: Callable[[], None] = _tell_nobody,
         nodes_max: int = limits.NODES,
         log: Log | None = None,
+        synchrony: Synchrony | None = None,
+        answers: FifoBell | None = None,
+        held_notes: HeldNotes | None = None,
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
         `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it before the
         kernel is, and `ready` called after that. `intent`, `open_notes`: see there. `log`: synced before what
-        programs sync, and whenever it has something.
+        programs sync, and whenever it has something. `synchrony`: which replies wait for targets; `answers`
+        is rung when some of them may have waited long enough.
         """
         self._is_resumed = agreement is not None
         self._agreed = agreed
@@ -148,6 +157,14 @@ class Session:
         self._open_pipe()
         self._syncs = Syncs(self._reply, passthrough.fsync, log, lock, self._disk_threads.submit)
         self._poll.register(self._syncs.bell, select.POLLIN)
+        self._synchrony = synchrony
+        self._answers = answers
+        self._gate: Gate | None = None
+        self._binding.held_notes = held_notes
+        self._holds = Holds(self._reply, self._syncs.wake, held_notes)
+        if answers is not None:
+            self._poll.register(answers.fileno(), select.POLLIN)
+        self.heed_options()
         if self._syncs.ring is not None:
             self._poll.register(self._syncs.ring, select.POLLIN)
         self._spin = Spin()
@@ -155,6 +172,14 @@ class Session:
         self._prune_wanted = threading.Event()
         self._prune_ends = threading.Event()
         self._pruner = threading.Thread(target=self._prune, name="prune", daemon=True)
+
+    def heed_options(self) -> None:
+        """Whether it is synchronous may be new. Under the lock, or before `serve`."""
+        synchrony = self._synchrony
+        if synchrony is None or not synchrony.is_on:
+            self._gate = None  # what waits goes on as soon as its ticket says so
+        elif self._gate is None:
+            self._gate = Gate(self._binding.handle, self._passthrough, synchrony, self._binding.held_notes)
 
     def stop(self) -> None:
         """End `serve` although the mount is still there: for a mount that was detached. From any thread."""
@@ -197,6 +222,8 @@ class Session:
             self._disk_threads.close()  # they answer what they have
             self._unseen.close()
             is_left = self._leaving and not self._is_gone
+            strict = self._synchrony is not None and self._synchrony.is_strict
+            self._holds.finish(is_left=is_left, error=errno.EIO if strict else 0)
             if not is_left:
                 os.close(self._descriptor)
             os.close(self._stop_read)
@@ -212,7 +239,8 @@ class Session:
         while not (binding.ended or self._stopping) and receive():
             header = unpack_header(buffer)
             with lock:
-                answer = handle(header)
+                gate = self._gate
+                answer = handle(header) if gate is None else gate.handle(header)
             if header[1] == protocol.Opcode.INIT:
                 self._begin(header, answer)
             else:
@@ -237,11 +265,13 @@ class Session:
     def _receive(self) -> bool:
         """Wait for the next request and read it into the buffer. False: there will be none."""
         descriptor, buffers, spin = self._descriptor, (self._binding.buffer,), self._spin
-        syncs = self._syncs
+        syncs, holds, answers = self._syncs, self._holds, self._answers
         until = 0.0
         while True:
             if syncs.are_pending:
                 syncs.tend()
+            if holds.are_pending:
+                holds.tend()
             try:
                 count = os.readv(descriptor, buffers)
             except BlockingIOError:
@@ -254,8 +284,11 @@ class Session:
                 if until > 0:
                     spin.missed()
                 until = -1.0  # whether it was worth looking is known now
-                if not self._poll.poll(self._awake.timeout_ms):
+                ready = self._poll.poll(self._awake.timeout_ms)
+                if not ready:
                     self._awake.release()
+                elif answers is not None and (answers.fileno(), select.POLLIN) in ready:
+                    answers.hear()
                 if self._stopping:
                     return False
                 spin.slept(time.perf_counter() - now)
@@ -286,6 +319,8 @@ class Session:
             self._disk_threads.submit(reply.function)
         elif type(reply) is Later:
             self._disk_threads.submit(partial(self._reply_later, header, reply))
+        elif type(reply) is Held:
+            self._holds.hold(header, reply)
         elif reply is not None:
             self._send_body(header, reply)  # type: ignore[arg-type]  # type() narrows less than it tells
 
@@ -344,7 +379,7 @@ class Session:
         except Exception:
             self._reply(header, bug(header[1]))
         else:
-            self._send_body(header, body)
+            self._reply(header, body)
 
     # --- telling the kernel ---
 

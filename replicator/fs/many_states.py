@@ -71,10 +71,23 @@ class ManyStates(NamedTuple):
             for mode, link in zip(modes.tolist(), links.tolist(), strict=True)
         ]
 
-    def full(self) -> list[bool]:
-        """Which have no holes, by the space they take."""
-        sizes, blocks = self.words[_SIZE::_STATX_WORDS], self.words[_BLOCKS::_STATX_WORDS]
-        return [block * 512 >= size for size, block in zip(sizes.tolist(), blocks.tolist(), strict=True)]
+    def whole_kinds(self) -> list[int]:
+        """Of each S_IFREG or S_IFLNK; 0 for anything else, and for files with holes, by the space they
+        take.
+        """
+        columns = (_GID_AND_MODE, _SIZE, _BLOCKS)
+        words = (self.words[column::_STATX_WORDS].tolist() for column in columns)
+        found = []
+        for mode, size, blocks in zip(*words, strict=True):
+            kind = mode >> 32 & 0o170000
+            found.append(
+                kind if kind == stat.S_IFLNK or (kind == stat.S_IFREG and blocks * 512 >= size) else 0
+            )
+        return found
+
+    def links(self) -> list[int]:
+        """How many names each has."""
+        return [word & 0xFFFFFFFF for word in self.words[_LINKS_AND_UID::_STATX_WORDS].tolist()]
 
     def versions(self) -> list[tuple[int, ...]]:
         """Inode, size and ctime of each: what changes with every change."""
@@ -155,6 +168,12 @@ def differing(one: bytes, other: bytes) -> list[int]:
                 if a != b
             )
     return sorted(found)
+
+
+def links_of(states: bytes) -> list[int]:
+    """The numbers of names in a result of `states`."""
+    words = memoryview(states).cast("Q")
+    return [word & 0xFFFFFFFF for word in words[: len(words) // STATE_WORDS].tolist()]
 
 
 def sizes_of(states: bytes) -> list[int]:

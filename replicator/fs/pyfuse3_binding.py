@@ -27,6 +27,7 @@ from pyfuse3 import (
 from replicator import limits
 from replicator.fs.credentials import Caller
 from replicator.fs.passthrough import Entry, Passthrough
+from replicator.fs.tickets import Synchrony, Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ def _guarded(
     @functools.wraps(function)
     async def handler(self: "Binding", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
+            if self.of_all:
+                return await self.received(function, *args, **kwargs)
             return function(self, *args, **kwargs)
         except OSError as error:
             raise FUSEError(error.errno or errno.EIO) from None
@@ -117,17 +120,58 @@ class Binding(pyfuse3.Operations):
     supports_dot_lookup = False
 
     def __init__(
-        self, passthrough: Passthrough, covered: Callable[[], Awaitable[None]] = nothing_to_cover
+        self,
+        passthrough: Passthrough,
+        covered: Callable[[], Awaitable[None]] = nothing_to_cover,
+        synchrony: Synchrony | None = None,
     ) -> None:
-        """`covered` returns when programs may be told that something is durable."""
+        """`covered` returns when programs may be told that something is durable. `synchrony`: which replies
+        wait for targets.
+        """
         super().__init__()
         self._fs = passthrough
         self._covered = covered
+        self._synchrony = synchrony
+        self._answered = trio.Event()
         self._threads = trio.CapacityLimiter(limits.CAPTURE_THREADS)
         self._reads_without_waiting = True  # until the storage below refuses RWF_NOWAIT
 
     async def _in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
+
+    # --- synchronous mounts ---
+
+    @property
+    def of_all(self) -> bool:
+        """Whether each change waits until its targets have received it."""
+        return self._synchrony is not None and self._synchrony.of_all
+
+    def answered(self) -> None:
+        """Targets may have more than before, or count no longer."""
+        self._answered.set()
+        self._answered = trio.Event()
+
+    def _want(self, handle_id: int) -> Ticket | None:
+        if self._synchrony is None or not self._synchrony.is_on:
+            return None
+        path = self._fs.handle_path(handle_id)
+        return self._synchrony.want(path, durable=True) if path is not None else None
+
+    async def _has(self, ticket: Ticket | None) -> None:
+        """Return when the targets have it."""
+        while ticket is not None and not ticket.is_met():
+            await self._answered.wait()
+
+    async def received(
+        self, function: Callable[Concatenate["Binding", _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Call it, and wait until the targets have received what it changed."""
+        assert self._synchrony is not None
+        before = self._fs.head_sequence
+        result = function(self, *args, **kwargs)
+        if self._fs.head_sequence != before:
+            await self._has(self._synchrony.want(None, durable=False))
+        return result
 
     # --- nodes ---
 
@@ -249,8 +293,13 @@ class Binding(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         count = self._fs.write(fh, off, buf)
         if self._fs.is_synchronous(fh):
+            ticket = self._want(fh)
             await self._covered()
             await self._in_thread(self._fs.fsync, fh, True)
+            await self._has(ticket)
+        elif self.of_all:
+            assert self._synchrony is not None
+            await self._has(self._synchrony.want(None, durable=False))
         return count
 
     @_guarded
@@ -263,8 +312,10 @@ class Binding(pyfuse3.Operations):
 
     @_guarded_async
     async def fsync(self, fh: int, datasync: bool) -> None:
+        ticket = self._want(fh)
         await self._covered()
         await self._in_thread(self._fs.fsync, fh, datasync)
+        await self._has(ticket)
 
     # --- directories ---
 
@@ -286,8 +337,10 @@ class Binding(pyfuse3.Operations):
 
     @_guarded_async
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        ticket = self._want(fh)
         await self._covered()
         await self._in_thread(self._fs.fsyncdir, fh, datasync)
+        await self._has(ticket)
 
     @_guarded_async
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from replicator import limits
-from replicator.fs.kernel_binding import Failure, Header, Later, Reply, Sync
+from replicator.fs.kernel_binding import Failure, Header, Held, Later, Reply, Sync
 from replicator.fs.sync_ring import SyncRing
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Syncs:
             self._pending[unique] = header, sync
             return
 
-        def wait() -> bytes:
+        def wait() -> bytes | Held:
             self.cover()
             self._sync(sync.handle, sync.data_only)
             return sync.reply

@@ -4,6 +4,7 @@ A file is known by its identity on the source. Paths are those of the source, re
 journal. Nothing here is verified: whoever gets a path looks at what is there.
 """
 
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from replicator.mirror import path_database
@@ -17,6 +18,10 @@ CREATE TABLE IF NOT EXISTS name (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS name_of ON name (inode, generation);
 """
+
+
+_NO_GENERATION = bytes(8)
+_VARIABLES = 256  # of one statement
 
 
 class LinkTable:
@@ -53,6 +58,26 @@ class LinkTable:
             return
         self._database.execute("INSERT OR REPLACE INTO name VALUES (?, ?, ?)", (path, *_key(identity)))
         self._any = True
+
+    def add_many(self, names: Iterable[tuple[bytes, int]]) -> None:
+        """The same for (path, inode) of files of generation 0."""
+        rows = [(path, *_key(Identity(inode, 0))) for path, inode in names]
+        if rows:
+            self._database.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?)", rows)
+            self._any = True
+
+    def names_of(self, inodes: Sequence[int]) -> dict[int, bytes]:
+        """One path of each of these files, of generation 0, that is known."""
+        found: dict[int, bytes] = {}
+        if not self._any:
+            return found
+        for start in range(0, len(inodes), _VARIABLES):
+            keys = [inode.to_bytes(8, "big") for inode in inodes[start : start + _VARIABLES]]
+            marks = ",".join("?" * len(keys))
+            query = f"SELECT inode, path FROM name WHERE generation = ? AND inode IN ({marks})"
+            rows = self._database.execute(query, (_NO_GENERATION, *keys))
+            found.update((int.from_bytes(inode, "big"), path) for inode, path in rows)
+        return found
 
     def find(self, identity: Identity) -> bytes | None:
         """One path that holds this file."""

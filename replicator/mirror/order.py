@@ -566,12 +566,26 @@ class Order:
             if not names:
                 del self._remaining[directory]
 
-    def many_sent(self, directory: bytes, names: Sequence[bytes], inodes: Sequence[int]) -> int:
-        """Files of `directory` entered the stream whole. How many of them for the first time."""
+    def many_linked(self, directory: bytes, names: Sequence[bytes], inodes: Sequence[int]) -> None:
+        """Further names of files, in `directory`, entered the stream."""
+        self._none_pending(directory, names)
+        if len(self._brought) < limits.BROUGHT_FILES:
+            self._brought.update(inodes)
+
+    def _none_pending(self, directory: bytes, names: Sequence[bytes]) -> None:
         start = directory + b"/" if directory else b""
         if self._pending:
             self._pending.difference_update([start + name for name in names])
         self.many_claimed(directory, names[-1])
+
+    def many_sent(
+        self, directory: bytes, names: Sequence[bytes], inodes: Sequence[int], linked: Sequence[int] = ()
+    ) -> int:
+        """Files of `directory` entered the stream whole; `linked`: those with several names. How many of them
+        for the first time.
+        """
+        self._none_pending(directory, names)
+        self._linked.update([Identity(inode, 0) for inode in linked])
         if self._touched or self._incomparable:
             identities = [Identity(inode, 0) for inode in inodes]
             self._touched.difference_update(identities)

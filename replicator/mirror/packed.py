@@ -1,28 +1,32 @@
 """Many small files of one directory in one piece: read and written with as few steps for each as it takes.
 
-Only files that are nothing special, as in `alike.py`: regular, with one name, no extended attributes, no
-holes. Whatever else a directory holds goes its own way.
+Only files that are nothing special: regular, without holes, or symbolic links; without extended attributes.
+So are further names of files that were read already. Whatever else a directory holds goes its own way.
 """
 
 import os
 import stat
+from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from replicator.fs.many_states import read_states, with_xattrs
-from replicator.mirror.pieces import Content, Files
+from replicator.fs.many_states import WORD_BYTES, read_states, with_xattrs
+from replicator.mirror.pieces import Content, Files, Links
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Packed(NamedTuple):
-    """`files` None: there are no such files."""
+    """`files`, `links` None: there are no such."""
 
     files: Files | None
+    links: Links | None
     names: int  # so many of the names were looked at, from the first on
-    others: list[bytes]  # of these, what is not in `files`
-    inodes: Sequence[int]  # of what is
-    size: int
+    others: list[bytes]  # of these, what is in neither
+    inodes: Sequence[int]  # of what is in `files`
+    linked: Sequence[int]  # of these, those of files with several names
+    size: int  # of regular files in `files`
+    links_size: int
 
 
 def pack(
@@ -32,32 +36,45 @@ def pack(
     wanted: Callable[[Sequence[int]], Sequence[int]],
     bytes_max: int,
     size_max: int,
+    was_read: Callable[[int], bool],
 ) -> Packed:
     """Those of `names` of the open directory that together have about `bytes_max` bytes, and none more than
-    `size_max`. `wanted`: indices of inodes that are to be sent whole. OSError.
+    `size_max`. `wanted`: indices of inodes that are to be sent whole. `was_read`: whether a file with several
+    names, by its inode, was read under another one. OSError.
     """
     states = read_states(descriptor, names)
-    sizes, full = states.sizes(), states.full()
+    sizes, kinds, counts = states.sizes(), states.whole_kinds(), states.links()
     total = looked = 0
     for size in sizes:
         looked += 1
         total += size
         if total >= bytes_max:
             break
-    some = set(wanted(states.inodes()))
-    plain = states.plain()
-    kept = [
-        index
-        for index in range(looked)
-        if index in some and plain[index] and full[index] and sizes[index] <= size_max
-    ]
+    inodes = states.inodes()
+    some = set(wanted(inodes))
+    again: list[int] = []  # further names
+    met: set[int] = set()
+    kept: list[int] = []
+    for index in range(looked):
+        if counts[index] > 1 and kinds[index]:
+            inode = inodes[index]
+            if inode in met or was_read(inode):
+                again.append(index)
+                continue
+        if index in some and kinds[index] and sizes[index] <= size_max:
+            kept.append(index)
+            if counts[index] > 1:
+                met.add(inodes[index])
     if kept:
         special = set(with_xattrs(descriptor, [names[index] for index in kept]))
         kept = [index for place, index in enumerate(kept) if place not in special]
     contents: list[bytes] = []
     read: list[int] = []
     for index in kept:
-        content = _content(descriptor, names[index], sizes[index])
+        if kinds[index] == stat.S_IFLNK:
+            content = _text(descriptor, names[index], sizes[index])
+        else:
+            content = _content(descriptor, names[index], sizes[index])
         if content is not None:
             contents.append(content)
             read.append(index)
@@ -71,12 +88,28 @@ def pack(
         contents = [content for place, content in enumerate(contents) if place not in changed]
         read = [index for place, index in enumerate(read) if place not in changed]
         after = after.chosen([place for place in range(len(after.names)) if place not in changed])
-    packed = set(read)
+    packed = {*read, *again}
     others = [names[index] for index in range(looked) if index not in packed]
+    links = None
+    if again:
+        theirs = array("Q", [inodes[index] for index in again])
+        links = Links(directory, tuple(names[index] for index in again), theirs.tobytes())
+    links_size = sum(sizes[index] for index in again if kinds[index] == stat.S_IFREG)
     if not read:
-        return Packed(None, looked, others, (), 0)
-    entry = Files(directory, tuple(after.names), after.states(), Content(b"".join(contents)))
-    return Packed(entry, looked, others, after.inodes(), len(entry.data))
+        return Packed(None, links, looked, others, (), (), 0, links_size)
+    found = after.inodes()
+    linked = [inode for inode, count in zip(found, after.links(), strict=True) if count > 1]
+    entry = Files(
+        directory,
+        tuple(after.names),
+        after.states(),
+        Content(b"".join(contents)),
+        found.tobytes() if linked else b"",
+    )
+    size = sum(
+        len(content) for index, content in zip(read, contents, strict=True) if kinds[index] == stat.S_IFREG
+    )
+    return Packed(entry, links, looked, others, found, linked, size, links_size)
 
 
 def _content(directory: int, name: bytes, size: int) -> bytes | None:
@@ -94,16 +127,28 @@ def _content(directory: int, name: bytes, size: int) -> bytes | None:
     return content if len(content) == size else None
 
 
+def _text(directory: int, name: bytes, size: int) -> bytes | None:
+    """Of a symbolic link, if it is so long."""
+    try:
+        text = os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None
+    return text if len(text) == size else None
+
+
 class PackedFile(NamedTuple):
     """One of them, on the target."""
 
     name: bytes
+    is_link: bool  # symbolic
     mode: int
     uid: int
     gid: int
     mtime_ns: int
     offset: int  # of its content
     end: int
+    inode: int  # 0: it has one name
+    links: int
 
 
 def unpack(entry: Files) -> list[PackedFile] | None:
@@ -112,20 +157,42 @@ def unpack(entry: Files) -> list[PackedFile] | None:
     count = len(entry.names)
     if len(words) != 5 * count:
         return None
+    inodes = inodes_of(entry) if entry.inodes else [0] * count
+    if len(inodes) != count:
+        return None
     owners, modes, sizes, seconds, rest = (
         words[start : start + count].tolist() for start in range(0, 5 * count, count)
     )
     files: list[PackedFile] = []
     offset = 0
-    for name, owner, mode, size, second, ns in zip(
-        entry.names, owners, modes, sizes, seconds, rest, strict=True
+    for name, owner, mode, size, second, ns, inode in zip(
+        entry.names, owners, modes, sizes, seconds, rest, inodes, strict=True
     ):
-        if mode >> 32 & 0o170000 != stat.S_IFREG:
+        kind = mode >> 32 & 0o170000
+        is_link = kind == stat.S_IFLNK
+        if not is_link and kind != stat.S_IFREG:
             return None
         mtime_ns = (second - (1 << 64) if second >> 63 else second) * 10**9 + (ns & 0xFFFFFFFF)
         end = offset + size
+        links = owner & 0xFFFFFFFF
         files.append(
-            PackedFile(name, mode >> 32 & 0o7777, owner >> 32, mode & 0xFFFFFFFF, mtime_ns, offset, end)
+            PackedFile(
+                name,
+                is_link,
+                mode >> 32 & 0o7777,
+                owner >> 32,
+                mode & 0xFFFFFFFF,
+                mtime_ns,
+                offset,
+                end,
+                inode if links > 1 else 0,
+                links,
+            )
         )
         offset = end
     return files if offset == len(entry.data) else None
+
+
+def inodes_of(entry: Files | Links) -> list[int]:
+    """Of each of its names; another number of them: it is malformed."""
+    return memoryview(entry.inodes).cast("Q").tolist() if len(entry.inodes) % WORD_BYTES == 0 else []

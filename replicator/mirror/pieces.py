@@ -239,15 +239,24 @@ class Alike(Entry, frozen=True, tag=14):
 
 
 class Files(Entry, frozen=True, tag=15):
-    """Files of the directory `path`, whole: regular, with one name, no holes and no replicated extended
-    attributes.
+    """Files of the directory `path`, whole: regular ones without holes, and symbolic links, whose texts are
+    their contents; without replicated extended attributes.
 
-    `states` as of `Alike`; `data` holds the contents one after another.
+    `states` as of `Alike`; `data` holds the contents one after another. `inodes`: of each, as a column of
+    `states`, if one of them has several names (generation 0); else empty.
     """
 
     names: tuple[bytes, ...]
     states: bytes
     data: Content
+    inodes: bytes = b""
+
+
+class Links(Entry, frozen=True, tag=16):
+    """As `LinkTo`, for many names of the directory `path`. `inodes`: of each, as of `Files`."""
+
+    names: tuple[bytes, ...]
+    inodes: bytes
 
 
 NAME_TYPES = b"dfl-"
@@ -269,6 +278,7 @@ AnyEntry = (
     | Digests
     | Alike
     | Files
+    | Links
 )
 
 

@@ -19,12 +19,10 @@ from replicator.errors import ReplicatorError
 from replicator.fs import unfinished
 from replicator.fs.apply import Applier
 from replicator.fs.attributes import (
-    MIRROR_MASK,
     data_extents,
     read_xattrs,
     set_attributes,
     set_times,
-    write_at,
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
@@ -37,19 +35,19 @@ from replicator.mirror.elsewhere import Candidate, FileIndex, open_candidate
 from replicator.mirror.links import LinkTable
 from replicator.mirror.moved import OldCopy
 from replicator.mirror.orphans import Finder
-from replicator.mirror.packed import PackedFile, unpack
+from replicator.mirror.packed_place import TARGET_IS_ILL, ManyPlacer, Plainly
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
 from replicator.mirror.pieces import (
     Abandon,
     Alike,
     AnyEntry,
     Batch,
-    Content,
     Digests,
     Entry,
     File,
     Files,
     Finish,
+    Links,
     LinkTo,
     Listing,
     Names,
@@ -67,15 +65,8 @@ from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity, sho
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ALL = int(AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME)
-_ACCESS_ACL = b"system.posix_acl_access"
-_DEFAULT_ACL = b"system.posix_acl_default"
 _FICLONE = 0x40049409
-_NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_CLAIM = frozenset({Claim.NOTHING, Claim.ELSEWHERE})  # that something is right already
-_TARGET_IS_ILL = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
-)
-"""Errors that concern the whole target and not one piece: waiting may help, refusing every piece not."""
 
 
 class Placer:
@@ -107,22 +98,25 @@ class Placer:
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._index: FileIndex | None = None  # once something was looked for
         self._origins: OrderedDict[Identity, Candidate] = OrderedDict()  # what files are to be built of
-        self._inheriting: dict[bytes, bool] = {}
+        self._plainly = Plainly(applier.maps)
+        self._many = ManyPlacer(
+            self, self._plainly, applier, links, self._transfers, finder, keeps_existing=keeps_existing
+        )
         self.suspect_since_ns: int | None = None  # since power loss: whose ctime is later may hold anything
         self.mirror_since_ns: int | None = None  # what was made later was brought by this full mirror
         self._patcher = patcher = Patcher(
-            applier.maps, links, self._transfers, self._know, self._dress_named, finder
+            applier.maps, links, self._transfers, self.know, self._dress_named, finder
         )
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             Listing: self._place_listing,
-            Object: self._place_object,
-            File: self._place_file,
+            Object: self.place_object,
+            File: self.place_file,
             Part: self._place_part,
             Finish: self._place_finish,
             Abandon: self._place_abandon,
             Same: self._place_same,
             Alike: self._place_alike,
-            LinkTo: self._place_link,
+            LinkTo: self.place_link,
             Times: self._place_times,
             Names: patcher.place_names,
             Patch: patcher.place_patch,
@@ -140,14 +134,17 @@ class Placer:
         if self._interrupted is not None and self._interrupted[0] is batch:
             _, start, refused = self._interrupted
         self._interrupted = None
-        self._inheriting.clear()
+        self._plainly.begin()
         entries = batch.entries
         with self._links.transaction():
             for index in range(start, len(entries)):
                 entry = entries[index]
                 try:
-                    if isinstance(entry, Files):
-                        refused += self._place_files(batch, entry)
+                    if isinstance(entry, Files | Links):
+                        refused += [
+                            _refusal(batch, one, reason, claim=claim)
+                            for one, reason, claim in self._many.place(entry)
+                        ]
                         continue
                     if not (self._keeps_existing and self._is_kept(entry)):
                         self._handlers[type(entry)](entry)
@@ -158,7 +155,7 @@ class Placer:
                 except ReplicatorError as error:
                     refused.append(_refusal(batch, entry, str(error)))
                 except OSError as error:
-                    if error.errno in _TARGET_IS_ILL:
+                    if error.errno in TARGET_IS_ILL:
                         self._interrupted = (batch, index, refused)
                         raise
                     reason = error.strerror or str(error)
@@ -192,16 +189,16 @@ class Placer:
             return entry.path not in self._made
         root, path = self._maps.place(entry.path)
         if isinstance(entry, Listing):
-            self._refuse_what_is_in_the_way(root, path)
+            self.refuse_what_is_in_the_way(root, path)
             return False
-        self._refuse_what_is_in_the_way(root, path.rpartition(b"/")[0])
+        self.refuse_what_is_in_the_way(root, path.rpartition(b"/")[0])
         if _state_of(root, path) is None:
             return False
         if isinstance(entry, Finish):
             self._give_up(entry.transfer)
         return True
 
-    def _refuse_what_is_in_the_way(self, root: Root, directory: bytes) -> None:
+    def refuse_what_is_in_the_way(self, root: Root, directory: bytes) -> None:
         while directory:
             if self._is_directory(root, directory):
                 return
@@ -225,7 +222,7 @@ class Placer:
         for name in entry.directories:
             check_name(name)
         kept = self._keeps_existing and self._is_directory(root, path)
-        directory = self._ensure_directory(root, path)
+        directory = self.ensure_directory(root, path)
         if entry.exact:
             self._remove_others(root, path, entry)
             directory = root.directory(path)
@@ -253,9 +250,9 @@ class Placer:
                     root.remove(child)
                     directory = root.directory(path)
                     os.mkdir(name, 0o700, dir_fd=directory)
-        self._inheriting.pop(entry.path, None)
+        self._plainly.dressed(entry.path)
 
-    def _ensure_directory(self, root: Root, path: bytes) -> int:
+    def ensure_directory(self, root: Root, path: bytes) -> int:
         try:
             return root.directory(path)
         except OSError as error:
@@ -291,7 +288,7 @@ class Placer:
 
     # --- files ---
 
-    def _place_file(self, entry: File) -> None:
+    def place_file(self, entry: File) -> None:
         if self._transfers and (earlier := self._transfers.number_of(entry.identity)) is not None:
             self._give_up(earlier)
         root, path = self._maps.place_name(entry.path)
@@ -313,78 +310,7 @@ class Placer:
             raise
         finally:
             os.close(descriptor)
-        self._know(entry.path, entry.identity, entry.links)
-
-    def _place_files(self, batch: Batch, entry: Files) -> list[Refused]:
-        """Many small files of one directory: as few calls for each as a new file takes."""
-        files = unpack(entry)
-        if files is None or not alike.are_names(entry.names):
-            raise ReplicatorError("malformed piece: its states do not describe its files")
-        root, path = self._maps.place(entry.path)
-        if self._keeps_existing:
-            self._refuse_what_is_in_the_way(root, path)
-        directory = self._ensure_directory(root, path)
-        data = memoryview(entry.data.buffer)
-        plainly = self._makes_plainly(entry.path, directory)
-        known = self._links.names_in(entry.path)
-        refused: list[Refused] = []
-        for file in files:
-            if self._keeps_existing and self._state(_join(entry.path, file.name)) is not None:
-                continue
-            if plainly and file.name not in known and self._make_plainly(directory, file, data):
-                continue
-            one = _as_file(entry.path, file, data)
-            try:
-                self._place_file(one)
-            except OSError as error:
-                if error.errno in _TARGET_IS_ILL:
-                    raise
-                refused.append(_refusal(batch, one, error.strerror or str(error)))
-            except ReplicatorError as error:
-                refused.append(_refusal(batch, one, str(error)))
-            directory = root.directory(path)
-        if self._finder is not None:
-            for name in entry.names:
-                self._finder.is_the_sources(_join(entry.path, name))
-        return refused
-
-    def _makes_plainly(self, path: bytes, directory: int) -> bool:
-        """Whether what is made in that directory is root's, with the mode it is made with, and may just be
-        made there.
-        """
-        if self._transfers or not self._maps.are_names(path):
-            return False
-        inherits = self._inheriting.get(path)
-        if inherits is None:
-            state = os.fstat(directory)
-            inherits = bool(state.st_mode & stat.S_ISGID) or os.geteuid() != 0 or _has_default_acl(directory)
-            self._inheriting[path] = inherits
-        return not inherits
-
-    def _make_plainly(self, directory: int, file: PackedFile, data: memoryview) -> bool:
-        """False: it takes more than that, and nothing is there that was not before. The umask is 0."""
-        name, mode, uid, gid, mtime_ns, offset, end = file
-        try:
-            # With its mode at once: what is read too early here is what its readers may read in a moment.
-            descriptor = os.open(name, CREATE_FLAGS, mode & 0o777, dir_fd=directory)
-        except OSError:
-            return False
-        try:
-            if end - offset > limits.WRITE_BYTES:
-                write_at(descriptor, data[offset:end], 0)
-            elif offset < end and os.pwrite(descriptor, data[offset:end], 0) != end - offset:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if uid or gid:
-                os.fchown(descriptor, uid, gid)
-            if mode & 0o7000:
-                os.fchmod(descriptor, mode)
-            os.utime(descriptor, ns=(mtime_ns, mtime_ns))
-        except BaseException:
-            unlink_quietly(directory, name)
-            raise
-        finally:
-            os.close(descriptor)
-        return True
+        self.know(entry.path, entry.identity, entry.links)
 
     def _place_part(self, entry: Part) -> None:
         if entry.first:
@@ -428,7 +354,7 @@ class Placer:
                 raise NotAsClaimed("the unfinished copy was removed") from None
         self._transfers.pop(number)
         transfer.close()
-        self._know(entry.path, transfer.identity, entry.links)
+        self.know(entry.path, transfer.identity, entry.links)
 
     def _place_abandon(self, entry: Abandon) -> None:
         self._give_up(entry.transfer)
@@ -501,7 +427,7 @@ class Placer:
         """Nothing has the name; a file of this size and mtime is what it is built of, if its content proves
         to be the same.
         """
-        if self._state(entry.path) is not None:
+        if self.state(entry.path) is not None:
             raise NotAsClaimed("something has its name")
         if self._index is None:
             self._index = FileIndex(self._maps.roots)
@@ -556,7 +482,7 @@ class Placer:
                 raise
             raise NotAsClaimed("there is no such directory", entry.names) from None
         if self._keeps_existing:
-            lacking = tuple(name for name in entry.names if self._state(_join(entry.path, name)) is None)
+            lacking = tuple(name for name in entry.names if self.state(_join(entry.path, name)) is None)
             if lacking:
                 raise NotAsClaimed("some are missing", lacking)
             return
@@ -569,7 +495,7 @@ class Placer:
         try:
             others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
         except OSError as error:
-            if error.errno in _TARGET_IS_ILL:
+            if error.errno in TARGET_IS_ILL:
                 raise
             raise NotAsClaimed(error.strerror or str(error), entry.names, size=sum(sizes)) from None
         if others:
@@ -633,13 +559,13 @@ class Placer:
                     # Who else has this inode is not known: writing to it could change a file that is no link
                     # of this.
                     self._copy_of_its_own(root, path, state)
-                self._know(entry.path, entry.identity, links)
+                self.know(entry.path, entry.identity, links)
         elif self._links:
             self._links.forget(entry.path)
 
     def _count_copies(self, paths: list[bytes], state: os.stat_result) -> int:
         """How many of these names the object of that state has."""
-        return sum(there is not None and os.path.samestat(there, state) for there in map(self._state, paths))
+        return sum(there is not None and os.path.samestat(there, state) for there in map(self.state, paths))
 
     def _copy_of_its_own(self, root: Root, path: bytes, state: os.stat_result) -> None:
         directory, name = root.parent(path)
@@ -660,7 +586,7 @@ class Placer:
 
     # --- other objects ---
 
-    def _place_object(self, entry: Object) -> None:
+    def place_object(self, entry: Object) -> None:
         root, path = self._maps.place_name(entry.path)
         if entry.links > 1 and self._links:
             known = self._links.names(entry.identity)
@@ -671,7 +597,7 @@ class Placer:
         directory, name = self._parent(root, path)
         text = self._applier.link_text(entry.link_text)
         if stat.S_ISLNK(entry.attributes.mode) and self._make_symlink(directory, name, entry, text):
-            self._know(entry.path, entry.identity, entry.links)
+            self.know(entry.path, entry.identity, entry.links)
             return
         try:
             state = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -685,7 +611,7 @@ class Placer:
                 self._take_name(root, path, directory, self._incoming)
                 directory, name = root.parent(path)
         self._dress_named(root, path, directory, name, entry.attributes, entry.xattrs)
-        self._know(entry.path, entry.identity, entry.links)
+        self.know(entry.path, entry.identity, entry.links)
 
     def _make_symlink(self, directory: int, name: bytes, entry: Object, text: bytes) -> bool:
         """False: something has the name, or there is more to do."""
@@ -696,21 +622,21 @@ class Placer:
         except FileExistsError:
             return False
         _, _, uid, gid, _, _, mtime_ns = entry.attributes
-        if uid or gid or not self._makes_plainly(entry.path.rpartition(b"/")[0], directory):
+        if uid or gid or not self._plainly.is_root_s(entry.path.rpartition(b"/")[0], directory):
             os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
         return True
 
     # --- hard links ---
 
-    def _place_link(self, entry: LinkTo) -> None:
+    def place_link(self, entry: LinkTo) -> None:
         known = self._links.names(entry.identity)
         if entry.path in known:
             self._maps.place_name(entry.path)
-            if self._state(entry.path) is not None:
+            if self.state(entry.path) is not None:
                 return
         self._parent(*self._maps.place_name(entry.path))
-        free = self._state(entry.path) is None
+        free = self.state(entry.path) is None
         if not self._link_to_known(entry.path, known):
             raise NotAsClaimed("this target does not know the file under another name")
         if not free:  # there may have been a directory, and what is known below it
@@ -720,7 +646,7 @@ class Placer:
     def _link_to_known(self, path: bytes, known: list[bytes]) -> bool:
         """Make `path` another name of the copy that is there under one of the `known` ones."""
         for other in known:
-            state = self._state(other) if other != path else None
+            state = self.state(other) if other != path else None
             if state is None or stat.S_ISDIR(state.st_mode):
                 continue
             try:
@@ -734,7 +660,7 @@ class Placer:
 
     def _link_over(self, source: bytes, path: bytes, state: os.stat_result) -> None:
         """Give the object at `source` (its state) the name `path` too, in place of what has it."""
-        there = self._state(path)
+        there = self.state(path)
         if there is not None and os.path.samestat(there, state):
             return
         source_root, source_below = self._maps.place_name(source)
@@ -754,7 +680,7 @@ class Placer:
         if there is not None:
             self._take_name(root, below, directory, target)
 
-    def _know(self, path: bytes, identity: Identity, links: int) -> None:
+    def know(self, path: bytes, identity: Identity, links: int) -> None:
         """`path` is now the copy of that file: every other known name of it becomes a link to this copy."""
         if links <= 1 and not self._links:
             return
@@ -765,10 +691,10 @@ class Placer:
         self._links.add(identity, path)
         if not others:
             return
-        state = self._state(path)
+        state = self.state(path)
         assert state is not None
         for other in others:
-            if self._state(other) is None:
+            if self.state(other) is None:
                 self._links.forget(other)
             else:
                 self._link_elsewhere(path, other, state)
@@ -788,7 +714,7 @@ class Placer:
         if self._links:
             self._links.forget(path)
 
-    def _state(self, path: bytes) -> os.stat_result | None:
+    def state(self, path: bytes) -> os.stat_result | None:
         root, below = self._maps.place_name(path)
         try:
             directory, name = root.parent(below)
@@ -847,9 +773,7 @@ class Placer:
     ) -> None:
         """Attributes of a file made just now, whose content is complete."""
         head = path.rpartition(b"/")[0]
-        inherits = self._inheriting.get(head)
-        if inherits is None:
-            inherits = self._inheriting[head] = _passes_on(directory, descriptor)
+        inherits = self._plainly.passes_on(head, directory, descriptor)
         mask, mode, uid, gid = attributes[:4]
         if mask & _ALL != _ALL:
             set_attributes(descriptor, attributes)
@@ -917,32 +841,6 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed 
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
-
-
-def _passes_on(directory: int, descriptor: int) -> bool:
-    """Whether a directory gives what was made in it more than this process's ids: its group, or an ACL."""
-    made = os.fstat(descriptor)
-    return bool(made.st_uid or made.st_gid) or _has_default_acl(directory)
-
-
-def _has_default_acl(directory: int) -> bool:
-    try:
-        os.getxattr(directory, _DEFAULT_ACL)
-    except OSError as error:
-        if error.errno in _NO_ACL:
-            return False
-        raise
-    return True
-
-
-def _as_file(directory: bytes, file: PackedFile, data: memoryview) -> File:
-    size = file.end - file.offset
-    attributes = Attributes(
-        int(MIRROR_MASK), stat.S_IFREG | file.mode, file.uid, file.gid, 0, file.mtime_ns, file.mtime_ns
-    )
-    extents = ((0, size),) if size else ()
-    content = Content(data[file.offset : file.end])
-    return File(_join(directory, file.name), NO_IDENTITY, 1, attributes, {}, size, extents, content)
 
 
 def _copy_content(source: int, descriptor: int, size: int) -> None:

@@ -56,7 +56,8 @@ class Found(NamedTuple):
     large: bool = False  # a regular file that needs a transfer of its own
     directory: bool = False  # a directory now, where the listing had none
     problem: str = ""
-    inodes: Sequence[int] = ()  # of the files that an `Alike` speaks of
+    inodes: Sequence[int] = ()  # of the files that an `Alike`, `Files` or `Links` speaks of
+    linked: Sequence[int] = ()  # of these in `Files`, those with several names
 
 
 class Directory(NamedTuple):
@@ -137,6 +138,11 @@ class Choice:
         if comparison.claim is Claim.CONTENT and state.st_size <= self.step_bytes:
             return Claim.CONTENT
         return Claim.NOTHING if state.st_size > limits.COMPARE_MIN_BYTES else None
+
+    def was_read(self, inode: int) -> bool:
+        """Whether a file with several names was read under another one."""
+        identity = Identity(inode, 0)
+        return identity in self.links_seen or self.link_is_known(identity)
 
     def whole(self, inodes: Sequence[int]) -> Sequence[int]:
         """Indices of files of which nothing is claimed."""
@@ -256,18 +262,27 @@ class Source:
         chunk = names[start : start + choice.step_files]
         size_max = limits.ELSEWHERE_MIN_BYTES - 1 if choice.elsewhere else choice.step_bytes
         try:
-            read = packed.pack(directory_fd, directory, chunk, choice.whole, choice.step_bytes, size_max)
+            read = packed.pack(
+                directory_fd, directory, chunk, choice.whole, choice.step_bytes, size_max, choice.was_read
+            )
         except OSError:
             return self._step(directory_fd, directory, names, start, replace(choice, packs=False))
+        choice.links_seen.update(Identity(inode, 0) for inode in read.linked)
         found = self._read_names(directory_fd, directory, read.others, choice)
         later = read.others[len(found) :]
         if found and found[-1].large:
             large = found.pop().path
-            if read.files is None and not found:
+            if read.files is None and read.links is None and not found:
                 return Step([], 1, [], large)
             later.insert(0, large.rpartition(b"/")[2])
+        if read.links is not None:
+            inodes = packed.inodes_of(read.links)
+            found.insert(0, Found(directory, read.links, size=read.links_size, inodes=inodes))
         if read.files is not None:
-            found.insert(0, Found(directory, read.files, size=read.size, inodes=read.inodes, whole=True))
+            files = Found(
+                directory, read.files, size=read.size, inodes=read.inodes, linked=read.linked, whole=True
+            )
+            found.insert(0, files)
         return Step(found, read.names, later, None)
 
     def _read_names(
@@ -398,7 +413,7 @@ class Source:
         identity = identity_of(state)
         links = state.st_nlink
         if links > 1 and not stat.S_ISDIR(mode):
-            if identity in choice.links_seen or choice.link_is_known(identity):
+            if choice.was_read(identity.inode):
                 return Found(path, LinkTo(path, identity, links), identity, links, state.st_size)
             choice.links_seen.add(identity)
         if stat.S_ISREG(mode):

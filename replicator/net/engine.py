@@ -23,7 +23,9 @@ from replicator.net.frames import (
     Frame,
     FrameType,
     Greeting,
+    Packed,
 )
+from replicator.net.packing import Unpacker
 
 Buffer = bytes | bytearray | memoryview
 Data = Buffer | list[Buffer]
@@ -46,6 +48,7 @@ _MAX_BYTES = dict.fromkeys(FrameType, limits.CONTROL_FRAME_BYTES) | {
     FrameType.CHECKED: limits.FRAME_BYTES,
     FrameType.DRIFT: limits.CONNECT_FRAME_BYTES,
     **dict.fromkeys(BULK_TYPES, limits.FRAME_BYTES),
+    FrameType.PACKED: limits.PACKED_FRAME_BYTES,
 }
 
 
@@ -71,11 +74,11 @@ class State(Enum):
 _F = FrameType
 _FROM_SOURCE = (
     *(_F.RECORDS, _F.DERIVED, _F.BATCH, _F.MIRROR_BEGIN, _F.MIRROR_END, _F.CHECKS),
-    *(_F.DISCONNECT, _F.ORPHAN_TASK, _F.PING),
+    *(_F.DISCONNECT, _F.ORPHAN_TASK, _F.SECURE, _F.PING, _F.PACKED),
 )
 _FROM_TARGET = (
     *(_F.ACKNOWLEDGE, _F.PIECES_REFUSED, _F.CHECKED, _F.TARGET_STATE),
-    *(_F.DRIFT, _F.ORPHANS, _F.PING),
+    *(_F.DRIFT, _F.ORPHANS, _F.PING, _F.PACKED),
 )
 
 TRANSITIONS: dict[Role, dict[State, dict[FrameType, State]]] = {
@@ -171,6 +174,23 @@ def encode_frame(frame: Frame, data: Data | None = None) -> list[Buffer]:
     return [b"".join((fields, _SEED.pack(check), body)), *buffers]
 
 
+class _Assembly:
+    """A row of frames as far as it has arrived: the one that is not complete yet."""
+
+    def __init__(self, *, packed: bool = False) -> None:
+        self.packed = packed  # it is what PACKED frames hold
+        self.start = bytearray()  # of a greeting or a header that is not complete yet
+        # Of a frame that is not complete yet the buffer is allocated once and filled, so that no byte is
+        # moved twice.
+        self.body: bytearray | None = None
+        self.filled = 0
+        self.header: tuple[int, FrameType, int, int, int] = (0, FrameType.PING, 0, 0, 0)
+
+    @property
+    def in_frame(self) -> bool:
+        return self.body is not None or bool(self.start)
+
+
 class Engine:
     """One side of one session."""
 
@@ -180,12 +200,11 @@ class Engine:
         self.failure: RemoteProtocolError | None = None
         """Set when the peer broke the protocol: the next `receive` raises it."""
         self._peer = Role.TARGET if role is Role.SOURCE else Role.SOURCE
-        self._start = bytearray()  # of a greeting or a header that is not complete yet
-        # The frame that is not complete yet: its buffer is allocated once and filled, so that no byte is
-        # moved twice.
-        self._body: bytearray | None = None
-        self._filled = 0
-        self._header: tuple[int, FrameType, int, int, int] = (0, FrameType.PING, 0, 0, 0)
+        self._outer = _Assembly()
+        self._inner = _Assembly(packed=True)
+        self._unpacker: Unpacker | None = None
+        self._unpacked = 0  # bytes, by this call of `receive`
+        self._waiting = b""  # what has arrived behind them
         self._heard_frame = False
 
     # --- sending
@@ -209,6 +228,10 @@ class Engine:
         self.state = state
         return buffers
 
+    def packed(self, data: bytes, size: int) -> list[Buffer]:
+        """The buffers of a PACKED frame that stands for `size` bytes of frames; `send` has made these."""
+        return encode_frame(Packed(size), data)
+
     def may_send(self, frame: type[Frame]) -> bool:
         return self._next_state(self.role, FRAME_TYPE[frame]) is not None
 
@@ -217,21 +240,30 @@ class Engine:
     @property
     def in_frame(self) -> bool:
         """Whether the end of the stream would come in the middle of a frame."""
-        return self._body is not None or bool(self._start)
+        return self._outer.in_frame or self._inner.in_frame
+
+    @property
+    def has_more(self) -> bool:
+        """Something has arrived and was not looked at: `receive(b"")` returns further events of it. A few
+        bytes may unpack to very many; so one call unpacks only so much, and the reader takes that first.
+        """
+        return bool(self._waiting)
 
     @property
     def missing(self) -> memoryview | None:
         """Where the bytes that the frame under way still lacks belong; None if nothing of a frame's body has
         arrived. Whoever reads straight into it, from its start, calls `received_in_place`.
         """
-        return None if self._body is None else memoryview(self._body)[self._filled :]
+        outer = self._outer
+        return None if outer.body is None else memoryview(outer.body)[outer.filled :]
 
     def received_in_place(self, count: int) -> list[Event]:
         """`count` bytes are in `missing` now. As `receive`."""
         if self.failure is not None:
             raise self.failure
-        assert self._body is not None and 0 < count <= len(self._body) - self._filled
-        self._filled += count
+        outer = self._outer
+        assert outer.body is not None and 0 < count <= len(outer.body) - outer.filled
+        outer.filled += count
         return self.receive(b"")
 
     def receive(self, data: Buffer) -> list[Event]:
@@ -244,6 +276,9 @@ class Engine:
         if self.failure is not None:
             raise self.failure
         events: list[Event] = []
+        if self._waiting:
+            data, self._waiting = self._waiting + data, b""
+        self._unpacked = 0
         try:
             self._parse(memoryview(data), events)
         except RemoteProtocolError as error:
@@ -253,11 +288,11 @@ class Engine:
         return events
 
     def _parse(self, data: memoryview, events: list[Event]) -> None:
-        offset = 0
         if self.state is State.SILENT and self._peer is Role.SOURCE:
-            before = len(self._start)
-            self._start += data[: limits.GREETING_BYTES - before]
-            found = split_greeting(self._start)
+            start = self._outer.start
+            before = len(start)
+            start += data[: limits.GREETING_BYTES - before]
+            found = split_greeting(start)
             if found is None:
                 return
             greeting, length = found
@@ -266,50 +301,56 @@ class Engine:
                     f"the peer speaks version {greeting.version} of the protocol, "
                     f"this agent version {PROTOCOL_VERSION}"
                 )
-            self._start.clear()
+            start.clear()
             self.state = State.GREETED
             events.append(greeting)
-            offset = length - before
-        size = len(data)
-        while offset < size or (self._body is not None and self._filled == len(self._body)):
-            if self._body is None:
-                if self._start or size - offset < HEADER_BYTES:
-                    missing = HEADER_BYTES - len(self._start)
-                    self._start += data[offset : offset + missing]
+            data = data[length - before :]
+        self._assemble(self._outer, data, events)
+
+    def _assemble(self, row: _Assembly, data: memoryview, events: list[Event]) -> None:
+        offset, size = 0, len(data)
+        while offset < size or (row.body is not None and row.filled == len(row.body)):
+            if row.body is None:
+                if row.start or size - offset < HEADER_BYTES:
+                    missing = HEADER_BYTES - len(row.start)
+                    row.start += data[offset : offset + missing]
                     offset = min(offset + missing, size)
-                    if len(self._start) < HEADER_BYTES:
-                        self._check_early()
+                    if len(row.start) < HEADER_BYTES:
+                        self._check_early(row)
                         return
-                    self._read_header(self._start, 0)
-                    self._start.clear()
+                    self._read_header(row, row.start, 0)
+                    row.start.clear()
                 else:
-                    self._read_header(data, offset)
+                    self._read_header(row, data, offset)
                     offset += HEADER_BYTES
-                length = self._header[0]
+                length = row.header[0]
                 if size - offset >= length:  # complete in this piece: no copy
-                    events.append(self._decode(data[offset : offset + length]))
+                    self._decode(row, data[offset : offset + length], events)
                     offset += length
+                    if self._unpacked >= limits.UNPACKED_AT_ONCE_BYTES and not row.packed:
+                        self._waiting = bytes(data[offset:])
+                        return
                 else:
-                    self._body = bytearray(length)
-                    self._body[: size - offset] = data[offset:]
-                    self._filled = size - offset
+                    row.body = bytearray(length)
+                    row.body[: size - offset] = data[offset:]
+                    row.filled = size - offset
                     return
             else:
-                count = min(len(self._body) - self._filled, size - offset)
-                self._body[self._filled : self._filled + count] = data[offset : offset + count]
-                self._filled += count
+                count = min(len(row.body) - row.filled, size - offset)
+                row.body[row.filled : row.filled + count] = data[offset : offset + count]
+                row.filled += count
                 offset += count
-                if self._filled < len(self._body):
+                if row.filled < len(row.body):
                     return
-                body, self._body = self._body, None
-                events.append(self._decode(memoryview(body)))
+                body, row.body = row.body, None
+                self._decode(row, memoryview(body), events)
 
-    def _check_early(self) -> None:
+    def _check_early(self, row: _Assembly) -> None:
         """A peer that is no agent may send a few bytes and wait: do not wait for a whole header with it."""
-        if not self._heard_frame and len(self._start) >= 5:
-            self._check_fields(*struct.unpack_from("<IB", self._start))
+        if not self._heard_frame and len(row.start) >= 5:
+            self._check_fields(row, *struct.unpack_from("<IB", row.start))
 
-    def _check_fields(self, length: int, number: int) -> FrameType:
+    def _check_fields(self, row: _Assembly, length: int, number: int) -> FrameType:
         try:
             frame_type = FrameType(number)
         except ValueError:
@@ -318,18 +359,20 @@ class Engine:
             self._fail(f"a {frame_type.name} frame of {length} bytes is too large")
         if self._next_state(self._peer, frame_type) is None:
             self._fail(f"{frame_type.name} is not allowed in state {self.state.value!r}")
+        if row.packed and frame_type is FrameType.PACKED:
+            self._fail("PACKED is not allowed in another one")
         return frame_type
 
-    def _read_header(self, buffer: Buffer, offset: int) -> None:
+    def _read_header(self, row: _Assembly, buffer: Buffer, offset: int) -> None:
         length, number, zero, head_length, check = _HEADER.unpack_from(buffer, offset)
-        frame_type = self._check_fields(length, number)
+        frame_type = self._check_fields(row, length, number)
         if zero != 0 or head_length > length or (head_length > 0) != (frame_type in BULK_TYPES):
             self._fail(f"the header of a {frame_type.name} frame makes no sense")
         seed = _SEED.unpack_from(buffer, offset)[0]
-        self._header = (length, frame_type, head_length, seed, check)
+        row.header = (length, frame_type, head_length, seed, check)
 
-    def _decode(self, body: memoryview) -> Event:
-        _, frame_type, head_length, seed, check = self._header
+    def _decode(self, row: _Assembly, body: memoryview, events: list[Event]) -> None:
+        _, frame_type, head_length, seed, check = row.header
         checked = body[:head_length] if frame_type is FrameType.RECORDS else body
         if xxhash.xxh3_64_intdigest(checked, seed) != check:
             self._fail(f"a {frame_type.name} frame does not match its checksum")
@@ -343,7 +386,14 @@ class Engine:
             self._fail(f"{frame_type.name} is not allowed in state {self.state.value!r}")
         self.state = state
         self._heard_frame = True
-        return (frame, body[head_length:]) if bulk else frame
+        if isinstance(frame, Packed):
+            if self._unpacker is None:
+                self._unpacker = Unpacker()
+            plain = self._unpacker.unpack(body[head_length:], frame.size)
+            self._unpacked += frame.size
+            self._assemble(self._inner, memoryview(plain), events)
+        else:
+            events.append((frame, body[head_length:]) if bulk else frame)
 
     def _next_state(self, sender: Role, frame_type: FrameType) -> State | None:
         return TRANSITIONS[sender].get(self.state, {}).get(frame_type)

@@ -18,6 +18,9 @@ DRIFT_FEATURE = "drift"
 ORPHANS_FEATURE = "orphans"
 """In a source's HELLO: it understands ORPHANS."""
 
+PACKED_FEATURE = "zstd"
+"""In a HELLO: whoever says it understands PACKED."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 """A sequence, an index or a number of something: never negative, at most 64 bits (msgpack)."""
 
@@ -43,8 +46,10 @@ class FrameType(IntEnum):
     ORPHANS = 25
     ORPHAN_TASK = 26
     CHECKED = 27
+    SECURE = 28
     PING = 30
     BYE = 31
+    PACKED = 32
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -127,6 +132,7 @@ class Connected(Frame, frozen=True):
         None  # mirrors are to list all names, for its orphans; None: it knows nothing of that
     )
     checks: bool = False  # it understands CHECKS
+    secures: bool = False  # it understands SECURE
 
 
 class RefusedConnection(Frame, frozen=True):
@@ -216,6 +222,15 @@ class Acknowledge(Frame, frozen=True):
     batches_received: Count
     batches_applied: Count
     settled: str = ""
+    secured: tuple[Count, ...] = ()  # as `durable`, and as true; but its position may be synced later
+
+
+class Secure(Frame, frozen=True):
+    """Source → target: somebody waits. Acknowledge at once, and again as soon as the copy is on stable
+    storage up to these sequences, one per journal; 0: none.
+    """
+
+    durable: tuple[Count, ...]
 
 
 class TargetState(Frame, frozen=True):
@@ -275,6 +290,14 @@ class Disconnect(Frame, frozen=True):
     connection_uuid: str
 
 
+class Packed(Frame, frozen=True):
+    """Head of PACKED: what follows is the next piece of this direction's zstd stream, which becomes `size`
+    bytes of frames: cut anywhere, and none of them PACKED itself.
+    """
+
+    size: Count
+
+
 class Ping(Frame, frozen=True):
     """Sent when nothing else was."""
 
@@ -304,9 +327,13 @@ FRAME_TYPE: dict[type[Frame], FrameType] = {
     Orphans: FrameType.ORPHANS,
     OrphanTask: FrameType.ORPHAN_TASK,
     Checked: FrameType.CHECKED,
+    Secure: FrameType.SECURE,
     Ping: FrameType.PING,
     Bye: FrameType.BYE,
+    Packed: FrameType.PACKED,
 }
 
-BULK_TYPES = frozenset({FrameType.RECORDS, FrameType.DERIVED, FrameType.BATCH, FrameType.CHECKS})
+BULK_TYPES = frozenset(
+    {FrameType.RECORDS, FrameType.DERIVED, FrameType.BATCH, FrameType.CHECKS, FrameType.PACKED}
+)
 """Frames whose msgpack body is only a head: raw bytes follow it."""

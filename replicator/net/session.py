@@ -8,17 +8,18 @@ silence. All waiting follows trio's clock.
 
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import trio
 
 from replicator import limits
 from replicator.errors import RemoteProtocolError
+from replicator.net.buffers import joined
 from replicator.net.engine import Buffer, Data, Engine, Event
 from replicator.net.frames import Bye, Frame, Ping
+from replicator.net.transmission import Transmission
 
 _SO_SNDBUFFORCE = 32  # socket(7): beyond net.core.wmem_max; not named by Python
-_JOIN_BYTES = 128 * limits.KIB  # up to this, copying is cheaper than further system calls
 
 
 class SessionEnded(Exception):
@@ -79,6 +80,7 @@ class Session:
         self.engine = engine
         self.sent_bytes = 0
         self.received_bytes = 0
+        self._transmission: Transmission | None = None
         self._stream = stream
         self._heartbeat_s = heartbeat_s
         self._silence_s = silence_s
@@ -97,8 +99,14 @@ class Session:
         async with self._send_lock:
             await self._write(self.engine.greet(connection_uuid, purpose))
 
-    async def send(self, frame: Frame, data: Data | None = None) -> None:
-        """Send `frame` (with the bulk data behind it), after everything sent before.
+    def use(self, transmission: Transmission, *, packing: bool) -> None:
+        """From here on frames are written as it says. `packing`: the peer understands PACKED."""
+        transmission.begin(self._stream, packing=packing)
+        self._transmission = transmission
+
+    async def send(self, frame: Frame, data: Data | None = None) -> int:
+        """Send `frame` (with the bulk data behind it), after everything sent before. Returns how many bytes
+        compression has saved of it.
 
         Returns when the stream has taken the bytes; `data` may be changed then. Raises `SessionEnded`.
         Cancelling it in the middle of a frame ends the session, because the peer could not tell where the
@@ -110,7 +118,7 @@ class Session:
             # Taking the lock has let others run. A cancellation that came meanwhile is heard here, where
             # nothing is lost by it, and not with the frame begun.
             await trio.lowlevel.checkpoint_if_cancelled()
-            await self._write(self.engine.send(frame, data))
+            return await self._write(self.engine.send(frame, data), frame)
 
     async def receive(self) -> Event:
         """The next event, PING excepted. For one task only.
@@ -181,7 +189,8 @@ class Session:
             try:
                 if self.engine.may_send(Bye) and not isinstance(self._ended, ConnectionLost):
                     async with self._send_lock:
-                        await self._write(self.engine.send(Bye(reason[:1000])))
+                        bye = Bye(reason[:1000])
+                        await self._write(self.engine.send(bye), bye)
                         if isinstance(self._stream, trio.abc.HalfCloseableStream):
                             await self._stream.send_eof()
                     if linger:
@@ -207,6 +216,8 @@ class Session:
 
     async def _read(self) -> list[Event]:
         """What the next bytes complete."""
+        if self.engine.has_more:
+            return self.engine.receive(b"")
         if self._first_bytes:
             first, self._first_bytes = self._first_bytes, b""
             return self.engine.receive(first)
@@ -241,13 +252,16 @@ class Session:
         self.received_bytes += count
         return self.engine.receive(data) if data else self.engine.received_in_place(count)
 
-    async def _write(self, buffers: list[Buffer]) -> None:
+    async def _write(self, buffers: list[Buffer], frame: Frame | None = None) -> int:
         """Under the lock. After a failure in the middle of a frame nothing more can be said."""
         whole = False
+        before = self.sent_bytes
         try:
-            for buffer in _joined(buffers):
-                await self._stream.send_all(buffer)
-                self.sent_bytes += len(buffer)
+            if self._transmission is not None and not isinstance(frame, Bye | Ping):
+                await self._transmission.write(self.engine, buffers, self._write_buffer)
+            else:
+                for buffer in joined(buffers):
+                    await self._write_buffer(buffer)
             whole = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._end(ConnectionLost(_reason(error))) from error
@@ -255,6 +269,11 @@ class Session:
             if not whole and self._ended is None:  # cancelled
                 self._end(ConnectionLost("a send was given up in the middle of a frame"))
         self._last_sent = trio.current_time()
+        return sum(map(len, buffers)) - (self.sent_bytes - before)
+
+    async def _write_buffer(self, buffer: Buffer) -> None:
+        await self._stream.send_all(buffer)
+        self.sent_bytes += len(buffer)
 
     def _end(self, reason: SessionEnded | RemoteProtocolError) -> SessionEnded | RemoteProtocolError:
         """Note why the session is over; the first reason stays. Returns it, for `raise`."""
@@ -262,20 +281,6 @@ class Session:
             self._ended = reason
         self._reader_done.set()
         return self._ended
-
-
-def _joined(buffers: list[Buffer]) -> Iterator[Buffer]:
-    """The same bytes in fewer buffers: small neighbours are copied together, large ones are left alone."""
-    row: list[Buffer] = []
-    size = 0
-    for buffer in buffers:
-        if size + len(buffer) > _JOIN_BYTES and row:
-            yield b"".join(row) if len(row) > 1 else row[0]
-            row, size = [], 0
-        row.append(buffer)
-        size += len(buffer)
-    if row:
-        yield b"".join(row) if len(row) > 1 else row[0]
 
 
 def _reason(error: BaseException) -> str:

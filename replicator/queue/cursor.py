@@ -13,7 +13,8 @@ from replicator.ops import Position, Record
 from replicator.queue import header as headers
 from replicator.queue import record as records
 from replicator.queue import segment as segments
-from replicator.queue.doorbell import bell_path
+from replicator.queue.answers import Teller
+from replicator.queue.doorbell import bell_path, urgent_path
 from replicator.queue.header import Head, Header, State, identify, short_boot_id
 from replicator.queue.recovery import row_start
 from replicator.queue.segment import SegmentHeader
@@ -302,6 +303,13 @@ class Cursor:
             self.close()
             if self._uuid is not None:
                 self._world.doorbells.remove(bell_path(self._settings.memory_directory, self._uuid))
+                self._world.doorbells.remove(urgent_path(self._settings.memory_directory, self._uuid))
+
+    def teller(self) -> Teller:
+        """Of a cursor with a slot: tells the writer how far the target is."""
+        if self._slot is None or self._uuid is None:
+            raise ValueError("a cursor without a slot tells nobody")
+        return Teller(self._world, self._settings.memory_directory, self._header, self._slot, self._uuid)
 
     # --- position ---
 

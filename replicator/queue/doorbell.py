@@ -10,10 +10,22 @@ from replicator.queue.header import Header
 from replicator.world import World
 
 SUFFIX = ".bell"
+URGENT_SUFFIX = ".urgent"
+ANSWERS_NAME = "answers.bell"
 
 
 def bell_path(memory_directory: str, cursor: UUID) -> str:
     return f"{memory_directory}/{cursor}{SUFFIX}"
+
+
+def urgent_path(memory_directory: str, cursor: UUID) -> str:
+    """The bell of a reader that somebody waits for."""
+    return f"{memory_directory}/{cursor}{URGENT_SUFFIX}"
+
+
+def answers_path(memory_directory: str) -> str:
+    """The bell of a writer that waits for its readers."""
+    return f"{memory_directory}/{ANSWERS_NAME}"
 
 
 def ring_sleepers(world: World, memory_directory: str, header: Header) -> None:

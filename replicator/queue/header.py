@@ -45,14 +45,17 @@ _W_SLEEPING = 40
 _W_SLOT_WORDS = 48
 _W_UNCOVERED = 49
 _W_UNCOVERED_STAMP = 50
+_W_WANTED = 128  # by slot; and 64 words on
 # Bytes
 _HEADS = (128, 192)
 _IN_USE = 256
+_READINESS, _SYNC_STATE = 448, 512
 _SLEEPING = _W_SLEEPING * 8
 _SLOTS = _PAGE_BYTES
 _SLOT_BYTES = 64
 assert limits.CURSOR_SLOTS <= 64
-_SLOT_READ, _SLOT_DURABLE, _SLOT_DURABLE_BYTES, _SLOT_COVERED = 2, 3, 4, 5  # words, after its uuid
+# Words, after its uuid
+_SLOT_READ, _SLOT_DURABLE, _SLOT_DURABLE_BYTES, _SLOT_COVERED, _SLOT_SECURED, _SLOT_RECEIVED = range(2, 8)
 
 _SLOT_AREAS = (
     slice(_IN_USE, _IN_USE + 64),
@@ -187,6 +190,10 @@ class Header:
         self._version = self._words[_W_VERSION]
         for index in range(limits.CURSOR_SLOTS):
             self._bytes[_SLEEPING + index] = 0
+            self.set_readiness(index, 0)
+            self.set_sync_state(index, 0)
+            self.set_wanted(index, 0, durable=True)
+            self.set_wanted(index, 0, durable=False)
 
     def make_valid(self) -> None:
         self._words[_W_MAGIC] = _MAGIC
@@ -382,6 +389,12 @@ class Header:
         self.set_read(index, sequence)
         self.set_durable(index, sequence, total)
         self.set_covered(index, 0)
+        self.set_secured(index, 0)
+        self.set_received(index, 0)
+        self.set_readiness(index, 0)
+        self.set_sync_state(index, 0)
+        self.set_wanted(index, 0, durable=True)
+        self.set_wanted(index, 0, durable=False)
         self._bytes[_SLEEPING + index] = 0
         self._words[_W_SLOT_WORDS] = max(self._words[_W_SLOT_WORDS], index // 8 + 1)
         self._bytes[_IN_USE + index] = 1
@@ -427,6 +440,43 @@ class Header:
         by no more than the activity log tells. 0: nobody knows.
         """
         return self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_COVERED]
+
+    # What a synchronous mount and its readers tell each other (see `queue/answers.py`)
+
+    def set_secured(self, index: int, sequence: int) -> None:
+        self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_SECURED] = sequence
+
+    def secured_sequence(self, index: int) -> int:
+        """This reader's target has everything up to there on stable storage, applied. 0: never said so."""
+        return self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_SECURED]
+
+    def set_received(self, index: int, sequence: int) -> None:
+        self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_RECEIVED] = sequence
+
+    def received_sequence(self, index: int) -> int:
+        """The same, in its memory at least."""
+        return self._words[(_SLOTS + index * _SLOT_BYTES) // 8 + _SLOT_RECEIVED]
+
+    def set_readiness(self, index: int, readiness: int) -> None:
+        self._bytes[_READINESS + index] = readiness
+
+    def readiness(self, index: int) -> int:
+        """A `synchrony.Readiness`."""
+        return self._bytes[_READINESS + index]
+
+    def set_sync_state(self, index: int, state: int) -> None:
+        self._bytes[_SYNC_STATE + index] = state
+
+    def sync_state(self, index: int) -> int:
+        """What this boot's writer has decided: 1 it waits for this reader, 2 it does not. 0: nothing yet."""
+        return self._bytes[_SYNC_STATE + index]
+
+    def set_wanted(self, index: int, sequence: int, *, durable: bool) -> None:
+        self._words[_W_WANTED + index + (0 if durable else 64)] = sequence
+
+    def wanted(self, index: int, *, durable: bool) -> int:
+        """The last record that somebody waits for until this reader's target has it. 0: none."""
+        return self._words[_W_WANTED + index + (0 if durable else 64)]
 
     def forget_coverage(self) -> None:
         for index in self.readers():

@@ -15,7 +15,8 @@ from replicator.queue import header as headers
 from replicator.queue import recovery as recoveries
 from replicator.queue import segment as segments
 from replicator.queue.activity import Activity, ActivityLog
-from replicator.queue.doorbell import bell_path, ring_all, ring_sleepers
+from replicator.queue.answers import Answers
+from replicator.queue.doorbell import answers_path, bell_path, ring_all, ring_sleepers, urgent_path
 from replicator.queue.header import Flight, Header, State, identify, short_boot_id
 from replicator.queue.losses import Losses
 from replicator.queue.record import HEADER_BYTES, encode
@@ -135,6 +136,15 @@ class JournalWriter:
         self._header.fence()
         if self._header.has_sleepers:
             ring_sleepers(self._world, self._settings.memory_directory, self._header)
+
+    @property
+    def wanted_sequence(self) -> int:
+        """What a target must have to have all that was done: also what a HOLE still to come will tell of."""
+        return self._sequence + bool(self._pending_ops)
+
+    def answers(self) -> Answers:
+        """How far the readers' targets are."""
+        return Answers(self._world, self._settings.memory_directory, self._header)
 
     # --- appending ---
 
@@ -442,7 +452,8 @@ class JournalWriter:
             if index is not None:
                 header.give_slot(index)
                 headers.save(self._world, self._settings.disk_directory, header.image(State.OPEN))
-        self._world.doorbells.remove(bell_path(self._settings.memory_directory, identify(cursor_id)))
+        for path_of in (bell_path, urgent_path):
+            self._world.doorbells.remove(path_of(self._settings.memory_directory, identify(cursor_id)))
 
     def statistics(self) -> JournalStatistics:
         if self._segments:
@@ -581,7 +592,10 @@ class JournalWriter:
         ring_all(self._world, settings.memory_directory, header)
         with contextlib.suppress(OSError):
             for index in header.readers():
-                self._world.doorbells.remove(bell_path(settings.memory_directory, header.slot_uuid(index)))
+                reader = header.slot_uuid(index)
+                self._world.doorbells.remove(bell_path(settings.memory_directory, reader))
+                self._world.doorbells.remove(urgent_path(settings.memory_directory, reader))
+            self._world.doorbells.remove(answers_path(settings.memory_directory))
             for part in in_memory:
                 disk.unlink(part.path)
             self._losses.remove()

@@ -4,7 +4,7 @@ import os
 
 from replicator import limits
 from replicator.errors import RemoteProtocolError, ReplicatorError
-from replicator.net.frames import PROTOCOL_VERSION, Connect, Connected, Greeting, Hello, Mark
+from replicator.net.frames import PACKED_FEATURE, PROTOCOL_VERSION, Connect, Connected, Greeting, Hello, Mark
 from replicator.net.session import Session
 from replicator.ops import shown
 from replicator.receiver.arguments import ReceiverArguments
@@ -37,7 +37,8 @@ async def accept(
     hello = await session.receive()
     if not isinstance(hello, Hello) or hello.version != PROTOCOL_VERSION:
         raise Refused(f"this agent speaks version {PROTOCOL_VERSION} of the protocol only", retry=False)
-    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name))
+    features = (PACKED_FEATURE,)
+    await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     connect = await session.receive()
     if not isinstance(connect, Connect) or connect.connection_uuid != arguments.connection_uuid:
         raise RemoteProtocolError("the source names another connection than in its greeting")
@@ -63,6 +64,7 @@ async def accept(
             os.getpid(),
             replica.state.power_lost and not received.mirroring,
             replica.orphan_settings.automatic,
+            True,
             True,
         )
     )

@@ -28,7 +28,7 @@ from replicator.errors import (
 )
 from replicator.fs import credentials
 from replicator.net.engine import Engine, Event, Role
-from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection
+from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection, Secure
 from replicator.net.session import PeerLeft, Session, SessionEnded
 from replicator.ops import shown
 from replicator.orphans import OrphanReport, OrphanSettings
@@ -157,6 +157,7 @@ class Receiver:
         )
         self._intake = Intake(spool, self.replica, found.received, self._received_page, self._news_here)
         self._reporter = Reporter(self.replica, self._intake, spool)
+        self.replica.answered = self._reporter.hurry
         self._adopted: tuple[trio.abc.Stream, bytes, tuple[str, ...]] | None = None
         self._adoption = trio.Event()
         self._session_scope: trio.CancelScope | None = None
@@ -273,6 +274,7 @@ class Receiver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.replica.keep_durable)
+                nursery.start_soon(self.replica.keep_secure)
                 nursery.start_soon(self._drift_watch.run)
                 task_status.started()
                 async with trio.open_nursery() as working:
@@ -390,6 +392,11 @@ class Receiver:
     async def _handle(self, event: Event) -> None:
         if isinstance(event, OrphanTask):
             self.replica.act_on_orphans(event.action)
+            return
+        if isinstance(event, Secure):
+            journals = self._intake.received.journals
+            self.replica.want_secured(dict(zip(journals, event.durable, strict=False)))
+            self._reporter.hurry()  # that it was received is an answer, too
             return
         if not isinstance(event, Disconnect):
             await self._intake.take(event)

@@ -145,6 +145,12 @@ class Replica:
         self._unsynced = trio.Event()
         self._unsynced_bytes = 0
         self._much_unsynced = trio.Event()
+        self.secured: Marks = dict(positions.marks)
+        """Up to where the copy is on stable storage; `durable` says so durably, and may come later."""
+        self._wanted: dict[str, int] = {}  # what somebody waits for to be secured, by journal
+        self._secure_now = trio.Event()
+        self.answered: Callable[[], None] = changed
+        """Called when something is secured that somebody waits for."""
         self._tree_lock = trio.Lock()  # the tree is being synced, or replaced
         self._save_lock = trio.Lock()
         self._since_breath = 0
@@ -568,6 +574,8 @@ class Replica:
             applied.batches = batches
         self._page.store(encode(applied))
         self._spool.release(frame.position)
+        if self._wanted:
+            self._look_at_wanted()
         self._unsynced_bytes += len(frame.data)
         if self._unsynced_bytes >= limits.SYNC_BYTES:
             self._much_unsynced.set()
@@ -781,12 +789,57 @@ class Replica:
                 self._positions.save(marks, wall_ns)  # after it: a position must never be ahead of the copy
 
             await self._world.in_thread(sync)
+            self._is_secured(marks)
             self.settled = settled
             self.drift.settle(repaired)
             self._stale_descriptors = True
         if clean:
             await self._save(clean=True)
         self._changed()
+
+    # --- what somebody waits for ---
+
+    def want_secured(self, wanted: dict[str, int]) -> None:
+        """A program on the source waits until everything up to these sequences is secured."""
+        for journal_id, sequence in wanted.items():
+            if sequence > max(self._wanted.get(journal_id, 0), _sequence(self.secured, journal_id)):
+                self._wanted[journal_id] = sequence
+        self._look_at_wanted()
+
+    def _look_at_wanted(self) -> None:
+        marks = self.applied.marks
+        if any(_sequence(marks, journal_id) >= wanted for journal_id, wanted in self._wanted.items()):
+            self._secure_now.set()
+
+    def _is_secured(self, marks: Marks) -> None:
+        self.secured = marks
+        before = len(self._wanted)
+        self._wanted = {
+            journal_id: wanted
+            for journal_id, wanted in self._wanted.items()
+            if wanted > _sequence(marks, journal_id)
+        }
+        if len(self._wanted) < before:
+            self.answered()
+
+    async def keep_secure(self) -> None:
+        """Sync the copy at once when somebody waits for what is applied. Until cancelled.
+
+        Those that come to wait meanwhile share the next sync. The durable marks follow later, as ever.
+        """
+        while True:
+            await self._secure_now.wait()
+            self._secure_now = trio.Event()
+            try:
+                async with self._tree_lock:
+                    tree, marks = self.tree, dict(self.applied.marks)
+                    if tree is not None:
+                        await self._world.in_thread(tree.sync)
+                    self._is_secured(marks)
+            except OSError as error:
+                print(f"cannot sync the copy: {_reason(error)}", file=sys.stderr, flush=True)
+                await trio.sleep(limits.APPLY_RETRY_FIRST_S)
+            self._look_at_wanted()
 
     async def know_source(self, source_uuid: str, source_name: str) -> None:
         if (source_uuid, source_name) != (self.state.source_uuid, self.state.source_name):
@@ -800,6 +853,11 @@ class Replica:
             self.state = msgspec.structs.replace(
                 state, data_state=self.state.data_state, drifted=self.state.drifted
             )
+
+
+def _sequence(marks: Marks, journal_id: str) -> int:
+    position = marks.get(journal_id)
+    return position.sequence if position is not None else 0
 
 
 def _placed(tree: Tree, batch: Batch) -> list[Refused]:

@@ -36,6 +36,12 @@ class Reporter:
         self._intake = intake
         self._spool = spool
         self._news = trio.Event()
+        self._hurries = False
+
+    def hurry(self) -> None:
+        """Somebody waits for what is new."""
+        self._hurries = True
+        self._news.set()
 
     def news(self) -> None:
         """A mark, a status or a refusal is new."""
@@ -54,7 +60,7 @@ class Reporter:
         state_at = last_at = -1.0
         try:
             while True:
-                self._news = trio.Event()
+                self._news, self._hurries = trio.Event(), False
                 # Refusals first: a batch that is acknowledged is done with for the source.
                 new = min(replica.refusals - refusals, len(replica.refused))
                 refusals = replica.refusals
@@ -90,10 +96,10 @@ class Reporter:
                 await self._news.wait()
                 if not replica.drained:
                     with trio.move_on_after(limits.ACKNOWLEDGE_INTERVAL_S):
-                        while not replica.drained:
+                        while not (replica.drained or self._hurries):
                             self._news = trio.Event()
                             await self._news.wait()
-                elif trio.current_time() - last_at < limits.ACKNOWLEDGE_PAUSE_S:
+                elif trio.current_time() - last_at < limits.ACKNOWLEDGE_PAUSE_S and not self._hurries:
                     await trio.sleep(limits.ACKNOWLEDGE_PAUSE_S)
         except SessionEnded:
             pass  # the reader finds out by itself
@@ -111,6 +117,7 @@ class Reporter:
             received.batches,
             replica.applied.batches if same_mirror else 0,
             replica.settled,
+            tuple(replica.secured.get(i, nothing).sequence for i in ids),
         )
 
     def _drift_now(self, ids: tuple[str, ...], told: int) -> list[Drift]:

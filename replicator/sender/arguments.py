@@ -4,6 +4,8 @@ import msgspec
 
 from replicator.repset import ReplicationSet
 from replicator.sender.verify_log import VerifyLogSettings
+from replicator.transmission import TransmissionOrders
+from replicator.transmission_schedule import TransmissionSchedule
 
 
 class JournalArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +46,8 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down
     verify_log: VerifyLogSettings = VerifyLogSettings()
+    transmission: TransmissionOrders = TransmissionOrders()
+    schedule: TransmissionSchedule = TransmissionSchedule()
 
 
 class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -63,6 +63,8 @@ class ConnectionStates:
         self.reported_data = TargetDataState.MIRROR_REQUIRED  # by the target
         self.target_reason = ""
         self.target_queue_full = False
+        self.waits_for: Callable[[], str] = lambda: ""
+        """What a scheduled transmission waits for."""
         self._memory = memory
         self._story = story
         self._mirror_runs = mirror_runs
@@ -104,6 +106,8 @@ class ConnectionStates:
             return self._failure
         if self.transmit is TransmitMode.STOPPED:
             return "transmission was stopped"
+        if self.transmit is TransmitMode.SCHEDULED:
+            return self.waits_for()
         if state is ConnectionState.PAUSED and self.target_queue_full:
             return "the target's queue is full: changes wait here until it has room"
         return ""
@@ -133,7 +137,7 @@ class ConnectionStates:
     def transmission(self, event: TransmitEvent, reason: str = "") -> None:
         """By command, or because only a person can go on."""
         mode = self._transmit.happen(event, reason)
-        if mode is TransmitMode.STOPPED:
+        if mode in (TransmitMode.STOPPED, TransmitMode.SCHEDULED):
             self._failed, self._failure = False, ""
         if event is TransmitEvent.FAIL:
             self._failed, self._failure = True, reason

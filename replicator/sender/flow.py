@@ -15,6 +15,7 @@ from replicator.mirror.pieces import (
     AnyEntry,
     Digests,
     Files,
+    Links,
     Listing,
     Names,
     Patch,
@@ -211,7 +212,7 @@ class Flow:
         elif isinstance(entry, Digests):
             assert patch is not None
             self.order.digests_lost(patch, (entry.start, entry.end))
-        elif isinstance(entry, Files):
+        elif isinstance(entry, Files | Links):
             for name, inode in zip(entry.names, found.inodes, strict=True):
                 path = entry.path + b"/" + name if entry.path else name
                 self.read_again(path, Identity(inode, 0))

@@ -9,6 +9,7 @@ from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.frames import (
     DRIFT_FEATURE,
     ORPHANS_FEATURE,
+    PACKED_FEATURE,
     PROTOCOL_VERSION,
     Connect,
     Connected,
@@ -45,10 +46,12 @@ class ConnectionRefused(ReplicatorError):
         self.retry = retry
 
 
-async def introduce(session: Session, arguments: SenderArguments) -> Connected:
-    """Greet, and ask for the connection. Raises ConnectionRefused, and what ends a session."""
+async def introduce(session: Session, arguments: SenderArguments) -> tuple[Connected, frozenset[str]]:
+    """Greet, and ask for the connection. Returns the answer, and what the target understands. Raises
+    ConnectionRefused, and what ends a session.
+    """
     await session.greet(arguments.connection_uuid)
-    features = (DRIFT_FEATURE, ORPHANS_FEATURE)
+    features = (DRIFT_FEATURE, ORPHANS_FEATURE, PACKED_FEATURE)
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):
@@ -74,7 +77,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> Connected:
     if isinstance(answer, RefusedConnection):
         raise ConnectionRefused(answer.reason, retry=answer.retry)
     assert isinstance(answer, Connected)
-    return answer
+    return answer, frozenset(hello.features)
 
 
 def peer_address(stream: trio.abc.Stream) -> str:
@@ -82,7 +85,8 @@ def peer_address(stream: trio.abc.Stream) -> str:
     if not isinstance(stream, trio.SocketStream):
         return ""
     try:
-        return str(stream.socket.getpeername()[0])
+        peer = stream.socket.getpeername()
+        return str(peer[0]) if isinstance(peer, tuple) else ""  # of a pair of Unix sockets
     except OSError:
         return ""
 

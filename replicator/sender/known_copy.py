@@ -15,6 +15,7 @@ class KnownCopy:
         self.received = [0] * journals
         self.applied = [0] * journals
         self.durable = [0] * journals
+        self.secured = [0] * journals
         self.data_state = TargetDataState.MIRROR_REQUIRED
         self._memory = memory
 
@@ -26,12 +27,13 @@ class KnownCopy:
             applied, durable = connected.applied[index], connected.durable[index]
             self.received[index] = mark.sequence
             self.applied[index] = applied.sequence if applied else 0
-            self.durable[index] = durable.sequence if durable else 0
+            self.durable[index] = self.secured[index] = durable.sequence if durable else 0
 
     def acknowledged(self, frame: Acknowledge) -> None:
         self.received = list(frame.received)
         self.applied = list(frame.applied)
         self.durable = list(frame.durable)
+        self.secured = list(frame.secured or frame.durable)
 
     def is_now(self, data_state: TargetDataState) -> None:
         self.data_state = data_state

@@ -3,6 +3,8 @@
 All between two checkpoints: `out` are the frames that are sent next.
 """
 
+from array import array
+
 from replicator import limits
 from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
@@ -15,6 +17,7 @@ from replicator.mirror.pieces import (
     Digests,
     Files,
     Finish,
+    Links,
     LinkTo,
     Listing,
     Names,
@@ -132,6 +135,11 @@ class MirrorStream:
                 continue
             if isinstance(entry, Alike) and not self._still_alike(flow, entry, found):
                 continue
+            if isinstance(entry, Links):
+                found = self._known_links(flow, entry, found)
+                entry = found.entry
+                if entry is None:
+                    continue
             self._enter(flow, piece, found, piece.transfer)
             if entry is not None:
                 entries.append(found)
@@ -161,6 +169,24 @@ class MirrorStream:
             flow.read_again(join(entry.path, entry.names[index]), Identity(found.inodes[index], 0))
         return True
 
+    def _known_links(self, flow: Flow, entry: Links, found: Found) -> Found:
+        """What of it the target has under another name; the rest is read again. No entry: nothing."""
+        order = flow.order
+        kept: list[int] = []
+        for index, inode in enumerate(found.inodes):
+            if order.link_is_known(Identity(inode, 0)):
+                kept.append(index)
+            else:
+                flow.read_again(join(entry.path, entry.names[index]), Identity(inode, 0))
+        if len(kept) == len(entry.names):
+            return found
+        if not kept:
+            return Found(found.path)
+        inodes = array("Q", [found.inodes[index] for index in kept])
+        left = Links(entry.path, tuple(entry.names[index] for index in kept), inodes.tobytes())
+        size = found.size * len(kept) // len(entry.names)
+        return found._replace(entry=left, inodes=inodes.tolist(), size=size)
+
     def _enter(self, flow: Flow, piece: QueuedPiece, found: Found, transfer: OpenTransfer | None) -> None:
         """Account for one entry that enters the stream."""
         order, entry = flow.order, found.entry
@@ -186,12 +212,19 @@ class MirrorStream:
         elif isinstance(entry, Times):
             return
         elif isinstance(entry, Files):
-            count = order.many_sent(found.path, entry.names, found.inodes)
+            count = order.many_sent(found.path, entry.names, found.inodes, found.linked)
             size = found.size if count == len(entry.names) else found.size * count // len(entry.names)
             run.found_whole(size, count)
             run.done_files += count
             run.done_bytes += size
             run.sent_bytes += found.size
+            run.current = shown(found.path)
+        elif isinstance(entry, Links):
+            order.many_linked(found.path, entry.names, found.inodes)
+            run.found_whole(found.size, len(entry.names))
+            run.done_files += len(entry.names)
+            run.done_bytes += found.size
+            run.skipped_bytes += found.size
             run.current = shown(found.path)
         elif isinstance(entry, Alike):
             order.many_claimed(found.path, entry.names[-1])

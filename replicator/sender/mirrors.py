@@ -446,6 +446,11 @@ class Mirrors:
             return run.kind != RECOVERY or not run.some_paths
         return not state.settled or state.mirror_wanted in (*KINDS, FORCED)
 
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is being brought, and all that was is durable on the target."""
+        return self.run is None and not self._to_settle
+
     def settle(self, settled_id: str, *, kept: bool) -> bool:
         """The target says that all the mirror of this id brought is durable. `kept`: the journals have all
         that is not. Whether nothing is dirty any more.

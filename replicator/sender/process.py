@@ -15,6 +15,7 @@ import trio
 
 from replicator import limits
 from replicator.child import control, interpreter
+from replicator.diagnostics import is_nowhere
 from replicator.errors import ReplicatorError
 from replicator.net.frames import Disconnect
 from replicator.net.session import SessionEnded
@@ -34,6 +35,7 @@ from replicator.sender.known_copy import KnownCopy
 from replicator.sender.lag_watch import LagWatch
 from replicator.sender.mirror_stream import MirrorStream
 from replicator.sender.mirrors import Mirrors
+from replicator.sender.nowhere import Nowhere
 from replicator.sender.orphan_control import OrphanControl
 from replicator.sender.pace import Pace
 from replicator.sender.resync import Resync
@@ -42,19 +44,34 @@ from replicator.sender.scanner import Scanner
 from replicator.sender.sender_state import SenderState, SenderStateFile
 from replicator.sender.sender_status import SenderStatus
 from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.session_schedule import SessionSchedule
 from replicator.sender.sessions import Sessions
 from replicator.sender.shipments import Totals
 from replicator.sender.shipper import Shipper
 from replicator.sender.story import Story
 from replicator.sender.stream_start import StreamStart
+from replicator.sender.synchronous import Synchronous
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.transmission_control import TransmissionControl
 from replicator.sender.verifier import Verifier
 from replicator.sender.verify_control import VerifyControl
 from replicator.sender.verify_log import VerifyLog, VerifyLogSettings
 from replicator.sender.verify_run import VerifyOptions
 from replicator.states import MirrorEvent, ReplicationEvent, TransmitEvent
-from replicator.status import ConnectionStatus, Lag, RunReport, TargetDataState, VerifyProgress
+from replicator.status import (
+    ConnectionStatus,
+    Lag,
+    RunReport,
+    TargetDataState,
+    TargetStatus,
+    TransmitMode,
+    VerifyPhase,
+    VerifyProgress,
+)
+from replicator.synchrony import Readiness
+from replicator.transmission import TransmissionOrders
+from replicator.transmission_schedule import TransmissionSchedule
 from replicator.world import World
 
 
@@ -172,6 +189,7 @@ class Sender:
             verifier,
             shipper_wake,
             replicating=states.replicating,
+            synchronous=lambda: self._synchronous,
         )
         drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
         self._orphans = orphans = OrphanControl(
@@ -194,6 +212,11 @@ class Sender:
             shipper=shipper_wake,
             scanner=scanner_wake,
         )
+        self._synchronous = synchronous = Synchronous(flows, copy, self._readiness, shipper.hurry)
+        self._transmission = transmission = TransmissionControl(world, options.transmission)
+        self._schedule = SessionSchedule(
+            world, home.schedule(uuid), options.schedule, flows, copy, states, totals
+        )
         self._sessions = sessions = Sessions(
             world,
             arguments,
@@ -210,7 +233,18 @@ class Sender:
             orphans,
             verifier,
             lag,
+            synchronous,
+            transmission,
             changes,
+            self._schedule,
+        )
+        self._schedule.attach(
+            connected=lambda: self._connected,
+            interrupt=sessions.interrupt,
+            works=self._works,
+            given_up=lambda: tracker.tracking,
+            pieces=lambda: len(sent),
+            ring=self._transmit_moved,
         )
         self._status = SenderStatus(
             world,
@@ -229,6 +263,8 @@ class Sender:
             orphans,
             verify,
             lag,
+            transmission,
+            self._schedule,
         )
         self.removed = False
 
@@ -262,8 +298,10 @@ class Sender:
             nursery.start_soon(self._watch_queue)
             nursery.start_soon(self._tracker.run)
             nursery.start_soon(self.verify.run)
+            nursery.start_soon(self._schedule.run)
             await self._sessions.run()
             nursery.cancel_scope.cancel()
+        self._transmission.close()
         if not self.removed and self.dirt.changed:  # DC-09
             self.dirt.save()
 
@@ -281,6 +319,7 @@ class Sender:
         told = False
         session = self._sessions.session
         if session is not None:
+            self._transmission.lift()
             with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
                 try:
                     await session.send(Disconnect(self._arguments.connection_uuid))
@@ -290,12 +329,14 @@ class Sender:
         self.removed = True
         self._lag.close()
         self._tracker.close()
+        self._synchronous.close()
         for flow in self._flows:
             flow.cursor.remove()
         self._memory.remove()
         self.dirt.remove()
         self.story.remove()
         self.verify.remove()
+        self._schedule.remove()
         self.stop()
         return told
 
@@ -316,6 +357,8 @@ class Sender:
     def mirror_start(
         self, kind: str = "difference", orphans: str = "", newer: bool = False, checksum: bool = False
     ) -> None:
+        if is_nowhere(self._arguments.target_host) and kind != "log":
+            kind, newer, checksum = "full", False, False  # there is nothing to compare with
         exact = (orphans or self._arguments.options.orphans) == "delete"
         self.mirrors.start(kind, exact=exact, newer=newer, checksum=checksum, connected=self._connected)
 
@@ -380,6 +423,11 @@ class Sender:
         """How runs ended, oldest first."""
         return self.verify.reports.newest(kinds, count)
 
+    def set_transmission(self, orders: object) -> None:
+        """How well it is compressed, and how much of the line it may take."""
+        self._transmission.obey(msgspec.convert(orders, TransmissionOrders))
+        self._changes.notify()
+
     def configure(
         self, remirror: str, reconnect: bool, checksum_all: bool = False, verify_log: object = None
     ) -> None:
@@ -413,6 +461,7 @@ class Sender:
     def transmit_start(self) -> None:
         self.dirt.root_changed = ""  # a person has looked
         self._set_transmit(TransmitEvent.START)
+        self._schedule.by_hand()
 
     def transmit_stop(self) -> None:
         """The network connection ends, changes are queued here (CS-01 Stopped)."""
@@ -424,13 +473,32 @@ class Sender:
         self._set_transmit(TransmitEvent.PAUSE)
 
     def transmit_resume(self) -> None:
+        """As before it was stopped or paused: by the schedule, where there is one."""
         self._set_transmit(TransmitEvent.RESUME)
+        self._schedule.look()
+
+    def set_schedule(self, schedule: object) -> None:
+        """TX-04. It holds when this returns."""
+        self._schedule.set(msgspec.convert(schedule, TransmissionSchedule))
+        self._changes.notify()
 
     def _set_transmit(self, event: TransmitEvent) -> None:
         self._states.transmission(event)
+        self._transmit_moved()
+
+    def _transmit_moved(self) -> None:
         self._shipper_wake.ring()
         self._lag.wake()
         self._tracker.wake()
+
+    def _works(self) -> bool:
+        """Whether a mirror, recovery or verification that is not held has not ended."""
+        run, verification = self.mirrors.run, self.verifier.run_under_way
+        if verification is not None and not verification.background:
+            return verification.phase is VerifyPhase.RUNNING or verification.phase is VerifyPhase.REPAIRING
+        if run is None:
+            return self.resync.pending
+        return not run.paused
 
     # --- what is asked ---
 
@@ -476,12 +544,31 @@ class Sender:
 
     # --- small things ---
 
+    def _readiness(self) -> Readiness:
+        """Whether programs can wait for the target."""
+        sessions = self.__dict__.get("_sessions")
+        if sessions is None or sessions.session is None:
+            paused = self._states.transmit is not TransmitMode.STARTED
+            return Readiness.PAUSED if paused else Readiness.AWAY
+        if not sessions.target_secures:
+            return Readiness.UNABLE
+        if self._states.transmit is not TransmitMode.STARTED or not self._states.replicating:
+            return Readiness.PAUSED
+        if self._states.target_status in (TargetStatus.PAUSED, TargetStatus.PAUSE_PENDING):
+            return Readiness.PAUSED
+        if self._states.target_queue_full or self._states.target_status is not TargetStatus.OK:
+            return Readiness.AWAY
+        exact = self._copy.is_exact and self.mirrors.is_settled and not self.dirt.active
+        return Readiness.INEXACT if not exact or self.resync.pending else Readiness.READY
+
     @property
     def _connected(self) -> bool:
         return self._sessions.session is not None
 
     def _tell_agent(self) -> None:
         """Ring if something is new that an administrator may want to find in the log."""
+        if "_synchronous" in self.__dict__:  # else it is still being made
+            self._synchronous.observe()
         if self._states.observe():
             self._world.doorbells.ring(self._agent_bell)
 
@@ -503,8 +590,9 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume stop lag configure set_recovery "
-        "recovering force_source orphans_start orphans "
+        "transmit_start transmit_stop transmit_pause transmit_resume set_transmission set_schedule stop lag "
+        "configure "
+        "set_recovery recovering force_source orphans_start orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
@@ -517,6 +605,9 @@ async def serve(world: World, arguments: SenderArguments) -> None:
     """The whole process: flows, control socket, sender."""
     if arguments.is_restore:
         await _serve_restore(world, arguments)
+        return
+    if is_nowhere(arguments.target_host):
+        await _serve_nowhere(world, arguments)
         return
     flows = await open_flows(world, arguments)
     sender = Sender(world, arguments, flows)
@@ -536,6 +627,22 @@ async def _serve_restore(world: World, arguments: SenderArguments) -> None:
     await _run(sender, arguments, handlers(sender) | {"adopt": adopt})
     for writer in writers:
         writer.close(persist=False)
+
+
+async def _serve_nowhere(world: World, arguments: SenderArguments) -> None:
+    nowhere = Nowhere(world, Home(arguments.home).diagnostics(arguments.connection_uuid))
+    world = replace(world, connect=nowhere.dial)
+    sender = Sender(world, arguments, await open_flows(world, arguments))
+
+    async def diagnostics(*, reset: bool = False) -> object:
+        if reset:
+            nowhere.reset()
+        return nowhere.report()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(nowhere.run)
+        await _run(sender, arguments, handlers(sender) | {"diagnostics": diagnostics})
+        nursery.cancel_scope.cancel()
 
 
 async def _run(

@@ -18,7 +18,7 @@ from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.names import names_changed
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
-from replicator.mirror.pieces import Abandon, Alike, Files, Finish, LinkTo, Part
+from replicator.mirror.pieces import Abandon, Alike, Files, Finish, Links, LinkTo, Part
 from replicator.mirror.scan import Choice, Directory, Found, Source, join
 from replicator.ops import Kind, Record
 from replicator.sender.amending import Amender
@@ -333,8 +333,9 @@ class Scanner:
         """What is certain of it; what a change of names made uncertain is required again."""
         valid: list[Found] = []
         for found in batch:
-            if isinstance(found.entry, Alike | Files):
+            if isinstance(found.entry, Alike | Files | Links):
                 if (certain := self._certain(flow, found, found.entry, changes)) is not None:
+                    self._widen(flow, certain)
                     valid.append(certain)
             elif found.directory or (changes and _touched(changes, found.path)):
                 flow.order.require(found.path)
@@ -345,7 +346,9 @@ class Scanner:
                 valid.append(found)
         return valid
 
-    def _certain(self, flow: Flow, found: Found, entry: Alike | Files, changes: list[Record]) -> Found | None:
+    def _certain(
+        self, flow: Flow, found: Found, entry: Alike | Files | Links, changes: list[Record]
+    ) -> Found | None:
         """The same for what speaks of many."""
         if not changes:
             return found
@@ -355,7 +358,7 @@ class Scanner:
                 flow.order.require(join(entry.path, name))
             return None
         changed = set().union(*(names_changed(r, entry.path) or () for r in changes))
-        if isinstance(entry, Files):
+        if not isinstance(entry, Alike):
             if changed.isdisjoint(entry.names):
                 return found
             for name in entry.names:
@@ -380,7 +383,8 @@ class Scanner:
 
         So everything is compared.
         """
-        if found.links > 1 and not isinstance(found.entry, LinkTo) and not flow.all_required:
+        several = found.linked or (found.links > 1 and not isinstance(found.entry, LinkTo))
+        if several and not flow.all_required:
             flow.require_all(self._mirror_run())
 
     def _report(self, path: bytes, reason: str) -> None:
@@ -393,8 +397,9 @@ def _weight(found: Found) -> int:
     """What it counts of what may be on its way: bytes sent, or the time that it takes the target."""
     if isinstance(found.entry, Alike):
         return len(found.entry.names) * limits.CLAIM_WEIGHT_BYTES
-    if isinstance(found.entry, Files):
-        return found.size + len(found.entry.names) * limits.FILE_WEIGHT_BYTES
+    if isinstance(found.entry, Files | Links):
+        size = found.size if found.whole else 0
+        return size + len(found.entry.names) * limits.FILE_WEIGHT_BYTES
     return found.size if found.whole else 0
 
 

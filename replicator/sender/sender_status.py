@@ -19,9 +19,11 @@ from replicator.sender.orphan_control import OrphanControl
 from replicator.sender.pace import Pace
 from replicator.sender.recovery_status import recovery_text
 from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.session_schedule import SessionSchedule
 from replicator.sender.sessions import Sessions
 from replicator.sender.shipments import Totals
 from replicator.sender.tracking import Tracker
+from replicator.sender.transmission_control import TransmissionControl
 from replicator.sender.verify_control import VerifyControl
 from replicator.sender.why import explain
 from replicator.status import (
@@ -57,6 +59,8 @@ class SenderStatus:
     orphans: OrphanControl
     verify: VerifyControl
     lag: LagWatch
+    transmission: TransmissionControl
+    schedule: SessionSchedule
 
     def snapshot(self) -> ConnectionStatus:
         """Number and target name are the agent's to fill in."""
@@ -66,6 +70,8 @@ class SenderStatus:
         operations, bytes_ = self._queued()
         tracked = dirt.estimate() if dirt.active and dirt.outstanding else None
         lag = self.lag.lag()
+        replicated = totals.sent_bytes - totals.mirror_bytes
+        saved_replicated = totals.saved_bytes - totals.saved_mirror_bytes
         ids = [flow.journal_id for flow in self.flows]
         return ConnectionStatus(
             id=0,
@@ -88,12 +94,12 @@ class SenderStatus:
             queued_replication_bytes=bytes_,
             queued_mirror_ops=pieces,
             sent_bytes=totals.sent_bytes,
-            sent_compressed_bytes=totals.sent_bytes,
+            sent_compressed_bytes=totals.sent_bytes - totals.saved_bytes,
             sent_ops=totals.operations,
-            sent_replication_bytes=totals.sent_bytes - totals.mirror_bytes,
-            sent_compressed_replication_bytes=totals.sent_bytes - totals.mirror_bytes,
+            sent_replication_bytes=replicated,
+            sent_compressed_replication_bytes=replicated - saved_replicated,
             sent_mirror_bytes=totals.mirror_bytes,
-            sent_compressed_mirror_bytes=totals.mirror_bytes,
+            sent_compressed_mirror_bytes=totals.mirror_bytes - totals.saved_mirror_bytes,
             skipped_mirror_bytes=progress.skipped_bytes,
             remaining_mirror_bytes=progress.remaining_bytes if mirroring else 0,
             foreign_changes=self.drift.changes,
@@ -117,7 +123,9 @@ class SenderStatus:
             mirror=progress,
             recovery=self._recovery(),
             orphans=msgspec.structs.replace(self.orphans.report, names=()),
+            schedule=self.schedule.status(),
             verify=self.verify.progress(),
+            transmission=self.transmission.status(),
         )
 
     def _mirror_status(self) -> MirrorStatus:

@@ -16,6 +16,7 @@ from replicator.mirror.pieces import (
     Alike,
     Digests,
     Files,
+    Links,
     Listing,
     Names,
     Patch,
@@ -167,8 +168,10 @@ def _without_data(found: Found) -> Found:
         return found._replace(entry=msgspec.structs.replace(entry, extents=(), digests=b""))
     if isinstance(entry, Patch):
         return found._replace(entry=msgspec.structs.replace(entry, data=NO_CONTENT))
+    if isinstance(entry, Links):
+        return found._replace(entry=msgspec.structs.replace(entry, inodes=b""))
     if isinstance(entry, Files):
-        return found._replace(entry=msgspec.structs.replace(entry, states=b"", data=NO_CONTENT))
+        return found._replace(entry=msgspec.structs.replace(entry, states=b"", data=NO_CONTENT, inodes=b""))
     if isinstance(entry, Alike):
         return found._replace(entry=msgspec.structs.replace(entry, states=b""))
     return Found(found.path, None, found.identity, found.links, found.size)

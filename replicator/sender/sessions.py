@@ -26,10 +26,13 @@ from replicator.sender.resync import Resync
 from replicator.sender.root_guard import RootChanged
 from replicator.sender.scanner import Scanner
 from replicator.sender.sender_state import SenderStateFile
+from replicator.sender.session_schedule import SessionSchedule
 from replicator.sender.shipper import Shipper
 from replicator.sender.size_count import count_sizes
+from replicator.sender.synchronous import Synchronous
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
+from replicator.sender.transmission_control import TransmissionControl
 from replicator.sender.verifier import Verifier
 from replicator.states import ReplicationEvent, TransmitEvent
 from replicator.status import TransmitMode
@@ -56,7 +59,10 @@ class Sessions:
         orphans: OrphanControl,
         verifier: Verifier,
         lag: LagWatch,
+        synchronous: Synchronous,
+        transmission: TransmissionControl,
         changes: Changes,
+        schedule: SessionSchedule,
     ) -> None:
         self.reconnect = arguments.options.reconnect
         """By itself, after a connection was lost."""
@@ -79,7 +85,11 @@ class Sessions:
         self._orphans = orphans
         self._verifier = verifier
         self._lag = lag
+        self._synchronous = synchronous
+        self.target_secures = False  # it understands SECURE
+        self._transmission = transmission
         self._changes = changes
+        self._schedule = schedule
         self._attempting = False  # a session uses the flows, or will
         self._leaving = ""  # why the session ends, if it ends to track
         self._stopping = False
@@ -106,7 +116,7 @@ class Sessions:
         while not self._stopping:
             if self._leaving:
                 self._track(self._leaving)
-            if self._states.transmit not in (TransmitMode.STARTED, TransmitMode.PAUSED):
+            if not self._schedule.wants_network:
                 await self._changes.wait()
                 continue
             self._scope = trio.CancelScope()
@@ -166,13 +176,15 @@ class Sessions:
         session = Session(stream, Engine(Role.SOURCE))
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
-                connected = await introduce(session, arguments)
+                connected, features = await introduce(session, arguments)
+            self._transmission.session_begins(session, features)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
                 self._orphans.session_begins(connected)
                 self._verifier.session_begins(understood=connected.checks)
                 await self._resync.resume(connected)
                 self.session = session
+                self.target_secures = connected.secures
                 self.target_address = peer_address(stream)
                 self.connected_since = self._world.clock.wall_ns() / 1e9
                 self.receiver_pid = connected.receiver_pid
@@ -181,6 +193,7 @@ class Sessions:
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(count_sizes, self._world, self._flows, self._mirrors, self._changes)
                 nursery.start_soon(self._note_alive)
+                nursery.start_soon(self._synchronous.run)
                 nursery.start_soon(self._verifier.run)
                 while True:
                     self._reports.handle(await session.receive())
@@ -200,6 +213,7 @@ class Sessions:
         self.connected_since = None
         self.receiver_pid = None
         self._verifier.session_over()
+        self._transmission.session_over()
         for flow in self._flows:
             flow.session_ended()
         self._states.session_over()
@@ -212,7 +226,8 @@ class Sessions:
         return self.session is not None and self._may_ship()
 
     def _may_ship(self) -> bool:
-        return self._states.transmit is TransmitMode.STARTED and not self._states.target_queue_full
+        flows = self._states.transmit is TransmitMode.STARTED and self._schedule.may_send
+        return flows and not self._states.target_queue_full
 
     async def _note_alive(self) -> None:
         while True:

@@ -27,6 +27,7 @@ from replicator.sender.pace import Pace
 from replicator.sender.resync import Resync
 from replicator.sender.root_guard import RootChanged
 from replicator.sender.shipments import Shipment, Totals
+from replicator.sender.synchronous import Synchronous
 from replicator.sender.tracking import Tracker
 from replicator.sender.verifier import Verifier
 
@@ -50,6 +51,7 @@ class Shipper:
         wake: Wake,
         *,
         replicating: bool,
+        synchronous: "Callable[[], Synchronous]",
     ) -> None:
         self.replicating = replicating
         """Else records are passed over, and tracked."""
@@ -65,6 +67,8 @@ class Shipper:
         self._totals = totals
         self._verifier = verifier
         self._wake = wake
+        self._synchronous = synchronous
+        self._bell: _Bell | None = None
         self._halted: RootChanged | None = None
         self._merge: Merge | None = None
         self._current: tuple[Flow, Run, int] | None = None
@@ -84,7 +88,9 @@ class Shipper:
         self._pace.session_begins()
         self._merge = Merge([flow.cursor for flow in self._flows])
         self._resync.jump_pending = True
-        bell = _Bell(self._merge, self._rang)
+        synchronous = self._synchronous()
+        synchronous.session_begins()
+        bell = self._bell = _Bell(self._merge, self._rang, lambda: synchronous.is_wanted)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bell.run)
             while True:
@@ -93,16 +99,27 @@ class Shipper:
                     if self._resync.jump_pending:
                         await self._tracker.end()
                     shipments = self._collect()
-                    for frame, data in shipments:
-                        await session.send(frame, data)
+                    for shipment in shipments:
+                        saved_bytes = await session.send(shipment.frame, shipment.data)
+                        self._totals.shipped(shipment, saved_bytes)
                     self._lag.sent()
                     if self._halted is not None:
                         raise self._halted
+                    request = synchronous.request()
+                    if request is not None:
+                        await session.send(request)
+                        continue
                     if shipments:
                         continue
                     if self._current is None:
                         bell.arm()
                 await self._wake.wait()
+
+    def hurry(self) -> None:
+        """Look at once whether there is something to send: somebody waits for it."""
+        if self._bell is not None:
+            self._bell.hurry()
+        self._wake.ring()
 
     # --- between two checkpoints ---
 
@@ -294,10 +311,16 @@ class _Bell:
     wake costs this host, and the target, as much as many operations do, and applications need the processors.
     """
 
-    def __init__(self, merge: Merge, wake: Callable[[], None]) -> None:
+    def __init__(self, merge: Merge, wake: Callable[[], None], is_urgent: Callable[[], bool]) -> None:
         self._merge = merge
         self._wake_shipper = wake
+        self._is_urgent = is_urgent
         self._armed = trio.Event()
+        self._hurry = trio.Event()
+
+    def hurry(self) -> None:
+        """Somebody waits: do not pause."""
+        self._hurry.set()
 
     def arm(self) -> None:
         self._armed.set()
@@ -307,10 +330,14 @@ class _Bell:
         while True:
             await self._armed.wait()
             pause_until_s = rang_s + limits.SHIP_PAUSE_S
-            while (  # noqa: ASYNC110  # nobody rings for the bytes
-                trio.current_time() < pause_until_s and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES
+            while (
+                trio.current_time() < pause_until_s
+                and self._merge.unread_bytes < limits.SHIP_PAUSE_BYTES
+                and not self._is_urgent()
             ):
-                await trio.sleep(limits.SHIP_PAUSE_S / 4)
+                self._hurry = trio.Event()
+                with trio.move_on_after(limits.SHIP_PAUSE_S / 4):  # nobody rings for the bytes
+                    await self._hurry.wait()
             await self._merge.wait()
             rang_s = trio.current_time()
             self._armed = trio.Event()

@@ -89,7 +89,7 @@ def why_it_waits(stage: str, status: ConnectionStatus) -> str:
         return "replication is stopped: it will not be sent; start it, then a mirror"
     if status.state is ConnectionState.ERROR:
         return f"the connection is in error and tried again: {status.state_reason}"
-    if status.state is ConnectionState.STOPPED:
+    if status.state in (ConnectionState.STOPPED, ConnectionState.SCHEDULED):
         return status.state_reason or "the connection is being made"
     if stage == "journaled":
         if status.target_queue_full:

@@ -1,6 +1,5 @@
 """Who may do what with a real agent: users of its host by its socket, others by password or certificate."""
 
-import datetime
 import json
 import os
 import shutil
@@ -10,14 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from kit import machine, people
+from kit.certificates import Issuer
 from kit.dtd import _DTCTL, Agent, Result, free_port
 
 from replicator.cli.client import Client
@@ -25,74 +20,18 @@ from replicator.cli.client import Client
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(
-        not (machine.is_root() and machine.has_mount_namespaces() and shutil.which("setpriv")),
-        reason="needs root, mount namespaces and setpriv",
+        not (
+            machine.is_root()
+            and machine.has_mount_namespaces()
+            and shutil.which("setpriv")
+            and shutil.which("openssl")
+        ),
+        reason="needs root, mount namespaces, setpriv and openssl",
     ),
 ]
 
 SEEN = Path("/mnt")  # where users see the directory of the test
 PAM = "auth required pam_unix.so\naccount required pam_unix.so\n"
-
-
-class Issuer:
-    """A certificate authority for one test."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self._directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._certificate = self._sign(self._name, self._key.public_key(), authority=True)
-        self.path = directory / f"{name}.pem"
-        self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
-
-    def _sign(self, name: x509.Name, key: Any, *, authority: bool) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        names = [x509.DNSName("localhost")]
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        )
-        return builder.sign(self._key, hashes.SHA256())
-
-    def issue(self, name: str, file: str = "") -> tuple[Path, x509.Certificate]:
-        """A file with certificate and key for `name`."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key.public_key(), authority=False)
-        path = self._directory / (file or f"{name}-by-{self.path.stem}.pem")
-        path.touch(0o600)
-        path.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return path, certificate
-
-    def revoke(self, *certificates: x509.Certificate) -> None:
-        """Put a list of them behind the authority's own certificate."""
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self._name)
-            .last_update(now - datetime.timedelta(days=1))
-            .next_update(now + datetime.timedelta(days=1))
-        )
-        for certificate in certificates:
-            one = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
-            builder = builder.add_revoked_certificate(one.revocation_date(now).build())
-        crl = builder.sign(self._key, hashes.SHA256())
-        pem = serialization.Encoding.PEM
-        self.path.write_bytes(self._certificate.public_bytes(pem) + crl.public_bytes(pem))
 
 
 class Scene:
@@ -118,6 +57,11 @@ class Scene:
 
     def dtctl(self, user: str, *arguments: str, remote: bool = False) -> Result:
         """As a user of that host, who has a home directory of their own."""
+        with self.begin(user, *arguments, remote=remote, stdin=subprocess.DEVNULL) as process:
+            out, err = process.communicate(timeout=60)
+            return Result(subprocess.CompletedProcess([], process.returncode, out, err))
+
+    def begin(self, user: str, *arguments: str, remote: bool, stdin: int) -> subprocess.Popen[str]:
         home = self.directory / f"home-of-{user}"
         seen_home = SEEN / home.name
         if not home.exists():
@@ -127,12 +71,16 @@ class Scene:
         where = ["--server", f"localhost:{self.port}"] if remote else ["--home", str(SEEN / "home")]
         prefix = self.host.command if user == "root" else self.host.command_as(user)
         environment = {**os.environ, "HOME": str(seen_home), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": ""}
-        process = subprocess.run(
+        return subprocess.Popen(
             [*prefix, *_DTCTL, *where, *arguments],
-            capture_output=True, text=True, timeout=60, check=False, env=environment, cwd="/",
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        return Result(process)
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd="/",
+            start_new_session=True,  # without a terminal but the one it is given
+        )
 
     def _id(self, user: str) -> str:
         return subprocess.run(
@@ -237,6 +185,28 @@ def test_a_server_that_is_not_known_gets_no_password(scene: Scene) -> None:
     assert not any("login of alice" in text for text in scene.events(9150))
 
 
+def test_a_person_is_asked(scene: Scene) -> None:
+    """First whether the server is the right one, only then for the password, which is not shown."""
+    ours, theirs = os.openpty()
+    with scene.begin("alice", "status", "--json", remote=True, stdin=theirs) as process:
+        os.close(theirs)
+        try:
+            assert process.stderr is not None
+            for question, answer in (("(yes/no) ", "yes"), ("Password of alice on localhost: ", "alice")):
+                asked = ""
+                while not asked.endswith(question):
+                    letter = process.stderr.read(1)
+                    assert letter, asked
+                    asked += letter
+                assert question.startswith("Password") or scene.fingerprint in asked
+                os.write(ours, answer.encode() + b"\n")
+            out, err = process.communicate(timeout=60)
+            assert (process.returncode, json.loads(out)) == (0, []), err
+        finally:
+            os.close(ours)
+    assert scene.dtctl("alice", "logout", remote=True).code == 0
+
+
 @pytest.mark.parametrize(("user", "level", "change"), [("alice", "FULL", 0), ("bob", "MONITOR", 4)])
 def test_a_password_lets_in(scene: Scene, user: str, level: str, change: int) -> None:
     assert scene.dtctl(user, "status", remote=True).code == 4
@@ -257,20 +227,6 @@ def test_a_password_lets_in(scene: Scene, user: str, level: str, change: int) ->
     assert scene.dtctl(user, "logout", remote=True).code == 0
     after = scene.dtctl(user, "status", remote=True)
     assert after.code == 4 and "log in first" in after.err
-
-
-def test_wrong_passwords_are_told_counted_and_slowed(scene: Scene) -> None:
-    secret = "Zebra-77-password"
-    failed = scene.failed_logins
-    errors = [scene.log_in("carol", secret, "--fingerprint", scene.fingerprint) for _ in range(5)]
-    assert {error.code for error in errors} == {4}
-    assert "the user or the password is wrong" in errors[0].err
-    assert "too many failed logins: try again in" in errors[-1].err
-    assert scene.failed_logins == failed + 5
-    assert any(t == "login of carol from 127.0.0.1 failed: authentication failed" for t in scene.events(9150))
-    for path in scene.agent.home.rglob("*"):
-        if path.is_file():
-            assert secret.encode() not in path.read_bytes(), path
 
 
 def test_certificates_stand_for_passwords(scene: Scene) -> None:
@@ -299,6 +255,23 @@ def test_a_server_that_has_changed_is_noticed(scene: Scene) -> None:
     assert scene.fingerprint != old
     changed = scene.dtctl("bob", "status", remote=True)
     assert changed.code == 4 and "has changed" in changed.err and scene.fingerprint in changed.err
+
+
+def test_wrong_passwords_are_told_counted_and_slowed(scene: Scene) -> None:
+    """The last one that logs in: its address has to wait afterwards."""
+    secret = "Zebra-77-password"
+    failed = scene.failed_logins
+    errors: list[str] = []
+    while "too many failed logins: try again in" not in "".join(errors):  # the wait doubles
+        refused = scene.log_in("carol", secret, "--fingerprint", scene.fingerprint)
+        assert refused.code == 4 and len(errors) < 15
+        errors.append(refused.err)
+    assert len(errors) > 3 and all("the user or the password is wrong" in error for error in errors[:-1])
+    assert scene.failed_logins == failed + len(errors)
+    assert any(t == "login of carol from 127.0.0.1 failed: authentication failed" for t in scene.events(9150))
+    for path in scene.agent.home.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
 
 
 def test_nothing_but_tls_1_3_is_answered(scene: Scene) -> None:

@@ -141,6 +141,37 @@ def look_at_copy(cluster: Path) -> Look:
         return look(socket)
 
 
+@contextmanager
+def committing(socket: str, output: Path) -> Iterator[None]:
+    """A client inserts rows, one a transaction; `output` has the numbers of those it was told are done."""
+    query(socket, "create table if not exists told (id serial primary key)")
+    with open(output, "xb") as told:
+        insert = "insert into told default values returning id;"
+        client = f"yes '{insert}' | psql -h {socket} -U {_USER} -A -t -q postgres"
+        process = subprocess.Popen(
+            ["sh", "-c", client], stdout=told, stderr=told, cwd="/", start_new_session=True
+        )
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(COMMAND_TIMEOUT_S)
+
+
+def told(output: Path) -> set[int]:
+    """What a client of `committing` was told. AssertionError if it saw an error."""
+    lines = output.read_text().split("\n")[:-1]
+    assert all(line.isdecimal() for line in lines), lines[-3:]
+    return set(map(int, lines))
+
+
+def rows_of_copy(cluster: Path) -> set[int]:
+    """What a server that is started on a copy has of `committing`, as after a power cut."""
+    (cluster / "postmaster.pid").unlink(missing_ok=True)
+    with serving(cluster) as socket:
+        return set(map(int, query(socket, "select id from told").split()))
+
+
 def main() -> None:
     (socket,) = sys.argv[1:]
     stopping = []

@@ -5,6 +5,8 @@ by then is in the copy, all else is lost. So it is when a host stops at that mom
 """
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HOST_BYTES = 1 << 30
@@ -49,6 +51,19 @@ class Disk:
         copy = self._host / f"disk-{self._copies}"
         _run("cp", "--reflink=always", self._image, copy)
         return copy
+
+    @contextmanager
+    def as_after_a_cut(self, point: Path) -> Iterator[Path]:
+        """What is there after a loss of power at this moment, mounted at `point`. Nobody notices."""
+        copy = self.copy()
+        point.mkdir()
+        _run("mount", "-o", "loop", copy, point)
+        try:
+            yield point
+        finally:
+            self._unmount(point)
+            point.rmdir()
+            copy.unlink()
 
     def replace(self, copy: Path) -> None:
         """The host comes up with this disk. Nobody uses the former one any more."""

@@ -28,6 +28,7 @@ _CONNECTION = {
     },
     TransmitMode.PAUSED: {ConnectionState.PAUSED, ConnectionState.ERROR, ConnectionState.STOPPED},
     TransmitMode.STOPPED: {ConnectionState.STOPPED},
+    TransmitMode.SCHEDULED: {ConnectionState.SCHEDULED},
     TransmitMode.ERROR: {ConnectionState.ERROR},
 }
 

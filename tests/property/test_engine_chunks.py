@@ -19,6 +19,7 @@ from replicator.net.frames import (
     Ping,
     Records,
 )
+from replicator.net.packing import Packer
 
 numbers = st.integers(0, 2**64 - 1)
 marks = st.builds(Mark, numbers, numbers)
@@ -53,7 +54,10 @@ def run(engine: Engine, chunks: list[bytes]) -> tuple[list[object], str]:
     events: list[object] = []
     try:
         for chunk in [*chunks, b""]:
-            for event in engine.receive(chunk):
+            found = engine.receive(chunk)
+            while engine.has_more:
+                found += engine.receive(b"")
+            for event in found:
                 events.append((event[0], bytes(event[1])) if isinstance(event, tuple) else event)
     except RemoteProtocolError as error:
         return events, str(error)
@@ -75,6 +79,28 @@ def test_chunking_changes_nothing(frames: list[tuple[Frame, bytes | None]], cuts
     stream = encode(frames)
     expected = [frame if data is None else (frame, data) for frame, data in frames]
     assert run(opened(Role.TARGET), [stream]) == (expected, "")
+    assert run(opened(Role.TARGET), cut(stream, cuts)) == (expected, "")
+
+
+@given(
+    st.lists(frames_sent, min_size=1, max_size=4),
+    st.lists(st.integers(0, 10_000), max_size=8),
+    st.lists(st.integers(1, 3), min_size=1, max_size=8),
+    st.lists(st.integers(0, 10_000), max_size=20),
+)
+def test_packing_changes_nothing(
+    groups: list[list[tuple[Frame, bytes | None]]], parts: list[int], levels: list[int], cuts: list[int]
+) -> None:
+    """Whole frames as they are, and between them others, packed in whatever parts."""
+    packer, engine = Packer(), opened(Role.SOURCE)
+    stream, expected = b"", []
+    for number, frames in enumerate(groups):
+        expected += [frame if data is None else (frame, data) for frame, data in frames]
+        plain = encode(frames)
+        for part in cut(plain, parts) if number % 2 == 0 else []:
+            packed = packer.pack([part], levels[number % len(levels)])
+            stream += b"".join(bytes(b) for b in engine.packed(packed, len(part)))
+        stream += plain if number % 2 else b""
     assert run(opened(Role.TARGET), cut(stream, cuts)) == (expected, "")
 
 

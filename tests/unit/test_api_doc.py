@@ -16,9 +16,17 @@ from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
+from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
+from replicator.agent.transmissions import (
+    ConnectionTransmission,
+    TargetRequest,
+    TransmissionRequest,
+    TransmissionView,
+)
 from replicator.agent.verify_service import VerifyRequest
+from replicator.diagnostics import DiagnosticsReport, LinkEstimate
 from replicator.restores import RestoreRequest
 from replicator.status import (
     Lag,
@@ -28,11 +36,13 @@ from replicator.status import (
     PathReport,
     QueueView,
     RunReport,
+    ScheduleStatus,
     StageLag,
     StoryEntry,
     VerifyDifference,
     VerifyProgress,
 )
+from replicator.transmission import TransmissionSettings, TransmissionStatus
 
 TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").read_text()
 
@@ -59,11 +69,15 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/force"): api.ForceBody,
     ("POST", "/v1/recovery"): api.SpeedBody,
     ("POST", "/v1/repsets/{name}/priority"): api.PriorityBody,
+    ("POST", "/v1/connections/{connection}/transmission"): TransmissionRequest,
+    ("POST", "/v1/transmission"): TargetRequest,
     ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
     ("POST", "/v1/protect"): api.ProtectBody,
     ("POST", "/v1/targets"): api.TargetsBody,
     ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
+    ("POST", "/v1/connections/{connection}/schedule"): ScheduleRequest,
+    ("POST", "/v1/connections/{connection}/diagnostics"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
@@ -135,7 +149,14 @@ def test_every_request_body_is_known_here() -> None:
         for value in vars(api).values()
         if isinstance(value, type) and issubclass(value, api.Body) and value not in (api.Body, api.Empty)
     }
-    assert bodies | {ConnectRequest, VerifyRequest, RestoreRequest} == set(BODIES.values())
+    assert bodies | {
+        ConnectRequest,
+        ScheduleRequest,
+        VerifyRequest,
+        RestoreRequest,
+        TransmissionRequest,
+        TargetRequest,
+    } == set(BODIES.values())
     assert set(BODIES) <= routes()
 
 
@@ -146,7 +167,9 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
         assert re.search(rf"[`\"]{field}[`\"]", group), field
 
 
-@pytest.mark.parametrize("answer", [StoryEntry, Lag, LagSample, StageLag])
+@pytest.mark.parametrize(
+    "answer", [StoryEntry, Lag, LagSample, StageLag, ScheduleStatus, DiagnosticsReport, LinkEstimate]
+)
 def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Connections"], field
@@ -162,6 +185,14 @@ def test_every_field_of_verifications_is_documented(answer: type[msgspec.Struct]
 def test_every_field_of_why_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Why"], field
+
+
+@pytest.mark.parametrize(
+    "answer", [TransmissionView, ConnectionTransmission, TransmissionSettings, TransmissionStatus]
+)
+def test_every_field_of_transmission_is_documented(answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
+        assert f'"{field}"' in groups()["Transmission"], field
 
 
 def _headings(group: str) -> set[tuple[str, str]]:

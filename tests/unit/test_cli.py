@@ -17,7 +17,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from replicator.cli import render, units
+from replicator.agent.transmissions import ConnectionTransmission, TransmissionView
+from replicator.cli import render, render_transmission, units
 from replicator.cli.client import Client
 from replicator.cli.console import Shell
 from replicator.cli.main import app
@@ -40,6 +41,12 @@ from replicator.status import (
     RecoveryStatus,
     StageLag,
     TargetDataState,
+)
+from replicator.transmission import (
+    LINKS_BIT_PER_S,
+    ZSTD_LEVELS,
+    TransmissionSettings,
+    TransmissionStatus,
 )
 
 STATUS = ConnectionStatus(
@@ -138,6 +145,22 @@ def dtctl(home: Path, *arguments: str) -> int:
 
 MOUNT = {"path": "/d", "mountpoint": "/d", "binding": "auto", "pid": 7, "state": "serving", "problem": ""}
 REPSET = {"name": "web", "generation": 2, "rules": [], "connections": [], "advice": ""}
+TRANSMISSION = msgspec.to_builtins(
+    TransmissionView(
+        targets={"backup": TransmissionSettings(compression="auto", bandwidth="10 % of T1")},
+        connections=(
+            ConnectionTransmission(
+                id=1,
+                repset="web",
+                target="backup",
+                settings=TransmissionSettings(bandwidth="19300, 5", limiting=False),
+                now=TransmissionStatus(compression="auto", level=2, ratio=3.1, peer_understands=True),
+            ),
+        ),
+        zstd_levels=ZSTD_LEVELS,
+        links_bit_per_s=LINKS_BIT_PER_S,
+    )
+)
 RECOVERY = {"speed": "low", "busy": True, "priorities": {"web": "critical"}}
 HERE = os.getcwd()
 
@@ -199,6 +222,26 @@ HERE = os.getcwd()
         ("repset show web", "GET", "repsets/web", None, REPSET),
         ("repset delete web", "DELETE", "repsets/web", {}, {}),
         ("repset rename web w2", "POST", "repsets/web/rename", {"new_name": "w2"}, REPSET),
+        ("compression set 1 auto", "POST", "connections/1/transmission", {"compression": "auto"}, STATUS),
+        ("compression set 1 default", "POST", "connections/1/transmission", {"compression": ""}, STATUS),
+        (
+            "compression set --target backup 3",
+            "POST",
+            "transmission",
+            {"compression": "3", "target": "backup"},
+            TRANSMISSION,
+        ),
+        ("limit bandwidth 1 1MB/s", "POST", "connections/1/transmission", {"bandwidth": "1MB/s"}, STATUS),
+        ("limit off 1", "POST", "connections/1/transmission", {"limiting": False}, STATUS),
+        (
+            "limit on --target backup",
+            "POST",
+            "transmission",
+            {"limiting": True, "target": "backup"},
+            TRANSMISSION,
+        ),
+        ("limit", "GET", "transmission", None, TRANSMISSION),
+        ("compression", "GET", "transmission", None, TRANSMISSION),
         ("recovery speed low", "POST", "recovery", {"speed": "low"}, RECOVERY),
         ("recovery speed", "GET", "recovery", None, RECOVERY),
         (
@@ -891,3 +934,17 @@ def test_version_and_help(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "protect" in capsys.readouterr().out
     assert run(DTCTL, ["--version"]) == 0
     assert capsys.readouterr().out.startswith("dtctl ")
+
+
+def test_how_a_connection_transmits_is_told_in_words() -> None:
+    def words(**more: Any) -> str:
+        return render_transmission.now(msgspec.to_builtins(TransmissionStatus(**more)))
+
+    assert words() == "not compressed"
+    assert words(compression="3", level=3, ratio=4.25, peer_understands=True) == "compression 3, 4.2 : 1"
+    assert words(compression="auto", level=2, ratio=3) == "compression auto, level 2, 3.0 : 1"
+    assert words(compression="auto", peer_understands=True) == "compression auto, none now"
+    assert "too old" in words(compression="3", peer_understands=False)
+    assert words(limit="10 % of T1", limit_bytes_per_s=19_300) == (
+        "not compressed, at most 18.8 KiB/s (10 % of T1)"
+    )

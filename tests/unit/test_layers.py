@@ -27,7 +27,14 @@ DOMAIN = frozenset(
         "orphans",
         "restores",
         "schedules",
+        "transmission",
+        "local_time",
+        "limit_calendar",
+        "diagnostics",
+        "transmission_schedule",
+        "schedule_outlook",
         "states",
+        "synchrony",
         "access",
     ]
 )

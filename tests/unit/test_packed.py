@@ -12,7 +12,7 @@ from replicator.fs.apply import Applier
 from replicator.fs.beneath import Root
 from replicator.mirror import packed
 from replicator.mirror.links import LinkTable
-from replicator.mirror.pieces import Batch, Content, Files, Refused, decode_batch, encode_batch
+from replicator.mirror.pieces import Batch, Content, Files, Links, Refused, decode_batch, encode_batch
 from replicator.mirror.place import Placer
 from replicator.ops import Identity
 
@@ -50,10 +50,12 @@ def placer(tmp_path: Path) -> Iterator[tuple[Path, Placer, LinkTable]]:
 
 
 def pack(descriptor: int, bytes_max: int = 1 << 20) -> packed.Packed:
-    return packed.pack(descriptor, b"d", NAMES, lambda inodes: range(len(inodes)), bytes_max, bytes_max)
+    return packed.pack(
+        descriptor, b"d", NAMES, lambda inodes: range(len(inodes)), bytes_max, bytes_max, lambda inode: False
+    )
 
 
-def place(placer: Placer, entry: Files) -> list[Refused]:
+def place(placer: Placer, entry: Files | Links) -> list[Refused]:
     return placer.place(decode_batch(b"".join(encode_batch(Batch(1, 0, (entry,))))))
 
 
@@ -87,15 +89,13 @@ def test_it_arrives_exactly(
 
 def test_what_is_special_is_left_out(source: tuple[Path, int]) -> None:
     directory, descriptor = source
-    os.link(directory / "f01", directory / "second")
     os.setxattr(directory / "f02", "user.a", b"b")
     (directory / "f03").unlink()
     (directory / "f04").unlink()
-    (directory / "f04").symlink_to("f05")
+    os.mkfifo(directory / "f04")
     os.truncate(directory / "f06", 1 << 16)  # a hole
-    os.mkfifo(directory / "fifo")
     read = pack(descriptor)
-    special = {b"f01", b"f02", b"f03", b"f04", b"f06"}
+    special = {b"f02", b"f03", b"f04", b"f06"}
     assert read.files is not None and set(read.files.names) == set(NAMES) - special
     assert set(read.others) == special and read.names == len(NAMES)
     assert len(read.inodes) == len(read.files.names) and read.size == len(read.files.data)
@@ -157,7 +157,119 @@ def test_one_that_cannot_be_made_is_refused_alone(
     assert (target / "d" / "f28").stat().st_size == (directory / "f28").stat().st_size
 
 
-@pytest.mark.parametrize("damage", ["names", "states", "data", "type", "above"])
+def test_symbolic_links_arrive_exactly(
+    source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    directory, descriptor = source
+    target, places, _ = placer
+    for number, text in enumerate([b"f09", b"/absolute/text", b"\xff" * 200, b"x" * 4000]):
+        name = directory / os.fsdecode(NAMES[number])
+        name.unlink()
+        os.symlink(text, os.fsencode(name))
+        os.chown(name, number, 0, follow_symlinks=False)
+        os.utime(name, ns=(0, -1_500_000_000 * number), follow_symlinks=False)
+    (target / "d").mkdir()
+    (target / "d" / "f02").write_text("something else has the name")
+    read = pack(descriptor)
+    assert read.files is not None and read.files.names == tuple(NAMES) and read.linked == []
+    assert read.size == sum((directory / os.fsdecode(name)).stat().st_size for name in NAMES[4:])
+    for _ in range(2):
+        assert place(places, read.files) == []
+        assert_same_tree(directory, target / "d", frozenset({"directory mtime_ns", "mode"}))
+
+
+def _with_further_names(directory: Path) -> None:
+    """One of each kind in the directory itself, one outside of it."""
+    for first, second in (("f01", "f11"), ("f02", "f12")):
+        (directory / second).unlink()
+        os.link(directory / first, directory / second)
+    (directory / "f03").unlink()
+    (directory / "f13").unlink()
+    (directory / "f03").symlink_to("f01")
+    os.link(directory / "f03", directory / "f13", follow_symlinks=False)
+
+
+def _inode(directory: Path, name: str) -> int:
+    return (directory / name).lstat().st_ino
+
+
+@pytest.mark.parametrize("there", ["nothing", "old files", "old links", "another group"])
+def test_files_with_several_names(
+    there: str, source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    directory, descriptor = source
+    target, places, links = placer
+    _with_further_names(directory)
+    copy = target / "d"
+    copy.mkdir()
+    if there == "old files":
+        for name in ("f01", "f12", "f13"):
+            (copy / name).write_text("old")
+    elif there == "old links":  # known, as names of these files, and old
+        for name in ("f01", "f11"):
+            (copy / name).write_text("old")
+            links.add(Identity(_inode(directory, "f01"), 0), b"d/" + name.encode())
+    elif there == "another group":  # a file that nobody knows, with names of both
+        (copy / "f02").write_text("old")
+        os.link(copy / "f02", copy / "f11")
+    read = pack(descriptor)
+    assert read.files is not None and read.links is not None and read.others == []
+    assert read.links.names == (b"f11", b"f12", b"f13")
+    assert list(read.linked) == [_inode(directory, name) for name in ("f01", "f02", "f03")]
+    assert read.links_size == sum((directory / name).stat().st_size for name in ("f01", "f02"))
+    for _ in range(2):  # the same again, as after a kill
+        assert place(places, read.files) == [] and place(places, read.links) == []
+        assert_same_tree(directory, copy, frozenset({"directory mtime_ns", "mode"}))
+        for first, second in (("f01", "f11"), ("f02", "f12"), ("f03", "f13")):
+            assert _inode(copy, first) == _inode(copy, second)
+            names = links.names(Identity(_inode(directory, first), 0))
+            assert names == [b"d/" + first.encode(), b"d/" + second.encode()]
+
+
+def test_a_further_name_of_what_was_read_elsewhere(source: tuple[Path, int]) -> None:
+    directory, descriptor = source
+    os.link(directory / "f05", directory.parent / "other")
+    inode = _inode(directory, "f05")
+    read = packed.pack(
+        descriptor, b"d", NAMES, lambda inodes: range(len(inodes)), 1 << 20, 1 << 20, lambda i: i == inode
+    )
+    assert read.files is not None and b"f05" not in read.files.names and read.others == []
+    assert read.links is not None and read.links.names == (b"f05",)
+    assert packed.inodes_of(read.links) == [inode]
+
+
+def test_a_file_sent_again_keeps_its_other_names(
+    source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    directory, descriptor = source
+    target, places, links = placer
+    os.link(directory / "f05", directory.parent / "other")
+    (target / "d").mkdir()
+    (target / "other").write_text("old")
+    links.add(Identity(_inode(directory, "f05"), 0), b"other")
+    read = pack(descriptor)
+    assert read.files is not None and place(places, read.files) == []
+    assert _inode(target, "other") == _inode(target / "d", "f05")
+
+
+def test_a_name_of_a_file_that_is_not_known_is_refused_alone(
+    source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    directory, descriptor = source
+    target, places, _ = placer
+    _with_further_names(directory)
+    read = pack(descriptor)
+    assert read.files is not None and read.links is not None
+    assert place(places, read.files) == []
+    stranger = Links(b"d", (b"f11", b"stranger"), read.links.inodes[:8] + (1 << 40).to_bytes(8, "little"))
+    (refused,) = place(places, stranger)
+    assert refused.path == b"d/stranger" and refused.retry and refused.identity == Identity(1 << 40, 0)
+    assert (target / "d" / "f11").exists()
+    (refused,) = place(places, msgspec.structs.replace(stranger, inodes=stranger.inodes[:-1]))
+    assert "malformed" in refused.reason and not refused.retry
+
+
+@pytest.mark.parametrize("damage", ["names", "states", "data", "type", "above", "inodes"])
 def test_malformed_pieces(
     damage: str, source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
 ) -> None:
@@ -171,6 +283,7 @@ def test_malformed_pieces(
         "states": {"states": entry.states[:-8]},
         "data": {"data": Content(bytes(entry.data.buffer)[:-1])},
         "type": {"states": bytes(states[: 8 * 30]) + b"\0" * 8 + bytes(states[8 * 31 :])},
+        "inodes": {"inodes": bytes(8 * 29)},
         "above": {"names": (b"../x", *entry.names[1:])},
     }
     (refused,) = place(places, msgspec.structs.replace(entry, **changes[damage]))

@@ -147,6 +147,11 @@ class FileOperations(Captured):
         """Where data (SEEK_DATA) or a hole (SEEK_HOLE) begins. Nothing else uses a descriptor's position."""
         return os.lseek(handle_id, offset, whence)
 
+    def handle_path(self, handle_id: int) -> bytes | None:
+        """Where an open file or directory is now; None: it has no name (any more), so no target has it."""
+        found = self._files.get(handle_id) or self._directories.get(handle_id)
+        return None if found is None else self._path(found.node)
+
     def is_synchronous(self, handle_id: int) -> bool:
         """Whether a write is to be followed by `fsync` before its reply (O_SYNC, O_DSYNC)."""
         return self._files[handle_id].synchronous

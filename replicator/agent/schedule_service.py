@@ -1,0 +1,145 @@
+"""Transmission schedules, as an administrator asks for them. They are kept with the connection, and carried
+out by its sender.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from replicator import events
+from replicator.agent.connections import Connections
+from replicator.agent.core import Core
+from replicator.agent.state import Connection
+from replicator.errors import ReplicatorError, UsageError
+from replicator.status import ScheduleStatus
+from replicator.transmission_schedule import (
+    StartCriteria,
+    StopCriteria,
+    TransmissionSchedule,
+    Window,
+    compiled,
+)
+from replicator.world import local_zone
+
+CLEARABLE = ("start", "stop", "window", "all")
+
+
+class ScheduleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`start`, `stop`, `window`: set that kind of criteria, all of it; `clear` one kind, or all; `enable`,
+    `disable`.
+    """
+
+    action: str
+    at: str = ""  # of `start`: a local date and time, or "now"
+    every: str = ""
+    queue_percent: float | None = None
+    queue_bytes: str = ""
+    after: str = ""  # of `stop`
+    sent_bytes: str = ""
+    opens: str = ""  # of `window`
+    closes: str = ""
+    what: str = "all"  # of `clear`
+
+
+class ScheduleService:
+    """See the module."""
+
+    def __init__(self, core: Core, connections: Connections) -> None:
+        self._core = core
+        self._connections = connections
+
+    async def show(self, key: str) -> ScheduleStatus:
+        connection = self._connections.find(key)
+        status = await self._connections.status(connection)
+        # What its sender does not say, if it does not run.
+        return msgspec.structs.replace(status.schedule, settings=connection.options.schedule)
+
+    async def act(self, key: str, request: ScheduleRequest) -> ScheduleStatus:
+        """Change the settings. They hold when this returns."""
+        async with self._core.change() as change:
+            connection = self._connections.find(key)
+            wanted = changed(connection.options.schedule, request)
+            options = msgspec.structs.replace(connection.options, schedule=wanted)
+            other = msgspec.structs.replace(connection, options=options)
+            await change.save(
+                connections=tuple(
+                    other if c.uuid == connection.uuid else c for c in self._core.state.connections
+                )
+            )
+        self._core.events.add(events.SCHEDULE_CHANGED, id=connection.id, text=described(wanted))
+        await self._tell(other, wanted)
+        return await self.show(key)
+
+    async def _tell(self, connection: Connection, wanted: TransmissionSchedule) -> None:
+        child = self._core.children.sender(connection)
+        try:
+            if child is not None and child.pid is not None:
+                await child.call("set_schedule", schedule=msgspec.to_builtins(wanted))
+        except ReplicatorError:
+            pass  # its successor has it in its arguments
+
+
+def changed(known: TransmissionSchedule, request: ScheduleRequest) -> TransmissionSchedule:
+    """UsageError unless what is asked for makes sense."""
+    given = {
+        name: getattr(request, name)
+        for name in ScheduleRequest.__struct_fields__
+        if name not in ("action", "what") and getattr(request, name) not in ("", None)
+    }
+    values: dict[str, Any] = {}
+    if request.action == "start":
+        at = given.get("at") or ("now" if request.every else "")
+        given["at"] = datetime.now().astimezone().isoformat(timespec="seconds") if at == "now" else at
+        values["start"] = _made(StartCriteria, "start", given)
+    elif request.action == "stop":
+        values["stop"] = _made(StopCriteria, "stop", given)
+    elif request.action == "window":
+        values["window"] = _made(Window, "window", given)
+    elif request.action == "clear":
+        if request.what not in CLEARABLE:
+            raise UsageError(f"clear {request.what!r}: must be one of {', '.join(CLEARABLE)}")
+        kinds = CLEARABLE[:-1] if request.what == "all" else (request.what,)
+        empty = TransmissionSchedule()
+        values = {kind: getattr(empty, kind) for kind in kinds}
+    elif request.action in ("enable", "disable"):
+        values["enabled"] = request.action == "enable"
+    else:
+        raise UsageError(
+            f"action {request.action!r}: must be one of start, stop, window, clear, enable, disable"
+        )
+    wanted = msgspec.structs.replace(known, **values)
+    compiled(wanted, local_zone())
+    return wanted
+
+
+def _made(kind: Any, action: str, given: dict[str, Any]) -> Any:
+    found = {name: value for name, value in given.items() if name in kind.__struct_fields__ and value}
+    foreign = [name for name in given if name not in kind.__struct_fields__ and given[name]]
+    if foreign:
+        raise UsageError(f"{foreign[0]}: is none of {action}, which has {', '.join(kind.__struct_fields__)}")
+    if not found:
+        raise UsageError(f"{action}: say at least one of {', '.join(kind.__struct_fields__)}")
+    return kind(**found)
+
+
+def described(schedule: TransmissionSchedule) -> str:
+    """One line, in the words of its user."""
+    start, stop, window = schedule.start, schedule.stop, schedule.window
+    parts = []
+    if start.at:
+        parts.append(f"from {start.at}")
+    if start.every:
+        parts.append(f"every {start.every}")
+    if start.queue_percent is not None:
+        parts.append(f"when the queue is {start.queue_percent:g} % full")
+    if start.queue_bytes:
+        parts.append(f"when {start.queue_bytes} are queued")
+    if stop.after:
+        parts.append(f"for at most {stop.after}")
+    if stop.sent_bytes:
+        parts.append(f"at most {stop.sent_bytes} a session")
+    if window.opens:
+        parts.append(f"between {window.opens} and {window.closes}")
+    text = ", ".join(parts) or "none"
+    return text if schedule.enabled or not parts else f"{text} (disabled)"

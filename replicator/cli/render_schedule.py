@@ -1,0 +1,43 @@
+"""A transmission schedule, as people read it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from replicator.cli.units import bytes_text, seconds_text
+
+
+def schedule(found: Mapping[str, Any]) -> RenderableType:
+    settings = found["settings"]
+    start, stop, window = settings["start"], settings["stop"], settings["window"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column()
+    starts = [
+        f"at {start['at']}" if start["at"] else "",
+        f"every {start['every']}" if start["every"] else "",
+        f"when the queue is {start['queue_percent']:g} % full" if start["queue_percent"] is not None else "",
+        f"when {start['queue_bytes']} are queued" if start["queue_bytes"] else "",
+    ]
+    stops = [
+        f"after {stop['after']}" if stop["after"] else "",
+        f"after {stop['sent_bytes']}" if stop["sent_bytes"] else "",
+        "when the queue is empty",
+    ]
+    grid.add_row("start", ", ".join(filter(None, starts)) or "–")
+    grid.add_row("stop", ", ".join(filter(None, stops)))
+    grid.add_row("window", f"{window['opens']} to {window['closes']}" if window["opens"] else "–")
+    grid.add_row("enabled", "yes" if settings["enabled"] else "no: data flows at once")
+    if found["session_began"] is not None:
+        began = datetime.fromtimestamp(found["session_began"]).strftime("%Y-%m-%d %H:%M:%S")
+        sent = bytes_text(found["session_bytes"])
+        lasts = seconds_text(found["session_seconds"])
+        grid.add_row("session", f"since {began} ({found['session_why']}): {sent} in {lasts}")
+    if found["last_end"]:
+        grid.add_row("last end", found["last_end"])
+    grid.add_row("next", Text(found["next"] or found["next_reason"], style="green"))
+    return grid

@@ -1,0 +1,33 @@
+"""Throughput diagnostics with a real agent: a directory is measured, and no second agent is there."""
+
+import os
+from pathlib import Path
+
+import pytest
+from kit import dtd
+from kit.protected import until
+
+pytestmark = [pytest.mark.fs, pytest.mark.e2e]
+
+
+def test_a_directory_is_measured(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large").write_bytes(os.urandom(3_000_000))
+    with dtd.running(tmp_path, "alpha") as (alpha,):
+        connection = str(alpha.json("protect", source, "Diagnostics", "--wait")["id"])
+        found = until(
+            lambda: f if (f := alpha.json("diagnostics", "report", connection))["mirror_complete"] else None
+        )
+        assert 3_000_000 < found["mirror_bytes"] < 3_100_000 and found["mirror_ratio"] > 0.95
+        (source / "log").write_text("a line of a log\n" * 20_000)
+        assert alpha.dtctl("wait", connection, "--timeout", "60").code == 0
+        (status,) = alpha.json("status")
+        assert status["target"] == "Diagnostics" and status["target_data_state"] == "OK"
+        found = alpha.json("diagnostics", "report", connection)
+        assert 320_000 < found["change_bytes"] < 400_000 and found["change_ratio"] < 0.2
+        text = alpha.dtctl("diagnostics", "report", connection).out
+        assert "absence of one hour" in text and "T1" in text
+        assert alpha.json("diagnostics", "reset", connection)["change_bytes"] == 0
+        alpha.json("disconnect", connection)
+        assert not list((alpha.home / "source").glob("*.diagnostics"))

@@ -1,0 +1,37 @@
+"""A transmission schedule with real agents: outside of a session nothing leaves the source, over restarts."""
+
+import pytest
+from kit.protected import protected, until
+
+pytestmark = [pytest.mark.fs, pytest.mark.e2e]
+
+
+def test_between_sessions_nothing_leaves(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with protected(tmp_path) as pair:
+        alpha = pair.alpha
+        shown = alpha.json("schedule", "start", pair.id, "--queue-bytes", "1 MB")
+        assert shown["holds"] and shown["settings"]["start"]["queue_bytes"] == "1 MB"
+        (pair.source / "small").write_text("waits")
+        status = until(lambda: s if (s := pair.status)["connected_since"] is None else None)
+        assert status["state"] == status["transmit_mode"] == "Scheduled"
+        assert "1000000 bytes are queued" in status["state_reason"]
+        assert "1000000 bytes" in alpha.dtctl("why", str(pair.source / "small")).out
+        assert alpha.json("lag", pair.id)["waits_for"] == status["state_reason"]
+        alpha.stop()
+        alpha.start()
+        until(lambda: pair.status["sender_pid"] is not None)
+        assert pair.status["transmit_mode"] == "Scheduled" and not (pair.copy / "small").exists()
+
+        (pair.source / "large").write_bytes(bytes(1_200_000))
+        until(lambda: (pair.copy / "large").exists() and pair.status["transmit_mode"] == "Scheduled")
+        assert (pair.copy / "small").read_text() == "waits"
+        told = [event["id"] for event in alpha.json("events") if event["id"] in (4014, 4015)]
+        assert told[-2:] == [4014, 4015]
+
+        assert alpha.dtctl("schedule", "window", pair.id, "21:00", "21:00").code == 2
+        (pair.source / "more").write_text("flows")
+        alpha.dtctl("schedule", "disable", pair.id)
+        pair.drained()
+        assert "data flows at once" in alpha.dtctl("schedule", "show", pair.id).out
+        assert alpha.json("schedule", "clear", pair.id, "all")["settings"]["start"]["queue_bytes"] == ""
+        pair.assert_equal()
