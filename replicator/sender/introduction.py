@@ -5,7 +5,7 @@ import os
 import msgspec
 import trio
 
-from replicator.errors import ProtocolError, ReplicatorError
+from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
 from replicator.net.frames import (
     DRIFT_FEATURE,
     ORPHANS_FEATURE,
@@ -19,6 +19,7 @@ from replicator.net.frames import (
     RefusedConnection,
 )
 from replicator.net.session import Session, SessionEnded
+from replicator.security.tls import transport_of
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.root_guard import RootChanged
 
@@ -57,6 +58,8 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
     if isinstance(hello, RefusedConnection):
         raise ConnectionRefused(hello.reason, retry=hello.retry)
     assert isinstance(hello, Hello)
+    if session.peer_uuid and hello.agent_uuid != session.peer_uuid:
+        raise RemoteProtocolError("the target says that it is another agent than it has proved to be")
     await session.send(
         Connect(
             arguments.connection_uuid,
@@ -82,6 +85,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
 
 def peer_address(stream: trio.abc.Stream) -> str:
     """The target's IP address (ST-01); "" if it is no socket."""
+    stream = transport_of(stream)
     if not isinstance(stream, trio.SocketStream):
         return ""
     try:
