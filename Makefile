@@ -11,7 +11,7 @@ VENV := .venv/bin
 # Tests and benchmarks start programs thousands of times, compiled once as on any host.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench bench-capture soak clean
+.PHONY: demo test lint bench bench-capture soak fuzz clean
 
 demo: .venv/.ready
 	@$(AS_ROOT) $(VENV)/python scripts/demo.py --source '$(SRC)' $(if $(DST),--target '$(DST)')
@@ -32,6 +32,13 @@ bench-capture: .venv/.ready
 
 soak: .venv/.ready
 	$(VENV)/python -m pytest -m soak
+
+# FUZZ_INPUTS=N in all, FUZZ="engine records": only these
+FUZZ_INPUTS ?= 1000000
+FUZZ ?=
+fuzz: .venv/.ready
+	$(VENV)/python -c 'import atheris' 2>/dev/null || $(VENV)/python -m pip install --quiet 'atheris>=2.3'
+	PYTHONPATH=tests FUZZ_INPUTS=$(FUZZ_INPUTS) $(VENV)/python -m fuzz.run $(FUZZ)
 
 clean:
 	rm -rf .venv build bench/results *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -106,7 +106,7 @@ def measure(work: Path, quick: bool, cases: list[str], rounds: int, mib: int) ->
         "against off (median of pairs)",
         "on the line, of each byte",
     )
-    ways = {"incompressible": ["off", "auto", "1"], "text": ["off", "auto", "1"]}
+    ways = {"incompressible": ["off", "auto"], "text": ["off", "auto", "1"]}
     sizes = {"incompressible": 16 * mib, "text": mib, "mixed": mib}
     for case in cases:
         measure_case(work, case, sizes[case], rounds, ways.get(case, ["off", "auto"]), table)

@@ -326,7 +326,7 @@ def parse(data: bytes, path: str) -> Config:
     """The configuration that `data` spells; `path` is only named in errors. Raises ConfigError."""
     try:
         document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     sections = get_type_hints(Config)
     _check_known(path, "section", document, list(sections), "")
@@ -363,6 +363,8 @@ def _check_known(path: str, kind: str, given: dict[str, Any], known: list[str], 
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return "a huge number"
     text = (
         str(value).lower()
         if isinstance(value, bool)

@@ -37,6 +37,10 @@ _I, _W, _E = Severity.INFO, Severity.WARNING, Severity.ERROR
 # Parameter order for events of connections: target name, set, connection id, reason (features 1.28).
 AGENT_STARTED = EventType(4000, _I, "agent {name} started (pid {pid}, home {home}, listening on {listen})")
 AGENT_STOPPED = EventType(4005, _I, "agent {name} stopped; mounts stay")
+PORT_OUT_OF_RANGE = EventType(
+    4045, _W, "port {port} is not from {first} to {last}: listening on {listen} instead"
+)
+PORT_IN_USE = EventType(4046, _E, "cannot listen on {listen}: another program has the port")
 AGENT_FAILED = EventType(4006, _E, "agent {name} stops because of an unexpected error: {reason}")
 AUTO_RECONNECTED = EventType(4010, _I, "connection {id} ({repset} to {target}) started again after a restart")
 AUTO_RECONNECT_FAILED = EventType(

@@ -9,6 +9,8 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
+from replicator.bounds import I64, U32, Count
+
 
 def shown(path: bytes) -> str:
     """A path for people, logs and JSON: any bytes, as text that every encoding takes."""
@@ -77,8 +79,8 @@ class Flag(IntFlag):
 class Identity(NamedTuple):
     """Identity of a file on its source, independent of any path: inode number and inode generation."""
 
-    inode: int
-    generation: int
+    inode: Count
+    generation: Count
 
 
 NO_IDENTITY = Identity(0, 0)
@@ -106,13 +108,13 @@ class Attributes(NamedTuple):
     `mode` is st_mode with the type; times are ns.
     """
 
-    mask: int = 0
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    rdev: int = 0
-    atime_ns: int = 0
-    mtime_ns: int = 0
+    mask: U32 = 0
+    mode: U32 = 0
+    uid: U32 = 0
+    gid: U32 = 0
+    rdev: Count = 0
+    atime_ns: I64 = 0
+    mtime_ns: I64 = 0
 
     def encode(self) -> bytes:
         return _ATTRIBUTES.pack(*self)

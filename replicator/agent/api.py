@@ -31,6 +31,7 @@ from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import Service
 from replicator.agent.transmissions import TargetRequest, TransmissionRequest
 from replicator.agent.verify_service import VerifyRequest
+from replicator.bounds import MALFORMED, Size
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
 from replicator.restores import RestoreRequest
@@ -96,14 +97,14 @@ class RepsetBody(Body, frozen=True, kw_only=True):
 
 class RulesBody(Body, frozen=True, kw_only=True):
     rules: tuple[Rule, ...]
-    generation: int | None = None
+    generation: Size | None = None
 
 
 class RuleBody(Body, frozen=True, kw_only=True):
     path: str
     include: bool = True
     recursive: bool = True
-    generation: int | None = None
+    generation: Size | None = None
 
 
 class NameBody(Body, frozen=True, kw_only=True):
@@ -145,7 +146,7 @@ class OrphanSettingsBody(Body, frozen=True, kw_only=True):
     older_than_days: float | None = None
     with_mirrors: bool | None = None
     log_names: bool | None = None
-    limit_count: int | None = None
+    limit_count: Size | None = None
     limit_percent: float | None = None
 
 
@@ -604,7 +605,7 @@ _ETAG = re.compile(r'(?:W/)?"(\d{1,9})"')
 
 async def _body(request: Request, type_: type[T]) -> T:
     """The checked body; an empty one stands for {}. Raises UsageError."""
-    data = b""
+    data = bytearray()  # of many small chunks: none is copied twice
     with trio.move_on_after(limits.API_BODY_TIMEOUT_S) as scope:
         async for chunk in request.stream():
             data += chunk
@@ -617,7 +618,7 @@ async def _body(request: Request, type_: type[T]) -> T:
         return body
     except msgspec.ValidationError as error:
         raise UsageError(f"request body: {error}") from None
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise UsageError(f"request body: not valid JSON: {error}") from None
 
 
@@ -682,7 +683,10 @@ def _endpoint(
         if handler is None:
             allowed = ", ".join(methods)
             return _error(
-                405, f"{request.method} {request.url.path}: must be {allowed}", ExitCode.USAGE, Allow=allowed
+                405,
+                f"{request.method} {request.scope['path']}: must be {allowed}",
+                ExitCode.USAGE,
+                Allow=allowed,
             )
         try:
             answer = await _allowed(gate, request, api_rules.rule(request.method, path), handler)
@@ -714,7 +718,7 @@ async def _allowed(
     if rule.access is Access.NONE:
         return await handler(request)
     caller = await gate.caller(_peer(request), _token(request))
-    gate.require(caller, rule.access, f"{request.method} {request.url.path}")
+    gate.require(caller, rule.access, f"{request.method} {request.scope['path']}")
     if not rule.words:
         return await handler(request)
     failure = "the agent broke it off"
@@ -742,14 +746,18 @@ def _error(status: int, text: str, exit_code: ExitCode, **headers: str) -> Respo
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
-    return _error(404, f"{request.url.path}: no such resource; see docs/developers/api.md", ExitCode.USAGE)
+    return _error(
+        404, f"{request.scope['path']}: no such resource; see docs/developers/api.md", ExitCode.USAGE
+    )
 
 
 # --- serving ---
 
 
 def application(service: Service, gate: Gate) -> Starlette:
-    return Starlette(routes=Api(service, gate).routes(), exception_handlers={404: _unknown})
+    found = Starlette(routes=Api(service, gate).routes(), exception_handlers={404: _unknown})
+    found.router.redirect_slashes = False  # it would fail at a query that is no UTF-8
+    return found
 
 
 async def serve(

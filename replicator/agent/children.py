@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from math import inf
 
 import msgspec
 import trio
@@ -23,6 +24,7 @@ from replicator.agent.process import serving_process
 from replicator.agent.queue_places import Place, QueuePlaces
 from replicator.agent.state import AgentIdentity, Connection, Mount, Restore, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
+from replicator.bounds import MALFORMED
 from replicator.capture import held_mount
 from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
@@ -81,6 +83,8 @@ class Children:
         self._state = state
         self._security = security
         self._places = QueuePlaces(home.places, World().disk)
+        self._known_targets: dict[str, list[str]] = {}  # by connection: what was asked for once
+        self._room_made_s = -inf
         self._copied_ahead: set[str] = set()  # queues of which a copy is being made while they are in use
 
     # --- captures ---
@@ -388,13 +392,14 @@ class Children:
         known = (c for c in self._state().connections if c.uuid == connection.uuid)
         connection = next(known, connection)
         journals = planning.journals_of(connection.repset, self._state().mounts)
+        address = planning.address_of(connection, self._listen)
         return SenderArguments(
             home=self._home.path,
             connection_uuid=connection.uuid,
             agent_uuid=self._identity.uuid,
             agent_name=self._identity.name,
-            target_host=connection.target_host or self._listen.connectable_host,
-            target_port=connection.target_port if connection.target_host else self._listen.port,
+            target_host=address.host,
+            target_port=address.port,
             repset=connection.repset,
             journals=[self._journal_arguments(journal) for journal in journals],
             maps=[
@@ -512,6 +517,7 @@ class Children:
             await self._make_room()
             child = await self.start_receiver(uuid)
         await child.wait_running()
+        self._known_targets.pop(uuid, None)  # it may have other ones from now on
         await child.call_with_descriptors(
             "adopt",
             limits.CONTROL_TIMEOUT_S,
@@ -528,7 +534,14 @@ class Children:
                 await child.call("drop_peer", uuid=uuid)
 
     async def _make_room(self) -> None:
-        """Whoever says a greeting gets a process: end those that came to nothing, and bound the rest."""
+        """Whoever says a greeting gets a process: end those that came to nothing, and bound the rest. Not
+        each time: many sources may come at once, and all are asked then.
+        """
+        now_s = trio.current_time()
+        crowded = len(self.receivers()) >= limits.RECEIVERS
+        if not crowded and now_s < self._room_made_s + limits.MAKE_ROOM_S:
+            return
+        self._room_made_s = now_s
         for child in self.receivers():
             try:
                 status = await child.call("status")
@@ -543,12 +556,23 @@ class Children:
     async def _targets(self, *, except_uuid: str) -> list[str]:
         """Where the other receivers write."""
         found: list[str] = []
-        for child in self.receivers():
-            if child.plan.id != except_uuid:
+        children = self.receivers()
+        present = {child.plan.id for child in children}
+        self._known_targets = {k: v for k, v in self._known_targets.items() if k in present}
+        for child in children:
+            uuid = child.plan.id
+            if uuid == except_uuid:
+                continue
+            targets = self._known_targets.get(uuid)
+            if targets is None:
                 try:
-                    found += (await child.call("status"))["targets"]
+                    status = await child.call("status")
                 except ReplicatorError:
                     continue  # it is getting up again, and will be asked in its turn
+                targets = status["targets"]
+                if status["connected"]:  # they are what they will be until its next session
+                    self._known_targets[uuid] = targets
+            found += targets
         return found
 
     def _has_target(self, uuid: str) -> bool:
@@ -619,7 +643,7 @@ class Children:
         try:
             data = await trio.Path(self._home.arguments("receiver", uuid)).read_bytes()
             running = msgspec.json.decode(data, type=ReceiverArguments)
-        except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+        except (FileNotFoundError, *MALFORMED):
             return  # none, or of another software, which says what it was told in another way
         running = msgspec.structs.replace(running, orphans=arguments.orphans)  # of which it is told at once
         if running != arguments:

@@ -49,6 +49,7 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     checksum: bool = False
     orphans: str = "keep"
     lock: str = TargetLock.NONE
+    route: str = ""  # HOST[:PORT], another address of the target, for the data; "": the target
 
 
 class _Queues(NamedTuple):
@@ -480,6 +481,7 @@ def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions
         remap_links=remap_links,
         orphans=request.orphans,
         lock=request.lock,
+        route=str(parse_host_port(request.route)) if request.route else "",
     )
 
 

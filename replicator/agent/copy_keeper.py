@@ -19,6 +19,7 @@ from replicator import events, limits
 from replicator.agent.core import Core
 from replicator.agent.restore_calls import Answer, Call, Conversation, handed_over, in_lists
 from replicator.agent.supervisor import Child, Plan
+from replicator.bounds import MALFORMED
 from replicator.errors import NotPermittedError, ReplicatorError, UsageError
 from replicator.fs import target_lock
 from replicator.mirror.inventory import items
@@ -49,10 +50,14 @@ class CopyKeeper:
     async def serve(self, copy: str, channel: Channel) -> str:
         """One call. Returns what to log if it was refused."""
         conversation = Conversation(channel)
-        with trio.fail_after(limits.GREETING_TIMEOUT_S):
-            line = await conversation.receive_line()
+        line = b""
+        with trio.move_on_after(limits.GREETING_TIMEOUT_S):
+            line = await conversation.receive_line(limits.RESTORE_CALL_BYTES)
+        if not line:
+            return f"did not say what it wants to restore within {limits.GREETING_TIMEOUT_S:.0f} s"
         try:
             call = msgspec.json.decode(line, type=Call)
+            _check_id(call.restore)
             await self._core.up.wait()
             if call.action != "copies":
                 await self._check_owner(copy, channel.peer)
@@ -62,7 +67,7 @@ class CopyKeeper:
                 await self._attach(call, copy, conversation)
             else:
                 await conversation.send_line(Answer(result=await self._answer(call, copy, channel.peer)))
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             await conversation.send_line(Answer(error=f"this agent does not understand that: {error}"))
             return f"a restore was asked for in an unknown way: {error}"
         except ReplicatorError as error:
@@ -305,6 +310,16 @@ class CopyKeeper:
         finally:
             for source in sources:
                 source.close()
+
+
+def _check_id(restore: str) -> None:
+    """It becomes a part of file names. Raises UsageError."""
+    try:
+        canonical = str(uuid.UUID(restore)) if restore else ""
+    except ValueError:
+        canonical = ""
+    if canonical != restore:
+        raise UsageError(f"{restore[:80]!r} is no restore")
 
 
 def open_sources(repset: ReplicationSet, roots: Sequence[Root], beneath_locks: bool) -> list[Source]:

@@ -25,7 +25,7 @@ from replicator.agent.children import Children
 from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
 from replicator.agent.launcher import Launcher, code_version
-from replicator.agent.listener import Greeter, open_listeners
+from replicator.agent.listener import Greeter, PortInUseError, open_listeners, permitted
 from replicator.agent.peers import EVERYBODY, Peers, make_identity, settings_of
 from replicator.agent.process import NOTIFY_VARIABLE, Process
 from replicator.agent.service import Service
@@ -189,7 +189,12 @@ async def run_agent(
     fingerprint = make_identity(home, identity)
     peers = Peers(home, identity, settings, ring, lambda: listen.port)
     peers.check_files()
-    listeners = await open_listeners(listen)
+    asked, listen = listen, permitted(listen)
+    try:
+        listeners = await open_listeners(listen)
+    except PortInUseError:
+        ring.add(events.PORT_IN_USE, listen=listen)
+        raise
     create_memory_directory(memory)  # after what may be refused: nobody would remove it
     listen = Address(listen.host, listeners[0].socket.getsockname()[1])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -208,6 +213,9 @@ async def run_agent(
                 ring.add(events.IDENTITY_MADE, fingerprint=fingerprint)
             if settings.allow_plain:
                 ring.add(events.PLAIN_ALLOWED, peers=_plain_text(settings.allow_plain))
+            if asked.port != listen.port and asked != permitted(asked):
+                first, last = limits.PORT_FIRST, limits.PORT_LAST
+                ring.add(events.PORT_OUT_OF_RANGE, port=asked.port, listen=listen, first=first, last=last)
             async with trio.open_nursery() as answering:  # ends once the last answer is given
                 async with trio.open_nursery() as starting:
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)

@@ -1,12 +1,14 @@
-"""The listening port of a target: finds out who is there, reads the first line of each socket and hands it to
-the receiver of that connection.
+"""The listening port of a target: reads the first line of each socket and hands it to the receiver of that
+connection.
 
-Nothing but that is read here, within a time and a size, and never more than a bounded number of sockets at a
-time. What is no greeting is closed with a logged reason.
+Nothing but the line is read here, within a time and a size, and never more than a bounded number of sockets
+at a time. What is no greeting is closed with a logged reason.
 """
 
 import errno
 import socket
+import sys
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -15,6 +17,7 @@ import trio
 from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent import restore_calls
+from replicator.agent.door import Door, RefusalLog
 from replicator.agent.local_peer import is_ours
 from replicator.agent.pairing import Pairing
 from replicator.agent.peers import PURPOSE as INTRODUCE
@@ -39,15 +42,26 @@ class ListenError(ReplicatorError):
     """The port cannot be listened on."""
 
 
+class PortInUseError(ListenError):
+    """Another program has it."""
+
+
+def permitted(address: Address) -> Address:
+    """NT-02: the same host, and a port that an agent may listen on: the default for any other."""
+    allowed = limits.PORT_FIRST <= address.port <= limits.PORT_LAST
+    return address if allowed else Address(address.host, limits.PORT)
+
+
 async def open_listeners(address: Address) -> list[trio.SocketListener]:
-    """Listen on all addresses of `address.host`. Raises ListenError."""
+    """Listen on all addresses of `address.host`; on `[::]` for IPv4 as well. Raises ListenError."""
     try:
-        return await trio.open_tcp_listeners(address.port, host=address.host)
+        host = None if address.host == "::" else address.host
+        return await trio.open_tcp_listeners(address.port, host=host, backlog=limits.LISTEN_BACKLOG)
     except socket.gaierror as error:
         raise ListenError(f"cannot listen on {address}: {error.strerror}") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ListenError(
+            raise PortInUseError(
                 f"cannot listen on {address}: the port is in use; choose another one with --listen HOST:PORT"
             ) from error
         raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
@@ -73,6 +87,9 @@ class Greeter:
         self._restore = restore
         self._ring = ring
         self._free = trio.Semaphore(limits.GREETINGS_WAITING)
+        self._restoring = 0
+        self._door = Door()
+        self._refusals = RefusalLog()
 
     async def serve(
         self,
@@ -102,10 +119,13 @@ class Greeter:
                     nursery.start_soon(self._greet, stream)
 
     async def _greet(self, stream: trio.SocketStream) -> None:
-        peer, reason = "?", ""
+        peer, host, reason = "?", "?", ""
         try:
-            peer = _peer(stream)
-            reason = await self._hand_over(stream, peer)
+            host, port = stream.socket.getpeername()[:2]
+            peer = str(Address(host, port))
+            channel, greeting, data, reason = await self._listen_to(stream, host)
+            if greeting is not None:
+                reason = await self._hand_over(stream, channel, greeting, data, peer)
         except (NotTrusted, ChannelRefused) as error:
             if self._peers is None or self._peers.is_news(peer, str(error)):
                 reason = str(error)
@@ -115,36 +135,56 @@ class Greeter:
             reason = f"did not say who it is within {limits.GREETING_TIMEOUT_S:.0f} s"
         except (OSError, trio.BrokenResourceError) as error:
             reason = f"connection lost: {error}"
+        except Exception:  # a bug; whoever found it must not take the agent, and all its connections, down
+            traceback.print_exc(file=sys.stderr)
+            reason = "unexpected error: a bug of the agent; its log has the details"
         finally:
             if reason:
-                self._ring.add(events.PEER_REFUSED, peer=peer, reason=reason)
-            self._free.release()
+                self._refused(host, peer, reason)
             await trio.aclose_forcefully(stream)
 
-    async def _hand_over(self, stream: trio.SocketStream, peer: str) -> str:
-        """Returns why the socket is of no use; empty if it was handed over."""
+    async def _listen_to(
+        self, stream: trio.SocketStream, host: str
+    ) -> tuple[Channel, Greeting | None, bytes, str]:
+        """Who is there, the first line, all that was read, and why there is none. Ends what was begun in
+        `_accept`.
+        """
         channel = Channel(stream, server=True)
-        data = b""
-        found: tuple[Greeting, int] | None = None
-        with trio.move_on_after(limits.GREETING_TIMEOUT_S):
-            if self._peers is not None:
-                channel = await self._peers.door.open(stream)
-            while found is None:
-                chunk = await channel.stream.receive_some(limits.GREETING_BYTES - len(data))
-                if not chunk:
-                    return "closed within its first line" if data else "closed before it said what it wants"
-                data += chunk
-                found = split_greeting(data)
-        if found is None:
-            return f"did not say what it wants within {limits.GREETING_TIMEOUT_S:.0f} s"
-        greeting = found[0]
+        try:
+            if not self._door.enter(host):
+                reason = f"{limits.GREETINGS_PER_ADDRESS} others from there have not said what they want"
+                return channel, None, b"", reason
+            try:
+                with trio.fail_after(limits.GREETING_TIMEOUT_S):
+                    if self._peers is not None:
+                        channel = await self._peers.door.open(stream)
+                return channel, *await _read_greeting(channel.stream)
+            finally:
+                self._door.leave(host)
+        finally:
+            self._free.release()
+
+    def _refused(self, host: str, peer: str, reason: str) -> None:
+        refusal = self._refusals.note(host, reason, trio.current_time())
+        if refusal is not None:
+            also = (
+                f" (and {refusal.unlogged} more from there since the last one told)"
+                if refusal.unlogged
+                else ""
+            )
+            self._ring.add(events.PEER_REFUSED, peer=peer, reason=refusal.reason + also)
+
+    async def _hand_over(
+        self, stream: trio.SocketStream, channel: Channel, greeting: Greeting, data: bytes, peer: str
+    ) -> str:
+        """Returns why the socket is of no use; empty if it was handed over. `data`: all that was read."""
         try:
             canonical = str(uuid.UUID(greeting.connection_uuid))
         except ValueError:
             canonical = ""
         if canonical != greeting.connection_uuid:
             raise RemoteProtocolError(f"{greeting.connection_uuid!r} is not a connection")
-        channel.rest += data[found[1] :]
+        channel.rest += data[data.index(b"\n") + 1 :]
         if greeting.purpose == pairing.PURPOSE and self._pairing is not None and channel.peer is None:
             await self._pairing.answer(stream, bytes(channel.rest), peer)
             return ""
@@ -158,7 +198,13 @@ class Greeter:
             if greeting.purpose == INTRODUCE:
                 return ""  # that was all
         if greeting.purpose == restore_calls.PURPOSE:
-            return await self._restore(canonical, channel)
+            if self._restoring >= limits.RESTORE_CALLS:
+                return f"{limits.RESTORE_CALLS} others ask about restores at this moment"
+            self._restoring += 1
+            try:
+                return await self._restore(canonical, channel)
+            finally:
+                self._restoring -= 1
         if greeting.purpose != PURPOSE:
             raise RemoteProtocolError(f"purpose {greeting.purpose!r} is not known here")
         await self._carry_on(canonical, stream, channel, data)
@@ -194,6 +240,20 @@ def _is_local(stream: trio.SocketStream) -> bool:
     return Address(stream.socket.getpeername()[0].removeprefix("::ffff:"), 0).is_loopback
 
 
-def _peer(stream: trio.SocketStream) -> str:
-    host, port = stream.socket.getpeername()[:2]
-    return str(Address(host, port))
+async def _read_greeting(stream: trio.abc.ReceiveStream) -> tuple[Greeting | None, bytes, str]:
+    """Within a time and a size, however slowly it comes."""
+    data = b""
+    with trio.move_on_after(limits.GREETING_TIMEOUT_S):
+        while True:
+            chunk = await stream.receive_some(limits.GREETING_BYTES - len(data))
+            if not chunk:
+                return (
+                    None,
+                    b"",
+                    "closed within its first line" if data else "closed before it said what it wants",
+                )
+            data += chunk
+            found = split_greeting(data)
+            if found is not None:
+                return found[0], data, ""
+    return None, b"", f"did not say what it wants within {limits.GREETING_TIMEOUT_S:.0f} s"

@@ -118,8 +118,8 @@ class Peers:
         self.port = port
         self.drop: Callable[[str], Awaitable[None]] = _nobody  # ends the sessions of an agent
         self.changed = trio.Event()  # who is revoked, or what is shown; then replaced
-        self._told: dict[str, str] = {}  # by uuid: digest of the newest certificate of ours that it knows
         self._refusals: dict[tuple[str, str], float] = {}
+        self._told: dict[str, str] = {}  # by uuid: digest of the newest certificate of ours that it knows
 
     def check_files(self) -> None:
         """Raises ReplicatorError if a file cannot be used: at the start, and not with the first peer."""

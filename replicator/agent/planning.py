@@ -5,7 +5,8 @@ Pure.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from replicator.agent.state import Map, Mount
+from replicator.addresses import Address, parse_host_port
+from replicator.agent.state import Connection, Map, Mount
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import (
     Filter,
@@ -187,3 +188,12 @@ def _join(directory: str, below: str) -> str:
 
 def _quoted(text: str) -> str:
     return f"'{text}'" if " " in text else text
+
+
+def address_of(connection: Connection, own: Address) -> Address:
+    """Where a sender dials: by the route, if there is one. `own`: where this agent listens."""
+    if connection.options.route:
+        return parse_host_port(connection.options.route, default_port=connection.target_port)
+    if connection.target_host:
+        return Address(connection.target_host, connection.target_port)
+    return Address(own.connectable_host, own.port)

@@ -16,6 +16,7 @@ import trio
 from replicator import limits
 from replicator.addresses import Address
 from replicator.agent.peers import Peers
+from replicator.bounds import MALFORMED
 from replicator.errors import ExitCode, ReplicatorError, UnreachableError, UsageError
 from replicator.mirror.inventory import Item
 from replicator.repset import ReplicationSet
@@ -60,10 +61,12 @@ class Conversation:
         self.stream = channel.stream
         self.rest = channel.rest
 
-    async def receive_line(self) -> bytes:
+    async def receive_line(self, bytes_max: int = limits.RESTORE_LINE_BYTES) -> bytes:
         """Without its newline. UnreachableError."""
-        while (end := self.rest.find(b"\n")) < 0:
-            if len(self.rest) > limits.RESTORE_LINE_BYTES:
+        searched = 0
+        while (end := self.rest.find(b"\n", searched)) < 0:
+            searched = len(self.rest)
+            if searched > bytes_max:
                 raise UnreachableError("the other agent says something too long")
             await self._more()
         line = bytes(self.rest[:end])
@@ -87,14 +90,22 @@ class Conversation:
         self.rest += chunk
 
     async def send_line(self, value: msgspec.Struct) -> None:
-        await self.stream.send_all(msgspec.json.encode(value) + b"\n")
+        await self._send(msgspec.json.encode(value) + b"\n")
+
+    async def _send(self, data: bytes) -> None:
+        """UnreachableError: nobody takes it."""
+        try:
+            with trio.fail_after(limits.RESTORE_STALL_S):
+                await self.stream.send_all(data)
+        except trio.TooSlowError:
+            raise UnreachableError("the other agent does not listen") from None
 
     # --- lists of objects ---
 
     async def send_items(self, items: list[Item]) -> None:
         """Some of them; none: these were all."""
         data = msgspec.msgpack.encode(items)
-        await self.stream.send_all(_LENGTH.pack(len(data)) + data)
+        await self._send(_LENGTH.pack(len(data)) + data)
 
     async def receive_items(self) -> list[Item]:
         """UnreachableError, and if it is no list of objects."""
@@ -103,7 +114,7 @@ class Conversation:
             raise UnreachableError("the other agent says something too long")
         try:
             return msgspec.msgpack.decode(await self.receive(size), type=list[Item])
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise UnreachableError(f"the other agent says what nobody understands: {error}") from None
 
 
@@ -125,7 +136,7 @@ async def calling(
             raise UnreachableError(f"{address} is gone: {error}") from None
         try:
             answer = msgspec.json.decode(line, type=Answer)
-        except msgspec.DecodeError:
+        except MALFORMED:
             raise UnreachableError(f"{address} is no agent that knows restores") from None
         if answer.error:
             kind = UsageError if answer.exit_code == ExitCode.USAGE else ReplicatorError

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.mount_options import MountOptions
 from replicator.orphans import OrphanSettings
@@ -72,6 +73,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     lock: str = "none"
     transmission: TransmissionSettings = TransmissionSettings()
     schedule: TransmissionSchedule = TransmissionSchedule()
+    route: str = ""  # HOST[:PORT] that data is sent to instead of the target (CN-04); "": the target
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +204,7 @@ def load_document(path: str, type_: type[S]) -> S | None:
             return msgspec.json.decode(file.read(), type=type_)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, *MALFORMED) as error:
         raise StateError(_damaged(path, str(error))) from error
 
 
@@ -263,7 +265,7 @@ def _load(path: str, type_: type[T]) -> T | None:
                 " release"
             )
         return msgspec.json.decode(data, type=type_)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except MALFORMED as error:
         raise StateError(_damaged(path, str(error))) from error
 
 

@@ -22,6 +22,7 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UnreachableError, UsageError
 
 Handler = Callable[..., Awaitable[object]]
@@ -288,7 +289,7 @@ async def _serve_one(connection: trio.socket.SocketType, handlers: Mapping[str, 
 async def _answer(line: _Line, data: bytes, handlers: Mapping[str, Handler]) -> tuple[_Answer, list[int]]:
     try:
         request = msgspec.json.decode(data, type=_Request)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         return _Answer(error=f"malformed control message: {error}"), []
     descriptors = line.take(request.descriptors)
     handler = handlers.get(request.call)

@@ -78,6 +78,12 @@ def connect(
     newer: Newer = False,
     checksum: Checksum = False,
     lock: Lock = None,
+    route: Annotated[
+        str | None,
+        typer.Option(
+            "--route", metavar="HOST[:PORT]", help="Another address of the target, for the data: its network."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Connect a replication set to a target.
@@ -105,6 +111,8 @@ def connect(
         body["mirror"] = mirror
     if lock is not None:
         body["lock"] = lock
+    if route is not None:
+        body["route"] = route
     status = agent(context).post("connections", body=body)
     output.emit(status, json, "connected")
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from replicator import limits
+from replicator.bounds import Extent
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
 from replicator.mirror import digests
-from replicator.mirror.checks import Check, Content, Extent
+from replicator.mirror.checks import Check, Content
 from replicator.mirror.links import LinkTable
 from replicator.mirror.order import parent_of
 from replicator.mirror.scan import Source, join

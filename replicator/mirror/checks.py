@@ -5,10 +5,13 @@ Paths are bytes relative to the captured root of one journal. One `CheckBatch` t
 """
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
-from replicator.mirror.pieces import Buffer, Xattrs
+from replicator import limits
+from replicator.bounds import I64, U32, Count, Name, Path, Size
+from replicator.mirror.pieces import Buffer, Extents, NameList, Xattrs
 from replicator.ops import Attributes, Identity
 
 
@@ -32,8 +35,6 @@ class Aspect(StrEnum):
 
 SECURITY = frozenset({Aspect.MODE, Aspect.OWNER, Aspect.XATTRS, Aspect.ACL})
 
-Extent = tuple[int, int]  # (offset, length)
-
 
 class Content(msgspec.Struct, frozen=True, array_like=True):
     """From `start` to `end` a regular file holds data with these digests; all else in that range is zeros, be
@@ -42,10 +43,10 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
     `extents` are cut at multiples of `block_bytes` (see `digests.cut`); `digests` has 8 bytes for each block.
     """
 
-    start: int
-    end: int
-    block_bytes: int
-    extents: tuple[Extent, ...]
+    start: Size
+    end: Size
+    block_bytes: Size
+    extents: Extents
     digests: bytes
 
 
@@ -55,15 +56,15 @@ class Check(msgspec.Struct, frozen=True, array_like=True, tag=1):
     `peer`: another name that is (`is_peer`) the same object, or (not `is_peer`) surely another.
     """
 
-    path: bytes
+    path: Path
     identity: Identity
     attributes: Attributes
     xattrs: Xattrs
-    size: int = 0  # of a regular file
-    links: int = 1
-    link_text: bytes = b""
+    size: Size = 0  # of a regular file
+    links: Count = 1
+    link_text: Path = b""
     content: Content | None = None
-    peer: bytes = b""
+    peer: Path = b""
     is_peer: bool = True
 
 
@@ -72,11 +73,11 @@ class CheckNames(msgspec.Struct, frozen=True, array_like=True, tag=2):
     there, is not in `kept`, and no rule excludes, is extra.
     """
 
-    path: bytes
-    after: bytes
-    until: bytes
-    names: tuple[bytes, ...]
-    kept: tuple[bytes, ...] = ()
+    path: Path
+    after: Name
+    until: Name
+    names: NameList
+    kept: NameList = ()
 
 
 AnyCheck = Check | CheckNames
@@ -85,22 +86,22 @@ AnyCheck = Check | CheckNames
 class CheckBatch(msgspec.Struct, frozen=True, array_like=True):
     """All of one journal, all with the same place. `number` grows, and never restarts."""
 
-    number: int
-    journal: int
-    checks: tuple[AnyCheck, ...]
+    number: Count
+    journal: Count
+    checks: Annotated[tuple[AnyCheck, ...], msgspec.Meta(max_length=limits.ENTRIES)]
 
 
 class There(msgspec.Struct, frozen=True, array_like=True):
     """What the target has under a name. Sizes in bytes, times in ns since the epoch."""
 
-    mode: int
-    uid: int
-    gid: int
-    rdev: int
-    size: int
-    mtime_ns: int
-    links: int
-    link_text: bytes = b""
+    mode: U32
+    uid: U32
+    gid: U32
+    rdev: Count
+    size: Size
+    mtime_ns: I64
+    links: Count
+    link_text: Path = b""
 
 
 class Finding(msgspec.Struct, frozen=True, array_like=True):
@@ -110,18 +111,18 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
     them, which may be more. `peer`: a name that is the same object here. `problem`: it could not be compared.
     """
 
-    index: int
-    aspects: tuple[Aspect, ...] = ()
+    index: Count
+    aspects: Annotated[tuple[Aspect, ...], msgspec.Meta(max_length=len(Aspect))] = ()
     there: There | None = None
-    blocks: tuple[Extent, ...] = ()
-    names: tuple[tuple[bytes, There], ...] = ()
-    count: int = 0
-    peer: bytes = b""
+    blocks: Extents = ()
+    names: Annotated[tuple[tuple[Name, There], ...], msgspec.Meta(max_length=limits.CHECK_EXTRA_NAMES)] = ()
+    count: Count = 0
+    peer: Path = b""
     problem: str = ""
 
 
 _batches = msgspec.msgpack.Decoder(CheckBatch)
-_findings = msgspec.msgpack.Decoder(list[Finding])
+_findings = msgspec.msgpack.Decoder(Annotated[list[Finding], msgspec.Meta(max_length=limits.ENTRIES)])
 
 
 def encode_checks(batch: CheckBatch) -> bytes:
@@ -139,4 +140,5 @@ def encode_findings(findings: list[Finding]) -> bytes:
 
 def decode_findings(data: Buffer) -> list[Finding]:
     """Raises msgspec.DecodeError / ValidationError on malformed input."""
-    return _findings.decode(data)
+    found: list[Finding] = _findings.decode(data)
+    return found

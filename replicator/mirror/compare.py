@@ -8,12 +8,13 @@ import stat
 from collections.abc import Iterable
 
 from replicator import limits
+from replicator.bounds import Extent
 from replicator.errors import ReplicatorError
 from replicator.fs.apply import Applier
 from replicator.fs.attributes import data_extents, read_xattrs
 from replicator.fs.beneath import MISSING, Root
 from replicator.mirror import digests
-from replicator.mirror.checks import Aspect, Check, CheckBatch, CheckNames, Content, Extent, Finding, There
+from replicator.mirror.checks import Aspect, Check, CheckBatch, CheckNames, Content, Finding, There
 from replicator.mirror.links import LinkTable
 from replicator.mirror.pieces import Xattrs
 from replicator.ops import AttributeMask, Identity

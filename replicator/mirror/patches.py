@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from replicator import limits
+from replicator.bounds import Size
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, TWO_PATH_KINDS, Flag, Identity, Kind, Record
 
 TO_END = 2**63 - 1
@@ -23,7 +24,7 @@ ALIGN_BYTES = 4096
 
 Range = tuple[int, int]  # first byte, and the one after the last; TO_END is the end of the file
 
-Block = tuple[int, int, bytes]
+Block = tuple[Size, Size, bytes]
 """(offset, length, digests of its units on the target; b"": none)"""
 
 

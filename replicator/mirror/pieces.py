@@ -6,14 +6,19 @@ together. Contents of files stand behind the encoded entries, so that neither si
 """
 
 import struct
+from typing import Annotated
 
 import msgspec
 
+from replicator import limits
+from replicator.bounds import I64, Count, Extent, Name, Path, Size
 from replicator.mirror.comparison import Claim
 from replicator.mirror.patches import Block
 from replicator.ops import Attributes, Identity
 
-Xattrs = dict[bytes, bytes]
+Xattrs = Annotated[dict[bytes, bytes], msgspec.Meta(max_length=limits.XATTRS)]
+NameList = Annotated[tuple[Name, ...], msgspec.Meta(max_length=limits.NAMES)]
+Extents = Annotated[tuple[Extent, ...], msgspec.Meta(max_length=limits.BLOCKS)]
 Buffer = bytes | bytearray | memoryview
 
 
@@ -44,7 +49,7 @@ NO_CONTENT = Content(b"")
 class Entry(msgspec.Struct, frozen=True, tag_field="t", array_like=True):
     """Base of all entries of a batch."""
 
-    path: bytes
+    path: Path
 
 
 class Listing(Entry, frozen=True, tag=1):
@@ -59,9 +64,9 @@ class Listing(Entry, frozen=True, tag=1):
 
     attributes: Attributes
     xattrs: Xattrs
-    directories: tuple[bytes, ...] = ()
+    directories: NameList = ()
     exact: bool = False
-    names: tuple[bytes, ...] = ()
+    names: NameList = ()
     orphans: bool = False
 
 
@@ -69,10 +74,10 @@ class Object(Entry, frozen=True, tag=2):
     """Anything without content: symlink (`link_text`), fifo, socket, device."""
 
     identity: Identity
-    links: int
+    links: Count
     attributes: Attributes
     xattrs: Xattrs
-    link_text: bytes = b""
+    link_text: Path = b""
 
 
 class File(Entry, frozen=True, tag=3):
@@ -82,11 +87,11 @@ class File(Entry, frozen=True, tag=3):
     """
 
     identity: Identity
-    links: int
+    links: Count
     attributes: Attributes
     xattrs: Xattrs
-    size: int
-    extents: tuple[tuple[int, int], ...]  # (offset, length)
+    size: Size
+    extents: Extents  # (offset, length)
     data: Content
 
 
@@ -97,9 +102,9 @@ class Part(Entry, frozen=True, tag=4):
     """
 
     identity: Identity
-    transfer: int
+    transfer: Count
     first: bool
-    extents: tuple[tuple[int, int], ...]
+    extents: Extents
     data: Content
 
 
@@ -107,17 +112,17 @@ class Finish(Entry, frozen=True, tag=5):
     """The end of a transfer: the copy gets its size, attributes and xattrs and takes its name."""
 
     identity: Identity
-    transfer: int
-    links: int
+    transfer: Count
+    links: Count
     attributes: Attributes
     xattrs: Xattrs
-    size: int
+    size: Size
 
 
 class Abandon(Entry, frozen=True, tag=6):
     """A transfer ends without a file: its name changed on the source meanwhile."""
 
-    transfer: int
+    transfer: Count
 
 
 class Same(Entry, frozen=True, tag=7):
@@ -129,10 +134,10 @@ class Same(Entry, frozen=True, tag=7):
     """
 
     identity: Identity
-    links: int
+    links: Count
     attributes: Attributes
     xattrs: Xattrs
-    size: int
+    size: Size
     claim: Claim = Claim.SIZE_AND_TIME
     blocks: bool = False
     digest: bytes = b""  # of `Claim.CONTENT`: see `digests.digest_of_file`
@@ -145,13 +150,13 @@ class LinkTo(Entry, frozen=True, tag=8):
     """
 
     identity: Identity
-    links: int
+    links: Count
 
 
 class Times(Entry, frozen=True, tag=9):
     """Mtime of a directory whose entries are all in place."""
 
-    mtime_ns: int
+    mtime_ns: I64
 
 
 class Names(Entry, frozen=True, tag=10):
@@ -166,11 +171,11 @@ class Names(Entry, frozen=True, tag=10):
 
     attributes: Attributes
     xattrs: Xattrs
-    after: bytes
-    until: bytes
-    names: tuple[bytes, ...]
+    after: Name
+    until: Name
+    names: NameList
     types: bytes
-    kept: tuple[bytes, ...] = ()
+    kept: NameList = ()
     orphans: bool = False
 
 
@@ -181,23 +186,23 @@ class Patch(Entry, frozen=True, tag=11):
     """
 
     identity: Identity
-    links: int
-    size: int
-    extents: tuple[tuple[int, int], ...]  # (offset, length)
-    holes: tuple[tuple[int, int], ...]
+    links: Count
+    size: Size
+    extents: Extents  # (offset, length)
+    holes: Extents
     data: Content
-    rebuild: int = 0  # number of a comparison: of the file that it builds
+    rebuild: Count = 0  # number of a comparison: of the file that it builds
 
 
 class Patched(Entry, frozen=True, tag=12):
     """Attributes, xattrs and (of a regular file) size of an object that is there: the end of its patches."""
 
     identity: Identity
-    links: int
+    links: Count
     attributes: Attributes
     xattrs: Xattrs
-    size: int
-    rebuild: int = 0
+    size: Size
+    rebuild: Count = 0
 
 
 class Digests(Entry, frozen=True, tag=13):
@@ -214,16 +219,16 @@ class Digests(Entry, frozen=True, tag=13):
     """
 
     identity: Identity
-    number: int  # of this comparison; never used again
-    size: int
-    start: int
-    end: int
-    block_bytes: int
-    extents: tuple[tuple[int, int], ...]  # (offset, length)
+    number: Count  # of this comparison; never used again
+    size: Size
+    start: Size
+    end: Size
+    block_bytes: Size
+    extents: Extents  # (offset, length)
     digests: bytes
     anchors: bytes = b""
     begins: bool = False
-    kept: tuple[tuple[int, int], ...] = ()
+    kept: Extents = ()
 
 
 class Alike(Entry, frozen=True, tag=14):
@@ -233,7 +238,7 @@ class Alike(Entry, frozen=True, tag=14):
     `states`: of each in columns, see `fs.many_states`. Refused with the `names` that are not so.
     """
 
-    names: tuple[bytes, ...]
+    names: NameList
     states: bytes
     claim: Claim = Claim.SIZE_AND_TIME  # or BROUGHT
 
@@ -246,7 +251,7 @@ class Files(Entry, frozen=True, tag=15):
     `states`, if one of them has several names (generation 0); else empty.
     """
 
-    names: tuple[bytes, ...]
+    names: NameList
     states: bytes
     data: Content
     inodes: bytes = b""
@@ -288,9 +293,9 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     `number` grows from batch to batch, and never restarts.
     """
 
-    number: int
-    journal: int  # index of the journal within the connection
-    entries: tuple[AnyEntry, ...]
+    number: Count
+    journal: Count  # index of the journal within the connection
+    entries: Annotated[tuple[AnyEntry, ...], msgspec.Meta(max_length=limits.ENTRIES)]
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True):
@@ -302,16 +307,16 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     comparison, which found these `blocks` different. `size`: of the files of which a claim does not hold.
     """
 
-    journal: int
-    path: bytes
+    journal: Count
+    path: Path
     identity: Identity
     reason: str
     retry: bool = True
-    names: tuple[bytes, ...] = ()
-    links: int = 0
-    number: int = 0
-    blocks: tuple[Block, ...] = ()
-    size: int = 0
+    names: NameList = ()
+    links: Count = 0
+    number: Count = 0
+    blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=limits.BLOCKS)] = ()
+    size: Size = 0
 
 
 _LENGTH = struct.Struct("<I")  # of the encoded entries
@@ -358,7 +363,7 @@ def decode_batch(data: Buffer) -> Batch:
 
 
 _refused_encoder = msgspec.msgpack.Encoder()
-_refused_decoder = msgspec.msgpack.Decoder(list[Refused])
+_refused_decoder = msgspec.msgpack.Decoder(Annotated[list[Refused], msgspec.Meta(max_length=limits.ENTRIES)])
 
 
 def encode_refused(refused: list[Refused]) -> bytes:
@@ -367,4 +372,5 @@ def encode_refused(refused: list[Refused]) -> bytes:
 
 def decode_refused(data: bytes | memoryview) -> list[Refused]:
     """Raises msgspec.DecodeError / ValidationError on malformed input."""
-    return _refused_decoder.decode(data)
+    found: list[Refused] = _refused_decoder.decode(data)
+    return found

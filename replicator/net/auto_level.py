@@ -6,7 +6,7 @@ arrive is the smaller of two: how fast a level compresses (measured, so a busy h
 takes times how well it compresses (measured as well; levels that were not tried are guessed from one that
 was). The best level is taken. It has to show that more arrives than before, for the line may not have been
 what everybody waited for; else it is off for a while. Data that cannot be compressed is recognised frame by
-frame, and then most of them are not even tried.
+frame, by a sample.
 """
 
 from typing import NamedTuple
@@ -37,8 +37,7 @@ class AutoLevel:
         self._ratio = [guess[1] for guess in _GUESS]
         self._link: float | None = None  # bytes/s
         self._last: tuple[int, Look] | None = None
-        self._misses = 0  # frames in a row that could not be compressed
-        self._skip = 0  # frames that are not tried
+        self._incompressible = False  # the last frame was
         self._saturated = 0  # looks in a row
         self._before: float | None = None  # plain bytes/s, when the level was off
         self._on_since_ns = 0
@@ -48,21 +47,21 @@ class AutoLevel:
         self._hold_ns = limits.AUTO_HOLD_NS
 
     def next_level(self) -> int:
-        """For the next frame; 0: as it is."""
-        if self.level and self._skip:
-            self._skip -= 1
-            return 0
+        """For the next frame, if a `sampled` part of it can be compressed; 0: as it is."""
         return self.level
+
+    def sampled(self, *, compressible: bool) -> None:
+        """What a sample of the next frame says of it."""
+        self._incompressible = not compressible
 
     def packed(self, level: int, plain_bytes: int, packed_bytes: int, took_ns: int) -> None:
         """A frame was compressed."""
-        if packed_bytes > 0.9 * plain_bytes:
-            self._skip = min(1 << self._misses, limits.AUTO_SKIP_MAX)
-            self._misses += 1
-            return
-        self._misses = 0
-        if plain_bytes < limits.PACKED_THREAD_BYTES or level > len(_GUESS):
-            return  # small frames say more of calls than of compression
+        if (
+            packed_bytes > 0.9 * plain_bytes
+            or plain_bytes < limits.PACKED_THREAD_BYTES
+            or level > len(_GUESS)
+        ):
+            return  # it says more of calls, or of one frame, than of compression
         index = level - 1
         speed, ratio = plain_bytes * 1e9 / max(took_ns, 1), plain_bytes / packed_bytes
         faster = (0.8 * self._speed[index] + 0.2 * speed) / _GUESS[index][0]
@@ -114,15 +113,14 @@ class AutoLevel:
             self.level = level
             self._before, self._best, self._tried = plain, 0.0, False
             self._on_since_ns = now_ns
-            self._misses = self._skip = 0
+            self._incompressible = False
 
     def _adapt(self, now_ns: int, plain: float, look: Look) -> None:
         self._best = max(self._best, plain)
         if not self._tried and self._best > _GAIN * (self._before or 0.0):
             self._tried = True
             self._hold_ns = limits.AUTO_HOLD_NS
-        incompressible = self._misses > 0
-        if not self._tried and not incompressible and now_ns - self._on_since_ns > limits.AUTO_TRIAL_NS:
+        if not self._tried and not self._incompressible and now_ns - self._on_since_ns > limits.AUTO_TRIAL_NS:
             self._off(now_ns, self._hold_ns)
             self._hold_ns = min(2 * self._hold_ns, limits.AUTO_HOLD_MAX_NS)
             return

@@ -15,6 +15,7 @@ import msgspec
 import xxhash
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import LocalProtocolError, RemoteProtocolError
 from replicator.net.frames import (
     BULK_TYPES,
@@ -190,6 +191,12 @@ class _Assembly:
     def in_frame(self) -> bool:
         return self.body is not None or bool(self.start)
 
+    def grow(self) -> None:
+        """What has come fills the buffer of the frame under way: room for as much again."""
+        body = self.body
+        if body is not None and self.filled == len(body) < self.header[0]:
+            body.extend(bytes(min(self.header[0] - len(body), len(body))))
+
 
 class Engine:
     """One side of one session."""
@@ -251,10 +258,11 @@ class Engine:
 
     @property
     def missing(self) -> memoryview | None:
-        """Where the bytes that the frame under way still lacks belong; None if nothing of a frame's body has
-        arrived. Whoever reads straight into it, from its start, calls `received_in_place`.
+        """Where the next bytes of the frame under way belong; None if nothing of a frame's body has arrived.
+        Whoever reads straight into it, from its start, calls `received_in_place`, and keeps it no longer.
         """
         outer = self._outer
+        outer.grow()
         return None if outer.body is None else memoryview(outer.body)[outer.filled :]
 
     def received_in_place(self, count: int) -> list[Event]:
@@ -309,7 +317,7 @@ class Engine:
 
     def _assemble(self, row: _Assembly, data: memoryview, events: list[Event]) -> None:
         offset, size = 0, len(data)
-        while offset < size or (row.body is not None and row.filled == len(row.body)):
+        while offset < size or (row.body is not None and row.filled == row.header[0]):
             if row.body is None:
                 if row.start or size - offset < HEADER_BYTES:
                     missing = HEADER_BYTES - len(row.start)
@@ -331,17 +339,19 @@ class Engine:
                         self._waiting = bytes(data[offset:])
                         return
                 else:
-                    row.body = bytearray(length)
+                    # No more than this because a number says so: what is claimed may never come.
+                    row.body = bytearray(min(length, max(size - offset, limits.FRAME_FIRST_BYTES)))
                     row.body[: size - offset] = data[offset:]
                     row.filled = size - offset
                     return
             else:
+                row.grow()
                 count = min(len(row.body) - row.filled, size - offset)
                 row.body[row.filled : row.filled + count] = data[offset : offset + count]
                 row.filled += count
                 offset += count
-                if row.filled < len(row.body):
-                    return
+                if row.filled < row.header[0]:
+                    continue
                 body, row.body = row.body, None
                 self._decode(row, memoryview(body), events)
 
@@ -379,7 +389,7 @@ class Engine:
         bulk = frame_type in BULK_TYPES
         try:
             frame: Frame = _decoders[frame_type].decode(body[:head_length] if bulk else body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except MALFORMED as error:
             self._fail(f"a {frame_type.name} frame cannot be decoded: {error}")
         state = self._next_state(self._peer, frame_type)
         if state is None:

@@ -10,6 +10,9 @@ from typing import Annotated
 
 import msgspec
 
+from replicator import limits
+from replicator.bounds import Count, Id, Path
+
 PROTOCOL_VERSION = 1
 
 DRIFT_FEATURE = "drift"
@@ -21,8 +24,8 @@ ORPHANS_FEATURE = "orphans"
 PACKED_FEATURE = "zstd"
 """In a HELLO: whoever says it understands PACKED."""
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-"""A sequence, an index or a number of something: never negative, at most 64 bits (msgpack)."""
+Marks = Annotated[tuple[Count, ...], msgspec.Meta(max_length=limits.JOURNALS)]
+"""Of each journal of a connection, a sequence."""
 
 
 class FrameType(IntEnum):
@@ -70,9 +73,9 @@ class Hello(Frame, frozen=True):
     """First frame of both sides."""
 
     version: int
-    agent_uuid: str
+    agent_uuid: Id
     agent_name: str
-    features: tuple[str, ...] = ()
+    features: Annotated[tuple[Id, ...], msgspec.Meta(max_length=limits.FEATURES)] = ()
 
 
 class PathMap(Frame, frozen=True):
@@ -81,29 +84,29 @@ class PathMap(Frame, frozen=True):
     """
 
     journal: Count
-    source: bytes
-    target: bytes
+    source: Path
+    target: Path
 
 
 class JournalInfo(Frame, frozen=True):
     """One journal of a connection; frames name it by its index in Connect.journals."""
 
-    journal_id: str
-    root: bytes  # absolute path on the source, for messages and link remapping
-    rules_root: bytes = b""  # as the rules of the set name it; b"": as `root`. Another one in a restore
+    journal_id: Id
+    root: Path  # absolute path on the source, for messages and link remapping
+    rules_root: Path = b""  # as the rules of the set name it; b"": as `root`. Another one in a restore
 
 
 class Connect(Frame, frozen=True):
     """Source → target: this session carries that connection."""
 
-    connection_uuid: str
+    connection_uuid: Id
     repset: str
-    generation: int
+    generation: Count
     set_definition: str  # JSON, kept by the target (RS-01)
-    journals: tuple[JournalInfo, ...]
-    maps: tuple[PathMap, ...]
+    journals: Annotated[tuple[JournalInfo, ...], msgspec.Meta(max_length=limits.JOURNALS)]
+    maps: Annotated[tuple[PathMap, ...], msgspec.Meta(max_length=limits.MAPS)]
     remap_links: bool = False
-    lock: str = "none"  # status.TargetLock: what others may do with the copy while the connection lasts
+    lock: Id = "none"  # status.TargetLock: what others may do with the copy while the connection lasts
     epoch: Count = 0  # of the set: each restore raises it, and a target accepts no older one
 
 
@@ -114,19 +117,22 @@ class Mark(Frame, frozen=True):
     chain: Count
 
 
+KnownMarks = Annotated[tuple[Mark | None, ...], msgspec.Meta(max_length=limits.JOURNALS)]
+
+
 class Connected(Frame, frozen=True):
     """Target → source: accepted; the stream goes on after `received` of each journal. No mark: the target
     knows nothing yet.
     """
 
-    received: tuple[Mark | None, ...]
-    applied: tuple[Mark | None, ...]
-    durable: tuple[Mark | None, ...]
-    data_state: str  # status.TargetDataState
+    received: KnownMarks
+    applied: KnownMarks
+    durable: KnownMarks
+    data_state: Id  # status.TargetDataState
     mirroring: bool  # the stream is between MIRROR_BEGIN and MIRROR_END
     stream_batches: Count  # number of the last batch received since the last MIRROR_BEGIN; 0: none
-    mirror_id: str  # of that MIRROR_BEGIN; "" for none
-    receiver_pid: int
+    mirror_id: Id  # of that MIRROR_BEGIN; "" for none
+    receiver_pid: Count
     power_lost: bool = False  # the target lost power, and no mirror has begun since: it needs to be compared
     orphans: bool | None = (
         None  # mirrors are to list all names, for its orphans; None: it knows nothing of that
@@ -175,9 +181,9 @@ class PieceBatch(Frame, frozen=True):
 class MirrorBegin(Frame, frozen=True):
     """From here on the target is tolerant: a mirror brings what is missing."""
 
-    mirror_id: str
-    kind: str
-    orphans: str = ""  # what its lists of names are for, see `replicator.orphans.MODES`; "": not for orphans
+    mirror_id: Id
+    kind: Id
+    orphans: Id = ""  # what its lists of names are for, see `replicator.orphans.MODES`; "": not for orphans
     continued: bool = False  # what a full mirror brought, and did not end, counts as brought
 
 
@@ -186,7 +192,7 @@ class MirrorEnd(Frame, frozen=True):
     Mirror Required.
     """
 
-    mirror_id: str
+    mirror_id: Id
     complete: bool
     drift: Count = 0  # number of the last DRIFT whose paths it has brought
     orphans: bool = True  # its lists of names are whole; False: a person has stopped that
@@ -216,13 +222,13 @@ class Acknowledge(Frame, frozen=True):
     since MIRROR_BEGIN; 0: none. `settled`: the mirror that ended last, if all it brought is durable.
     """
 
-    received: tuple[Count, ...]
-    applied: tuple[Count, ...]
-    durable: tuple[Count, ...]
+    received: Marks
+    applied: Marks
+    durable: Marks
     batches_received: Count
     batches_applied: Count
-    settled: str = ""
-    secured: tuple[Count, ...] = ()  # as `durable`, and as true; but its position may be synced later
+    settled: Id = ""
+    secured: Marks = ()  # as `durable`, and as true; but its position may be synced later
 
 
 class Secure(Frame, frozen=True):
@@ -230,7 +236,7 @@ class Secure(Frame, frozen=True):
     storage up to these sequences, one per journal; 0: none.
     """
 
-    durable: tuple[Count, ...]
+    durable: Marks
 
 
 class TargetState(Frame, frozen=True):
@@ -238,8 +244,8 @@ class TargetState(Frame, frozen=True):
     show.
     """
 
-    status: str
-    data_state: str
+    status: Id
+    data_state: Id
     reason: str
     queued_bytes: Count
     queue_full: bool = False  # send no more of the stream until this is over (AD-02)
@@ -261,7 +267,7 @@ class Drift(Frame, frozen=True):
     journal: Count
     dirty: bytes
     changes: Count  # ever noticed, for people
-    last_path: bytes  # of them
+    last_path: Path  # of them
     exact: bool
 
 
@@ -274,19 +280,19 @@ class Orphans(Frame, frozen=True):
     wanted: bool
     report: bytes
     first: Count = 0
-    names: tuple[str, ...] = ()
+    names: Annotated[tuple[str, ...], msgspec.Meta(max_length=limits.ENTRIES)] = ()
 
 
 class OrphanTask(Frame, frozen=True):
     """Source → target: pause, resume or stop the removal of orphans."""
 
-    action: str
+    action: Id
 
 
 class Disconnect(Frame, frozen=True):
     """Source → target: the connection ends; the target forgets it (data stays)."""
 
-    connection_uuid: str
+    connection_uuid: Id
 
 
 class Packed(Frame, frozen=True):

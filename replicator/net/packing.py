@@ -42,6 +42,18 @@ class Packer:
         return b"".join(out)
 
 
+_sampler = zstandard.ZstdCompressor(level=1)
+
+
+def is_compressible(parts: list[bytes | bytearray | memoryview]) -> bool:
+    """Whether samples of a frame become smaller by a tenth. In some 50 µs; for one thread."""
+    longest = memoryview(max(parts, key=len))
+    step = max(len(longest) // limits.AUTO_SAMPLES, 1)
+    size = limits.AUTO_SAMPLE_PART_BYTES
+    sample = b"".join(longest[offset : offset + size] for offset in range(0, len(longest), step))
+    return len(_sampler.compress(sample)) < 0.9 * len(sample)
+
+
 def _compressor(level: int) -> _Stream:
     parameters = zstandard.ZstdCompressionParameters.from_level(
         ZSTD_LEVELS[level - 1],

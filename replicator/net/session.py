@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import trio
 
 from replicator import limits
+from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError
 from replicator.net.buffers import joined
 from replicator.net.engine import Buffer, Data, Engine, Event
@@ -44,8 +45,14 @@ def tune_socket(stream: trio.abc.Stream) -> None:
     stream = transport_of(stream)
     if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a record must not wait for the next
+        # Heartbeats keep the entry of a NAT gateway alive; these find a dead peer where none are sent.
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.KEEPALIVE_IDLE_S)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, limits.KEEPALIVE_INTERVAL_S)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.KEEPALIVE_PROBES)
+        # What was sent and is not acknowledged for so long will not be: the system's own patience is 15
+        # minutes, in which a send that waits for room would not hear that the session is over.
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.UNACKNOWLEDGED_MS)
         _widen(stream)
 
 
@@ -137,7 +144,7 @@ class Session:
             while self._events:
                 event = self._events.popleft()
                 if isinstance(event, Bye):
-                    raise self._end(PeerLeft(event.reason))
+                    raise self._end(PeerLeft(one_line(event.reason)))
                 if not isinstance(event, Ping):
                     return event
             if self._ended is not None:
@@ -249,6 +256,8 @@ class Session:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise self._end(ConnectionLost(_reason(error))) from error
         finally:
+            if missing is not None:
+                missing.release()  # the engine may have to make the buffer larger
             self._waiting_since = None
             self._reading = False
             self._read_scope = None

@@ -14,7 +14,7 @@ from replicator.net.auto_level import AutoLevel, Look
 from replicator.net.buffers import cut, joined
 from replicator.net.engine import Buffer, Engine
 from replicator.net.limiter import Limiter
-from replicator.net.packing import Packer
+from replicator.net.packing import Packer, is_compressible
 from replicator.transmission import AUTO, OFF
 from replicator.world import Clock
 
@@ -74,7 +74,7 @@ class Transmission:
         if packs and self.compression == AUTO and size >= limits.PACKED_THREAD_BYTES:
             self._look()
         # Decided for the whole frame: its bytes go one way.
-        level = self._next_level() if packs else 0
+        level = self._next_level(buffers, size) if packs else 0
         if not level:
             self._count(size, size)
             await self._write(buffers, write)
@@ -100,8 +100,12 @@ class Transmission:
                 self._blocked_ns += self._clock.monotonic_ns() - began_ns
                 view = view[count:]
 
-    def _next_level(self) -> int:
-        return self._auto.next_level() if self.compression == AUTO else self.level
+    def _next_level(self, buffers: list[Buffer], size: int) -> int:
+        if self.compression != AUTO or size < limits.AUTO_SAMPLE_BYTES:
+            return self.level
+        compressible = is_compressible(buffers)
+        self._auto.sampled(compressible=compressible)
+        return self._auto.next_level() if compressible else 0
 
     async def _pack(self, row: list[Buffer], level: int) -> tuple[bytes, int]:
         """These bytes compressed, and how long that took."""

@@ -3,6 +3,7 @@
 import os
 
 from replicator import limits
+from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError, ReplicatorError
 from replicator.net.frames import PACKED_FEATURE, PROTOCOL_VERSION, Connect, Connected, Greeting, Hello, Mark
 from replicator.net.session import Session
@@ -48,7 +49,7 @@ async def accept(
         raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
     _check_epoch(connect, replica)
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
-    await replica.know_source(hello.agent_uuid, hello.agent_name)
+    await replica.know_source(hello.agent_uuid, one_line(hello.agent_name, limits.NAME_CHARS))
     intake.open()
     if fingerprint(connect) != intake.received.connect:
         await intake.append(connect)

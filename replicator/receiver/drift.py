@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.mirror.order import is_below_or_equal
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Kind, Record
 from replicator.queue.dirty import CorruptDirtyMap, DirtyMap, Scope
@@ -170,7 +171,7 @@ class Drift:
                     number = self._number = max(self._number + 1, self._world.clock.wall_ns() // 1000)
                 reports = self._unsettled if repaired and same_boot else self.reports
                 reports.append(Report(number, journal_id, dirty))
-        except (msgspec.DecodeError, CorruptDirtyMap):
+        except (*MALFORMED, CorruptDirtyMap):
             self.reports.clear()
             self._unsettled.clear()
             return False

@@ -62,15 +62,23 @@ class DriftWatch:
 
     async def _watch(self, watched: ForeignChanges) -> None:
         read_ns = self._world.clock.wall_ns()  # all up to then is known
+        gather_s = limits.DRIFT_GATHER_S
         while True:
             with trio.move_on_at(self._tell_at):
                 await trio.lowlevel.wait_readable(watched)
-                await trio.sleep(limits.DRIFT_GATHER_S)
+                await trio.sleep(gather_s)
             before_ns, read_ns = read_ns, self._world.clock.wall_ns()
+            reads, ours = 0, False
             while (seen := watched.read()) is not None:
+                reads += 1
                 if seen.changes or seen.overflow:
+                    ours = True
                     await self._note(seen, before_ns)
                 await trio.lowlevel.checkpoint()
+            # A file system tells each of many copies on it what programs do anywhere there. The events of a
+            # longer pause must fit its queue: so not where they come in numbers.
+            quiet = not ours and reads <= 1
+            gather_s = min(2 * gather_s, limits.DRIFT_GATHER_MAX_S) if quiet else limits.DRIFT_GATHER_S
             self._replica.drift.looked()
             if trio.current_time() >= self._tell_at:
                 self._tell()

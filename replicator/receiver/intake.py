@@ -7,10 +7,10 @@ session; whatever was received before is dropped.
 import sys
 from collections.abc import Callable
 
-import msgspec
 import trio
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import JournalError, RemoteProtocolError
 from replicator.mirror.checks import decode_checks
 from replicator.mirror.mirroring import OVERRULING
@@ -31,6 +31,7 @@ from replicator.net.frames import (
 from replicator.net.session import SessionEnded
 from replicator.ops import Position
 from replicator.queue import record as codec
+from replicator.queue.validity import impossible
 from replicator.receiver.replica import Replica, takes_long
 from replicator.receiver.replica_state import (
     Applied,
@@ -173,6 +174,8 @@ class Intake:
         cut: int | None = 0 if known is None or known == previous else None
         try:
             for offset, length, record in codec.iterate(data, previous):
+                if why := impossible(record):
+                    raise RemoteProtocolError(f"record {record.sequence} is impossible: {why}")
                 last = Position(record.sequence, record.chain)
                 if last == known:
                     cut = offset + length
@@ -204,12 +207,14 @@ class Intake:
             )
         if data:
             try:
-                _, length = codec.decode(data)
+                record, length = codec.decode(data)
                 codec.check(data, 0, length, 0)
             except JournalError as error:
                 raise RemoteProtocolError(f"a derived record does not prove itself: {error}") from None
             if length != len(data):
                 raise RemoteProtocolError("a DERIVED frame holds more than one record")
+            if why := impossible(record):
+                raise RemoteProtocolError(f"a derived record is impossible: {why}")
         await self.append(head, data)
 
     async def _batch(self, head: PieceBatch, data: memoryview) -> None:
@@ -218,7 +223,7 @@ class Intake:
             raise RemoteProtocolError("pieces outside of a mirror")
         try:
             batch = decode_batch(data)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise RemoteProtocolError(f"pieces cannot be decoded: {error}") from None
         self._journal_id(batch.journal)
         if batch.number != head.number:
@@ -237,7 +242,7 @@ class Intake:
     async def _checks(self, head: Checks, data: memoryview) -> None:
         try:
             batch = decode_checks(data)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise RemoteProtocolError(f"checks cannot be decoded: {error}") from None
         self._journal_id(batch.journal)
         if batch.number != head.number:

@@ -182,6 +182,7 @@ class Receiver:
             _close_now(stream)
             return
         self._adopted = (stream, first_bytes, other_targets)
+        self._connected = False  # until it is accepted
         self._adoption.set()
         if self._session_scope is not None:
             self._session_scope.cancel()

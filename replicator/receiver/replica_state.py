@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import xxhash
 
+from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.net.frames import Connect
 from replicator.ops import Position
@@ -123,7 +124,7 @@ class StateFile:
             self._disk.close(handle)
         try:
             state = msgspec.json.decode(data, type=ReplicaState)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise ReplicatorError(
                 f"{self._path} is damaged ({error}): move {self._directory} away and mirror again"
             ) from None

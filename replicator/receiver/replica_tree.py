@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.fs import target_lock
 from replicator.fs.apply import Applier
@@ -137,7 +138,7 @@ def _rules(connect: Connect, journal: JournalInfo) -> Filter | None:
     """What of that journal is in the set; None if this agent cannot tell."""
     try:
         repset = msgspec.json.decode(connect.set_definition, type=ReplicationSet)
-    except msgspec.DecodeError:
+    except MALFORMED:
         return None
     return compile_filter(repset, journal.rules_root or journal.root)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import JournalError
 from replicator.net.engine import Buffer
 from replicator.net.frames import FRAME_TYPE, Frame, FrameType
@@ -90,7 +91,7 @@ class Spool:
                     frame = _decoders[number].decode(record.path[1:])
                 else:
                     frame, payload = _decoders[number].decode(payload), memoryview(b"")
-            except (msgspec.DecodeError, ValueError, IndexError) as error:
+            except (*MALFORMED, ValueError, IndexError) as error:
                 raise JournalError(f"the spool holds no frame at {record.sequence}: {error}") from None
             return Spooled(Position(record.sequence, record.chain), frame, payload)
         return None

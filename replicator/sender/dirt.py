@@ -17,6 +17,7 @@ import msgspec
 import xxhash
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import JournalError
 from replicator.mirror.order import is_below_or_equal, parent_of
 from replicator.mirror.requirements import require_dirty
@@ -318,7 +319,7 @@ class Dirt:
             if data[: len(_MAGIC)] != _MAGIC or checksum != xxhash.xxh3_64_intdigest(body):
                 raise msgspec.DecodeError("its checksum does not fit")
             return msgspec.msgpack.decode(body, type=_Saved)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             print(f"{self._path} is damaged: {error}", file=sys.stderr, flush=True)
             return None
 

@@ -5,6 +5,7 @@ import os
 import msgspec
 import trio
 
+from replicator.bounds import one_line
 from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
 from replicator.net.frames import (
     DRIFT_FEATURE,
@@ -22,6 +23,7 @@ from replicator.net.session import Session, SessionEnded
 from replicator.security.tls import transport_of
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.root_guard import RootChanged
+from replicator.status import TargetDataState
 
 
 class CopyInUse(ReplicatorError):
@@ -56,7 +58,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):
-        raise ConnectionRefused(hello.reason, retry=hello.retry)
+        raise ConnectionRefused(one_line(hello.reason), retry=hello.retry)
     assert isinstance(hello, Hello)
     if session.peer_uuid and hello.agent_uuid != session.peer_uuid:
         raise RemoteProtocolError("the target says that it is another agent than it has proved to be")
@@ -78,8 +80,13 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
     )
     answer = await session.receive()
     if isinstance(answer, RefusedConnection):
-        raise ConnectionRefused(answer.reason, retry=answer.retry)
+        raise ConnectionRefused(one_line(answer.reason), retry=answer.retry)
     assert isinstance(answer, Connected)
+    marks = (answer.received, answer.applied, answer.durable)
+    if any(len(row) != len(arguments.journals) for row in marks):
+        raise RemoteProtocolError("the target knows other journals than those of the connection")
+    if answer.data_state not in list(TargetDataState):
+        raise RemoteProtocolError(f"the target's data is in no known state: {answer.data_state}")
     return answer, frozenset(hello.features)
 
 

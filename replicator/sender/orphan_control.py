@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from replicator.errors import ReplicatorError, UsageError
+from replicator import limits
+from replicator.errors import RemoteProtocolError, ReplicatorError, UsageError
 from replicator.net.frames import Connected, Orphans, OrphanTask
 from replicator.net.session import Session
 from replicator.orphans import FORCE, PREVIEW, START, OrphanReport
@@ -27,6 +28,7 @@ class OrphanControl:
         self._changes = changes
         self._understood = False
         self._names: list[str] = []
+        self._names_bytes = 0
 
     def session_begins(self, connected: Connected) -> None:
         self._understood = connected.orphans is not None
@@ -37,9 +39,12 @@ class OrphanControl:
         self._mirrors.want_orphans(orphans.wanted)
         report = msgspec.msgpack.decode(orphans.report, type=OrphanReport)
         if orphans.first == 0:
-            self._names = []
+            self._names, self._names_bytes = [], 0
         if orphans.first == len(self._names):
             self._names += orphans.names
+            self._names_bytes += sum(len(name.encode()) for name in orphans.names)
+            if self._names_bytes > 2 * limits.ORPHANS_TOLD_BYTES:
+                raise RemoteProtocolError("the target tells more names of orphans than it may")
         ended = not report.at_work and report.finished != self.report.finished
         self.report = msgspec.structs.replace(report, names=tuple(self._names))
         if ended:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.mirror.mirroring import MirrorRun
 from replicator.queue.durable_file import replace_durably
 from replicator.status import RunReport
@@ -94,7 +95,7 @@ class RunReports:
                 return _decoder.decode(disk.read(handle, disk.size(self._path), 0))
             finally:
                 disk.close(handle)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *MALFORMED) as error:
             print(f"{self._path}: cannot be read: {error}", file=sys.stderr, flush=True)
             return []
 

@@ -11,6 +11,7 @@ from collections import deque
 import msgspec
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.status import Dimension, StoryEntry
 from replicator.world import World
 
@@ -93,7 +94,7 @@ class Story:
         for line in lines:
             try:
                 self._keep(msgspec.json.decode(line, type=StoryEntry))
-            except msgspec.DecodeError:
+            except MALFORMED:
                 continue
         self._lines = len(lines)
         if data and not data.endswith(b"\n"):

@@ -3,11 +3,15 @@
 import errno
 import os
 
+from replicator.bounds import MALFORMED, one_line
+from replicator.errors import RemoteProtocolError
+from replicator.fs.beneath import UnsafePathError, check_name, check_path
 from replicator.mirror.pieces import Refused, decode_refused
 from replicator.mirror.scan import join
 from replicator.net.engine import Event
 from replicator.net.frames import Acknowledge, Checked, Drift, Orphans, PiecesRefused, TargetState
 from replicator.ops import Identity, shown
+from replicator.queue.dirty_codec import CorruptDirtyMap
 from replicator.queue.dirty_tree import parent_of
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.connection_states import ConnectionStates
@@ -64,6 +68,12 @@ class TargetReports:
 
     def handle(self, event: Event) -> None:
         """Raises CopyInUse, RemoteProtocolError: they end the session."""
+        try:
+            self._handle(event)
+        except (*MALFORMED, CorruptDirtyMap, UnsafePathError) as error:
+            raise RemoteProtocolError(f"the target says what makes no sense: {error}") from None
+
+    def _handle(self, event: Event) -> None:
         if isinstance(event, Acknowledge):
             self._acknowledged(event)
         elif isinstance(event, TargetState):
@@ -83,6 +93,8 @@ class TargetReports:
             self._changes.notify()
 
     def _acknowledged(self, frame: Acknowledge) -> None:
+        if not len(frame.received) == len(frame.applied) == len(frame.durable) == len(self._flows):
+            raise RemoteProtocolError("the target acknowledges other journals than those of the connection")
         mirrors = self._mirrors
         self._copy.acknowledged(frame)
         self._tracker.let_journals_forget()
@@ -95,11 +107,17 @@ class TargetReports:
             self._mirrors.wake_workers()
         self._changes.notify()
 
+    def _check_journal(self, index: int) -> None:
+        if index >= len(self._flows):
+            raise RemoteProtocolError(f"the target names journal {index}, which does not exist")
+
     def _state(self, frame: TargetState) -> None:
+        if frame.data_state not in list(TargetDataState) or frame.status not in list(TargetStatus):
+            raise RemoteProtocolError(f"the target is in no known state: {frame.status}, {frame.data_state}")
         if self._mirrors.run is None and self._copy.is_exact:
             self._mirrors.was_exact = frame.data_state == TargetDataState.MIRROR_REQUIRED
         self._copy.is_now(TargetDataState(frame.data_state))
-        self._states.target_says(TargetStatus(frame.status), self._copy.data_state, frame.reason)
+        self._states.target_says(TargetStatus(frame.status), self._copy.data_state, one_line(frame.reason))
         if frame.queue_full is not self._states.target_queue_full:
             self._states.target_queue(full=frame.queue_full)
             self._shipper.ring()
@@ -108,7 +126,11 @@ class TargetReports:
         self._changes.notify()
 
     def _refused_piece(self, refused: Refused) -> None:
+        self._check_journal(refused.journal)
         flow, path = self._flows[refused.journal], refused.path
+        check_path(path)
+        for name in refused.names:
+            check_name(name)
         paths = [join(path, name) for name in refused.names] or [path]
         if self._mirrors.run is None and refused.retry:  # single paths the target could not keep up to date
             self._mirrors.recover_paths(flow, paths)
@@ -133,7 +155,7 @@ class TargetReports:
             with run.expecting(flow.order):
                 flow.order.require(parent_of(path))
         elif not refused.retry:
-            run.problem(path, f"target: {refused.reason}")
+            run.problem(path, f"target: {one_line(refused.reason)}")
         elif refused.names:
             # What is to be sent whole need not be claimed once more, one by one.
             inodes = {} if run.comparison.blocks else self._sent.inodes_of(flow, path, refused.names)

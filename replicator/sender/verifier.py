@@ -16,13 +16,13 @@ from functools import partial
 import trio
 
 from replicator import limits
+from replicator.bounds import Extent
 from replicator.errors import ReplicatorError
 from replicator.mirror.check_scan import Looked, Reader, content_bytes
 from replicator.mirror.checks import (
     Aspect,
     CheckBatch,
     CheckNames,
-    Extent,
     Finding,
     decode_findings,
     encode_checks,

@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError, UsageError
 from replicator.queue.durable_file import replace_durably
 from replicator.schedules import Schedule, every_text, next_after
@@ -226,7 +227,7 @@ class VerifyControl:
         handle = disk.open_read(self._path)
         try:
             return msgspec.json.decode(disk.read(handle, 65536, 0), type=VerifyState)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             print(f"{self._path}: damaged, schedules are lost: {error}", file=sys.stderr, flush=True)
             return VerifyState()
         finally:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from replicator import limits
-from replicator.mirror.checks import Aspect, Check, Extent, Finding, There
+from replicator.bounds import Extent
+from replicator.mirror.checks import Aspect, Check, Finding, There
 from replicator.ops import Identity, shown
 from replicator.states import VERIFY, Machine, VerifyEvent
 from replicator.status import Problem, RunReport, VerifyDifference, VerifyPhase, VerifyProgress

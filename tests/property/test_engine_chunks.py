@@ -31,11 +31,12 @@ bulk = st.tuples(
     ),
     st.binary(max_size=300),
 )
+ids = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=64)
 control = st.tuples(
     st.one_of(
-        st.builds(MirrorBegin, st.text(max_size=20), st.text(max_size=5)),
-        st.builds(MirrorEnd, st.text(max_size=20), st.booleans()),
-        st.builds(Disconnect, st.text(max_size=50)),
+        st.builds(MirrorBegin, ids, ids),
+        st.builds(MirrorEnd, ids, st.booleans()),
+        st.builds(Disconnect, ids),
         st.just(Ping()),
     ),
     st.none(),

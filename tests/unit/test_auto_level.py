@@ -9,6 +9,7 @@ from replicator.net.auto_level import AutoLevel, Look
 
 FRAME_BYTES = limits.MIB
 SPEEDS = (270e6, 120e6, 79e6, 30e6, 20e6)  # of levels from 1 on, on text
+SAMPLE_S = 100e-6
 RATIOS = (2.5, 2.8, 3.0, 3.1, 3.15)
 
 
@@ -46,8 +47,12 @@ class Model:
             level = self.auto.next_level()
             ratio, took = 1.0, 0.0
             if level:
-                ratio = RATIOS[level - 1] if self.text else 1.0
-                took = FRAME_BYTES / (SPEEDS[level - 1] * self.cpu * (1 if self.text else 5))
+                self.auto.sampled(compressible=self.text)
+                took = SAMPLE_S / self.cpu
+                level = level if self.text else 0
+            if level:
+                ratio = RATIOS[level - 1]
+                took += FRAME_BYTES / (SPEEDS[level - 1] * self.cpu)
                 self.auto.packed(level, FRAME_BYTES, int(FRAME_BYTES / ratio), int(took * 1e9))
                 self.compressed += 1
             wire = FRAME_BYTES / ratio

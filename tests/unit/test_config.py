@@ -132,3 +132,19 @@ def test_sizes_may_be_numbers_and_unlimited() -> None:
     made = parse(b'[queue]\nmemory_size = 67108864\ndisk_size_max = "unlimited"\n', "x")
     assert made.queue.memory_size == 64 * limits.MIB and made.queue.disk_size_max is None
     assert parse(b"[queue]\ndisk_size_max = 0\n", "x").queue.disk_size_max == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"a = " + b"[" * 5000,
+        b"agent = " + b"{a = " * 3000,
+        b"[queue]\nmemory_size = " + b"9" * 5000,
+        b"[queue]\nalert_percent = 0x" + b"f" * 5000,
+        b"[agent]\nname = \xff",
+    ],
+)
+def test_what_is_beyond_every_limit_is_one_line_as_well(text: bytes) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "replicator.toml")
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)

@@ -86,14 +86,14 @@ async def test_a_limit_is_kept_by_the_second_and_by_the_minute(rate: int, autoju
     assert worst_second(log, 30) <= 1.2 * rate
 
 
-@pytest.mark.parametrize("lateness_s", [0.01, 0.05])
+@pytest.mark.parametrize("lateness_s", [0.02, 0.05, 0.1])
 async def test_a_limit_is_kept_by_a_task_that_wakes_late(lateness_s: float, autojump_clock: Any) -> None:
     limiter, log, rng = Limiter(MockedClock()), [], random.Random(5)
     limiter.set_limits(Limit(1_000_000), None, None)
     with trio.move_on_after(30):
         while True:
             count = await limiter.grant(1 << 20)
-            await trio.sleep(rng.random() * lateness_s)
+            await trio.sleep(lateness_s if rng.random() < 0.2 else 0)
             log.append((trio.current_time(), count))
     assert sum(count for _, count in log) == pytest.approx(30_000_000, rel=0.03)
     assert worst_second(log, 30) <= 1_200_000

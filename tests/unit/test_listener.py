@@ -1,9 +1,12 @@
 """The listening port: who is let in, who is closed with a reason, and how many may wait."""
 
+import errno
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from replicator import events, limits
 from replicator.addresses import Address
@@ -25,15 +28,20 @@ class Door:
         self.events: list[Event] = []
         self.refuse = ""
         self.port = 0
+        self.hook: Callable[..., Awaitable[str]] | None = None  # instead of what follows
         self._ring = EventRing(lambda: 0, self.events.append)
 
     async def adopt(self, uuid: str, descriptor: int, data: bytes, handover: object) -> None:
+        if self.hook is not None:
+            await self.hook()
         if self.refuse:
             raise ReplicatorError(self.refuse)
         self.adopted.append((uuid, data))
 
     async def restore(self, uuid: str, channel: Channel) -> str:
         self.restores.append((uuid, bytes(channel.rest)))
+        if self.hook is not None:
+            return await self.hook()
         return self.refuse
 
     async def open(self, nursery: trio.Nursery) -> None:
@@ -143,3 +151,88 @@ async def test_a_restore_is_answered_with_what_follows_its_first_line(door: Door
     door.refuse = "not now"
     await door.say(f"REPLICATOR 1 restore {UUID}\n".encode())
     assert door.reasons()[0].endswith("not now")
+
+
+async def test_one_address_leaves_room_for_others(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GREETINGS_PER_ADDRESS", 3)
+    door = Door()
+    await door.open(nursery)
+    silent = [await door.connect() for _ in range(3)]
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    await door.say(GREETING)  # a fourth of the same address is closed at once, whatever it says
+    assert door.adopted == [] and "3 others from there" in door.reasons()[0]
+    async with await trio.open_tcp_stream("127.0.0.1", door.port, local_address="127.0.0.2") as other:
+        await other.send_all(GREETING)
+        with trio.fail_after(10):
+            assert await other.receive_some(1) == b""
+    assert len(door.adopted) == 1
+    for stream in silent:
+        await stream.aclose()
+
+
+async def test_a_byte_at_a_time_does_not_buy_time(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GREETING_TIMEOUT_S", 0.3)
+    async with await door.connect() as stream:
+        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+            for byte in GREETING * 10:
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(0.05)
+    assert door.adopted == [] and "did not say what it wants" in door.reasons()[0]
+
+
+@pytest.mark.parametrize("purpose", ["replicate", "restore"])
+async def test_a_bug_found_by_a_stranger_takes_nobody_else_down(
+    door: Door, purpose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(*arguments: object) -> str:
+        raise RecursionError("too deep")
+
+    door.hook = fail
+    await door.say(f"REPLICATOR 1 {purpose} {UUID}\n".encode() + b"bug")
+    assert "bug of the agent" in door.reasons()[0]
+    assert "too deep" in capsys.readouterr().err
+    door.hook = None
+    await door.say(GREETING)
+    assert door.adopted
+
+
+async def test_restores_do_not_hold_the_door(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was understood waits elsewhere, and not for ever many."""
+    monkeypatch.setattr(limits, "GREETINGS_WAITING", 1)
+    monkeypatch.setattr(limits, "RESTORE_CALLS", 1)
+    door = Door()
+    done = trio.Event()
+
+    async def wait(*arguments: object) -> str:
+        await done.wait()
+        return ""
+
+    door.hook = wait
+    await door.open(nursery)
+    ask = f"REPLICATOR 1 restore {UUID}\n".encode()
+    async with await door.connect() as slow:
+        await slow.send_all(ask)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await door.say(ask)
+        assert "others ask about restores" in door.reasons()[0]
+        door.hook = None
+        await door.say(GREETING)
+        assert door.adopted
+        done.set()
+
+
+async def test_no_descriptors_left_is_survived(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept, left = trio.SocketListener.accept, [errno.EMFILE, errno.ENFILE]
+
+    async def fail(listener: trio.SocketListener) -> trio.SocketStream:
+        if left:
+            raise OSError(left.pop(), "no")
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", fail)
+    monkeypatch.setattr(limits, "ACCEPT_PAUSE_S", 0.01)
+    for _ in range(2):  # the first accept was under way
+        await door.say(GREETING)
+    assert len(door.adopted) == 2

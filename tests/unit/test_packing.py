@@ -17,7 +17,7 @@ from replicator.errors import RemoteProtocolError
 from replicator.net.auto_level import AutoLevel
 from replicator.net.engine import Engine, Role, State, encode_frame
 from replicator.net.frames import Bye, Frame, Mark, MirrorBegin, Packed, PieceBatch, Ping, Records
-from replicator.net.packing import Packer, Unpacker
+from replicator.net.packing import Packer, Unpacker, is_compressible
 from replicator.net.session import Session
 from replicator.net.transmission import Transmission
 from replicator.transmission import MAXIMUM
@@ -99,6 +99,12 @@ async def test_any_frame_may_be_at_any_level(autojump_clock: Any, monkeypatch: p
         nursery.start_soon(send)
         for frame, data in frames:
             assert await target.receive() == (frame, data)
+
+
+def test_a_sample_tells_what_can_be_compressed() -> None:
+    noise = os.urandom(300_000)
+    assert is_compressible([b"head", TEXT[:300_000]]) and is_compressible([TEXT[:150_000] + noise[:100_000]])
+    assert not is_compressible([TEXT[:100], noise]) and not is_compressible([noise[:70_000]])
 
 
 async def test_the_level_changes_in_the_middle_of_a_session(autojump_clock: Any) -> None:

@@ -635,7 +635,6 @@ def test_a_running_program_is_not_patched(target: Target) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        _patch(b"x", 3, (0, b"new"), holes=((-1, 5),)),
         Patch(b"x", _ID, 1, 3, ((0, 5),), (), Content(b"abc")),
         Names(b"", _DIRECTORY, {}, b"", b"", (b"x",), b""),
         Names(b"", _DIRECTORY, {}, b"", b"", (b"x",), b"?"),
@@ -647,6 +646,23 @@ def test_malformed_changes_in_place_are_refused_for_good(target: Target, entry: 
     (refused,) = target.place(entry)
     assert not refused.retry
     assert target.read("x") == b"old"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        _patch(b"x", 3, (0, b"new"), holes=((-1, 5),)),
+        _patch(b"x", 2**63, (0, b"new")),
+        _patch(b"x", 3, (2**63, b"new")),
+        _patch(b"x" * 4096, 3, (0, b"new")),
+        Names(b"", _DIRECTORY._replace(uid=2**32), {}, b"", b"", (b"x",), b"f"),
+        Names(b"", _DIRECTORY._replace(mode=-1), {}, b"", b"", (b"x",), b"f"),
+        Names(b"", _DIRECTORY, {}, b"", b"", (b"x" * 256,), b"f"),
+    ],
+)
+def test_what_no_file_can_have_is_not_decoded(target: Target, entry: AnyEntry) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        target.place(entry)
 
 
 @pytest.mark.parametrize(
@@ -820,8 +836,6 @@ def test_what_cannot_be_compared_is_to_be_sent_whole(target: Target, tmp_path: P
         {"extents": ((0, 4 * _BLOCK),), "digests": bytes(16)},
         {"extents": ((0, 0),), "digests": b""},
         {"block_bytes": 0},
-        {"start": -5},
-        {"size": -1},
     ],
 )
 def test_malformed_digests_are_refused(target: Target, tmp_path: Path, changes: dict[str, object]) -> None:

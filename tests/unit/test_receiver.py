@@ -25,13 +25,25 @@ from kit.trees import assert_same_tree
 
 from replicator import limits
 from replicator.fs.apply import ApplyError
-from replicator.mirror.pieces import Batch, Content, File, Finish, Listing, Part, Same, Times, decode_refused
+from replicator.mirror.pieces import (
+    Batch,
+    Content,
+    File,
+    Finish,
+    Listing,
+    Part,
+    Same,
+    Times,
+    decode_refused,
+    encode_batch,
+)
 from replicator.net.frames import (
     Connected,
     Disconnect,
     MirrorBegin,
     MirrorEnd,
     PathMap,
+    PieceBatch,
     PiecesRefused,
     RefusedConnection,
 )
@@ -323,7 +335,7 @@ async def test_a_failing_operation_is_retried_and_nothing_overtakes_it(
 
 async def test_a_strict_target_holds_at_what_is_impossible(host: Host, autojump_clock: Any) -> None:
     host.journal.add(make_record(Kind.UNLINK, b"never/there"))
-    host.journal.add(make_record(Kind.WRITE, b"x", arg0=2**63, payload=b"x"))
+    host.journal.add(make_record(Kind.WRITE, b"x", arg0=7, payload=b"x"))
     async with host.receiver() as receiver, host.session(receiver) as (source, _):
         await make_exact(source)
         await source.send(*host.journal.run(0, 2))
@@ -850,12 +862,53 @@ async def test_a_batch_waits_for_space(host: Host, autojump_clock: Any) -> None:
 
 
 async def test_a_malformed_piece_harms_nothing(host: Host, autojump_clock: Any) -> None:
-    bad = msgspec.structs.replace(file_piece(b"bad\0name", b"x", 1), size=2**63)
+    bad = file_piece(b"bad\0name", b"x", 1)
     async with host.receiver() as receiver, host.session(receiver) as (source, _):
         await source.send(MirrorBegin("m", "full"))
         await source.send_batch(Batch(1, 0, (bad, Finish(b"x", Identity(1, 1), 5, 1, bad.attributes, {}, 5))))
         await source.batches(1)
         assert {r.path for r in source.refused} == {b"bad\0name", b"x"}
+
+
+def _records(*records: Record) -> Any:
+    journal = RecordedJournal()
+    for record in records:
+        journal.add(record)
+    return journal.run(0, len(journal))
+
+
+_GOOD = make_record(Kind.UNLINK, b"a/b")
+_HOSTILE = {
+    "offset": _records(_GOOD, make_record(Kind.WRITE, b"f", arg0=2**63, payload=b"x")),
+    "end": _records(_GOOD, make_record(Kind.WRITE, b"f", arg0=2**63 - 1, payload=b"x")),
+    "size": _records(_GOOD, make_record(Kind.TRUNCATE, b"f", arg0=2**64 - 1)),
+    "attributes": _records(_GOOD, make_record(Kind.SETATTR, b"f", payload=b"short")),
+    "mode": _records(_GOOD, make_record(Kind.FALLOCATE, b"f", arg1=1, payload=b"")),
+    "above": _records(_GOOD, make_record(Kind.UNLINK, b"../f")),
+    "second path": _records(_GOOD, make_record(Kind.RENAME, b"f", path2=b"/etc/f")),
+    "root": _records(_GOOD, make_record(Kind.RMDIR, b"")),
+    "kind": _records(_GOOD, make_record(Kind.FRAME, b"f")),
+    "xattr": _records(_GOOD, make_record(Kind.SETXATTR, b"f", path2=b"user.\0")),
+    "pieces": (PieceBatch(1), b"".join(encode_batch(Batch(1, 0, (Times(b"", 2**63),))))),
+}
+
+
+@pytest.mark.parametrize("case", _HOSTILE)
+async def test_hostile_input_ends_the_session_and_nothing_of_it_is_kept(
+    host: Host, case: str, autojump_clock: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame, data = _HOSTILE[case]
+    async with host.receiver() as receiver:
+        async with host.session(receiver) as (source, _):
+            await source.send(MirrorBegin("m", "full"))
+            await source.send(frame, data)
+            await source.until_ended()
+        assert receiver.status().received == {}
+        assert not receiver.status().queued_bytes
+        async with host.session(receiver):  # the next one finds it at work
+            pass
+    assert host.applied == []
+    assert "protocol error" in capsys.readouterr().err
 
 
 # --- connections ---
