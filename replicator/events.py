@@ -163,7 +163,7 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
-VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started by request ({text})")
+VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")
 VERIFY_STOPPED = EventType(4061, _I, "connection {id}: verification stopped")

@@ -127,7 +127,7 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     kind: str = ""  # full, difference
     status: MirrorStatus = MirrorStatus.IDLE
     complete: bool = False  # it has ended, with everything brought
-    percent: float | None = None  # None until the size is known
+    percent: float | None = None  # sent, or known to be there; None until the size is known
     total_files: int = 0
     total_bytes: int = 0
     total_known: bool = False
@@ -146,6 +146,9 @@ class MirrorProgress(msgspec.Struct, frozen=True):
     checksum: bool = False  # blocks are compared
     compared_bytes: int = 0  # read and compared by digests
     held: bool = False  # it waits: the target has put nothing in place for a while (MR-09)
+    applied_percent: float | None = None  # as `percent`, of what is in its place on the target (MR-10)
+    applied_files: int = 0  # as `done_files`
+    applied_bytes: int = 0
 
 
 class VerifyPhase(StrEnum):
@@ -176,6 +179,7 @@ class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
     remirror: bool = False
     newer: bool = False
     background: bool = False  # a part of the walk in the background
+    scheduled: bool = False  # begun by the schedule
     started: float = 0.0  # since the epoch
     finished: float = 0.0
     elapsed_s: float = 0.0
@@ -202,6 +206,12 @@ class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
     schedule: str = ""
     background_bytes_per_s: int = 0  # it walks the set all the time, at this budget; 0: it does not
     oldest_seconds: float | None = None  # age of the last look at what was not looked at longest
+
+    @property
+    def options_text(self) -> str:
+        """What it does."""
+        wanted = [name for name in ("checksum", "remirror", "newer") if getattr(self, name)]
+        return ", ".join(wanted) or "verify only"
 
     @property
     def difference_count(self) -> int:
@@ -234,6 +244,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     problem_count: int = 0
     problems: tuple[Problem, ...] = ()  # the first of them
     rate_bytes_per_s: float = 0.0
+    text: str = ""  # what became of orphans
 
 
 class RecoveryStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,9 +65,8 @@ class VerifyService:
         connection, run, action = self._connections.find(key), "", request.action
         if action == "start":
             run = str(await self._ask(connection, "verify_start", **request.options))
-            wanted = [name for name, value in request.options.items() if value]
-            text = ", ".join(wanted) or "verify only"
-            self._core.events.add(events.VERIFY_STARTED, id=connection.id, text=text)
+            wanted = msgspec.convert(request.options, VerifyProgress).options_text
+            self._core.events.add(events.VERIFY_STARTED, id=connection.id, how="by request", text=wanted)
         elif action in _EVENTS:
             await self._ask(connection, "verify_act", action=action)
             self._core.events.add(_EVENTS[action], id=connection.id)

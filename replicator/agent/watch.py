@@ -77,6 +77,8 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
         else:
             yield events.ORPHANS_COMPLETED, {**names, "text": described(now.orphans)}
     verify = now.verify
+    if verify.scheduled and verify.run != before.verify.run:
+        yield events.VERIFY_STARTED, {**names, "how": "by schedule", "text": verify.options_text}
     if verify.phase is VerifyPhase.COMPLETE and (verify.run, verify.phase) != (
         before.verify.run,
         before.verify.phase,

@@ -293,6 +293,9 @@ def mirror_text(status: Mapping[str, Any]) -> Text:
     percent = (status.get("mirror") or {}).get("percent")
     if name == "Mirroring" and percent is not None:
         return Text(f"{percent:.0f} %", style=_STYLES[name])
+    applied = (status.get("mirror") or {}).get("applied_percent")
+    if name == "Waiting" and applied is not None:  # MR-10: all is sent
+        return Text(f"{name} ({applied:.0f} % applied)", style=_STYLES[name])
     return _state(name)
 
 
@@ -308,6 +311,9 @@ def mirror_bar(status: Mapping[str, Any]) -> RenderableType:
     rate = mirror.get("rate_bytes_per_s") or 0.0
     done_files, done_bytes = mirror.get("done_files") or 0, mirror.get("done_bytes") or 0
     figures = f"{count_text(done_files)}{total} files, {bytes_text(done_bytes)}"
+    applied = mirror.get("applied_percent")
+    if percent is not None and applied is not None:
+        figures += f" sent, {applied:.1f} % applied"
     if rate:
         figures += f", {bytes_text(rate)}/s"
         if ends := ends_text(mirror):

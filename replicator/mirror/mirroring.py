@@ -184,10 +184,14 @@ class MirrorRun:
         self._tries[path] += 1
         return self._tries[path] <= limits.REFUSED_TRIES
 
-    def progress(self, now_ns: int) -> MirrorProgress:
+    def progress(self, now_ns: int, *, coming_files: int = 0, coming_bytes: int = 0) -> MirrorProgress:
+        """`coming_files`, `coming_bytes`: of what is done, so much is not on the target yet."""
         end_ns = self.finished_ns if self.finished_ns is not None else now_ns
         elapsed_s = max(end_ns - self.started_ns, 0) / 1e9
         percent: float | None = None
+        applied_percent: float | None = None
+        applied_files = max(self.done_files - coming_files, 0)
+        applied_bytes = max(self.done_bytes - coming_bytes, 0)
         remaining_s: float | None = None
         if self.total_known and self.finished_ns is None and not self.paused:
             remaining_s = self._estimate.remaining_s(
@@ -196,10 +200,12 @@ class MirrorRun:
                 work_of(self.total_files, self.total_bytes),
             )
         if self.finished_ns is not None and not self.stopped:
-            percent = 100.0
+            percent = applied_percent = 100.0
         elif self.total_known:
             whole = self.total_bytes + self.total_files
             percent = min(100.0 * (self.done_bytes + self.done_files) / whole, 100.0) if whole else 100.0
+            there = applied_bytes + applied_files
+            applied_percent = min(100.0 * there / whole, percent) if whole else 100.0
         return MirrorProgress(
             kind=self.kind,
             status=self.status,
@@ -222,6 +228,9 @@ class MirrorRun:
             problem_count=self.problem_count,
             problems=tuple(self.problems),
             current=self.current,
+            applied_percent=applied_percent,
+            applied_files=applied_files,
+            applied_bytes=applied_bytes,
         )
 
     def _current_rate(self, now_ns: int, elapsed_s: float) -> float:

@@ -252,9 +252,10 @@ class TargetState(Frame, frozen=True):
 
 
 class PiecesRefused(Frame, frozen=True):
-    """Target → source: pieces.Refused values, encoded by the caller."""
+    """Target → source: pieces.Refused values, encoded by the caller. `batch`: of this one; 0: of a record."""
 
     refused: bytes
+    batch: Count = 0
 
 
 class Drift(Frame, frozen=True):

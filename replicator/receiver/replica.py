@@ -709,7 +709,7 @@ class Replica:
         this.
         """
         number = self.applied.batches if batches is None else batches
-        self.refused.append(RefusedBatch(number, encode_refused(refused)))
+        self.refused.append(RefusedBatch(number, encode_refused(refused), batches or 0))
         self.refusals += 1
         while (
             len(self.refused) > limits.PIECES_IN_FLIGHT

@@ -76,11 +76,12 @@ class Applied(msgspec.Struct, array_like=True):
 
 class RefusedBatch(msgspec.Struct, frozen=True, array_like=True):
     """Pieces (mirror.pieces.Refused, encoded) that could not be placed, and how many batches were applied
-    before.
+    before. `batch`: which they were of; 0: it was a record that could not be applied.
     """
 
     batches: int
     refused: bytes
+    batch: int = 0
 
 
 def journal_ids(connect: Connect) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ class Reporter:
                 while replica.checked:
                     await session.send(replica.checked.popleft())
                 for refused in list(replica.refused)[len(replica.refused) - new :]:
-                    await session.send(PiecesRefused(refused.refused))
+                    await session.send(PiecesRefused(refused.refused, refused.batch))
                 now = trio.current_time()
                 if state != last_state and (
                     last_state is None

@@ -35,7 +35,7 @@ from replicator.sender.flow import Flow, OpenTransfer, QueuedPiece
 from replicator.sender.mirrors import Mirrors
 from replicator.sender.resync import Resync
 from replicator.sender.scanner import Scanner
-from replicator.sender.sent_pieces import SentPieces
+from replicator.sender.sent_pieces import NO_WORK, SentPieces, Work
 from replicator.sender.shipments import Shipment, Totals
 from replicator.states import MirrorEvent
 
@@ -103,6 +103,7 @@ class MirrorStream:
         """
         pieces = flow.pieces
         piece = pieces.popleft()
+        before = self._done
         entries, weight = self._entries(flow, piece), piece.bytes
         while entries and piece.patch is None and pieces and pieces[0].patch is None:
             if pieces[0].place != piece.place or weight + pieces[0].bytes > limits.PART_BYTES:
@@ -111,8 +112,15 @@ class MirrorStream:
             entries += self._entries(flow, piece)
             weight += piece.bytes
         if entries:
-            self._send(flow, entries, out, weight, piece.patch)
+            done = self._done
+            work = Work(done.files - before.files, done.bytes - before.bytes)
+            self._send(flow, entries, out, weight, piece.patch, work)
         self._mirrors.wake_scanner()  # there is room for another piece, or something to read again
+
+    @property
+    def _done(self) -> Work:
+        run = self._mirrors.run
+        return Work(run.done_files, run.done_bytes) if run is not None else NO_WORK
 
     def _entries(self, flow: Flow, piece: QueuedPiece) -> list[Found]:
         """What of a piece enters the stream."""
@@ -278,13 +286,14 @@ class MirrorStream:
         out: list[Shipment],
         weight: int = 0,
         patch: PatchRequest | None = None,
+        work: Work = NO_WORK,
     ) -> None:
         number = self._sent.next_number()
         data = encode_batch(Batch(number, flow.index, tuple(f.entry for f in entries if f.entry is not None)))
         size = sum(map(len, data))
         out.append(Shipment(PieceBatch(number), data))
         # Digests are small, and what the target has to do for them is not.
-        self._sent.add(number, max(size, weight), flow, entries, patch)
+        self._sent.add(number, max(size, weight), flow, entries, patch, work)
         self._totals.sent_bytes += size
         self._totals.mirror_bytes += size
 

@@ -23,6 +23,8 @@ class OrphanControl:
     def __init__(self, mirrors: Mirrors, changes: Changes, ring: Callable[[], object]) -> None:
         """`ring`: the agent is to look, for a run has ended."""
         self._ring = ring
+        self.ended: Callable[[OrphanReport], None] = lambda report: None
+        """Hears how each run ended on the target, perhaps again in each session."""
         self.report = OrphanReport()  # of the target, with its names
         self._mirrors = mirrors
         self._changes = changes
@@ -48,6 +50,7 @@ class OrphanControl:
         ended = not report.at_work and report.finished != self.report.finished
         self.report = msgspec.structs.replace(report, names=tuple(self._names))
         if ended:
+            self.ended(report)
             self._ring()
         self._changes.notify()
 

@@ -196,6 +196,7 @@ class Sender:
         self._orphans = orphans = OrphanControl(
             mirrors, changes, lambda: world.doorbells.ring(self._agent_bell)
         )
+        orphans.ended = verify.reports.orphans_ended
         self.reports = reports = TargetReports(
             flows,
             copy,

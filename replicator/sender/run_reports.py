@@ -11,11 +11,12 @@ import msgspec
 from replicator import limits
 from replicator.bounds import MALFORMED
 from replicator.mirror.mirroring import MirrorRun
+from replicator.orphans import MIRROR, PREVIEW, OrphanReport, described
 from replicator.queue.durable_file import replace_durably
 from replicator.status import RunReport
 from replicator.world import World
 
-VERIFY, BACKGROUND = "verify", "background"
+VERIFY, BACKGROUND, ORPHANS = "verify", "background", "orphans"
 _OWN = (VERIFY, BACKGROUND)
 
 _decoder = msgspec.json.Decoder(list[RunReport])
@@ -34,8 +35,9 @@ class RunReports:
 
     def add(self, report: RunReport) -> None:
         """A run has ended. Durable when this returns; never raises OSError."""
-        others = [r for r in self._reports if _group(r) != _group(report)]
-        same = [r for r in self._reports if _group(r) == _group(report)]
+        known = [r for r in self._reports if (r.run, r.kind) != (report.run, report.kind)]
+        others = [r for r in known if _group(r) != _group(report)]
+        same = [r for r in known if _group(r) == _group(report)]
         kept = [*others, *[*same, report][-self._kept :]]
         self._reports = sorted(kept, key=lambda r: r.finished)
         if self._removed:
@@ -55,7 +57,7 @@ class RunReports:
         self.add(
             RunReport(
                 run=run.run_id,
-                kind="orphans" if run.looks_for_orphans else run.kind,
+                kind=ORPHANS if run.looks_for_orphans else run.kind,
                 started=wall_s - progress.elapsed_s,
                 finished=wall_s,
                 elapsed_s=progress.elapsed_s,
@@ -69,6 +71,34 @@ class RunReports:
                 problem_count=run.problem_count,
                 problems=tuple(run.problems[: limits.RUN_PROBLEMS_KEPT]),
                 rate_bytes_per_s=progress.rate_bytes_per_s,
+            )
+        )
+
+    def orphans_ended(self, orphans: OrphanReport) -> None:
+        """What a target found of them went, or stays: of a search, instead of how the search ended.
+
+        A mirror that found none is worth no line, nor one that a target tells of once more.
+        """
+        if orphans.mode == MIRROR and not (orphans.files or orphans.directories or orphans.kept):
+            return
+        known = next((r for r in self._reports if (r.run, r.kind) == (orphans.run, ORPHANS)), None)
+        if known is not None and known.text == described(orphans):
+            return
+        elapsed_s = max(orphans.finished - orphans.started, 0.0)
+        self.add(
+            RunReport(
+                run=orphans.run,
+                kind=ORPHANS,
+                started=orphans.started,
+                finished=orphans.finished,
+                elapsed_s=elapsed_s,
+                result=orphans.phase,
+                options=orphans.mode if orphans.mode == PREVIEW else orphans.action,
+                files=orphans.done_files,
+                bytes=orphans.done_bytes,
+                skipped=orphans.kept + orphans.changed,
+                problem_count=orphans.problems,
+                text=described(orphans),
             )
         )
 

@@ -139,7 +139,10 @@ class SenderStatus:
         last = self.mirrors.last
         if last is None:
             return MirrorProgress()
-        progress = last.progress(self.world.clock.monotonic_ns())
+        coming = self.sent.coming
+        progress = last.progress(
+            self.world.clock.monotonic_ns(), coming_files=coming.files, coming_bytes=coming.bytes
+        )
         if self.pace.share <= 0:
             progress = msgspec.structs.replace(progress, remaining_s=None)
         states = self.states

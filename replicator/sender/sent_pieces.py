@@ -28,12 +28,23 @@ from replicator.sender.flow import Flow
 from replicator.sender.pace import Pace
 
 
+class Work(NamedTuple):
+    """What counts as done of a mirror."""
+
+    files: int
+    bytes: int
+
+
+NO_WORK = Work(0, 0)
+
+
 class _Batch(NamedTuple):
     number: int
     bytes: int
     flow: Flow
     found: list[Found]
     patch: PatchRequest | None
+    work: Work
 
 
 class SentPieces:
@@ -45,6 +56,7 @@ class SentPieces:
         self._flows = flows
         self._pace = pace
         self._last_number = last_number
+        self._settled = last_number
         self._batches: deque[_Batch] = deque()
         self._bytes = 0
 
@@ -57,20 +69,27 @@ class SentPieces:
         return self._last_number
 
     def add(
-        self, number: int, weight_bytes: int, flow: Flow, found: list[Found], patch: PatchRequest | None
+        self,
+        number: int,
+        weight_bytes: int,
+        flow: Flow,
+        found: list[Found],
+        patch: PatchRequest | None,
+        work: Work,
     ) -> None:
         """A batch enters the stream. `weight_bytes`: what counts as being on the way. `patch`: what it is a
-        part of.
+        part of. `work`: what is done with it.
         """
         # Contents are not kept: what is lost on the way is read again.
         kept = [f if f.entry is None else _without_data(f) for f in found]
-        self._batches.append(_Batch(number, weight_bytes, flow, kept, patch))
+        self._batches.append(_Batch(number, weight_bytes, flow, kept, patch, work))
         self._pace.sent(number, weight_bytes, self._bytes)
         self._bytes += weight_bytes
 
     def acknowledged(self, number: int) -> None:
         """The target has applied the batches up to this one."""
         self._pace.arrived(number)
+        self._settled = max(self._settled, number)
         while self._batches and self._batches[0].number <= number:
             batch = self._batches.popleft()
             self._bytes -= batch.bytes
@@ -80,6 +99,12 @@ class SentPieces:
                 elif isinstance(found.entry, Digests):
                     assert batch.patch is not None
                     batch.flow.order.digests_answered(batch.patch, found.entry.end - found.entry.start)
+
+    def is_settled(self, number: int) -> bool:
+        """Whether what the target refuses of that batch is known, or no matter: refusals are told before the
+        batch is acknowledged, and what a former run had left to bring its successor brings. 0: no batch.
+        """
+        return 0 < number <= self._settled
 
     def inodes_of(self, flow: Flow, directory: bytes, names: Collection[bytes]) -> dict[bytes, int]:
         """Inodes of files of that directory that were claimed together, by name; of those on the way only."""
@@ -106,8 +131,14 @@ class SentPieces:
 
     def clear(self) -> None:
         """The run is over, or begins anew."""
+        self._settled = self._last_number
         self._batches.clear()
         self._bytes = 0
+
+    @property
+    def coming(self) -> Work:
+        """What counts as done, and is not on the target yet."""
+        return Work(sum(b.work.files for b in self._batches), sum(b.work.bytes for b in self._batches))
 
     # --- with what waits for its place in the stream ---
 

@@ -79,6 +79,8 @@ class TargetReports:
         elif isinstance(event, TargetState):
             self._state(event)
         elif isinstance(event, PiecesRefused):
+            if self._sent.is_settled(event.batch):
+                return  # told again because the target cannot know what was heard
             for refused in decode_refused(event.refused):
                 self._refused_piece(refused)
             self._scanner.ring()

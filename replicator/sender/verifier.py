@@ -30,7 +30,7 @@ from replicator.mirror.checks import (
 from replicator.mirror.links import LinkTable
 from replicator.mirror.scan import join
 from replicator.net.frames import Checked, Checks
-from replicator.ops import NO_IDENTITY, RENAME_EXCHANGE, Flag, Kind, Record
+from replicator.ops import NO_IDENTITY, Flag, Kind, Record
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.flow import Flow
 from replicator.sender.mirrors import Mirrors
@@ -40,7 +40,7 @@ from replicator.sender.touched import QueuedChecks
 from replicator.sender.verify_asking import Asked, Doubt, Side, made, read
 from replicator.sender.verify_repair import bring
 from replicator.sender.verify_run import Difference, VerifyOptions, VerifyRun, difference_of
-from replicator.sender.verify_walk import Look, LookDirectory, LookFile, LookFiles
+from replicator.sender.verify_walk import Look, LookDirectory, LookFile, LookFiles, moves_of
 from replicator.states import VerifyEvent
 from replicator.status import VerifyPhase
 from replicator.world import World
@@ -94,7 +94,14 @@ class Verifier:
 
     # --- what an administrator asks for ---
 
-    def start(self, options: VerifyOptions, *, background: bool = False, taken_up: bool = False) -> VerifyRun:
+    def start(
+        self,
+        options: VerifyOptions,
+        *,
+        background: bool = False,
+        scheduled: bool = False,
+        taken_up: bool = False,
+    ) -> VerifyRun:
         """VF-01. Refused while a mirror runs. `taken_up`: of a predecessor, so it waits instead."""
         if self.run_under_way is not None:
             raise ReplicatorError("a verification is running: stop it first (dtctl verify stop)")
@@ -109,7 +116,7 @@ class Verifier:
                 raise ReplicatorError("the target's agent is of a release that does not verify")
         clock = self._world.clock
         identifier = str(uuid.UUID(int=self._world.random.getrandbits(128)))
-        run = VerifyRun(identifier, options, clock.monotonic_ns(), clock.wall_ns(), background)
+        run = VerifyRun(identifier, options, clock.monotonic_ns(), clock.wall_ns(), background, scheduled)
         self.run_under_way = self.last = run
         for flow in self._flows:
             links = LinkTable()
@@ -255,7 +262,11 @@ class Verifier:
         try:
             place = touched.open_place()
             self._pace.step_begins()
-            found = await self._world.in_thread(partial(read, run, side, look, self._pace))
+            side.recently.begin(look)
+            try:
+                found = await self._world.in_thread(partial(read, run, side, look, self._pace))
+            finally:
+                side.recently.end(trio.current_time())
             self._pace.step_ends()
         except BaseException:
             touched.abort_place()
@@ -305,14 +316,30 @@ class Verifier:
         self._totals.mirror_bytes += len(data)
 
     def passed(self, flow: Flow, record: Record) -> None:
-        """This is in the stream: directories that move are looked at where they come to."""
-        if record.kind != Kind.RENAME or not record.flags & Flag.DIRECTORY:
+        """This is in the stream: what it moves from where nobody looked is looked at where it comes to."""
+        if record.kind not in (Kind.RENAME, Kind.LINK):
             return
         side = next((s for s in self._sides if s.flow is flow), None)
-        if side is not None:
-            side.walk.again(LookDirectory(record.path2), trio.current_time())
-            if record.arg0 & RENAME_EXCHANGE:
-                side.walk.again(LookDirectory(record.path), trio.current_time())
+        if side is None:
+            return
+        directory = bool(record.flags & Flag.DIRECTORY)
+        for before, after in moves_of(record):
+            if directory:
+                self._look_at(side, LookDirectory(after))
+            elif not side.walk.reaches(after) and self._is_open(side, before):
+                self._look_at(side, LookFile(after))
+
+    def _look_at(self, side: Side, look: LookDirectory | LookFile) -> None:
+        run = self.run_under_way
+        if not side.walk.again(look, trio.current_time()) and run is not None:
+            run.changing += 1
+
+    def _is_open(self, side: Side, path: bytes) -> bool:
+        """Whether it is not certain that what was at this path has been compared."""
+        if side.walk.reaches(path) or path in side.recently:
+            return True
+        asked = [*self._asked.values(), *(doubt.asked for doubt in self._doubts)]
+        return any(path in batch.paths for batch in asked if batch.flow is side.flow)
 
     def answered(self, frame: Checked) -> None:
         """The target has compared. Raises msgspec.DecodeError."""
@@ -343,6 +370,7 @@ class Verifier:
         now_s = trio.current_time()
         for side in self._sides:
             flow = side.flow
+            side.recently.forget(now_s, flow.touched.head, flow.position.sequence)
             places = [a.place for a in self._asked.values() if a.flow is flow]
             places += [d.asked.place for d in self._doubts if d.asked.flow is flow]
             if places:

@@ -1,6 +1,7 @@
 """What a verification asks: what is read of a source in one step, and the checks made of it."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from replicator import limits
 from replicator.mirror.check_scan import ListedDirectory, Looked, Reader, Unreadable, content_bytes
@@ -12,7 +13,7 @@ from replicator.ops import Record, shown
 from replicator.sender.flow import Flow
 from replicator.sender.pace import Pace
 from replicator.sender.verify_run import VerifyRun
-from replicator.sender.verify_walk import Look, LookDirectory, LookFile, LookFiles, Walk
+from replicator.sender.verify_walk import Look, LookDirectory, LookFile, LookFiles, Recently, Walk
 
 
 @dataclass
@@ -27,6 +28,11 @@ class Asked:
     weight: int
     read_s: float
     sent: bool = False
+
+    @cached_property
+    def paths(self) -> frozenset[bytes]:
+        """Of what is no list of names."""
+        return frozenset(check.path for check in self.checks if isinstance(check, Check))
 
 
 @dataclass
@@ -46,6 +52,7 @@ class Side:
     reader: Reader
     links: LinkTable
     walk: Walk = field(default_factory=Walk)
+    recently: Recently = field(default_factory=Recently)
     large: bytes | None = None  # the file whose parts are being read
 
 

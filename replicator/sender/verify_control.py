@@ -75,8 +75,8 @@ class VerifyControl:
         self._make_room()
         return self._start(options)
 
-    def _start(self, options: VerifyOptions) -> str:
-        run = self.verifier.start(options)
+    def _start(self, options: VerifyOptions, *, scheduled: bool = False) -> str:
+        run = self.verifier.start(options, scheduled=scheduled)
         self.state.wanted, self.state.paused = options, False
         self._save()
         return run.run_id
@@ -170,7 +170,7 @@ class VerifyControl:
             try:
                 if verifier.may_start:
                     self._make_room()
-                    self._start(state.schedule_options)
+                    self._start(state.schedule_options, scheduled=True)
                     # Only once, however many were missed.
                     state.next_s = next_after(state.schedule, now_s) if state.schedule is not None else None
                     if state.next_s is None:

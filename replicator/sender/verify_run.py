@@ -93,6 +93,7 @@ class VerifyRun:
     started_ns: int
     started_wall_ns: int
     background: bool = False
+    scheduled: bool = False
     finished_ns: int | None = None
     finished_wall_ns: int = 0
     files: int = 0
@@ -163,6 +164,7 @@ class VerifyRun:
             remirror=self.options.remirror,
             newer=self.options.newer,
             background=self.background,
+            scheduled=self.scheduled,
             started=self.started_wall_ns / 1e9,
             finished=self.finished_wall_ns / 1e9,
             elapsed_s=elapsed_s,

@@ -60,6 +60,9 @@ def test_a_preview_says_what_happens(pair: Protected, tmp_path: Path) -> None:
     ]
     until(lambda: any(e["id"] == 4052 and "moved 4" in e["text"] for e in pair.alpha.json("events")))
     assert pair.alpha.json("status")[0]["target_data_state"] == "OK"
+    *_, told = pair.alpha.json("runs", pair.id)
+    assert (told["kind"], told["result"], told["options"]) == ("orphans", "complete", "move")
+    assert told["files"] == report["done_files"] and "moved 4" in told["text"]
     (pair.copy / "dir" / "young").unlink()
     log = next((pair.beta.home / "log").glob("receiver-*.log")).read_text()
     assert "orphan moved to" in log and "dir/old" in log

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from kit.protected import Protected, protected, until
@@ -21,6 +22,7 @@ NOT_WATCHED = '[target]\nwatch = "off"\n'
 LOGGED = '[verify]\nlog_directory = "{}"\nlog_name = "compared.log"\n'
 WRITER = Path(__file__).parents[1] / "kit" / "steady_writer.py"
 WRITES_PER_S = 5000
+WRITERS = 4  # processes: one alone waits for its answers most of the time
 LOADED_S = 150.0  # for one verification meanwhile, on a machine that is busy anyway
 
 
@@ -101,39 +103,52 @@ def test_it_is_driven(pair: Protected) -> None:
     assert pair.alpha.dtctl("mirror", "start", pair.id).code == 0
 
 
-def verify_under_load(pair: Protected, seconds: float) -> tuple[int, int]:
-    """How often it was verified meanwhile, and how many writes there were."""
-    command = [sys.executable, WRITER, pair.source / "busy", str(WRITES_PER_S)]
-    count = 0
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
-        try:
-            ends_s = time.monotonic() + seconds
-            while count == 0 or time.monotonic() < ends_s:
-                pair.alpha.json("verify", "start", pair.id, "--checksum")
-                until(lambda: pair.status["verify"]["phase"] == "complete", LOADED_S, 0.5)
-                report = pair.alpha.json("verify", "status", pair.id)
-                assert not report["differences"] and not report["problems"], report["differences"][:10]
-                assert report["files"] > 340
-                count += 1
-            assert writer.stdin is not None and writer.stdout is not None
-            writer.stdin.write("stop\n")
-            writer.stdin.flush()
-            done = int(writer.stdout.readline().split()[0])
-        finally:
+class Load(NamedTuple):
+    """What went on during a test."""
+
+    verifications: int
+    operations: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.operations / self.seconds
+        return f"{self.verifications} verifications, {self.operations} operations, {rate:.0f}/s"
+
+
+def verify_under_load(pair: Protected, seconds: float, writers: int) -> Load:
+    """Verify again and again while programs write; none may find a difference."""
+    count, running = 0, []
+    try:
+        for number in range(writers):
+            command = [sys.executable, WRITER, pair.source / f"busy {number}", str(WRITES_PER_S // writers)]
+            pipe = subprocess.PIPE
+            running.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+        ends_s = time.monotonic() + seconds
+        while count == 0 or time.monotonic() < ends_s:
+            pair.alpha.json("verify", "start", pair.id, "--checksum")
+            until(lambda: pair.status["verify"]["phase"] == "complete", LOADED_S, 0.5)
+            report = pair.alpha.json("verify", "status", pair.id)
+            assert not report["differences"] and not report["problems"], report["differences"][:10]
+            assert report["files"] > 340
+            count += 1
+        ended = [writer.communicate("stop\n", LOADED_S)[0].split() for writer in running]
+    finally:
+        for writer in running:
             writer.kill()
+            writer.wait()
+    load = Load(count, sum(int(done) for done, _ in ended), max(float(s) for _, s in ended))
     pair.assert_equal(150, ignore=frozenset({"holes"}))
-    return count, done
+    return load
 
 
 @pytest.mark.timeout_s(400)
 def test_no_false_difference_under_load(pair: Protected) -> None:
-    count, done = verify_under_load(pair, 20)
-    print(f"{count} verifications, {done} operations")
-    assert done > 1000  # of 100,000 that are wanted: this machine may be busy
+    load = verify_under_load(pair, 20, 1)
+    print(load)
+    assert load.operations > 1000  # of 100,000 that are wanted: this machine may be busy
 
 
 @pytest.mark.soak
-@pytest.mark.timeout_s(600)
+@pytest.mark.timeout_s(900)
 def test_no_false_difference_under_load_for_long(pair: Protected) -> None:
-    count, done = verify_under_load(pair, float(os.environ.get("SOAK_VERIFY_S", "120")))
-    print(f"{count} verifications, {done} operations")
+    print(verify_under_load(pair, float(os.environ.get("SOAK_VERIFY_S", "120")), WRITERS))

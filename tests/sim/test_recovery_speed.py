@@ -293,3 +293,28 @@ async def test_a_mirror_that_its_target_holds_up_says_so(
         await simulation.drained()
         assert not simulation.status.mirror.held
         simulation.assert_equal()
+
+
+async def test_what_is_sent_and_what_is_applied_are_told_apart(autojump_clock: Autojump) -> None:
+    """MR-10: all is sent, and the target writes nothing."""
+    async with simulate(8, options=NO_MIRROR) as simulation:
+        for number in range(20):
+            simulation.source.create(b"%d" % number)
+            simulation.source.write(b"%d" % number, 0, b"some content")
+        simulation.source.settle()
+        await simulation.drained()
+        sender, receiver = simulation.sender, simulation.receiver
+        assert sender is not None and receiver is not None
+        receiver.pause()
+        await trio.sleep(1)
+        sender.mirror_start("full")
+        await trio.sleep(10)
+        status = simulation.status
+        assert status.mirror_status is MirrorStatus.WAITING
+        assert status.mirror.percent == 100.0 and status.mirror.done_files >= 20
+        assert (status.mirror.applied_percent, status.mirror.applied_files) == (0.0, 0)
+        receiver.resume()
+        await simulation.drained()
+        mirror = simulation.status.mirror
+        assert mirror.applied_percent == 100.0
+        assert (mirror.applied_files, mirror.applied_bytes) == (mirror.done_files, mirror.done_bytes)

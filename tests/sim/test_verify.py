@@ -21,7 +21,9 @@ from replicator.mirror.compare import Comparer
 from replicator.schedules import Schedule
 from replicator.sender.arguments import SenderOptions
 from replicator.sender.touched import Touched
+from replicator.sender.verifier import Verifier
 from replicator.sender.verify_run import VerifyOptions
+from replicator.sender.verify_walk import Recently
 from replicator.status import MirrorStatus, TargetDataState, VerifyPhase, VerifyProgress
 
 pytestmark = pytest.mark.sim
@@ -521,6 +523,7 @@ async def test_a_schedule_outlives_its_sender(autojump_clock: trio.testing.MockC
         sender.verify.schedule(schedule, VerifyOptions(checksum=True))
         assert progress(simulation).next_run == now_s + 100
         await trio.sleep(200)
+        assert progress(simulation).scheduled
         assert len(sender.runs(["verify"])) == 1 and progress(simulation).next_run == now_s + 3700
         await simulation.kill_sender()
         await trio.sleep(3 * 3600 + 100)  # three are missed
@@ -555,6 +558,75 @@ async def test_in_the_background(autojump_clock: trio.testing.MockClock) -> None
         sender.verify_background(0, {})
         await trio.sleep(10)
         assert not sender.verifier.run_under_way
+
+
+# --- files that move ---
+
+
+async def files_that_move(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that differ move all the time, to where it was looked at already and back: each is found."""
+    monkeypatch.setattr(limits, "STEP_FILES", 2)
+    chance = random.Random(seed)
+    async with simulate(seed) as simulation:
+        source, root = simulation.source, simulation.target_root
+        directories = [b"%c" % letter for letter in b"abcdefgh"]
+        for directory in directories:
+            source.mkdir(directory)
+            for number in range(6):
+                source.create(b"%s/%d" % (directory, number))
+        where = [chance.choice(directories) + b"/moving%d" % number for number in range(4)]
+        for path in where:
+            source.create(path)
+            source.write(path, 0, b"as it is")
+        source.settle()
+        await simulation.drained()
+        for path in where:
+            keeping_times(root / os.fsdecode(path), lambda p: overwrite(p, 0, b"AS IT IS"))
+        sender = simulation.sender
+        assert sender is not None
+        sender.verify_start(checksum=True)
+        seen = [{path} for path in where]
+        while progress(simulation).phase not in _OVER:
+            await trio.sleep(chance.choice((0.0001, 0.001, 0.01)))
+            for number, path in enumerate(where):
+                if chance.random() < 0.5 or len(seen[number]) > 12:
+                    continue
+                where[number] = b"%s/%d-%d" % (chance.choice(directories), number, len(seen[number]))
+                seen[number].add(where[number])
+                if chance.random() < 0.3:
+                    source.link(path, where[number])
+                    source.unlink(path)
+                else:
+                    source.rename(path, where[number])
+        report = progress(simulation)
+        different = {os.fsencode(path) for path, aspects in found(report).items() if "content" in aspects}
+        assert all(names & different for names in seen), (seed, seen, different)
+        assert different <= set().union(*seen)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_file_that_moves_is_found(
+    seed: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    await files_that_move(seed, monkeypatch)
+
+
+def moves_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Verifier, "_is_open", lambda *_: False)
+
+
+def what_was_just_read_is_done_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recently, "__contains__", lambda *_: False)
+
+
+@pytest.mark.parametrize("plant", [moves_are_not_looked_at, what_was_just_read_is_done_with])
+async def test_a_planted_mistake_misses_files_that_move(
+    plant: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        for seed in range(12):
+            await files_that_move(seed, monkeypatch)
 
 
 # --- planted mistakes ---

@@ -645,11 +645,14 @@ def test_recovery_overview(home: Path, fake: FakeAgent, capsys: pytest.CaptureFi
 def test_mirror_bar(percent: float | None) -> None:
     status = msgspec.to_builtins(STATUS)
     status["mirror"]["percent"] = percent
+    status["mirror"]["applied_percent"] = None if percent is None else percent * 0.7
     console = Console(width=120)
     with console.capture() as capture:
         console.print(render.mirror_bar(status))
     assert "424 of 1 000 files" in capture.get()
     assert ("%" in capture.get()) == (percent is not None)
+    if percent:
+        assert "sent, 70.0 % applied" in capture.get()
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,11 @@ def test_verifications_are_events() -> None:
             msgspec.structs.replace(GOOD, verify=report), msgspec.structs.replace(GOOD, verify=report)
         )
     )
+    # The schedule's are told when they begin, also if they are seen too late; those by hand were told.
+    report = VerifyProgress(run="2", phase=VerifyPhase.COMPLETE, scheduled=True, checksum=True)
+    begun = list(connection_changes(running, msgspec.structs.replace(GOOD, verify=report)))
+    assert [change[0].id for change in begun] == [4058, 4062]
+    assert "by schedule (checksum)" in begun[0][0].text.format(**begun[0][1])
     # A verification that ends is no mirror that ends.
     verifying = msgspec.structs.replace(GOOD, mirror_status=MirrorStatus.VERIFYING)
     assert not list(
