@@ -16,6 +16,7 @@ import msgspec
 from replicator import limits
 from replicator.addresses import parse_host_port
 from replicator.errors import ConfigError, UsageError
+from replicator.plain import is_entry
 
 SYSTEM_FILE = "/etc/replicator/replicator.toml"
 UNLIMITED = "unlimited"
@@ -96,6 +97,16 @@ class Meter(msgspec.Struct, frozen=True):
     lag_error_s: int = limits.LAG_ERROR_S
 
 
+class Security(msgspec.Struct, frozen=True):
+    """[security]: how other agents are spoken to."""
+
+    ca: str = ""  # file: certificates of the organisation's authority; "": only paired agents are trusted
+    certificate: str = ""  # file: of this agent, by that authority
+    key: str = ""  # file: its private key; "": in the file of the certificate
+    allow_plain: tuple[str, ...] = ()  # hosts and networks with which plain text is spoken
+    loopback_plain: bool = True
+
+
 class Log(msgspec.Struct, frozen=True):
     """[log]. Sizes in bytes."""
 
@@ -113,6 +124,7 @@ class Config(msgspec.Struct, frozen=True):
     mirror: Mirror = Mirror()
     verify: Verify = Verify()
     meter: Meter = Meter()
+    security: Security = Security()
     access: Access = Access()
     log: Log = Log()
 
@@ -203,6 +215,16 @@ def _directory_or_default(value: Any) -> str:
     return "" if value == "" else _directory(value)
 
 
+def _plain_peers(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) and is_entry(v) for v in value):
+        raise _Wrong('must be a list of hosts and networks, as ["10.0.0.7", "10.1.0.0/16"]')
+    return tuple(value)
+
+
+def _file(value: Any) -> str:
+    return "" if value == "" else _directory(value)
+
+
 def _number(low: int, high: int) -> Check:
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -268,6 +290,11 @@ _CHECKS: dict[str, Check] = {
     "verify.log_files": _number(1, 999),
     "meter.lag_warning_s": _number(0, limits.LAG_MAX_S),
     "meter.lag_error_s": _number(0, limits.LAG_MAX_S),
+    "security.ca": _file,
+    "security.certificate": _file,
+    "security.key": _file,
+    "security.allow_plain": _plain_peers,
+    "security.loopback_plain": _flag,
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),
 }
@@ -321,6 +348,9 @@ def parse(data: bytes, path: str) -> Config:
             f"{path}: queue.segment_size: must be at most half of queue.memory_size"
             f' ("{show_size(config.queue.memory_size)}")'
         )
+    security = config.security
+    if security.key and not security.certificate:
+        raise ConfigError(f"{path}: security.key: belongs to security.certificate, which is missing")
     return config
 
 

@@ -179,7 +179,6 @@ CHILD_ENDED = EventType(
 )
 CHILD_SILENT = EventType(9023, _E, "{role} {id} does not answer: {reason}; see {log}")
 CHILD_STOPPED = EventType(9024, _I, "{role} {id} stopped")
-INSECURE = EventType(9030, _W, "listening on {listen} without authentication or encryption (--insecure)")
 # Who uses the agent, and what for (SC-04).
 ACCESS_GRANTED = EventType(600002, _I, "{user} from {origin} is let in by {how}: access level {level}")
 LOGIN_FAILED = EventType(9150, _W, "login of {user} from {origin} failed: {reason}")
@@ -192,6 +191,24 @@ REMOTE_CONTROL_FAILED = EventType(9157, _E, "there is no remote control: {reason
 CONTROL_CLOSED = EventType(9156, _W, "control: closed a connection from {peer}: {reason}")
 PEER_ACCEPTED = EventType(72, _I, "source {peer} connects as {connection}")
 PEER_REFUSED = EventType(9031, _W, "closed a socket from {peer}: {reason}")
+PLAIN_ALLOWED = EventType(9200, _W, "plain text is spoken with {peers}: anybody there may read and change it")
+PLAIN_SESSION = EventType(9201, _W, "source {peer} connects in plain text, as the configuration allows")
+IDENTITY_MADE = EventType(
+    9202, _I, "this agent has made its key; fingerprint of its certificate: {fingerprint}"
+)
+PAIRING_OPENED = EventType(9203, _I, "pairing is open for {minutes:.0f} minutes")
+PAIRING_CLOSED = EventType(9204, _I, "pairing is closed: {reason}")
+PAIRING_FAILED = EventType(9205, _W, "pairing with {peer} failed: {reason}")
+PAIRED = EventType(9206, _I, "paired with {name} ({fingerprint}) at {peer}")
+REVOKED = EventType(
+    9207, _W, "the certificate of {name} ({fingerprint}) is revoked: nothing of it is accepted"
+)
+GRANTED = EventType(9208, _W, "{name} may {what}")
+RENEWAL_BEGINS = EventType(
+    9209, _I, "a new certificate was made ({fingerprint}); paired agents are told of it"
+)
+RENEWED = EventType(9210, _I, "this agent shows its new certificate now: {fingerprint}")
+PEER_RENEWED = EventType(9211, _I, "{name} has a new certificate ({fingerprint}), signed by its old key")
 TARGET_NOT_TOLD = EventType(
     9032, _W, "connection {id}: {target} could not be told; there: dtctl target forget {uuid}"
 )

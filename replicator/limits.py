@@ -396,6 +396,24 @@ CONTROL_DESCRIPTORS = 8  # file descriptors beside one of them
 CONTROL_BACKLOG = 16
 CONTROL_ANSWER_S = 1.0  # for a last answer to leave when the server ends
 
+# --- identity and encryption ---
+CERTIFICATE_DAYS = 3650.0  # of an agent's own one, unless it is renewed before
+SESSION_CERTIFICATE_DAYS = 1.0  # of the key of one session; looked at when it begins
+RENEWAL_DAYS = 7.0  # a certificate that was replaced is accepted for so long
+VISIT_S = 3600.0  # between two looks whether a target has a new certificate
+RENEWAL_RETRY_S = 30.0  # between two tries to tell peers of a new certificate
+TLS_READ_BYTES = 256 * KIB  # taken from a socket at a time
+TLS_WRITE_BYTES = 256 * KIB  # encrypted at a time: what fits into a processor's cache
+INTRODUCTION_BYTES = 16 * KIB  # one line of what agents say before data flows: two certificates
+REFUSALS_KEPT = 1000  # (peer, reason) that were logged
+REFUSAL_AGAIN_S = 3600.0  # the same reason is logged again after so long
+PAIRING_CODE_CHARS = 12  # of 32 letters and digits: 60 bits
+PAIRING_OPEN_S = 600.0  # a code is good for so long
+PAIRING_TRIES = 3  # wrong codes until pairing is closed
+PAIRING_PAUSE_S = 1.0  # after a wrong code, doubled with each
+PAIRING_TIMEOUT_S = 20.0  # for the whole of it
+PAIRING_WORK = 1 << 14  # cost of scrypt: 16 MiB and 50 ms for each guess
+
 # --- restores ---
 
 RESTORE_CALL_S = 90.0  # for another agent to answer about a restore: a copy may have to be synced first

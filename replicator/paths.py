@@ -41,6 +41,21 @@ class Home:
         return os.path.join(self.path, "agent.json")
 
     @property
+    def credentials(self) -> str:
+        """Private key and certificate of the agent, in PEM."""
+        return os.path.join(self.path, "identity.pem")
+
+    @property
+    def next_credentials(self) -> str:
+        """The same, which peers are being told of."""
+        return os.path.join(self.path, "identity.pem.next")
+
+    @property
+    def trust(self) -> str:
+        """Directory of the agents that are trusted: a file each."""
+        return os.path.join(self.path, "trust")
+
+    @property
     def state(self) -> str:
         return os.path.join(self.path, "state.json")
 
@@ -154,7 +169,7 @@ class Home:
 
         Others may pass through the home, to its control API, and see or enter nothing else in it.
         """
-        for directory in (self.path, self.run, self.log, self.queue, self.targets):
+        for directory in (self.path, self.run, self.log, self.queue, self.targets, self.trust):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         os.chmod(self.path, 0o711)
 

@@ -170,6 +170,15 @@ class CopiesBody(Body, frozen=True, kw_only=True):
     source: str = ""
 
 
+class PairBody(Body, frozen=True, kw_only=True):
+    host: str
+    code: str
+
+
+class PeerBody(ActionBody, frozen=True, kw_only=True):
+    peer: str
+
+
 class LoginBody(Body, frozen=True, kw_only=True):
     user: str
     password: str
@@ -490,6 +499,37 @@ class Api:
         body = await _body(request, ProtectBody)
         return await self._service.protect(body.source, body.destination, body.lock, body.checksum)
 
+    # --- identity and trust ---
+
+    async def identity(self, request: Request) -> object:
+        return self._service.peers.view()
+
+    async def act_on_identity(self, request: Request) -> object:
+        _action(await _body(request, ActionBody), "renew")
+        view = await trio.to_thread.run_sync(self._service.peers.renew)
+        self._service.peers.wake()
+        return view
+
+    async def peers(self, request: Request) -> object:
+        return self._service.peers.peers()
+
+    async def act_on_peers(self, request: Request) -> object:
+        body = await _body(request, PeerBody)
+        return await self._service.act_on_peer(
+            _action(body, "revoke", "restores-all", "restores-own"), body.peer
+        )
+
+    async def pairing(self, request: Request) -> object:
+        return self._service.pairing.view()
+
+    async def act_on_pairing(self, request: Request) -> object:
+        action = _action(await _body(request, ActionBody), "open", "close")
+        return self._service.pairing.open() if action == "open" else self._service.pairing.close()
+
+    async def pair(self, request: Request) -> object:
+        body = await _body(request, PairBody)
+        return await self._service.pair(body.host, body.code)
+
     # --- targets ---
 
     async def targets(self, request: Request) -> object:
@@ -549,6 +589,10 @@ class Api:
             "/v1/restores/{restore}": {"GET": self.restore, "POST": self.act_on_restore},
             "/v1/recovery": {"GET": self.recovery, "POST": self.set_speed},
             "/v1/repsets/{name}/priority": {"POST": self.set_priority},
+            "/v1/identity": {"GET": self.identity, "POST": self.act_on_identity},
+            "/v1/peers": {"GET": self.peers, "POST": self.act_on_peers},
+            "/v1/pairing": {"GET": self.pairing, "POST": self.act_on_pairing},
+            "/v1/pair": {"POST": self.pair},
             "/v1/transmission": {"GET": self.transmissions, "POST": self.set_target_transmission},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},

@@ -86,6 +86,13 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", _CONNECTION + "/recovery"): _change("recovery {action} {connection}"),
     ("POST", _CONNECTION + "/force"): _change("recovery force {connection} {survivor}"),
     ("POST", _CONNECTION + "/wait"): _ASK,
+    ("GET", "/v1/identity"): _LOOK,
+    ("POST", "/v1/identity"): _change("identity {action}"),
+    ("GET", "/v1/peers"): _LOOK,
+    ("POST", "/v1/peers"): _change("trust {action} {peer}"),
+    ("GET", "/v1/pairing"): _LOOK,
+    ("POST", "/v1/pairing"): _change("pairing {action}"),
+    ("POST", "/v1/pair"): _change("pair {host}"),  # the code is a secret
     ("GET", "/v1/recovery"): _LOOK,
     ("POST", "/v1/recovery"): _change("recovery speed {speed}"),
     ("GET", "/v1/restores"): _LOOK,

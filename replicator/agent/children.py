@@ -39,6 +39,8 @@ from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.repset import overlapping
 from replicator.restores import Existing
+from replicator.security.channel import Handover
+from replicator.security.settings import SecuritySettings
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.sender.verify_log import VerifyLogSettings
 from replicator.shares import shares
@@ -70,6 +72,7 @@ class Children:
         ring: EventRing,
         supervisor: Supervisor,
         state: Callable[[], State],
+        security: SecuritySettings,
     ) -> None:
         self._home = home
         self._identity = identity
@@ -78,6 +81,7 @@ class Children:
         self._ring = ring
         self._supervisor = supervisor
         self._state = state
+        self._security = security
         self._places = QueuePlaces(home.places, World().disk)
         self._known_targets: dict[str, list[str]] = {}  # by connection: what was asked for once
         self._room_made_s = -inf
@@ -425,6 +429,7 @@ class Children:
                 transmission=self.transmission_orders(connection),
             ),
             connection_id=connection.id,
+            security=self._security,
         )
 
     def transmission_orders(self, connection: Connection) -> TransmissionOrders:
@@ -503,7 +508,7 @@ class Children:
         )
         return await self._supervisor.start(plan, patient=patient)
 
-    async def adopt(self, uuid: str, descriptor: int, data: bytes) -> None:
+    async def adopt(self, uuid: str, descriptor: int, data: bytes, handover: Handover | None = None) -> None:
         """Hand a source's socket, with what was read from it, to the receiver of a connection.
 
         Raises ReplicatorError.
@@ -519,8 +524,15 @@ class Children:
             limits.CONTROL_TIMEOUT_S,
             [descriptor],
             first=base64.b64encode(data).decode(),
+            handover=msgspec.to_builtins(handover),
             other_targets=await self._targets(except_uuid=uuid),
         )
+
+    async def drop_peer(self, uuid: str) -> None:
+        """End all sessions with an agent that is trusted no more."""
+        for child in (*self._supervisor.all("receiver"), *self._supervisor.all("sender")):
+            with suppress(ReplicatorError):  # one that gets up makes a handshake first
+                await child.call("drop_peer", uuid=uuid)
 
     async def _make_room(self) -> None:
         """Whoever says a greeting gets a process: end those that came to nothing, and bound the rest. Not

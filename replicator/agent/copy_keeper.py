@@ -17,10 +17,10 @@ import trio
 
 from replicator import events, limits
 from replicator.agent.core import Core
-from replicator.agent.restore_calls import Answer, Call, Conversation, in_lists
+from replicator.agent.restore_calls import Answer, Call, Conversation, handed_over, in_lists
 from replicator.agent.supervisor import Child, Plan
 from replicator.bounds import MALFORMED
-from replicator.errors import ReplicatorError, UsageError
+from replicator.errors import NotPermittedError, ReplicatorError, UsageError
 from replicator.fs import target_lock
 from replicator.mirror.inventory import items
 from replicator.mirror.scan import Source
@@ -29,6 +29,8 @@ from replicator.paths import memory_directory
 from replicator.receiver.replica_state import StateFile
 from replicator.repset import ReplicationSet, compile_filter, is_inside
 from replicator.restores import CopyView, Root
+from replicator.security.channel import Channel
+from replicator.security.trust import Peer
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.status import TargetStatus
 from replicator.world import World
@@ -45,9 +47,9 @@ class CopyKeeper:
 
     # --- what the other side asks for ---
 
-    async def serve(self, copy: str, stream: trio.SocketStream, rest: bytes) -> str:
+    async def serve(self, copy: str, channel: Channel) -> str:
         """One call. Returns what to log if it was refused."""
-        conversation = Conversation(stream, rest)
+        conversation = Conversation(channel)
         line = b""
         with trio.move_on_after(limits.GREETING_TIMEOUT_S):
             line = await conversation.receive_line(limits.RESTORE_CALL_BYTES)
@@ -57,12 +59,14 @@ class CopyKeeper:
             call = msgspec.json.decode(line, type=Call)
             _check_id(call.restore)
             await self._core.up.wait()
+            if call.action != "copies":
+                await self._check_owner(copy, channel.peer)
             if call.action == "inventory":
                 await self._send_inventory(call, copy, conversation)
             elif call.action == "attach":
                 await self._attach(call, copy, conversation)
             else:
-                await conversation.send_line(Answer(result=await self._answer(call, copy)))
+                await conversation.send_line(Answer(result=await self._answer(call, copy, channel.peer)))
         except MALFORMED as error:
             await conversation.send_line(Answer(error=f"this agent does not understand that: {error}"))
             return f"a restore was asked for in an unknown way: {error}"
@@ -71,10 +75,26 @@ class CopyKeeper:
             return f"restore refused: {error}" if call.action in ("hold", "attach") else ""
         return ""
 
-    async def _answer(self, call: Call, copy: str) -> object:
+    async def _check_owner(self, copy: str, peer: Peer | None) -> None:
+        """A copy is its source's, and of those to whom a person has given all copies. Raises
+        NotPermittedError.
+        """
+        if peer is None or peer.restores_all:
+            return
+        owner = (await self._receiver(copy).call("status"))["source_uuid"]
+        if owner != peer.uuid:
+            raise NotPermittedError(
+                f"copy {copy} belongs to another source: on {self._core.identity.name}, allow it with"
+                f" dtctl trust restores {peer.name} all"
+            )
+
+    async def _answer(self, call: Call, copy: str, peer: Peer | None) -> object:
         """What asks for something that is to be known."""
         if call.action == "copies":
-            return await self._copies()
+            found = await self._copies()
+            if peer is None or peer.restores_all:
+                return found
+            return [view for view in found if view.source_uuid == peer.uuid]
         if call.action == "describe":
             return await self._describe(copy)
         if call.action == "status":
@@ -87,7 +107,7 @@ class CopyKeeper:
             await self._end_sender(call.restore)
             await self._receiver(copy).call("restore_ends", restore=call.restore)
         elif call.action == "finish":
-            await self._finish(call, copy)
+            await self._finish(call, copy, peer)
         else:
             raise UsageError(f"this agent does not know {call.action!r} about restores")
         return None
@@ -162,8 +182,9 @@ class CopyKeeper:
             raise ReplicatorError("the copy does not stand still for this restore any more: start it again")
         child = await self._start_sender(call, copy)
         await conversation.send_line(Answer())
+        number, _, handover = await handed_over(self._core.peers, conversation)
         await child.call_with_descriptors(
-            "adopt", limits.CONTROL_TIMEOUT_S, [conversation.stream.socket.fileno()]
+            "adopt", limits.CONTROL_TIMEOUT_S, [number], handover=msgspec.to_builtins(handover)
         )
 
     async def _start_sender(self, call: Call, copy: str) -> Child:
@@ -258,13 +279,14 @@ class CopyKeeper:
             for directory in directories:
                 await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
 
-    async def _finish(self, call: Call, copy: str) -> None:
+    async def _finish(self, call: Call, copy: str, peer: Peer | None) -> None:
         """A source equals the copy now: no older one may change it."""
         await self._end_sender(call.restore)
         child = self._receiver(copy)
         status = await child.call("status")
         if status["restoring"] == call.restore:
-            await child.reload("restored", restore=call.restore, epoch=call.epoch)
+            source = peer.uuid if peer is not None else ""
+            await child.reload("restored", restore=call.restore, epoch=call.epoch, source_uuid=source)
             repset = status["repset"]
             self._core.events.add(events.COPY_PROMOTED, repset=repset, copy=copy, epoch=call.epoch)
 

@@ -18,6 +18,7 @@ import trio
 from replicator import events
 from replicator.addresses import Address, normalise_path
 from replicator.agent.children import Children
+from replicator.agent.peers import Peers
 from replicator.agent.state import AgentIdentity, State, save
 from replicator.config import Config
 from replicator.errors import ExitCode, ReplicatorError
@@ -42,6 +43,7 @@ class Core:
     listen: Address
     events: EventRing
     children: Children
+    peers: Peers
     up: trio.Event = field(default_factory=trio.Event)  # everything was started that should run
     rung: trio.Event = field(default_factory=trio.Event)  # by a sender whose state changes; then replaced
     _changes: trio.Lock = field(default_factory=trio.Lock)

@@ -26,6 +26,7 @@ from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
 from replicator.agent.launcher import Launcher, code_version
 from replicator.agent.listener import Greeter, PortInUseError, open_listeners, permitted
+from replicator.agent.peers import EVERYBODY, Peers, make_identity, settings_of
 from replicator.agent.process import NOTIFY_VARIABLE, Process
 from replicator.agent.service import Service
 from replicator.agent.state import State, load_identity, load_state
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="allow listening on other than loopback addresses: nobody is authenticated, nothing encrypted",
+        help="speak plain text with everybody: nobody is authenticated, nothing encrypted",
     )
     parser.add_argument("--config", metavar="FILE", help="instead of DIR/replicator.toml")
     parser.add_argument(
@@ -124,7 +125,9 @@ def run(home: Home, options: argparse.Namespace) -> None:
         state = load_state(home.state)
         os.chdir("/")  # whatever was the current directory must not be kept busy
         launcher = Launcher(fork_server.start(home, _expected(home, state)), code)
-        trio.run(run_agent, home, config, listen, options.name or config.agent.name, state, launcher)
+        name = options.name or config.agent.name
+        insecure = options.insecure or config.agent.insecure
+        trio.run(run_agent, home, config, listen, name, state, launcher, insecure)
 
 
 def _expected(home: Home, state: State) -> list[Role]:
@@ -141,13 +144,7 @@ def _create(home: Home) -> None:
 
 
 def _listen_address(config: Config, options: argparse.Namespace) -> Address:
-    address = parse_host_port(options.listen or config.agent.listen)
-    if not address.is_loopback and not (options.insecure or config.agent.insecure):
-        raise UsageError(
-            f"listening on {address} is refused: nobody is authenticated and nothing encrypted yet. Listen on"
-            f" 127.0.0.1 (through a tunnel), or accept that with --insecure"
-        )
-    return address
+    return parse_host_port(options.listen or config.agent.listen)
 
 
 @contextmanager
@@ -175,13 +172,23 @@ def locked(home: Home) -> Iterator[None]:
 
 
 async def run_agent(
-    home: Home, config: Config, listen: Address, name: str, state: State, launcher: Launcher
+    home: Home,
+    config: Config,
+    listen: Address,
+    name: str,
+    state: State,
+    launcher: Launcher,
+    insecure: bool,
 ) -> None:
     """The whole agent, until SIGTERM, SIGINT or a request to stop."""
     log = EventLog(home.event_log, config.log.size_max, config.log.files)
     ring = EventRing(time.time_ns, log.write)
     identity = load_identity(home.identity, name)
     memory = memory_directory(config.queue.memory_directory, identity.uuid)
+    settings = settings_of(home, config, insecure=insecure)
+    fingerprint = make_identity(home, identity)
+    peers = Peers(home, identity, settings, ring, lambda: listen.port)
+    peers.check_files()
     asked, listen = listen, permitted(listen)
     try:
         listeners = await open_listeners(listen)
@@ -194,23 +201,30 @@ async def run_agent(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(launcher.run)
             supervisor = Supervisor(home, ring, launcher, nursery)
-            children = Children(home, identity, config, listen, ring, supervisor, lambda: core.state)
-            core = Core(home, identity, config, state, listen, ring, children)
+            children = Children(
+                home, identity, config, listen, ring, supervisor, lambda: core.state, settings
+            )
+            peers.drop = children.drop_peer
+            core = Core(home, identity, config, state, listen, ring, children, peers)
             service = Service(core)
             nursery.start_soon(_stop_on_signal, signals, service)
             ring.add(events.AGENT_STARTED, name=identity.name, pid=os.getpid(), home=home.path, listen=listen)
+            if fingerprint is not None:
+                ring.add(events.IDENTITY_MADE, fingerprint=fingerprint)
+            if settings.allow_plain:
+                ring.add(events.PLAIN_ALLOWED, peers=_plain_text(settings.allow_plain))
             if asked.port != listen.port and asked != permitted(asked):
                 first, last = limits.PORT_FIRST, limits.PORT_LAST
                 ring.add(events.PORT_OUT_OF_RANGE, port=asked.port, listen=listen, first=first, last=last)
-            if not listen.is_loopback:
-                ring.add(events.INSECURE, listen=listen)
             async with trio.open_nursery() as answering:  # ends once the last answer is given
                 async with trio.open_nursery() as starting:
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
                     async with trio.open_nursery() as both:
                         both.start_soon(service.start)
                         await answering.start(_serve_api, service, home)
-                    await nursery.start(Greeter(children.adopt, service.copies.serve, ring).serve, listeners)
+                    greeter = Greeter(children.adopt, service.copies.serve, ring, peers, service.pairing)
+                    await nursery.start(greeter.serve, listeners)
+                    nursery.start_soon(peers.run, service.other_agents)
                     nursery.start_soon(Watch(core, service.connections, service.queues).run)
                     nursery.start_soon(service.recovery.run)
                     nursery.start_soon(service.restores.run)
@@ -242,6 +256,10 @@ async def _stop_on_signal(signals: AsyncIterator[int], service: Service) -> None
 async def _cancel_on_stop(service: Service, scope: trio.CancelScope) -> None:
     await service.stop_requested.wait()
     scope.cancel()
+
+
+def _plain_text(peers: tuple[str, ...]) -> str:
+    return "everybody" if set(EVERYBODY) <= set(peers) else ", ".join(peers)
 
 
 def _notify_systemd(text: str) -> None:

@@ -18,16 +18,23 @@ from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent import restore_calls
 from replicator.agent.door import Door, RefusalLog
+from replicator.agent.local_peer import is_ours
+from replicator.agent.pairing import Pairing
+from replicator.agent.peers import PURPOSE as INTRODUCE
+from replicator.agent.peers import Peers
 from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
 from replicator.events import EventRing
 from replicator.net.engine import PURPOSE, split_greeting
 from replicator.net.frames import Greeting
+from replicator.security import pairing
+from replicator.security.channel import Channel, ChannelRefused, Handover
+from replicator.security.trust import NotTrusted
 
-Adopt = Callable[[str, int, bytes], Awaitable[None]]
+Adopt = Callable[[str, int, bytes, Handover | None], Awaitable[None]]
 """Hand over the socket of a connection, and what was read from it, to its receiver. Raises ReplicatorError.
 """
 
-Restore = Callable[[str, trio.SocketStream, bytes], Awaitable[str]]
+Restore = Callable[[str, Channel], Awaitable[str]]
 """Answer what another agent asks about a restore from this copy: see `CopyKeeper.serve`."""
 
 
@@ -65,7 +72,17 @@ class Greeter:
     said which connection it carries.
     """
 
-    def __init__(self, adopt: Adopt, restore: Restore, ring: EventRing) -> None:
+    def __init__(
+        self,
+        adopt: Adopt,
+        restore: Restore,
+        ring: EventRing,
+        peers: Peers | None = None,
+        pairing: Pairing | None = None,
+    ) -> None:
+        """`peers` None: everybody speaks plain text."""
+        self._peers = peers
+        self._pairing = pairing
         self._adopt = adopt
         self._restore = restore
         self._ring = ring
@@ -106,11 +123,16 @@ class Greeter:
         try:
             host, port = stream.socket.getpeername()[:2]
             peer = str(Address(host, port))
-            greeting, data, reason = await self._listen_to(stream, host)
+            channel, greeting, data, reason = await self._listen_to(stream, host)
             if greeting is not None:
-                reason = await self._hand_over(stream, greeting, data, peer)
+                reason = await self._hand_over(stream, channel, greeting, data, peer)
+        except (NotTrusted, ChannelRefused) as error:
+            if self._peers is None or self._peers.is_news(peer, str(error)):
+                reason = str(error)
         except (ReplicatorError, ProtocolError) as error:
             reason = str(error)
+        except trio.TooSlowError:
+            reason = f"did not say who it is within {limits.GREETING_TIMEOUT_S:.0f} s"
         except (OSError, trio.BrokenResourceError) as error:
             reason = f"connection lost: {error}"
         except Exception:  # a bug; whoever found it must not take the agent, and all its connections, down
@@ -121,14 +143,22 @@ class Greeter:
                 self._refused(host, peer, reason)
             await trio.aclose_forcefully(stream)
 
-    async def _listen_to(self, stream: trio.SocketStream, host: str) -> tuple[Greeting | None, bytes, str]:
-        """The first line, all that was read, and why there is none. Ends what was begun in `_accept`."""
+    async def _listen_to(
+        self, stream: trio.SocketStream, host: str
+    ) -> tuple[Channel, Greeting | None, bytes, str]:
+        """Who is there, the first line, all that was read, and why there is none. Ends what was begun in
+        `_accept`.
+        """
+        channel = Channel(stream, server=True)
         try:
             if not self._door.enter(host):
                 reason = f"{limits.GREETINGS_PER_ADDRESS} others from there have not said what they want"
-                return None, b"", reason
+                return channel, None, b"", reason
             try:
-                return await _read_greeting(stream)
+                with trio.fail_after(limits.GREETING_TIMEOUT_S):
+                    if self._peers is not None:
+                        channel = await self._peers.door.open(stream)
+                return channel, *await _read_greeting(channel.stream)
             finally:
                 self._door.leave(host)
         finally:
@@ -144,7 +174,9 @@ class Greeter:
             )
             self._ring.add(events.PEER_REFUSED, peer=peer, reason=refusal.reason + also)
 
-    async def _hand_over(self, stream: trio.SocketStream, greeting: Greeting, data: bytes, peer: str) -> str:
+    async def _hand_over(
+        self, stream: trio.SocketStream, channel: Channel, greeting: Greeting, data: bytes, peer: str
+    ) -> str:
         """Returns why the socket is of no use; empty if it was handed over. `data`: all that was read."""
         try:
             canonical = str(uuid.UUID(greeting.connection_uuid))
@@ -152,22 +184,63 @@ class Greeter:
             canonical = ""
         if canonical != greeting.connection_uuid:
             raise RemoteProtocolError(f"{greeting.connection_uuid!r} is not a connection")
+        channel.rest += data[data.index(b"\n") + 1 :]
+        if greeting.purpose == pairing.PURPOSE and self._pairing is not None and channel.peer is None:
+            await self._pairing.answer(stream, bytes(channel.rest), peer)
+            return ""
+        if self._peers is not None:
+            if channel.peer is None:
+                self._peers.door.check_plain(stream)
+                await _check_local(stream)
+            else:
+                with trio.fail_after(limits.GREETING_TIMEOUT_S):
+                    await self._peers.answer(channel)
+            if greeting.purpose == INTRODUCE:
+                return ""  # that was all
         if greeting.purpose == restore_calls.PURPOSE:
             if self._restoring >= limits.RESTORE_CALLS:
                 return f"{limits.RESTORE_CALLS} others ask about restores at this moment"
             self._restoring += 1
             try:
-                return await self._restore(canonical, stream, data[data.index(b"\n") + 1 :])
+                return await self._restore(canonical, channel)
             finally:
                 self._restoring -= 1
         if greeting.purpose != PURPOSE:
             raise RemoteProtocolError(f"purpose {greeting.purpose!r} is not known here")
-        await self._adopt(canonical, stream.socket.fileno(), data)
-        self._ring.add(events.PEER_ACCEPTED, peer=peer, connection=canonical)
+        await self._carry_on(canonical, stream, channel, data)
+        if channel.peer is None and not _is_local(stream):
+            self._ring.add(events.PLAIN_SESSION, peer=peer)
+        who = f"{channel.peer.name} ({peer})" if channel.peer is not None else peer
+        self._ring.add(events.PEER_ACCEPTED, peer=who, connection=canonical)
         return ""
 
+    async def _carry_on(
+        self, connection: str, stream: trio.SocketStream, channel: Channel, data: bytes
+    ) -> None:
+        if self._peers is None or channel.peer is None:
+            await self._adopt(connection, stream.socket.fileno(), data, None)
+            return
+        with trio.fail_after(limits.GREETING_TIMEOUT_S):
+            handover = await self._peers.hand_over(channel)
+        await self._adopt(connection, stream.socket.fileno(), b"", handover)
+        await self._peers.after_adoption(channel.peer)
 
-async def _read_greeting(stream: trio.SocketStream) -> tuple[Greeting | None, bytes, str]:
+
+async def _check_local(stream: trio.SocketStream) -> None:
+    """Raises NotTrusted."""
+    if not _is_local(stream):
+        return
+    own, peer = stream.socket.getsockname()[:2], stream.socket.getpeername()[:2]
+    here, there = ((str(host).removeprefix("::ffff:"), int(port)) for host, port in (own, peer))
+    if not await trio.to_thread.run_sync(is_ours, here, there):
+        raise NotTrusted("plain text within this host is spoken with programs of root only")
+
+
+def _is_local(stream: trio.SocketStream) -> bool:
+    return Address(stream.socket.getpeername()[0].removeprefix("::ffff:"), 0).is_loopback
+
+
+async def _read_greeting(stream: trio.abc.ReceiveStream) -> tuple[Greeting | None, bytes, str]:
     """Within a time and a size, however slowly it comes."""
     data = b""
     with trio.move_on_after(limits.GREETING_TIMEOUT_S):

@@ -15,12 +15,14 @@ import trio
 
 from replicator import limits
 from replicator.addresses import Address
+from replicator.agent.peers import Peers
 from replicator.bounds import MALFORMED
 from replicator.errors import ExitCode, ReplicatorError, UnreachableError, UsageError
 from replicator.mirror.inventory import Item
-from replicator.net.frames import PROTOCOL_VERSION
 from replicator.repset import ReplicationSet
 from replicator.restores import Root
+from replicator.security.channel import Channel, ChannelRefused, Handover
+from replicator.security.tls import transport_of
 
 PURPOSE = "restore"
 ANY_COPY = "00000000-0000-0000-0000-000000000000"
@@ -52,11 +54,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversation:
-    """A socket after its first line. `rest`: what was read beyond it."""
+    """A channel after its first line. `rest`: what was read beyond it."""
 
-    def __init__(self, stream: trio.SocketStream, rest: bytes = b"") -> None:
-        self.stream = stream
-        self.rest = bytearray(rest)
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.stream = channel.stream
+        self.rest = channel.rest
 
     async def receive_line(self, bytes_max: int = limits.RESTORE_LINE_BYTES) -> bytes:
         """Without its newline. UnreachableError."""
@@ -117,20 +120,14 @@ class Conversation:
 
 @asynccontextmanager
 async def calling(
-    address: Address, copy: str, call: Call, timeout_s: float = limits.RESTORE_CALL_S
+    peers: Peers, address: Address, copy: str, call: Call, timeout_s: float = limits.RESTORE_CALL_S
 ) -> AsyncIterator[tuple[Any, Conversation]]:
     """The result of a call, and the socket. Raises UnreachableError, and what the other agent refuses."""
-    try:
-        with trio.fail_after(limits.CONNECT_TIMEOUT_S):
-            stream = await trio.open_tcp_stream(address.host, address.port)
-    except (OSError, trio.TooSlowError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "no answer"
-        raise UnreachableError(f"no agent answers at {address}: {reason}") from None
-    async with stream:
-        conversation = Conversation(stream)
+    channel = await peers.call(address, PURPOSE, copy)
+    async with channel.stream:
+        conversation = Conversation(channel)
         try:
             with trio.fail_after(timeout_s):
-                await stream.send_all(f"REPLICATOR {PROTOCOL_VERSION} {PURPOSE} {copy}\n".encode())
                 await conversation.send_line(call)
                 line = await conversation.receive_line()
         except trio.TooSlowError:
@@ -147,9 +144,26 @@ async def calling(
         yield answer.result, conversation
 
 
-async def ask(address: Address, copy: str, call: Call, timeout_s: float = limits.RESTORE_CALL_S) -> Any:
+async def handed_over(peers: Peers, conversation: Conversation) -> tuple[int, bytes, Handover | None]:
+    """Socket, what was read of it, and keys, for the process that carries the session that follows. Raises
+    UnreachableError.
+    """
+    channel = conversation.channel
+    stream = transport_of(channel.stream)
+    assert isinstance(stream, trio.SocketStream)
+    try:
+        with trio.fail_after(limits.GREETING_TIMEOUT_S):
+            handover = await peers.hand_over(channel)
+    except (ChannelRefused, OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
+        raise UnreachableError(f"the session could not be secured: {error}") from None
+    return stream.socket.fileno(), bytes(channel.rest), handover
+
+
+async def ask(
+    peers: Peers, address: Address, copy: str, call: Call, timeout_s: float = limits.RESTORE_CALL_S
+) -> Any:
     """The result of a call that needs nothing more. Raises as `calling`."""
-    async with calling(address, copy, call, timeout_s) as (result, _):
+    async with calling(peers, address, copy, call, timeout_s) as (result, _):
         return result
 
 

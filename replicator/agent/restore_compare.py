@@ -8,6 +8,7 @@ import trio
 from replicator import limits
 from replicator.addresses import Address
 from replicator.agent.copy_keeper import open_sources
+from replicator.agent.peers import Peers
 from replicator.agent.restore_calls import Call, calling
 from replicator.agent.restore_checks import Job
 from replicator.mirror.inventory import Item, items
@@ -21,11 +22,11 @@ Visit = Callable[[int, Change], bool]
 
 
 async def compare(
-    address: Address, copy: str, job: Job, existing: Existing, visit: Visit, *, removes: bool
+    peers: Peers, address: Address, copy: str, job: Job, existing: Existing, visit: Visit, *, removes: bool
 ) -> None:
     """Call `visit`, in a thread, for all that differs, root by root. Raises ReplicatorError."""
     call = Call(action="inventory", repset=job.repset, roots=job.roots)
-    async with calling(address, copy, call) as (_, conversation):
+    async with calling(peers, address, copy, call) as (_, conversation):
 
         def there() -> Iterator[Item]:
             while part := trio.from_thread.run(conversation.receive_items):
@@ -50,7 +51,7 @@ def _here(job: Job, index: int, place: str) -> Iterator[Item]:
         source.close()
 
 
-async def first_newer(address: Address, copy: str, job: Job, request: RestoreRequest) -> str:
+async def first_newer(peers: Peers, address: Address, copy: str, job: Job, request: RestoreRequest) -> str:
     """A file here that is newer than in the copy, and would be overwritten; "": there is none."""
     found: list[str] = []
 
@@ -59,11 +60,11 @@ async def first_newer(address: Address, copy: str, job: Job, request: RestoreReq
             found.append(_path(job.places[index], change))
         return bool(found)
 
-    await compare(address, copy, job, request.existing, visit, removes=False)
+    await compare(peers, address, copy, job, request.existing, visit, removes=False)
     return found[0] if found else ""
 
 
-async def plan_of(address: Address, copy: str, job: Job, request: RestoreRequest) -> Plan:
+async def plan_of(peers: Peers, address: Address, copy: str, job: Job, request: RestoreRequest) -> Plan:
     """All that a restore would do."""
     steps: list[Step] = []
     counts: dict[str, int] = {}
@@ -80,12 +81,12 @@ async def plan_of(address: Address, copy: str, job: Job, request: RestoreRequest
         return False
 
     removes = request.orphans not in (None, OrphanAction.KEEP)
-    await compare(address, copy, job, request.existing, visit, removes=removes)
+    await compare(peers, address, copy, job, request.existing, visit, removes=removes)
     left_out = sum(counts.values()) - len(steps)
     return Plan(steps=tuple(steps), left_out=left_out, counts=counts, bytes=size)
 
 
-async def what_differs(address: Address, copy: str, job: Job) -> dict[str, list[bytes]]:
+async def what_differs(peers: Peers, address: Address, copy: str, job: Job) -> dict[str, list[bytes]]:
     """By the source's path of each root: paths below it that are here as they are not in the copy."""
     found: dict[str, list[bytes]] = {root.source: [] for root in job.roots}
 
@@ -93,7 +94,7 @@ async def what_differs(address: Address, copy: str, job: Job) -> dict[str, list[
         found[job.roots[index].source].append(change.path)
         return False
 
-    await compare(address, copy, job, Existing.OVERWRITE, visit, removes=False)
+    await compare(peers, address, copy, job, Existing.OVERWRITE, visit, removes=False)
     return {source: list(outermost(paths)) for source, paths in found.items()}
 
 

@@ -22,7 +22,7 @@ from replicator.agent.connections import Connections
 from replicator.agent.core import Change, Core, NotFoundError
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.agent.restore_calls import ANY_COPY, Call, ask, calling
+from replicator.agent.restore_calls import ANY_COPY, Call, ask, calling, handed_over
 from replicator.agent.restore_checks import Facts, Job, check_request, job_of, refusal
 from replicator.agent.restore_compare import first_newer, plan_of, what_differs
 from replicator.agent.restore_ending import Ending, lacking_everything
@@ -66,7 +66,7 @@ class Restores:
 
     async def copies(self, source: str) -> list[CopyView]:
         """What the agent at HOST[:PORT] keeps; "": this one."""
-        found = await ask(self._address(source), ANY_COPY, Call(action="copies"))
+        found = await ask(self._core.peers, self._address(source), ANY_COPY, Call(action="copies"))
         return msgspec.convert(found, list[CopyView])
 
     def all(self) -> list[RestoreView]:
@@ -104,7 +104,7 @@ class Restores:
         facts = await self._facts(request, connection, address, copy, job, over_source)
         refused = refusal(copy, facts, request.even_if)
         if request.dry_run:
-            plan = await plan_of(address, copy.uuid, job, request)
+            plan = await plan_of(self._core.peers, address, copy.uuid, job, request)
             return msgspec.structs.replace(plan, refused=refused)
         if refused:
             raise ReplicatorError(refused)
@@ -129,7 +129,7 @@ class Restores:
                 raise
         else:
             address = self._address(request.source or (connection.target if connection.target_host else ""))
-            found = await ask(address, connection.uuid, Call(action="describe"))
+            found = await ask(self._core.peers, address, connection.uuid, Call(action="describe"))
             return connection, address, msgspec.convert(found, CopyView)
         known = await self.copies(request.source)
         fitting = [copy for copy in known if request.copy in (copy.uuid, copy.repset.name)]
@@ -164,7 +164,7 @@ class Restores:
                 occupied = occupied or place
         wanted = request.existing is Existing.OVERWRITE and Danger.NEWER not in request.even_if
         if filled and wanted and not request.dry_run:
-            newer = await first_newer(address, copy.uuid, job, request)
+            newer = await first_newer(self._core.peers, address, copy.uuid, job, request)
         return Facts(
             connection.id if connection is not None else None,
             replicates,
@@ -225,7 +225,7 @@ class Restores:
             mounts=tuple(mount.id for mount in mounts),
             started=time.time(),
         )
-        await ask(address, copy.uuid, Call(action="hold", restore=restore.uuid))
+        await ask(self._core.peers, address, copy.uuid, Call(action="hold", restore=restore.uuid))
         change.undo(ask, address, copy.uuid, Call(action="end", restore=restore.uuid))
         ended = [r for r in state.restores if not r.is_at_work][-limits.RESTORES_KEPT :]
         kept = [r for r in state.restores if r.is_at_work or r in ended]
@@ -300,9 +300,11 @@ class Restores:
         while True:
             if not await self._is_connected(restore):
                 try:
-                    async with calling(_of(restore), restore.copy, call) as (_, conversation):
-                        number = conversation.stream.socket.fileno()
-                        await children.adopt(restore.uuid, number, bytes(conversation.rest))
+                    async with calling(self._core.peers, _of(restore), restore.copy, call) as (
+                        _,
+                        conversation,
+                    ):
+                        await children.adopt(restore.uuid, *await handed_over(self._core.peers, conversation))
                 except ReplicatorError:
                     await trio.sleep(limits.RESTORE_RETRY_S)  # `_until_there` hears of what is for good
                     continue
@@ -321,7 +323,9 @@ class Restores:
         while True:
             await trio.sleep(limits.RESTORE_LOOK_S)
             try:
-                status = await ask(_of(restore), restore.copy, Call(action="status", restore=restore.uuid))
+                status = await ask(
+                    self._core.peers, _of(restore), restore.copy, Call(action="status", restore=restore.uuid)
+                )
             except UnreachableError:
                 continue
             except ReplicatorError:
@@ -334,7 +338,7 @@ class Restores:
     async def _check_held(self, restore: Restore) -> None:
         """Raises ReplicatorError if the copy does not stand still for this restore any more."""
         try:
-            found = await ask(_of(restore), restore.copy, Call(action="describe"))
+            found = await ask(self._core.peers, _of(restore), restore.copy, Call(action="describe"))
         except UnreachableError:
             return
         if found["restoring"] != restore.uuid:
@@ -346,13 +350,13 @@ class Restores:
         noted = self._ending.is_noted(restore)  # and its mounts may be up already
         if restore.over_source and not noted and restore.request.orphans is not OrphanAction.DELETE:
             job = Job(restore.repset, restore.roots, restore.places)
-            lacking = await what_differs(_of(restore), restore.copy, job)
+            lacking = await what_differs(self._core.peers, _of(restore), restore.copy, job)
         goes_on = restore.over_source or restore.request.protect
         action = "finish" if goes_on else "end"
         call = Call(action=action, restore=restore.uuid, epoch=restore.epoch + 1)
         while True:
             try:
-                await ask(_of(restore), restore.copy, call)
+                await ask(self._core.peers, _of(restore), restore.copy, call)
                 break
             except UnreachableError:
                 await trio.sleep(limits.RESTORE_RETRY_S)
@@ -381,7 +385,7 @@ class Restores:
             return self.get(key)
         what, event = _ACTS[action]
         call = Call(action="act", restore=restore.uuid, what=what)
-        await ask(_of(restore), restore.copy, call)
+        await ask(self._core.peers, _of(restore), restore.copy, call)
         self._core.events.add(event, id=restore.id)
         return self.get(key)
 
@@ -389,7 +393,7 @@ class Restores:
         """What is here stays a mixture: it is not replicated until a person says so."""
         restore = self._restore(uuid)
         try:
-            await ask(_of(restore), restore.copy, Call(action="end", restore=uuid))
+            await ask(self._core.peers, _of(restore), restore.copy, Call(action="end", restore=uuid))
         except ReplicatorError as error:
             reason = f"{reason}; the agent of the copy was not told: {error}"
         await self._ending.forget_receiver(restore)

@@ -11,6 +11,7 @@ import trio
 
 import replicator
 from replicator import events
+from replicator.addresses import Address, parse_host_port
 from replicator.agent.calendar_service import CalendarService
 from replicator.agent.connections import Connections
 from replicator.agent.copy_keeper import CopyKeeper
@@ -19,6 +20,8 @@ from replicator.agent.diagnostics_service import DiagnosticsService
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
+from replicator.agent.pairing import Pairing
+from replicator.agent.peers import PeerView, view_of
 from replicator.agent.protect import protect
 from replicator.agent.queues import Queues
 from replicator.agent.recovery_control import RecoveryControl
@@ -29,6 +32,7 @@ from replicator.agent.state import Mount
 from replicator.agent.targets import Targets
 from replicator.agent.transmissions import Transmissions
 from replicator.agent.verify_service import VerifyService
+from replicator.diagnostics import is_nowhere
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
 from replicator.status import ConnectionStatus
@@ -69,6 +73,8 @@ class Service:
         self.calendars = CalendarService(core, self.connections)
         self.diagnostics = DiagnosticsService(core, self.connections)
         self.verify = VerifyService(core, self.connections)
+        self.peers = core.peers
+        self.pairing = Pairing(core.peers)
         self.access = Gate(core.config.access, core.events)
         self.stop_requested = trio.Event()
         self._core = core
@@ -85,6 +91,31 @@ class Service:
         return await protect(
             self._core, self.mounts, self.repsets, self.connections, source, destination, lock, checksum
         )
+
+    # --- other agents ---
+
+    async def pair(self, host: str, code: str) -> PeerView:
+        known = await self.pairing.pair(parse_host_port(host), code)
+        return view_of(known)
+
+    async def act_on_peer(self, action: str, key: str) -> PeerView:
+        """`revoke`, or what a peer may restore from: `restores-all`, `restores-own`."""
+        if action != "revoke":
+            return view_of(self.peers.grant(key, restores_all=action == "restores-all"))
+        known = self.peers.revoke(key)
+        await self.peers.drop(known.uuid)
+        return view_of(known)
+
+    def other_agents(self) -> list[Address]:
+        """Targets that are not paired may still be told of a certificate: they know this agent by its
+        authority.
+        """
+        connections = self._core.state.connections
+        return [
+            Address(c.target_host, c.target_port)
+            for c in connections
+            if c.target_host and not is_nowhere(c.target_host)
+        ]
 
     # --- life ---
 
@@ -139,7 +170,7 @@ class Service:
             pid=os.getpid(),
             home=self._core.home.path,
             listen=str(self._core.listen),
-            insecure=not self._core.listen.is_loopback,
+            insecure=bool(self.peers.settings.allow_plain),
             started=self._started,
             mounts=len(self._core.state.mounts),
             repsets=len(self._core.state.repsets),

@@ -26,6 +26,7 @@ from replicator.cli import (
     schedule,
     status,
     story,
+    trust,
     verify,
     why,
 )
@@ -123,7 +124,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-for _module in (connect, status, connection, lag, queue, story, why, verify):
+for _module in (connect, status, connection, lag, queue, story, why, verify, trust):
     _module.register(app)
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
@@ -131,6 +132,8 @@ app.add_typer(recovery.app, name="recovery")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")
+app.add_typer(trust.identity_app, name="identity")
+app.add_typer(trust.app, name="trust")
 app.add_typer(compression.app, name="compression")
 app.add_typer(limit.app, name="limit")
 app.add_typer(mount.app, name="mount")

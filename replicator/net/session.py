@@ -19,6 +19,7 @@ from replicator.net.buffers import joined
 from replicator.net.engine import Buffer, Data, Engine, Event
 from replicator.net.frames import Bye, Frame, Ping
 from replicator.net.transmission import Transmission
+from replicator.security.tls import TlsError, TlsStream, transport_of
 
 _SO_SNDBUFFORCE = 32  # socket(7): beyond net.core.wmem_max; not named by Python
 
@@ -41,6 +42,7 @@ class PeerSilent(SessionEnded):
 
 def tune_socket(stream: trio.abc.Stream) -> None:
     """Options of a session's socket; other streams are left alone."""
+    stream = transport_of(stream)
     if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a record must not wait for the next
         # Heartbeats keep the entry of a NAT gateway alive; these find a dead peer where none are sent.
@@ -100,6 +102,11 @@ class Session:
         self._ended: SessionEnded | RemoteProtocolError | None = None
         self._reader_done = trio.Event()
         self._reading = False
+
+    @property
+    def peer_uuid(self) -> str:
+        """The agent that has proved to be there; "": nobody has, in plain text."""
+        return self._stream.peer_uuid if isinstance(self._stream, TlsStream) else ""
 
     async def greet(self, connection_uuid: str, purpose: str = "replicate") -> None:
         """The source's first words."""
@@ -236,11 +243,12 @@ class Session:
         count = 0
         try:
             with trio.CancelScope() as self._read_scope:
-                if (
-                    missing is not None
-                    and len(missing) >= limits.RECEIVE_BYTES
-                    and isinstance(self._stream, trio.SocketStream)
-                ):
+                if missing is None or len(missing) < limits.RECEIVE_BYTES:
+                    data = await self._stream.receive_some(limits.RECEIVE_BYTES)
+                    count = len(data)
+                elif isinstance(self._stream, TlsStream):
+                    count = await self._stream.receive_into(missing)
+                elif isinstance(self._stream, trio.SocketStream):
                     count = await self._stream.socket.recv_into(missing)
                 else:
                     data = await self._stream.receive_some(limits.RECEIVE_BYTES)
@@ -293,6 +301,8 @@ class Session:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, TlsError):
+        return f"the connection broke: {error}"
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.strerror:
         return f"the connection broke: {cause.strerror}"

@@ -38,6 +38,7 @@ async def accept(
     hello = await session.receive()
     if not isinstance(hello, Hello) or hello.version != PROTOCOL_VERSION:
         raise Refused(f"this agent speaks version {PROTOCOL_VERSION} of the protocol only", retry=False)
+    _check_source(session.peer_uuid, hello, replica)
     features = (PACKED_FEATURE,)
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     connect = await session.receive()
@@ -70,6 +71,17 @@ async def accept(
         )
     )
     return connect, frozenset(hello.features)
+
+
+def _check_source(proved: str, hello: Hello, replica: Replica) -> None:
+    """A source that has proved who it is has its own connections, and no others. In plain text nobody has."""
+    if not proved:
+        return
+    if hello.agent_uuid != proved:
+        raise RemoteProtocolError("the source says that it is another agent than it has proved to be")
+    owner = replica.state.source_uuid
+    if owner and owner != proved:
+        raise Refused(f"this connection belongs to another source ({replica.state.source_name})", retry=False)
 
 
 def _check_epoch(connect: Connect, replica: Replica) -> None:

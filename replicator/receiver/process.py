@@ -48,6 +48,7 @@ from replicator.receiver.replica_state import Marks, ReplicaState, StateFile
 from replicator.receiver.replica_tree import ReplicaTree, Tree, release
 from replicator.receiver.reporter import Reporter
 from replicator.receiver.spool import Spool
+from replicator.security.channel import Handover, take_over
 from replicator.status import TargetDataState, TargetLock, TargetStatus
 from replicator.world import World
 
@@ -162,6 +163,7 @@ class Receiver:
         self._adoption = trio.Event()
         self._session_scope: trio.CancelScope | None = None
         self._connected = False
+        self._peer_uuid = ""  # who has proved to be at the other end of the session
         self._ending = ""
         self._lost = ""  # why the session that is there ends
         self._restored = ""  # the restore that makes void what was received and not applied
@@ -200,13 +202,19 @@ class Receiver:
         """The copy is what it was, and goes on."""
         await self.replica.release(restore)
 
-    async def restored(self, restore: str, epoch: int) -> None:
+    def drop_peer(self, uuid: str) -> None:
+        """That agent is trusted no more: a session with it ends at once."""
+        if self._session_scope is not None and self._peer_uuid == uuid:
+            self._lost = "the certificate of this source is revoked"
+            self._session_scope.cancel()
+
+    async def restored(self, restore: str, epoch: int, source_uuid: str = "") -> None:
         """A source was restored from the copy. This process ends; for the next one, what was received and not
         applied never was.
         """
         if self.replica.state.restoring != restore:
             return  # it was done already
-        await self.replica.restored(epoch)
+        await self.replica.restored(epoch, source_uuid)
         self._restored = restore
         self._end("the source was restored from this copy")
 
@@ -342,6 +350,7 @@ class Receiver:
                 continue
             (stream, first_bytes, others), self._adopted = self._adopted, None
             session = Session(stream, Engine(Role.TARGET), first_bytes=first_bytes)
+            self._peer_uuid = session.peer_uuid
             reason = self._lost = ""
             with trio.CancelScope() as self._session_scope:
                 reason = await self._run_session(session, others)
@@ -439,14 +448,19 @@ def _close_now(stream: trio.abc.Stream) -> None:
 def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     """Control calls of a receiver."""
 
-    async def adopt(first: str, other_targets: Sequence[str], descriptors: Sequence[int] = ()) -> None:
-        """One descriptor, a TCP socket; `first`: what was read from it, in base64."""
+    async def adopt(
+        first: str, other_targets: Sequence[str], handover: object = None, descriptors: Sequence[int] = ()
+    ) -> None:
+        """One descriptor, a TCP socket; `first`: what was read from it, in base64. `handover`: of a secured
+        one.
+        """
         if len(descriptors) != 1:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise UsageError("adopt needs one socket")
         stream = trio.SocketStream(trio.socket.socket(fileno=descriptors[0]))
-        receiver.adopt(stream, base64.b64decode(first), tuple(other_targets))
+        secured = None if handover is None else take_over(stream, msgspec.convert(handover, Handover))
+        receiver.adopt(secured or stream, base64.b64decode(first), tuple(other_targets))
 
     async def status() -> ReceiverStatus:
         return receiver.status()
@@ -469,8 +483,11 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def restore_ends(restore: str) -> None:
         await receiver.restore_ends(restore)
 
-    async def restored(restore: str, epoch: int) -> None:
-        await receiver.restored(restore, epoch)
+    async def restored(restore: str, epoch: int, source_uuid: str = "") -> None:
+        await receiver.restored(restore, epoch, source_uuid)
+
+    async def drop_peer(uuid: str) -> None:
+        receiver.drop_peer(uuid)
 
     async def stop() -> None:
         receiver.stop()
@@ -488,6 +505,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "restore_begins": restore_begins,
         "restore_ends": restore_ends,
         "restored": restored,
+        "drop_peer": drop_peer,
         "stop": stop,
         "forget": forget,
     }

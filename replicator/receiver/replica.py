@@ -223,12 +223,14 @@ class Replica:
             await self._save(restoring="")
             self._go_on()
 
-    async def restored(self, epoch: int) -> None:
+    async def restored(self, epoch: int, source_uuid: str = "") -> None:
         """A source was restored from the copy as it is: no older one may change it any more. What was
-        received and not applied counts for nothing: see `Receiver.restored`.
+        received and not applied counts for nothing: see `Receiver.restored`. `source_uuid`: whose it is from
+        now on; "": that is not proved.
         """
         if epoch > self.state.epoch:
-            await self._save(epoch=epoch, fork=dict(self.applied.marks))
+            owner = {"source_uuid": source_uuid} if source_uuid else {}
+            await self._save(epoch=epoch, fork=dict(self.applied.marks), **owner)
 
     async def take_into_use(self) -> None:
         """From now on the copy is changed here: nothing is applied until the source was chosen to survive."""

@@ -4,6 +4,7 @@ import msgspec
 
 from replicator.limit_calendar import LimitEntry
 from replicator.repset import ReplicationSet
+from replicator.security.settings import SecuritySettings
 from replicator.sender.verify_log import VerifyLogSettings
 from replicator.transmission import TransmissionOrders
 from replicator.transmission_schedule import TransmissionSchedule
@@ -83,6 +84,7 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: int = 0  # of the set: restores raise it, see `Connect.epoch`
     restored: Restored | None = None
     connection_id: int = 0  # for people
+    security: SecuritySettings = SecuritySettings()
 
     @property
     def target_name(self) -> str:

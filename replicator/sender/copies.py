@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
 import trio
 
 from replicator.errors import UsageError
@@ -18,6 +19,7 @@ from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
 from replicator.repset import compile_filter
+from replicator.security.channel import Handover, take_over
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.flow import Flow
 from replicator.world import World
@@ -64,10 +66,13 @@ class Adoption:
         return stream
 
 
-def stream_of(descriptors: Sequence[int]) -> trio.SocketStream:
-    """The one socket among the descriptors of a control call. Raises UsageError."""
+def stream_of(descriptors: Sequence[int], handover: object = None) -> trio.abc.HalfCloseableStream:
+    """The one socket among the descriptors of a control call, secured by `handover` if there is one. Raises
+    UsageError.
+    """
     if len(descriptors) != 1:
         for descriptor in descriptors:
             os.close(descriptor)
         raise UsageError("adopt needs one socket")
-    return trio.SocketStream(trio.socket.socket(fileno=descriptors[0]))
+    stream = trio.SocketStream(trio.socket.socket(fileno=descriptors[0]))
+    return stream if handover is None else take_over(stream, msgspec.convert(handover, Handover))

@@ -20,6 +20,7 @@ from replicator.net.frames import (
     RefusedConnection,
 )
 from replicator.net.session import Session, SessionEnded
+from replicator.security.tls import transport_of
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.root_guard import RootChanged
 from replicator.status import TargetDataState
@@ -59,6 +60,8 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
     if isinstance(hello, RefusedConnection):
         raise ConnectionRefused(one_line(hello.reason), retry=hello.retry)
     assert isinstance(hello, Hello)
+    if session.peer_uuid and hello.agent_uuid != session.peer_uuid:
+        raise RemoteProtocolError("the target says that it is another agent than it has proved to be")
     await session.send(
         Connect(
             arguments.connection_uuid,
@@ -89,6 +92,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
 
 def peer_address(stream: trio.abc.Stream) -> str:
     """The target's IP address (ST-01); "" if it is no socket."""
+    stream = transport_of(stream)
     if not isinstance(stream, trio.SocketStream):
         return ""
     try:

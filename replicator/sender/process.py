@@ -28,6 +28,7 @@ from replicator.sender.changes import Changes, Wake
 from replicator.sender.connection_states import ConnectionStates
 from replicator.sender.copies import Adoption, open_copies, stream_of
 from replicator.sender.decider import Decider
+from replicator.sender.dialler import Dialler
 from replicator.sender.dirt import Dirt
 from replicator.sender.drift_repair import DriftRepair
 from replicator.sender.flow import Flow
@@ -476,6 +477,10 @@ class Sender:
         self._set_transmit(TransmitEvent.STOP)
         self._sessions.interrupt()
 
+    def drop_peer(self, uuid: str) -> None:
+        """That agent is trusted no more."""
+        self._sessions.drop_peer(uuid)
+
     def transmit_pause(self) -> None:
         """The network connection stays, changes are queued here (CS-01 Paused)."""
         self._set_transmit(TransmitEvent.PAUSE)
@@ -599,7 +604,8 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
         "transmit_start transmit_stop transmit_pause transmit_resume set_schedule set_transmission "
-        "set_limit_calendar stop lag configure set_recovery recovering force_source orphans_start orphans "
+        "set_limit_calendar stop lag configure set_recovery drop_peer recovering force_source orphans_start "
+        "orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
@@ -616,6 +622,7 @@ async def serve(world: World, arguments: SenderArguments) -> None:
     if is_nowhere(arguments.target_host):
         await _serve_nowhere(world, arguments)
         return
+    world = replace(world, connect=Dialler(arguments, world.connect).dial)
     flows = await open_flows(world, arguments)
     sender = Sender(world, arguments, flows)
     await _run(sender, arguments, handlers(sender))
@@ -627,8 +634,8 @@ async def _serve_restore(world: World, arguments: SenderArguments) -> None:
     flows, writers = open_copies(world, arguments)
     sender = Sender(world, arguments, flows)
 
-    async def adopt(descriptors: Sequence[int] = ()) -> None:
-        adoption.give(stream_of(descriptors))
+    async def adopt(descriptors: Sequence[int] = (), handover: object = None) -> None:
+        adoption.give(stream_of(descriptors, handover))
         sender.begin_session()
 
     await _run(sender, arguments, handlers(sender) | {"adopt": adopt})

@@ -28,6 +28,7 @@ class SenderState(msgspec.Struct):
     restored: str = ""  # the restore by which the source became equal to the copy, until the copy knows
     restored_last: str = ""  # the last one, which is taken up once
     boot_id: str = ""  # of the host when this process began
+    target_uuid: str = ""  # the agent that had proved to be the target; "": none has
     alive_wall_ns: int = 0  # noted now and then: the host did not lose power before
 
 

@@ -17,7 +17,7 @@ from replicator.sender.arguments import SenderArguments
 from replicator.sender.changes import Changes
 from replicator.sender.connection_states import ConnectionStates
 from replicator.sender.flow import Flow
-from replicator.sender.introduction import introduce, peer_address, reason_of, what_ended
+from replicator.sender.introduction import ConnectionRefused, introduce, peer_address, reason_of, what_ended
 from replicator.sender.known_copy import KnownCopy
 from replicator.sender.lag_watch import LagWatch
 from replicator.sender.mirrors import Mirrors
@@ -177,6 +177,7 @@ class Sessions:
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
                 connected, features = await introduce(session, arguments)
+            self._know_target(session.peer_uuid)
             self._transmission.session_begins(session, features)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.heartbeat)
@@ -206,6 +207,26 @@ class Sessions:
                 scope.shield = True
                 await session.close("sender stops" if self._stopping else "")
         return True
+
+    def _know_target(self, uuid: str) -> None:
+        """Another agent must not take the place of the one that has the copy, whoever else is trusted."""
+        state = self._memory.state
+        if self._arguments.is_restore or uuid == state.target_uuid or not uuid:
+            return
+        if state.target_uuid:
+            raise ConnectionRefused(
+                "another agent answers there than the one that has the copy: disconnect, and connect anew,"
+                " if that is meant",
+                retry=True,
+            )
+        state.target_uuid = uuid
+        self._memory.save()
+
+    def drop_peer(self, uuid: str) -> None:
+        """That agent is trusted no more: a session with it ends at once."""
+        if self.session is not None and self.session.peer_uuid == uuid:
+            self._states.lost("the certificate of the target is revoked")
+            self.interrupt()
 
     def _session_over(self) -> None:
         self._attempting = False

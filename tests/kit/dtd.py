@@ -16,6 +16,11 @@ from typing import Any
 from kit import leftovers
 from kit.hosts import Host
 from replicator import limits
+from replicator.agent.peers import make_identity
+from replicator.agent.state import load_identity
+from replicator.paths import Home
+from replicator.security import pem
+from replicator.security.trust import KnownCertificate, KnownPeer, TrustStore
 
 START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 60.0
@@ -54,6 +59,7 @@ class Agent:
         self.name = name
         self.host = host
         self.port = free_port()
+        self.listen = ""  # in place of `address`
         self.boot_id_file: Path | None = None  # in place of the machine's
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -67,7 +73,7 @@ class Agent:
 
     @property
     def _dtd(self) -> list[str]:
-        return [*self.host.command, *_DTD, "--insecure"] if self.host else _DTD
+        return [*self.host.command, *_DTD] if self.host else _DTD
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -84,7 +90,15 @@ class Agent:
         self.home.mkdir(parents=True, exist_ok=True)
         with open(self.home / "dtd.out", "ab") as output:
             self.process = subprocess.Popen(
-                [*self._dtd, "--home", self.home, "--name", self.name, "--listen", self.address],
+                [
+                    *self._dtd,
+                    "--home",
+                    self.home,
+                    "--name",
+                    self.name,
+                    "--listen",
+                    self.listen or self.address,
+                ],
                 stdout=output,
                 stderr=output,
                 env=self._environment,
@@ -151,6 +165,23 @@ class Agent:
             leftovers.remove_memory_directories(self.home)
 
 
+def pair(*agents: Agent) -> None:
+    """As `dtctl pair` leaves them, each with each other. They need not have been started."""
+    shown = {}
+    for agent in agents:
+        home = Home(str(agent.home))
+        agent.home.mkdir(exist_ok=True)
+        identity = load_identity(home.identity, agent.name)
+        make_identity(home, identity)
+        shown[agent] = Path(home.credentials).read_text()
+    for agent in agents:
+        store = TrustStore(Home(str(agent.home)).trust)
+        for other in agents:
+            if other is not agent:
+                certificate = KnownCertificate(pem=pem.certificate_of(shown[other]))
+                store.save(KnownPeer(uuid=other.uuid, name=other.name, certificates=(certificate,)))
+
+
 @contextmanager
 def running(
     directory: Path, *names: str, hosts: Sequence[Host] = (), configuration: str = ""
@@ -164,6 +195,8 @@ def running(
         agent.home.mkdir(exist_ok=True)
         if not (agent.home / "replicator.toml").exists():
             (agent.home / "replicator.toml").write_text(configuration)
+    if hosts:
+        pair(*agents)
     try:
         for agent in agents:
             agent.start()

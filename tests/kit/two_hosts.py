@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import leftovers
-from kit.dtd import Agent
+from kit.dtd import Agent, pair
 from kit.hosts import Host, lan
 from kit.power_disk import PowerDisk, power_disk
 from kit.protected import Protected, serves, until
@@ -203,6 +203,7 @@ def two_hosts(directory: Path) -> Iterator[TwoHosts]:
             configuration = CONFIGURATION.format(memory=memory)
             configuration += f'disk_directory = "{queue}"\ndisk_free_min = 0\n' if agent is alpha else ""
             (agent.home / "replicator.toml").write_text(configuration)
+        pair(alpha, beta)
         try:
             for agent in (alpha, beta):
                 agent.start()

@@ -23,7 +23,16 @@ from replicator.repset import ReplicationSet
 def core(tmp_path: Path) -> Core:
     ring = EventRing(lambda: 0, lambda _: None)
     identity = AgentIdentity(uuid="u", name="n")
-    return Core(Home(str(tmp_path)), identity, Config(), State(), Address("", 1), ring, cast(Any, None))
+    return Core(
+        Home(str(tmp_path)),
+        identity,
+        Config(),
+        State(),
+        Address("", 1),
+        ring,
+        cast(Any, None),
+        cast(Any, None),
+    )
 
 
 def step(done: list[str], name: str, error: Exception | None = None) -> Any:

@@ -35,6 +35,7 @@ DOMAIN = frozenset(
         "transmission_schedule",
         "schedule_outlook",
         "states",
+        "plain",
         "synchrony",
         "access",
     ]
@@ -43,15 +44,16 @@ DOMAIN = frozenset(
 MAY_IMPORT = {
     "queue": frozenset[str](),
     "fs": frozenset({"queue"}),
-    "net": frozenset[str](),
+    "security": frozenset[str](),
+    "net": frozenset({"security"}),
     "mirror": frozenset({"queue", "fs"}),
     "failover": frozenset({"queue", "net"}),
     "child": frozenset[str](),
     "capture": frozenset({"queue", "fs", "child"}),
-    "sender": frozenset({"queue", "fs", "net", "mirror", "child"}),
-    "receiver": frozenset({"queue", "fs", "net", "mirror", "child"}),
+    "sender": frozenset({"queue", "fs", "net", "mirror", "child", "security"}),
+    "receiver": frozenset({"queue", "fs", "net", "mirror", "child", "security"}),
     "agent": frozenset(
-        {"queue", "fs", "net", "mirror", "failover", "child", "capture", "sender", "receiver"}
+        {"queue", "fs", "net", "mirror", "failover", "child", "capture", "sender", "receiver", "security"}
     ),
     "cli": frozenset[str](),  # a client of the API: it needs nothing but the domain
 }

@@ -13,6 +13,7 @@ from replicator.addresses import Address
 from replicator.agent.listener import Greeter, ListenError, open_listeners
 from replicator.errors import ReplicatorError
 from replicator.events import Event, EventRing
+from replicator.security.channel import Channel
 
 UUID = "6f0e3c52-9d1b-4c55-a8f1-3f6b9c1d2e77"
 GREETING = f"REPLICATOR 1 replicate {UUID}\n".encode()
@@ -30,15 +31,15 @@ class Door:
         self.hook: Callable[..., Awaitable[str]] | None = None  # instead of what follows
         self._ring = EventRing(lambda: 0, self.events.append)
 
-    async def adopt(self, uuid: str, descriptor: int, data: bytes) -> None:
+    async def adopt(self, uuid: str, descriptor: int, data: bytes, handover: object) -> None:
         if self.hook is not None:
             await self.hook()
         if self.refuse:
             raise ReplicatorError(self.refuse)
         self.adopted.append((uuid, data))
 
-    async def restore(self, uuid: str, stream: trio.SocketStream, rest: bytes) -> str:
-        self.restores.append((uuid, rest))
+    async def restore(self, uuid: str, channel: Channel) -> str:
+        self.restores.append((uuid, bytes(channel.rest)))
         if self.hook is not None:
             return await self.hook()
         return self.refuse

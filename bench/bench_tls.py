@@ -1,0 +1,103 @@
+"""What encryption costs: the first copy of one large file over loopback, in plain text and in TLS 1.3.
+
+Both take turns. "processor" is that of sender and receiver, which share two processors with everything else.
+`records` is encryption and decryption alone, between two buffers in memory: what is left to a session.
+"""
+
+import os
+import shutil
+import ssl
+import time
+from pathlib import Path
+
+import harness
+from kit import dtd
+
+from replicator import limits
+from replicator.security import certificates, pem, tls
+
+UUIDS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
+SECURED = "[security]\nloopback_plain = false\n[queue]\n"
+
+
+def copy_s(work: Path, size: int, *, secured: bool) -> tuple[float, float]:
+    """Seconds from `dtctl connect` on until the copy is there, and of the processor."""
+    source, copy = work / "source", work / "copy"
+    source.mkdir()
+    harness.make_file(source / "large", size)
+    os.sync()
+    with harness.pair(work, settings=SECURED if secured else "[queue]\n") as agents:
+        agents.capture(source)
+        if secured:
+            dtd.pair(agents.source_agent, agents.target_agent)
+        start_s = time.perf_counter()
+        agents.connect(source, copy)
+        taken_s = time.perf_counter() - start_s
+        processes = agents.processes()
+        processor_s = sum(harness.processor_s(processes[name]) for name in ("sender", "receiver"))
+        harness.assert_equal(source, copy)
+        agents.disconnect()
+    for directory in (source, copy):
+        shutil.rmtree(directory)
+    return taken_s, processor_s
+
+
+def records(size: int) -> tuple[float, float]:
+    """Seconds to encrypt and to decrypt that many bytes."""
+    ours, theirs = (certificates.make(uuid, "bench").decode() for uuid in UUIDS)
+    with pem.as_file(ours) as one, pem.as_file(theirs) as other:
+        dialling = tls.client_context(one, None, pem.certificate_of(theirs))
+        dialled = tls.server_context(other, None, pem.certificate_of(ours))
+    buffers = [ssl.MemoryBIO() for _ in range(4)]
+    near = dialling.wrap_bio(buffers[0], buffers[1])
+    far = dialled.wrap_bio(buffers[2], buffers[3], server_side=True)
+    for _ in range(3):
+        for end in (near, far):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            buffers[2].write(buffers[1].read())
+            buffers[0].write(buffers[3].read())
+    data = os.urandom(limits.TLS_WRITE_BYTES)
+    found = memoryview(bytearray(len(data)))
+    encrypting_s = decrypting_s = 0.0
+    for _ in range(size // len(data)):
+        start_s = time.perf_counter()
+        near.write(data)
+        middle_s = time.perf_counter()
+        buffers[2].write(buffers[1].read())
+        filled = 0
+        while filled < len(data):
+            filled += int(far.read(len(data) - filled, found[filled:]))
+        decrypting_s += time.perf_counter() - middle_s
+        encrypting_s += middle_s - start_s
+    return encrypting_s, decrypting_s
+
+
+def measure(work: Path, quick: bool, rounds: int, mib: int) -> None:
+    size = mib * harness.MIB
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    worked: dict[bool, list[float]] = {False: [], True: []}
+    for index in range(rounds):
+        for secured in (False, True) if index % 2 == 0 else (True, False):
+            taken_s, processor_s = copy_s(work, size, secured=secured)
+            taken[secured].append(taken_s)
+            worked[secured].append(processor_s)
+    ratios = [plain / secured for plain, secured in zip(taken[False], taken[True], strict=True)]
+    table = harness.Table(
+        f"First copy of {mib} MiB, median (range)", "what", "seconds", "rate, of plain", "processor, s"
+    )
+    table.row(
+        "plain text", harness.median_text(taken[False], 2), "1.00", harness.median_text(worked[False], 2)
+    )
+    ratio = harness.median_text(ratios, 2)
+    table.row("TLS 1.3", harness.median_text(taken[True], 2), ratio, harness.median_text(worked[True], 2))
+    encrypting_s, decrypting_s = records(size)
+    table = harness.Table(f"{mib} MiB between two buffers in memory", "what", "seconds")
+    table.row("encrypt", f"{encrypting_s:.2f}")
+    table.row("decrypt", f"{decrypting_s:.2f}")
+
+
+if __name__ == "__main__":
+    harness.run(__doc__, measure, rounds=(5, 1), mib=(2048, 64))

@@ -1,0 +1,293 @@
+"""Handshakes with real ssl, over streams in memory: who is let in, and what a session carries."""
+
+import os
+import ssl
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from replicator import limits, plain
+from replicator.agent.local_peer import is_ours
+from replicator.security import certificates, pem, tls
+from replicator.security.pairing import PairHello, Window, new_nonce, normal_code, proofs
+from replicator.security.tls import TlsError, TlsStream
+from replicator.security.trust import KnownCertificate, KnownPeer, NotTrusted, TrustStore, judge
+
+ALPHA = "11111111-1111-4111-8111-111111111111"
+BETA = "22222222-2222-4222-8222-222222222222"
+
+
+def made(uuid: str, name: str = "agent", days: float = 10) -> str:
+    return certificates.make(uuid, name, days).decode()
+
+
+def pair_of(
+    client: str, server: str, client_trusts: str, server_trusts: str, expected: bytes = b""
+) -> tuple[TlsStream, TlsStream]:
+    """Both ends of a stream in memory. Credentials and certificates in PEM."""
+    near, far = trio.testing.memory_stream_pair()
+    with pem.as_file(client) as a, pem.as_file(server) as b:
+        one = tls.client_context(a, None, pem.certificate_of(client_trusts) if client_trusts else "")
+        other = tls.server_context(b, None, pem.certificate_of(server_trusts) if server_trusts else "")
+    return (
+        TlsStream(near, one, server=False, expected=expected),
+        TlsStream(far, other, server=True),
+    )
+
+
+async def test_bytes_arrive_both_ways_at_once_whatever_the_sizes() -> None:
+    alpha, beta = made(ALPHA), made(BETA)
+    one, other = pair_of(alpha, beta, beta, alpha, pem.der_of(beta))
+    sent = os.urandom(3 * limits.TLS_WRITE_BYTES + 17)
+    back = os.urandom(100_001)
+    found = {}
+
+    async def talk(stream: TlsStream, data: bytes) -> None:
+        await stream.send_all(memoryview(data)[:5])
+        await stream.send_all(memoryview(data)[5:])
+
+    async def hear(stream: TlsStream, size: int) -> None:
+        buffer = memoryview(bytearray(size))
+        filled = 0
+        while filled < size:
+            filled += await stream.receive_into(buffer[filled : filled + 70_000])
+        found[stream] = bytes(buffer)
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for step in ((talk, one, sent), (talk, other, back)):
+                nursery.start_soon(*step)
+            nursery.start_soon(hear, other, len(sent))
+            nursery.start_soon(hear, one, len(back))
+        assert found == {other: sent, one: back}
+        assert other.peer_certificate == pem.der_of(alpha)
+        await one.send_eof()
+        assert await other.receive_some(10) == b""
+
+
+async def test_another_session_follows_on_the_same_transport() -> None:
+    alpha, beta = made(ALPHA), made(BETA)
+    one, other = pair_of(alpha, beta, beta, alpha)
+    rest = []
+
+    async def leave(stream: TlsStream) -> None:
+        rest.append(await stream.unwrap())
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave, one)
+            nursery.start_soon(leave, other)
+        assert rest == [b"", b""]
+        await one.transport.send_all(b"hello")
+        assert await other.transport.receive_some(10) == b"hello"
+
+
+@pytest.mark.parametrize("who", ["server", "client", "other certificate", "expired", "older TLS"])
+async def test_who_is_not_trusted_gets_nowhere(who: str) -> None:
+    alpha, beta = made(ALPHA), made(BETA)
+    stranger = made(BETA, "mallory")
+    if who == "server":
+        one, other = pair_of(alpha, stranger, beta, alpha)
+    elif who == "client":
+        one, other = pair_of(stranger, beta, beta, alpha)
+    elif who == "other certificate":
+        one, other = pair_of(alpha, beta, beta, alpha, pem.der_of(stranger))
+    elif who == "expired":
+        old = made(ALPHA, days=-0.5)
+        one, other = pair_of(old, beta, beta, old)
+    else:
+        one, other = pair_of(alpha, beta, beta, alpha)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        one = TlsStream(one.transport, context, server=False)
+    heard: list[bytes] = []
+    failed: list[str] = []
+
+    async def talk(stream: TlsStream) -> None:
+        try:
+            await stream.send_all(b"secret")
+            heard.append(await stream.receive_some(10))
+        except trio.BrokenResourceError as error:
+            failed.append(str(error))
+        await stream.aclose()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk, one)
+            nursery.start_soon(talk, other)
+    assert b"secret" not in heard and failed, "nothing is believed before both are known"
+
+
+async def test_what_was_changed_on_its_way_is_not_believed() -> None:
+    alpha, beta = made(ALPHA), made(BETA)
+    one, other = pair_of(alpha, beta, beta, alpha)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.handshake)
+            nursery.start_soon(other.handshake)
+        near, far = trio.testing.memory_stream_pair()
+        through, one.transport = one.transport, near
+        await one.send_all(b"x" * 1000)
+        data = bytearray(await far.receive_some(5000))
+        data[500] ^= 1
+        await through.send_all(data)
+        with pytest.raises(TlsError):
+            await other.receive_some(1000)
+
+
+def judged(text: str, known: list[KnownPeer], *, authority: bool = False, **parsed: object) -> str:
+    return judge(pem.der_of(text), parsed, known, authority=authority).name
+
+
+def test_a_judgement() -> None:
+    alpha, new, stranger = made(ALPHA, "alpha"), made(ALPHA, "alpha"), made(BETA, "beta")
+    known = KnownPeer(
+        uuid=ALPHA, name="alpha", certificates=(KnownCertificate(pem=pem.certificate_of(alpha)),)
+    )
+    assert judged(alpha, [known]) == "alpha"
+    with pytest.raises(NotTrusted, match="not paired"):
+        judged(stranger, [known])
+    with pytest.raises(NotTrusted, match="revoked"):
+        judged(alpha, [msgspec.structs.replace(known, revoked=1.0)])
+    replaced = (
+        KnownCertificate(pem=pem.certificate_of(alpha), until=time.time() - 1),
+        KnownCertificate(pem=pem.certificate_of(new)),
+    )
+    renewed = msgspec.structs.replace(known, certificates=replaced)
+    assert judged(new, [renewed]) == "alpha"
+    with pytest.raises(NotTrusted, match="replaced"):
+        judged(alpha, [renewed])
+    # By an authority: the certificate says who it is.
+    names = {"subjectAltName": (("URI", f"urn:uuid:{BETA}"),), "subject": ((("commonName", "beta"),),)}
+    assert judged(stranger, [known], authority=True, **names) == "beta"
+    with pytest.raises(NotTrusted, match="revoked"):
+        judged(stranger, [KnownPeer(uuid=BETA, name="b", revoked=1.0)], authority=True, **names)
+    with pytest.raises(NotTrusted, match="names no agent"):
+        judged(stranger, [known], authority=True)
+
+
+def test_certificates_of_agents_only() -> None:
+    alpha = made(ALPHA)
+    certificates.check(alpha, ALPHA)
+    for uuid in (BETA, "../../etc/x", ALPHA.upper() + "x"):
+        with pytest.raises(certificates.CertificateError):
+            certificates.check(alpha, uuid)
+    with pytest.raises(certificates.CertificateError):
+        certificates.check("no certificate", ALPHA)
+    signature = certificates.sign(alpha.encode(), b"this")
+    assert certificates.is_signed(alpha, signature, b"this")
+    assert not certificates.is_signed(alpha, signature, b"that")
+    assert not certificates.is_signed(made(ALPHA), signature, b"this")
+    assert pem.valid_until(alpha) == pytest.approx(time.time() + 10 * 86400, abs=100)
+
+
+def test_secrets_are_their_owners(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    (tmp_path / "secret.new").write_text("of a crash")
+    (tmp_path / "secret.new").chmod(0o644)
+    former = os.umask(0)
+    try:
+        pem.write_secret(str(path), b"x")
+    finally:
+        os.umask(former)
+    assert path.stat().st_mode & 0o777 == 0o600 and os.listdir(tmp_path) == ["secret"]
+
+
+def test_peers_are_found_by_what_a_person_knows(tmp_path: Path) -> None:
+    store = TrustStore(str(tmp_path / "trust"))
+    assert store.all() == []
+    for uuid, name in ((ALPHA, "alpha"), (BETA, "beta")):
+        certificate = KnownCertificate(pem=pem.certificate_of(made(uuid)))
+        store.save(KnownPeer(uuid=uuid, name=name, certificates=(certificate,)))
+    for key in ("beta", BETA, store.find("beta").fingerprint[:11].lower()):
+        assert store.find(key).uuid == BETA
+    with pytest.raises(Exception, match="known: alpha, beta"):
+        store.find("gamma")
+    stamp = store.stamp()
+    store.save(msgspec.structs.replace(store.find("beta"), revoked=1.0))
+    assert store.stamp() != stamp
+
+
+async def test_another_users_program_on_this_host_is_known() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    with trio.fail_after(30):
+        async with listener:
+            port = listener.socket.getsockname()[1]
+            code = "import os, socket; os.setuid({}); s = socket.socket(); "
+            code += "s.connect(('127.0.0.1', {})); s.recv(1)"
+            for uid in {os.geteuid(), 65534 if os.geteuid() == 0 else os.geteuid()}:
+                program = await trio.lowlevel.open_process([sys.executable, "-c", code.format(uid, port)])
+                async with await listener.accept() as stream:
+                    own, peer = stream.socket.getsockname(), stream.socket.getpeername()
+                    assert is_ours(own, peer) is (uid == os.geteuid())
+                    assert not is_ours(own, ("127.0.0.1", 1))
+                await program.wait()
+
+
+# --- pairing ---
+
+
+def test_proofs_are_of_both_certificates_and_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAIRING_WORK", 2)
+    code = Window().open(0.0)
+    alpha = PairHello(uuid=ALPHA, name="alpha", certificate=made(ALPHA), nonce=new_nonce())
+    beta = PairHello(uuid=BETA, name="beta", certificate=made(BETA), nonce=new_nonce())
+    mallory = msgspec.structs.replace(beta, certificate=made(BETA))
+    fair = proofs(code, alpha, beta)
+    assert proofs(code.lower().replace("-", " "), alpha, beta) == fair
+    assert fair.dialling != fair.dialled, "what one side said is no proof of the other"
+    others = [
+        proofs(code, alpha, mallory),
+        proofs(code, mallory, beta),
+        proofs(code, beta, alpha),
+        proofs(Window().open(0.0), alpha, beta),
+        proofs(code, msgspec.structs.replace(alpha, nonce=new_nonce()), beta),
+    ]
+    said = {fair.dialling, fair.dialled}
+    assert not any({other.dialling, other.dialled} & said for other in others)
+
+
+def test_a_code_is_typed_by_people() -> None:
+    assert normal_code(" abcd-efgh jklm\n") == "ABCDEFGHJKLM"
+    for wrong in ("ABCD-EFGH", "ABCD-EFGH-JKL0", ""):
+        with pytest.raises(Exception, match="no pairing code") as caught:
+            normal_code(wrong)
+        assert not wrong or wrong not in str(caught.value)
+
+
+def test_a_window_closes() -> None:
+    window = Window()
+    assert window.code(0.0) == ""
+    code = window.open(100.0)
+    assert window.code(100.0 + limits.PAIRING_OPEN_S - 1) == code
+    assert window.code(100.0 + limits.PAIRING_OPEN_S) == "" == window.code(101.0), "once over, it is over"
+    window.open(0.0)
+    pauses_s = [window.wrong() for _ in range(limits.PAIRING_TRIES)]
+    assert pauses_s == sorted(pauses_s) and window.code(1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("own", "peer", "allowed"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.2", True),
+        ("10.0.0.1", "10.0.0.1", False),
+        ("127.0.0.1", "10.0.0.1", False),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("10.0.0.1", "10.1.2.3", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("10.0.0.1", "nonsense", False),
+    ],
+)
+def test_plain_text_needs_a_name_or_a_loopback(own: str, peer: str, allowed: bool) -> None:
+    named = ("10.1.0.0/16", "fe80::/64", "backup")
+    assert plain.is_allowed(named, True, own, peer) is allowed
+    assert plain.is_allowed(named, True, own, peer, "Backup") is True
+    assert plain.is_allowed((), False, own, peer) is False
