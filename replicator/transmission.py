@@ -89,6 +89,19 @@ def orders(own: TransmissionSettings, target: TransmissionSettings, page: str) -
     )
 
 
+def changed(
+    settings: TransmissionSettings, compression: str | None, bandwidth: str | None
+) -> TransmissionSettings:
+    """With these texts; "": not said any more, None: as it was. Raises UsageError."""
+    if compression is not None:
+        spelling = parse_compression(compression) if compression.strip() else ""
+        settings = msgspec.structs.replace(settings, compression=spelling)
+    if bandwidth is not None:
+        text = " ".join(bandwidth.split())
+        settings = msgspec.structs.replace(settings, bandwidth=text if parse_limit(text) is not None else "")
+    return settings
+
+
 def parse_compression(text: str) -> str:
     """The same in its one spelling: off, auto, or a number. Raises UsageError."""
     word = text.strip().lower()

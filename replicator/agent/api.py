@@ -28,6 +28,7 @@ from replicator.agent.connections import ConnectRequest
 from replicator.agent.control_tls import ControlTls, Tls
 from replicator.agent.core import NotFoundError
 from replicator.agent.gate import Gate, Peer
+from replicator.agent.protect import ProtectRequest
 from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import Service
 from replicator.agent.transmissions import TargetRequest, TransmissionRequest
@@ -153,13 +154,6 @@ class OrphanSettingsBody(Body, frozen=True, kw_only=True):
 
 class WaitBody(Body, frozen=True, kw_only=True):
     timeout_s: float | None = None
-
-
-class ProtectBody(Body, frozen=True, kw_only=True):
-    source: str
-    destination: str
-    lock: str = "none"
-    checksum: bool = False
 
 
 class TargetsBody(ActionBody, frozen=True, kw_only=True):
@@ -496,8 +490,7 @@ class Api:
         return answer
 
     async def protect(self, request: Request) -> object:
-        body = await _body(request, ProtectBody)
-        return await self._service.protect(body.source, body.destination, body.lock, body.checksum)
+        return await self._service.protect(await _body(request, ProtectRequest))
 
     # --- identity and trust ---
 
@@ -784,7 +777,7 @@ async def serve(
     remote: tuple[str, ControlTls] | None = None
     if settings.listen:
         try:
-            remote = settings.listen, Tls(settings)
+            remote = settings.listen, Tls(settings, service.peers.home.credentials)
         except ReplicatorError as error:  # on this host the agent can still be used
             service.events.add(events.REMOTE_CONTROL_FAILED, reason=str(error))
     sockets = ApiSockets(application(service, service.access), config, service.access, service.events)

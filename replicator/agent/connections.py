@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-from replicator import events, limits
+from replicator import events, limits, transmission
 from replicator import repset as sets
 from replicator.addresses import Address, normalise_path, parse_host_port
 from replicator.agent import forecast, planning, thishost
@@ -32,6 +32,7 @@ from replicator.status import (
     TargetLock,
 )
 from replicator.synchrony import SyncView, worst
+from replicator.transmission import TransmissionSettings
 
 
 class WaitTimeoutError(ReplicatorError):
@@ -50,6 +51,8 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     orphans: str = "keep"
     lock: str = TargetLock.NONE
     route: str = ""  # HOST[:PORT], another address of the target, for the data; "": the target
+    compression: str = ""  # of its own; "": as the target's
+    bandwidth: str = ""  # the same, beside that of the target; "": no limit
 
 
 class _Queues(NamedTuple):
@@ -114,7 +117,7 @@ class Connections:
         maps = self._maps(request, repset, sources)
         if is_nowhere(request.target) and request.mirror is not None:
             request = msgspec.structs.replace(request, mirror="full", newer=False, checksum=False)
-        options = _options(request, remap_links=self._core.config.mirror.remap_links)
+        options = _options(request, address, remap_links=self._core.config.mirror.remap_links)
         host = await self.host_of(address)
         wanted = planning.places_of(repset.name, sources, maps, host)
         existing = await self.places()
@@ -468,7 +471,7 @@ def _captured(path: str, mounts: Sequence[Mount]) -> tuple[Mount, str] | None:
     return None
 
 
-def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions:
+def _options(request: ConnectRequest, target: Address | None, *, remap_links: bool) -> ConnectionOptions:
     if request.mirror is not None:
         _check_mirror(request.mirror, newer=request.newer, checksum=request.checksum, orphans=request.orphans)
     if request.lock not in list(TargetLock):
@@ -481,7 +484,8 @@ def _options(request: ConnectRequest, *, remap_links: bool) -> ConnectionOptions
         remap_links=remap_links,
         orphans=request.orphans,
         lock=request.lock,
-        route=str(parse_host_port(request.route)) if request.route else "",
+        transmission=transmission.changed(TransmissionSettings(), request.compression, request.bandwidth),
+        route=planning.check_route(request.route, target),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from replicator.addresses import Address, parse_host_port
 from replicator.agent.state import Connection, Map, Mount
+from replicator.diagnostics import NOWHERE, is_nowhere
 from replicator.errors import ReplicatorError, UsageError
 from replicator.repset import (
     Filter,
@@ -190,9 +191,20 @@ def _quoted(text: str) -> str:
     return f"'{text}'" if " " in text else text
 
 
+def check_route(route: str, target: Address | None) -> str:
+    """The route of a new connection, as it is kept. Raises UsageError."""
+    if not route:
+        return ""
+    if target is not None and is_nowhere(target.host):
+        raise UsageError(f"route: nothing of a connection to {NOWHERE} leaves this host; leave it out")
+    if is_nowhere(parse_host_port(route).host):
+        raise UsageError(f"route {route!r}: is another address of the target, and {NOWHERE} is none")
+    return str(parse_host_port(route))
+
+
 def address_of(connection: Connection, own: Address) -> Address:
     """Where a sender dials: by the route, if there is one. `own`: where this agent listens."""
-    if connection.options.route:
+    if connection.options.route and not is_nowhere(connection.target_host):
         return parse_host_port(connection.options.route, default_port=connection.target_port)
     if connection.target_host:
         return Address(connection.target_host, connection.target_port)

@@ -2,6 +2,7 @@
 
 import os
 
+import msgspec
 import trio
 
 from replicator import repset as sets
@@ -13,7 +14,16 @@ from replicator.agent.repsets import Repsets
 from replicator.agent.state import Map
 from replicator.diagnostics import NOWHERE, is_nowhere
 from replicator.repset import Place, Rule
-from replicator.status import ConnectionStatus
+from replicator.status import ConnectionStatus, TargetLock
+
+
+class ProtectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    source: str
+    destination: str
+    lock: str = TargetLock.NONE
+    checksum: bool = False  # of files that are there already, and differ, only blocks that differ are sent
+    compression: str = ""  # these two as in ConnectRequest
+    bandwidth: str = ""
 
 
 async def protect(
@@ -21,18 +31,13 @@ async def protect(
     mounts: Mounts,
     repsets: Repsets,
     connections: Connections,
-    source: str,
-    destination: str,
-    lock: str,
-    checksum: bool,
+    request: ProtectRequest,
 ) -> ConnectionStatus:
-    """One change: if a step fails, what was made before it is undone. `checksum`: of files that are there
-    already, and differ, only blocks that differ are sent.
-    """
-    target = parse_destination(destination)
+    """One change: if a step fails, what was made before it is undone."""
+    target = parse_destination(request.destination)
     nowhere = target.address is not None and is_nowhere(target.address.host)
     async with core.change() as change:
-        source = await real_path(source, "source")
+        source = await real_path(request.source, "source")
         if nowhere:
             target = Destination(target.address, source)
         if not any(
@@ -52,9 +57,11 @@ async def protect(
                 repset=repset.name,
                 target=NOWHERE if nowhere else str(target.address) if target.address is not None else "",
                 maps=(Map(source, target.path),),
-                mirror="difference" if checksum else await _first_mirror(target),
-                checksum=checksum,
-                lock=lock,
+                mirror="difference" if request.checksum else await _first_mirror(target),
+                checksum=request.checksum,
+                lock=request.lock,
+                compression=request.compression,
+                bandwidth=request.bandwidth,
             ),
         )
     return await connections.status(connection)

@@ -22,7 +22,7 @@ from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
 from replicator.agent.pairing import Pairing
 from replicator.agent.peers import PeerView, view_of
-from replicator.agent.protect import protect
+from replicator.agent.protect import ProtectRequest, protect
 from replicator.agent.queues import Queues
 from replicator.agent.recovery_control import RecoveryControl
 from replicator.agent.repsets import Repsets
@@ -84,13 +84,9 @@ class Service:
     def events(self) -> EventRing:
         return self._core.events
 
-    async def protect(
-        self, source: str, destination: str, lock: str, checksum: bool = False
-    ) -> ConnectionStatus:
+    async def protect(self, request: ProtectRequest) -> ConnectionStatus:
         """See `protect.py`."""
-        return await protect(
-            self._core, self.mounts, self.repsets, self.connections, source, destination, lock, checksum
-        )
+        return await protect(self._core, self.mounts, self.repsets, self.connections, request)
 
     # --- other agents ---
 

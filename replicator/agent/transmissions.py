@@ -126,14 +126,7 @@ def changed(settings: TransmissionSettings, request: TransmissionRequest) -> Tra
     """Raises UsageError if what is asked for makes no sense."""
     if request.compression is None and request.bandwidth is None and request.limiting is None:
         raise UsageError("nothing to change: say compression, bandwidth or limiting")
-    if request.compression is not None:
-        text = request.compression
-        spelling = transmission.parse_compression(text) if text.strip() else ""
-        settings = msgspec.structs.replace(settings, compression=spelling)
-    if request.bandwidth is not None:
-        text = " ".join(request.bandwidth.split())
-        limited = transmission.parse_limit(text) is not None
-        settings = msgspec.structs.replace(settings, bandwidth=text if limited else "")
+    settings = transmission.changed(settings, request.compression, request.bandwidth)
     if request.limiting is not None:
         settings = msgspec.structs.replace(settings, limiting=request.limiting)
     return settings

@@ -8,8 +8,10 @@ from replicator.cli import output
 from replicator.cli.options import (
     NEWER_WARNING,
     Checksum,
+    Compression,
     Connection,
     Json,
+    Limit,
     Lock,
     MirrorKind,
     Newer,
@@ -38,6 +40,8 @@ def protect(
     wait: Annotated[bool, typer.Option("--wait", help="Return when the target equals the source.")] = False,
     checksum: Checksum = False,
     lock: Lock = None,
+    compression: Compression = None,
+    limit: Limit = None,
     timeout: Timeout = None,
     json: Json = False,
 ) -> None:
@@ -51,6 +55,7 @@ def protect(
         body["checksum"] = True
     if lock is not None:
         body["lock"] = lock
+    body |= _transmission(compression, limit)
     status = client.post("protect", body=body)
     if wait:
         from replicator.cli.progress import wait_for
@@ -84,6 +89,8 @@ def connect(
             "--route", metavar="HOST[:PORT]", help="Another address of the target, for the data: its network."
         ),
     ] = None,
+    compression: Compression = None,
+    limit: Limit = None,
     json: Json = False,
 ) -> None:
     """Connect a replication set to a target.
@@ -113,6 +120,7 @@ def connect(
         body["lock"] = lock
     if route is not None:
         body["route"] = route
+    body |= _transmission(compression, limit)
     status = agent(context).post("connections", body=body)
     output.emit(status, json, "connected")
 
@@ -124,6 +132,11 @@ def disconnect(context: typer.Context, connection: Connection, json: Json = Fals
         output.print_json(ended)
     else:
         output.say(f"connection {connection} has ended; the copy on the target stays")
+
+
+def _transmission(compression: str | None, limit: str | None) -> dict[str, str]:
+    given = {"compression": compression, "bandwidth": limit}
+    return {name: text for name, text in given.items() if text is not None}
 
 
 def _pair(text: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import typer
 from replicator.cli import complete
 from replicator.cli.client import Client
 from replicator.errors import UsageError
+from replicator.transmission import MAXIMUM
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Connection = Annotated[
@@ -46,6 +47,22 @@ Lock = Annotated[
         "--lock",
         metavar="read-only|locked|none",
         help="What others may do with the copy while it is kept: read it, nothing, or (default) everything.",
+    ),
+]
+Compression = Annotated[
+    str | None,
+    typer.Option(
+        "--compression",
+        metavar=f"off|auto|1…{MAXIMUM}",
+        help="As `dtctl compression set` takes it. Default: that of the target, if it has one.",
+    ),
+]
+Limit = Annotated[
+    str | None,
+    typer.Option(
+        "--limit",
+        metavar="LIMIT",
+        help='Bandwidth, as `dtctl limit bandwidth` takes it: "1 MB/s", "10 % of T1", "19300, 5".',
     ),
 ]
 Timeout = Annotated[

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from kit import machine
-from kit.dtd import Agent
+from kit.dtd import Agent, free_port
 
 from replicator import limits
 from replicator.repset import DEFAULT_NAME
@@ -93,6 +94,22 @@ def test_who_it_is(agent: Agent, api: Api) -> None:
     assert view["name"] == "alpha" and view["home"] == str(agent.home) and view["listen"] == agent.address
     assert (view["mounts"], view["connections"], view["receivers"], view["insecure"]) == (0, 0, 0, False)
     assert json.loads((agent.home / "agent.json").read_text())["uuid"] == view["uuid"]
+
+
+def test_remote_control_shows_the_agents_own_certificate_unless_another_is_named(tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "home", "alpha")
+    agent.home.mkdir()
+    port = free_port()
+    (agent.home / "replicator.toml").write_text(f'[access]\nlisten = "127.0.0.1:{port}"\n')
+    agent.start()
+    try:
+        shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))
+        api = Api(agent.home / "api.sock")
+        own = api.ok("GET", "/v1/identity")
+        assert own["certificate"].strip() == ssl.DER_cert_to_PEM_cert(shown).strip()
+        assert api.ok("GET", "/v1/ping")["fingerprint"] == own["fingerprint"]
+    finally:
+        agent.close()
 
 
 def test_others_reach_its_socket_and_nothing_else(agent: Agent) -> None:

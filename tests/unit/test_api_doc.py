@@ -15,6 +15,7 @@ from replicator.agent.calendar_service import CalendarRequest, CalendarView
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
+from replicator.agent.protect import ProtectRequest
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
 from replicator.agent.schedule_service import ScheduleRequest
@@ -73,7 +74,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/transmission"): TransmissionRequest,
     ("POST", "/v1/transmission"): TargetRequest,
     ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
-    ("POST", "/v1/protect"): api.ProtectBody,
+    ("POST", "/v1/protect"): ProtectRequest,
     ("POST", "/v1/targets"): api.TargetsBody,
     ("POST", "/v1/identity"): api.ActionBody,
     ("POST", "/v1/peers"): api.PeerBody,
@@ -158,6 +159,7 @@ def test_every_request_body_is_known_here() -> None:
     assert bodies | {
         CalendarRequest,
         ConnectRequest,
+        ProtectRequest,
         ScheduleRequest,
         VerifyRequest,
         RestoreRequest,

@@ -281,6 +281,23 @@ HERE = os.getcwd()
             STATUS,
         ),
         (
+            "connect web backup --compression auto --limit 1MB/s",
+            "POST",
+            "connections",
+            {
+                "repset": "web",
+                "target": "backup",
+                "maps": [],
+                "one_to_one": False,
+                "replicate": True,
+                "newer": False,
+                "checksum": False,
+                "compression": "auto",
+                "bandwidth": "1MB/s",
+            },
+            STATUS,
+        ),
+        (
             "connect web backup:1500 --one-to-one --no-mirror --no-replicate",
             "POST",
             "connections",
@@ -326,6 +343,13 @@ HERE = os.getcwd()
         ),
         ("protect /d ./copy", "POST", "protect", {"source": "/d", "destination": f"{HERE}/copy"}, STATUS),
         ("protect /d copy", "POST", "protect", {"source": "/d", "destination": "copy"}, STATUS),
+        (
+            "protect /d /c --compression 3 --limit 19300,5",
+            "POST",
+            "protect",
+            {"source": "/d", "destination": "/c", "compression": "3", "bandwidth": "19300,5"},
+            STATUS,
+        ),
         (
             "protect /d [::1]:1500:/d",
             "POST",

@@ -11,8 +11,9 @@ from kit.dtd import Agent
 from replicator import limits
 from replicator.addresses import Address, parse_host_port
 from replicator.agent.listener import open_listeners, permitted
-from replicator.agent.planning import address_of
+from replicator.agent.planning import address_of, check_route
 from replicator.agent.state import Connection, ConnectionOptions
+from replicator.errors import UsageError
 from replicator.repset import ReplicationSet
 
 
@@ -58,7 +59,18 @@ def test_a_route_is_where_a_sender_dials(text: str) -> None:
     assert address_of(connection("10.0.0.7"), own) == Address("10.0.0.7", 1501)
     assert address_of(connection(""), own) == Address("backup", 1501)
     assert address_of(connection("", ""), own) == Address("127.0.0.1", 1500)
+    assert address_of(connection(text, "Diagnostics"), own).host == "Diagnostics"
     assert parse_host_port(text).port == 1600
+
+
+def test_a_route_is_refused_where_nothing_may_leave_the_host() -> None:
+    backup = Address("backup", 1500)
+    assert check_route("", Address("Diagnostics", 1500)) == ""
+    assert check_route("10.0.0.7:1600", backup) == check_route("10.0.0.7:1600", None) == "10.0.0.7:1600"
+    with pytest.raises(UsageError, match="nothing of a connection to Diagnostics leaves this host"):
+        check_route("10.0.0.7:1600", Address("diagnostics", 1500))
+    with pytest.raises(UsageError, match="Diagnostics is none"):  # and what is sent there arrives nowhere
+        check_route("DIAGNOSTICS:1600", backup)
 
 
 @pytest.mark.skipif(not machine.is_root(), reason="an agent needs root")

@@ -8,6 +8,7 @@ from replicator.transmission import (
     MAXIMUM,
     Limit,
     TransmissionSettings,
+    changed,
     orders,
     parse_compression,
     parse_limit,
@@ -86,6 +87,16 @@ def test_compression_has_one_spelling() -> None:
     for text in ("", "-1", str(MAXIMUM + 1), "best", "³"):
         with pytest.raises(UsageError):
             parse_compression(text)
+
+
+def test_what_is_not_said_stays() -> None:
+    said = changed(TransmissionSettings(), "Maximum", "  10 %  of T1 ")
+    assert said == TransmissionSettings(compression="9", bandwidth="10 % of T1")
+    assert changed(said, None, "unlimited") == TransmissionSettings(compression="9")
+    assert changed(said, "", None) == TransmissionSettings(bandwidth="10 % of T1")
+    for compression, bandwidth in (("fast", ""), ("", "fast")):
+        with pytest.raises(UsageError, match="fast"):
+            changed(said, compression, bandwidth)
 
 
 def test_a_connection_goes_before_its_target() -> None:
