@@ -402,6 +402,7 @@ SESSION_CERTIFICATE_DAYS = 1.0  # of the key of one session; looked at when it b
 RENEWAL_DAYS = 7.0  # a certificate that was replaced is accepted for so long
 VISIT_S = 3600.0  # between two looks whether a target has a new certificate
 RENEWAL_RETRY_S = 30.0  # between two tries to tell peers of a new certificate
+TLS_KEY_BYTES = 256 * 1024**3  # by one key. AES-GCM is good for 24 million full records, 370 GiB (RFC 8446)
 TLS_READ_BYTES = 256 * KIB  # taken from a socket at a time
 TLS_WRITE_BYTES = 256 * KIB  # encrypted at a time: what fits into a processor's cache
 INTRODUCTION_BYTES = 16 * KIB  # one line of what agents say before data flows: two certificates

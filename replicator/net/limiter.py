@@ -105,6 +105,11 @@ class Limiter:
         finally:
             self.waited_ns += int((trio.current_time() - began_s) * 1e9)
 
+    def charge(self, count: int) -> None:
+        """These bytes went beside what was granted: what comes next waits for them."""
+        if count > 0:
+            self._reserve(count, self._clock.monotonic_ns(), force=True)
+
     def _use(self, count: int) -> int:
         assert self._reserved is not None
         granted, at_ns = self._reserved

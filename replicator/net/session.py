@@ -16,8 +16,8 @@ from replicator import limits
 from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError
 from replicator.net.buffers import joined
-from replicator.net.engine import Buffer, Data, Engine, Event
-from replicator.net.frames import Bye, Frame, Ping
+from replicator.net.engine import Buffer, Data, Engine, Event, Role
+from replicator.net.frames import Bye, Disconnect, Frame, Ping
 from replicator.net.transmission import Transmission
 from replicator.security.tls import TlsError, TlsStream, transport_of
 
@@ -34,6 +34,10 @@ class PeerLeft(SessionEnded):
 
 class ConnectionLost(SessionEnded):
     """The stream ended or broke."""
+
+
+class KeysUsed(SessionEnded):
+    """The keys have encrypted as much as they are to. The next session has new ones."""
 
 
 class PeerSilent(SessionEnded):
@@ -108,6 +112,13 @@ class Session:
         """The agent that has proved to be there; "": nobody has, in plain text."""
         return self._stream.peer_uuid if isinstance(self._stream, TlsStream) else ""
 
+    @property
+    def keys_are_used(self) -> bool:
+        """Whether it is time for another session. Only the source sees to that: nearly all is sent by it."""
+        if not isinstance(self._stream, TlsStream) or self.engine.role is not Role.SOURCE:
+            return False
+        return self._stream.is_used_up
+
     async def greet(self, connection_uuid: str, purpose: str = "replicate") -> None:
         """The source's first words."""
         async with self._send_lock:
@@ -123,12 +134,16 @@ class Session:
         compression has saved of it.
 
         Returns when the stream has taken the bytes; `data` may be changed then. Raises `SessionEnded`.
+        Raises `KeysUsed`
+        before the frame; then the session can be closed in good order.
         Cancelling it in the middle of a frame ends the session, because the peer could not tell where the
         next one starts.
         """
         async with self._send_lock:
             if self._ended is not None:
                 raise SessionEnded(str(self._ended)) from self._ended
+            if self.keys_are_used and not isinstance(frame, Ping | Disconnect):
+                raise KeysUsed("the keys of the session have been used for long enough")
             # Taking the lock has let others run. A cancellation that came meanwhile is heard here, where
             # nothing is lost by it, and not with the frame begun.
             await trio.lowlevel.checkpoint_if_cancelled()

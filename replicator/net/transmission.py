@@ -15,6 +15,7 @@ from replicator.net.buffers import cut, joined
 from replicator.net.engine import Buffer, Engine
 from replicator.net.limiter import Limiter
 from replicator.net.packing import Packer, is_compressible
+from replicator.security.tls import TlsStream
 from replicator.transmission import AUTO, OFF
 from replicator.world import Clock
 
@@ -37,6 +38,7 @@ class Transmission:
         self._load: line.OtherLoad | None = None
         self._packer = Packer()
         self._socket: trio.SocketStream | None = None
+        self._secured: TlsStream | None = None
         self._plain_bytes = 0
         self._sent_bytes = 0
         self._blocked_ns = 0  # in writes, where the kernel does not tell more
@@ -48,11 +50,12 @@ class Transmission:
         self._packer = Packer()
         self._auto = AutoLevel()
         self._socket = line.socket_of(stream)
+        self._secured = stream if isinstance(stream, TlsStream) else None
 
     def over(self) -> None:
         """The session has ended."""
         self.packing = None
-        self._socket = None
+        self._socket = self._secured = None
 
     @property
     def level(self) -> int:
@@ -96,7 +99,11 @@ class Transmission:
                 limited = self.limiter.bytes_per_s is not None
                 count = await self.limiter.grant(len(view)) if limited else len(view)
                 began_ns = self._clock.monotonic_ns()
+                secured = self._secured
+                before = secured.written_bytes if secured is not None else 0
                 await write(view[:count])
+                if limited and secured is not None:  # its records have heads and seals
+                    self.limiter.charge(secured.written_bytes - before - count)
                 self._blocked_ns += self._clock.monotonic_ns() - began_ns
                 view = view[count:]
 

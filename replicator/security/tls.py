@@ -85,6 +85,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         self.transport = transport
         self.peer_uuid = peer_uuid
+        self.written_bytes = self.read_bytes = 0
+        """Of the transport, ever: with what TLS adds to the data."""
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         if first_bytes:
@@ -94,6 +96,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._opening = trio.Lock()
         self._sending = trio.StrictFIFOLock()
         self._raw = memoryview(bytearray(limits.TLS_READ_BYTES))
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the keys of one direction have encrypted as much as they are to."""
+        return max(self.written_bytes, self.read_bytes) >= limits.TLS_KEY_BYTES
 
     # --- the beginning and the end ---
 
@@ -208,7 +215,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
     async def _drain(self) -> None:
         """Under the lock."""
         while self._outgoing.pending:
-            await self.transport.send_all(self._outgoing.read())
+            data = self._outgoing.read()
+            self.written_bytes += len(data)
+            await self.transport.send_all(data)
 
     async def _feed(self) -> bool:
         """Whether more has arrived."""
@@ -218,9 +227,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
             except OSError as error:
                 raise trio.BrokenResourceError from error
             self._incoming.write(self._raw[:count])
+            self.read_bytes += count
             return bool(count)
         data = await self.transport.receive_some(limits.TLS_READ_BYTES)
         self._incoming.write(data)
+        self.read_bytes += len(data)
         return bool(data)
 
 

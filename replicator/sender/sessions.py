@@ -12,7 +12,7 @@ import trio
 from replicator import limits
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.net.engine import Engine, Role
-from replicator.net.session import Session, SessionEnded
+from replicator.net.session import KeysUsed, Session, SessionEnded
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.changes import Changes
 from replicator.sender.connection_states import ConnectionStates
@@ -130,6 +130,8 @@ class Sessions:
                     self._states.replicate(ReplicationEvent.FAIL, "a root of the set is gone")
                     self._states.transmission(TransmitEvent.FAIL, str(error))
                     continue
+                except KeysUsed:
+                    connected = True  # nothing was lost: at once again, whatever AD-12 says of losses
                 except (OSError, SessionEnded, ProtocolError, ReplicatorError) as error:
                     connected = self.connected_since is not None
                     retry = getattr(error, "retry", True)

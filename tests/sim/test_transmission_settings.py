@@ -6,8 +6,9 @@ import pytest
 import trio
 from kit.simulation import Simulation, simulate
 
+from replicator.net.session import Session
 from replicator.sender.arguments import SenderOptions
-from replicator.status import ConnectionStatus
+from replicator.status import ConnectionState, ConnectionStatus
 from replicator.transmission import TransmissionOrders, TransmissionSettings
 
 pytestmark = pytest.mark.sim
@@ -140,3 +141,21 @@ async def test_an_older_target_is_sent_everything_as_it_is(
         assert status.transmission.peer_understands is False and status.transmission.level == 0
         assert status.sent_compressed_bytes == status.sent_bytes
         simulation.assert_equal()
+
+
+async def test_keys_that_were_used_enough_are_no_loss_of_the_connection(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another session follows by itself, also where a lost one waits for a person (AD-12)."""
+    monkeypatch.setattr(Session, "keys_are_used", property(lambda session: session.sent_bytes > 500_000))
+    async with simulate(16, options=SenderOptions(mirror="full", reconnect=False)) as simulation:
+        assert simulation.sender is not None
+        await simulation.drained()
+        before = simulation.sender.status().connected_since
+        write(simulation, b"file", TEXT[:1_200_000])
+        await simulation.drained()
+        simulation.assert_equal()
+        status = simulation.sender.status()
+        assert status.connected_since != before and status.state is ConnectionState.STARTED
+        events = [entry.event for entry in simulation.sender.story.since()]
+        assert "connected again" in events and "connection lost" not in events

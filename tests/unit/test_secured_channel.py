@@ -5,18 +5,25 @@ import ssl
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import trio
 import trio.testing
+from kit.simulation import MockedClock
 
 from replicator import limits, plain
 from replicator.agent.local_peer import is_ours
+from replicator.net.engine import Engine, Role, State
+from replicator.net.frames import PieceBatch, Ping
+from replicator.net.session import KeysUsed, PeerLeft, Session
+from replicator.net.transmission import Transmission
 from replicator.security import certificates, pem, tls
 from replicator.security.pairing import PairHello, Window, new_nonce, normal_code, proofs
 from replicator.security.tls import TlsError, TlsStream
 from replicator.security.trust import KnownCertificate, KnownPeer, NotTrusted, TrustStore, judge
+from replicator.transmission import Limit
 
 ALPHA = "11111111-1111-4111-8111-111111111111"
 BETA = "22222222-2222-4222-8222-222222222222"
@@ -85,6 +92,63 @@ async def test_another_session_follows_on_the_same_transport() -> None:
         assert rest == [b"", b""]
         await one.transport.send_all(b"hello")
         assert await other.transport.receive_some(10) == b"hello"
+
+
+def sessions_of(one: TlsStream, other: TlsStream) -> tuple[Session, Session]:
+    """In the middle of their life."""
+    source, target = Engine(Role.SOURCE), Engine(Role.TARGET)
+    source.state = target.state = State.OPEN
+    return Session(one, source), Session(other, target)
+
+
+@pytest.mark.parametrize(("rate", "size"), [(100_000, 100_000), (2_000, 100_000)])
+async def test_a_limit_holds_for_what_tls_adds_to_the_data(rate: int, size: int, autojump_clock: Any) -> None:
+    """Small pieces of a slow limit are records of their own: a twelfth of it is heads and seals."""
+    alpha, beta = made(ALPHA), made(BETA)
+    one, other = pair_of(alpha, beta, beta, alpha)
+    source, target = sessions_of(one, other)
+    transmission = Transmission(MockedClock(), trio.to_thread.run_sync)
+    transmission.limiter.set_limits(Limit(rate), None, None)
+    source.use(transmission, packing=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(target.receive)
+        await source.send(PieceBatch(), b"")
+        written, began_s = one.written_bytes, trio.current_time()
+        for _ in range(10 * rate // size or 1):
+            nursery.start_soon(target.receive)
+            await source.send(PieceBatch(), bytes(size))
+        took_s = trio.current_time() - began_s
+        nursery.cancel_scope.cancel()
+    went = one.written_bytes - written
+    assert went > size * 1.001
+    assert went / took_s == pytest.approx(rate, rel=0.03)
+
+
+async def test_a_session_ends_in_good_order_before_its_keys_have_encrypted_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "TLS_KEY_BYTES", 300_000)
+    alpha, beta = made(ALPHA), made(BETA)
+    source, target = sessions_of(*pair_of(alpha, beta, beta, alpha))
+    heard = 0
+
+    async def hear() -> None:
+        nonlocal heard
+        with pytest.raises(PeerLeft):
+            while True:
+                _, data = await target.receive()
+                heard += len(data)
+        await target.close("")
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            with pytest.raises(KeysUsed):
+                for _ in range(100):
+                    await source.send(PieceBatch(), bytes(40_000))
+            await source.send(Ping())
+            await source.close("")
+    assert heard == 320_000
 
 
 @pytest.mark.parametrize("who", ["server", "client", "other certificate", "expired", "older TLS"])
