@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
-from replicator import events, limits
+from replicator import events, limits, transmission
 from replicator.agent.core import Core
 from replicator.agent.restore_calls import Answer, Call, Conversation, handed_over, in_lists
 from replicator.agent.supervisor import Child, Plan
@@ -33,6 +33,7 @@ from replicator.security.channel import Channel
 from replicator.security.trust import Peer
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.status import TargetStatus
+from replicator.transmission import TransmissionOrders
 from replicator.world import World
 
 _ACTS = frozenset({"mirror_pause", "mirror_resume", "mirror_start"})
@@ -44,6 +45,7 @@ class CopyKeeper:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._senders: dict[str, SenderArguments] = {}  # by uuid of the restore
+        self._orders: dict[str, TransmissionOrders] = {}  # the same: what its sender was told last
 
     # --- what the other side asks for ---
 
@@ -181,11 +183,19 @@ class CopyKeeper:
         if status["restoring"] != call.restore:
             raise ReplicatorError("the copy does not stand still for this restore any more: start it again")
         child = await self._start_sender(call, copy)
+        await self._direct(call, child)
         await conversation.send_line(Answer())
         number, _, handover = await handed_over(self._core.peers, conversation)
         await child.call_with_descriptors(
             "adopt", limits.CONTROL_TIMEOUT_S, [number], handover=msgspec.to_builtins(handover)
         )
+
+    async def _direct(self, call: Call, child: Child) -> None:
+        """Have it sent as the other side wants it: it is the end of the line whose settings those are."""
+        orders = orders_of(call)
+        if self._orders.get(call.restore) != orders or call.action == "attach":
+            await child.call("set_transmission", orders=msgspec.to_builtins(orders))
+            self._orders[call.restore] = orders
 
     async def _start_sender(self, call: Call, copy: str) -> Child:
         identifier = call.restore
@@ -258,12 +268,14 @@ class CopyKeeper:
 
     async def _status(self, call: Call) -> dict[str, Any]:
         child = self._sender(call.restore)
+        await self._direct(call, child)
         return {"connection": await child.call("status"), "orphans": await child.call("orphans")}
 
     async def _end_sender(self, restore: str) -> None:
         """Its target is told, if it is there, and forgets the restore."""
         child = self._core.children.sender_of(restore)
         arguments = self._senders.pop(restore, None)
+        self._orders.pop(restore, None)
         if child is not None:
             try:
                 await child.call("disconnect", limits.DISCONNECT_TIMEOUT_S)
@@ -320,6 +332,15 @@ def _check_id(restore: str) -> None:
         canonical = ""
     if canonical != restore:
         raise UsageError(f"{restore[:80]!r} is no restore")
+
+
+def orders_of(call: Call) -> TransmissionOrders:
+    """Nothing but the texts is taken from the other side. Raises UsageError if they mean nothing."""
+    own, target = (
+        transmission.changed(settings, settings.compression, settings.bandwidth)
+        for settings in (call.own, call.target)
+    )
+    return transmission.orders(own, target, page="")
 
 
 def open_sources(repset: ReplicationSet, roots: Sequence[Root], beneath_locks: bool) -> list[Source]:

@@ -23,6 +23,7 @@ from replicator.repset import ReplicationSet
 from replicator.restores import Root
 from replicator.security.channel import Channel, ChannelRefused, Handover
 from replicator.security.tls import transport_of
+from replicator.transmission import TransmissionSettings
 
 PURPOSE = "restore"
 ANY_COPY = "00000000-0000-0000-0000-000000000000"
@@ -43,6 +44,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     checksum: bool = False
     what: str = ""  # of act: a control call of the sender
     epoch: int = 0
+    own: TransmissionSettings = TransmissionSettings()  # of attach and status: how to send, from now on
+    target: TransmissionSettings = TransmissionSettings()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -287,7 +287,7 @@ class Restores:
 
     async def _keep_attached(self, restore: Restore) -> None:
         """Dial, and dial again; what arrives is for the receiver here."""
-        call = Call(
+        attach = Call(
             action="attach",
             restore=restore.uuid,
             repset=restore.repset,
@@ -300,6 +300,7 @@ class Restores:
         while True:
             if not await self._is_connected(restore):
                 try:
+                    call = self._with_orders(attach, restore)
                     async with calling(self._core.peers, _of(restore), restore.copy, call) as (
                         _,
                         conversation,
@@ -310,6 +311,10 @@ class Restores:
                     continue
                 await trio.sleep(limits.RESTORE_RETRY_S / 2)  # until it has introduced itself
             await trio.sleep(limits.RESTORE_LOOK_S)
+
+    def _with_orders(self, call: Call, restore: Restore) -> Call:
+        own, target = self._core.state.transmission_from(restore.copy, restore.host)
+        return msgspec.structs.replace(call, own=own, target=target)
 
     async def _is_connected(self, restore: Restore) -> bool:
         child = self._core.children.receiver(restore.uuid)
@@ -323,9 +328,8 @@ class Restores:
         while True:
             await trio.sleep(limits.RESTORE_LOOK_S)
             try:
-                status = await ask(
-                    self._core.peers, _of(restore), restore.copy, Call(action="status", restore=restore.uuid)
-                )
+                call = self._with_orders(Call(action="status", restore=restore.uuid), restore)
+                status = await ask(self._core.peers, _of(restore), restore.copy, call)
             except UnreachableError:
                 continue
             except ReplicatorError:

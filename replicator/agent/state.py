@@ -165,6 +165,17 @@ class State(_Versioned, frozen=True, kw_only=True):
     def transmission_of(self, host: str) -> TransmissionSettings:
         return self.transmissions.get(host, TransmissionSettings())
 
+    def transmission_from(
+        self, connection_uuid: str, host: str
+    ) -> tuple[TransmissionSettings, TransmissionSettings]:
+        """What a restore from the copy of this connection, which `host` keeps, is to obey: (the connection's
+        own, those of the host), for it is the same line.
+        """
+        for connection in self.connections:
+            if connection.uuid == connection_uuid:
+                return connection.options.transmission, self.transmission_of(connection.host)
+        return TransmissionSettings(), self.transmission_of(host.lower())
+
     def priority_of(self, connection: Connection) -> Priority:
         return self.priorities.get(connection.repset.name, Priority.REGULAR)
 

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,19 @@ def test_a_copy_that_was_used_comes_home(pair: Protected) -> None:
     assert (pair.source / "dir" / "file 8").read_text() == "content 8"
     assert not (pair.source / "dir" / "file 7").exists()
     check_protection_resumed(pair, begun)
+
+
+def test_it_keeps_to_the_limit_of_its_line(pair: Protected) -> None:
+    big = pair.source / "dir" / "big"
+    big.write_bytes(b"0123456789abcdef" * 250_000)
+    pair.assert_equal()
+    pair.alpha.json("transmit", "pause", pair.id)
+    big.unlink()
+    pair.alpha.json("limit", "bandwidth", pair.id, "1 MB/s")
+    began_s = time.monotonic()
+    restore(pair, "--path", str(big), "--even-if", "newer", "--even-if", "replicating")
+    assert 3 < time.monotonic() - began_s < 20
+    assert big.stat().st_size == 4_000_000
 
 
 def test_one_directory_comes_home_beside_running_programs(pair: Protected) -> None:

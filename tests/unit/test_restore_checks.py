@@ -3,11 +3,15 @@
 import msgspec
 import pytest
 
+from replicator.agent.copy_keeper import orders_of
+from replicator.agent.restore_calls import Call
 from replicator.agent.restore_checks import Facts, check_request, dangers, job_of, refusal, restricted
+from replicator.agent.state import Connection, ConnectionOptions, State
 from replicator.errors import UsageError
 from replicator.orphans import OrphanAction
 from replicator.repset import ReplicationSet, Rule, compile_filter
 from replicator.restores import CopyView, Danger, Existing, RestoreRequest, Root
+from replicator.transmission import TransmissionSettings
 
 REPSET = ReplicationSet(
     "web", 3, (Rule("/srv/www"), Rule("/srv/www/cache", include=False), Rule("/srv/www/*.tmp", include=False))
@@ -45,6 +49,31 @@ def copy(**values: object) -> CopyView:
 def test_by_default_everything_goes_where_it_was() -> None:
     job = job_of(request(), COPY)
     assert job.places == ("/srv/www",) and job.is_at_home and job.repset == REPSET
+
+
+def test_it_is_sent_as_the_line_to_its_host_allows() -> None:
+    own, target = TransmissionSettings(bandwidth="1 MB/s"), TransmissionSettings(compression="auto")
+    connection = Connection(
+        uuid="u",
+        id=1,
+        repset=ReplicationSet("web"),
+        target_host="Backup",
+        target_port=1500,
+        maps=(),
+        options=ConnectionOptions(transmission=own),
+        created=0.0,
+    )
+    state = State(connections=(connection,), transmissions={"backup": target})
+    assert state.transmission_from("u", "10.0.0.7") == (own, target)
+    assert state.transmission_from("other", "BACKUP") == (TransmissionSettings(), target)
+    assert state.transmission_from("other", "else") == (TransmissionSettings(), TransmissionSettings())
+    orders = orders_of(Call(action="attach", own=own, target=target))
+    assert (orders.compression, orders.own, orders.target, orders.target_page) == ("auto", own, target, "")
+    off = msgspec.structs.replace(own, limiting=False)
+    assert orders_of(Call(action="attach", own=off)).own == off
+    for wrong in (TransmissionSettings(bandwidth="a lot"), TransmissionSettings(compression="10")):
+        with pytest.raises(UsageError):
+            orders_of(Call(action="status", target=wrong))
 
 
 def test_another_directory() -> None:
