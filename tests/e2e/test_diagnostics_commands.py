@@ -30,4 +30,7 @@ def test_a_directory_is_measured(tmp_path: Path) -> None:
         assert "absence of one hour" in text and "T1" in text
         assert alpha.json("diagnostics", "reset", connection)["change_bytes"] == 0
         alpha.json("disconnect", connection)
+        refused = alpha.dtctl("connect", status["repset"], "Diagnostics", "--route", "127.0.0.1:1500")
+        assert refused.code == 2 and refused.err.count("\n") == 1 and "leaves this host" in refused.err
+        assert alpha.json("status") == []
         assert not list((alpha.home / "source").glob("*.diagnostics"))

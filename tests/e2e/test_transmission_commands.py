@@ -17,9 +17,9 @@ SECONDS = int(os.environ.get("SOAK_LIMIT_S", "30"))
 TEXT = b"".join(b"%d: a line of a text that repeats itself\n" % n for n in range(100_000))
 
 
-def connected(alpha: dtd.Agent, proxy: CountingProxy, source: Path, copy: Path) -> str:
+def connected(alpha: dtd.Agent, proxy: CountingProxy, source: Path, copy: Path, *options: str) -> str:
     source.mkdir()
-    return str(alpha.json("protect", source, f"{proxy.address}:{copy}", "--wait")["id"])
+    return str(alpha.json("protect", source, f"{proxy.address}:{copy}", "--wait", *options)["id"])
 
 
 def transmission(alpha: dtd.Agent, con: str) -> dict[str, Any]:
@@ -32,8 +32,11 @@ def transmission(alpha: dtd.Agent, con: str) -> dict[str, Any]:
 def test_compression_and_limits_are_set_shown_kept_and_obeyed(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     with dtd.running(tmp_path, "alpha", "beta") as (alpha, beta), counting_proxy(beta.port) as proxy:
-        con = connected(alpha, proxy, source, copy)
-        assert transmission(alpha, con)["compression"] == "off"
+        options = ("--compression", "auto", "--limit", "2 MB/s")
+        con = connected(alpha, proxy, source, copy, *options)
+        now = transmission(alpha, con)
+        assert (now["compression"], now["limit"], now["limit_bytes_per_s"]) == ("auto", "2 MB/s", 2_000_000)
+        assert alpha.dtctl("limit", "bandwidth", con, "unlimited").code == 0
         assert alpha.dtctl("compression", "set", con, "3").code == 0
         before = sum(count for _, count in proxy.arrived)
         (source / "text").write_bytes(TEXT)
