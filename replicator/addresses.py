@@ -100,11 +100,3 @@ def parse_destination(text: str) -> Destination:
     if match is None:
         raise UsageError(f"destination {text!r}: must be HOST[:PORT]:/path, or /path on this host")
     return Destination(parse_host_port(match["agent"]), normalise_path(match["path"], "target path"))
-
-
-def parse_map(text: str) -> tuple[str, str]:
-    """(source path, target path) of `SRC=DST`. Raises UsageError."""
-    source, separator, target = text.partition("=")
-    if not separator:
-        raise UsageError(f"map {text!r}: must read SRC=DST, two absolute paths")
-    return normalise_path(source, "map source"), normalise_path(target, "map target")

@@ -41,11 +41,7 @@ PORT_OUT_OF_RANGE = EventType(
     4045, _W, "port {port} is not from {first} to {last}: listening on {listen} instead"
 )
 PORT_IN_USE = EventType(4046, _E, "cannot listen on {listen}: another program has the port")
-AGENT_FAILED = EventType(4006, _E, "agent {name} stops because of an unexpected error: {reason}")
 AUTO_RECONNECTED = EventType(4010, _I, "connection {id} ({repset} to {target}) started again after a restart")
-AUTO_RECONNECT_FAILED = EventType(
-    4011, _E, "connection {id} ({repset} to {target}) cannot be started: {reason}"
-)
 CONNECTED = EventType(4016, _I, "connection {id} established: {repset} to {target}")
 DISCONNECTED = EventType(4017, _I, "connection {id} removed: {repset} to {target}")
 MIRROR_STARTED = EventType(4019, _I, "connection {id}: {kind} mirror started by request")
@@ -214,7 +210,6 @@ TARGET_NOT_TOLD = EventType(
 )
 STRAY = EventType(9025, _W, "{role} {id} (pid {pid}) runs, but nothing is known of it here: {reason}")
 UNDO_FAILED = EventType(9041, _W, "what was begun could not be undone completely: {reason}")
-STATE_DAMAGED = EventType(9040, _E, "{reason}")
 ADVICE = EventType(9050, _I, "{text}")
 
 

@@ -8,7 +8,7 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address
-from replicator.agent.peers import NO_CONNECTION, Peers, _certificates, fingerprint_of
+from replicator.agent.peers import NO_CONNECTION, Peers, fingerprint_of, load_certificates
 from replicator.errors import ReplicatorError, UnreachableError
 from replicator.net.engine import encode_greeting
 from replicator.security import pem, tls
@@ -98,7 +98,7 @@ class Pairing:
         await channel.send(mine)
         said = await channel.receive(PairProof)
         expected = await _proofs(self._window.code(trio.current_time()), theirs, mine)
-        certificates = await trio.to_thread.run_sync(_certificates)
+        certificates = await trio.to_thread.run_sync(load_certificates)
         certificates.check(theirs.certificate, theirs.uuid)
         if not self._window.code(trio.current_time()):
             raise PairingError("pairing was closed meanwhile")
@@ -153,7 +153,7 @@ class Pairing:
             theirs = await channel.receive(PairHello)
             if pem.der_of(theirs.certificate) != secured.peer_certificate:
                 raise PairingError(f"not paired: somebody stands between this host and {address}")
-            certificates = await trio.to_thread.run_sync(_certificates)
+            certificates = await trio.to_thread.run_sync(load_certificates)
             certificates.check(theirs.certificate, theirs.uuid)
             expected = await _proofs(code, mine, theirs)
             signature = certificates.sign(self._credentials(), expected.transcript)

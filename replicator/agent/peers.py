@@ -39,7 +39,7 @@ EVERYBODY = ("0.0.0.0/0", "::/0")
 _SUCCESSOR = b"replicator successor 1\0"
 
 
-def _certificates() -> Any:
+def load_certificates() -> Any:
     """Loaded when it is needed: a tenth of a second, and most agents that start need none of it."""
     return import_module("replicator.security.certificates")
 
@@ -63,7 +63,7 @@ def make_identity(home: Home, identity: AgentIdentity) -> str | None:
     if os.path.exists(home.credentials):
         return None
     try:
-        credentials: bytes = _certificates().make(identity.uuid, identity.name)
+        credentials: bytes = load_certificates().make(identity.uuid, identity.name)
         pem.write_secret(home.credentials, credentials)
     except OSError as error:
         raise ReplicatorError(f"{home.credentials}: cannot be written: {error.strerror}") from None
@@ -181,7 +181,7 @@ class Peers:
             return None
         credentials: bytes = await trio.to_thread.run_sync(
             partial(
-                _certificates().make,
+                load_certificates().make,
                 self.identity.uuid,
                 self.identity.name,
                 limits.SESSION_CERTIFICATE_DAYS,
@@ -200,7 +200,7 @@ class Peers:
         known = self.store.find(uuid)
         if fingerprint_of(theirs.successor) in {each.fingerprint for each in known.certificates}:
             return
-        certificates = _certificates()
+        certificates = load_certificates()
         certificates.check(theirs.successor, uuid)
         new = pem.certificate_of(theirs.successor)
         signed = _SUCCESSOR + pem.der_of(new)
@@ -286,7 +286,7 @@ class Peers:
             raise ReplicatorError(
                 "this agent shows the certificate of [security] certificate: replace that file"
             )
-        certificates = _certificates()
+        certificates = load_certificates()
         with open(self.home.credentials, "rb") as file:
             old = file.read()
         new: bytes = certificates.make(self.identity.uuid, self.identity.name)

@@ -170,12 +170,6 @@ def differing(one: bytes, other: bytes) -> list[int]:
     return sorted(found)
 
 
-def links_of(states: bytes) -> list[int]:
-    """The numbers of names in a result of `states`."""
-    words = memoryview(states).cast("Q")
-    return [word & 0xFFFFFFFF for word in words[: len(words) // STATE_WORDS].tolist()]
-
-
 def sizes_of(states: bytes) -> list[int]:
     """The sizes in a result of `states`."""
     words = memoryview(states).cast("Q")

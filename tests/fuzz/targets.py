@@ -349,14 +349,15 @@ def _states() -> list[bytes]:
 def sets(data: bytes) -> None:
     """Rules as users spell them, and sets as other agents send them."""
     text = data.decode("utf-8", "replace")
-    for parse in (repset.parse_rule, repset.normalise_rule_path, addresses.parse_destination):
+    parsers: tuple[Callable[[str], object], ...] = (
+        repset.parse_rule,
+        repset.normalise_rule_path,
+        addresses.parse_destination,
+        addresses.parse_host_port,
+    )
+    for parse in parsers:
         try:
             parse(text)
-        except ReplicatorError:
-            pass
-    for spell in (addresses.parse_host_port, addresses.parse_map):
-        try:
-            spell(text)
         except ReplicatorError:
             pass
     try:

@@ -1,4 +1,4 @@
-"""How users spell addresses, destinations and maps."""
+"""How users spell addresses and destinations."""
 
 import pytest
 
@@ -8,7 +8,6 @@ from replicator.addresses import (
     normalise_path,
     parse_destination,
     parse_host_port,
-    parse_map,
 )
 from replicator.errors import UsageError
 
@@ -83,13 +82,6 @@ def test_destinations(text: str, destination: Destination) -> None:
 def test_impossible_destinations(text: str) -> None:
     with pytest.raises(UsageError):
         parse_destination(text)
-
-
-def test_maps() -> None:
-    assert parse_map("/srv/a/=/copy") == ("/srv/a", "/copy")
-    for text in ("/srv", "srv=/copy", "/srv=copy", "="):
-        with pytest.raises(UsageError):
-            parse_map(text)
 
 
 def test_paths() -> None:
