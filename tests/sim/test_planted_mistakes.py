@@ -131,7 +131,7 @@ PLANTS: list[tuple[Plant, str, int]] = [
     (durable_is_what_is_applied, "is told to be durable", 0),
     (some_attributes_are_not_shipped, "silent loss: ", 0),
     (pieces_come_after_later_records, "", 0),
-    (renames_are_not_followed, "", 12),
+    (renames_are_not_followed, "", 271),
     (journals_are_read_one_after_the_other, "order across mounts: ", 0),
     (a_full_queue_is_an_error, "production first: ", 4),
     (lost_renames_are_forgotten, "", 18),

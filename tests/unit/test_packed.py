@@ -150,9 +150,9 @@ def test_one_that_cannot_be_made_is_refused_alone(
     target, places, _ = placer
     read = pack(descriptor)
     assert read.files is not None
-    long = b"x" * 300
+    long = b"x" * 300  # no batch of a source can have it: it stands for any name that the file system refuses
     entry = msgspec.structs.replace(read.files, names=(*read.files.names[:-1], long))
-    (refused,) = place(places, entry)
+    (refused,) = places.place(Batch(1, 0, (entry,)))
     assert refused.path == b"d/" + long and not refused.retry
     assert (target / "d" / "f28").stat().st_size == (directory / "f28").stat().st_size
 
