@@ -8,7 +8,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.state import Connection
-from replicator.errors import ReplicatorError, UsageError
+from replicator.errors import UsageError
 from replicator.limit_calendar import LimitEntry, check, in_force, parse_days
 from replicator.transmission import parse_limit
 from replicator.world import local_zone
@@ -59,13 +59,8 @@ class CalendarService:
         return _view(entries)
 
     async def _tell(self, connection: Connection) -> None:
-        child = self._core.children.sender(connection)
         entries = msgspec.to_builtins(connection.options.limit_calendar)
-        try:
-            if child is not None and child.pid is not None:
-                await child.call("set_limit_calendar", entries=entries)
-        except ReplicatorError:
-            pass  # its successor has it in its arguments
+        await self._core.children.tell_sender(connection, "set_limit_calendar", entries=entries)
 
 
 def _view(entries: tuple[LimitEntry, ...]) -> CalendarView:

@@ -329,6 +329,15 @@ class Children:
     def sender(self, connection: Connection) -> Child | None:
         return self._supervisor.get("sender", connection.uuid)
 
+    async def tell_sender(self, connection: Connection, call: str, /, **arguments: object) -> None:
+        """Have a setting that is saved hold at once. A sender that does not run, or ends now, has a successor
+        with it in its arguments.
+        """
+        child = self.sender(connection)
+        if child is not None and child.pid is not None:
+            with suppress(ReplicatorError):
+                await child.call(call, **arguments)
+
     async def start_sender(self, connection: Connection, *, patient: bool = False) -> Child:
         settings = self._config.connection
 

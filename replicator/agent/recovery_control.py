@@ -123,7 +123,7 @@ class RecoveryControl:
             )
         event = events.RECOVERY_AUTOMATIC if automatic else events.RECOVERY_MANUAL
         self._core.events.add(event, id=connection.id)
-        await self._tell(changed, automatic=automatic)
+        await self._core.children.tell_sender(changed, "set_recovery", automatic=automatic)
         return await self._connections.status(changed)
 
     async def force(self, key: str, survivor: str, confirm: str) -> ConnectionStatus:
@@ -177,11 +177,12 @@ class RecoveryControl:
         wanted = dict(
             zip((c.uuid for c in at_work), share([state.priority_of(c) for c in at_work]), strict=True)
         )
+        tell = self._core.children.tell_sender
         async with trio.open_nursery() as nursery:
             for connection in connections:
                 # One that does nothing now begins as if it were alone, until the next look.
                 part = wanted.get(connection.uuid, share([state.priority_of(connection)])[0])
-                nursery.start_soon(partial(self._tell, connection, share=part))
+                nursery.start_soon(partial(tell, connection, "set_recovery", share=part))
         return len(recovering)
 
     async def _ask(self, connection: Connection, recovering: set[str]) -> None:
@@ -191,14 +192,6 @@ class RecoveryControl:
                 recovering.add(connection.uuid)
         except ReplicatorError:
             pass  # it does not run, or not well: its successor will be asked
-
-    async def _tell(self, connection: Connection, **values: object) -> None:
-        child = self._core.children.sender(connection)
-        try:
-            if child is not None and child.pid is not None:
-                await child.call("set_recovery", **values)
-        except ReplicatorError:
-            pass  # its successor has it in its arguments
 
     async def _heads(self) -> dict[str, int]:
         heads: dict[str, int] = {}

@@ -11,7 +11,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.state import Connection
-from replicator.errors import ReplicatorError, UsageError
+from replicator.errors import UsageError
 from replicator.status import ScheduleStatus
 from replicator.transmission_schedule import (
     StartCriteria,
@@ -72,12 +72,9 @@ class ScheduleService:
         return await self.show(key)
 
     async def _tell(self, connection: Connection, wanted: TransmissionSchedule) -> None:
-        child = self._core.children.sender(connection)
-        try:
-            if child is not None and child.pid is not None:
-                await child.call("set_schedule", schedule=msgspec.to_builtins(wanted))
-        except ReplicatorError:
-            pass  # its successor has it in its arguments
+        await self._core.children.tell_sender(
+            connection, "set_schedule", schedule=msgspec.to_builtins(wanted)
+        )
 
 
 def changed(known: TransmissionSchedule, request: ScheduleRequest) -> TransmissionSchedule:

@@ -11,7 +11,7 @@ from replicator import events, transmission
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.state import Connection
-from replicator.errors import ReplicatorError, UsageError
+from replicator.errors import UsageError
 from replicator.status import ConnectionStatus
 from replicator.transmission import TransmissionSettings, TransmissionStatus
 
@@ -113,13 +113,10 @@ class Transmissions:
         self._core.events.add(events.TRANSMISSION_SET, what=what, compression=compression, limit=limit)
 
     async def _tell(self, connection: Connection) -> None:
-        child = self._core.children.sender(connection)
         orders = self._core.children.transmission_orders(connection)
-        try:
-            if child is not None and child.pid is not None:
-                await child.call("set_transmission", orders=msgspec.to_builtins(orders))
-        except ReplicatorError:
-            pass  # its successor has it in its arguments
+        await self._core.children.tell_sender(
+            connection, "set_transmission", orders=msgspec.to_builtins(orders)
+        )
 
 
 def changed(settings: TransmissionSettings, request: TransmissionRequest) -> TransmissionSettings:
