@@ -419,7 +419,7 @@ PAIRING_WORK = 1 << 14  # cost of scrypt: 16 MiB and 50 ms for each guess
 
 RESTORE_CALL_S = 90.0  # for another agent to answer about a restore: a copy may have to be synced first
 RESTORE_CALL_BYTES = 4 * MIB  # one thing that is asked about a restore
-RESTORE_CALLS = 16  # that are answered at a time
+AGENT_CALLS = 16  # of one purpose that are answered at a time
 RESTORE_STALL_S = 60.0  # for another agent to take some of what it asked for
 RESTORE_LINE_BYTES = 16 * MIB  # of what agents say to one another about restores
 RESTORE_ITEMS = 500  # objects that are listed at once
@@ -430,3 +430,13 @@ RESTORE_STEPS_KEPT = 100_000  # steps of a dry run that are told by name
 RESTORE_LACKING = 10_000  # paths that differ after a restore; more of them are compared as a whole
 DIRECTORIES_MADE = 100_000  # that are remembered, to be given their times, where only what is missing is made
 RESTORES_KEPT = 20  # that have ended, to be looked at
+
+# --- failover ---
+
+MONITOR_INTERVAL_S = 5.0  # FO-04: between two signs of life
+MONITOR_MISSES = 5  # FO-05: that may be missing
+MONITOR_YELLOW = 0.25  # FO-13: of the countdown
+SCRIPT_TIMEOUT_S = 60.0
+SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
+FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
+MONITORS = 256

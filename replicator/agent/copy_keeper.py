@@ -16,8 +16,9 @@ import msgspec
 import trio
 
 from replicator import events, limits, transmission
+from replicator.agent.agent_calls import Answer, handed_over
 from replicator.agent.core import Core
-from replicator.agent.restore_calls import Answer, Call, Conversation, handed_over, in_lists
+from replicator.agent.restore_calls import Call, RestoreConversation, in_lists
 from replicator.agent.supervisor import Child, Plan
 from replicator.bounds import MALFORMED
 from replicator.errors import NotPermittedError, ReplicatorError, UsageError
@@ -51,7 +52,7 @@ class CopyKeeper:
 
     async def serve(self, copy: str, channel: Channel) -> str:
         """One call. Returns what to log if it was refused."""
-        conversation = Conversation(channel)
+        conversation = RestoreConversation(channel)
         line = b""
         with trio.move_on_after(limits.GREETING_TIMEOUT_S):
             line = await conversation.receive_line(limits.RESTORE_CALL_BYTES)
@@ -178,7 +179,7 @@ class CopyKeeper:
 
     # --- its sender ---
 
-    async def _attach(self, call: Call, copy: str, conversation: Conversation) -> None:
+    async def _attach(self, call: Call, copy: str, conversation: RestoreConversation) -> None:
         status = await self._receiver(copy).call("status")
         if status["restoring"] != call.restore:
             raise ReplicatorError("the copy does not stand still for this restore any more: start it again")
@@ -304,7 +305,7 @@ class CopyKeeper:
 
     # --- what is in it ---
 
-    async def _send_inventory(self, call: Call, copy: str, conversation: Conversation) -> None:
+    async def _send_inventory(self, call: Call, copy: str, conversation: RestoreConversation) -> None:
         """All objects, root by root."""
         if call.repset is None:
             raise UsageError("an inventory has to say of what")

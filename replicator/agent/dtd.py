@@ -222,7 +222,7 @@ async def run_agent(
                     async with trio.open_nursery() as both:
                         both.start_soon(service.start)
                         await answering.start(_serve_api, service, home)
-                    greeter = Greeter(children.adopt, service.copies.serve, ring, peers, service.pairing)
+                    greeter = Greeter(children.adopt, service.answering, ring, peers, service.pairing)
                     await nursery.start(greeter.serve, listeners)
                     nursery.start_soon(peers.run, service.other_agents)
                     nursery.start_soon(Watch(core, service.connections, service.queues).run)

@@ -10,13 +10,14 @@ import socket
 import sys
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from replicator import events, limits
 from replicator.addresses import Address
-from replicator.agent import restore_calls
+from replicator.agent.agent_calls import Answering
 from replicator.agent.door import Door, RefusalLog
 from replicator.agent.local_peer import is_ours
 from replicator.agent.pairing import Pairing
@@ -33,9 +34,6 @@ from replicator.security.trust import NotTrusted
 Adopt = Callable[[str, int, bytes, Handover | None], Awaitable[None]]
 """Hand over the socket of a connection, and what was read from it, to its receiver. Raises ReplicatorError.
 """
-
-Restore = Callable[[str, Channel], Awaitable[str]]
-"""Answer what another agent asks about a restore from this copy: see `CopyKeeper.serve`."""
 
 
 class ListenError(ReplicatorError):
@@ -68,14 +66,14 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
 
 
 class Greeter:
-    """Accepts the sockets of sources, and of those that restore. `adopt` takes over each one of a source that
-    said which connection it carries.
+    """Accepts the sockets of sources, and of agents that ask something. `adopt` takes over each one of a
+    source that said which connection it carries; `answering`: who answers calls, by their purpose.
     """
 
     def __init__(
         self,
         adopt: Adopt,
-        restore: Restore,
+        answering: Mapping[str, Answering],
         ring: EventRing,
         peers: Peers | None = None,
         pairing: Pairing | None = None,
@@ -84,10 +82,10 @@ class Greeter:
         self._peers = peers
         self._pairing = pairing
         self._adopt = adopt
-        self._restore = restore
+        self._answering = answering
         self._ring = ring
         self._free = trio.Semaphore(limits.GREETINGS_WAITING)
-        self._restoring = 0
+        self._calls: Counter[str] = Counter()  # under way, by purpose
         self._door = Door()
         self._refusals = RefusalLog()
 
@@ -197,14 +195,15 @@ class Greeter:
                     await self._peers.answer(channel)
             if greeting.purpose == INTRODUCE:
                 return ""  # that was all
-        if greeting.purpose == restore_calls.PURPOSE:
-            if self._restoring >= limits.RESTORE_CALLS:
-                return f"{limits.RESTORE_CALLS} others ask about restores at this moment"
-            self._restoring += 1
+        answer = self._answering.get(greeting.purpose)
+        if answer is not None:
+            if self._calls[greeting.purpose] >= limits.AGENT_CALLS:
+                return f"{limits.AGENT_CALLS} others ask for {greeting.purpose} at this moment"
+            self._calls[greeting.purpose] += 1
             try:
-                return await self._restore(canonical, channel)
+                return await answer(canonical, channel)
             finally:
-                self._restoring -= 1
+                self._calls[greeting.purpose] -= 1
         if greeting.purpose != PURPOSE:
             raise RemoteProtocolError(f"purpose {greeting.purpose!r} is not known here")
         await self._carry_on(canonical, stream, channel, data)

@@ -18,11 +18,12 @@ import trio
 
 from replicator import events, limits
 from replicator.addresses import Address, parse_host_port
+from replicator.agent.agent_calls import handed_over
 from replicator.agent.connections import Connections
 from replicator.agent.core import Change, Core, NotFoundError
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.agent.restore_calls import ANY_COPY, Call, ask, calling, handed_over
+from replicator.agent.restore_calls import ANY_COPY, Call, ask, calling
 from replicator.agent.restore_checks import Facts, Job, check_request, job_of, refusal
 from replicator.agent.restore_compare import first_newer, plan_of, what_differs
 from replicator.agent.restore_ending import Ending, lacking_everything

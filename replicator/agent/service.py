@@ -12,6 +12,8 @@ import trio
 import replicator
 from replicator import events
 from replicator.addresses import Address, parse_host_port
+from replicator.agent import restore_calls
+from replicator.agent.agent_calls import Answering
 from replicator.agent.calendar_service import CalendarService
 from replicator.agent.connections import Connections
 from replicator.agent.copy_keeper import CopyKeeper
@@ -83,6 +85,11 @@ class Service:
     @property
     def events(self) -> EventRing:
         return self._core.events
+
+    @property
+    def answering(self) -> dict[str, Answering]:
+        """Who answers other agents, by the purpose of their call."""
+        return {restore_calls.PURPOSE: self.copies.serve}
 
     async def protect(self, request: ProtectRequest) -> ConnectionStatus:
         """See `protect.py`."""

@@ -18,7 +18,7 @@ import xxhash
 
 from fuzz import seeds
 from replicator import addresses, config, repset
-from replicator.agent import restore_calls, state
+from replicator.agent import agent_calls, restore_calls, state
 from replicator.bounds import MALFORMED
 from replicator.child import control
 from replicator.errors import JournalError, ReplicatorError
@@ -383,7 +383,7 @@ def _sets() -> list[bytes]:
 
 def restores(data: bytes) -> None:
     """What agents say to one another about restores; the handlers of both sides catch just these."""
-    for type_ in (restore_calls.Call, restore_calls.Answer):
+    for type_ in (restore_calls.Call, agent_calls.Answer):
         try:
             msgspec.json.decode(data, type=type_)
         except MALFORMED:
@@ -399,7 +399,7 @@ def _restores() -> list[bytes]:
     items = [Item(b"a/f", 33188, 0, 0, 5, 9)]
     return [
         msgspec.json.encode(call),
-        msgspec.json.encode(restore_calls.Answer(result={"a": [1]})),
+        msgspec.json.encode(agent_calls.Answer(result={"a": [1]})),
         msgspec.msgpack.encode(items),
     ]
 

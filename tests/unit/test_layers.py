@@ -38,6 +38,7 @@ DOMAIN = frozenset(
         "plain",
         "synchrony",
         "access",
+        "failovers",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.

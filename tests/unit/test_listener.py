@@ -47,7 +47,9 @@ class Door:
     async def open(self, nursery: trio.Nursery) -> None:
         listeners = await open_listeners(Address("127.0.0.1", 0))
         self.port = listeners[0].socket.getsockname()[1]
-        await nursery.start(partial(Greeter(self.adopt, self.restore, self._ring).serve, listeners))
+        await nursery.start(
+            partial(Greeter(self.adopt, {"restore": self.restore}, self._ring).serve, listeners)
+        )
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -201,7 +203,7 @@ async def test_a_bug_found_by_a_stranger_takes_nobody_else_down(
 async def test_restores_do_not_hold_the_door(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was understood waits elsewhere, and not for ever many."""
     monkeypatch.setattr(limits, "GREETINGS_WAITING", 1)
-    monkeypatch.setattr(limits, "RESTORE_CALLS", 1)
+    monkeypatch.setattr(limits, "AGENT_CALLS", 1)
     door = Door()
     done = trio.Event()
 
@@ -216,7 +218,7 @@ async def test_restores_do_not_hold_the_door(nursery: trio.Nursery, monkeypatch:
         await slow.send_all(ask)
         await trio.testing.wait_all_tasks_blocked(0.05)
         await door.say(ask)
-        assert "others ask about restores" in door.reasons()[0]
+        assert "others ask for restore" in door.reasons()[0]
         door.hook = None
         await door.say(GREETING)
         assert door.adopted

@@ -1,0 +1,192 @@
+"""What there is to say of failover: what is monitored and how, what becomes of it, and who owns a group.
+
+A **group** is what fails over together: the copies on one target agent that come from one source agent, and
+the addresses by which clients reach that source. It has one monitor (on the target), one uuid, and one
+**epoch**: the number of its present term of ownership. Only a promotion raises it, and each promotion leaves
+a durable record. Values only; `replicator/failover` decides and acts.
+
+Sources: features FO-*, FB-*; beyond 4 (epochs, leases, witness).
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from replicator import limits
+from replicator.bounds import Count, Id
+
+# --- what is watched ---
+
+
+class CheckKind(StrEnum):
+    """How a source is asked for a sign of life. The argument of a check: see `Check`."""
+
+    AGENT = "agent"  # heartbeat of its agent
+    PING = "ping"  # ICMP
+    TCP = "tcp"  # a port accepts
+    HTTP = "http"  # a URL answers below 400
+    COMMAND = "command"  # a program on the target ends with 0
+
+
+class Check(msgspec.Struct, frozen=True):
+    kind: CheckKind
+    argument: str = ""  # tcp: port; http: URL, or a path at the address; command: a shell's line
+
+
+class FailWhen(StrEnum):
+    """FO-20: which of the monitored addresses must have failed."""
+
+    ALL = "all"
+    ANY = "any"
+
+
+class Take(StrEnum):
+    """FO-06: which addresses the target takes."""
+
+    MONITORED = "monitored"
+    ALL = "all"
+
+
+class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """An address of the source. `interface`: of the target, which takes it; "": the one whose network it is
+    in.
+    """
+
+    address: str  # IPv4 or IPv6 with its prefix, as in 10.0.0.5/24
+    interface: str = ""
+    interval_s: float = limits.MONITOR_INTERVAL_S
+    misses: Count = limits.MONITOR_MISSES
+    checks: tuple[Check, ...] = (Check(CheckKind.AGENT),)
+    monitored: bool = True  # False: taken only (Take.ALL)
+
+    @property
+    def timeout_s(self) -> float:
+        """FO-12: the whole countdown."""
+        return self.interval_s * self.misses
+
+
+class ScriptKind(StrEnum):
+    """FO-10."""
+
+    PRE_FAILOVER = "pre-failover"
+    POST_FAILOVER = "post-failover"
+    PRE_FAILBACK = "pre-failback"
+    POST_FAILBACK = "post-failback"
+    SOURCE_POST_FAILBACK = "source-post-failback"  # on the source
+
+
+class OnFailure(StrEnum):
+    """What a script that fails, or takes too long, means for what is under way."""
+
+    GO_ON = "go-on"
+    STOP = "stop"
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    arguments: tuple[str, ...] = ()
+    wait: bool = True
+    timeout_s: float = limits.SCRIPT_TIMEOUT_S
+    on_failure: OnFailure = OnFailure.GO_ON
+
+
+class Lapse(StrEnum):
+    """What the mounts of a source do whose lease has lapsed."""
+
+    NONE = "none"  # go on: whoever has no witness
+    SUSPEND = "suspend"  # changes wait
+    READ_ONLY = "read-only"  # changes fail with EROFS
+    IO_ERROR = "io-error"  # everything fails with EIO
+
+
+class Policy(StrEnum):
+    """Which branch of a fork survives, when both sides wrote (beyond 4.3; names after DRBD's)."""
+
+    MANUAL = "manual"
+    DISCARD_ZERO_CHANGES = "discard-zero-changes"
+    PREFER_WITNESS_VOTE = "prefer-witness-vote"
+    PREFER_NODE = "prefer-node"
+    PREFER_NEWER_EPOCH = "prefer-newer-epoch"
+    PREFER_MOST_CHANGES = "prefer-most-changes"
+
+
+class Phase(StrEnum):
+    """Of a group, on its target. Its table is in `replicator/failover/phases.py`."""
+
+    WATCHING = "watching"
+    ASKING = "asking"  # the source has failed; a person is asked
+    DECLINED = "declined"  # a person said no; it can still be begun by hand
+    TAKING_OVER = "taking over"
+    ACTIVE = "failed over"
+    HANDING_BACK = "failing back"
+    IDLE = "not watching"
+
+
+class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person chose. `copies`: uuids of the connections whose copies are promoted; empty: all that come
+    from this source. It may have none at all (CF-03).
+    """
+
+    source_host: str
+    source_port: int = limits.PORT
+    addresses: tuple[WatchedAddress, ...] = ()
+    fail_when: FailWhen = FailWhen.ALL
+    take: Take = Take.MONITORED
+    automatic: bool = False  # FO-09: a person is asked otherwise
+    copies: tuple[str, ...] = ()
+    scripts: dict[ScriptKind, Script] = {}
+    witness: str = ""  # HOST[:PORT] of a third agent, or etcd://HOST:PORT[,HOST:PORT]/PREFIX
+    even_if_partitioned: bool = False  # automatic without a witness: asked for by name
+    fence_command: str = ""  # STONITH; has to end with 0 before anything is taken
+    lapse: Lapse | None = None  # None: suspend with a witness, none without
+    policy: Policy = Policy.MANUAL
+    prefer_node: str = ""
+    host_name: str = ""  # the target takes it; "": keeps its own
+    drain_s: float = limits.FAILOVER_DRAIN_S  # how long the copies may apply what has arrived
+
+
+class Monitor(msgspec.Struct, frozen=True, kw_only=True):
+    """A group, as its target keeps it in state.json."""
+
+    uuid: str  # of the group
+    name: str  # what users type
+    settings: MonitorSettings
+    source_uuid: str = ""  # of its agent; "": it has none, or was never reached
+    source_name: str = ""
+    phase: Phase = Phase.WATCHING
+    epoch: int = 0
+    since: float = 0.0  # of the phase, seconds since the epoch of clocks
+
+
+# --- who owns a group ---
+
+
+class CopyFork(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a copy stood when it was promoted. `marks`: (sequence, chain) by journal id, of the last
+    operation of its source that is in it.
+    """
+
+    connection: Id
+    parent_epoch: Count
+    marks: Annotated[dict[str, tuple[int, int]], msgspec.Meta(max_length=limits.JOURNALS)] = {}
+    applied_until: float | None = None  # when the source did the last of it, by its clock (recovery point)
+
+
+class Promotion(msgspec.Struct, frozen=True, kw_only=True):
+    """The durable record of a change of ownership. The owner keeps it, whoever learns of it, and the witness.
+
+    `parent_epoch`: the term before, which ended at `copies`. `vote`: who agreed; "": nobody was asked.
+    """
+
+    group: Id
+    epoch: Count
+    parent_epoch: Count
+    owner: Id  # uuid of its agent
+    owner_name: str
+    owner_host: str = ""
+    owner_port: int = 0
+    copies: tuple[CopyFork, ...] = ()
+    reason: str = ""
+    time: float = 0.0  # seconds since the epoch of clocks
+    vote: str = ""
