@@ -129,8 +129,8 @@ def _is_safe_to_begin(facts: Candidacy) -> Verdict | None:
     if facts.witness:
         return Verdict(
             Action.ASK,
-            "the source would not stop writing when it is cut off, so the witness cannot agree: see that it is"
-            " off, and say so",
+            "the source would not stop writing when it is cut off, so the witness cannot agree: see that it"
+            " is off, and say so",
         )
     if facts.by_person or facts.even_if_partitioned:
         return None
