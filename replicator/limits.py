@@ -438,5 +438,6 @@ MONITOR_MISSES = 5  # FO-05: that may be missing
 MONITOR_YELLOW = 0.25  # FO-13: of the countdown
 SCRIPT_TIMEOUT_S = 60.0
 SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
+FENCE_LOOK_MS = 20  # between two looks at a fence for which changes wait
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 MONITORS = 256
