@@ -441,3 +441,6 @@ SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
 FENCE_LOOK_MS = 20  # between two looks at a fence for which changes wait
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 MONITORS = 256
+FAILOVER_CALL_S = 10.0  # for another agent to answer about failover
+FAILOVER_CALL_BYTES = 1 * MIB  # one thing that is said about it
+FAILOVER_HISTORY_BYTES = 1 * MIB  # of what happened to groups; then the older half goes
