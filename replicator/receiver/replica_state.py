@@ -14,6 +14,7 @@ import xxhash
 
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
+from replicator.failovers import Promotion
 from replicator.net.frames import Connect
 from replicator.ops import Position
 from replicator.queue.durable_file import replace_durably
@@ -48,6 +49,7 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     drifted: bool = False  # exact, but for what others have changed since
     epoch: int = 0  # of the set, see `Connect.epoch`
     fork: Marks = {}  # what of each journal the copy had when the last restore raised it
+    promotion: Promotion | None = None  # by which it was raised; None: by a restore
     restoring: str = ""  # uuid of the restore that reads the copy: nothing is applied meanwhile
     power_lost: bool = False  # from a copy that was complete or becoming so, and no mirror has begun since
 
