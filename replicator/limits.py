@@ -450,6 +450,7 @@ MONITOR_ADDRESSES = 64  # of one monitor
 MONITOR_CHECKS = 8  # of one address
 SCRIPT_TIMEOUT_S = 60.0
 SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
+FENCE_LOOK_MS = 20  # between two looks at a fence for which changes wait
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 FAILOVER_DRAIN_MAX_S = 3600.0
 MONITORS = 256

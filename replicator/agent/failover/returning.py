@@ -1,7 +1,7 @@
 """What a source does that comes back: it starts fenced, asks, and goes on or steps back.
 
-An agent that knows of a group, and whose mounts are not up already, brings them up read-only. A grant of target
-or witness opens them. Whoever owns the group by now supersedes it: see `superseded`.
+An agent that knows of a group, and whose mounts are not up already, brings them up read-only. A grant of
+target or witness opens them. Whoever owns the group by now supersedes it: see `superseded`.
 """
 
 from replicator.agent.core import Core
@@ -15,7 +15,7 @@ class Returning:
         self._core = core
 
     async def before_mounts(self) -> None:
-        """When the agent starts, before its mounts do: those that are not up and belong to a group are fenced."""
+        """When the agent starts, before its mounts do: those of groups that are not up are fenced."""
         raise NotImplementedError
 
     async def superseded(self, guard: Guard, promotion: Promotion) -> None:
