@@ -157,6 +157,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     source_name: str = ""
     phase: Phase = Phase.WATCHING
     epoch: int = 0
+    terms: int = 0  # number of the settings: it rises with each change of witness, lapse or intervals
     since: float = 0.0  # of the phase, seconds since the epoch of clocks
 
 
@@ -277,11 +278,13 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     witness: str = ""  # as MonitorSettings.witness
     lease_s: float = 0.0
     lapse: Lapse = Lapse.NONE
+    terms: Count = 0  # number of these settings, as `Monitor.terms`
     copies: tuple[str, ...] = ()  # uuids of connections: their mounts are guarded
     addresses: tuple[GuardedAddress, ...] = ()
     epoch: Count = 0
     opened: Count = 0  # the epoch of the promotion in spite of which a person has opened it; 0: none
     superseded: Promotion | None = None  # somebody else owns it since
+    owned_by: Promotion | None = None  # by which this agent owns it; None: as configured
 
     @property
     def is_superseded(self) -> bool:

@@ -1,8 +1,8 @@
 """Whether the owner of a group has stopped, and the witness agrees: the step of a failover before anything
 is taken (`procedure.Arbiter`). `failover/candidate.py` decides; this does what it says, and asks again.
 
-A vote that is not used is taken back, however long the witness cannot be reached: until then it would give the
-source no lease.
+A vote that is not used is taken back, however long the witness cannot be reached: until then it would give
+the source no lease.
 """
 
 from collections.abc import Callable
