@@ -10,8 +10,6 @@
 The agent that drives it sends what it says to send, keeps the guard, and sets the fences: nothing else.
 """
 
-import msgspec
-
 from replicator import limits
 from replicator.failover.lease import Asked, Holder, Renew, Renewed
 from replicator.failover.writing import Facts, Right, right
@@ -43,8 +41,8 @@ class Owner:
     # --- what is known ---
 
     def follow(self, guard: Guard) -> None:
-        """Settings, epoch or record have changed, and are durable. Leases by other settings than before, or of
-        another epoch, are void, also those that are still on their way.
+        """Settings, epoch or record have changed, and are durable. Leases by other settings than before, or
+        of another epoch, are void, also those that are still on their way.
         """
         former, self.guard = self.guard, guard
         if (former.epoch, former.terms, former.witness) != (guard.epoch, guard.terms, guard.witness):
@@ -100,11 +98,11 @@ class Owner:
         if record is not None and record.owner != self._agent:
             known = max(guard.epoch, guard.opened, guard.superseded.epoch if guard.superseded else 0)
             return record if record.epoch > known else None
-        if answer.granted and answer.epoch == self.guard.epoch and not self.guard.is_superseded:
-            if self._holder.granted(asked, answer.lease_s):
-                self._came_back_s = None
-                if asked.granter == TARGET:
-                    self.frozen = False  # it was asked after the freeze, so the hand-over was given up
+        stands = answer.granted and answer.epoch == guard.epoch and not guard.is_superseded
+        if stands and self._holder.granted(asked, answer.lease_s):
+            self._came_back_s = None
+            if asked.granter == TARGET:
+                self.frozen = False  # it was asked after the freeze, so the hand-over was given up
         return None
 
     # --- what follows ---
