@@ -82,8 +82,8 @@ class Arbiter(Protocol):
     async def vote(self, monitor: Monitor, epoch: int, *, forced: bool, say: Say) -> str:
         """Wait until no lease of the source can be valid, and have the witness agree to this target owning
         the group with `epoch`. The same question again gets the same answer. Returns who agreed; "":
-        nobody is to be asked. Raises ReplicatorError: no. `forced`: a witness that cannot be reached does not stop it;
-        one that knows of a later epoch does.
+        nobody is to be asked. Raises ReplicatorError: no. `forced`: a witness that cannot be reached does not
+        stop it; one that knows of a later epoch does.
         """
         ...
 
