@@ -17,9 +17,9 @@ from replicator.agent.failover.witness_service import boot_s
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.state import load_document, save_document
 from replicator.errors import ReplicatorError, UnreachableError
-from replicator.failover.candidate import Action, Candidacy, judge
+from replicator.failover.candidate import Action, Attempt, Candidacy
 from replicator.failover.lease import Granter
-from replicator.failover.witness import Ballot, Voted, Withdraw
+from replicator.failover.witness import Ballot, Withdraw
 
 
 class Grants(Protocol):
@@ -63,46 +63,36 @@ class Arbiter:
         `candidacy`: what is known when it begins; what changes is looked up. Asked again for the same try,
         the answer is the same. Cancellation: the vote may be given; `withdraw` it.
         """
-        granter = self._grants.granter(try_.group)
-        voted: Voted | None = None
-        voted_s, unreachable, said = 0.0, "", ""
+        attempt = Attempt(
+            candidacy,
+            try_.ballot,
+            self._grants.granter(try_.group),
+            try_.terms,
+            witness=bool(try_.witness),
+        )
+        said = ""
         while True:
-            facts = msgspec.structs.replace(
-                candidacy,
-                now_s=self._now_s(),
-                granting=not granter.is_stopped,
-                free_s=granter.free_s,
-                armed=granter.memory.armed is not None and granter.memory.armed == try_.terms,
-                witness=bool(try_.witness),
-                voted=voted,
-                voted_s=voted_s,
-                unreachable=unreachable,
-            )
-            verdict = judge(facts)
+            verdict = attempt.look(self._now_s())
             if verdict.reason and verdict.reason != said:
                 said = verdict.reason
                 say(said)
             match verdict.action:
                 case Action.GO:
-                    return try_.witness if voted is not None and voted.given else ""
-                case Action.STOP_GRANTING:
-                    granter.stop()
+                    return try_.witness if attempt.is_voted else ""
                 case Action.WAIT:
                     await trio.sleep(max(verdict.until_s - self._now_s(), limits.WITNESS_POLL_S))
                 case Action.VOTE:
-                    ballot = msgspec.structs.replace(
-                        try_.ballot, armed=facts.armed, fenced=facts.owner_is_fenced, insist=facts.by_person
-                    )
-                    try:
-                        voted, unreachable = (
-                            await self._witnesses.at(try_.witness).vote(try_.group, ballot),
-                            "",
-                        )
-                    except UnreachableError as error:
-                        unreachable = str(error)
-                    voted_s = self._now_s()
-                case Action.FENCE | Action.ASK | Action.REFUSE:
+                    await self._ask(try_, attempt)
+                case _:
                     raise ReplicatorError(verdict.reason or "the source has to be fenced first")
+
+    async def _ask(self, try_: Try, attempt: Attempt) -> None:
+        try:
+            voted = await self._witnesses.at(try_.witness).vote(try_.group, attempt.ballot())
+        except UnreachableError as error:
+            attempt.silence(str(error), self._now_s())
+        else:
+            attempt.vote(voted, self._now_s())
 
     async def withdraw(self, try_: Try) -> None:
         """The vote was not used, and will not be. Durable here on return; the witness is told as soon as it
