@@ -40,6 +40,7 @@ DOMAIN = frozenset(
         "access",
         "failovers",
         "failover_settings",
+        "failover_reports",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
