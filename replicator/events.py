@@ -168,6 +168,12 @@ VERIFY_COMPLETED = EventType(4062, _I, "connection {id}: verification completed:
 VERIFY_DIFFERS = EventType(
     9097, _W, "connection {id}: {target} differs from its source: {text} (dtctl verify status {id})"
 )
+SCRIPT_ENDED = EventType(
+    9320, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
+)
+SCRIPT_FAILED = EventType(
+    9321, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
+)
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")
 CHILD_ENDED = EventType(
