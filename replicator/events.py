@@ -160,6 +160,26 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
+# Failover (FO-16). Ids of our own: monitors 9300…, addresses and procedure 9320…, scripts 9340…, leases and
+# fences 9350…, promotions 9370…, failback 9380…, witness 9400….
+ADDRESSES_SILENT = EventType(
+    700000, _E, "monitor {name}: {addresses} of {source} do not answer any more: {reason}"
+)
+FAILOVER_CONDITION = EventType(
+    100, _E, "monitor {name}: {source} has failed, the condition for failover is met"
+)
+FAILOVER_STARTED = EventType(101, _W, "monitor {name}: failover of {source} is in progress ({reason})")
+RESTORE_NEEDED = EventType(4018, _W, "connection {id}: {target} has taken over: a restore is required")
+MONITOR_ADDED = EventType(9300, _I, "monitor {name} watches {source} ({addresses})")
+MONITOR_EDITED = EventType(9301, _I, "monitor {name} was changed: {what}")
+MONITOR_REMOVED = EventType(9302, _I, "monitor {name} was removed: {source} is not watched any more")
+FAILOVER_ASKED = EventType(
+    9303, _E, "monitor {name}: shall this host take over from {source}? dtctl failover answer {name} yes|no"
+)
+FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}: {reason}")
+ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
+ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
+WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

@@ -447,3 +447,6 @@ SCRIPT_ARGUMENTS = 64
 SCRIPT_TIMEOUT_MAX_S = 86400.0
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 MONITORS = 256
+FAILOVER_CALL_S = 10.0  # for another agent to answer about failover
+FAILOVER_CALL_BYTES = 1 * MIB  # one thing that is said about it
+FAILOVER_HISTORY_BYTES = 1 * MIB  # of what happened to groups; then the older half goes

@@ -126,6 +126,16 @@ class Home:
         """How the runs of a connection ended."""
         return os.path.join(self.path, "source", connection_uuid + ".runs")
 
+    @property
+    def failover(self) -> str:
+        """Directory of what is remembered of failover besides the state; made when something is."""
+        return os.path.join(self.path, "failover")
+
+    @property
+    def failover_history(self) -> str:
+        """What happened to the groups of this host: one JSON value a line."""
+        return os.path.join(self.failover, "history")
+
     def target_limit(self, host: str) -> str:
         """Shared memory of all senders to that host: what they may send."""
         return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")

@@ -100,6 +100,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/restores/copies"): _ASK,
     ("GET", "/v1/restores/{restore}"): _LOOK,
     ("POST", "/v1/restores/{restore}"): _change("restore {action} {restore}"),
+    ("GET", "/v1/failover/history"): _LOOK,
     ("GET", "/v1/targets"): _LOOK,
     ("POST", "/v1/targets"): _change("target {action} {uuid}"),
     ("GET", "/v1/targets/orphans"): _LOOK,

@@ -228,6 +228,7 @@ async def run_agent(
                     nursery.start_soon(Watch(core, service.connections, service.queues).run)
                     nursery.start_soon(service.recovery.run)
                     nursery.start_soon(service.restores.run)
+                    nursery.start_soon(service.failover.run)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()

@@ -1,0 +1,31 @@
+"""Failover, assembled: `Service.failover`.
+
+Each part is made here, registers what it answers to other agents (`calls.py`), and has its `run` started in
+`FailoverService.run` if it does something by itself.
+"""
+
+import trio
+
+from replicator.agent.connections import Connections
+from replicator.agent.core import Core
+from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.groups import Groups
+from replicator.agent.failover.monitors import Monitors
+from replicator.agent.mounts import Mounts
+from replicator.agent.repsets import Repsets
+
+
+class FailoverService:
+    """Of one agent, whatever it is to others: source, target, witness."""
+
+    def __init__(self, core: Core, connections: Connections, mounts: Mounts, repsets: Repsets) -> None:
+        self._core = core
+        self.calls = Calls(core.peers)
+        self.groups = Groups(core)
+        self.monitors = Monitors(core, self.groups, self.calls)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._core.up.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.monitors.run)
