@@ -180,6 +180,12 @@ FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
+SCRIPT_ENDED = EventType(
+    9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
+)
+SCRIPT_FAILED = EventType(
+    9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
+)
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")
@@ -187,12 +193,6 @@ VERIFY_STOPPED = EventType(4061, _I, "connection {id}: verification stopped")
 VERIFY_COMPLETED = EventType(4062, _I, "connection {id}: verification completed: {text}")
 VERIFY_DIFFERS = EventType(
     9097, _W, "connection {id}: {target} differs from its source: {text} (dtctl verify status {id})"
-)
-SCRIPT_ENDED = EventType(
-    9320, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
-)
-SCRIPT_FAILED = EventType(
-    9321, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
 )
 CHILD_STARTED = EventType(9020, _I, "{role} {id} started (pid {pid})")
 CHILD_ADOPTED = EventType(9021, _I, "{role} {id} goes on (pid {pid})")

@@ -445,6 +445,7 @@ SCRIPT_LOOK_S = 0.5  # between two looks at a script that runs long
 SCRIPT_RUNS_KEPT = 50  # results of scripts that are remembered
 SCRIPT_ARGUMENTS = 64
 SCRIPT_TIMEOUT_MAX_S = 86400.0
+SCRIPT_ON_FAILURE = ("go-on", "stop")  # the default first
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 MONITORS = 256
 FAILOVER_CALL_S = 10.0  # for another agent to answer about failover

@@ -8,19 +8,49 @@ once in any case: it has to bear being run again.
 """
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import trio
 
 from replicator import events, limits
+from replicator.config import Failover
 from replicator.errors import UsageError
 from replicator.events import EventType
 from replicator.failover.occasion import Occasion
 from replicator.failover.script_attempt import Attempt
 from replicator.failover.script_result import Outcome, ScriptResult
 from replicator.failover.supervised import How
-from replicator.failovers import OnFailure, Script
+from replicator.failovers import OnFailure, Script, ScriptKind
+
+
+def from_command_line(text: str, template: Script) -> Script:
+    """A script as users write it: path and arguments in one line, quoted as for a shell; all else is as in
+    `template`. Raises UsageError.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no command line: {error}") from None
+    if not words:
+        raise UsageError("a script is named by its absolute path")
+    script = msgspec.structs.replace(template, path=words[0], arguments=tuple(words[1:]))
+    check(script)
+    return script
+
+
+def defaults(configured: Failover) -> dict[ScriptKind, Script]:
+    """What a new monitor has (FO-10). Raises UsageError."""
+    template = Script(
+        path="",
+        wait=configured.script_wait,
+        timeout_s=configured.script_timeout_s,
+        on_failure=OnFailure(configured.script_on_failure) if configured.script_wait else OnFailure.GO_ON,
+    )
+    lines = {kind: getattr(configured, kind.replace("-", "_")) for kind in ScriptKind}
+    return {kind: from_command_line(line, template) for kind, line in lines.items() if line}
 
 
 def check(script: Script) -> None:
