@@ -39,6 +39,7 @@ DOMAIN = frozenset(
         "synchrony",
         "access",
         "failovers",
+        "failover_reports",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
