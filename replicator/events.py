@@ -180,6 +180,12 @@ FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
+SCRIPT_ENDED = EventType(
+    9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
+)
+SCRIPT_FAILED = EventType(
+    9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
+)
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

@@ -431,20 +431,49 @@ RESTORE_LACKING = 10_000  # paths that differ after a restore; more of them are 
 DIRECTORIES_MADE = 100_000  # that are remembered, to be given their times, where only what is missing is made
 RESTORES_KEPT = 20  # that have ended, to be looked at
 
-# --- failover ---
+# --- divergence bundles ---
 
-MONITOR_INTERVAL_S = 5.0  # FO-04: between two signs of life
-MONITOR_MISSES = 5  # FO-05: that may be missing
-MONITOR_YELLOW = 0.25  # FO-13: of the countdown
-SCRIPT_TIMEOUT_S = 60.0
-SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
 BUNDLE_BLOCK_BYTES = MIB  # of a file, in a divergence bundle: with a digest of its own
 BUNDLE_BLOCKS = 1024  # that are described at once
 BUNDLE_NAMES = 1000  # of a directory, the same
 BUNDLE_FREE_BYTES = 256 * MIB  # bundles leave so much of their disk to others
 BUNDLE_CHECK_BYTES = 16 * MIB  # written between two looks at that
 BUNDLE_DIFFERENCES_KEPT = 1000  # that are told by name
+
+# --- failover ---
+
+MONITOR_INTERVAL_S = 5.0  # FO-04: between two signs of life
+MONITOR_MISSES = 5  # FO-05: that may be missing
+MONITOR_YELLOW = 0.25  # FO-13: of the countdown
+MONITOR_GRACE = 0.25  # of an interval: for the answer to the last probe that may be missing
+MONITOR_LOOKS = 10  # at a source, in one interval
+MONITOR_LOOK_MAX_S = 0.5  # between two of them
+MONITOR_LATE = 1.5  # of that time: a look that comes later does not count for more
+MONITOR_INTERVAL_MIN_S = 0.2
+MONITOR_INTERVAL_MAX_S = 3600.0
+MONITOR_MISSES_MAX = 1000
+MONITOR_PROBE_MAX_S = 10.0  # for one answer; no longer than the whole countdown
+PROBE_HEAD_BYTES = 16 * KIB  # of what an HTTP server says before its status is over
+HEARTBEATS_PER_S = 1000  # answered, at most
+MONITOR_ADDRESSES = 64  # of one monitor
+MONITOR_CHECKS = 8  # of one address
+SCRIPT_TIMEOUT_S = 60.0
+SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
+SCRIPT_EVENT_BYTES = 4 * KIB  # of it, in the event of its end
+SCRIPT_TERM_S = 5.0  # between SIGTERM and SIGKILL
+SCRIPT_OUTPUT_GRACE_S = 0.2  # for what an ended script has printed last
+SCRIPT_LOOK_S = 0.5  # between two looks at a script that runs long
+SCRIPT_RUNS_KEPT = 50  # results of scripts that are remembered
+SCRIPT_ARGUMENTS = 64
+SCRIPT_TIMEOUT_MAX_S = 86400.0
+SCRIPT_ON_FAILURE = ("go-on", "stop")  # the default first
+PLAN_LINES = 200  # that a step of a failover may say for its report
+PLAN_LINE_CHARS = 1000
+PLAN_UNDO_TRIES = 3  # until what cannot be taken back is left to a person
+PLAN_UNDO_PAUSE_S = 1.0
+FAILOVER_REPORTS = 50  # of a group, kept
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
+FAILOVER_DRAIN_MAX_S = 3600.0
 MONITORS = 256
 FAILOVER_CALL_S = 10.0  # for another agent to answer about failover
 FAILOVER_CALL_BYTES = 1 * MIB  # one thing that is said about it

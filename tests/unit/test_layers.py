@@ -39,6 +39,8 @@ DOMAIN = frozenset(
         "synchrony",
         "access",
         "failovers",
+        "failover_settings",
+        "failover_reports",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
