@@ -252,3 +252,36 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def applied_until(self) -> float | None:
         """Recovery point of the whole: of the copy that is furthest behind."""
         return min((c.applied_until for c in self.copies if c.applied_until is not None), default=None)
+# --- the same, as the source keeps it ---
+
+
+class GuardedAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """An address by which clients reach the source; it drops it when another agent has taken it."""
+
+    address: str  # with its prefix
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """A group in which this agent is the source: another agent watches it, and may take its place. Whether
+    its mounts may write follows from it.
+    """
+
+    group: Id
+    name: str = ""  # of the monitor
+    target_uuid: Id = ""  # "": in plain text nobody proves it
+    target_name: str = ""
+    target_host: str = ""
+    target_port: int = limits.PORT
+    witness: str = ""  # as MonitorSettings.witness
+    lease_s: float = 0.0
+    lapse: Lapse = Lapse.NONE
+    copies: tuple[str, ...] = ()  # uuids of connections: their mounts are guarded
+    addresses: tuple[GuardedAddress, ...] = ()
+    epoch: Count = 0
+    opened: Count = 0  # the epoch of the promotion in spite of which a person has opened it; 0: none
+    superseded: Promotion | None = None  # somebody else owns it since
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether its mounts must not write, whatever leases there are."""
+        return self.superseded is not None and self.superseded.epoch > max(self.epoch, self.opened)

@@ -472,6 +472,7 @@ PLAN_LINE_CHARS = 1000
 PLAN_UNDO_TRIES = 3  # until what cannot be taken back is left to a person
 PLAN_UNDO_PAUSE_S = 1.0
 FAILOVER_REPORTS = 50  # of a group, kept
+FENCE_LOOK_MS = 20  # between two looks at a fence for which changes wait
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 FAILOVER_DRAIN_MAX_S = 3600.0
 MONITORS = 256

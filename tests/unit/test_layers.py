@@ -41,6 +41,7 @@ DOMAIN = frozenset(
         "failovers",
         "failover_settings",
         "failover_reports",
+        "fences",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "security": frozenset[str](),
     "net": frozenset({"security"}),
     "mirror": frozenset({"queue", "fs"}),
-    "failover": frozenset({"queue", "net"}),
+    "failover": frozenset({"queue", "fs", "net", "mirror"}),
     "child": frozenset[str](),
     "capture": frozenset({"queue", "fs", "child"}),
     "sender": frozenset({"queue", "fs", "net", "mirror", "child", "security"}),
