@@ -180,6 +180,13 @@ FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
+DIVERGENCE_SAVED = EventType(
+    9381,
+    _W,
+    "group {group}: what this host wrote and {winner} has not is kept as divergence bundle {id} ({objects}"
+    " objects, {bytes} bytes); see dtctl divergence show {id}",
+)
+DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
 SCRIPT_ENDED = EventType(
     9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
 )

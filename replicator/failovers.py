@@ -252,6 +252,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def applied_until(self) -> float | None:
         """Recovery point of the whole: of the copy that is furthest behind."""
         return min((c.applied_until for c in self.copies if c.applied_until is not None), default=None)
+
+
 # --- the same, as the source keeps it ---
 
 

@@ -12,6 +12,7 @@ from replicator.cli import (
     connection,
     console,
     diagnostics,
+    divergence,
     events,
     lag,
     limit,
@@ -128,6 +129,7 @@ for _module in (connect, status, connection, lag, queue, story, why, verify, tru
     _module.register(app)
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
+app.add_typer(divergence.app, name="divergence")
 app.add_typer(recovery.app, name="recovery")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")

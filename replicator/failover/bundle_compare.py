@@ -1,4 +1,4 @@
-"""What a bundle has and the surviving branch has not, or has otherwise. Reads both, changes nothing. Blocks."""
+"""What a bundle has and the surviving branch has not, or otherwise. Reads both, changes nothing. Blocks."""
 
 import errno
 import os
@@ -12,6 +12,7 @@ from replicator.failover.bundle_format import Absent, Manifest, Part, Saved
 from replicator.failover.bundle_read import Item, RootReader
 from replicator.fs.attributes import read_xattrs
 from replicator.fs.beneath import MISSING, Root
+from replicator.mirror.scan import join
 from replicator.ops import shown
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -79,7 +80,7 @@ def _of_root(reader: RootReader, there: Root) -> Iterator[tuple[Difference, byte
                 known = set(item.names)
                 for name in _names(there, directory):
                     if name not in known:
-                        yield Difference("", What.ONLY_HERE), directory + b"/" + name if directory else name
+                        yield Difference("", What.ONLY_HERE), join(directory, name)
 
 
 def _compared(reader: RootReader, there: Root, item: Item) -> Difference | None:
@@ -125,7 +126,9 @@ def _differing(
     reader: RootReader, there: Root, item: Item, regions: tuple[tuple[int, int], ...]
 ) -> list[tuple[int, int]]:
     """What of these regions is not the same here, joined where it touches. Holes are zeros."""
-    descriptor = os.open(item.saved.path.rpartition(b"/")[2], _OPEN_FILE, dir_fd=there.parent(item.saved.path)[0])
+    descriptor = os.open(
+        item.saved.path.rpartition(b"/")[2], _OPEN_FILE, dir_fd=there.parent(item.saved.path)[0]
+    )
     found: list[tuple[int, int]] = []
 
     def note(start: int, end: int) -> None:
@@ -141,7 +144,7 @@ def _differing(
             position = start
             while position < end:
                 if block is not None and block[0] == position:
-                    offset, length, digest, at = block
+                    _, length, digest, at = block
                     data = reader.block(length, digest, at)
                     block = next(blocks, None)
                 else:  # a hole, up to the next block

@@ -91,9 +91,7 @@ class Lists(NamedTuple):
 class _Exporter:
     """Of one root, in two passes: attributes of directories come when nothing more is made in them."""
 
-    def __init__(
-        self, reader: RootReader, root: Root, path: str, lists: Lists, result: Exported
-    ) -> None:
+    def __init__(self, reader: RootReader, root: Root, path: str, lists: Lists, result: Exported) -> None:
         self._reader = reader
         self._root = root
         self._path = path

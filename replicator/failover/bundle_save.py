@@ -1,5 +1,6 @@
 """Saves what a losing branch has, as its tail says (`bundle_format.py`): read beneath its root, not through
-the mount. Blocks; for a thread. Memory is bounded: by a directory's subdirectories on the way down, and a block.
+the mount. Blocks; for a thread. Memory is bounded: by a directory's subdirectories on the way down, and by a
+block.
 
 The branch stands still meanwhile (its mounts are fenced); programs may have it open. What vanishes all the
 same is absent. What cannot be read or written ends it: whoever saves stops then, before anything is
@@ -20,8 +21,11 @@ from replicator.failover.bundle_format import Absent, BundleError, Content, Name
 from replicator.fs.attributes import data_extents, read_xattrs
 from replicator.fs.beneath import Root
 from replicator.mirror.links import LinkTable
+from replicator.mirror.order import is_below_or_equal
+from replicator.mirror.scan import join
 from replicator.ops import Identity, Kind, Record
 from replicator.queue.dirty import Dirty, DirtyMap, Scope
+from replicator.repset import Filter
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -63,9 +67,14 @@ def no_room(directory: str, where: str = "its disk") -> BundleError:
 
 
 class RootSaver:
-    """Saves one root. `entries` and `data` are files opened for writing."""
+    """Saves one root. `entries` and `data` are files opened for writing. `rules`: nothing else is saved;
+    None: all belongs to the set.
+    """
 
-    def __init__(self, root: Root, entries: BinaryIO, data: BinaryIO, room: Room) -> None:
+    def __init__(
+        self, root: Root, entries: BinaryIO, data: BinaryIO, room: Room, rules: Filter | None = None
+    ) -> None:
+        self._rules = rules
         self.objects = 0
         self.absent = 0
         self._root = root
@@ -82,7 +91,7 @@ class RootSaver:
     def save(self, keys: DirtyMap) -> None:
         """What the branch has under all keys of its tail. BundleError, OSError."""
         homeless: list[Dirty] = []  # files with several names, not found under the one that is known
-        for entry in keys:
+        for entry in self._of_the_set(keys):
             if entry.scope & Scope.LINKED:
                 if not self._save_linked(entry, entry.path):
                     homeless.append(entry)
@@ -97,8 +106,29 @@ class RootSaver:
 
     def save_removed(self, record: Record) -> None:
         """A record of the tail: the name it took away, if nothing has it now."""
-        if record.kind in _REMOVING and self._open(record.path) is None:
+        if record.kind not in _REMOVING or not self._belongs(record.path, directory=True):
+            return
+        descriptor = self._open(record.path)
+        if descriptor is None:
             self._note_absent(record.path)
+        else:
+            os.close(descriptor)
+
+    def _of_the_set(self, keys: DirtyMap) -> Iterator[Dirty]:
+        rules = self._rules
+        for entry in keys:
+            if rules is None or entry.scope & Scope.LINKED:  # whose other names may be in the set
+                yield entry
+            elif entry.scope & Scope.TREE and not rules.may_contain(entry.path):
+                for root in rules.roots:
+                    if is_below_or_equal(root, entry.path):
+                        yield entry._replace(path=root)
+            elif self._belongs(entry.path, directory=bool(entry.scope & (_OF_DIRECTORIES | Scope.TREE))):
+                yield entry
+
+    def _belongs(self, path: bytes, *, directory: bool) -> bool:
+        rules = self._rules
+        return rules is None or (rules.may_contain(path) if directory else rules.includes(path))
 
     # --- by what a key says ---
 
@@ -324,9 +354,8 @@ class RootSaver:
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
-                    name = os.fsencode(entry.name)
-                    found = self._object(directory + b"/" + name if directory else name)
-                    if found is not None:
+                    found = self._object(join(directory, os.fsencode(entry.name)))
+                    if found is not None and self._belongs(found.path, directory=stat.S_ISDIR(found.mode)):
                         yield found
         finally:
             os.close(descriptor)
@@ -341,11 +370,10 @@ class RootSaver:
             try:
                 with os.scandir(descriptor) as entries:
                     for entry in entries:
-                        name = os.fsencode(entry.name)
-                        path = directory + b"/" + name if directory else name
+                        path = join(directory, os.fsencode(entry.name))
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(path)
-                        else:
+                        elif self._belongs(path, directory=False):
                             yield path, entry.inode()
             finally:
                 os.close(descriptor)

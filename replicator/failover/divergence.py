@@ -24,6 +24,7 @@ from replicator.failover.bundle_save import Room, RootSaver, no_room
 from replicator.fs.beneath import Root
 from replicator.queue.cursor import Run
 from replicator.queue.dirty import DirtyMap
+from replicator.repset import Filter
 
 _PART = ".part"
 _ID_DIGITS = 10
@@ -61,14 +62,15 @@ class Tail(NamedTuple):
     fork: tuple[int, int] | None = None
     head: tuple[int, int] | None = None
     records: Iterable[Run] = ()
+    rules: Filter | None = None  # of the set; None: all of the root is
 
 
 class Bundles:
     """`directory`: home/divergence, made when the first bundle is. `limit_bytes`: what all of them may take
-    together; 0: as much as the disk has.
+    together; None: as much as the disk has.
     """
 
-    def __init__(self, directory: str, limit_bytes: int = 0) -> None:
+    def __init__(self, directory: str, limit_bytes: int | None = None) -> None:
         self.directory = directory
         self._limit_bytes = limit_bytes
 
@@ -87,7 +89,11 @@ class Bundles:
         """By its id, or how that begins. NoBundleError."""
         fitting = [manifest for manifest in self.all() if key and manifest.id.startswith(key)]
         if len(fitting) != 1:
-            what = f"{len(fitting)} divergence bundles begin with" if fitting else "there is no divergence bundle"
+            what = (
+                f"{len(fitting)} divergence bundles begin with"
+                if fitting
+                else "there is no divergence bundle"
+            )
             raise NoBundleError(f"{what} {key!r}; dtctl divergence list shows all of them")
         return fitting[0]
 
@@ -122,12 +128,9 @@ class Bundles:
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self.sweep()
-            budget = max(self._limit_bytes - self._taken_bytes(), 0) if self._limit_bytes else None
             os.mkdir(place + _PART, 0o700)
-            room = Room(self.directory, budget)
-            roots = tuple(
-                _save_root(place + _PART, number, tail, room) for number, tail in enumerate(tails)
-            )
+            room = Room(self.directory, self._budget_bytes())
+            roots = tuple(_save_root(place + _PART, number, tail, room) for number, tail in enumerate(tails))
             manifest = _manifest_of(identifier, branch, roots)
             with _made(place + _PART, MANIFEST) as file:
                 file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
@@ -164,8 +167,10 @@ class Bundles:
             if name.endswith(_PART):
                 shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)
 
-    def _taken_bytes(self) -> int:
-        return sum(manifest.bytes for manifest in self.all())
+    def _budget_bytes(self) -> int | None:
+        if self._limit_bytes is None:
+            return None
+        return max(self._limit_bytes - sum(manifest.bytes for manifest in self.all()), 0)
 
 
 def _save_root(place: str, number: int, tail: Tail, room: Room) -> RootManifest:
@@ -175,7 +180,7 @@ def _save_root(place: str, number: int, tail: Tail, room: Room) -> RootManifest:
             encoded = tail.keys.encode()
             room.take(len(encoded))
             keys.write(encoded)
-        saver = RootSaver(tail.root, entries, data, room)
+        saver = RootSaver(tail.root, entries, data, room, tail.rules)
         stack.callback(saver.close)
         saver.save(tail.keys)
         with _made(place, f"{number}.records") as kept:

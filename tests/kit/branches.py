@@ -16,7 +16,9 @@ from replicator.ops import Kind, Position, Record
 from replicator.queue.cursor import Run
 from replicator.queue.dirty import DirtyMap
 
-BRANCH = Branch(group="g", group_name="web", agent="a", agent_name="alpha", epoch=1, winner_epoch=2, winner="beta")
+BRANCH = Branch(
+    group="g", group_name="web", agent="a", agent_name="alpha", epoch=1, winner_epoch=2, winner="beta"
+)
 
 
 def copied(tree: Path, place: Path) -> dict[bytes, int]:

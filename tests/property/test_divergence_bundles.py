@@ -1,4 +1,4 @@
-"""A bundle has exactly what the losing branch had: put over the state at the fork it makes that branch again."""
+"""A bundle has exactly what the losing branch had: put over the state at the fork it is that branch again."""
 
 import os
 import random
@@ -101,7 +101,8 @@ def check_compared(directory: str, manifest: object, tree: Path, base: Path) -> 
     changed = {
         path
         for path in one.keys() & other.keys()
-        if one[path]._replace(mtime_ns=0, holes=(), links=()) != other[path]._replace(mtime_ns=0, holes=(), links=())
+        if one[path]._replace(mtime_ns=0, holes=(), links=())
+        != other[path]._replace(mtime_ns=0, holes=(), links=())
         and not one[path].links  # of several names one is told
     }
     paths = {found.path for found in told.values()}
@@ -109,7 +110,9 @@ def check_compared(directory: str, manifest: object, tree: Path, base: Path) -> 
         assert f"{tree}/{os.fsdecode(path)}".rstrip("/") in paths or any(b > 127 for b in path), path
     for path in other.keys() - one.keys():
         above = [path[:end] for end in range(len(path)) if path[end : end + 1] == b"/"]
-        if all(p in one and one[p].type == "directory" for p in above) and not any(b > 127 or b < 33 for b in path):
+        if all(p in one and one[p].type == "directory" for p in above) and not any(
+            b > 127 or b < 33 for b in path
+        ):
             assert told[f"{tree}/{os.fsdecode(path)}"].what is What.ONLY_HERE
 
 

@@ -1,4 +1,4 @@
-"""Bundles as a person has them: listed, shown, dropped; complete or not there; never more than there is room."""
+"""Bundles as a person has them: listed, shown, dropped; complete or not there; never more than fits."""
 
 import os
 from collections.abc import Iterator
@@ -120,9 +120,7 @@ def calls_made(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> list[str]:
     return made
 
 
-def test_killed_anywhere_it_is_complete_or_not_there(
-    bundles: Bundles, tree: Path, tmp_path: Path
-) -> None:
+def test_killed_anywhere_it_is_complete_or_not_there(bundles: Bundles, tree: Path, tmp_path: Path) -> None:
     step = 0
     while True:
         step += 1
@@ -231,14 +229,14 @@ def test_a_journal_that_lost_the_tail(bundles: Bundles, tree: Path) -> None:
     assert (manifest.roots[0].records, manifest.roots[0].absent) == (1, 1)
 
 
-def test_what_cannot_be_read_stops_it(
-    bundles: Bundles, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_read_stops_it(bundles: Bundles, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> bytes:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pread", failing)
-    with pytest.raises(BundleError, match="text cannot be saved: Input/output error; nothing was overwritten"):
+    with pytest.raises(
+        BundleError, match="text cannot be saved: Input/output error; nothing was overwritten"
+    ):
         branches.saved(bundles, tree, keys(b"text"))
     assert os.listdir(bundles.directory) == []
 

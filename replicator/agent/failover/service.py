@@ -9,6 +9,7 @@ import trio
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.monitors import Monitors
 from replicator.agent.mounts import Mounts
@@ -22,6 +23,7 @@ class FailoverService:
         self._core = core
         self.calls = Calls(core.peers)
         self.groups = Groups(core)
+        self.divergences = Divergences(core)
         self.monitors = Monitors(core, self.groups, self.calls)
 
     async def run(self) -> None:
