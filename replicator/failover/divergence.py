@@ -89,11 +89,8 @@ class Bundles:
         """By its id, or how that begins. NoBundleError."""
         fitting = [manifest for manifest in self.all() if key and manifest.id.startswith(key)]
         if len(fitting) != 1:
-            what = (
-                f"{len(fitting)} divergence bundles begin with"
-                if fitting
-                else "there is no divergence bundle"
-            )
+            count = len(fitting)
+            what = f"{count} divergence bundles begin with" if count else "there is no divergence bundle"
             raise NoBundleError(f"{what} {key!r}; dtctl divergence list shows all of them")
         return fitting[0]
 
@@ -144,9 +141,9 @@ class Bundles:
             self.sweep()
             if error.errno in _NO_SPACE:
                 raise no_room(self.directory) from error
+            where = error.filename or self.directory
             raise BundleError(
-                f"the divergence bundle cannot be made: {error.strerror} ({error.filename or self.directory});"
-                " nothing was overwritten"
+                f"the divergence bundle cannot be made: {where}: {error.strerror}; nothing was overwritten"
             ) from error
         return manifest
 

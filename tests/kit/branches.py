@@ -1,4 +1,4 @@
-"""A losing branch, saved as a bundle, and what a bundle makes of the state at the fork: exactly that branch."""
+"""A losing branch, saved as a bundle; and what a bundle makes of the state at the fork: that branch."""
 
 import os
 import shutil
