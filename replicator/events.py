@@ -160,6 +160,13 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
+DIVERGENCE_SAVED = EventType(
+    9381,
+    _W,
+    "group {group}: what this host wrote and {winner} has not is kept as divergence bundle {id} ({objects}"
+    " objects, {bytes} bytes); see dtctl divergence show {id}",
+)
+DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
 # Failover (FO-16). Ids of our own: monitors 9300…, addresses and procedure 9320…, scripts 9340…, leases and
 # fences 9350…, promotions 9370…, failback 9380…, witness 9400….
 ADDRESSES_SILENT = EventType(
@@ -180,19 +187,20 @@ FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
-DIVERGENCE_SAVED = EventType(
-    9381,
-    _W,
-    "group {group}: what this host wrote and {winner} has not is kept as divergence bundle {id} ({objects}"
-    " objects, {bytes} bytes); see dtctl divergence show {id}",
-)
-DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
 SCRIPT_ENDED = EventType(
     9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
 )
 SCRIPT_FAILED = EventType(
     9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
 )
+ADDRESS_TAKEN = EventType(9320, _W, "this host has {address} now")
+ADDRESS_GIVEN_UP = EventType(9321, _I, "this host has given {address} back")
+ADDRESS_DROPPED = EventType(9322, _W, "this host has dropped {address}: another host has it by a failover")
+HOST_NAME_TAKEN = EventType(9323, _W, "this host is called {name} now, no longer {former}")
+ADDRESS_CONFLICT = EventType(9324, _E, "addresses of {name} are not put up again: {reason}")
+FAILOVER_COMPLETED = EventType(9325, _W, "monitor {name}: {kind} completed after {seconds:.1f} s: {text}")
+FAILOVER_HALTED = EventType(9326, _E, "monitor {name}: {kind} waits for a person: {text}")
+FAILOVER_TAKEN_BACK = EventType(9327, _E, "monitor {name}: {kind} was taken back: {text}")
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")
