@@ -445,6 +445,7 @@ MONITOR_INTERVAL_MAX_S = 3600.0
 MONITOR_MISSES_MAX = 1000
 MONITOR_PROBE_MAX_S = 10.0  # for one answer; no longer than the whole countdown
 PROBE_HEAD_BYTES = 16 * KIB  # of what an HTTP server says before its status is over
+HEARTBEAT_PATIENCE = 0.25  # of an interval: then the agent is asked by a call, too
 HEARTBEATS_PER_S = 1000  # answered, at most
 MONITOR_ADDRESSES = 64  # of one monitor
 MONITOR_CHECKS = 8  # of one address
