@@ -167,6 +167,11 @@ DIVERGENCE_SAVED = EventType(
     " objects, {bytes} bytes); see dtctl divergence show {id}",
 )
 DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
+ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has run its {kind} script")
+ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} never ran its {kind} script: {reason}")
+HANDED_BACK_HOME = EventType(
+    9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
+)
 # Failover (FO-16). Ids of our own: monitors 9300…, addresses and procedure 9320…, scripts 9340…, leases and
 # fences 9350…, promotions 9370…, failback 9380…, witness 9400….
 ADDRESSES_SILENT = EventType(

@@ -156,8 +156,8 @@ def _warnings(situation: Situation) -> list[str]:
     if home.bundles:
         bundles = ", ".join(home.bundles)
         found.append(
-            f"{home.name} had written what {situation.owner} never had: it is kept there (dtctl divergence show"
-            f" {bundles})"
+            f"{home.name} had written what {situation.owner} never had: it is kept there (dtctl divergence"
+            f" show {bundles})"
         )
     if order is Order.FAILBACK_FIRST:
         found.append("programs wait, or fail, until everything is there: restore-first takes seconds instead")

@@ -1,5 +1,5 @@
-"""Two hosts between which a group is handed back, as far as a failback sees them: what survives a crash of the
-owner's agent. They complain at once when something happens that must not be.
+"""Two hosts between which a group is handed back, as far as a failback sees them: what survives a crash of
+the owner's agent. They complain at once when something happens that must not be.
 """
 
 from collections.abc import Callable
@@ -239,7 +239,7 @@ class _Own(_Part):
     def connections(self, monitor: Monitor) -> tuple[str, ...]:
         return (CONNECTION,)
 
-    def behind(self, monitor: Monitor) -> tuple[Behind, ...]:
+    async def behind(self, monitor: Monitor) -> tuple[Behind, ...]:
         return (Behind(connection=CONNECTION, operations=10, bytes=1000),)
 
     async def catch_up(self, monitor: Monitor, say: object) -> None:

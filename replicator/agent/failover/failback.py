@@ -113,7 +113,7 @@ class OwnSide(Protocol):
         """Uuids of the forward connections that were promoted."""
         ...
 
-    def behind(self, monitor: Monitor) -> Sequence[Behind]:
+    async def behind(self, monitor: Monitor) -> Sequence[Behind]:
         """What the return connections have still to bring."""
         ...
 
@@ -224,7 +224,7 @@ class Failback:
                 order=order,
                 then=then,
                 home=await self._parts.home.look(monitor),
-                behind=tuple(self._parts.own.behind(monitor)),
+                behind=tuple(await self._parts.own.behind(monitor)),
                 connections=self._parts.own.connections(monitor),
             )
         )
