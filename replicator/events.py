@@ -179,6 +179,11 @@ FAILOVER_ASKED = EventType(
 FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}: {reason}")
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
+FAILOVER_WITHDRAWN = EventType(9309, _W, "monitor {name}: {source} answers again: no failover is needed")
+FAILOVER_NOT_BEGUN = EventType(9310, _E, "monitor {name}: a failover could not be begun: {reason}")
+NO_HEARTBEATS = EventType(
+    9308, _W, "heartbeats cannot be answered at UDP {listen}: {reason}; whoever watches this host makes calls"
+)
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
 ADDRESS_TAKEN = EventType(9320, _W, "this host has {address} now")
 ADDRESS_GIVEN_UP = EventType(9321, _I, "this host has given {address} back")
@@ -188,6 +193,12 @@ ADDRESS_CONFLICT = EventType(9324, _E, "addresses of {name} are not put up again
 FAILOVER_COMPLETED = EventType(9325, _W, "monitor {name}: {kind} completed after {seconds:.1f} s: {text}")
 FAILOVER_HALTED = EventType(9326, _E, "monitor {name}: {kind} waits for a person: {text}")
 FAILOVER_TAKEN_BACK = EventType(9327, _E, "monitor {name}: {kind} was taken back: {text}")
+SCRIPT_ENDED = EventType(
+    9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
+)
+SCRIPT_FAILED = EventType(
+    9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
+)
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

@@ -8,6 +8,7 @@ a durable record. Values only; `replicator/failover` decides and acts.
 Sources: features FO-*, FB-*; beyond 4 (epochs, leases, witness).
 """
 
+import uuid
 from enum import StrEnum
 from typing import Annotated
 
@@ -171,6 +172,7 @@ class CopyFork(msgspec.Struct, frozen=True, kw_only=True):
     parent_epoch: Count
     marks: Annotated[dict[str, tuple[int, int]], msgspec.Meta(max_length=limits.JOURNALS)] = {}
     applied_until: float | None = None  # when the source did the last of it, by its clock (recovery point)
+    exact: bool = True  # the copy was what its source was at `marks`; False: it may have had anything
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,3 +192,63 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     time: float = 0.0  # seconds since the epoch of clocks
     vote: str = ""
+
+
+# --- what becomes of the data ---
+
+RETURN_NAME = "return"
+
+
+def return_of(connection: str) -> str:
+    """The uuid of the connection in the other direction, over the same data."""
+    return str(uuid.uuid5(uuid.UUID(connection), RETURN_NAME))
+
+
+class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be promoted here. `copies`: uuids of connections whose copies are kept here; there may be
+    none (CF-03). `epoch`: the one to be reached; 0: not decided yet, see `Report.epoch`.
+    """
+
+    group: Id
+    copies: tuple[str, ...] = ()
+    parent_epoch: Count = 0  # the group's own
+    epoch: Count = 0
+    drain_s: float = limits.FAILOVER_DRAIN_S
+    forced: bool = False  # by a person: also copies that are no state that the source was in
+    reason: str = ""
+    vote: str = ""
+
+
+class CopyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one copy, for people: what had come of its source, and what of that is in the copy."""
+
+    connection: str
+    repset: str = ""
+    source_name: str = ""
+    places: tuple[str, ...] = ()
+    data_state: str = ""  # status.TargetDataState, before
+    epoch: int = 0
+    received: dict[str, int] = {}  # by journal id: sequence of the last operation that the source had sent
+    applied: dict[str, int] = {}
+    left_operations: int = 0  # received, and not in the copy
+    left_bytes: int = 0
+    applied_until: float | None = None  # recovery point: when the source did the last of `applied`
+    problem: str = ""  # why it cannot be promoted unless a person forces it; "": it can
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a take-over finds, or has done. `epoch`: the one that a promotion reaches, or has reached."""
+
+    group: str
+    epoch: int
+    copies: tuple[CopyReport, ...] = ()
+    took_s: float = 0.0
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(copy.problem for copy in self.copies if copy.problem)
+
+    @property
+    def applied_until(self) -> float | None:
+        """Recovery point of the whole: of the copy that is furthest behind."""
+        return min((c.applied_until for c in self.copies if c.applied_until is not None), default=None)
