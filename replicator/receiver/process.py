@@ -79,6 +79,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     orphans: OrphanReport  # without names
     epoch: int = 0  # of the set: raised by each restore
     restoring: str = ""  # uuid of the restore that reads the copy
+    synchronous: bool = False  # programs on the source wait for it
     operations: int  # applied by this process
     last_path: str
     received: dict[str, int]
@@ -267,6 +268,7 @@ class Receiver:
             orphans=msgspec.structs.replace(replica.orphans, names=()),
             epoch=state.epoch,
             restoring=state.restoring,
+            synchronous=replica.is_waited_for,
             operations=replica.operations,
             last_path=shown(replica.last_path),
             received=_sequences(self._intake.received.marks),

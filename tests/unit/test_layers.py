@@ -40,6 +40,7 @@ DOMAIN = frozenset(
         "access",
         "failovers",
         "failover_reports",
+        "failover_drills",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
