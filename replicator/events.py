@@ -179,6 +179,9 @@ FAILOVER_ASKED = EventType(
 FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}: {reason}")
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
+NO_HEARTBEATS = EventType(
+    9308, _W, "heartbeats cannot be answered at UDP {listen}: {reason}; whoever watches this host makes calls"
+)
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
 SCRIPT_ENDED = EventType(
     9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"

@@ -39,6 +39,7 @@ DOMAIN = frozenset(
         "synchrony",
         "access",
         "failovers",
+        "failover_settings",
         "failover_reports",
         "failover_drills",
     ]
