@@ -179,6 +179,8 @@ FAILOVER_ASKED = EventType(
 FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}: {reason}")
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
+FAILOVER_WITHDRAWN = EventType(9309, _W, "monitor {name}: {source} answers again: no failover is needed")
+FAILOVER_NOT_BEGUN = EventType(9310, _E, "monitor {name}: a failover could not be begun: {reason}")
 NO_HEARTBEATS = EventType(
     9308, _W, "heartbeats cannot be answered at UDP {listen}: {reason}; whoever watches this host makes calls"
 )
