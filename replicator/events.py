@@ -199,6 +199,9 @@ SCRIPT_ENDED = EventType(
 SCRIPT_FAILED = EventType(
     9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
 )
+DRILL_STARTED = EventType(9342, _I, "{group}: a drill begins: {count} copies stand still meanwhile")
+DRILL_PASSED = EventType(9343, _I, "{group}: {text}; nothing was applied for {seconds:.1f} s")
+DRILL_NOT_PASSED = EventType(9344, _W, "{group}: {text}; nothing was applied for {seconds:.1f} s")
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

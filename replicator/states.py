@@ -65,6 +65,7 @@ class DataEvent(StrEnum):
     USED = "the copy was taken into use"
     FORCED = "the source was chosen to survive"
     DRIFT = "others have changed the copy"
+    PROMOTED = "the copy was promoted"
 
 
 class ApplyEvent(StrEnum):
@@ -176,6 +177,7 @@ DATA: Table[TargetDataState, DataEvent] = {
     (_D.MIRROR_REQUIRED, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.MIRROR_REQUIRED, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
     (_D.OK, _DE.USED): _D.RESTORE_REQUIRED,
+    **{(state, _DE.PROMOTED): _D.RESTORE_REQUIRED for state in _D},  # whatever it was, it counts now
     # What was on its way when the copy was taken into use says nothing of what is there now.
     **{(_D.RESTORE_REQUIRED, event): _D.RESTORE_REQUIRED for event in _DE if event is not _DE.FORCED},
     **{(state, _DE.FORCED): _D.MIRRORING for state in _D},

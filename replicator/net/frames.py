@@ -261,7 +261,8 @@ class PiecesRefused(Frame, frozen=True):
 class Drift(Frame, frozen=True):
     """Target → source: somebody else has changed the copy. `dirty`: an encoded dirty map in terms of the
     source's paths; b"": anything may have changed. Told again in each session until a MIRROR_END has a
-    `drift` of this `number` or more. `exact`: but for what was reported so, the copy is exact.
+    `drift` of this `number` or more. `exact`: but for what was reported so, the copy is exact. `tail`: it was
+    changed by the host of the copy while that was the source; what the source does not have of it goes.
     """
 
     number: Count
@@ -270,6 +271,7 @@ class Drift(Frame, frozen=True):
     changes: Count  # ever noticed, for people
     last_path: Path  # of them
     exact: bool
+    tail: bool = False
 
 
 class Orphans(Frame, frozen=True):

@@ -1,6 +1,7 @@
 """How a session begins on the target: who is there, and whether the connection is accepted."""
 
 import os
+from datetime import datetime
 
 from replicator import limits
 from replicator.bounds import one_line
@@ -38,6 +39,7 @@ async def accept(
     hello = await session.receive()
     if not isinstance(hello, Hello) or hello.version != PROTOCOL_VERSION:
         raise Refused(f"this agent speaks version {PROTOCOL_VERSION} of the protocol only", retry=False)
+    _check_closed(arguments, replica)
     _check_source(session.peer_uuid, hello, replica)
     features = (PACKED_FEATURE,)
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
@@ -84,9 +86,24 @@ def _check_source(proved: str, hello: Hello, replica: Replica) -> None:
         raise Refused(f"this connection belongs to another source ({replica.state.source_name})", retry=False)
 
 
+def _check_closed(arguments: ReceiverArguments, replica: Replica) -> None:
+    if replica.state.closed and not replica.is_promoted:
+        raise Refused(f"{arguments.agent_name} is taking over", retry=True)
+
+
+def _moment(wall_s: float) -> str:
+    return datetime.fromtimestamp(wall_s).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
 def _check_epoch(connect: Connect, replica: Replica) -> None:
     """Two writers never merge silently: a source that was replaced by a restored one may not transmit."""
-    epoch = replica.state.epoch
+    epoch, promotion = replica.state.epoch, replica.state.promotion
+    if connect.epoch < epoch and promotion is not None and promotion.epoch == epoch:
+        raise Refused(
+            f"restore required: {promotion.owner_name} has taken over at {_moment(promotion.time)} (epoch"
+            f" {epoch}): what this source (epoch {connect.epoch}) has written since is not replicated",
+            retry=False,
+        )
     if connect.epoch < epoch:
         raise Refused(
             f"restore required: this copy belongs to {replica.state.source_name} since a restore (epoch"

@@ -133,6 +133,7 @@ class Reporter:
                 drift.changes,
                 drift.last_path,
                 replica.state.drifted,
+                report.tail,
             )
             for report in drift.reports
             if told < report.number <= drift.told and report.journal_id in ids

@@ -9,6 +9,9 @@ import trio
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.drills import Drills
+from replicator.agent.failover.group_copies import GroupCopies
+from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.monitors import Monitors
 from replicator.agent.mounts import Mounts
@@ -22,6 +25,9 @@ class FailoverService:
         self._core = core
         self.calls = Calls(core.peers)
         self.groups = Groups(core)
+        self.copies = GroupCopies(core)
+        self.scripts = GroupScripts(core, self.groups, self.copies)
+        self.drills = Drills(core, self.groups, self.copies, self.scripts)
         self.monitors = Monitors(core, self.groups, self.calls)
 
     async def run(self) -> None:
@@ -29,3 +35,5 @@ class FailoverService:
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.monitors.run)
+            nursery.start_soon(self.scripts.serve)
+            nursery.start_soon(self.drills.run)
