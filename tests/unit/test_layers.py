@@ -42,6 +42,9 @@ DOMAIN = frozenset(
         "failover_settings",
         "failover_reports",
         "failover_drills",
+        "fences",
+        "failover_settings",
+        "failover_reports",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
