@@ -179,7 +179,32 @@ FAILOVER_ASKED = EventType(
 FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}: {reason}")
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
+NO_HEARTBEATS = EventType(
+    9308, _W, "heartbeats cannot be answered at UDP {listen}: {reason}; whoever watches this host makes calls"
+)
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
+SCRIPT_ENDED = EventType(
+    9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
+)
+SCRIPT_FAILED = EventType(
+    9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
+)
+FENCE_CLOSED = EventType(9350, _E, "{name}: mounts of this host are fenced ({mode}): {reason}")
+FENCE_OPENED = EventType(9351, _I, "{name}: mounts of this host may be written again")
+FENCE_FAILED = EventType(9352, _E, "{path}: programs there would not stop when a lease lapses: {reason}")
+GUARD_REMOVED = EventType(9353, _I, "{name}: {target} does not watch this host any more")
+START_FENCED = EventType(9354, _W, "{name}: mounts start read-only until {whom} has said who owns the data")
+START_UNANSWERED = EventType(
+    9355, _W, "{name}: nobody has said within {seconds:g} s who owns the data: mounts may be written"
+)
+START_WAITS = EventType(
+    9356,
+    _E,
+    "{name}: neither {target} nor the witness answers: mounts stay read-only; a person who knows that"
+    " {target} has not taken over opens them with dtctl failover open {name} --even-if-two-masters",
+)
+OPENED_BY_HAND = EventType(9357, _W, "{name}: mounts were opened by hand, whoever owns the data: {reason}")
+SUPERSEDED = EventType(9358, _E, "{name}: {owner} has taken over from this host (epoch {epoch}): {reason}")
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

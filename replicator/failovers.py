@@ -9,6 +9,7 @@ Sources: features FO-*, FB-*; beyond 4 (epochs, leases, witness).
 """
 
 import uuid
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -277,13 +278,33 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     witness: str = ""  # as MonitorSettings.witness
     lease_s: float = 0.0
     lapse: Lapse = Lapse.NONE
+    terms: Count = 0  # number of these settings, as the target counts them
     copies: tuple[str, ...] = ()  # uuids of connections: their mounts are guarded
     addresses: tuple[GuardedAddress, ...] = ()
     epoch: Count = 0
-    opened: Count = 0  # the epoch of the promotion in spite of which a person has opened it; 0: none
-    superseded: Promotion | None = None  # somebody else owns it since
+    promotion: Promotion | None = None  # by which this agent owns it; None: as configured
+    superseded: Promotion | None = None  # by which another agent owns it
+    opened: Count | None = None  # a person has opened it, up to this epoch; None: nobody has
 
     @property
     def is_superseded(self) -> bool:
+        """Whether what it writes is not for its copies."""
+        return self.superseded is not None and self.superseded.epoch > self.epoch
+
+    @property
+    def is_closed(self) -> bool:
         """Whether its mounts must not write, whatever leases there are."""
-        return self.superseded is not None and self.superseded.epoch > max(self.epoch, self.opened)
+        if not self.is_superseded:
+            return False
+        assert self.superseded is not None
+        return self.opened is None or self.superseded.epoch > self.opened
+
+
+def superseded_reason(promotion: Promotion) -> str:
+    """Why a source transmits nothing any more, for people."""
+    since = datetime.fromtimestamp(promotion.time).astimezone().isoformat(sep=" ", timespec="seconds")
+    return (
+        f"restore required: {promotion.owner_name} has owned this data since {since} (epoch"
+        f" {promotion.epoch}{': ' if promotion.reason else ''}{promotion.reason}); bring it home with"
+        " `dtctl failback`"
+    )

@@ -41,6 +41,7 @@ DOMAIN = frozenset(
         "failovers",
         "fences",
         "failover_settings",
+        "failover_reports",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
