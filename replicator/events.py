@@ -205,6 +205,13 @@ START_WAITS = EventType(
 )
 OPENED_BY_HAND = EventType(9357, _W, "{name}: mounts were opened by hand, whoever owns the data: {reason}")
 SUPERSEDED = EventType(9358, _E, "{name}: {owner} has taken over from this host (epoch {epoch}): {reason}")
+GUARD_ADDED = EventType(
+    9359, _I, "{name}: {target} gives leases to this host; without one its mounts: {lapse}"
+)
+SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know of it yet: {reason}")
+ADDRESSES_NOT_DROPPED = EventType(
+    9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
+)
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

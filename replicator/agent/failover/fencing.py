@@ -5,7 +5,11 @@ and agent; what stands in it follows from the leases of the groups of the mount 
 whether somebody froze it for a hand-over.
 """
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
+
+import trio
 
 from replicator import events
 from replicator.agent.core import Core
@@ -28,12 +32,19 @@ class Fencing:
         self._deaf: set[str] = set()  # whose capture knows nothing of fences
 
     def begin(self) -> None:
-        """When the agent starts: take up the pages of this boot."""
+        """When the agent starts: take up the pages of this boot, and freezes of any."""
         for mount in self._core.state.mounts:
-            page = FencePage.find(self._core.home.fence(mount.id))
-            if page is not None:
+            path = self._core.home.fence(mount.id)
+            was_frozen = FencePage.was_frozen(path)
+            page = FencePage.find(path)
+            if page is None and was_frozen:
+                self._page(mount.id).set(FenceMode.FROZEN, 0)
+            elif page is None:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)  # of another boot: it would close the mount
+            else:
                 self._pages[mount.id] = page
-                if not self.is_frozen(mount.id):
+                if not was_frozen:
                     self._wanted[mount.id] = page.mode, page.until_ns
 
     # --- a hand-over ---
@@ -47,7 +58,9 @@ class Fencing:
             if self.is_frozen(mount):
                 continue
             done.append(mount)
-            self._page(mount).set(FenceMode.FROZEN, 0)
+            page = self._page(mount)
+            page.set(FenceMode.FROZEN, 0)
+            await trio.to_thread.run_sync(page.sync)
             await self._tell(mount)
             if mount in self._deaf:
                 await self.thaw(done)

@@ -321,7 +321,9 @@ class Guards:
             self.standing(guard).holder.choose(granters(guard))
             self.news.ring()
             if known is None:
-                self._core.events.add(events.WATCHED_BY, name=guard.target_name, address=guard.target_host)
+                self._core.events.add(
+                    events.GUARD_ADDED, name=guard.name, target=guard.target_name, lapse=guard.lapse.value
+                )
         identity = self._core.identity
         return Watched(agent_uuid=identity.uuid, agent_name=identity.name, copies=copies, epoch=guard.epoch)
 
