@@ -212,6 +212,13 @@ SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know 
 ADDRESSES_NOT_DROPPED = EventType(
     9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
 )
+WITNESS_GROUP = EventType(9400, _I, "this agent is the witness of group {group} from now on, asked by {name}")
+WITNESS_VOTED = EventType(9401, _W, "witness of group {group}: {name} may own it from epoch {epoch} on")
+WITNESS_LEARNED = EventType(9402, _I, "witness of group {group}: {name} owns it since epoch {epoch}")
+WITNESS_FORGOT = EventType(9403, _W, "this agent is no witness of group {group} any more: it was forgotten")
+WITHDRAWAL_FAILED = EventType(
+    9404, _W, "witness {witness} does not take back its vote for group {group}: {reason}"
+)
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

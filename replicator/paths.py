@@ -132,6 +132,16 @@ class Home:
         return os.path.join(self.path, "failover")
 
     @property
+    def witness(self) -> str:
+        """What this agent knows of groups that it is the witness of."""
+        return os.path.join(self.path, "witness.json")
+
+    @property
+    def withdrawals(self) -> str:
+        """Votes that witnesses still have to be told of that they were not used."""
+        return os.path.join(self.path, "failover", "withdrawals.json")
+
+    @property
     def failover_history(self) -> str:
         """What happened to the groups of this host: one JSON value a line."""
         return os.path.join(self.failover, "history")

@@ -155,7 +155,7 @@ class State(_Versioned, frozen=True, kw_only=True):
     def superseding(self, connection: str) -> Promotion | None:
         """By which another agent owns the copy of this connection."""
         for guard in self.guards:
-            if guard.is_superseded and connection in guard.copies:
+            if guard.is_held and connection in guard.copies:
                 return guard.superseded
         return None
 

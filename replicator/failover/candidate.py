@@ -3,6 +3,9 @@ after each thing that it says.
 
     verdict = judge(Candidacy(now_s=…, order=Order.MONITOR, failed=True, …))
 
+    attempt = Attempt(candidacy, ballot, granter, terms, witness=True)     # the same with a memory
+    verdict = attempt.look(now_s)                                          # WAIT, VOTE, …; then again
+
 The order of its questions is the order of the procedure: whether anybody wants it, whether the copies may be
 used, whether the owner has stopped (it says so, was fenced, or its leases have lapsed), whether the witness
 agrees.
@@ -14,7 +17,8 @@ from typing import NamedTuple
 import msgspec
 
 from replicator import limits
-from replicator.failover.witness import Voted
+from replicator.failover.lease import Granter
+from replicator.failover.witness import Ballot, Voted
 
 
 class Order(StrEnum):
@@ -97,6 +101,84 @@ def judge(facts: Candidacy) -> Verdict:
         if verdict is not None:
             return verdict
     return Verdict(Action.GO, _grounds(facts))
+
+
+def may_begin(facts: Candidacy) -> Verdict:
+    """Whether there is any use in beginning: GO, or why not. Nothing was stopped, and nobody was asked yet."""
+    for question in (_is_wanted, _has_copies, _is_safe_to_begin):
+        verdict = question(facts)
+        if verdict is not None:
+            return verdict
+    return Verdict(Action.GO)
+
+
+class Attempt:
+    """One try, from its beginning to the moment at which the copies may be promoted."""
+
+    def __init__(
+        self, candidacy: Candidacy, ballot: Ballot, granter: Granter, terms: int, *, witness: bool
+    ) -> None:
+        """`candidacy`, `ballot`: what is known when it begins; what changes is looked up. `terms`: number of
+        the settings, for which alone the source is armed.
+        """
+        self._candidacy = candidacy
+        self._ballot = ballot
+        self._granter = granter
+        self._terms = terms
+        self._witness = witness
+        self._voted: Voted | None = None
+        self._voted_s = 0.0
+        self._unreachable = ""
+
+    def look(self, now_s: float) -> Verdict:
+        """What comes next. From the first look on that has nothing against it nothing is granted."""
+        verdict = judge(self._facts(now_s))
+        if verdict.action is Action.STOP_GRANTING:
+            self._granter.stop()
+            verdict = judge(self._facts(now_s))
+        return verdict
+
+    def _facts(self, now_s: float) -> Candidacy:
+        return msgspec.structs.replace(
+            self._candidacy,
+            now_s=now_s,
+            granting=not self._granter.is_stopped,
+            free_s=self._granter.free_s,
+            armed=self._is_armed,
+            witness=self._witness,
+            voted=self._voted,
+            voted_s=self._voted_s,
+            unreachable=self._unreachable,
+        )
+
+    @property
+    def _is_armed(self) -> bool:
+        return self._granter.memory.armed is not None and self._granter.memory.armed == self._terms
+
+    @property
+    def is_voted(self) -> bool:
+        return self._voted is not None and self._voted.given
+
+    def ballot(self) -> Ballot:
+        """For the witness, now."""
+        candidacy = self._candidacy
+        return msgspec.structs.replace(
+            self._ballot,
+            armed=self._is_armed,
+            fenced=candidacy.owner_is_fenced,
+            insist=candidacy.by_person,
+        )
+
+    def fence(self, fenced: bool) -> None:
+        """How the fence command ended."""
+        self._candidacy = msgspec.structs.replace(self._candidacy, fenced=fenced)
+
+    def vote(self, voted: Voted, now_s: float) -> None:
+        self._voted, self._voted_s, self._unreachable = voted, now_s, ""
+
+    def silence(self, reason: str, now_s: float) -> None:
+        """The witness did not answer."""
+        self._unreachable, self._voted_s = reason, now_s
 
 
 def _is_wanted(facts: Candidacy) -> Verdict | None:

@@ -99,13 +99,15 @@ class Holder:
         """The request is sent now, or later: never before."""
         return Asked(granter, now_s, self._term)
 
-    def granted(self, asked: Asked, lease_s: float) -> None:
+    def granted(self, asked: Asked, lease_s: float) -> bool:
         """However late the answer comes: it counts from when it was asked for. One to a request of a former
-        epoch, or of somebody whose word counts no more, has no effect.
+        term, or of somebody whose word counts no more, has no effect: False.
         """
-        if asked.term == self._term and asked.granter in self._expiries_s:
-            expiry_s = asked.sent_s + lease_s
-            self._expiries_s[asked.granter] = max(self._expiries_s[asked.granter], expiry_s)
+        if asked.term != self._term or asked.granter not in self._expiries_s:
+            return False
+        expiry_s = asked.sent_s + lease_s
+        self._expiries_s[asked.granter] = max(self._expiries_s[asked.granter], expiry_s)
+        return True
 
     def choose(self, granters: Collection[str]) -> None:
         """Who may grant from now on. Leases of others are void at once."""

@@ -85,11 +85,15 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
-    """For a candidate that has said nothing since. `given`: False: it only insists on it."""
+    """For a candidate that has said nothing since. `given`: False: it only insists on it.
+
+    `attempts`: all tries that asked for it, for one that was given up may ask late, after the next one. The
+    vote is void when none is left.
+    """
 
     epoch: Count
     candidate: Id
-    attempt: Id
+    attempts: tuple[Id, ...]
     given: bool
     claims: tuple[Id, ...] = ()
 
@@ -170,10 +174,15 @@ def voted(
     is_at_rest = ballot.fenced or ballot.agent == entry.owner
     if not (is_at_rest or ballot.armed):
         return entry, msgspec.structs.replace(no, reason="the owner would not stop writing by itself")
+    attempts = entry.vote.attempts if entry.vote is not None else ()
+    if ballot.attempt not in attempts:
+        attempts = (*attempts, ballot.attempt)
+    if len(attempts) > limits.WITNESS_ATTEMPTS:
+        return entry, msgspec.structs.replace(no, reason="too many tries that were not taken back")
     vote = Vote(
         epoch=ballot.epoch,
         candidate=ballot.candidate,
-        attempt=ballot.attempt,
+        attempts=attempts,
         given=True,
         claims=ballot.claims,
     )
@@ -198,10 +207,12 @@ def withdrawn(entry: Entry, withdraw: Withdraw) -> Entry:
     entry = _admit(entry, withdraw.agent)
     attempt, vote = withdraw.attempt, entry.vote
     if attempt not in entry.withdrawn:
-        known = (*entry.withdrawn, attempt)[-limits.WITNESS_WITHDRAWN :]
+        known = (*entry.withdrawn, attempt)[-limits.WITNESS_ATTEMPTS :]
         entry = msgspec.structs.replace(entry, withdrawn=known)
-    if vote is not None and (vote.attempt, vote.candidate) == (attempt, withdraw.agent):
-        entry = msgspec.structs.replace(entry, vote=None)
+    if vote is not None and vote.candidate == withdraw.agent and attempt in vote.attempts:
+        left = tuple(other for other in vote.attempts if other != attempt)
+        vote = msgspec.structs.replace(vote, attempts=left) if left else None
+        entry = msgspec.structs.replace(entry, vote=vote)
     return entry
 
 

@@ -1,5 +1,5 @@
 """May the mounts of a group write on this host, and until when? What leases, records and persons say, as one
-pure function. Everything else only carries it out: the expiry in the page of a fence (`fs/fence.py`).
+pure function. All else only carries it out: the expiry in the page of a fence (`fs/fence.py`).
 """
 
 import math
@@ -27,14 +27,18 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     superseded_by: str = ""  # name of the agent that owns the group by a higher epoch
     frozen: bool = False  # it has stopped for a hand-over
     lapse: Lapse = Lapse.NONE
-    expiry_s: float = 0.0  # of its leases (`Holder`)
-    came_back_s: float | None = None  # its mounts were not up when the agent started, and nobody has answered
-    #                                   since; None: they were, or somebody has
+    expiry_s: float = 0.0  # of its leases (`lease.Holder`)
+    witness: bool = False  # there is one
+    came_back_s: float | None = (
+        None  # when its agent began to ask, if its mounts were not up then; None: they
+    )
+    #                                   were, or somebody has answered that it owns the group still
 
 
 def right(facts: Facts, now_s: float) -> Right:
     """Who is superseded does not write, whatever leases there are. With a lapse only leases count, also after
-    a start; without one a source that comes back waits for an answer, and not for ever.
+    a start. Without one a source that comes back waits for an answer; not for ever, if nobody but its target
+    can give one.
     """
     if facts.superseded_by:
         return Right(0.0, f"{facts.superseded_by} owns the group now")
@@ -42,6 +46,6 @@ def right(facts: Facts, now_s: float) -> Right:
         return Right(0.0, "frozen for a hand-over")
     if facts.lapse is not Lapse.NONE:
         return Right(facts.expiry_s, "needs a lease of the target or the witness")
-    if facts.came_back_s is not None and now_s < facts.came_back_s + limits.START_FENCED_S:
+    if facts.came_back_s is not None and (facts.witness or now_s < facts.came_back_s + limits.START_FENCED_S):
         return Right(0.0, "has come back, and asks who owns the group")
     return Right(math.inf)

@@ -19,14 +19,12 @@ from replicator.agent.failover.fencing import Fencing
 from replicator.agent.state import load_document
 from replicator.bounds import Count, Id
 from replicator.errors import NotPermittedError, ReplicatorError
-from replicator.failover.lease import Holder, Seconds
-from replicator.failover.writing import Facts, Right, right
+from replicator.failover.lease import Seconds
+from replicator.failover.owner import Owner
+from replicator.failover.writing import Right
 from replicator.failovers import Guard, GuardedAddress, Lapse, Promotion, superseded_reason
 from replicator.fences import FOREVER_NS, MODE_OF, STRICTNESS, FenceMode
 from replicator.fs.fence import boottime_ns
-
-TARGET, WITNESS = "target", "witness"
-"""Who grants leases."""
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,12 +64,9 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Standing:
-    """Of one group, not kept over restarts. `came_back_s`: since when it is fenced because it has come back
-    and nobody has answered (CLOCK_BOOTTIME).
-    """
+    """Of one group, not kept over restarts."""
 
-    holder: Holder
-    came_back_s: float | None = None
+    owner: Owner
     superseded_by: str = ""  # name of the agent; known before it is durable
     is_open: bool = True
 
@@ -127,8 +122,13 @@ class Guards:
 
     def standing(self, guard: Guard) -> Standing:
         if guard.group not in self._standings:
-            self._standings[guard.group] = Standing(Holder(guard.epoch, granters(guard)))
+            self.begin(guard, came_back=False)
         return self._standings[guard.group]
+
+    def begin(self, guard: Guard, *, came_back: bool) -> None:
+        """`came_back`: its mounts were not up."""
+        owner = Owner(self._core.identity.uuid, guard, boottime_s(), came_back=came_back)
+        self._standings[guard.group] = Standing(owner)
 
     def mounts_of(self, guard: Guard) -> tuple[str, ...]:
         """Ids of the mounts whose changes go to its copies."""
@@ -144,28 +144,17 @@ class Guards:
 
     def right_of(self, guard: Guard) -> Right:
         """Whether its mounts may write, and until when."""
-        standing, now_s = self.standing(guard), boottime_s()
-        came_back_s = standing.came_back_s
-        if guard.witness and came_back_s is not None:
-            came_back_s = now_s  # there is somebody to ask: it waits, however long that takes
-        by_hand = guard.opened is not None and not guard.is_closed
-        facts = Facts(
-            superseded_by=self._closed_by(guard),
-            lapse=Lapse.NONE if by_hand else guard.lapse,
-            expiry_s=standing.holder.expiry_s,
-            came_back_s=None if by_hand else came_back_s,
-        )
-        return right(facts, now_s)
-
-    def _closed_by(self, guard: Guard) -> str:
-        """The agent that owns it, unless a person has opened it in spite of that; "": none."""
-        if guard.is_closed and guard.superseded is not None:
-            return guard.superseded.owner_name
-        return self.standing(guard).superseded_by
+        standing = self.standing(guard)
+        if standing.superseded_by:
+            return Right(0.0, f"{standing.superseded_by} owns the group now")
+        if guard.by_hand and not guard.is_superseded:
+            return Right(inf)
+        return standing.owner.right(boottime_s())
 
     def mode_of(self, guard: Guard) -> FenceMode:
         """What its mounts do when they may not."""
-        if self._closed_by(guard) or self.standing(guard).came_back_s is not None:
+        standing = self.standing(guard)
+        if standing.superseded_by or guard.is_superseded or standing.owner.came_back:
             return FenceMode.READ_ONLY
         return MODE_OF[guard.lapse]
 
@@ -218,6 +207,7 @@ class Guards:
         async with self._core.change() as change:
             guard = msgspec.structs.replace(self.find(group), **fields)
             await change.save(guards=tuple(guard if g.group == group else g for g in self.all()))
+            self.standing(guard).owner.follow(guard)
         self.news.ring()
         return guard
 
@@ -228,17 +218,15 @@ class Guards:
         guard = self.get(group)
         if guard is None or promotion.group != group:
             return False
-        known = max(guard.epoch, guard.superseded.epoch if guard.superseded is not None else 0)
-        if promotion.epoch <= known:
+        superseded = guard.superseded
+        if promotion.epoch <= max(guard.epoch, superseded.epoch if superseded is not None else 0):
             return False
         if promotion.owner == self._core.identity.uuid:
             # What this agent was, and has forgotten: its state is from a backup.
-            guard = await self.change(group, epoch=promotion.epoch, promotion=promotion)
-            self.standing(guard).holder.begin(guard.epoch)
+            await self.change(group, epoch=promotion.epoch, owned_by=promotion)
             return False
         standing = self.standing(guard)
         standing.superseded_by = promotion.owner_name
-        standing.holder.begin(guard.epoch)
         await self.settle()  # at once, and before it is durable: after a crash this agent asks again
         guard = await self.change(group, superseded=promotion)
         standing.superseded_by = ""
@@ -280,7 +268,7 @@ class Guards:
     async def forget(self, group: str) -> None:
         """Nobody watches it any more."""
         guard = self.get(group)
-        if guard is None or guard.is_superseded:
+        if guard is None or guard.is_held:
             return  # what another agent owns stays so, whoever watches
         async with self._core.change() as change:
             await change.save(guards=tuple(g for g in self.all() if g.group != group))
@@ -318,7 +306,7 @@ class Guards:
             async with self._core.change() as change:
                 others = tuple(g for g in self.all() if g.group != group)
                 await change.save(guards=(*others, guard))
-            self.standing(guard).holder.choose(granters(guard))
+                self.standing(guard).owner.follow(guard)
             self.news.ring()
             if known is None:
                 self._core.events.add(
@@ -358,10 +346,6 @@ class _Remembered(msgspec.Struct, frozen=True):
     """What is of interest of `sender.sender_state.SenderState`."""
 
     target_uuid: str = ""
-
-
-def granters(guard: Guard) -> tuple[str, ...]:
-    return (TARGET, WITNESS) if guard.witness else (TARGET,)
 
 
 def _check_target(guard: Guard, caller: Caller) -> None:

@@ -4,6 +4,7 @@ target and of the witness. One grant is enough. What follows for the mounts is i
 
 from typing import Protocol
 
+import msgspec
 import trio
 
 from replicator import events, limits
@@ -12,9 +13,10 @@ from replicator.agent.core import Core
 from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Answer
-from replicator.agent.failover.guards import TARGET, WITNESS, Guards, boottime_s
+from replicator.agent.failover.guards import Guards, boottime_s
 from replicator.errors import ReplicatorError
 from replicator.failover.lease import Asked, Renew, Renewed
+from replicator.failover.owner import WITNESS
 from replicator.failovers import Guard, Lapse
 
 
@@ -58,38 +60,33 @@ class Leases:
     async def _keep(self, group: str) -> None:
         """Until nobody watches it any more."""
         while (guard := self._guards.get(group)) is not None:
-            began_s = trio.current_time()
-            if not guard.is_superseded:
-                await self._ask_all(guard)
-            self._guards.look()
-            await self._look_at_start(group)
-            period_s = self._period_s(guard)
+            owner = self._guards.standing(guard).owner
             changed = self._guards.news.event
-            with trio.move_on_at(began_s + period_s):
+            now_s = boottime_s()
+            async with trio.open_nursery() as nursery:
+                for granter in owner.due(now_s):
+                    nursery.start_soon(self._ask, guard, granter)
+                # Whoever does not answer at once is not to hold up the next request to the other.
+                nursery.cancel_scope.deadline = trio.current_time() + self._period_s(guard)
+            await self._look(group)
+            with trio.move_on_after(
+                max(now_s + self._period_s(guard) - boottime_s(), limits.LEASE_ASK_MIN_S)
+            ):
                 await changed.wait()
-                await trio.sleep(limits.LEASE_ASK_MIN_S)
         self._kept.discard(group)
 
     def _period_s(self, guard: Guard) -> float:
-        renew_s = guard.lease_s / limits.LEASE_RENEWALS or limits.GUARD_LOOK_S
-        if guard.lapse is Lapse.NONE and self._guards.standing(guard).came_back_s is None:
-            return max(renew_s, limits.GUARD_LOOK_S)  # nobody counts on it: to hear what has happened
-        return renew_s
+        owner = self._guards.standing(guard).owner
+        if guard.is_held or (guard.lapse is Lapse.NONE and not owner.came_back):
+            return max(owner.renew_s, limits.GUARD_LOOK_S)  # nobody counts on it: to hear what has happened
+        return owner.renew_s
 
-    async def _ask_all(self, guard: Guard) -> None:
-        # Whoever does not answer at once is not to hold up the next request to the other.
-        with trio.move_on_after(max(self._period_s(guard) - limits.LEASE_ASK_MIN_S, limits.LEASE_ASK_MIN_S)):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._ask, guard, TARGET)
-                if guard.witness:
-                    nursery.start_soon(self._ask, guard, WITNESS)
-
-    async def _ask(self, guard: Guard, whom: str) -> None:
-        standing = self._guards.standing(guard)
-        request = self._request(guard)
-        asked = standing.holder.ask(whom, boottime_s())
+    async def _ask(self, guard: Guard, granter: str) -> None:
+        owner = self._guards.standing(guard).owner
+        asked, request = owner.ask(granter, boottime_s())
+        request = msgspec.structs.replace(request, enforced=request.enforced and self._stops(guard))
         try:
-            if whom == WITNESS:
+            if granter == WITNESS:
                 answer = Answer(renewed=await self._witnesses.at(guard.witness).renew(guard.group, request))
             else:
                 address = Address(guard.target_host, guard.target_port)
@@ -97,52 +94,42 @@ class Leases:
         except ReplicatorError:
             return  # the other one may answer; if none does the lease lapses
         with trio.CancelScope(shield=True):  # what was heard counts
-            await self._heard(guard, whom, answer, asked)
+            await self._heard(guard.group, asked, answer)
 
-    async def _heard(self, guard: Guard, whom: str, answer: Answer, asked: Asked) -> None:
-        renewed = answer.renewed
-        if renewed.promotion is not None and renewed.promotion.epoch > guard.epoch:
-            await self._guards.supersede(guard.group, renewed.promotion)
-        elif not answer.watched:
-            await self._guards.forget(guard.group)
-        elif renewed.granted:
-            standing = self._guards.standing(guard)
-            standing.holder.granted(asked, renewed.lease_s)
-            standing.came_back_s = None
-            self._waits_said.discard(guard.group)
-            if guard.opened is not None and self._guards.get(guard.group) == guard:
-                await self._guards.change(guard.group, opened=None)
-            await self._guards.settle()
-
-    def _request(self, guard: Guard) -> Renew:
-        standing = self._guards.standing(guard)
+    def _stops(self, guard: Guard) -> bool:
+        """Whether its mounts really stop when its leases have lapsed."""
         mounts = self._guards.mounts_of(guard)
-        obeys = bool(mounts) and all(self._fencing.obeys(mount) for mount in mounts)
-        by_hand = guard.opened is not None
-        return Renew(
-            agent=self._core.identity.uuid,
-            other=guard.target_uuid,
-            epoch=guard.epoch,
-            lease_s=guard.lease_s,
-            enforced=guard.lapse is not Lapse.NONE and obeys and not by_hand,
-            terms=guard.terms,
-            holds_lease=standing.came_back_s is None and standing.holder.is_valid(boottime_s()),
-            promotion=guard.promotion,
-        )
+        return bool(mounts) and not guard.by_hand and all(self._fencing.obeys(mount) for mount in mounts)
 
-    async def _look_at_start(self, group: str) -> None:
+    async def _heard(self, group: str, asked: Asked, answer: Answer) -> None:
+        guard = self._guards.get(group)
+        if guard is None:
+            return
+        if not answer.watched:
+            await self._guards.forget(group)
+            return
+        record = self._guards.standing(guard).owner.answered(asked, answer.renewed, boottime_s())
+        if record is not None:
+            await self._guards.supersede(group, record)
+        elif answer.renewed.granted:
+            self._waits_said.discard(group)
+            if guard.by_hand and not guard.is_held:
+                await self._guards.change(group, by_hand=False)
+        await self._guards.settle()
+
+    async def _look(self, group: str) -> None:
         """One that has come back, and is not answered."""
         guard = self._guards.get(group)
-        if guard is None or guard.is_closed:
+        if guard is None:
             return
-        standing = self._guards.standing(guard)
-        if standing.came_back_s is None or boottime_s() < standing.came_back_s + limits.START_FENCED_S:
-            return
-        if guard.witness or guard.lapse is not Lapse.NONE:
-            if group not in self._waits_said:
-                self._waits_said.add(group)
-                self._core.events.add(events.START_WAITS, name=guard.name, target=guard.target_name)
-            return
-        standing.came_back_s = None
-        self._core.events.add(events.START_UNANSWERED, name=guard.name, seconds=limits.START_FENCED_S)
         await self._guards.settle()
+        if not self._guards.standing(guard).owner.came_back or group in self._waits_said:
+            return
+        if self._guards.right_of(guard).holds(boottime_s()):
+            said = events.START_UNANSWERED
+            self._core.events.add(said, name=guard.name, seconds=limits.START_FENCED_S)
+        elif guard.witness or guard.lapse is not Lapse.NONE:
+            self._core.events.add(events.START_WAITS, name=guard.name, target=guard.target_name)
+        else:
+            return
+        self._waits_said.add(group)

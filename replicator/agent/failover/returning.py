@@ -44,11 +44,11 @@ class Returning:
         """When the agent starts, before its mounts do: those of groups that are not up are fenced."""
         self._fencing.begin()
         for guard in self._guards.all():
-            if guard.is_closed:
+            if guard.is_superseded:
                 continue
             mounts = [m for m in self._core.state.mounts if m.id in self._guards.mounts_of(guard)]
             if mounts and not await trio.to_thread.run_sync(self._were_up, mounts):
-                self._guards.standing(guard).came_back_s = boottime_s()
+                self._guards.begin(guard, came_back=True)
                 whom = f"{guard.target_name} or the witness" if guard.witness else guard.target_name
                 self._core.events.add(events.START_FENCED, name=guard.name, whom=whom)
         await self._guards.settle()
@@ -73,7 +73,7 @@ class Returning:
     async def after_mounts(self) -> None:
         """What a superseded agent does at every start."""
         for guard in self._guards.all():
-            if guard.is_superseded and guard.superseded is not None:
+            if guard.is_held and guard.superseded is not None:
                 await self.superseded(guard, guard.superseded)
 
     # --- superseded ---
@@ -87,7 +87,7 @@ class Returning:
             if connection.uuid in guard.copies:
                 await self._core.children.tell_sender(connection, "supersede", reason=reason)
                 self._core.events.add(events.RESTORE_NEEDED, id=connection.id, target=promotion.owner_name)
-        if not guard.is_closed:
+        if not guard.is_superseded:
             return  # a person has opened it, and answers for the addresses as well
         try:
             await self._drop([address.address for address in guard.addresses])
@@ -106,9 +106,8 @@ class Returning:
             raise ReplicatorError(f"{guard.name}: its mounts may be written already")
         if not even_if_two_masters:
             raise ReplicatorError(self._advice(guard, allowed.reason))
-        epoch = guard.superseded.epoch if guard.superseded is not None else guard.epoch
-        guard = await self._guards.change(guard.group, opened=epoch)
-        self._guards.standing(guard).came_back_s = None
+        epoch = guard.superseded.epoch if guard.superseded is not None else 0
+        guard = await self._guards.change(guard.group, opened=epoch, by_hand=True)
         self._core.events.add(events.OPENED_BY_HAND, name=guard.name, reason=allowed.reason)
         await self._guards.settle()
         return guard
@@ -116,7 +115,7 @@ class Returning:
     def _advice(self, guard: Guard, reason: str) -> str:
         """DC-26, DC-27."""
         target = guard.target_name or guard.target_host
-        owner = guard.superseded if guard.is_superseded else None
+        owner = guard.superseded if guard.is_held else None
         if owner is not None:
             what = (
                 f"{superseded_reason(owner)}. If both write, each has what the other lacks, and one of them"
