@@ -202,6 +202,29 @@ SCRIPT_FAILED = EventType(
 DRILL_STARTED = EventType(9342, _I, "{group}: a drill begins: {count} copies stand still meanwhile")
 DRILL_PASSED = EventType(9343, _I, "{group}: {text}; nothing was applied for {seconds:.1f} s")
 DRILL_NOT_PASSED = EventType(9344, _W, "{group}: {text}; nothing was applied for {seconds:.1f} s")
+FENCE_CLOSED = EventType(9350, _E, "{name}: mounts of this host are fenced ({mode}): {reason}")
+FENCE_OPENED = EventType(9351, _I, "{name}: mounts of this host may be written again")
+FENCE_FAILED = EventType(9352, _E, "{path}: programs there would not stop when a lease lapses: {reason}")
+GUARD_REMOVED = EventType(9353, _I, "{name}: {target} does not watch this host any more")
+START_FENCED = EventType(9354, _W, "{name}: mounts start read-only until {whom} has said who owns the data")
+START_UNANSWERED = EventType(
+    9355, _W, "{name}: nobody has said within {seconds:g} s who owns the data: mounts may be written"
+)
+START_WAITS = EventType(
+    9356,
+    _E,
+    "{name}: neither {target} nor the witness answers: mounts stay read-only; a person who knows that"
+    " {target} has not taken over opens them with dtctl failover open {name} --even-if-two-masters",
+)
+OPENED_BY_HAND = EventType(9357, _W, "{name}: mounts were opened by hand, whoever owns the data: {reason}")
+SUPERSEDED = EventType(9358, _E, "{name}: {owner} has taken over from this host (epoch {epoch}): {reason}")
+GUARD_ADDED = EventType(
+    9359, _I, "{name}: {target} gives leases to this host; without one its mounts: {lapse}"
+)
+SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know of it yet: {reason}")
+ADDRESSES_NOT_DROPPED = EventType(
+    9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
+)
 WITNESS_GROUP = EventType(9400, _I, "this agent is the witness of group {group} from now on, asked by {name}")
 WITNESS_VOTED = EventType(9401, _W, "witness of group {group}: {name} may own it from epoch {epoch} on")
 WITNESS_LEARNED = EventType(9402, _I, "witness of group {group}: {name} owns it since epoch {epoch}")

@@ -453,6 +453,11 @@ MONITOR_ADDRESSES = 64  # of one monitor
 MONITOR_CHECKS = 8  # of one address
 SCRIPT_TIMEOUT_S = 60.0
 SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
+GUARD_TELL_S = 2.0  # until a source that could not be told that it is watched is told again
+GUARD_LOOK_S = (
+    5.0  # between two questions of a source that nobody counts on to stop, whether it still owns its data
+)
+LEASE_ASK_MIN_S = 0.2  # between two requests for a lease
 SCRIPT_EVENT_BYTES = 4 * KIB  # of it, in the event of its end
 SCRIPT_TERM_S = 5.0  # between SIGTERM and SIGKILL
 SCRIPT_OUTPUT_GRACE_S = 0.2  # for what an ended script has printed last

@@ -150,6 +150,15 @@ class Home:
         """Shared memory of all senders to that host: what they may send."""
         return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")
 
+    def fence(self, mount_id: str) -> str:
+        """Shared memory: until when programs may change something in a mount. There only where that ends."""
+        return os.path.join(self.run, f"fence-{mount_id}")
+
+    @property
+    def grants(self) -> str:
+        """Leases that this agent may have granted as a target."""
+        return os.path.join(self.failover, "grants.json")
+
     @property
     def targets(self) -> str:
         return os.path.join(self.path, "target")

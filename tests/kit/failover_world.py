@@ -232,9 +232,7 @@ class Host:
                 self._step(program, life, answer)
 
         def back(answer: Any) -> None:
-            self.world.deliver(
-                ask.host, self.name, lambda: self.when(life, lambda: finish(answer))
-            )
+            self.world.deliver(ask.host, self.name, lambda: self.when(life, lambda: finish(answer)))
 
         other = self.world.hosts[ask.host]
 
@@ -247,9 +245,7 @@ class Host:
                 )
 
         self.world.deliver(self.name, ask.host, arrive)
-        self.world.later(
-            ask.timeout_s / self.rate, lambda: self.when(life, lambda: finish(None))
-        )
+        self.world.later(ask.timeout_s / self.rate, lambda: self.when(life, lambda: finish(None)))
 
 
 def _served(program: Program, back: Callable[[Any], None]) -> Program:

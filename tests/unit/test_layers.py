@@ -43,8 +43,6 @@ DOMAIN = frozenset(
         "failover_reports",
         "failover_drills",
         "fences",
-        "failover_settings",
-        "failover_reports",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
