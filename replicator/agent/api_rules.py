@@ -31,6 +31,7 @@ _ANYBODY = Rule(Access.NONE)  # SC-03
 
 _CONNECTION = "/v1/connections/{connection}"
 _REPSET = "/v1/repsets/{name}"
+_MONITOR = "/v1/failover/monitors/{name}"
 
 RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/ping"): _ANYBODY,
@@ -107,6 +108,12 @@ RULES: dict[tuple[str, str], Rule] = {
     ("DELETE", "/v1/failover/monitors/{name}"): _change("failover remove {name}"),
     ("POST", "/v1/failover/monitors/{name}"): _change("failover {action} {name}"),
     ("GET", "/v1/failover/history"): _LOOK,
+    ("GET", "/v1/failover/scripts"): _LOOK,
+    ("POST", _MONITOR + "/scripts/{kind}"): _change("failover scripts set {name} {kind}"),
+    ("POST", _MONITOR + "/scripts/{kind}/test"): _change("failover scripts test {name} {kind}"),
+    ("GET", _MONITOR + "/drills"): _LOOK,
+    ("POST", _MONITOR + "/drills"): _change("failover drill {name}"),
+    ("POST", _MONITOR + "/drills/end"): _change("failover drill {name} --end"),
     ("GET", "/v1/targets"): _LOOK,
     ("POST", "/v1/targets"): _change("target {action} {uuid}"),
     ("GET", "/v1/targets/orphans"): _LOOK,

@@ -1,7 +1,7 @@
 """The notes of a plan in a file: one line each, `checksum JSON`, durable when `append` returns.
 
 Only the last line can be torn (a crash while it was being written): what it announced was not begun, so it is
-cut off. A line in the middle that does not fit is damage, and said: who took which address may be unknown.
+left out. A line in the middle that does not fit is damage, and said: who took which address may be unknown.
 """
 
 import msgspec
@@ -10,6 +10,7 @@ import xxhash
 from replicator.bounds import MALFORMED
 from replicator.errors import JournalError
 from replicator.failover.plan import Note, Opened
+from replicator.queue.durable_file import replace_durably
 from replicator.world import Disk
 
 _CHECKSUM_CHARS = 16
@@ -24,32 +25,39 @@ class PlanJournal:
         self.notes: list[Note] = []
         self._disk = disk
         self._bytes = 0  # of whole notes
+        # Whether all of the file is known to be on stable storage. What was read may be in the page cache
+        # only, and after an fsync that failed the kernel takes it for written: the file is written anew.
+        self._is_durable = False
         if disk.exists(path):
             self._load()
 
     def append(self, note: Note) -> None:
         """Durable, or raises OSError: then it counts as not noted, and nothing may be built on it."""
         line = _encode(note)
-        is_first = not self._bytes
-        if is_first:
+        if self._is_durable:
+            self._is_durable = False
+            self._append(line)
+        else:
             self._disk.makedirs(self.path.rpartition("/")[0])
+            replace_durably(self._disk, self.path, [*map(_encode, self.notes), line])
+        self._is_durable = True
+        self._bytes += len(line)
+        self.notes.append(note)
+
+    def _append(self, line: bytes) -> None:
         handle = self._disk.open_append(self.path)
         try:
             self._disk.append(handle, [line], self._bytes)
             self._disk.fsync(handle)
         finally:
             self._disk.close(handle)
-        if is_first:
-            self._disk.fsync_directory(self.path.rpartition("/")[0])
-        self._bytes += len(line)
-        self.notes.append(note)
 
     def remove(self) -> None:
         """What is reported elsewhere. The plan is over."""
         if self._disk.exists(self.path):
             self._disk.unlink(self.path)
             self._disk.fsync_directory(self.path.rpartition("/")[0])
-        self.notes, self._bytes = [], 0
+        self.notes, self._bytes, self._is_durable = [], 0, False
 
     def _load(self) -> None:
         handle = self._disk.open_read(self.path)
@@ -69,8 +77,6 @@ class PlanJournal:
             raise JournalError(
                 f"{self.path} is damaged: look whether addresses are where they should be, then remove it"
             )
-        if rest:
-            self._disk.truncate(self.path, self._bytes)
         if self.notes and not isinstance(self.notes[0], Opened):
             raise JournalError(f"{self.path} does not begin with a plan")
 

@@ -41,6 +41,8 @@ DOMAIN = frozenset(
         "failovers",
         "failover_settings",
         "failover_reports",
+        "failover_drills",
+        "fences",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.

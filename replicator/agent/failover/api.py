@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, Body, check_action, read_body
 from replicator.agent.failover.monitors import MonitorRequest
+from replicator.agent.failover.trials_api import TrialsApi
 from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -67,4 +68,5 @@ class FailoverApi:
                 "POST": self.act_on_monitor,
             },
             "/v1/failover/history": {"GET": self.history},
+            **TrialsApi(self._service).routes(),
         }

@@ -5,8 +5,8 @@
     record = await promotions.promote(order)   # no undo: it is durable, or nothing has happened
     await promotions.open(record.group)        # done again after a crash, as often as it takes
 
-Every step may be done again: what was done already stays as it is. `record` says which side of the point of no
-return a crashed take-over is on.
+Every step may be done again: what was done already stays as it is. `record` says on which side of the
+point of no return a crashed take-over is.
 """
 
 from replicator.agent.connections import Connections
