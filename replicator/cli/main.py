@@ -14,6 +14,7 @@ from replicator.cli import (
     diagnostics,
     divergence,
     events,
+    failover,
     lag,
     limit,
     login,
@@ -131,6 +132,7 @@ app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(divergence.app, name="divergence")
 app.add_typer(recovery.app, name="recovery")
+app.add_typer(failover.app, name="failover")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")

@@ -17,18 +17,16 @@ def emit(document: Any, as_json: bool, view: str) -> None:
         render,
         render_diagnostics,
         render_divergence,
+        render_failover_trials,
         render_schedule,
         render_transmission,
         render_verify,
     )
 
     modules = (
-        render,
-        render_verify,
-        render_schedule,
-        render_diagnostics,
+        *(render, render_verify, render_schedule, render_diagnostics, render_transmission),
+        render_failover_trials,
         render_divergence,
-        render_transmission,
     )
     render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 

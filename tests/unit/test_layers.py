@@ -41,6 +41,7 @@ DOMAIN = frozenset(
         "failovers",
         "failover_settings",
         "failover_reports",
+        "failover_drills",
         "fences",
     ]
 )

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from replicator.agent.api_body import ActionBody, Body, check_action, read_body
 from replicator.agent.failover.divergence_api import DivergenceApi
 from replicator.agent.failover.monitors import MonitorRequest
+from replicator.agent.failover.trials_api import TrialsApi
 from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -69,4 +70,5 @@ class FailoverApi:
             },
             "/v1/failover/history": {"GET": self.history},
             **DivergenceApi(self._service.failover.divergences).routes(),
+            **TrialsApi(self._service).routes(),
         }
