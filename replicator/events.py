@@ -185,6 +185,14 @@ NO_HEARTBEATS = EventType(
     9308, _W, "heartbeats cannot be answered at UDP {listen}: {reason}; whoever watches this host makes calls"
 )
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
+ADDRESS_TAKEN = EventType(9320, _W, "this host has {address} now")
+ADDRESS_GIVEN_UP = EventType(9321, _I, "this host has given {address} back")
+ADDRESS_DROPPED = EventType(9322, _W, "this host has dropped {address}: another host has it by a failover")
+HOST_NAME_TAKEN = EventType(9323, _W, "this host is called {name} now, no longer {former}")
+ADDRESS_CONFLICT = EventType(9324, _E, "addresses of {name} are not put up again: {reason}")
+FAILOVER_COMPLETED = EventType(9325, _W, "monitor {name}: {kind} completed after {seconds:.1f} s: {text}")
+FAILOVER_HALTED = EventType(9326, _E, "monitor {name}: {kind} waits for a person: {text}")
+FAILOVER_TAKEN_BACK = EventType(9327, _E, "monitor {name}: {kind} was taken back: {text}")
 SCRIPT_ENDED = EventType(
     9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
 )
@@ -194,6 +202,36 @@ SCRIPT_FAILED = EventType(
 DRILL_STARTED = EventType(9342, _I, "{group}: a drill begins: {count} copies stand still meanwhile")
 DRILL_PASSED = EventType(9343, _I, "{group}: {text}; nothing was applied for {seconds:.1f} s")
 DRILL_NOT_PASSED = EventType(9344, _W, "{group}: {text}; nothing was applied for {seconds:.1f} s")
+FENCE_CLOSED = EventType(9350, _E, "{name}: mounts of this host are fenced ({mode}): {reason}")
+FENCE_OPENED = EventType(9351, _I, "{name}: mounts of this host may be written again")
+FENCE_FAILED = EventType(9352, _E, "{path}: programs there would not stop when a lease lapses: {reason}")
+GUARD_REMOVED = EventType(9353, _I, "{name}: {target} does not watch this host any more")
+START_FENCED = EventType(9354, _W, "{name}: mounts start read-only until {whom} has said who owns the data")
+START_UNANSWERED = EventType(
+    9355, _W, "{name}: nobody has said within {seconds:g} s who owns the data: mounts may be written"
+)
+START_WAITS = EventType(
+    9356,
+    _E,
+    "{name}: neither {target} nor the witness answers: mounts stay read-only; a person who knows that"
+    " {target} has not taken over opens them with dtctl failover open {name} --even-if-two-masters",
+)
+OPENED_BY_HAND = EventType(9357, _W, "{name}: mounts were opened by hand, whoever owns the data: {reason}")
+SUPERSEDED = EventType(9358, _E, "{name}: {owner} has taken over from this host (epoch {epoch}): {reason}")
+GUARD_ADDED = EventType(
+    9359, _I, "{name}: {target} gives leases to this host; without one its mounts: {lapse}"
+)
+SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know of it yet: {reason}")
+ADDRESSES_NOT_DROPPED = EventType(
+    9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
+)
+WITNESS_GROUP = EventType(9400, _I, "this agent is the witness of group {group} from now on, asked by {name}")
+WITNESS_VOTED = EventType(9401, _W, "witness of group {group}: {name} may own it from epoch {epoch} on")
+WITNESS_LEARNED = EventType(9402, _I, "witness of group {group}: {name} owns it since epoch {epoch}")
+WITNESS_FORGOT = EventType(9403, _W, "this agent is no witness of group {group} any more: it was forgotten")
+WITHDRAWAL_FAILED = EventType(
+    9404, _W, "witness {witness} does not take back its vote for group {group}: {reason}"
+)
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

@@ -23,6 +23,7 @@ from replicator.agent.state import AgentIdentity, State, save
 from replicator.config import Config
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.events import EventRing
+from replicator.fences import FenceState
 from replicator.paths import Home
 
 
@@ -45,6 +46,8 @@ class Core:
     children: Children
     peers: Peers
     up: trio.Event = field(default_factory=trio.Event)  # everything was started that should run
+    fence_state: Callable[[str], FenceState | None] = lambda mount: None
+    """Of a mount, by its id."""
     rung: trio.Event = field(default_factory=trio.Event)  # by a sender whose state changes; then replaced
     _changes: trio.Lock = field(default_factory=trio.Lock)
     _saving: trio.Lock = field(default_factory=trio.Lock)

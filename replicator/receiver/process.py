@@ -434,7 +434,7 @@ class Receiver:
                 reason = str(refused)
                 self._log(f"refused: {refused}")
                 try:
-                    await session.send(RefusedConnection(reason[:1000], refused.retry))
+                    await session.send(RefusedConnection(reason[:1000], refused.retry, refused.promotion))
                 except SessionEnded:
                     pass
             except trio.TooSlowError:

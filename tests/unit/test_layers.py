@@ -42,6 +42,7 @@ DOMAIN = frozenset(
         "failover_settings",
         "failover_reports",
         "failover_drills",
+        "fences",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.

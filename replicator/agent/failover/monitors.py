@@ -6,6 +6,7 @@
 import re
 import socket
 import time
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -21,8 +22,10 @@ from replicator.agent.state import new_uuid
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failover.monitor import AddressView
 from replicator.failover.phases import ASSUMING, OWNING, GroupEvent
+from replicator.failover.scripts import check as check_script
+from replicator.failover_reports import Report, ReportOutcome
 from replicator.failover_settings import check_name, check_settings
-from replicator.failovers import Monitor, MonitorSettings, Phase, WatchedAddress
+from replicator.failovers import Monitor, MonitorSettings, Phase, Script, ScriptKind, WatchedAddress
 
 
 class MonitorRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +39,9 @@ class MonitorRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
-    """A monitor as users see it. `doing`: in words. `question`: what a person is asked; "": nothing."""
+    """A monitor as users see it. `doing`: in words. `question`: what a person is asked; "": nothing.
+    `report`: of what is under way, if something is.
+    """
 
     uuid: str
     name: str
@@ -49,14 +54,18 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     doing: str
     failed: bool
     question: str
+    halted: str  # why a failover that was begun waits for a person; "": it does not
     addresses: tuple[AddressView, ...]
     settings: MonitorSettings
+    report: Report | None
 
 
 class Monitors:
-    """`run` watches."""
+    """`run` watches. `report_of`: the procedure under way of a group. `default_scripts`: of a new monitor."""
 
     def __init__(self, core: Core, groups: Groups, calls: Calls) -> None:
+        self.report_of: Callable[[str], Report | None] = lambda group: None
+        self.default_scripts: Callable[[], dict[ScriptKind, Script]] = dict
         self._core = core
         self._groups = groups
         self._keeper = HeartbeatKeeper(core, calls)
@@ -79,7 +88,7 @@ class Monitors:
         return self._view(self._groups.find(key))
 
     def _view(self, monitor: Monitor) -> MonitorView:
-        settings = monitor.settings
+        settings, report = monitor.settings, self.report_of(monitor.uuid)
         return MonitorView(
             uuid=monitor.uuid,
             name=monitor.name,
@@ -92,8 +101,10 @@ class Monitors:
             doing=_DOING[monitor.phase],
             failed=self.watching.has_failed(monitor.uuid),
             question=self._question(monitor),
+            halted=report.text if report is not None and report.outcome is ReportOutcome.HALTED else "",
             addresses=tuple(self.watching.views(monitor)),
             settings=settings,
+            report=report,
         )
 
     def _question(self, monitor: Monitor) -> str:
@@ -108,6 +119,8 @@ class Monitors:
     async def add(self, request: MonitorRequest) -> MonitorView:
         """FO-01. Raises UsageError; ReplicatorError if an address does not answer."""
         settings = request.settings
+        scripts = {**self.default_scripts(), **settings.scripts}
+        settings = msgspec.structs.replace(settings, scripts=scripts)
         name = request.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", settings.source_host).strip("-.")
         check_name(name)
         monitor = Monitor(uuid=new_uuid(), name=name, settings=settings, since=time.time())
@@ -175,6 +188,8 @@ class Monitors:
     async def _check(self, monitor: Monitor, before: Monitor | None) -> None:
         settings = monitor.settings
         check_settings(settings)
+        for script in settings.scripts.values():
+            check_script(script)
         for other in self._groups.all():
             if other.uuid != monitor.uuid and _source(other.settings) == _source(settings):
                 raise UsageError(

@@ -10,10 +10,16 @@ from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.drills import Drills
+from replicator.agent.failover.fencing import Fencing
+from replicator.agent.failover.grants import Grants
 from replicator.agent.failover.group_copies import GroupCopies
 from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
+from replicator.agent.failover.guards import Guards
+from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
+from replicator.agent.failover.returning import Returning
+from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
 
@@ -29,6 +35,13 @@ class FailoverService:
         self.scripts = GroupScripts(core, self.groups, self.copies)
         self.drills = Drills(core, self.groups, self.copies, self.scripts)
         self.monitors = Monitors(core, self.groups, self.calls)
+        self.witnesses = Witnesses(self.calls)
+        self.fencing = Fencing(core)
+        core.fence_state = self.fencing.state
+        self.guards = Guards(core, self.calls, self.fencing)
+        self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, lambda group: None)
+        self.returning = Returning(core, self.guards, self.fencing)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -37,3 +50,5 @@ class FailoverService:
             nursery.start_soon(self.monitors.run)
             nursery.start_soon(self.scripts.serve)
             nursery.start_soon(self.drills.run)
+            nursery.start_soon(self.leases.run)
+            nursery.start_soon(self.grants.run)

@@ -134,8 +134,8 @@ class Watching:
         return event.text
 
     async def begin(self, uuid: str, reason: str, *, forced: bool) -> None:
-        """Fail over. It goes on after this returns, and when this is cancelled. Raises ReplicatorError if that
-        is known at once to be impossible.
+        """Fail over. It goes on after this returns, and when this is cancelled. Raises ReplicatorError if
+        that is known at once to be impossible.
         """
         assert self._nursery is not None
         attempt = _Attempt()
