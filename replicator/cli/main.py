@@ -14,6 +14,7 @@ from replicator.cli import (
     diagnostics,
     divergence,
     events,
+    failback,
     failover,
     lag,
     limit,
@@ -142,7 +143,7 @@ app.add_typer(compression.app, name="compression")
 app.add_typer(limit.app, name="limit")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
-for _module in (login, events, monitor, console):
+for _module in (failback, login, events, monitor, console):
     _module.register(app)
 
 

@@ -6,10 +6,13 @@ of it may be called again after a crash in the middle.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
+import trio
 
+from replicator import limits
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.agent.failover.procedures import Kind, Procedures
 from replicator.errors import ReplicatorError
@@ -31,6 +34,7 @@ from replicator.failovers import Monitor, Promotion, ScriptKind, TakeOver
 
 FAILBACK, FAILBACK_AND_STOP, STAY = "failback", "failback without monitoring", "reversal"
 """Kinds of procedures."""
+KINDS = (FAILBACK, FAILBACK_AND_STOP, STAY)
 
 # Names of the steps.
 CATCH_UP = "bring what differs"
@@ -193,6 +197,12 @@ class Parts(NamedTuple):
     errands: Errands
 
 
+@dataclass
+class _Beginning:
+    ended: trio.Event = field(default_factory=trio.Event)
+    error: ReplicatorError | None = None
+
+
 class Failback:
     """`Service.failover.failback`."""
 
@@ -204,6 +214,7 @@ class Failback:
         self._get = get
         self._owner = owner
         self._parts = parts
+        self._nursery: trio.Nursery | None = None
         begins, undone = GroupEvent.HAND_BACK, GroupEvent.HAND_BACK_UNDONE
         for name, completed in (
             (FAILBACK, GroupEvent.HANDED_BACK),
@@ -211,6 +222,12 @@ class Failback:
             (STAY, GroupEvent.HANDED_BACK_FOR_GOOD),  # there is no group any more by then
         ):
             procedures.register(Kind(name, self.plan, begins, completed, undone))
+
+    async def run(self) -> None:
+        """Until cancelled: what is asked for by `begin` goes on in here."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await trio.sleep_forever()
 
     async def look(self, group: str, order: Order, then: Then) -> Preview:
         """The state of both sides, and what a failback would do. Changes nothing. Raises ReplicatorError:
@@ -248,6 +265,35 @@ class Failback:
             "connections": self._parts.own.connections(monitor),
         }
         return await self._procedures.start(kind, group, arguments, reason=reason, forced=forced)
+
+    async def begin(self, group: str, *, order: Order, then: Then, reason: str, forced: bool = False) -> None:
+        """The same; it goes on after this returns. Raises ReplicatorError if it cannot begin."""
+        assert self._nursery is not None
+        began = _Beginning()
+
+        async def work() -> None:
+            try:
+                await self.fail_back(group, order=order, then=then, reason=reason, forced=forced)
+            except ReplicatorError as error:
+                began.error = error
+            began.ended.set()
+
+        self._nursery.start_soon(work)
+        while not began.ended.is_set() and self._procedures.report(group) is None:
+            with trio.move_on_after(limits.FAILBACK_POLL_S):
+                await began.ended.wait()
+        if began.error is not None:
+            raise began.error
+
+    async def abandon(self, group: str) -> None:
+        """Raises ReplicatorError: there is none, or it is final."""
+        if not await self._procedures.abandon(group, "a person has given it up"):
+            raise ReplicatorError("nothing is under way that could be taken back")
+
+    async def last(self, group: str) -> Report | None:
+        """The one under way, or the last that has ended."""
+        reports = [r for r in await self._procedures.reports(group) if r.kind in KINDS]
+        return reports[-1] if reports else None
 
     def _monitor(self, group: str) -> Monitor:
         monitor = self._get(group)
