@@ -158,7 +158,7 @@ def _given(body: msgspec.Struct | None) -> dict[str, Any]:
         value = getattr(body, field.name)
         default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
         if default is msgspec.NODEFAULT or value != default:
-            found[field.name] = value
+            found[field.name] = _given(value) if isinstance(value, msgspec.Struct) else value
     return found
 
 

@@ -4,6 +4,8 @@ Each part is made here, registers what it answers to other agents (`calls.py`), 
 `FailoverService.run` if it does something by itself.
 """
 
+from functools import partial
+
 import trio
 
 from replicator.agent.connections import Connections
@@ -27,6 +29,7 @@ from replicator.agent.failover.narration import Narration
 from replicator.agent.failover.procedure import Failover, Parts
 from replicator.agent.failover.procedures import Procedures
 from replicator.agent.failover.promotion import Promotions
+from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
 from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witnesses import Witnesses
@@ -46,6 +49,8 @@ class FailoverService:
         self.scripts = GroupScripts(core, self.groups, self.copies)
         self.drills = Drills(core, self.groups, self.copies, self.scripts)
         self.monitors = Monitors(core, self.groups, self.calls)
+        self.monitors.default_scripts = self.scripts.defaults
+        self.monitors.watching.run_question_script = partial(tell_script, self.scripts)
         self.witnesses = Witnesses(self.calls)
         self.fencing = Fencing(core)
         core.fence_state = self.fencing.state
