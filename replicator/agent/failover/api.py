@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
+from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -22,4 +23,5 @@ class FailoverApi:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
         return {
             "/v1/failover/history": {"GET": self.history},
+            **GuardApi(self._service.failover.guards, self._service.failover.returning).routes(),
         }

@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from replicator import events, limits
+from replicator.addresses import Address
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover.calls import Caller, Calls
 from replicator.agent.failover.fencing import Fencing
@@ -91,6 +92,24 @@ def to_ns(until_s: float) -> int:
     return FOREVER_NS if until_s == inf else int(until_s * 1e9)
 
 
+class GuardView(msgspec.Struct, frozen=True, kw_only=True):
+    """A group in which this host is the source, for users."""
+
+    name: str
+    group: str
+    target: str  # HOST:PORT, with the name of the agent
+    witness: str
+    epoch: int
+    lapse: str  # failovers.Lapse
+    lease_s: float
+    is_open: bool  # its mounts may be written
+    left_s: float | None  # until they may not, unless a lease is granted; None: no lease is needed
+    reason: str  # why they may not, or what that depends on
+    by_hand: bool  # a person has opened it
+    copies: tuple[str, ...]  # uuids of connections
+    superseded: Promotion | None  # by which another agent owns it
+
+
 class Guards:
     """Of one agent."""
 
@@ -139,6 +158,24 @@ class Guards:
             for journal in self._core.children.journals(connection)
         }
         return tuple(found)
+
+    def view(self, guard: Guard) -> GuardView:
+        allowed, now_s = self.right_of(guard), boottime_s()
+        return GuardView(
+            name=guard.name,
+            group=guard.group,
+            target=f"{guard.target_name} ({Address(guard.target_host, guard.target_port)})",
+            witness=guard.witness,
+            epoch=guard.epoch,
+            lapse=guard.lapse.value,
+            lease_s=round(guard.lease_s, 3),
+            is_open=allowed.holds(now_s),
+            left_s=None if allowed.until_s == inf else round(max(allowed.until_s - now_s, 0), 3),
+            reason="opened by hand" if guard.by_hand and not guard.is_superseded else allowed.reason,
+            by_hand=guard.by_hand,
+            copies=guard.copies,
+            superseded=guard.superseded if guard.is_held else None,
+        )
 
     # --- what follows ---
 
