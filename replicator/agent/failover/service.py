@@ -35,6 +35,7 @@ class FailoverService:
         self.scripts = GroupScripts(core, self.groups, self.copies)
         self.drills = Drills(core, self.groups, self.copies, self.scripts)
         self.monitors = Monitors(core, self.groups, self.calls)
+        self.monitors.default_scripts = self.scripts.defaults
         self.witnesses = Witnesses(self.calls)
         self.fencing = Fencing(core)
         core.fence_state = self.fencing.state
