@@ -179,16 +179,29 @@ FAILOVER_ASKED = EventType(
 FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}: {reason}")
 ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
 ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
+FAILOVER_WITHDRAWN = EventType(9309, _W, "monitor {name}: {source} answers again: no failover is needed")
+FAILOVER_NOT_BEGUN = EventType(9310, _E, "monitor {name}: a failover could not be begun: {reason}")
 NO_HEARTBEATS = EventType(
     9308, _W, "heartbeats cannot be answered at UDP {listen}: {reason}; whoever watches this host makes calls"
 )
 WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
+ADDRESS_TAKEN = EventType(9320, _W, "this host has {address} now")
+ADDRESS_GIVEN_UP = EventType(9321, _I, "this host has given {address} back")
+ADDRESS_DROPPED = EventType(9322, _W, "this host has dropped {address}: another host has it by a failover")
+HOST_NAME_TAKEN = EventType(9323, _W, "this host is called {name} now, no longer {former}")
+ADDRESS_CONFLICT = EventType(9324, _E, "addresses of {name} are not put up again: {reason}")
+FAILOVER_COMPLETED = EventType(9325, _W, "monitor {name}: {kind} completed after {seconds:.1f} s: {text}")
+FAILOVER_HALTED = EventType(9326, _E, "monitor {name}: {kind} waits for a person: {text}")
+FAILOVER_TAKEN_BACK = EventType(9327, _E, "monitor {name}: {kind} was taken back: {text}")
 SCRIPT_ENDED = EventType(
     9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
 )
 SCRIPT_FAILED = EventType(
     9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
 )
+DRILL_STARTED = EventType(9342, _I, "{group}: a drill begins: {count} copies stand still meanwhile")
+DRILL_PASSED = EventType(9343, _I, "{group}: {text}; nothing was applied for {seconds:.1f} s")
+DRILL_NOT_PASSED = EventType(9344, _W, "{group}: {text}; nothing was applied for {seconds:.1f} s")
 FENCE_CLOSED = EventType(9350, _E, "{name}: mounts of this host are fenced ({mode}): {reason}")
 FENCE_OPENED = EventType(9351, _I, "{name}: mounts of this host may be written again")
 FENCE_FAILED = EventType(9352, _E, "{path}: programs there would not stop when a lease lapses: {reason}")

@@ -13,6 +13,9 @@ from replicator.cli import (
     console,
     diagnostics,
     events,
+    failover,
+    failover_scripts,
+    failover_trials,
     guards,
     lag,
     limit,
@@ -130,9 +133,10 @@ for _module in (connect, status, connection, lag, queue, story, why, verify, tru
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
-_failover = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
-guards.register(_failover)
-app.add_typer(_failover, name="failover")
+failover.app.add_typer(failover_scripts.app, name="scripts")
+failover_trials.register(failover.app)
+guards.register(failover.app)
+app.add_typer(failover.app, name="failover")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")

@@ -4,7 +4,7 @@ after each thing that it says.
     verdict = judge(Candidacy(now_s=…, order=Order.MONITOR, failed=True, …))
 
     attempt = Attempt(candidacy, ballot, granter, terms, witness=True)     # the same with a memory
-    verdict = attempt.look(now_s)                                          # WAIT, VOTE, …; then again
+    verdict = attempt.look(now_s, failed=monitor.failed)                   # WAIT, VOTE, …; then again
 
 The order of its questions is the order of the procedure: whether anybody wants it, whether the copies may be
 used, whether the owner has stopped (it says so, was fenced, or its leases have lapsed), whether the witness
@@ -104,7 +104,7 @@ def judge(facts: Candidacy) -> Verdict:
 
 
 def may_begin(facts: Candidacy) -> Verdict:
-    """Whether there is any use in beginning: GO, or why not. Nothing was stopped, and nobody was asked yet."""
+    """Whether there is any use in beginning: GO, or why not. Nothing was stopped and nobody asked yet."""
     for question in (_is_wanted, _has_copies, _is_safe_to_begin):
         verdict = question(facts)
         if verdict is not None:
@@ -130,8 +130,11 @@ class Attempt:
         self._voted_s = 0.0
         self._unreachable = ""
 
-    def look(self, now_s: float) -> Verdict:
-        """What comes next. From the first look on that has nothing against it nothing is granted."""
+    def look(self, now_s: float, *, failed: bool) -> Verdict:
+        """What comes next. From the first look on that has nothing against it nothing is granted. `failed`:
+        as the monitor says now; a source that answers again is left alone, unless a person wants it.
+        """
+        self._candidacy = msgspec.structs.replace(self._candidacy, failed=failed)
         verdict = judge(self._facts(now_s))
         if verdict.action is Action.STOP_GRANTING:
             self._granter.stop()

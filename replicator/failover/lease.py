@@ -79,6 +79,9 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
 # --- the owner ---
 
 
+_BEFORE = "before the restart"
+
+
 class Asked(NamedTuple):
     """A request that was sent. `term`: which row of leases it belongs to."""
 
@@ -90,10 +93,11 @@ class Asked(NamedTuple):
 class Holder:
     """Leases of an owner for one group. One that is valid is enough."""
 
-    def __init__(self, epoch: int, granters: Collection[str] = ()) -> None:
+    def __init__(self, epoch: int, granters: Collection[str] = (), expiry_s: float = 0.0) -> None:
+        """`expiry_s`: of a lease that it had before the agent was restarted, as captures know it still."""
         self.epoch = epoch
         self._term = 0
-        self._expiries_s = dict.fromkeys(granters, 0.0)
+        self._expiries_s = {_BEFORE: expiry_s, **dict.fromkeys(granters, 0.0)}
 
     def ask(self, granter: str, now_s: float) -> Asked:
         """The request is sent now, or later: never before."""

@@ -245,6 +245,10 @@ class SourceMonitor:
         heard = [watch.answers for watch in self._watches.values() if watch.settings.monitored]
         return any(heard) if self._settings.fail_when is FailWhen.ALL else all(heard)
 
+    def answers(self, address: str) -> bool:
+        """Whether this one was heard, and has not failed since."""
+        return self._watches[address].answers
+
     # --- probes ---
 
     def due(self, now_s: float) -> list[Probe]:

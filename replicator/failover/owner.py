@@ -10,6 +10,8 @@
 The agent that drives it sends what it says to send, keeps the guard, and sets the fences: nothing else.
 """
 
+import math
+
 from replicator import limits
 from replicator.failover.lease import Asked, Holder, Renew, Renewed
 from replicator.failover.writing import Facts, Right, right
@@ -22,13 +24,26 @@ WITNESS = "witness"
 class Owner:
     """Of one group. `guard` is what is durable; this only adds what a restart may forget."""
 
-    def __init__(self, agent: str, guard: Guard, now_s: float, *, came_back: bool) -> None:
-        """`came_back`: its mounts were not up when the agent started."""
+    def __init__(
+        self,
+        agent: str,
+        guard: Guard,
+        now_s: float,
+        *,
+        came_back: bool,
+        expiry_s: float = 0.0,
+        frozen: bool = False,
+    ) -> None:
+        """`came_back`: its mounts were not up when the agent started. `expiry_s`, `frozen`: of their fences,
+        if they were. A fence without end is no lease that somebody counts.
+        """
+        if came_back or frozen or not math.isfinite(expiry_s):
+            expiry_s = 0.0
         self.guard = guard
-        self.frozen = False
+        self.frozen = frozen
         self._agent = agent
         self._came_back_s = now_s if came_back else None
-        self._holder = Holder(guard.epoch, self._granters())
+        self._holder = Holder(guard.epoch, self._granters(), expiry_s)
         self._due_s = dict.fromkeys(self._granters(), now_s)
 
     def _granters(self) -> tuple[str, ...]:
@@ -46,8 +61,8 @@ class Owner:
     # --- what is known ---
 
     def follow(self, guard: Guard) -> None:
-        """Settings, epoch or record have changed, and are durable. Leases by other settings than before, or
-        of another epoch, are void, also those that are still on their way.
+        """Settings, epoch or record have changed, and are durable; the fences were closed before that. Leases
+        by other settings than before, or of another epoch, are void, also those that are still on their way.
         """
         former, self.guard = self.guard, guard
         if (former.epoch, former.terms, former.witness) != (guard.epoch, guard.terms, guard.witness):

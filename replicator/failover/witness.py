@@ -68,7 +68,9 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Withdraw(msgspec.Struct, frozen=True, kw_only=True):
-    """Call `withdraw`, candidate → witness: that try is given up, and will not be promoted."""
+    """Call `withdraw`, whoever has asked for the vote → witness: that try is given up, and the candidate will
+    not be promoted by it.
+    """
 
     agent: Id
     attempt: Id
@@ -209,7 +211,7 @@ def withdrawn(entry: Entry, withdraw: Withdraw) -> Entry:
     if attempt not in entry.withdrawn:
         known = (*entry.withdrawn, attempt)[-limits.WITNESS_ATTEMPTS :]
         entry = msgspec.structs.replace(entry, withdrawn=known)
-    if vote is not None and vote.candidate == withdraw.agent and attempt in vote.attempts:
+    if vote is not None and attempt in vote.attempts:
         left = tuple(other for other in vote.attempts if other != attempt)
         vote = msgspec.structs.replace(vote, attempts=left) if left else None
         entry = msgspec.structs.replace(entry, vote=vote)
@@ -268,6 +270,26 @@ def _claims(entry: Entry) -> list[tuple[str, tuple[str, ...]]]:
         [(entry.vote.candidate, entry.vote.claims)] if entry.vote is not None and entry.vote.given else []
     )
     return [(entry.owner, entry.claims), *pending]
+
+
+class Observer:
+    """Leases of a store that counts none: by this agent's own clock, from when it saw that one was given.
+
+    Whatever the present revision of an entry stands for was asked for before it was seen.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def see(self, group: str, revision: int, now_s: float) -> None:
+        """It is there now. `now_s`: a moment after it was read."""
+        if self._seen.get(group, (None, 0.0))[0] != revision:
+            self._seen[group] = (revision, now_s)
+
+    def wait_s(self, group: str, entry: Entry | None, ballot: Ballot, now_s: float) -> float:
+        """How long a lease of what was seen last may still be valid."""
+        lease_s = max(ballot.lease_s, entry.lease_s if entry is not None else 0.0)
+        return max(self._seen[group][1] + lapse_s(lease_s) - now_s, 0.0)
 
 
 # --- an agent that is a witness ---

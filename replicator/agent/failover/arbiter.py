@@ -56,11 +56,18 @@ class Arbiter:
         self._owed = load_document(core.home.withdrawals, Owed) or Owed()
         self._more = trio.Event()
 
-    async def agree(self, try_: Try, candidacy: Candidacy, say: Callable[[str], None]) -> str:
+    async def agree(
+        self,
+        try_: Try,
+        candidacy: Candidacy,
+        say: Callable[[str], None],
+        failed: Callable[[], bool] = lambda: True,
+    ) -> str:
         """Wait until no mount of the owner can write, and the witness has voted. Returns who agreed; "":
         nobody was to be asked. Raises ReplicatorError: no, or a person has to decide.
 
-        `candidacy`: what is known when it begins; what changes is looked up. Asked again for the same try,
+        `candidacy`: what is known when it begins; what changes is looked up. `failed`: what the monitor says
+        meanwhile. Asked again for the same try,
         the answer is the same. Cancellation: the vote may be given; `withdraw` it.
         """
         attempt = Attempt(
@@ -72,7 +79,7 @@ class Arbiter:
         )
         said = ""
         while True:
-            verdict = attempt.look(self._now_s())
+            verdict = attempt.look(self._now_s(), failed=failed())
             if verdict.reason and verdict.reason != said:
                 said = verdict.reason
                 say(said)

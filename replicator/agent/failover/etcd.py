@@ -28,10 +28,11 @@ from replicator import limits
 from replicator.addresses import Address, parse_host_port
 from replicator.bounds import MALFORMED
 from replicator.errors import UnreachableError, UsageError
-from replicator.failover.lease import Renew, Renewed, lapse_s
+from replicator.failover.lease import Renew, Renewed
 from replicator.failover.witness import (
     Ballot,
     Entry,
+    Observer,
     Tell,
     Told,
     Voted,
@@ -82,44 +83,42 @@ class EtcdWitness:
     def __init__(self, etcd: Etcd, now_s: Callable[[], float] = boot_s) -> None:
         self._etcd = etcd
         self._now_s = now_s
-        self._seen: dict[str, tuple[int, float]] = {}  # (revision, when it was seen first), by group
+        self._observer = Observer()
         self._tls = ssl.create_default_context() if etcd.tls else None
 
     async def renew(self, group: str, request: Renew) -> Renewed:
-        return await self._change(group, lambda kept, _: renewed(kept.entry, group, request))
+        return await self._change(group, lambda entry: renewed(entry, group, request))
 
     async def vote(self, group: str, ballot: Ballot) -> Voted:
-        def decide(kept: Kept, seen_s: float) -> tuple[Entry, Voted]:
-            lease_s = max(ballot.lease_s, kept.entry.lease_s if kept.entry is not None else 0.0)
-            wait_s = max(seen_s + lapse_s(lease_s) - self._now_s(), 0.0)
-            return voted(kept.entry, group, ballot, wait_s, {})
+        def decide(entry: Entry | None) -> tuple[Entry, Voted]:
+            wait_s = self._observer.wait_s(group, entry, ballot, self._now_s())
+            return voted(entry, group, ballot, wait_s, {})
 
         return await self._change(group, decide)
 
     async def promoted(self, group: str, tell: Tell) -> Told:
-        return await self._change(group, lambda kept, _: _told(told(kept.entry, group, tell)))
+        return await self._change(group, lambda entry: _told(told(entry, group, tell)))
 
     async def withdraw(self, group: str, withdraw: Withdraw) -> Told:
-        def decide(kept: Kept, _: float) -> tuple[Entry, Told]:
-            if kept.entry is None:
+        def decide(entry: Entry | None) -> tuple[Entry, Told]:
+            if entry is None:
                 raise WitnessRefusedError("the witness does not know this group")
-            return _told(withdrawn(kept.entry, withdraw))
+            return _told(withdrawn(entry, withdraw))
 
         return await self._change(group, decide)
 
     async def watch(self, group: str) -> None:
         await self._read(group)
 
-    async def _change(self, group: str, decide: Callable[[Kept, float], tuple[Entry | None, T]]) -> T:
+    async def _change(self, group: str, decide: Callable[[Entry | None], tuple[Entry | None, T]]) -> T:
         for _ in range(limits.ETCD_TRIES):
-            kept, seen_s = await self._read(group)
-            entry, answer = decide(kept, seen_s)
-            if entry == kept.entry or entry is None or await self._swap(group, kept.revision, entry):
+            kept = await self._read(group)
+            entry, answer = decide(kept.entry)
+            if entry is None or entry == kept.entry or await self._swap(group, kept.revision, entry):
                 return answer
         raise UnreachableError("etcd: others change the group all the time")
 
-    async def _read(self, group: str) -> tuple[Kept, float]:
-        """And since when that revision is known here: a moment at which it was there already."""
+    async def _read(self, group: str) -> Kept:
         found = await self._post("/v3/kv/range", {"key": self._key(group)})
         pairs = found.get("kvs") or []
         kept = Kept(0, None)
@@ -129,11 +128,8 @@ class EtcdWitness:
                 kept = Kept(int(pairs[0]["mod_revision"]), msgspec.json.decode(value, type=Entry))
             except (KeyError, ValueError, *MALFORMED) as error:
                 raise UnreachableError(f"etcd: the key of the group is damaged: {error}") from None
-        revision, seen_s = self._seen.get(group, (-1, 0.0))
-        if revision != kept.revision:
-            seen_s = self._now_s()
-            self._seen[group] = (kept.revision, seen_s)
-        return kept, seen_s
+        self._observer.see(group, kept.revision, self._now_s())
+        return kept
 
     async def _swap(self, group: str, revision: int, entry: Entry) -> bool:
         """Whether the key was as it was read."""

@@ -26,6 +26,7 @@ class GroupCopy(msgspec.Struct, frozen=True, kw_only=True):
     restoring: str = ""
     waiting_bytes: int = 0
     applied: dict[str, int] = {}
+    applied_until: float | None = None  # when the source did that, seconds since the epoch of clocks
     synchronous: bool = False  # programs on the source wait for it
     problem: str = ""  # why nothing is known of it now
 
@@ -81,6 +82,7 @@ class GroupCopies:
             restoring=status["restoring"],
             waiting_bytes=0 if status["received"] == status["applied"] else max(status["queued_bytes"], 1),
             applied=status["applied"],
+            applied_until=status.get("applied_until"),
             synchronous=status.get("synchronous", False),
         )
 

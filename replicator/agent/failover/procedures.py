@@ -4,9 +4,11 @@ A procedure is a plan (`replicator/failover/plan.py`) of one **kind**: failover,
 under way for a group. It goes on when whoever asked for it has gone, and when its agent starts again.
 """
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import trio
 
 from replicator import limits
@@ -55,8 +57,8 @@ class _UnderWay:
 
 
 class Procedures:
-    """Of one agent. `directory`: where their notes and reports are. `told(report)` hears of every step; it
-    must not raise.
+    """Of one agent. `directory`: where their notes and reports are. `told(report)` hears of every step,
+    `warn(text)` of what a person has to look at; neither may raise.
     """
 
     def __init__(
@@ -65,13 +67,16 @@ class Procedures:
         groups: Groups,
         world: World,
         told: Callable[[Report], None] = lambda report: None,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._directory = directory
         self._groups = groups
         self._world = world
         self._told = told
+        self._warn = warn
         self._kinds: dict[str, Kind] = {}
         self._under_way: dict[str, _UnderWay] = {}
+        self._unclear: dict[str, str] = {}  # why a procedure of that group cannot go on
         self._nursery: trio.Nursery | None = None
         self._running = trio.Event()
 
@@ -104,6 +109,8 @@ class Procedures:
         goes on all the same. Raises ReplicatorError: another one is under way.
         """
         await self.ready()
+        if group in self._unclear:
+            raise ReplicatorError(f"an earlier procedure has to be looked at first: {self._unclear[group]}")
         present = self._under_way.get(group)
         if present is not None:
             return await self._try_again(present, kind, forced)
@@ -142,23 +149,30 @@ class Procedures:
         if present.kind.name != kind or not present.ended.is_set():
             raise ReplicatorError(f"a {present.kind.name} of this group is under way")
         present.ended = trio.Event()
-        await present.run.retry(forced=forced)
+        if present.run.outcome is None:
+            await present.run.retry(forced=forced)
         self._begin(present)
         return await self._end_of(present)
 
     async def _resume(self, group: str) -> None:
-        journal = await self._world.in_thread(lambda: PlanJournal(self._world.disk, self._path(group)))
-        if not journal.notes:
+        """What cannot be gone on with is a person's affair, and no reason to stop an agent."""
+        try:
+            journal = await self._world.in_thread(lambda: PlanJournal(self._world.disk, self._path(group)))
+            if not journal.notes:
+                return
+            opened = journal.notes[0]
+            assert isinstance(opened, Opened)
+            if opened.kind not in self._kinds:
+                raise ReplicatorError(f"{journal.path}: this software knows no procedure {opened.kind!r}")
+            kind = self._kinds[opened.kind]
+            run = PlanRun(kind.build(opened.arguments), journal, self._world)
+            if run.outcome is None:
+                await run.restart()
+        except (ReplicatorError, OSError, msgspec.ValidationError) as error:
+            self._unclear[group] = str(error)
+            self._warn(f"a procedure of group {group} cannot go on: {error}")
             return
-        opened = journal.notes[0]
-        assert isinstance(opened, Opened)
-        if opened.kind not in self._kinds:
-            raise ReplicatorError(f"{journal.path}: this software knows no procedure {opened.kind!r}")
-        kind = self._kinds[opened.kind]
-        run = PlanRun(kind.build(opened.arguments), journal, self._world)
         under_way = self._under_way[group] = _UnderWay(kind, run)
-        if run.outcome is None:
-            await run.restart()
         self._begin(under_way)
 
     def _begin(self, under_way: _UnderWay) -> None:
@@ -191,10 +205,11 @@ class Procedures:
                 await self._happen(group, kind.completed if outcome is Outcome.COMPLETED else kind.taken_back)
                 await self._world.in_thread(lambda: self._keep(under_way))
                 del self._under_way[group]
-        except (ReplicatorError, OSError) as error:
-            under_way.error = error  # tried again with the agent's next start, or when somebody asks
-        finally:
-            under_way.ended.set()
+        except Exception as error:  # tried again with the agent's next start, or when somebody asks
+            if not isinstance(error, ReplicatorError | OSError):
+                traceback.print_exception(error)
+            under_way.error = error
+        under_way.ended.set()
 
     async def _whatever_the_disk_does(self, run: PlanRun) -> Outcome | None:
         """A disk that is full for a while holds a procedure up, and does not end it."""

@@ -9,9 +9,11 @@ import trio
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Grants
 from replicator.agent.failover.group_copies import GroupCopies
+from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.leases import Leases
@@ -29,13 +31,17 @@ class FailoverService:
         self._core = core
         self.calls = Calls(core.peers)
         self.groups = Groups(core)
+        self.copies = GroupCopies(core)
+        self.scripts = GroupScripts(core, self.groups, self.copies)
+        self.drills = Drills(core, self.groups, self.copies, self.scripts)
         self.monitors = Monitors(core, self.groups, self.calls)
+        self.monitors.default_scripts = self.scripts.defaults
         self.witnesses = Witnesses(self.calls)
         self.fencing = Fencing(core)
         core.fence_state = self.fencing.state
         self.guards = Guards(core, self.calls, self.fencing)
         self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
-        self.grants = Grants(core, self.calls, self.groups, GroupCopies(core), lambda group: None)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, lambda group: None)
         self.returning = Returning(core, self.guards, self.fencing)
 
     async def run(self) -> None:
@@ -43,5 +49,7 @@ class FailoverService:
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.monitors.run)
+            nursery.start_soon(self.scripts.serve)
+            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.grants.run)
