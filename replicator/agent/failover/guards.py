@@ -117,6 +117,7 @@ class Guards:
         self._core = core
         self._fencing = fencing
         self._standings: dict[str, Standing] = {}
+        self._changing = trio.Lock()
         self.news = _News()
         self.on_superseded: list[Any] = []  # async (guard, promotion): what else is to be done
         calls.register("watch", Watch, self._watch)
@@ -241,9 +242,9 @@ class Guards:
 
     async def change(self, group: str, **fields: Any) -> Guard:
         """Replace fields of one, durably. Raises NotFoundError: it was removed."""
-        async with self._core.change() as change:
+        async with self._changing:
             guard = msgspec.structs.replace(self.find(group), **fields)
-            await change.save(guards=tuple(guard if g.group == group else g for g in self.all()))
+            await self._core.save(guards=tuple(guard if g.group == group else g for g in self.all()))
             self.standing(guard).owner.follow(guard)
         self.news.ring()
         return guard
@@ -294,8 +295,9 @@ class Guards:
                 target_port=known.target_port,
                 copies=(connection,),
             )
-            async with self._core.change() as change:
-                await change.save(guards=(*self.all(), guard))
+            async with self._changing:
+                if self.get(guard.group) is None:
+                    await self._core.save(guards=(*self.all(), guard))
             self.news.ring()
         guard = self.find(promotion.group)
         if connection not in guard.copies:
@@ -307,8 +309,8 @@ class Guards:
         guard = self.get(group)
         if guard is None or guard.is_held:
             return  # what another agent owns stays so, whoever watches
-        async with self._core.change() as change:
-            await change.save(guards=tuple(g for g in self.all() if g.group != group))
+        async with self._changing:
+            await self._core.save(guards=tuple(g for g in self.all() if g.group != group))
         self._standings.pop(group, None)
         self.news.ring()
         self._core.events.add(events.GUARD_REMOVED, name=guard.name, target=guard.target_name)
@@ -340,9 +342,9 @@ class Guards:
             epoch=former.epoch if known is not None else body.epoch,
         )
         if guard != known:
-            async with self._core.change() as change:
+            async with self._changing:
                 others = tuple(g for g in self.all() if g.group != group)
-                await change.save(guards=(*others, guard))
+                await self._core.save(guards=(*others, guard))
                 self.standing(guard).owner.follow(guard)
             self.news.ring()
             if known is None:
