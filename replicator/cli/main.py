@@ -16,6 +16,9 @@ from replicator.cli import (
     events,
     failback,
     failover,
+    failover_scripts,
+    failover_trials,
+    guards,
     lag,
     limit,
     login,
@@ -133,6 +136,9 @@ app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(divergence.app, name="divergence")
 app.add_typer(recovery.app, name="recovery")
+failover.app.add_typer(failover_scripts.app, name="scripts")
+failover_trials.register(failover.app)
+guards.register(failover.app)
 app.add_typer(failover.app, name="failover")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
