@@ -9,6 +9,7 @@ Sources: features FO-*, FB-*; beyond 4 (epochs, leases, witness).
 """
 
 import uuid
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -70,6 +71,7 @@ class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
 class ScriptKind(StrEnum):
     """FO-10."""
 
+    QUESTION = "question"  # a person is asked whether to fail over
     PRE_FAILOVER = "pre-failover"
     POST_FAILOVER = "post-failover"
     PRE_FAILBACK = "pre-failback"
@@ -157,6 +159,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     source_name: str = ""
     phase: Phase = Phase.WATCHING
     epoch: int = 0
+    terms: int = 0  # number of the settings: it rises with each change of witness, lapse or intervals
     since: float = 0.0  # of the phase, seconds since the epoch of clocks
 
 
@@ -252,3 +255,56 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def applied_until(self) -> float | None:
         """Recovery point of the whole: of the copy that is furthest behind."""
         return min((c.applied_until for c in self.copies if c.applied_until is not None), default=None)
+
+
+# --- the same, as the source keeps it ---
+
+
+class GuardedAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """An address by which clients reach the source; it drops it when another agent has taken it."""
+
+    address: str  # with its prefix
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """A group in which this agent is the source: another agent watches it, and may take its place. Whether
+    its mounts may write follows from it.
+    """
+
+    group: Id
+    name: str = ""  # of the monitor
+    target_uuid: Id = ""  # "": in plain text nobody proves it
+    target_name: str = ""
+    target_host: str = ""
+    target_port: int = limits.PORT
+    witness: str = ""  # as MonitorSettings.witness
+    lease_s: float = 0.0
+    lapse: Lapse = Lapse.NONE
+    terms: Count = 0  # number of these settings, as `Monitor.terms`
+    copies: tuple[str, ...] = ()  # uuids of connections: their mounts are guarded
+    addresses: tuple[GuardedAddress, ...] = ()
+    epoch: Count = 0
+    opened: Count = 0  # the epoch of the promotion in spite of which a person has opened it; 0: none
+    superseded: Promotion | None = None  # somebody else owns it since
+    owned_by: Promotion | None = None  # by which this agent owns it; None: as configured
+    by_hand: bool = False  # a person has opened it: it needs no lease until one is granted
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether its mounts must not write, whatever leases there are."""
+        return self.superseded is not None and self.superseded.epoch > max(self.epoch, self.opened)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether another agent owns the copies: nothing is transmitted, whatever a person has opened."""
+        return self.superseded is not None and self.superseded.epoch > self.epoch
+
+
+def superseded_reason(promotion: Promotion) -> str:
+    """Why a source transmits nothing any more, for people."""
+    since = datetime.fromtimestamp(promotion.time).astimezone().isoformat(sep=" ", timespec="seconds")
+    return (
+        f"restore required: {promotion.owner_name} has owned this data since {since} (epoch"
+        f" {promotion.epoch}{': ' if promotion.reason else ''}{promotion.reason}); bring it home with"
+        " `dtctl failback`"
+    )

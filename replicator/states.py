@@ -68,6 +68,12 @@ class DataEvent(StrEnum):
     PROMOTED = "the copy was promoted"
 
 
+SUPERSEDED = "another agent owns the copy"
+"""Of a data state, as its source knows it: that of the copy stays what it is."""
+
+OWNED = "the copy is this source's again"
+
+
 class ApplyEvent(StrEnum):
     """What moves a target's status (CS-03). It is kept on the target."""
 
@@ -322,6 +328,12 @@ def shown_target_status(reported: TargetStatus, *, connected: bool) -> TargetSta
     return reported if connected else TargetStatus.NOT_LOADED
 
 
-def shown_data_state(reported: TargetDataState, *, mirror_runs: bool) -> TargetDataState:
-    """CS-02 as a source knows it: a mirror that is to run counts before the target has heard of it."""
+def shown_data_state(
+    reported: TargetDataState, *, mirror_runs: bool, superseded: bool = False
+) -> TargetDataState:
+    """CS-02 as a source knows it: a mirror that is to run counts before the target has heard of it; a copy
+    that another agent owns is to be brought home, whatever its state.
+    """
+    if superseded:
+        return TargetDataState.RESTORE_REQUIRED
     return TargetDataState.MIRRORING if mirror_runs else reported

@@ -12,6 +12,7 @@ import msgspec
 
 from replicator import limits
 from replicator.bounds import Count, Id, Path
+from replicator.failovers import Promotion
 
 PROTOCOL_VERSION = 1
 
@@ -139,13 +140,17 @@ class Connected(Frame, frozen=True):
     )
     checks: bool = False  # it understands CHECKS
     secures: bool = False  # it understands SECURE
+    epoch: Count = 0  # of the copy: above that of CONNECT, the source may not transmit
 
 
 class RefusedConnection(Frame, frozen=True):
-    """Target → source: not accepted. `retry`: whether trying again by itself can help."""
+    """Target → source: not accepted. `retry`: whether trying again by itself can help. `promotion`: somebody
+    else has owned the copy since, and the source may not transmit.
+    """
 
     reason: str
     retry: bool
+    promotion: Promotion | None = None
 
 
 class StreamHead(Frame, frozen=True):
@@ -229,6 +234,7 @@ class Acknowledge(Frame, frozen=True):
     batches_applied: Count
     settled: Id = ""
     secured: Marks = ()  # as `durable`, and as true; but its position may be synced later
+    epoch: Count = 0  # as in Connected
 
 
 class Secure(Frame, frozen=True):

@@ -3,9 +3,12 @@
 import os
 from datetime import datetime
 
+import msgspec
+
 from replicator import limits
 from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError, ReplicatorError
+from replicator.failovers import Promotion
 from replicator.net.frames import PACKED_FEATURE, PROTOCOL_VERSION, Connect, Connected, Greeting, Hello, Mark
 from replicator.net.session import Session
 from replicator.ops import shown
@@ -17,11 +20,12 @@ from replicator.receiver.replica_state import Marks, fingerprint, journal_ids
 
 
 class Refused(Exception):
-    """This connection is not accepted. `retry`: trying again by itself may help."""
+    """This connection is not accepted. `retry`: trying again by itself may help. `promotion`: why not."""
 
-    def __init__(self, reason: str, *, retry: bool) -> None:
+    def __init__(self, reason: str, *, retry: bool, promotion: Promotion | None = None) -> None:
         super().__init__(reason)
         self.retry = retry
+        self.promotion = promotion
 
 
 async def accept(
@@ -70,6 +74,7 @@ async def accept(
             replica.orphan_settings.automatic,
             True,
             True,
+            replica.state.epoch,
         )
     )
     return connect, frozenset(hello.features)
@@ -96,13 +101,17 @@ def _moment(wall_s: float) -> str:
 
 
 def _check_epoch(connect: Connect, replica: Replica) -> None:
-    """Two writers never merge silently: a source that was replaced by a restored one may not transmit."""
+    """Two writers never merge silently: a source whose place another has taken may not transmit."""
     epoch, promotion = replica.state.epoch, replica.state.promotion
     if connect.epoch < epoch and promotion is not None and promotion.epoch == epoch:
         raise Refused(
             f"restore required: {promotion.owner_name} has taken over at {_moment(promotion.time)} (epoch"
             f" {epoch}): what this source (epoch {connect.epoch}) has written since is not replicated",
             retry=False,
+            promotion=msgspec.structs.replace(
+                promotion,
+                copies=tuple(c for c in promotion.copies if c.connection == connect.connection_uuid),
+            ),
         )
     if connect.epoch < epoch:
         raise Refused(

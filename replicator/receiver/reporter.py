@@ -118,6 +118,7 @@ class Reporter:
             replica.applied.batches if same_mirror else 0,
             replica.settled,
             tuple(replica.secured.get(i, nothing).sequence for i in ids),
+            replica.state.epoch,
         )
 
     def _drift_now(self, ids: tuple[str, ...], told: int) -> list[Drift]:

@@ -88,6 +88,7 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: SenderOptions = SenderOptions()
     epoch: int = 0  # of the set: restores raise it, see `Connect.epoch`
     restored: Restored | None = None
+    superseded: str = ""  # why nothing may be transmitted: another agent owns the copy
     connection_id: int = 0  # for people
     security: SecuritySettings = SecuritySettings()
 

@@ -216,6 +216,7 @@ class Sender:
             changes,
             shipper=shipper_wake,
             scanner=scanner_wake,
+            epoch=arguments.epoch,
         )
         self._synchronous = synchronous = Synchronous(flows, copy, self._readiness, shipper.hurry)
         self._transmission = transmission = TransmissionControl(world, options.transmission)
@@ -471,7 +472,15 @@ class Sender:
         self._changes.notify()
         self._shipper_wake.ring()
 
+    def supersede(self, reason: str) -> None:
+        """Another agent owns the copy: nothing is transmitted, whoever asks for it, until this is taken back
+        (""). Then only a person starts it again.
+        """
+        self._sessions.supersede(reason)
+        self._transmit_moved()
+
     def transmit_start(self) -> None:
+        self._sessions.check_superseded()
         self.dirt.root_changed = ""  # a person has looked
         self._set_transmit(TransmitEvent.START)
         self._schedule.by_hand()
@@ -513,6 +522,7 @@ class Sender:
 
     def transmit_resume(self) -> None:
         """As before it was stopped or paused: by the schedule, where there is one."""
+        self._sessions.check_superseded()
         self._set_transmit(TransmitEvent.RESUME)
         self._schedule.look()
 
@@ -629,7 +639,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume set_schedule set_transmission "
+        "supersede transmit_start transmit_stop transmit_pause transmit_resume set_schedule set_transmission "
         "set_limit_calendar stop hold lag configure set_recovery drop_peer recovering force_source "
         "orphans_start orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
