@@ -9,6 +9,7 @@ Sources: features FO-*, FB-*; beyond 4 (epochs, leases, witness).
 """
 
 import uuid
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -70,6 +71,7 @@ class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
 class ScriptKind(StrEnum):
     """FO-10."""
 
+    QUESTION = "question"  # a person is asked whether to fail over
     PRE_FAILOVER = "pre-failover"
     POST_FAILOVER = "post-failover"
     PRE_FAILBACK = "pre-failback"
@@ -285,8 +287,24 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     opened: Count = 0  # the epoch of the promotion in spite of which a person has opened it; 0: none
     superseded: Promotion | None = None  # somebody else owns it since
     owned_by: Promotion | None = None  # by which this agent owns it; None: as configured
+    by_hand: bool = False  # a person has opened it: it needs no lease until one is granted
 
     @property
     def is_superseded(self) -> bool:
         """Whether its mounts must not write, whatever leases there are."""
         return self.superseded is not None and self.superseded.epoch > max(self.epoch, self.opened)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether another agent owns the copies: nothing is transmitted, whatever a person has opened."""
+        return self.superseded is not None and self.superseded.epoch > self.epoch
+
+
+def superseded_reason(promotion: Promotion) -> str:
+    """Why a source transmits nothing any more, for people."""
+    since = datetime.fromtimestamp(promotion.time).astimezone().isoformat(sep=" ", timespec="seconds")
+    return (
+        f"restore required: {promotion.owner_name} has owned this data since {since} (epoch"
+        f" {promotion.epoch}{': ' if promotion.reason else ''}{promotion.reason}); bring it home with"
+        " `dtctl failback`"
+    )

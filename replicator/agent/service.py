@@ -139,6 +139,7 @@ class Service:
 
     async def _start(self) -> None:
         await self._core.children.adopt_strays()
+        await self.failover.returning.before_mounts()
         async with trio.open_nursery() as nursery:
             for mount in self._core.state.mounts:
                 if not self._core.state.is_restored(mount=mount.id):
@@ -153,6 +154,7 @@ class Service:
                 repset=connection.repset.name,
                 target=connection.target,
             )
+        await self.failover.returning.after_mounts()
         self._core.children.forget_places()
         for uuid in self._core.children.receivers_known():
             await self._core.children.end_outdated_receiver(uuid)

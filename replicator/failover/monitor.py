@@ -85,6 +85,7 @@ class _Countdown:
         self.due_s = now_s
         self.reason = ""
         self.number = 0
+        self.has_answered = False  # since it is watched
         self._interval_s = interval_s
         self._misses = misses
         self._reset_s = watched_s
@@ -99,6 +100,7 @@ class _Countdown:
         return self.number
 
     def answered(self, watched_s: float) -> None:
+        self.has_answered = True
         self._reset_s = watched_s
         self._sent.clear()
         self.reason = ""
@@ -126,6 +128,7 @@ class _Watch:
     def __init__(self, settings: WatchedAddress, watched_s: float, now_s: float) -> None:
         self.settings = settings
         self.failed = False
+        self.answers = False  # it was heard: not only that it has not failed yet
         checks = settings.checks if settings.monitored else ()
         self.countdowns = [
             _Countdown(check, settings.interval_s, max(1, settings.misses), watched_s, now_s)
@@ -138,6 +141,10 @@ class _Watch:
         self.failed = (bool(host) and all(each.has_failed(watched_s) for each in host)) or any(
             each.has_failed(watched_s) for each in service
         )
+        answers = (not host or any(each.has_answered for each in host)) and all(
+            each.has_answered for each in service
+        )
+        self.answers = answers and not self.failed
         if self.failed == before:
             return None
         news = News.SILENT if self.failed else News.ANSWERS
@@ -189,7 +196,8 @@ class SourceMonitor:
     """The machine. `now_s` of a call is never before that of the call before."""
 
     def __init__(self, settings: MonitorSettings, now_s: float) -> None:
-        self.failed = False
+        self.failed = False  # as many addresses have failed as the settings say
+        self.is_alive = False  # so many have been heard that it cannot be so; False: not known yet, or failed
         self._settings = settings
         self._watched_s = 0.0
         self._looked_s = now_s
@@ -219,6 +227,7 @@ class SourceMonitor:
         self._watched_s += min(elapsed_s, self.period_s * limits.MONITOR_LATE)
         changes = [change for watch in self._watches.values() if (change := watch.look(self._watched_s))]
         before, self.failed = self.failed, self._has_failed()
+        self.is_alive = self._is_alive()
         if self.failed != before:
             reason = "; ".join(
                 f"{w.settings.address}: {w.reason}" for w in self._watches.values() if w.failed
@@ -231,6 +240,14 @@ class SourceMonitor:
         if self._settings.fail_when is FailWhen.ANY:
             return any(watched)
         return bool(watched) and all(watched)
+
+    def _is_alive(self) -> bool:
+        heard = [watch.answers for watch in self._watches.values() if watch.settings.monitored]
+        return any(heard) if self._settings.fail_when is FailWhen.ALL else all(heard)
+
+    def answers(self, address: str) -> bool:
+        """Whether this one was heard, and has not failed since."""
+        return self._watches[address].answers
 
     # --- probes ---
 

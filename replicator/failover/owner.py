@@ -50,6 +50,11 @@ class Owner:
         return (TARGET, WITNESS) if self.guard.witness else (TARGET,)
 
     @property
+    def came_back(self) -> bool:
+        """Whether nobody has answered since its mounts were not up."""
+        return self._came_back_s is not None
+
+    @property
     def renew_s(self) -> float:
         return (self.guard.lease_s or limits.LEASE_MIN_S) / limits.LEASE_RENEWALS
 

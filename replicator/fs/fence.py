@@ -66,6 +66,19 @@ class FencePage:
             return cls(path)
         return None
 
+    @classmethod
+    def was_frozen(cls, path: str) -> bool:
+        """Whether somebody had frozen it, in whatever boot: that ends when it is thawed."""
+        with suppress(OSError, ValueError):
+            with open(path, "rb") as file:
+                words = memoryview(file.read(_BOOT.start)).cast("Q")
+            return words[_MAGIC_AT] == _MAGIC and words[_MODE_AT] == FenceMode.FROZEN
+        return False
+
+    def sync(self) -> None:
+        """What it says is on the disk."""
+        self._memory.flush()
+
     @property
     def until_ns(self) -> int:
         return self._words[UNTIL_AT]

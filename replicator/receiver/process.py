@@ -80,6 +80,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     orphans: OrphanReport  # without names
     epoch: int = 0  # of the set: raised by each restore
     restoring: str = ""  # uuid of the restore that reads the copy
+    synchronous: bool = False  # programs on the source wait for it
     closed: str = ""  # uuid of the group that takes it over
     promotion: Promotion | None = None  # who owns the data since
     fork: dict[str, tuple[int, int]] = {}  # where the copy stood then
@@ -303,6 +304,7 @@ class Receiver:
             orphans=msgspec.structs.replace(replica.orphans, names=()),
             epoch=state.epoch,
             restoring=state.restoring,
+            synchronous=replica.is_waited_for,
             closed=state.closed,
             promotion=state.promotion,
             fork=_pairs(state.fork),

@@ -150,6 +150,7 @@ class Replica:
         """Up to where the copy is on stable storage; `durable` says so durably, and may come later."""
         self._wanted: dict[str, int] = {}  # what somebody waits for to be secured, by journal
         self._secure_now = trio.Event()
+        self.is_waited_for = False  # programs on the source have waited for this copy: a synchronous mount
         self.answered: Callable[[], None] = changed
         """Called when something is secured that somebody waits for."""
         self._tree_lock = trio.Lock()  # the tree is being synced, or replaced
@@ -849,6 +850,7 @@ class Replica:
 
     def want_secured(self, wanted: dict[str, int]) -> None:
         """A program on the source waits until everything up to these sequences is secured."""
+        self.is_waited_for = True
         for journal_id, sequence in wanted.items():
             if sequence > max(self._wanted.get(journal_id, 0), _sequence(self.secured, journal_id)):
                 self._wanted[journal_id] = sequence

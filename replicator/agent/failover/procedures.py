@@ -4,16 +4,18 @@ A procedure is a plan (`replicator/failover/plan.py`) of one **kind**: failover,
 under way for a group. It goes on when whoever asked for it has gone, and when its agent starts again.
 """
 
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import trio
 
 from replicator import limits
 from replicator.agent.state import new_uuid
 from replicator.errors import ReplicatorError
 from replicator.failover.phases import GROUP, GroupEvent
-from replicator.failover.plan import Note, Opened, Outcome
+from replicator.failover.plan import Opened, Outcome
 from replicator.failover.plan_journal import PlanJournal
 from replicator.failover.plan_runner import Plan, PlanRun
 from replicator.failover.report_file import ReportFile
@@ -54,9 +56,13 @@ class _UnderWay:
         self.error: Exception | None = None
 
 
+async def _nobody(report: Report) -> None:
+    pass
+
+
 class Procedures:
-    """Of one agent. `directory`: where their notes and reports are. `told(report)` hears of every step; it
-    must not raise.
+    """Of one agent. `directory`: where their notes and reports are. `ended(report)` hears how they end, or
+    that they wait for a person; `warn(text)` of what a person has to look at; neither may raise.
     """
 
     def __init__(
@@ -64,14 +70,17 @@ class Procedures:
         directory: str,
         groups: Groups,
         world: World,
-        told: Callable[[Report], None] = lambda report: None,
+        ended: Callable[[Report], Awaitable[None]] = _nobody,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._directory = directory
         self._groups = groups
         self._world = world
-        self._told = told
+        self._ended = ended
+        self._warn = warn
         self._kinds: dict[str, Kind] = {}
         self._under_way: dict[str, _UnderWay] = {}
+        self._unclear: dict[str, str] = {}  # why a procedure of that group cannot go on
         self._nursery: trio.Nursery | None = None
         self._running = trio.Event()
 
@@ -104,6 +113,8 @@ class Procedures:
         goes on all the same. Raises ReplicatorError: another one is under way.
         """
         await self.ready()
+        if group in self._unclear:
+            raise ReplicatorError(f"an earlier procedure has to be looked at first: {self._unclear[group]}")
         present = self._under_way.get(group)
         if present is not None:
             return await self._try_again(present, kind, forced)
@@ -142,28 +153,34 @@ class Procedures:
         if present.kind.name != kind or not present.ended.is_set():
             raise ReplicatorError(f"a {present.kind.name} of this group is under way")
         present.ended = trio.Event()
-        await present.run.retry(forced=forced)
+        if present.run.outcome is None:
+            await present.run.retry(forced=forced)
         self._begin(present)
         return await self._end_of(present)
 
     async def _resume(self, group: str) -> None:
-        journal = await self._world.in_thread(lambda: PlanJournal(self._world.disk, self._path(group)))
-        if not journal.notes:
+        """What cannot be gone on with is a person's affair, and no reason to stop an agent."""
+        try:
+            journal = await self._world.in_thread(lambda: PlanJournal(self._world.disk, self._path(group)))
+            if not journal.notes:
+                return
+            opened = journal.notes[0]
+            assert isinstance(opened, Opened)
+            if opened.kind not in self._kinds:
+                raise ReplicatorError(f"{journal.path}: this software knows no procedure {opened.kind!r}")
+            kind = self._kinds[opened.kind]
+            run = PlanRun(kind.build(opened.arguments), journal, self._world)
+            if run.outcome is None:
+                await run.restart()
+        except (ReplicatorError, OSError, msgspec.ValidationError) as error:
+            self._unclear[group] = str(error)
+            self._warn(f"a procedure of group {group} cannot go on: {error}")
             return
-        opened = journal.notes[0]
-        assert isinstance(opened, Opened)
-        if opened.kind not in self._kinds:
-            raise ReplicatorError(f"{journal.path}: this software knows no procedure {opened.kind!r}")
-        kind = self._kinds[opened.kind]
-        run = PlanRun(kind.build(opened.arguments), journal, self._world)
         under_way = self._under_way[group] = _UnderWay(kind, run)
-        if run.outcome is None:
-            await run.restart()
         self._begin(under_way)
 
     def _begin(self, under_way: _UnderWay) -> None:
         assert self._nursery is not None
-        under_way.run.changed = lambda note: self._tell(under_way, note)
         self._nursery.start_soon(self._go_on, under_way)
 
     async def _end_of(self, under_way: _UnderWay) -> Report:
@@ -182,19 +199,21 @@ class Procedures:
         try:
             if run.outcome is None:
                 await self._happen(group, kind.begins)
-                self._tell(under_way, opened)
             outcome = await self._whatever_the_disk_does(run)
             under_way.report = self._report_of(under_way)
             if outcome is None:
                 await self._happen(group, GroupEvent.HALTED)
+                await self._ended(under_way.report)
             else:
                 await self._happen(group, kind.completed if outcome is Outcome.COMPLETED else kind.taken_back)
+                await self._ended(under_way.report)
                 await self._world.in_thread(lambda: self._keep(under_way))
                 del self._under_way[group]
-        except (ReplicatorError, OSError) as error:
-            under_way.error = error  # tried again with the agent's next start, or when somebody asks
-        finally:
-            under_way.ended.set()
+        except Exception as error:  # tried again with the agent's next start, or when somebody asks
+            if not isinstance(error, ReplicatorError | OSError):
+                traceback.print_exception(error)
+            under_way.error = error
+        under_way.ended.set()
 
     async def _whatever_the_disk_does(self, run: PlanRun) -> Outcome | None:
         """A disk that is full for a while holds a procedure up, and does not end it."""
@@ -219,9 +238,6 @@ class Procedures:
         phase = next_state(GROUP, monitor.phase, event)
         if phase is not monitor.phase:
             await self._groups.set_phase(group, phase)
-
-    def _tell(self, under_way: _UnderWay, note: Note) -> None:
-        self._told(self._report_of(under_way))
 
     def _report_of(self, under_way: _UnderWay) -> Report:
         notes = under_way.run.journal.notes
@@ -254,6 +270,7 @@ _ENDS = frozenset(
         GroupEvent.COMPLETED,
         GroupEvent.TAKEN_BACK,
         GroupEvent.HANDED_BACK,
+        GroupEvent.HANDED_BACK_FOR_GOOD,
         GroupEvent.HAND_BACK_UNDONE,
         GroupEvent.HALTED,
     }
