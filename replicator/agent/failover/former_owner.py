@@ -50,3 +50,9 @@ class FormerOwner:
     def is_prepared(self, record: Promotion) -> bool:
         """Whether `prepare` has ended, durably."""
         raise NotImplementedError
+
+    async def end(self, record: Promotion) -> None:
+        """This agent owns the group again, by this record: its connections may transmit, and its mounts come
+        up, when whoever calls this starts them.
+        """
+        raise NotImplementedError

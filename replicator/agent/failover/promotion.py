@@ -32,6 +32,10 @@ class Promotions:
         """The last one of the group that this agent made, or was told of. It is durable."""
         raise NotImplementedError
 
+    async def learn(self, record: Promotion) -> None:
+        """Another agent owns the group now, by this record: `record` says so from here on, durably."""
+        raise NotImplementedError
+
     async def look(self, order: TakeOver) -> Report:
         """The copies as they are, and the epoch that a promotion would reach. Changes nothing."""
         raise NotImplementedError
