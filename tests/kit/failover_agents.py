@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+
 from kit.failover_world import Ask, Host, Program, Save, Sleep, World
 from replicator import limits
 from replicator.failover import lease, plan, rejoin, witness
