@@ -16,6 +16,7 @@ from replicator.agent.failover.addresses import GroupAddresses
 from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.errands import Errand, Errands
@@ -71,7 +72,8 @@ class FailoverService:
         self.guards = Guards(core, self.calls, self.fencing)
         self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
         self.promotions = Promotions(core, mounts, connections)
-        self.former = FormerOwner(core, self.calls)
+        self.former = FormerOwner(core, self.calls, self.promotions.opening)
+        self.following = Following(core, self.guards, self.former, self.divergences.keep)
         self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
         self.returning = Returning(core, self.guards, self.fencing)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
@@ -135,7 +137,7 @@ class FailoverService:
             own=HandingOver(
                 *(core, self.groups, connections, mounts, self.fencing),
                 records=self.promotions,
-                copies=Following(core),
+                copies=CopiesAgain(core),
             ),
             arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self._record),
             scripts=self.scripts,
@@ -173,4 +175,5 @@ class FailoverService:
             nursery.start_soon(self.errands.run)
             nursery.start_soon(self.drills.run)
             nursery.start_soon(self.leases.run)
+            nursery.start_soon(self.following.run)
             nursery.start_soon(self.grants.run)
