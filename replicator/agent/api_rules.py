@@ -107,6 +107,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("PUT", "/v1/failover/monitors/{name}"): _change("failover edit {name}"),
     ("DELETE", "/v1/failover/monitors/{name}"): _change("failover remove {name}"),
     ("POST", "/v1/failover/monitors/{name}"): _change("failover {action} {name}"),
+    ("GET", _MONITOR + "/reports"): _LOOK,
     ("GET", "/v1/failover/history"): _LOOK,
     ("GET", _MONITOR + "/failback"): _LOOK,
     ("POST", _MONITOR + "/failback"): _change("failback {name}"),

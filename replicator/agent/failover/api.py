@@ -60,6 +60,10 @@ class FailoverApi:
     async def history(self, request: Request) -> object:
         return await self._service.failover.groups.history(request.query_params.get("group", ""))
 
+    async def reports(self, request: Request) -> object:
+        monitor = self._service.failover.groups.find(request.path_params["name"])
+        return await self._service.failover.procedures.reports(monitor.uuid)
+
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
         failover = self._service.failover
@@ -71,6 +75,7 @@ class FailoverApi:
                 "DELETE": self.remove_monitor,
                 "POST": self.act_on_monitor,
             },
+            "/v1/failover/monitors/{name}/reports": {"GET": self.reports},
             "/v1/failover/history": {"GET": self.history},
             **FailbackApi(self._service).routes(),
             **DivergenceApi(self._service).routes(),
