@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, Body, check_action, read_body
 from replicator.agent.failover.divergence_api import DivergenceApi
+from replicator.agent.failover.failback_api import FailbackApi
 from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
 from replicator.agent.failover.trials_api import TrialsApi
@@ -76,7 +77,8 @@ class FailoverApi:
             },
             "/v1/failover/monitors/{name}/reports": {"GET": self.reports},
             "/v1/failover/history": {"GET": self.history},
-            **DivergenceApi(self._service.failover.divergences).routes(),
+            **FailbackApi(self._service).routes(),
+            **DivergenceApi(self._service).routes(),
             **GuardApi(failover.guards, failover.returning, failover.following).routes(),
             **TrialsApi(self._service).routes(),
         }
