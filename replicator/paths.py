@@ -126,9 +126,38 @@ class Home:
         """How the runs of a connection ended."""
         return os.path.join(self.path, "source", connection_uuid + ".runs")
 
+    @property
+    def failover(self) -> str:
+        """Directory of what is remembered of failover besides the state; made when something is."""
+        return os.path.join(self.path, "failover")
+
+    @property
+    def witness(self) -> str:
+        """What this agent knows of groups that it is the witness of."""
+        return os.path.join(self.path, "witness.json")
+
+    @property
+    def withdrawals(self) -> str:
+        """Votes that witnesses still have to be told of that they were not used."""
+        return os.path.join(self.path, "failover", "withdrawals.json")
+
+    @property
+    def failover_history(self) -> str:
+        """What happened to the groups of this host: one JSON value a line."""
+        return os.path.join(self.failover, "history")
+
     def target_limit(self, host: str) -> str:
         """Shared memory of all senders to that host: what they may send."""
         return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")
+
+    def fence(self, mount_id: str) -> str:
+        """Shared memory: until when programs may change something in a mount. There only where that ends."""
+        return os.path.join(self.run, f"fence-{mount_id}")
+
+    @property
+    def grants(self) -> str:
+        """Leases that this agent may have granted as a target."""
+        return os.path.join(self.failover, "grants.json")
 
     @property
     def targets(self) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
+from replicator.failovers import Guard, Monitor, Promotion
 from replicator.limit_calendar import LimitEntry
 from replicator.mount_options import MountOptions
 from replicator.orphans import OrphanSettings
@@ -148,6 +149,15 @@ class State(_Versioned, frozen=True, kw_only=True):
 
     orphans: OrphanSettings = OrphanSettings()  # of the copies that are kept here
     restores: tuple[Restore, ...] = ()  # to this host; those at work, and the last that have ended
+    monitors: tuple[Monitor, ...] = ()  # groups that this host is the target of
+    guards: tuple[Guard, ...] = ()  # groups that this host is the source of
+
+    def superseding(self, connection: str) -> Promotion | None:
+        """By which another agent owns the copy of this connection."""
+        for guard in self.guards:
+            if guard.is_held and connection in guard.copies:
+                return guard.superseded
+        return None
 
     def restore_of(self, uuid: str) -> Restore | None:
         """By its own uuid."""
@@ -289,6 +299,9 @@ def _check(path: str, state: State) -> None:
         ("replication set", [s.name for s in state.repsets]),
         ("connection", [c.uuid for c in state.connections]),
         ("connection id", [str(c.id) for c in state.connections]),
+        ("monitor", [m.uuid for m in state.monitors]),
+        ("group", [g.group for g in state.guards]),
+        ("name of a monitor", [m.name for m in state.monitors]),
     ):
         for key in keys:
             if keys.count(key) > 1:

@@ -27,6 +27,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
         str, list[bytes]
     ] = {}  # the same by connection: those that a synchronous mount waits for
 
+    fence: str = ""  # page of shared memory that says until when changes are carried out; "": always
+
     @property
     def journal(self) -> JournalSettings:
         return JournalSettings(

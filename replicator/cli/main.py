@@ -13,6 +13,7 @@ from replicator.cli import (
     console,
     diagnostics,
     events,
+    failover,
     lag,
     limit,
     login,
@@ -129,6 +130,7 @@ for _module in (connect, status, connection, lag, queue, story, why, verify, tru
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
+app.add_typer(failover.app, name="failover")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")

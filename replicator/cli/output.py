@@ -16,12 +16,16 @@ def emit(document: Any, as_json: bool, view: str) -> None:
     from replicator.cli import (
         render,
         render_diagnostics,
+        render_failover_trials,
         render_schedule,
         render_transmission,
         render_verify,
     )
 
-    modules = (render, render_verify, render_schedule, render_diagnostics, render_transmission)
+    modules = (
+        *(render, render_verify, render_schedule, render_diagnostics, render_transmission),
+        render_failover_trials,
+    )
     render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 
 

@@ -39,6 +39,10 @@ DOMAIN = frozenset(
         "synchrony",
         "access",
         "failovers",
+        "failover_settings",
+        "failover_reports",
+        "failover_drills",
+        "fences",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
