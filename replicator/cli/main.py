@@ -14,6 +14,8 @@ from replicator.cli import (
     diagnostics,
     events,
     failover,
+    failover_scripts,
+    failover_trials,
     lag,
     limit,
     login,
@@ -130,6 +132,8 @@ for _module in (connect, status, connection, lag, queue, story, why, verify, tru
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
 app.add_typer(recovery.app, name="recovery")
+failover.app.add_typer(failover_scripts.app, name="scripts")
+failover_trials.register(failover.app)
 app.add_typer(failover.app, name="failover")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")

@@ -1,6 +1,7 @@
 """What the room of a drill sees of its host: everything that is storage, with changes going elsewhere."""
 
 import ctypes
+import errno
 import os
 import stat
 import subprocess
@@ -180,7 +181,7 @@ def make_devices() -> None:
 
 def copied(copy: int, to: int) -> None:
     """All of a copy, in `to`; without its content where the file system shares that (reflinks). OSError."""
-    source, target = f"/proc/self/fd/{copy}/.", f"/proc/self/fd/{to}"
+    source, target = f"/proc/self/fd/{copy}/.", f"/proc/self/fd/{to}/."
     done = subprocess.run(
         ["cp", "-a", "--reflink=auto", "-T", source, target],
         pass_fds=(copy, to),
@@ -189,7 +190,7 @@ def copied(copy: int, to: int) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise OSError(5, f"cannot be copied: {done.stderr.strip().splitlines()[-1:]}")
+        raise OSError(errno.EIO, f"the copy cannot be copied: {' '.join(done.stderr.split())}")
 
 
 def changes_of(layers: list[int]) -> Changes:

@@ -78,8 +78,10 @@ class RoomProcess:
             os.close(other_end)
 
     async def copied(self) -> None:
-        """RoomError."""
-        await self._told(COPIED)
+        """RoomError: it could not be."""
+        found = await self._told(COPIED)
+        if found.problem:
+            raise RoomError(found.problem)
 
     async def ready(self) -> None:
         """The view is there, or could not be made: see `result`. RoomError."""
