@@ -146,6 +146,11 @@ class Home:
         """What happened to the groups of this host: one JSON value a line."""
         return os.path.join(self.failover, "history")
 
+    @property
+    def divergence(self) -> str:
+        """Directory of bundles: what losing branches had."""
+        return os.path.join(self.path, "divergence")
+
     def target_limit(self, host: str) -> str:
         """Shared memory of all senders to that host: what they may send."""
         return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")

@@ -12,7 +12,9 @@ from replicator.cli import (
     connection,
     console,
     diagnostics,
+    divergence,
     events,
+    failback,
     failover,
     failover_scripts,
     failover_trials,
@@ -131,6 +133,7 @@ for _module in (connect, status, connection, lag, queue, story, why, verify, tru
     _module.register(app)
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
+app.add_typer(divergence.app, name="divergence")
 app.add_typer(recovery.app, name="recovery")
 failover.app.add_typer(failover_scripts.app, name="scripts")
 failover_trials.register(failover.app)
@@ -144,7 +147,7 @@ app.add_typer(compression.app, name="compression")
 app.add_typer(limit.app, name="limit")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
-for _module in (login, events, monitor, console):
+for _module in (failback, login, events, monitor, console):
     _module.register(app)
 
 

@@ -269,6 +269,7 @@ _ENDS = frozenset(
         GroupEvent.COMPLETED,
         GroupEvent.TAKEN_BACK,
         GroupEvent.HANDED_BACK,
+        GroupEvent.HANDED_BACK_FOR_GOOD,
         GroupEvent.HAND_BACK_UNDONE,
         GroupEvent.HALTED,
     }

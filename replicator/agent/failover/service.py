@@ -11,6 +11,7 @@ import trio
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Grants
@@ -34,6 +35,7 @@ class FailoverService:
         self._core = core
         self.calls = Calls(core.peers)
         self.groups = Groups(core)
+        self.divergences = Divergences(core)
         self.copies = GroupCopies(core)
         self.scripts = GroupScripts(core, self.groups, self.copies)
         self.drills = Drills(core, self.groups, self.copies, self.scripts)
