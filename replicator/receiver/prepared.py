@@ -24,11 +24,13 @@ def prepare(
     source_name: str,
     epoch: int,
     tails: Mapping[str, DirtyMap | None],
+    suspect_since_ns: int = 0,
 ) -> None:
     """Write what the first receiver of this connection will find. No other may run, and none have been there.
 
     `directory`: home/target/<connection>. `tails`: by id of the new source's journals, in terms of its paths;
-    None: anything may differ. Blocks; durable on return. OSError. May be done again after a crash: a copy is
+    None: anything may differ, and no claim of "same" is believed for what was changed since `suspect_since_ns`
+    (ctime here). Blocks; durable on return. OSError. May be done again after a crash: a copy is
     one once its state is there, which is written last.
     """
     state_file = StateFile(world, directory)
@@ -47,6 +49,7 @@ def prepare(
             source_name=source_name,
             data_state=TargetDataState.MIRROR_REQUIRED if differs else TargetDataState.OK,
             drifted=differs,
+            suspect_since_ns=suspect_since_ns if None in tails.values() else None,
             epoch=epoch,
         )
     )

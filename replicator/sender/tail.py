@@ -7,6 +7,7 @@ it; where a loss of power took it, the row that follows says what may be differe
 
 from collections.abc import Iterator
 
+import msgspec
 import trio
 
 from replicator import limits
@@ -19,6 +20,16 @@ from replicator.sender.flow import Flow
 from replicator.sender.tracking import row_at
 
 _BREATH_RECORDS = 1000
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """Of one connection. `journals`: by id, encoded dirty maps; None: it may be anything.
+
+    `since_ns`: what was changed before, on this host's clock, is on its storage whatever has happened to it.
+    """
+
+    journals: dict[str, bytes | None]
+    since_ns: int
 
 
 async def tail_of(flow: Flow, dirt: Dirt, fork: Position | None) -> DirtyMap | None:

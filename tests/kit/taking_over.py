@@ -88,7 +88,7 @@ def open_reader(back: Back) -> None:
     Cursor.open(back.source_world, back.settings, back.journal_id, back.connection, create=True).close()
 
 
-async def tails_of(forward: Simulation, record: Promotion) -> dict[str, DirtyMap | None]:
+async def tails_of(forward: Simulation, record: Promotion) -> Tails:
     """What the former source did behind the fork point; its sender ends."""
     sender = forward.sender or forward.start_sender()
     sender.hold("superseded")
@@ -96,4 +96,5 @@ async def tails_of(forward: Simulation, record: Promotion) -> dict[str, DirtyMap
     (fork,) = record.copies
     found = await sender.tail(fork.marks, exact=fork.exact)
     await forward.kill_sender()
-    return {journal: None if tail is None else DirtyMap.decode(tail) for journal, tail in found.items()}
+    journals = found.journals.items()
+    return {journal: None if tail is None else DirtyMap.decode(tail) for journal, tail in journals}
