@@ -32,10 +32,12 @@ from kit.power_disk import PowerDisk, power_disk
 from kit.protected import until
 from kit.two_hosts import small_disk
 from kit.writers import PATH, Writer
+from replicator.failovers import Phase
 
 VIRTUAL = "10.77.0.100"
 VIRTUAL_6 = "fd77::100"
 SERVICE_PORT = 8080
+MONITOR = "service"
 DISK_BYTES = 1 << 30
 MEMORY_DISK = "256m"
 CONFIGURATION = """\
@@ -56,6 +58,7 @@ class Machine:
         self.data = disk.path / "data"
         self.configured: list[str] = []  # virtual addresses that it has from boot on
         self.agent = Agent(disk.path / "home", name, host)
+        self.agent.listen = f"0.0.0.0:{self.agent.port}"  # on virtual addresses as well
         self.agent.boot_id_file = directory / f"{name}-boot-id"
         self.agent.boot_id_file.write_text(f"{uuid.uuid4()}\n")
         self.agent.home.mkdir()
@@ -166,6 +169,48 @@ class FailoverLab:
         assert isinstance(status, dict)
         return status
 
+    # --- failover ---
+
+    def monitor(
+        self,
+        *options: str,
+        automatic: bool = True,
+        interval_s: float = 1.0,
+        misses: int = 3,
+        serve: bool = True,
+    ) -> None:
+        """The target watches the virtual address, with the witness if there is one. `serve`: it starts the
+        service when it has taken over.
+        """
+        command = ["failover", "add", self.source.agent.address, "--name", MONITOR]
+        command += ["--address", f"{VIRTUAL}/24@eth0", "--interval", str(interval_s), "--misses", str(misses)]
+        if self.witness is not None:
+            command += ["--witness", self.witness.agent.address]
+        elif automatic:
+            command += ["--even-if-partitioned"]
+        if automatic:
+            command += ["--automatic"]
+        if serve:
+            command += ["--script", f"post-failover={self.service_script(self.target)}"]
+        self.target.agent.json(*command, *options)
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """The monitor, as `dtctl failover show` shows it."""
+        found = self.target.agent.json("failover", "show", MONITOR)
+        assert isinstance(found, dict)
+        return found
+
+    def phase_becomes(self, phase: Phase, timeout_s: float = 30) -> dict[str, Any]:
+        found: dict[str, Any] = until(lambda: (now := self.group)["phase"] == phase and now, timeout_s, 0.1)
+        return found
+
+    def history(self) -> list[str]:
+        """What happened to the monitor: a word each."""
+        return [entry["what"] for entry in self.target.agent.json("failover", "history", MONITOR)]
+
+    # --- the service ---
+
     def service_command(self, machine: Machine, directory: Path | None = None) -> list[str]:
         command = [sys.executable, "-m", "kit.ledger", str(directory or machine.root)]
         return [*command, VIRTUAL, str(SERVICE_PORT), self.mode, machine.name]
@@ -201,6 +246,17 @@ class FailoverLab:
         writer = Writer(self.directory / f"client-{self._serial}", "kit.ledger_client", *arguments, host=host)
         try:
             yield Client(writer)
+        finally:
+            writer.close()
+
+    @contextmanager
+    def overload(self, machine: Machine) -> Iterator[None]:
+        """Its processors and its disk have too much to do."""
+        output = self.directory / f"overload-{machine.name}"
+        writer = Writer(output, "kit.overload", machine.disk.path / "overload", host=machine.host)
+        try:
+            yield
+            writer.stop()
         finally:
             writer.close()
 
