@@ -18,6 +18,7 @@ from replicator.cli import (
     failover,
     failover_scripts,
     failover_trials,
+    guards,
     lag,
     limit,
     login,
@@ -137,6 +138,7 @@ app.add_typer(divergence.app, name="divergence")
 app.add_typer(recovery.app, name="recovery")
 failover.app.add_typer(failover_scripts.app, name="scripts")
 failover_trials.register(failover.app)
+guards.register(failover.app)
 app.add_typer(failover.app, name="failover")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")

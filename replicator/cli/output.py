@@ -19,6 +19,7 @@ def emit(document: Any, as_json: bool, view: str) -> None:
         render_divergence,
         render_failback,
         render_failover_trials,
+        render_guards,
         render_schedule,
         render_transmission,
         render_verify,
@@ -28,7 +29,7 @@ def emit(document: Any, as_json: bool, view: str) -> None:
         *(render, render_verify, render_schedule, render_diagnostics, render_transmission),
         render_failover_trials,
         render_divergence,
-        render_failback,
+        *(render_failback, render_guards),
     )
     render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 

@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, Body, check_action, read_body
 from replicator.agent.failover.divergence_api import DivergenceApi
+from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
 from replicator.agent.failover.trials_api import TrialsApi
 from replicator.agent.service import Service
@@ -70,5 +71,6 @@ class FailoverApi:
             },
             "/v1/failover/history": {"GET": self.history},
             **DivergenceApi(self._service.failover.divergences).routes(),
+            **GuardApi(self._service.failover.guards, self._service.failover.returning).routes(),
             **TrialsApi(self._service).routes(),
         }
