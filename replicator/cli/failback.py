@@ -49,7 +49,7 @@ def failback(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Bring a group home to its source, or reverse the roles for good. Run it on the host that has taken over."""
+    """Bring a group home to its source, or reverse the roles for good. On the host that has taken over."""
     _check("--order", order, _ORDERS)
     _check("--then", then, _THENS)
     client = agent(context)

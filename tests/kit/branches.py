@@ -129,9 +129,9 @@ def _dress(item: Saved, full: bytes) -> None:
     os.chown(full, item.uid, item.gid, follow_symlinks=False)
     if not stat.S_ISLNK(item.mode):
         os.chmod(full, stat.S_IMODE(item.mode))
-    for name in os.listxattr(full, follow_symlinks=False):
-        if os.fsencode(name) not in dict(item.xattrs):
-            os.removexattr(full, name, follow_symlinks=False)
+    for known in os.listxattr(full, follow_symlinks=False):
+        if os.fsencode(known) not in dict(item.xattrs):
+            os.removexattr(full, known, follow_symlinks=False)
     for name, value in item.xattrs:
         os.setxattr(full, name, value, follow_symlinks=False)
     os.utime(full, ns=(item.mtime_ns, item.mtime_ns), follow_symlinks=False)

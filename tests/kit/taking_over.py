@@ -68,6 +68,17 @@ class Back(Simulation):
             tails={self.journal_id: tail},
         )
 
+    def unmount(self) -> None:
+        """The owner's directories are not captured any more: their journal goes."""
+        self._keeper_scope.cancel()
+        self.writer.close(persist=False)
+        disk = self.source_world.disk
+        places = (self.settings.memory_directory, self.settings.disk_directory)
+        for path in [path for path in disk.paths() if path.startswith(places)]:
+            disk.unlink(path)
+        for path in [path for path in disk.pages if path.startswith(places)]:
+            del disk.pages[path]
+
     def start(self) -> None:
         self.start_receiver()
         self.start_sender()

@@ -9,7 +9,7 @@ from kit import branches
 
 from replicator import limits
 from replicator.errors import JournalError, UsageError
-from replicator.failover import bundle_compare, bundle_export, divergence
+from replicator.failover import bundle_compare, bundle_export
 from replicator.failover.bundle_compare import What
 from replicator.failover.bundle_format import BundleError, Manifest
 from replicator.failover.divergence import Bundles, NoBundleError, Tail
@@ -145,7 +145,7 @@ def test_killed_anywhere_it_is_complete_or_not_there(bundles: Bundles, tree: Pat
 def test_killed_while_dropping(bundles: Bundles, tree: Path) -> None:
     manifest = saved(bundles, tree, keys(b"new"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(divergence.shutil, "rmtree", _killed)
+        monkeypatch.setattr("shutil.rmtree", _killed)
         with pytest.raises(Killed):
             bundles.drop(manifest.id)
     assert bundles.all() == []

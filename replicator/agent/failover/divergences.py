@@ -113,7 +113,8 @@ class Divergences:
         head = None
         if cursor is not None:
             stack.callback(cursor.close)
-            head = tuple(cursor.head())
+            position = cursor.head()
+            head = position.sequence, position.chain
         return Tail(
             journal=mount.id,
             root=root,

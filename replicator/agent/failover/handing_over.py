@@ -153,7 +153,8 @@ class HandingOver:
             except JournalError as error:
                 raise ReplicatorError(f"{mount.path}: {error}") from error
             try:
-                return tuple(cursor.head())
+                position = cursor.head()
+                return position.sequence, position.chain
             finally:
                 cursor.close()
 
@@ -176,8 +177,8 @@ class HandingOver:
             say(f"{mount.path} is not captured any more")
             await self._mounts.remove(mount.path, force=True)
             await self._fencing.remove([mount.id])
-        for connection in self.connections(monitor):
-            await self._copies.follow(connection, promotion)
+        for uuid in self.connections(monitor):
+            await self._copies.follow(uuid, promotion)
         if self._groups.get(monitor.uuid) is not None:
             await self._groups.change(monitor.uuid, epoch=promotion.epoch)
 
@@ -193,8 +194,8 @@ class HandingOver:
     # --- instead of it ---
 
     async def turn_around(self, monitor: Monitor) -> None:
-        for connection in self.connections(monitor):
-            await self._copies.discard(connection)
+        for uuid in self.connections(monitor):
+            await self._copies.discard(uuid)
         if self._groups.get(monitor.uuid) is not None:
             await self._groups.remove(monitor.uuid)
 

@@ -192,8 +192,9 @@ class Homecoming:
 
     async def _record(self, group: str, about: AboutEpoch, caller: Caller) -> Recorded:
         record = self._promotions.record(group)
-        mine = record is not None and record.owner == self._core.identity.uuid
-        return Recorded(promotion=record if mine and record.epoch == about.epoch else None)
+        if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
+            return Recorded()
+        return Recorded(promotion=record)
 
     def _returning(self, order: TakeOver) -> TakeOver:
         """The order, of the copies that are kept here."""
