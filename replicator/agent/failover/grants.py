@@ -1,6 +1,7 @@
 """On the target: its sources are told that they are watched, and get leases.
 
-Leases that may be out are durable: after a restart of this agent nothing is decided before they have lapsed. `failover/lease.py` decides.
+Leases that may be out are durable: after a restart of this agent nothing is decided before they have lapsed.
+`failover/lease.py` decides.
 """
 
 import os
@@ -84,7 +85,9 @@ class Grants:
         if group not in self._granters:
             monitor = self._groups.get(group)
             memory = self._granted(group).memory
-            stopped = monitor is not None and monitor.phase in _TAKEN
+            # It had decided to take over when it was restarted.
+            taking = monitor is not None and monitor.phase is Phase.TAKING_OVER
+            stopped = monitor.epoch if monitor is not None and taking else None
             self._granters[group] = Granter(memory, self._now_s(), stopped=stopped)
         return self._granters[group]
 

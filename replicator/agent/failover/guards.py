@@ -68,6 +68,8 @@ class Standing:
     """Of one group, not kept over restarts."""
 
     owner: Owner
+    inherited_s: float = 0.0  # until then an earlier agent's leases are valid
+    enforcing: bool = True  # the fences of its mounts follow its leases
     superseded_by: str = ""  # name of the agent; known before it is durable
     is_open: bool = True
 
@@ -142,13 +144,25 @@ class Guards:
 
     def standing(self, guard: Guard) -> Standing:
         if guard.group not in self._standings:
-            self.begin(guard, came_back=False)
+            self.begin(guard)
         return self._standings[guard.group]
 
-    def begin(self, guard: Guard, *, came_back: bool) -> None:
-        """`came_back`: its mounts were not up."""
+    def begin(
+        self, guard: Guard, *, came_back: bool = False, inherited_s: float = 0.0, enforcing: bool = True
+    ) -> None:
+        """`came_back`: its mounts were not up. `inherited_s`: until then they may write by leases of an
+        earlier agent. `enforcing` False: nobody counts on it to stop yet; it begins to with its first lease.
+        """
         owner = Owner(self._core.identity.uuid, guard, boottime_s(), came_back=came_back)
-        self._standings[guard.group] = Standing(owner)
+        self._standings[guard.group] = Standing(owner, inherited_s, enforcing)
+
+    def _follow(self, guard: Guard) -> None:
+        """It is durable. Under other terms, or in another epoch, leases of before are none any more."""
+        standing = self.standing(guard)
+        former = standing.owner.guard
+        if (former.epoch, former.terms) != (guard.epoch, guard.terms):
+            standing.inherited_s = 0.0
+        standing.owner.follow(guard)
 
     def mounts_of(self, guard: Guard) -> tuple[str, ...]:
         """Ids of the mounts whose changes go to its copies."""
@@ -187,7 +201,12 @@ class Guards:
             return Right(0.0, f"{standing.superseded_by} owns the group now")
         if guard.by_hand and not guard.is_superseded:
             return Right(inf)
-        return standing.owner.right(boottime_s())
+        allowed = standing.owner.right(boottime_s())
+        if not standing.enforcing and not guard.is_superseded and not standing.owner.came_back:
+            return Right(inf)
+        if guard.lapse is not Lapse.NONE and not guard.is_superseded and not standing.owner.came_back:
+            return Right(max(allowed.until_s, standing.inherited_s), allowed.reason)
+        return allowed
 
     def mode_of(self, guard: Guard) -> FenceMode:
         """What its mounts do when they may not."""
@@ -245,7 +264,7 @@ class Guards:
         async with self._changing:
             guard = msgspec.structs.replace(self.find(group), **fields)
             await self._core.save(guards=tuple(guard if g.group == group else g for g in self.all()))
-            self.standing(guard).owner.follow(guard)
+            self._follow(guard)
         self.news.ring()
         return guard
 
@@ -345,7 +364,13 @@ class Guards:
             async with self._changing:
                 others = tuple(g for g in self.all() if g.group != group)
                 await self._core.save(guards=(*others, guard))
-                self.standing(guard).owner.follow(guard)
+                if known is None:
+                    self.begin(guard, enforcing=False)
+                else:
+                    if known.lapse is Lapse.NONE:
+                        self.standing(guard).enforcing = False
+                    self._follow(guard)
+            await self.settle()
             self.news.ring()
             if known is None:
                 self._core.events.add(

@@ -36,6 +36,7 @@ from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
+from replicator.failovers import Promotion
 from replicator.world import World
 
 
@@ -59,7 +60,7 @@ class FailoverService:
         self.guards = Guards(core, self.calls, self.fencing)
         self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
         self.promotions = Promotions(core, mounts, connections)
-        self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
         self.returning = Returning(core, self.guards, self.fencing)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
@@ -72,6 +73,13 @@ class FailoverService:
         self.monitors.report_of = self.procedures.report
         self.monitors.watching.taking_over = self.procedure
 
+    def _record(self, group: str) -> Promotion | None:
+        """The last promotion of a group that this agent knows of."""
+        try:
+            return self.promotions.record(group)
+        except NotImplementedError:
+            return None
+
     def _parts(self) -> Parts:
         """What does the steps of a failover."""
         return Parts(
@@ -81,7 +89,7 @@ class FailoverService:
                 self.arbiter,
                 self.grants,
                 self.monitors.watching,
-                self.promotions.record,
+                self._record,
             ),
             copies=self.copies,
             data=self.promotions,
