@@ -111,6 +111,7 @@ class Security(msgspec.Struct, frozen=True):
 class Failover(msgspec.Struct, frozen=True):
     """[failover]: scripts of monitors that are added from now on (FO-10). Command lines; "": none."""
 
+    question: str = ""
     pre_failover: str = ""
     post_failover: str = ""
     pre_failback: str = ""
@@ -321,6 +322,7 @@ _CHECKS: dict[str, Check] = {
     "security.key": _file,
     "security.allow_plain": _plain_peers,
     "security.loopback_plain": _flag,
+    "failover.question": _command_line,
     "failover.pre_failover": _command_line,
     "failover.post_failover": _command_line,
     "failover.pre_failback": _command_line,

@@ -71,6 +71,7 @@ class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
 class ScriptKind(StrEnum):
     """FO-10."""
 
+    QUESTION = "question"  # a person is asked whether to fail over
     PRE_FAILOVER = "pre-failover"
     POST_FAILOVER = "post-failover"
     PRE_FAILBACK = "pre-failback"

@@ -443,7 +443,6 @@ MONITOR_LATE = 1.5  # of that time: a look that comes later does not count for m
 MONITOR_INTERVAL_MIN_S = 0.2
 MONITOR_INTERVAL_MAX_S = 3600.0
 MONITOR_MISSES_MAX = 1000
-MONITOR_TELL_S = 60.0  # until a source that could not be told of its monitor is told again
 MONITOR_FIRST_S = 5.0  # for the first answer of an address, when its monitor is added
 MONITOR_PROBE_MAX_S = 10.0  # for one answer; no longer than the whole countdown
 PROBE_HEAD_BYTES = 16 * KIB  # of what an HTTP server says before its status is over

@@ -245,7 +245,10 @@ class Grants:
 
     async def _tell_one(self, monitor: Monitor) -> None:
         try:
-            await self.tell(monitor)
+            answer = await self.tell(monitor)
+            if answer is not None and not monitor.source_uuid:  # no heartbeat has said it
+                source = {"source_uuid": answer.agent_uuid, "source_name": answer.agent_name}
+                await self._groups.change(monitor.uuid, **source)
         except ReplicatorError as error:
             if monitor.uuid not in self._silent:
                 self._silent.add(monitor.uuid)

@@ -4,6 +4,8 @@ Each part is made here, registers what it answers to other agents (`calls.py`), 
 `FailoverService.run` if it does something by itself.
 """
 
+from functools import partial
+
 import trio
 
 from replicator.agent.connections import Connections
@@ -18,6 +20,7 @@ from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
+from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
@@ -36,6 +39,7 @@ class FailoverService:
         self.drills = Drills(core, self.groups, self.copies, self.scripts)
         self.monitors = Monitors(core, self.groups, self.calls)
         self.monitors.default_scripts = self.scripts.defaults
+        self.monitors.watching.run_question_script = partial(tell_script, self.scripts)
         self.witnesses = Witnesses(self.calls)
         self.fencing = Fencing(core)
         core.fence_state = self.fencing.state

@@ -5,7 +5,6 @@ now. So an agent that was restarted goes on where the last one stood: it watches
 a question that was asked stays asked until the source has really been heard.
 """
 
-import math
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -41,10 +40,6 @@ async def _nothing(monitor: Monitor, reason: str) -> None:
     pass
 
 
-async def _nobody(monitor: Monitor) -> None:
-    pass
-
-
 class _Driven:
     """One group. `machine` None: it is not watched now."""
 
@@ -53,7 +48,6 @@ class _Driven:
         self.asked = False  # of the present question, people were told
         self.reason = ""  # why the source counts as failed
         self.commands: set[Probe] = set()  # under way, without their numbers
-        self.tell_s = 0.0  # from when on the source is to be told of it (again); infinite: it knows
 
 
 class _Attempt:
@@ -66,14 +60,12 @@ class _Attempt:
 
 class Watching:
     """Of one agent. `taking_over`: who fails a group over. `run_question_script`: tells a script that a
-    person is asked. `tell_source`: tells the agent of a source that it is watched; both may raise
-    ReplicatorError.
+    person is asked.
     """
 
     def __init__(self, core: Core, groups: Groups, heartbeats: HeartbeatAsker) -> None:
         self.taking_over: TakesOver | None = None
         self.run_question_script: Callable[[Monitor, str], Awaitable[None]] = _nothing
-        self.tell_source: Callable[[Monitor], Awaitable[None]] = _nobody
         self._core = core
         self._groups = groups
         self._heartbeats = heartbeats
@@ -112,7 +104,6 @@ class Watching:
         driven = self._driven.get(monitor.uuid)
         if driven is not None and driven.machine is not None:
             driven.machine.edit(monitor.settings, trio.current_time())
-            driven.tell_s = 0.0
         self._heartbeats.forget(monitor.uuid)
 
     async def ask_once(self, monitor: Monitor, address: WatchedAddress, timeout_s: float) -> str:
@@ -162,11 +153,6 @@ class Watching:
                 for each in driven.machine.due(now_s):
                     probes.start_soon(self._probe_for, driven, monitor, driven.machine, each)
                 changes = driven.machine.look(now_s)
-                if driven.machine.failed:
-                    driven.tell_s = 0.0
-                elif driven.machine.is_alive and now_s >= driven.tell_s:
-                    driven.tell_s = math.inf
-                    probes.start_soon(self._tell_source, driven, monitor)
                 try:
                     await self._note(monitor, changes)
                     await self._decide(monitor, driven)
@@ -216,12 +202,6 @@ class Watching:
             machine.unable(asked, f"this host cannot ask: a bug ({type(error).__name__}), see its log")
         else:
             machine.answered(asked)
-
-    async def _tell_source(self, driven: _Driven, monitor: Monitor) -> None:
-        try:
-            await self.tell_source(monitor)
-        except ReplicatorError:  # it has no agent, or one that is not paired with this one
-            driven.tell_s = trio.current_time() + limits.MONITOR_TELL_S
 
     # --- what follows ---
 
