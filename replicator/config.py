@@ -109,7 +109,9 @@ class Security(msgspec.Struct, frozen=True):
 
 
 class Failover(msgspec.Struct, frozen=True):
-    """[failover]: scripts of monitors that are added from now on (FO-10). Command lines; "": none."""
+    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. And how
+    much room divergence bundles may take, in bytes.
+    """
 
     question: str = ""
     pre_failover: str = ""
@@ -120,6 +122,7 @@ class Failover(msgspec.Struct, frozen=True):
     script_wait: bool = True
     script_timeout_s: int = int(limits.SCRIPT_TIMEOUT_S)
     script_on_failure: str = limits.SCRIPT_ON_FAILURE[0]
+    divergence_size_max: int | None = None  # None: as much as the disk has
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -331,6 +334,7 @@ _CHECKS: dict[str, Check] = {
     "failover.script_wait": _flag,
     "failover.script_timeout_s": _number(1, int(limits.SCRIPT_TIMEOUT_MAX_S)),
     "failover.script_on_failure": _one_of(*limits.SCRIPT_ON_FAILURE),
+    "failover.divergence_size_max": _size(0, unlimited=True),
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),
 }

@@ -160,6 +160,18 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
+DIVERGENCE_SAVED = EventType(
+    9381,
+    _W,
+    "group {group}: what this host wrote and {winner} has not is kept as divergence bundle {id} ({objects}"
+    " objects, {bytes} bytes); see dtctl divergence show {id}",
+)
+DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
+ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has run its {kind} script")
+ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} never ran its {kind} script: {reason}")
+HANDED_BACK_HOME = EventType(
+    9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
+)
 # Failover (FO-16). Ids of our own: monitors 9300…, addresses and procedure 9320…, scripts 9340…, leases and
 # fences 9350…, promotions 9370…, failback 9380…, witness 9400….
 ADDRESSES_SILENT = EventType(

@@ -431,6 +431,26 @@ RESTORE_LACKING = 10_000  # paths that differ after a restore; more of them are 
 DIRECTORIES_MADE = 100_000  # that are remembered, to be given their times, where only what is missing is made
 RESTORES_KEPT = 20  # that have ended, to be looked at
 
+# --- divergence bundles ---
+
+BUNDLE_BLOCK_BYTES = MIB  # of a file, in a divergence bundle: with a digest of its own
+BUNDLE_BLOCKS = 1024  # that are described at once
+BUNDLE_NAMES = 1000  # of a directory, the same
+BUNDLE_FREE_BYTES = 256 * MIB  # bundles leave so much of their disk to others
+BUNDLE_CHECK_BYTES = 16 * MIB  # written between two looks at that
+BUNDLE_DIFFERENCES_KEPT = 1000  # that are told by name
+
+# --- failback ---
+
+FAILBACK_FIND_S = 300.0  # FB-03: so long the other agent is searched and asked
+FAILBACK_RETRY_S = 1.0  # between two tries
+FAILBACK_CALL_S = 60.0  # for one answer: copies that come to a stand, mounts that come up
+FAILBACK_POLL_S = 0.05  # until one that was asked for has begun
+FAILBACK_CLOSE_S = 1.0  # what is queued takes no longer: then programs are held up
+FAILBACK_LOOK_S = 1.0  # between two looks at what is still to be brought
+ERRAND_RETRY_S = 10.0  # until somebody who has not acknowledged is asked again
+ERRAND_GIVE_UP_S = 30 * 86400.0
+
 # --- failover ---
 
 MONITOR_INTERVAL_S = 5.0  # FO-04: between two signs of life
@@ -451,6 +471,7 @@ HEARTBEATS_PER_S = 1000  # answered, at most
 MONITOR_ADDRESSES = 64  # of one monitor
 MONITOR_CHECKS = 8  # of one address
 SCRIPT_TIMEOUT_S = 60.0
+FENCE_TIMEOUT_S = 60.0  # of a fence command
 SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
 GUARD_TELL_S = 2.0  # until a source that could not be told that it is watched is told again
 GUARD_LOOK_S = (
@@ -476,9 +497,11 @@ PLAN_LINES = 200  # that a step of a failover may say for its report
 PLAN_LINE_CHARS = 1000
 PLAN_UNDO_TRIES = 3  # until what cannot be taken back is left to a person
 PLAN_UNDO_PAUSE_S = 1.0
+FAILOVER_TELL_S = 2.0  # for each of those who are told of a new owner
 FAILOVER_REPORTS = 50  # of a group, kept
 ADDRESS_PROBES = 3  # before an address is taken
 ADDRESS_PROBE_S = 0.2  # for them, and for whoever has it to answer
+ADDRESS_RETRY_S = 5.0  # until an address that could not be put up again is tried once more
 ADDRESS_FREE_S = 5.0  # that nobody had it so long ago is good enough
 ADDRESS_ANNOUNCED_S = (0.1, 0.5, 2.0, 5.0, 10.0)  # after it was taken and announced, again
 ETHERNET_FRAME_BYTES = 2048  # of one that is looked at

@@ -146,6 +146,23 @@ class Home:
         """What happened to the groups of this host: one JSON value a line."""
         return os.path.join(self.failover, "history")
 
+    @property
+    def divergence(self) -> str:
+        """Directory of bundles: what losing branches had."""
+        return os.path.join(self.path, "divergence")
+
+    @property
+    def failover_addresses(self) -> str:
+        """Addresses and host name that this host has for groups, or has dropped for them."""
+        return os.path.join(self.failover, "addresses.json")
+
+    @property
+    def failover_procedures(self) -> str:
+        """Directory of notes of procedures under way, and of reports of those that have ended: a file each
+        per group.
+        """
+        return os.path.join(self.failover, "procedures")
+
     def target_limit(self, host: str) -> str:
         """Shared memory of all senders to that host: what they may send."""
         return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")

@@ -12,6 +12,7 @@ import trio
 from replicator.capture.activity_keeper import ActivityKeeper
 from replicator.capture.resumption import Provision
 from replicator.capture.synchrony import Synchrony
+from replicator.fences import FenceMode
 from replicator.fs.fence import Fence
 from replicator.fs.kernel_protocol import Agreement
 from replicator.fs.passthrough import Passthrough
@@ -197,6 +198,8 @@ class _Pyfuse3:
         self._binding.fence = fence
 
     def terminate(self) -> None:
+        if self._binding.fence is not None:  # what waits there is to end
+            self._binding.fence = Fence.fixed(FenceMode.READ_ONLY)
         self._module.terminate()
 
     async def leave(self) -> None:

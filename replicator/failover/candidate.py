@@ -137,7 +137,7 @@ class Attempt:
         self._candidacy = msgspec.structs.replace(self._candidacy, failed=failed)
         verdict = judge(self._facts(now_s))
         if verdict.action is Action.STOP_GRANTING:
-            self._granter.stop()
+            self._granter.stop(self._ballot.parent_epoch)
             verdict = judge(self._facts(now_s))
         return verdict
 

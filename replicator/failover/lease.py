@@ -7,7 +7,7 @@
 
     granter = Granter(memory, now_s)                # of the target; one per group
     answer = granter.renew(request, now_s, ...)     # `memory` is durable before the answer leaves
-    granter.stop(); granter.free_s                  # it wants to take over: when no lease is valid any more
+    granter.stop(epoch); granter.free_s             # it wants to take over: when no lease is valid any more
 
 Pure: times are arguments, seconds of CLOCK_BOOTTIME of the host that says them (clock_gettime(2): it counts
 on while the host is suspended). Nobody compares clocks of two hosts, only lengths of time: the lease of an
@@ -154,8 +154,8 @@ class Granter:
     depends on it is decided.
     """
 
-    def __init__(self, memory: GrantMemory, now_s: float, *, stopped: bool = False) -> None:
-        """`stopped`: it has decided to take over, before it was restarted."""
+    def __init__(self, memory: GrantMemory, now_s: float, *, stopped: int | None = None) -> None:
+        """`stopped`: the epoch of the owner from which it had decided to take over, before it was restarted."""
         self.memory = memory
         self._stopped = stopped
         self._free_s = now_s + lapse_s(memory.lease_s) if memory.lease_s else now_s
@@ -179,7 +179,9 @@ class Granter:
         if owns or request.epoch > epoch:
             return Renewed(granted=False, epoch=epoch, reason="there are two owners of one epoch")
         self._arm(request, terms)
-        if self._stopped:
+        if self._stopped is not None and self._stopped < epoch:
+            self._stopped = None  # that owner was superseded; this is another term
+        if self._stopped is not None:
             return Renewed(granted=False, epoch=epoch, reason="the target takes over")
         lease_s = min(request.lease_s or lease_s, lease_s)
         if lease_s > self.memory.lease_s:
@@ -196,17 +198,17 @@ class Granter:
         """The source is about to be told that it need not stop any more, or to ask another witness."""
         self.memory = msgspec.structs.replace(self.memory, armed=None)
 
-    def stop(self) -> None:
-        """The target has decided to take over: nothing is granted any more."""
-        self._stopped = True
+    def stop(self, epoch: int) -> None:
+        """The target has decided to take over from the owner of that epoch: it gets nothing any more."""
+        self._stopped = epoch
 
     def resume(self) -> None:
         """It has not taken over after all, and that is durable."""
-        self._stopped = False
+        self._stopped = None
 
     @property
     def is_stopped(self) -> bool:
-        return self._stopped
+        return self._stopped is not None
 
     @property
     def free_s(self) -> float:
@@ -214,4 +216,4 @@ class Granter:
         return self._free_s
 
     def is_free(self, now_s: float) -> bool:
-        return self._stopped and now_s >= self._free_s
+        return self.is_stopped and now_s >= self._free_s

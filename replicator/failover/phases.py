@@ -19,6 +19,7 @@ class GroupEvent(StrEnum):
     HAND_BACK = "failback begins"
     HAND_BACK_UNDONE = "failback was taken back"
     HANDED_BACK = "failback is complete"
+    HANDED_BACK_FOR_GOOD = "failback is complete, and monitoring ends"
     STOP = "monitoring ends"
     START = "monitoring begins"
     SUPERSEDED = "somebody else owns the group by a higher epoch"
@@ -52,7 +53,8 @@ GROUP: Table[Phase, GroupEvent] = {
     (_P.HANDING_BACK, _E.HALTED): _P.HANDING_BACK,
     (_P.HANDING_BACK, _E.HAND_BACK): _P.HANDING_BACK,
     (_P.HANDING_BACK, _E.HAND_BACK_UNDONE): _P.ACTIVE,
-    (_P.HANDING_BACK, _E.HANDED_BACK): _P.WATCHING,  # a person may choose to stop monitoring: STOP follows
+    (_P.HANDING_BACK, _E.HANDED_BACK): _P.WATCHING,
+    (_P.HANDING_BACK, _E.HANDED_BACK_FOR_GOOD): _P.IDLE,
     **{(phase, _E.STOP): _P.IDLE for phase in (_P.WATCHING, _P.ASKING, _P.DECLINED, _P.IDLE)},
     (_P.ACTIVE, _E.STOP): _P.IDLE,  # the roles stay as they are
     **{(phase, _E.SUPERSEDED): _P.IDLE for phase in Phase},

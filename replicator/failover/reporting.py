@@ -22,7 +22,8 @@ from replicator.failover.plan import (
     decide,
     is_committed,
 )
-from replicator.failover_reports import CopyReport, Report, ReportOutcome, StepOutcome, StepReport
+from replicator.failover_reports import Report, ReportOutcome, StepOutcome, StepReport
+from replicator.failovers import CopyReport
 
 DRAINED, TAKEN, EPOCH = "drained", "taken", "epoch"
 """Keys of what a step returns that belong to the report as a whole: rows of `CopyReport`, texts, a number."""

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -174,8 +175,16 @@ class Binding(pyfuse3.Operations):
             elif name not in _CHANGES:
                 return
             if mode not in WAITING:
+                if name == "write":  # it may be a page of a mapping: see `fence_gate`
+                    handle_id = arguments[0]
+                    assert isinstance(handle_id, int)
+                    trio.lowlevel.spawn_system_task(self._forget_content, self._fs.node_of(handle_id))
                 raise OSError(errno.EROFS, "fenced")
             await trio.sleep(limits.FENCE_LOOK_MS / 1000)
+
+    async def _forget_content(self, node_id: int) -> None:
+        with suppress(OSError, RuntimeError):  # the kernel has forgotten it, or all of the mount
+            await self._in_thread(pyfuse3.invalidate_inode, node_id)
 
     async def _promise(self) -> None:
         """Return when programs may be told what targets have, or lack. Raises OSError."""

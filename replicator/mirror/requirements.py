@@ -69,6 +69,8 @@ def require_tail(
         elif entry.scope & Scope.LINKED:  # its other names may be anywhere
             for root in rules.roots:
                 order.require_replaced(root)
+        elif rules.includes(entry.path):  # it is something else, or gone
+            _require_file(entry, order, in_place=False)
 
 
 def concerns(entries: Iterable[Dirty], rules: Filter) -> bool:

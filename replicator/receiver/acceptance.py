@@ -56,7 +56,7 @@ async def accept(
     _check_epoch(connect, replica)
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
     await replica.know_source(hello.agent_uuid, one_line(hello.agent_name, limits.NAME_CHARS))
-    intake.open()
+    intake.open(connect.epoch)
     if fingerprint(connect) != intake.received.connect:
         await intake.append(connect)
     received = intake.received

@@ -102,7 +102,7 @@ class Drift:
         """
         for journal_id, dirty in tails.items():
             if dirty is None or not dirty.is_empty:
-                self._report(journal_id, dirty, tail=dirty is not None)
+                self._report(journal_id, dirty, tail=True)
         self.tell()
         self._replace_file()
 
@@ -119,13 +119,14 @@ class Drift:
         same = [report for report in known if report.tail is tail or report.dirty is None or dirty is None]
         if any(report.dirty is None for report in same):
             dirty = None
+        tail = tail or (dirty is None and any(report.tail for report in same))
         for report in same:
             if dirty is None or len(same) >= limits.DRIFT_REPORTS or report.number > self.told:
                 self.reports.remove(report)
                 if dirty is not None and report.dirty is not None:
                     dirty.merge(report.dirty)
         self._number = max(self._number + 1, self._world.clock.wall_ns() // 1000)
-        self.reports.append(Report(self._number, journal_id, dirty, tail and dirty is not None))
+        self.reports.append(Report(self._number, journal_id, dirty, tail))
 
     def repaired(self, number: int) -> None:
         """A mirror is complete that knew of all reports up to this number."""

@@ -55,7 +55,7 @@ from replicator.sender.shipper import Shipper
 from replicator.sender.story import Story
 from replicator.sender.stream_start import StreamStart
 from replicator.sender.synchronous import Synchronous
-from replicator.sender.tail import tail_of
+from replicator.sender.tail import Tail, tail_of
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
 from replicator.sender.transmission_control import TransmissionControl
@@ -500,18 +500,21 @@ class Sender:
         self._transmit_moved()
         self._sessions.interrupt()
 
-    async def tail(self, marks: object, *, exact: bool) -> dict[str, bytes | None]:
-        """What was done here behind these positions, see `tail.py`. By journal id, encoded."""
-        if self._states.transmit is not TransmitMode.ERROR or self._connected:
+    async def tail(self, marks: object, *, exact: bool) -> Tail:
+        """What was done here behind these positions of the copy. `exact`: it was, there."""
+        with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
+            while self._connected:  # noqa: ASYNC110  # a moment
+                await trio.sleep(limits.CHILD_POLL_S)
+        if self._connected or self._states.transmit is TransmitMode.STARTED:
             raise ReplicatorError("this connection still transmits")
         positions = msgspec.convert(marks, dict[str, tuple[int, int]])
-        found = {}
+        found: dict[str, bytes | None] = {}
         for flow in self._flows:
             known = positions.get(flow.journal_id)
             fork = Position(*known) if known is not None and exact else None
             tail = await tail_of(flow, self.dirt, fork)
             found[flow.journal_id] = None if tail is None else tail.encode()
-        return found
+        return Tail(found, max(self._memory.state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0))
 
     def transmit_pause(self) -> None:
         """The network connection stays, changes are queued here (CS-01 Paused)."""

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "security": frozenset[str](),
     "net": frozenset({"security"}),
     "mirror": frozenset({"queue", "fs"}),
-    "failover": frozenset({"queue", "net"}),
+    "failover": frozenset({"queue", "fs", "net", "mirror"}),
     "child": frozenset[str](),
     "capture": frozenset({"queue", "fs", "child"}),
     "sender": frozenset({"queue", "fs", "net", "mirror", "child", "security"}),

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, Body, check_action, read_body
+from replicator.agent.failover.divergence_api import DivergenceApi
+from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
 from replicator.agent.failover.trials_api import TrialsApi
 from replicator.agent.service import Service
@@ -68,5 +70,7 @@ class FailoverApi:
                 "POST": self.act_on_monitor,
             },
             "/v1/failover/history": {"GET": self.history},
+            **DivergenceApi(self._service.failover.divergences).routes(),
+            **GuardApi(self._service.failover.guards, self._service.failover.returning).routes(),
             **TrialsApi(self._service).routes(),
         }

@@ -106,6 +106,11 @@ class Fencing:
             if mount in self._pages and not self.is_frozen(mount):
                 await self._remove(mount)
 
+    def until_ns(self, mount: str) -> int:
+        """Until when it may be written, by what its fence says; 0: it is closed, or has none."""
+        page = self._pages.get(mount)
+        return page.until_ns if page is not None else 0
+
     def obeys(self, mount: str) -> bool:
         """Whether its programs really stop when the fence closes."""
         return mount in self._pages and mount not in self._deaf

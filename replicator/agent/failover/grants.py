@@ -1,7 +1,7 @@
 """On the target: its sources are told that they are watched, and get leases.
 
-What a source was told (`terms`) and the leases that may be out are durable: after a restart of this agent
-nothing is decided before these have lapsed. `failover/lease.py` decides.
+Leases that may be out are durable: after a restart of this agent nothing is decided before they have lapsed.
+`failover/lease.py` decides.
 """
 
 import os
@@ -20,8 +20,9 @@ from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Tell, Unwatch, Watch, Watched, boottime_s
 from replicator.agent.state import load_document, save_document
 from replicator.errors import NotPermittedError, ReplicatorError
-from replicator.failover.lease import Granter, GrantMemory, Renew, Renewed, timers
-from replicator.failovers import GuardedAddress, Lapse, Monitor, MonitorSettings, Phase, Promotion
+from replicator.failover.lease import Granter, GrantMemory, Renew, Renewed
+from replicator.failover.terms import terms_of
+from replicator.failovers import GuardedAddress, Monitor, Phase, Promotion
 
 VERSION = 1
 _TAKEN = frozenset({Phase.TAKING_OVER, Phase.ACTIVE, Phase.HANDING_BACK})
@@ -38,14 +39,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one group. `terms`: number of what the source is told; it rises with each change of that."""
+    """Of one group. `source_host`, `source_port`: where to say that nobody watches any more."""
 
     memory: GrantMemory = GrantMemory()
-    terms: int = 1
-    witness: str = ""
-    lease_s: float = 0.0
-    lapse: Lapse = Lapse.NONE
-    source_host: str = ""  # where to say that it is over
+    source_host: str = ""
     source_port: int = 0
 
 
@@ -55,20 +52,6 @@ class GrantFile(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     groups: dict[str, Granted] = {}
     ended: dict[str, Granted] = {}
-
-
-def lapse_of(settings: MonitorSettings) -> Lapse:
-    if settings.lapse is not None:
-        return settings.lapse
-    return Lapse.SUSPEND if settings.witness else Lapse.NONE
-
-
-def lease_of(settings: MonitorSettings) -> float:
-    """It ends before the shortest countdown of the group does."""
-    watched = [address for address in settings.addresses if address.monitored]
-    if not watched:
-        return timers(limits.MONITOR_INTERVAL_S, limits.MONITOR_MISSES).lease_s
-    return min(timers(address.interval_s, address.misses).lease_s for address in watched)
 
 
 class Grants:
@@ -102,13 +85,11 @@ class Grants:
         if group not in self._granters:
             monitor = self._groups.get(group)
             memory = self._granted(group).memory
-            stopped = monitor is not None and monitor.phase in _TAKEN
+            # It had decided to take over when it was restarted.
+            taking = monitor is not None and monitor.phase is Phase.TAKING_OVER
+            stopped = monitor.epoch if monitor is not None and taking else None
             self._granters[group] = Granter(memory, self._now_s(), stopped=stopped)
         return self._granters[group]
-
-    def terms(self, group: str) -> int:
-        """Number of what the source was told last."""
-        return self._granted(group).terms
 
     def _granted(self, group: str) -> Granted:
         return self._file.groups.get(group, Granted())
@@ -147,8 +128,8 @@ class Grants:
             epoch=known,
             owns=owns,
             promotion=record if record is not None and record.epoch == known else None,
-            lease_s=granted.lease_s or lease_of(monitor.settings),
-            terms=granted.terms,
+            lease_s=terms_of(monitor.settings).lease_s,
+            terms=monitor.terms,
         )
         if granter.memory != before:
             await self._keep(group, msgspec.structs.replace(granted, memory=granter.memory))
@@ -194,6 +175,7 @@ class Grants:
         elif monitor.phase in _TAKEN:
             return None
         else:
+            await self._remember(monitor)
             news = await self._watch_of(monitor)
             action = "watch"
         if self._told.get(monitor.uuid) == news:
@@ -204,44 +186,33 @@ class Grants:
 
     async def _watch_of(self, monitor: Monitor) -> Watch:
         settings, identity = monitor.settings, self._core.identity
-        granted = await self._terms_of(monitor)
+        terms = terms_of(settings)
         copies = await self._copies.of(monitor)
         return Watch(
             name=monitor.name,
             target_uuid=identity.uuid,
             target_name=identity.name,
             target_port=self._core.listen.port,
-            witness=granted.witness,
-            lease_s=granted.lease_s,
-            lapse=granted.lapse,
-            terms=granted.terms,
+            witness=terms.witness,
+            lease_s=terms.lease_s,
+            lapse=terms.lapse,
+            terms=monitor.terms,
             copies=tuple(copy.connection for copy in copies),
             addresses=tuple(GuardedAddress(address=address.address) for address in settings.addresses),
             epoch=monitor.epoch,
         )
 
-    async def _terms_of(self, monitor: Monitor) -> Granted:
-        """What the source is told, durable before it is. A change disarms: until the source has asked under
-        the new terms, nobody counts on it to stop by itself.
-        """
+    async def _remember(self, monitor: Monitor) -> None:
+        """Where its source is: to free it when the monitor is gone."""
         settings = monitor.settings
-        async with self._lock:
-            known = self._file.groups.get(monitor.uuid)
-            wanted = msgspec.structs.replace(
-                known or Granted(terms=0),
-                witness=settings.witness,
-                lease_s=lease_of(settings),
-                lapse=lapse_of(settings),
-                source_host=settings.source_host,
-                source_port=settings.source_port,
-            )
-            if wanted == known:
-                return known
-            granter = self.granter(monitor.uuid)
-            granter.disarm()
-            wanted = msgspec.structs.replace(wanted, memory=granter.memory, terms=wanted.terms + 1)
-            await self._keep(monitor.uuid, wanted)
-            return wanted
+        known = self._file.groups.get(monitor.uuid)
+        wanted = msgspec.structs.replace(
+            known or Granted(), source_host=settings.source_host, source_port=settings.source_port
+        )
+        if wanted != known:
+            async with self._lock:
+                memory = self._granted(monitor.uuid).memory
+                await self._keep(monitor.uuid, msgspec.structs.replace(wanted, memory=memory))
 
     async def _tell_one(self, monitor: Monitor) -> None:
         try:

@@ -15,6 +15,7 @@ from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover.history import Entry, History
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failover.phases import GROUP, GroupEvent
+from replicator.failover.terms import terms_of
 from replicator.failovers import Monitor, Phase
 from replicator.states import step as next_state
 
@@ -53,7 +54,10 @@ class Groups:
     async def change(self, uuid: str, **fields: Any) -> Monitor:
         """Replace fields of one, durably. Raises NotFoundError: it was removed."""
         async with self._changing:
-            monitor = msgspec.structs.replace(self.find(uuid), **fields)
+            before = self.find(uuid)
+            monitor = msgspec.structs.replace(before, **fields)
+            if terms_of(monitor.settings) != terms_of(before.settings):
+                monitor = msgspec.structs.replace(monitor, terms=before.terms + 1)
             await self._save(tuple(monitor if m.uuid == uuid else m for m in self.all()))
         return monitor
 

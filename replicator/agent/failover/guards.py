@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from replicator import events, limits
+from replicator.addresses import Address
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover.calls import Caller, Calls
 from replicator.agent.failover.fencing import Fencing
@@ -67,6 +68,8 @@ class Standing:
     """Of one group, not kept over restarts."""
 
     owner: Owner
+    inherited_s: float = 0.0  # until then an earlier agent's leases are valid
+    enforcing: bool = True  # the fences of its mounts follow its leases
     superseded_by: str = ""  # name of the agent; known before it is durable
     is_open: bool = True
 
@@ -91,6 +94,24 @@ def to_ns(until_s: float) -> int:
     return FOREVER_NS if until_s == inf else int(until_s * 1e9)
 
 
+class GuardView(msgspec.Struct, frozen=True, kw_only=True):
+    """A group in which this host is the source, for users."""
+
+    name: str
+    group: str
+    target: str  # HOST:PORT, with the name of the agent
+    witness: str
+    epoch: int
+    lapse: str  # failovers.Lapse
+    lease_s: float
+    is_open: bool  # its mounts may be written
+    left_s: float | None  # until they may not, unless a lease is granted; None: no lease is needed
+    reason: str  # why they may not, or what that depends on
+    by_hand: bool  # a person has opened it
+    copies: tuple[str, ...]  # uuids of connections
+    superseded: Promotion | None  # by which another agent owns it
+
+
 class Guards:
     """Of one agent."""
 
@@ -98,6 +119,7 @@ class Guards:
         self._core = core
         self._fencing = fencing
         self._standings: dict[str, Standing] = {}
+        self._changing = trio.Lock()
         self.news = _News()
         self.on_superseded: list[Any] = []  # async (guard, promotion): what else is to be done
         calls.register("watch", Watch, self._watch)
@@ -122,13 +144,25 @@ class Guards:
 
     def standing(self, guard: Guard) -> Standing:
         if guard.group not in self._standings:
-            self.begin(guard, came_back=False)
+            self.begin(guard)
         return self._standings[guard.group]
 
-    def begin(self, guard: Guard, *, came_back: bool) -> None:
-        """`came_back`: its mounts were not up."""
+    def begin(
+        self, guard: Guard, *, came_back: bool = False, inherited_s: float = 0.0, enforcing: bool = True
+    ) -> None:
+        """`came_back`: its mounts were not up. `inherited_s`: until then they may write by leases of an
+        earlier agent. `enforcing` False: nobody counts on it to stop yet; it begins to with its first lease.
+        """
         owner = Owner(self._core.identity.uuid, guard, boottime_s(), came_back=came_back)
-        self._standings[guard.group] = Standing(owner)
+        self._standings[guard.group] = Standing(owner, inherited_s, enforcing)
+
+    def _follow(self, guard: Guard) -> None:
+        """It is durable. Under other terms, or in another epoch, leases of before are none any more."""
+        standing = self.standing(guard)
+        former = standing.owner.guard
+        if (former.epoch, former.terms) != (guard.epoch, guard.terms):
+            standing.inherited_s = 0.0
+        standing.owner.follow(guard)
 
     def mounts_of(self, guard: Guard) -> tuple[str, ...]:
         """Ids of the mounts whose changes go to its copies."""
@@ -140,6 +174,24 @@ class Guards:
         }
         return tuple(found)
 
+    def view(self, guard: Guard) -> GuardView:
+        allowed, now_s = self.right_of(guard), boottime_s()
+        return GuardView(
+            name=guard.name,
+            group=guard.group,
+            target=f"{guard.target_name} ({Address(guard.target_host, guard.target_port)})",
+            witness=guard.witness,
+            epoch=guard.epoch,
+            lapse=guard.lapse.value,
+            lease_s=round(guard.lease_s, 3),
+            is_open=allowed.holds(now_s),
+            left_s=None if allowed.until_s == inf else round(max(allowed.until_s - now_s, 0), 3),
+            reason="opened by hand" if guard.by_hand and not guard.is_superseded else allowed.reason,
+            by_hand=guard.by_hand,
+            copies=guard.copies,
+            superseded=guard.superseded if guard.is_held else None,
+        )
+
     # --- what follows ---
 
     def right_of(self, guard: Guard) -> Right:
@@ -149,7 +201,12 @@ class Guards:
             return Right(0.0, f"{standing.superseded_by} owns the group now")
         if guard.by_hand and not guard.is_superseded:
             return Right(inf)
-        return standing.owner.right(boottime_s())
+        allowed = standing.owner.right(boottime_s())
+        if not standing.enforcing and not guard.is_superseded and not standing.owner.came_back:
+            return Right(inf)
+        if guard.lapse is not Lapse.NONE and not guard.is_superseded and not standing.owner.came_back:
+            return Right(max(allowed.until_s, standing.inherited_s), allowed.reason)
+        return allowed
 
     def mode_of(self, guard: Guard) -> FenceMode:
         """What its mounts do when they may not."""
@@ -204,10 +261,10 @@ class Guards:
 
     async def change(self, group: str, **fields: Any) -> Guard:
         """Replace fields of one, durably. Raises NotFoundError: it was removed."""
-        async with self._core.change() as change:
+        async with self._changing:
             guard = msgspec.structs.replace(self.find(group), **fields)
-            await change.save(guards=tuple(guard if g.group == group else g for g in self.all()))
-            self.standing(guard).owner.follow(guard)
+            await self._core.save(guards=tuple(guard if g.group == group else g for g in self.all()))
+            self._follow(guard)
         self.news.ring()
         return guard
 
@@ -257,8 +314,9 @@ class Guards:
                 target_port=known.target_port,
                 copies=(connection,),
             )
-            async with self._core.change() as change:
-                await change.save(guards=(*self.all(), guard))
+            async with self._changing:
+                if self.get(guard.group) is None:
+                    await self._core.save(guards=(*self.all(), guard))
             self.news.ring()
         guard = self.find(promotion.group)
         if connection not in guard.copies:
@@ -270,8 +328,8 @@ class Guards:
         guard = self.get(group)
         if guard is None or guard.is_held:
             return  # what another agent owns stays so, whoever watches
-        async with self._core.change() as change:
-            await change.save(guards=tuple(g for g in self.all() if g.group != group))
+        async with self._changing:
+            await self._core.save(guards=tuple(g for g in self.all() if g.group != group))
         self._standings.pop(group, None)
         self.news.ring()
         self._core.events.add(events.GUARD_REMOVED, name=guard.name, target=guard.target_name)
@@ -303,10 +361,16 @@ class Guards:
             epoch=former.epoch if known is not None else body.epoch,
         )
         if guard != known:
-            async with self._core.change() as change:
+            async with self._changing:
                 others = tuple(g for g in self.all() if g.group != group)
-                await change.save(guards=(*others, guard))
-                self.standing(guard).owner.follow(guard)
+                await self._core.save(guards=(*others, guard))
+                if known is None:
+                    self.begin(guard, enforcing=False)
+                else:
+                    if known.lapse is Lapse.NONE:
+                        self.standing(guard).enforcing = False
+                    self._follow(guard)
+            await self.settle()
             self.news.ring()
             if known is None:
                 self._core.events.add(

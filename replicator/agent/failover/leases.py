@@ -97,9 +97,12 @@ class Leases:
             await self._heard(guard.group, asked, answer)
 
     def _stops(self, guard: Guard) -> bool:
-        """Whether its mounts really stop when its leases have lapsed."""
+        """Whether its mounts really stop when its leases have lapsed. Said only when it is so already:
+        whoever hears of it counts on it, whether the answer arrives here or not.
+        """
         mounts = self._guards.mounts_of(guard)
-        return bool(mounts) and not guard.by_hand and all(self._fencing.obeys(mount) for mount in mounts)
+        follows = self._guards.standing(guard).enforcing and not guard.by_hand
+        return follows and bool(mounts) and all(self._fencing.obeys(mount) for mount in mounts)
 
     async def _heard(self, group: str, asked: Asked, answer: Answer) -> None:
         guard = self._guards.get(group)
@@ -113,6 +116,7 @@ class Leases:
             await self._guards.supersede(group, record)
         elif answer.renewed.granted:
             self._waits_said.discard(group)
+            self._guards.standing(guard).enforcing = True
             if guard.by_hand and not guard.is_held:
                 await self._guards.change(group, by_hand=False)
         await self._guards.settle()

@@ -47,7 +47,12 @@ class Returning:
             if guard.is_superseded:
                 continue
             mounts = [m for m in self._core.state.mounts if m.id in self._guards.mounts_of(guard)]
-            if mounts and not await trio.to_thread.run_sync(self._were_up, mounts):
+            were_up = not mounts or await trio.to_thread.run_sync(self._were_up, mounts)
+            if were_up:
+                inherited_s = min((self._fencing.until_ns(m.id) for m in mounts), default=0) / 1e9
+                fenced = all(self._fencing.obeys(m.id) for m in mounts)
+                self._guards.begin(guard, inherited_s=inherited_s, enforcing=fenced)
+            else:
                 self._guards.begin(guard, came_back=True)
                 whom = f"{guard.target_name} or the witness" if guard.witness else guard.target_name
                 self._core.events.add(events.START_FENCED, name=guard.name, whom=whom)

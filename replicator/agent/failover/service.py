@@ -10,8 +10,14 @@ import trio
 
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
+from replicator.agent.failover.address_keeper import AddressKeeper
+from replicator.agent.failover.addresses import GroupAddresses
+from replicator.agent.failover.agreement import Agreement
+from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
+from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Grants
 from replicator.agent.failover.group_copies import GroupCopies
@@ -20,11 +26,18 @@ from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
+from replicator.agent.failover.narration import Narration
+from replicator.agent.failover.procedure import Failover, Parts
+from replicator.agent.failover.procedures import Procedures
+from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
+from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
+from replicator.failovers import Promotion
+from replicator.world import World
 
 
 class FailoverService:
@@ -34,6 +47,7 @@ class FailoverService:
         self._core = core
         self.calls = Calls(core.peers)
         self.groups = Groups(core)
+        self.divergences = Divergences(core)
         self.copies = GroupCopies(core)
         self.scripts = GroupScripts(core, self.groups, self.copies)
         self.drills = Drills(core, self.groups, self.copies, self.scripts)
@@ -45,13 +59,56 @@ class FailoverService:
         core.fence_state = self.fencing.state
         self.guards = Guards(core, self.calls, self.fencing)
         self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
-        self.grants = Grants(core, self.calls, self.groups, self.copies, lambda group: None)
+        self.promotions = Promotions(core, mounts, connections)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
         self.returning = Returning(core, self.guards, self.fencing)
+        self.arbiter = Arbiter(core, self.witnesses, self.grants)
+        self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
+        self.telling = TellingAll(self.witnesses)
+        narration = Narration(core, self.groups)
+        self.procedures = Procedures(
+            core.home.failover_procedures, self.groups, World(), narration.ended, narration.warn
+        )
+        self.procedure = Failover(self.procedures, core.identity.uuid, self._parts())
+        self.monitors.report_of = self.procedures.report
+        self.monitors.watching.taking_over = self.procedure
+
+    def _record(self, group: str) -> Promotion | None:
+        """The last promotion of a group that this agent knows of."""
+        try:
+            return self.promotions.record(group)
+        except NotImplementedError:
+            return None
+
+    def _parts(self) -> Parts:
+        """What does the steps of a failover."""
+        return Parts(
+            fence=FenceCommand(self.scripts),
+            arbiter=Agreement(
+                self._core.identity.uuid,
+                self.arbiter,
+                self.grants,
+                self.monitors.watching,
+                self._record,
+            ),
+            copies=self.copies,
+            data=self.promotions,
+            scripts=self.scripts,
+            addresses=self.addresses,
+            telling=self.telling,
+            groups=self.groups,
+        )
 
     async def run(self) -> None:
         """Until cancelled."""
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.addresses.run)
+            nursery.start_soon(self.arbiter.run)
+            # What an earlier agent has left half done comes before anything new.
+            nursery.start_soon(self.procedures.run)
+            await self.procedures.ready()
+            nursery.start_soon(AddressKeeper(self._core, self.groups, self.addresses).run)
             nursery.start_soon(self.monitors.run)
             nursery.start_soon(self.scripts.serve)
             nursery.start_soon(self.drills.run)

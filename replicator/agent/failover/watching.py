@@ -20,6 +20,7 @@ from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.heartbeats import HeartbeatAsker
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
+from replicator.failover.candidate import Order
 from replicator.failover.monitor import AddressView, Change, News, Probe, SourceMonitor
 from replicator.failover.phases import GroupEvent
 from replicator.failover.probes import Silent, Unable, probe
@@ -33,7 +34,9 @@ WATCHED = frozenset({Phase.WATCHING, Phase.ASKING, Phase.DECLINED})
 class TakesOver(Protocol):
     """`procedure.Failover`."""
 
-    async def fail_over(self, group: str, *, reason: str, forced: bool) -> object: ...
+    async def fail_over(
+        self, group: str, *, reason: str, forced: bool, order: Order | None = None
+    ) -> object: ...
 
 
 async def _nothing(monitor: Monitor, reason: str) -> None:
@@ -248,7 +251,8 @@ class Watching:
         await self._groups.note(monitor, "failed", text)
         self.tell(events.FAILOVER_CONDITION, name=monitor.name, source=source)
         if monitor.settings.automatic:
-            await self._take_over(monitor.uuid, f"{source} has failed ({driven.reason})", False, _Attempt())
+            reason = f"{source} has failed ({driven.reason})"
+            await self._take_over(monitor.uuid, reason, False, _Attempt(), Order.MONITOR)
         else:
             await self._ask(monitor, driven)
 
@@ -265,7 +269,9 @@ class Watching:
         except ReplicatorError as error:
             self.tell(events.ADVICE, text=f"monitor {monitor.name}: its question script: {error}")
 
-    async def _take_over(self, uuid: str, reason: str, forced: bool, attempt: _Attempt) -> None:
+    async def _take_over(
+        self, uuid: str, reason: str, forced: bool, attempt: _Attempt, order: Order = Order.PERSON
+    ) -> None:
         monitor = self._groups.get(uuid)
         try:
             if monitor is None:
@@ -275,7 +281,7 @@ class Watching:
                 raise ReplicatorError("this agent cannot take over")
             self.tell(events.FAILOVER_STARTED, name=monitor.name, source=source, reason=reason)
             await self._groups.note(monitor, "begun", f"failover of {source}: {reason}")
-            await self.taking_over.fail_over(uuid, reason=reason, forced=forced)
+            await self.taking_over.fail_over(uuid, reason=reason, forced=forced, order=order)
         except ReplicatorError as error:
             attempt.error = error
             await self._could_not(uuid, str(error))
