@@ -9,6 +9,7 @@ from replicator.agent.failover.divergence_api import DivergenceApi
 from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
 from replicator.agent.failover.trials_api import TrialsApi
+from replicator.agent.failover.witness_api import WitnessApi
 from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -73,4 +74,5 @@ class FailoverApi:
             **DivergenceApi(self._service.failover.divergences).routes(),
             **GuardApi(self._service.failover.guards, self._service.failover.returning).routes(),
             **TrialsApi(self._service).routes(),
+            **WitnessApi(self._service.failover.witness).routes(),
         }
