@@ -167,8 +167,8 @@ DIVERGENCE_SAVED = EventType(
     " objects, {bytes} bytes); see dtctl divergence show {id}",
 )
 DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
-ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has run its {kind} script")
-ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} never ran its {kind} script: {reason}")
+ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has acknowledged: {what}")
+ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} was asked in vain: {what}: {reason}")
 HANDED_BACK_HOME = EventType(
     9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
 )
