@@ -160,6 +160,16 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
+COPY_OPENED = EventType(
+    9370,
+    _W,
+    "the copy of {repset} is open for programs ({places}, epoch {epoch}): connection {id} tracks changes",
+)
+COPY_FOLLOWS = EventType(9371, _W, "connection {id}: {places} follow {owner} now: {text}")
+COPY_FOLLOWS_NOT = EventType(
+    9372, _W, "{owner} has taken over, and this host does not follow it yet: {reason}"
+)
+RETURN_BEGINS = EventType(9373, _I, "connection {id}: the former owner is prepared, what was changed is sent")
 DIVERGENCE_SAVED = EventType(
     9381,
     _W,
