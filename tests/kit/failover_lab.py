@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from kit.hosts import Host, lan
 from kit.ledger_client import Acknowledged, Answer
 from kit.power_disk import PowerDisk, power_disk
 from kit.protected import until
+from kit.snapshots import beneath
+from kit.trees import assert_same_tree
 from kit.two_hosts import small_disk
 from kit.writers import PATH, Writer
 from replicator.failovers import Phase
@@ -44,6 +46,20 @@ CONFIGURATION = """\
 [queue]
 memory_directory = "{memory}"
 memory_size = "32 MiB"
+"""
+_SCRIPT = """\
+#!/bin/sh
+case $1 in
+start)
+    PYTHONPATH={path} setsid {command} >>{log} 2>&1 </dev/null &
+    echo $! >{note}
+    ;;
+stop)
+    pid=$(cat {note}) || exit 0
+    kill "$pid"
+    while kill -0 "$pid"; do sleep 0.05; done 2>/dev/null
+    ;;
+esac
 """
 
 
@@ -160,6 +176,10 @@ class FailoverLab:
         self.source.agent.json("protect", self.source.root, destination, "--wait")
         if synchronous:
             assert self.source.agent.dtctl("mount", "set", self.source.root, "sync=fsync").code == 0
+        self.own_address()
+
+    def own_address(self) -> None:
+        """The virtual address is the source's, from now on and after each boot."""
         self.source.configured = [VIRTUAL]
         self.source.add_address(VIRTUAL)
 
@@ -191,7 +211,13 @@ class FailoverLab:
         if automatic:
             command += ["--automatic"]
         if serve:
-            command += ["--script", f"post-failover={self.service_script(self.target)}"]
+            here, there = self.service_script(self.target), self.service_script(self.source)
+            for script in (
+                f"post-failover={here} start",
+                f"pre-failback={here} stop",
+                f"source-post-failback={there} start",
+            ):
+                command += ["--script", script]
         self.target.agent.json(*command, *options)
 
     @property
@@ -205,6 +231,35 @@ class FailoverLab:
         found: dict[str, Any] = until(lambda: (now := self.group)["phase"] == phase and now, timeout_s, 0.1)
         return found
 
+    def restore_is_required(self) -> None:
+        """At the source, which has found itself superseded."""
+        until(lambda: self.status["transmit_mode"] == "Restore Required", 60, 0.2)
+
+    def is_exact(self) -> bool:
+        status = self.status
+        return status["target_data_state"] == "OK" and not status["queued_ops"]
+
+    def assert_equal(self) -> None:
+        """What the storage below the source's mount has, and the copy."""
+        (connection,) = self.source.agent.json("status")
+        assert self.source.agent.dtctl("wait", str(connection["id"]), "--timeout", "50").code == 0
+        (mount,) = self.source.agent.json("mount", "list")
+        with beneath(self.source.agent.home, mount["id"]) as below:
+            assert_same_tree(below, self.target.root)
+
+    def recovery_point(self) -> float | None:
+        """When the source did the last change that was applied, as the target tells, by clocks: seconds."""
+        reports = self.target.agent.json("failover", "reports", MONITOR)
+        points = [copy["applied_until"] for copy in reports[-1]["copies"]]
+        return min((point for point in points if point is not None), default=None)
+
+    def fail_back(self, order: str) -> dict[str, Any]:
+        """Returns the report. `order`: "restore-first", "failback-first"."""
+        command = ("failback", MONITOR, "--order", order, "--yes")
+        report = self.target.agent.json(*command)
+        assert isinstance(report, dict)
+        return report
+
     def history(self) -> list[str]:
         """What happened to the monitor: a word each."""
         return [entry["what"] for entry in self.target.agent.json("failover", "history", MONITOR)]
@@ -217,7 +272,7 @@ class FailoverLab:
 
     def serve(self, machine: Machine, directory: Path | None = None) -> None:
         """Start the service there; it ends with the host."""
-        with open(self.directory / f"service-{machine.name}", "ab") as output:
+        with open(self.directory / f"service-{machine.name}.log", "ab") as output:
             service = subprocess.Popen(
                 [*machine.host.command, *self.service_command(machine, directory)],
                 stdin=subprocess.DEVNULL,
@@ -228,13 +283,20 @@ class FailoverLab:
         self._services.append(service)
 
     def service_script(self, machine: Machine) -> Path:
-        """A post-failover script, as an administrator would write it."""
-        path = self.directory / f"start-service-{machine.name}"
-        log = self.directory / f"service-{machine.name}"
+        """`start` and `stop`, as an administrator would write it."""
+        path = self.directory / f"service-{machine.name}"
         command = " ".join(map(str, self.service_command(machine)))
-        path.write_text(f"#!/bin/sh\nPYTHONPATH={PATH} setsid {command} >>{log} 2>&1 </dev/null &\n")
+        path.write_text(_SCRIPT.format(path=PATH, command=command, note=f"{path}.pid", log=f"{path}.log"))
         path.chmod(0o755)
         return path
+
+    def end_service(self, machine: Machine) -> None:
+        """Whoever has started it."""
+        for process_id in machine.host.processes():
+            with suppress(OSError):
+                if b"kit.ledger\0" in Path(f"/proc/{process_id}/cmdline").read_bytes():
+                    os.kill(process_id, signal.SIGTERM)
+                    until(lambda process_id=process_id: process_id not in machine.host.processes())
 
     @contextmanager
     def client(self, machine: Machine | None = None) -> Iterator[Client]:
@@ -295,6 +357,24 @@ class FailoverLab:
         for service in self._services:
             service.wait(30)
 
+    def told(self) -> str:
+        """For whoever looks into a test that failed."""
+        texts = [f"holders of {VIRTUAL}: {self.holders()}"]
+        for machine in self.machines:
+            if machine.agent.process is None:
+                texts.append(f"--- {machine.name}: no agent")
+                continue
+            for words in (("failover", "history"), ("failover", "list", "--json"), ("events",)):
+                texts.append(f"--- {machine.name}: dtctl {' '.join(words)}")
+                with suppress(subprocess.TimeoutExpired):
+                    done = machine.agent.dtctl(*words)
+                    texts.append(done.out[-4000:] + done.err)
+            texts.append((machine.agent.home / "dtd.out").read_text()[-4000:])
+        return "\n".join(texts)
+
+    def only_holder_becomes(self, name: str, timeout_s: float = 30) -> None:
+        until(lambda: self.holders() == [name], timeout_s, 0.1)
+
 
 def announce(machine: Machine, address: str) -> None:
     """By hand: a gratuitous ARP (RFC 826, 5227), that neighbours learn where an IPv4 address is now."""
@@ -327,5 +407,8 @@ def failover_lab(
             for machine in machines if start else ():
                 machine.agent.start()
             yield lab
+        except AssertionError as error:
+            error.add_note(lab.told())
+            raise
         finally:
             lab.close()
