@@ -11,7 +11,7 @@ from replicator.cli.options import Json, agent
 from replicator.errors import ExitCode, UsageError
 
 _POLL_S = 0.2
-_RUNNING, _KEPT = "running", "kept"
+_KEPT = "kept"
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +61,7 @@ def drill(
         body["timeout_s"] = timeout
     found: dict[str, Any] = client.post(*path, body=body)
     uuid = found["uuid"]
-    while found["state"] == _RUNNING:
+    while found["state"] != _KEPT and not found["ended"]:
         time.sleep(_POLL_S)
         found = next(d for d in client.get(*path) if d["uuid"] == uuid)
     output.emit(found, json, "drill")
