@@ -7,6 +7,7 @@ and the defaults of `limits.py` hold. `etc/replicator.toml` shows every key with
 import difflib
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable
 from typing import Any, get_type_hints
@@ -107,6 +108,23 @@ class Security(msgspec.Struct, frozen=True):
     loopback_plain: bool = True
 
 
+class Failover(msgspec.Struct, frozen=True):
+    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. And how
+    much room divergence bundles may take, in bytes.
+    """
+
+    question: str = ""
+    pre_failover: str = ""
+    post_failover: str = ""
+    pre_failback: str = ""
+    post_failback: str = ""
+    source_post_failback: str = ""
+    script_wait: bool = True
+    script_timeout_s: int = int(limits.SCRIPT_TIMEOUT_S)
+    script_on_failure: str = limits.SCRIPT_ON_FAILURE[0]
+    divergence_size_max: int | None = None  # None: as much as the disk has
+
+
 class Log(msgspec.Struct, frozen=True):
     """[log]. Sizes in bytes."""
 
@@ -126,6 +144,7 @@ class Config(msgspec.Struct, frozen=True):
     meter: Meter = Meter()
     security: Security = Security()
     access: Access = Access()
+    failover: Failover = Failover()
     log: Log = Log()
 
 
@@ -247,6 +266,17 @@ def _size(low: int, high: int = 1024**5, *, unlimited: bool = False) -> Check:
     return check
 
 
+def _command_line(value: Any) -> str:
+    if _text(value):
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise _Wrong(f"must be a command line: {error}") from None
+        if not words or not os.path.isabs(words[0]):
+            raise _Wrong("must begin with the absolute path of a program or script")
+    return str(value)
+
+
 def _one_of(*allowed: str) -> Check:
     def check(value: Any) -> str:
         if value not in allowed:
@@ -295,6 +325,16 @@ _CHECKS: dict[str, Check] = {
     "security.key": _file,
     "security.allow_plain": _plain_peers,
     "security.loopback_plain": _flag,
+    "failover.question": _command_line,
+    "failover.pre_failover": _command_line,
+    "failover.post_failover": _command_line,
+    "failover.pre_failback": _command_line,
+    "failover.post_failback": _command_line,
+    "failover.source_post_failback": _command_line,
+    "failover.script_wait": _flag,
+    "failover.script_timeout_s": _number(1, int(limits.SCRIPT_TIMEOUT_MAX_S)),
+    "failover.script_on_failure": _one_of(*limits.SCRIPT_ON_FAILURE),
+    "failover.divergence_size_max": _size(0, unlimited=True),
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),
 }

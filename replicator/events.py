@@ -160,6 +160,100 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
+COPY_OPENED = EventType(
+    9370,
+    _W,
+    "the copy of {repset} is open for programs ({places}, epoch {epoch}): connection {id} tracks changes",
+)
+COPY_FOLLOWS = EventType(9371, _W, "connection {id}: {places} follow {owner} now: {text}")
+COPY_FOLLOWS_NOT = EventType(
+    9372, _W, "{owner} has taken over, and this host does not follow it yet: {reason}"
+)
+RETURN_BEGINS = EventType(9373, _I, "connection {id}: the former owner is prepared, what was changed is sent")
+DIVERGENCE_SAVED = EventType(
+    9381,
+    _W,
+    "group {group}: what this host wrote and {winner} has not is kept as divergence bundle {id} ({objects}"
+    " objects, {bytes} bytes); see dtctl divergence show {id}",
+)
+DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
+ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has acknowledged: {what}")
+ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} was asked in vain: {what}: {reason}")
+HANDED_BACK_HOME = EventType(
+    9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
+)
+# Failover (FO-16). Ids of our own: monitors 9300…, addresses and procedure 9320…, scripts 9340…, leases and
+# fences 9350…, promotions 9370…, failback 9380…, witness 9400….
+ADDRESSES_SILENT = EventType(
+    700000, _E, "monitor {name}: {addresses} of {source} do not answer any more: {reason}"
+)
+FAILOVER_CONDITION = EventType(
+    100, _E, "monitor {name}: {source} has failed, the condition for failover is met"
+)
+FAILOVER_STARTED = EventType(101, _W, "monitor {name}: failover of {source} is in progress ({reason})")
+RESTORE_NEEDED = EventType(4018, _W, "connection {id}: {target} has taken over: a restore is required")
+MONITOR_ADDED = EventType(9300, _I, "monitor {name} watches {source} ({addresses})")
+MONITOR_EDITED = EventType(9301, _I, "monitor {name} was changed: {what}")
+MONITOR_REMOVED = EventType(9302, _I, "monitor {name} was removed: {source} is not watched any more")
+FAILOVER_ASKED = EventType(
+    9303, _E, "monitor {name}: shall this host take over from {source}? dtctl failover answer {name} yes|no"
+)
+FAILOVER_DECLINED = EventType(9304, _W, "monitor {name}: no failover of {source}: {reason}")
+ADDRESS_SILENT = EventType(9305, _W, "monitor {name}: {address} does not answer any more: {reason}")
+ADDRESS_ANSWERS = EventType(9306, _I, "monitor {name}: {address} answers again")
+FAILOVER_WITHDRAWN = EventType(9309, _W, "monitor {name}: {source} answers again: no failover is needed")
+FAILOVER_NOT_BEGUN = EventType(9310, _E, "monitor {name}: a failover could not be begun: {reason}")
+NO_HEARTBEATS = EventType(
+    9308, _W, "heartbeats cannot be answered at UDP {listen}: {reason}; whoever watches this host makes calls"
+)
+WATCHED_BY = EventType(9307, _I, "{name} watches this host ({address}), to take over when it fails")
+ADDRESS_TAKEN = EventType(9320, _W, "this host has {address} now")
+ADDRESS_GIVEN_UP = EventType(9321, _I, "this host has given {address} back")
+ADDRESS_DROPPED = EventType(9322, _W, "this host has dropped {address}: another host has it by a failover")
+HOST_NAME_TAKEN = EventType(9323, _W, "this host is called {name} now, no longer {former}")
+ADDRESS_CONFLICT = EventType(9324, _E, "addresses of {name} are not put up again: {reason}")
+FAILOVER_COMPLETED = EventType(9325, _W, "monitor {name}: {kind} completed after {seconds:.1f} s: {text}")
+FAILOVER_HALTED = EventType(9326, _E, "monitor {name}: {kind} waits for a person: {text}")
+FAILOVER_TAKEN_BACK = EventType(9327, _E, "monitor {name}: {kind} was taken back: {text}")
+SCRIPT_ENDED = EventType(
+    9340, _I, "{group}: {kind} script {path}: {how} after {seconds:.1f} s; it printed: {output}"
+)
+SCRIPT_FAILED = EventType(
+    9341, _W, "{group}: {kind} script {path} failed: {how} after {seconds:.1f} s; it printed: {output}"
+)
+DRILL_STARTED = EventType(9342, _I, "{group}: a drill begins: {count} copies stand still meanwhile")
+DRILL_PASSED = EventType(9343, _I, "{group}: {text}; nothing was applied for {seconds:.1f} s")
+DRILL_NOT_PASSED = EventType(9344, _W, "{group}: {text}; nothing was applied for {seconds:.1f} s")
+FENCE_CLOSED = EventType(9350, _E, "{name}: mounts of this host are fenced ({mode}): {reason}")
+FENCE_OPENED = EventType(9351, _I, "{name}: mounts of this host may be written again")
+FENCE_FAILED = EventType(9352, _E, "{path}: programs there would not stop when a lease lapses: {reason}")
+GUARD_REMOVED = EventType(9353, _I, "{name}: {target} does not watch this host any more")
+START_FENCED = EventType(9354, _W, "{name}: mounts start read-only until {whom} has said who owns the data")
+START_UNANSWERED = EventType(
+    9355, _W, "{name}: nobody has said within {seconds:g} s who owns the data: mounts may be written"
+)
+START_WAITS = EventType(
+    9356,
+    _E,
+    "{name}: neither {target} nor the witness answers: mounts stay read-only; a person who knows that"
+    " {target} has not taken over opens them with dtctl failover open {name} --even-if-two-masters",
+)
+OPENED_BY_HAND = EventType(9357, _W, "{name}: mounts were opened by hand, whoever owns the data: {reason}")
+SUPERSEDED = EventType(9358, _E, "{name}: {owner} has taken over from this host (epoch {epoch}): {reason}")
+GUARD_ADDED = EventType(
+    9359, _I, "{name}: {target} gives leases to this host; without one its mounts: {lapse}"
+)
+SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know of it yet: {reason}")
+ADDRESSES_NOT_DROPPED = EventType(
+    9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
+)
+WITNESS_GROUP = EventType(9400, _I, "this agent is the witness of group {group} from now on, asked by {name}")
+WITNESS_VOTED = EventType(9401, _W, "witness of group {group}: {name} may own it from epoch {epoch} on")
+WITNESS_LEARNED = EventType(9402, _I, "witness of group {group}: {name} owns it since epoch {epoch}")
+WITNESS_FORGOT = EventType(9403, _W, "this agent is no witness of group {group} any more: it was forgotten")
+WITHDRAWAL_FAILED = EventType(
+    9404, _W, "witness {witness} does not take back its vote for group {group}: {reason}"
+)
 VERIFY_STARTED = EventType(4058, _I, "connection {id}: verification started {how} ({text})")
 VERIFY_PAUSED = EventType(4059, _I, "connection {id}: verification paused")
 VERIFY_RESUMED = EventType(4060, _I, "connection {id}: verification resumed")

@@ -8,6 +8,8 @@ a durable record. Values only; `replicator/failover` decides and acts.
 Sources: features FO-*, FB-*; beyond 4 (epochs, leases, witness).
 """
 
+import uuid
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -69,6 +71,7 @@ class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
 class ScriptKind(StrEnum):
     """FO-10."""
 
+    QUESTION = "question"  # a person is asked whether to fail over
     PRE_FAILOVER = "pre-failover"
     POST_FAILOVER = "post-failover"
     PRE_FAILBACK = "pre-failback"
@@ -156,6 +159,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     source_name: str = ""
     phase: Phase = Phase.WATCHING
     epoch: int = 0
+    terms: int = 0  # number of the settings: it rises with each change of witness, lapse or intervals
     since: float = 0.0  # of the phase, seconds since the epoch of clocks
 
 
@@ -171,6 +175,7 @@ class CopyFork(msgspec.Struct, frozen=True, kw_only=True):
     parent_epoch: Count
     marks: Annotated[dict[str, tuple[int, int]], msgspec.Meta(max_length=limits.JOURNALS)] = {}
     applied_until: float | None = None  # when the source did the last of it, by its clock (recovery point)
+    exact: bool = True  # the copy was what its source was at `marks`; False: it may have had anything
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,3 +195,117 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     time: float = 0.0  # seconds since the epoch of clocks
     vote: str = ""
+
+
+# --- what becomes of the data ---
+
+RETURN_NAME = "return"
+
+
+def return_of(connection: str) -> str:
+    """The uuid of the connection in the other direction, over the same data."""
+    return str(uuid.uuid5(uuid.UUID(connection), RETURN_NAME))
+
+
+class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be promoted here. `copies`: uuids of connections whose copies are kept here; there may be
+    none (CF-03). `epoch`: the one to be reached; 0: not decided yet, see `Report.epoch`.
+    """
+
+    group: Id
+    copies: tuple[str, ...] = ()
+    parent_epoch: Count = 0  # the group's own
+    epoch: Count = 0
+    drain_s: float = limits.FAILOVER_DRAIN_S
+    forced: bool = False  # by a person: also copies that are no state that the source was in
+    reason: str = ""
+    vote: str = ""
+
+
+class CopyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one copy, for people: what had come of its source, and what of that is in the copy."""
+
+    connection: str
+    repset: str = ""
+    source_name: str = ""
+    places: tuple[str, ...] = ()
+    data_state: str = ""  # status.TargetDataState, before
+    epoch: int = 0
+    received: dict[str, int] = {}  # by journal id: sequence of the last operation that the source had sent
+    applied: dict[str, int] = {}
+    left_operations: int = 0  # received, and not in the copy
+    left_bytes: int = 0
+    applied_until: float | None = None  # recovery point: when the source did the last of `applied`
+    problem: str = ""  # why it cannot be promoted unless a person forces it; "": it can
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a take-over finds, or has done. `epoch`: the one that a promotion reaches, or has reached."""
+
+    group: str
+    epoch: int
+    copies: tuple[CopyReport, ...] = ()
+    took_s: float = 0.0
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(copy.problem for copy in self.copies if copy.problem)
+
+    @property
+    def applied_until(self) -> float | None:
+        """Recovery point of the whole: of the copy that is furthest behind."""
+        return min((c.applied_until for c in self.copies if c.applied_until is not None), default=None)
+
+
+# --- the same, as the source keeps it ---
+
+
+class GuardedAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """An address by which clients reach the source; it drops it when another agent has taken it."""
+
+    address: str  # with its prefix
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """A group in which this agent is the source: another agent watches it, and may take its place. Whether
+    its mounts may write follows from it.
+    """
+
+    group: Id
+    name: str = ""  # of the monitor
+    target_uuid: Id = ""  # "": in plain text nobody proves it
+    target_name: str = ""
+    target_host: str = ""
+    target_port: int = limits.PORT
+    witness: str = ""  # as MonitorSettings.witness
+    lease_s: float = 0.0
+    lapse: Lapse = Lapse.NONE
+    terms: Count = 0  # number of these settings, as `Monitor.terms`
+    copies: tuple[str, ...] = ()  # uuids of connections: their mounts are guarded
+    addresses: tuple[GuardedAddress, ...] = ()
+    epoch: Count = 0
+    opened: Count = 0  # the epoch of the promotion in spite of which a person has opened it; 0: none
+    superseded: Promotion | None = None  # somebody else owns it since
+    owned_by: Promotion | None = None  # by which this agent owns it; None: as configured
+    by_hand: bool = False  # a person has opened it: it needs no lease until one is granted
+    follows: Count = 0  # the epoch of the promotion whose branch a person has chosen; 0: none
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether its mounts must not write, whatever leases there are."""
+        return self.superseded is not None and self.superseded.epoch > max(self.epoch, self.opened)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether another agent owns the copies: nothing is transmitted, whatever a person has opened."""
+        return self.superseded is not None and self.superseded.epoch > self.epoch
+
+
+def superseded_reason(promotion: Promotion) -> str:
+    """Why a source transmits nothing any more, for people."""
+    since = datetime.fromtimestamp(promotion.time).astimezone().isoformat(sep=" ", timespec="seconds")
+    return (
+        f"restore required: {promotion.owner_name} has owned this data since {since} (epoch"
+        f" {promotion.epoch}{': ' if promotion.reason else ''}{promotion.reason}); bring it home with"
+        " `dtctl failback`"
+    )

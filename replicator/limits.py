@@ -431,12 +431,105 @@ RESTORE_LACKING = 10_000  # paths that differ after a restore; more of them are 
 DIRECTORIES_MADE = 100_000  # that are remembered, to be given their times, where only what is missing is made
 RESTORES_KEPT = 20  # that have ended, to be looked at
 
+# --- divergence bundles ---
+
+BUNDLE_BLOCK_BYTES = MIB  # of a file, in a divergence bundle: with a digest of its own
+BUNDLE_BLOCKS = 1024  # that are described at once
+BUNDLE_NAMES = 1000  # of a directory, the same
+BUNDLE_FREE_BYTES = 256 * MIB  # bundles leave so much of their disk to others
+BUNDLE_CHECK_BYTES = 16 * MIB  # written between two looks at that
+BUNDLE_DIFFERENCES_KEPT = 1000  # that are told by name
+
+# --- failback ---
+
+FAILBACK_FIND_S = 300.0  # FB-03: so long the other agent is searched and asked
+FAILBACK_RETRY_S = 1.0  # between two tries
+FAILBACK_PATIENCE_S = 5.0  # the same while programs wait
+FAILBACK_CALL_S = 60.0  # for one answer: copies that come to a stand, mounts that come up
+FAILBACK_POLL_S = 0.05  # until one that was asked for has begun
+FAILBACK_CLOSE_S = 1.0  # what is queued takes no longer: then programs are held up
+FAILBACK_LOOK_S = 1.0  # between two looks at what is still to be brought
+ERRAND_RETRY_S = 10.0  # until somebody who has not acknowledged is asked again
+ERRAND_GIVE_UP_S = 30 * 86400.0
+
 # --- failover ---
 
 MONITOR_INTERVAL_S = 5.0  # FO-04: between two signs of life
 MONITOR_MISSES = 5  # FO-05: that may be missing
 MONITOR_YELLOW = 0.25  # FO-13: of the countdown
+MONITOR_GRACE = 0.25  # of an interval: for the answer to the last probe that may be missing
+MONITOR_LOOKS = 10  # at a source, in one interval
+MONITOR_LOOK_MAX_S = 0.5  # between two of them
+MONITOR_LATE = 1.5  # of that time: a look that comes later does not count for more
+MONITOR_INTERVAL_MIN_S = 0.2
+MONITOR_INTERVAL_MAX_S = 3600.0
+MONITOR_MISSES_MAX = 1000
+MONITOR_FIRST_S = 5.0  # for the first answer of an address, when its monitor is added
+MONITOR_PROBE_MAX_S = 10.0  # for one answer; no longer than the whole countdown
+PROBE_HEAD_BYTES = 16 * KIB  # of what an HTTP server says before its status is over
+HEARTBEAT_PATIENCE = 0.25  # of an interval: then the agent is asked by a call, too
+HEARTBEATS_PER_S = 1000  # answered, at most
+MONITOR_ADDRESSES = 64  # of one monitor
+MONITOR_CHECKS = 8  # of one address
 SCRIPT_TIMEOUT_S = 60.0
+FENCE_TIMEOUT_S = 60.0  # of a fence command
 SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
+GUARD_TELL_S = 2.0  # until a source that could not be told that it is watched is told again
+GUARD_LOOK_S = (
+    5.0  # between two questions of a source that nobody counts on to stop, whether it still owns its data
+)
+LEASE_ASK_MIN_S = 0.2  # between two requests for a lease
+SCRIPT_EVENT_BYTES = 4 * KIB  # of it, in the event of its end
+SCRIPT_TERM_S = 5.0  # between SIGTERM and SIGKILL
+SCRIPT_OUTPUT_GRACE_S = 0.2  # for what an ended script has printed last
+SCRIPT_LOOK_S = 0.5  # between two looks at a script that runs long
+SCRIPT_RUNS_KEPT = 50  # results of scripts that are remembered
+SCRIPT_ARGUMENTS = 64
+SCRIPT_TIMEOUT_MAX_S = 86400.0
+DRILL_HOST_BYTES = 256 * MIB  # that a drill may write to its view of the host, beside the copies
+DRILL_TIMEOUT_S = 300.0  # of its check
+DRILL_KEEP_S = 3600.0  # that a room stays for a person
+DRILL_START_S = 60.0  # for the room to be there; copying is not counted
+DRILL_END_S = 15.0  # for it to be gone
+DRILLS_KEPT = 50  # results
+SCRIPT_ON_FAILURE = ("go-on", "stop")  # the default first
+FENCE_LOOK_MS = 20  # between two looks at a fence for which changes wait
+PLAN_LINES = 200  # that a step of a failover may say for its report
+PLAN_LINE_CHARS = 1000
+PLAN_UNDO_TRIES = 3  # until what cannot be taken back is left to a person
+PLAN_UNDO_PAUSE_S = 1.0
+FAILOVER_TELL_S = 2.0  # for each of those who are told of a new owner
+FAILOVER_REPORTS = 50  # of a group, kept
+ADDRESS_PROBES = 3  # before an address is taken
+ADDRESS_PROBE_S = 0.2  # for them, and for whoever has it to answer
+ADDRESS_RETRY_S = 5.0  # until an address that could not be put up again is tried once more
+ADDRESS_FREE_S = 5.0  # that nobody had it so long ago is good enough
+ADDRESS_ANNOUNCED_S = (0.1, 0.5, 2.0, 5.0, 10.0)  # after it was taken and announced, again
+ETHERNET_FRAME_BYTES = 2048  # of one that is looked at
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
+DRAIN_LOOK_S = 0.01  # between two looks at a copy that applies what is left
+FOLLOW_RETRY_S = 5.0  # a former owner tries again to follow the new one
+FAILOVER_DRAIN_MAX_S = 3600.0
 MONITORS = 256
+FAILOVER_BEGIN_S = 1.0  # whoever asks for a failover waits so long for it to be refused
+START_FENCED_S = 30.0  # a source that comes back waits so long for an answer, if nobody has to grant it
+LEASE_DRIFT = 0.01  # of one host's clock (CLOCK_BOOTTIME) against another's: 20 times what NTP slews at most
+LEASE_SLACK_S = 0.2  # between the look at a lease and the end of the change that was let through
+LEASE_MIN_S = 1.0
+LEASE_MAX_S = 60.0
+LEASE_RENEWALS = 3  # of a lease, so that one that is lost does not matter
+WITNESS_RETRY_S = 1.0  # until one that has not answered, or not agreed yet, is asked again
+WITNESS_POLL_S = 0.02  # between two looks at what is waited for, at least
+WITNESS_OWED_S = 5.0  # until a vote that was not used is taken back once more
+WITNESS_CALL_S = 2.0  # for it to answer
+WITNESS_SEEN_S = 3600.0  # a group whose agents have asked since is not forgotten
+ETCD_TRIES = 5  # of a change that others come before
+ETCD_ANSWER_BYTES = 1 * MIB
+WITNESS_GROUPS = 1024
+WITNESS_CLAIMS = 1024  # journals and addresses that go with one group
+WITNESS_LOG = 16  # promotions that a witness remembers of a group
+WITNESS_ATTEMPTS = 16  # tries at a promotion that are remembered of a group: pending, and given up
+WITNESS_RECORD_BYTES = 64 * KIB  # of a promotion that a witness keeps with its fork points
+FAILOVER_CALL_S = 10.0  # for another agent to answer about failover
+FAILOVER_CALL_BYTES = 1 * MIB  # one thing that is said about it
+FAILOVER_HISTORY_BYTES = 1 * MIB  # of what happened to groups; then the older half goes

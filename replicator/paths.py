@@ -126,9 +126,63 @@ class Home:
         """How the runs of a connection ended."""
         return os.path.join(self.path, "source", connection_uuid + ".runs")
 
+    @property
+    def failover(self) -> str:
+        """Directory of what is remembered of failover besides the state; made when something is."""
+        return os.path.join(self.path, "failover")
+
+    @property
+    def witness(self) -> str:
+        """What this agent knows of groups that it is the witness of."""
+        return os.path.join(self.path, "witness.json")
+
+    @property
+    def withdrawals(self) -> str:
+        """Votes that witnesses still have to be told of that they were not used."""
+        return os.path.join(self.path, "failover", "withdrawals.json")
+
+    def promotion(self, group: str) -> str:
+        """The last promotion of that group that this host knows of."""
+        return os.path.join(self.failover, group, "promotion.json")
+
+    def tails(self, group: str) -> str:
+        """What this host wrote behind the fork point of that group, as its former owner."""
+        return os.path.join(self.failover, group, "tails.json")
+
+    @property
+    def failover_history(self) -> str:
+        """What happened to the groups of this host: one JSON value a line."""
+        return os.path.join(self.failover, "history")
+
+    @property
+    def divergence(self) -> str:
+        """Directory of bundles: what losing branches had."""
+        return os.path.join(self.path, "divergence")
+
+    @property
+    def failover_addresses(self) -> str:
+        """Addresses and host name that this host has for groups, or has dropped for them."""
+        return os.path.join(self.failover, "addresses.json")
+
+    @property
+    def failover_procedures(self) -> str:
+        """Directory of notes of procedures under way, and of reports of those that have ended: a file each
+        per group.
+        """
+        return os.path.join(self.failover, "procedures")
+
     def target_limit(self, host: str) -> str:
         """Shared memory of all senders to that host: what they may send."""
         return os.path.join(self.run, f"limit-{hashlib.sha256(host.encode()).hexdigest()[:16]}")
+
+    def fence(self, mount_id: str) -> str:
+        """Shared memory: until when programs may change something in a mount. There only where that ends."""
+        return os.path.join(self.run, f"fence-{mount_id}")
+
+    @property
+    def grants(self) -> str:
+        """Leases that this agent may have granted as a target."""
+        return os.path.join(self.failover, "grants.json")
 
     @property
     def targets(self) -> str:

@@ -65,6 +65,13 @@ class DataEvent(StrEnum):
     USED = "the copy was taken into use"
     FORCED = "the source was chosen to survive"
     DRIFT = "others have changed the copy"
+    PROMOTED = "the copy was promoted"
+
+
+SUPERSEDED = "another agent owns the copy"
+"""Of a data state, as its source knows it: that of the copy stays what it is."""
+
+OWNED = "the copy is this source's again"
 
 
 class ApplyEvent(StrEnum):
@@ -176,6 +183,7 @@ DATA: Table[TargetDataState, DataEvent] = {
     (_D.MIRROR_REQUIRED, _DE.OTHER_PLACE): _D.MIRROR_REQUIRED,
     (_D.MIRROR_REQUIRED, _DE.POWER_LOST): _D.MIRROR_REQUIRED,
     (_D.OK, _DE.USED): _D.RESTORE_REQUIRED,
+    **{(state, _DE.PROMOTED): _D.RESTORE_REQUIRED for state in _D},  # whatever it was, it counts now
     # What was on its way when the copy was taken into use says nothing of what is there now.
     **{(_D.RESTORE_REQUIRED, event): _D.RESTORE_REQUIRED for event in _DE if event is not _DE.FORCED},
     **{(state, _DE.FORCED): _D.MIRRORING for state in _D},
@@ -320,6 +328,12 @@ def shown_target_status(reported: TargetStatus, *, connected: bool) -> TargetSta
     return reported if connected else TargetStatus.NOT_LOADED
 
 
-def shown_data_state(reported: TargetDataState, *, mirror_runs: bool) -> TargetDataState:
-    """CS-02 as a source knows it: a mirror that is to run counts before the target has heard of it."""
+def shown_data_state(
+    reported: TargetDataState, *, mirror_runs: bool, superseded: bool = False
+) -> TargetDataState:
+    """CS-02 as a source knows it: a mirror that is to run counts before the target has heard of it; a copy
+    that another agent owns is to be brought home, whatever its state.
+    """
+    if superseded:
+        return TargetDataState.RESTORE_REQUIRED
     return TargetDataState.MIRRORING if mirror_runs else reported

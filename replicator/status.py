@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from replicator import shares
+from replicator.failovers import Promotion
 from replicator.orphans import OrphanReport
 from replicator.transmission import TransmissionStatus
 from replicator.transmission_schedule import TransmissionSchedule
@@ -410,6 +411,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     synchrony: str = ""  # of programs of its mounts with its target: a synchrony.SyncState; "": asynchronous
     synchrony_since: float | None = None  # seconds since the epoch
     synchrony_reason: str = ""  # why programs do not wait, or for what
+    promotion: Promotion | None = None  # by which another agent owns the copy, as the target has told it
     tracking: bool = False  # nothing is kept in the queue for this connection: only what changes is noted
     tracked_since: float | None = None  # seconds since the epoch; what was changed since is to be brought
     tracked_files: int = 0  # entries that name one file

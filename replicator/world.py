@@ -191,6 +191,10 @@ class MappedFile:
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
+    def flush(self) -> None:
+        self._map.flush()
+        os.fsync(self._descriptor)
+
     def remove(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)

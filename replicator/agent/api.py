@@ -9,7 +9,6 @@ import os
 import re
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import msgspec
 import trio
@@ -22,28 +21,25 @@ from starlette.routing import BaseRoute, Route
 from replicator import events, limits
 from replicator.access import Access, AccessView, Caller, LoginRequiredError, SlowDownError
 from replicator.agent import api_rules
+from replicator.agent.api_body import ActionBody, Body, BodyTooLargeError, Empty
+from replicator.agent.api_body import check_action as _action
+from replicator.agent.api_body import read_body as _body
 from replicator.agent.api_sockets import ApiSockets
 from replicator.agent.calendar_service import CalendarRequest
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.control_tls import ControlTls, Tls
 from replicator.agent.core import NotFoundError
+from replicator.agent.failover.api import FailoverApi
 from replicator.agent.gate import Gate, Peer
 from replicator.agent.protect import ProtectRequest
 from replicator.agent.schedule_service import ScheduleRequest
 from replicator.agent.service import Service
 from replicator.agent.transmissions import TargetRequest, TransmissionRequest
 from replicator.agent.verify_service import VerifyRequest
-from replicator.bounds import MALFORMED, Size
+from replicator.bounds import Size
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.repset import DEFAULT_NAME, Rule, StaleGenerationError
 from replicator.restores import RestoreRequest
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-class BodyTooLargeError(UsageError):
-    """A request is larger than any sensible one."""
-
 
 _STATUS_OF_TYPE: dict[type[ReplicatorError], int] = {
     NotFoundError: 404,
@@ -62,10 +58,6 @@ _STATUS_OF_CODE: dict[ExitCode, int] = {
 _LIVE_ACTIONS = ("start", "stop", "pause", "resume")
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all request bodies: what is not known is refused."""
-
-
 class StopBody(Body, frozen=True, kw_only=True):
     mounts: bool = False
     force: bool = False
@@ -75,7 +67,7 @@ class MountBody(Body, frozen=True, kw_only=True):
     path: str
     mountpoint: str | None = None
     binding: str = "auto"
-    options: dict[str, str] = {}
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class OptionsBody(Body, frozen=True, kw_only=True):
@@ -111,10 +103,6 @@ class RuleBody(Body, frozen=True, kw_only=True):
 
 class NameBody(Body, frozen=True, kw_only=True):
     new_name: str
-
-
-class ActionBody(Body, frozen=True, kw_only=True):
-    action: str
 
 
 class MirrorBody(ActionBody, frozen=True, kw_only=True):
@@ -176,10 +164,6 @@ class PeerBody(ActionBody, frozen=True, kw_only=True):
 class LoginBody(Body, frozen=True, kw_only=True):
     user: str
     password: str
-
-
-class Empty(Body, frozen=True, kw_only=True):
-    pass
 
 
 class Api:
@@ -592,6 +576,7 @@ class Api:
             "/v1/queues": {"GET": self.queues},
             "/v1/targets/orphans": {"GET": self.orphan_settings, "POST": self.set_orphans},
             "/v1/targets": {"GET": self.targets, "POST": self.act_on_targets},
+            **FailoverApi(self._service).routes(),
         }
         return [
             Route(path, _endpoint(path, methods, self._gate), methods=_METHODS)
@@ -605,35 +590,10 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
 _ETAG = re.compile(r'(?:W/)?"(\d{1,9})"')
 
 
-async def _body(request: Request, type_: type[T]) -> T:
-    """The checked body; an empty one stands for {}. Raises UsageError."""
-    data = bytearray()  # of many small chunks: none is copied twice
-    with trio.move_on_after(limits.API_BODY_TIMEOUT_S) as scope:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limits.API_BODY_BYTES:
-                raise BodyTooLargeError(f"request body: at most {limits.API_BODY_BYTES} bytes are allowed")
-    if scope.cancelled_caught:
-        raise UsageError(f"request body: it did not come within {limits.API_BODY_TIMEOUT_S:.0f} s")
-    try:
-        request.state.body = body = msgspec.json.decode(data or b"{}", type=type_)
-        return body
-    except msgspec.ValidationError as error:
-        raise UsageError(f"request body: {error}") from None
-    except MALFORMED as error:
-        raise UsageError(f"request body: not valid JSON: {error}") from None
-
-
 async def _cancel_when_gone(request: Request, scope: trio.CancelScope) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
-
-
-def _action(body: ActionBody, *allowed: str) -> str:
-    if body.action not in allowed:
-        raise UsageError(f"action {body.action!r}: must be one of {', '.join(allowed)}")
-    return body.action
 
 
 def _generation(request: Request, given: int | None) -> int | None:

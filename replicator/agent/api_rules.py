@@ -31,6 +31,7 @@ _ANYBODY = Rule(Access.NONE)  # SC-03
 
 _CONNECTION = "/v1/connections/{connection}"
 _REPSET = "/v1/repsets/{name}"
+_MONITOR = "/v1/failover/monitors/{name}"
 
 RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/ping"): _ANYBODY,
@@ -100,6 +101,34 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/restores/copies"): _ASK,
     ("GET", "/v1/restores/{restore}"): _LOOK,
     ("POST", "/v1/restores/{restore}"): _change("restore {action} {restore}"),
+    ("GET", "/v1/failover/monitors"): _LOOK,
+    ("POST", "/v1/failover/monitors"): _change("failover add {name}"),
+    ("GET", "/v1/failover/monitors/{name}"): _LOOK,
+    ("PUT", "/v1/failover/monitors/{name}"): _change("failover edit {name}"),
+    ("DELETE", "/v1/failover/monitors/{name}"): _change("failover remove {name}"),
+    ("POST", "/v1/failover/monitors/{name}"): _change("failover {action} {name}"),
+    ("GET", _MONITOR + "/reports"): _LOOK,
+    ("GET", "/v1/failover/history"): _LOOK,
+    ("GET", "/v1/failover/witness"): _LOOK,
+    ("GET", "/v1/failover/witness/{group}"): _LOOK,
+    ("DELETE", "/v1/failover/witness/{group}"): _change("witness forget {group}"),
+    ("GET", _MONITOR + "/failback"): _LOOK,
+    ("POST", _MONITOR + "/failback"): _change("failback {name}"),
+    ("DELETE", _MONITOR + "/failback"): _change("failback {name} --abandon"),
+    ("GET", "/v1/failover/failbacks/{group}"): _LOOK,
+    ("GET", "/v1/divergence"): _LOOK,
+    ("GET", "/v1/divergence/{bundle}"): _LOOK,
+    ("POST", "/v1/divergence/{bundle}"): _change("divergence {action} {bundle}"),
+    ("GET", "/v1/divergence/{bundle}/differences"): _LOOK,
+    ("GET", "/v1/failover/guards"): _LOOK,
+    ("GET", "/v1/failover/guards/{guard}"): _LOOK,
+    ("POST", "/v1/failover/guards/{guard}"): _change("failover {action} {guard}"),
+    ("GET", "/v1/failover/scripts"): _LOOK,
+    ("POST", _MONITOR + "/scripts/{kind}"): _change("failover scripts set {name} {kind}"),
+    ("POST", _MONITOR + "/scripts/{kind}/test"): _change("failover scripts test {name} {kind}"),
+    ("GET", _MONITOR + "/drills"): _LOOK,
+    ("POST", _MONITOR + "/drills"): _change("failover drill {name}"),
+    ("POST", _MONITOR + "/drills/end"): _change("failover drill {name} --end"),
     ("GET", "/v1/targets"): _LOOK,
     ("POST", "/v1/targets"): _change("target {action} {uuid}"),
     ("GET", "/v1/targets/orphans"): _LOOK,
@@ -144,7 +173,7 @@ def _given(body: msgspec.Struct | None) -> dict[str, Any]:
         value = getattr(body, field.name)
         default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
         if default is msgspec.NODEFAULT or value != default:
-            found[field.name] = value
+            found[field.name] = _given(value) if isinstance(value, msgspec.Struct) else value
     return found
 
 

@@ -30,6 +30,7 @@ from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
+from replicator.failovers import superseded_reason
 from replicator.fs import mounts as fs_mounts
 from replicator.orphans import OrphanAction, OrphanSettings
 from replicator.paths import Home, memory_directory
@@ -101,6 +102,8 @@ class Children:
 
         async def tell(child: Child) -> None:
             await child.call("set_active", **self.active(mount))
+            if page := self.fence(mount):
+                await child.call("set_fence", page=page)
             self._drop_lost_readers(mount)
             async with self._receivers_away(mount):
                 pass  # they come back and write through the mount that is there now
@@ -147,6 +150,8 @@ class Children:
         capture was killed and stopped before it came up again.
         """
         held_mount.give_up(self.journal_settings(mount).memory_directory)
+        with suppress(FileNotFoundError):
+            os.unlink(self._home.fence(mount.id))
         with suppress(UsageError, OSError):
             await trio.to_thread.run_sync(fs_mounts.clear_stale, mount.mountpoint)
         await self.discard_journal(mount)
@@ -226,9 +231,25 @@ class Children:
             memory_bytes=queue.memory_size,
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
+            readers=self._first_readers(mount),
             active=self.active_prefixes(mount),
             synchronous=self.synchronous(mount),
+            fence=self.fence(mount),
         )
+
+    def _first_readers(self, mount: Mount) -> list[str]:
+        """Connections that have to know of every change from the first one on: see `Restored.heads`."""
+        return [
+            connection.uuid
+            for connection in self._state().connections
+            if connection.restored is not None and mount.id not in connection.restored.heads
+            if any(journal.mount.id == mount.id for journal in self.journals(connection))
+        ]
+
+    def fence(self, mount: Mount) -> str:
+        """The page that says until when programs may change something there; "": there is none."""
+        page = self._home.fence(mount.id)
+        return page if os.path.exists(page) else ""
 
     def journal_settings(self, mount: Mount) -> JournalSettings:
         """Where the journal of a mount is, and how large it may become."""
@@ -418,6 +439,7 @@ class Children:
             ],
             epoch=connection.epoch,
             restored=connection.restored,
+            superseded=self._superseded(connection),
             options=SenderOptions(
                 mirror=connection.options.mirror,
                 newer=connection.options.newer,
@@ -440,6 +462,10 @@ class Children:
             connection_id=connection.id,
             security=self._security,
         )
+
+    def _superseded(self, connection: Connection) -> str:
+        promotion = self._state().superseding(connection.uuid)
+        return superseded_reason(promotion) if promotion is not None else ""
 
     def transmission_orders(self, connection: Connection) -> TransmissionOrders:
         """What the sender of this connection is to do."""

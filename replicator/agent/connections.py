@@ -221,6 +221,13 @@ class Connections:
             )
             return status
 
+    async def remove_quietly(self, uuid: str) -> None:
+        """For good, without an event: what replaced it is told. Nothing, if it is gone."""
+        async with self._core.change() as change:
+            for connection in self._core.state.connections:
+                if connection.uuid == uuid:
+                    await self._remove(change, connection)
+
     async def _remove(self, change: Change, connection: Connection) -> None:
         journals = self._core.children.journals(connection)
         await change.save(

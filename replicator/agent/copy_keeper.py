@@ -134,7 +134,7 @@ class CopyKeeper:
         return CopyView(
             uuid=copy,
             repset=msgspec.json.decode(connect.set_definition, type=ReplicationSet),
-            roots=_roots(connect),
+            roots=roots_of(connect),
             source_uuid=status["source_uuid"],
             source_name=status["source_name"],
             agent=self._core.identity.name,
@@ -215,7 +215,7 @@ class CopyKeeper:
         return running
 
     async def _arguments(self, call: Call, copy: str) -> SenderArguments:
-        known = {root.replica: root for root in _roots(await self._connect_of(copy))}
+        known = {root.replica: root for root in roots_of(await self._connect_of(copy))}
         if call.repset is None or len(call.roots) != len(call.places) or not call.roots:
             raise UsageError("a restore has to say what goes where")
         if any(known.get(root.replica) != root for root in call.roots):
@@ -309,7 +309,7 @@ class CopyKeeper:
         """All objects, root by root."""
         if call.repset is None:
             raise UsageError("an inventory has to say of what")
-        known = _roots(await self._connect_of(copy))
+        known = roots_of(await self._connect_of(copy))
         if any(root not in known for root in call.roots):
             raise UsageError("an inventory asks for directories that are not of this copy")
         sources = await trio.to_thread.run_sync(open_sources, call.repset, call.roots, True)
@@ -361,7 +361,7 @@ def open_sources(repset: ReplicationSet, roots: Sequence[Root], beneath_locks: b
     ]
 
 
-def _roots(connect: Connect) -> tuple[Root, ...]:
+def roots_of(connect: Connect) -> tuple[Root, ...]:
     """The parts of a copy, none inside another. Raises ReplicatorError if it is torn apart."""
     found: list[Root] = []
     maps = sorted(connect.maps, key=lambda m: (m.journal, len(m.source)))

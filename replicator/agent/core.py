@@ -23,6 +23,7 @@ from replicator.agent.state import AgentIdentity, State, save
 from replicator.config import Config
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.events import EventRing
+from replicator.fences import FenceState
 from replicator.paths import Home
 
 
@@ -45,8 +46,11 @@ class Core:
     children: Children
     peers: Peers
     up: trio.Event = field(default_factory=trio.Event)  # everything was started that should run
+    fence_state: Callable[[str], FenceState | None] = lambda mount: None
+    """Of a mount, by its id."""
     rung: trio.Event = field(default_factory=trio.Event)  # by a sender whose state changes; then replaced
     _changes: trio.Lock = field(default_factory=trio.Lock)
+    _saving: trio.Lock = field(default_factory=trio.Lock)
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator["Change"]:
@@ -59,6 +63,16 @@ class Core:
                 with trio.CancelScope(shield=True):
                     await change.take_back()
                 raise
+
+    async def save(self, **fields: Any) -> None:
+        """Make fields of the state durable, then believe in them. For `Change.save`, and for whoever alone
+        changes a field and must not wait for a change that takes long.
+        """
+        with trio.CancelScope(shield=True):
+            async with self._saving:
+                state = msgspec.structs.replace(self.state, **fields)
+                await trio.to_thread.run_sync(save, self.home.state, state)
+                self.state = state
 
 
 class Change:
@@ -74,11 +88,7 @@ class Change:
 
     async def save(self, **changes: Any) -> None:
         """Make a changed state durable, then believe in it."""
-        core = self._core
-        state = msgspec.structs.replace(core.state, **changes)
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(save, core.home.state, state)
-            core.state = state
+        await self._core.save(**changes)
 
     async def take_back(self) -> None:
         """What cannot be undone is said in an event: the error of the change itself goes to its caller."""

@@ -225,9 +225,12 @@ async def run_agent(
                     greeter = Greeter(children.adopt, service.answering, ring, peers, service.pairing)
                     await nursery.start(greeter.serve, listeners)
                     nursery.start_soon(peers.run, service.other_agents)
-                    nursery.start_soon(Watch(core, service.connections, service.queues).run)
+                    nursery.start_soon(
+                        Watch(core, service.connections, service.queues, service.failover.guards.learn).run
+                    )
                     nursery.start_soon(service.recovery.run)
                     nursery.start_soon(service.restores.run)
+                    nursery.start_soon(service.failover.run)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()

@@ -13,6 +13,7 @@ from replicator.agent.core import Change, Core, NotFoundError, real_path
 from replicator.agent.state import Connection, Mount, new_uuid
 from replicator.capture.binding_choice import choose
 from replicator.errors import ReplicatorError
+from replicator.fences import FenceState
 from replicator.synchrony import SyncView
 
 
@@ -26,6 +27,7 @@ class MountView(msgspec.Struct, frozen=True, kw_only=True):
     problem: str
     options: dict[str, str]  # those that are not the default
     synchrony: tuple[SyncView, ...] = ()  # of the connections that its programs wait for
+    fence: FenceState | None = None  # until when its programs may change something; None: without end
 
 
 class Mounts:
@@ -174,6 +176,7 @@ class Mounts:
             problem=problem,
             options=mount_options.shown(mount.options),
             synchrony=tuple(views),
+            fence=self._core.fence_state(mount.id),
         )
 
     def _needs(self, connection: Connection, mount: Mount) -> bool:

@@ -145,7 +145,7 @@ class Ending:
         connection = msgspec.structs.replace(
             known,
             epoch=restore.epoch + 1 if resume else known.epoch,
-            restored=Restored(restore.uuid, heads, differs, resume),
+            restored=Restored(restore.uuid, heads, differs, resume=resume),
         )
         connections = tuple(connection if c.uuid == known.uuid else c for c in state.connections)
         await change.save(connections=connections)

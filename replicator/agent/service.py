@@ -19,6 +19,8 @@ from replicator.agent.connections import Connections
 from replicator.agent.copy_keeper import CopyKeeper
 from replicator.agent.core import Core
 from replicator.agent.diagnostics_service import DiagnosticsService
+from replicator.agent.failover import calls as failover_calls
+from replicator.agent.failover.service import FailoverService
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
@@ -71,6 +73,7 @@ class Service:
         self.orphans = OrphanService(core, self.connections)
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)
+        self.failover = FailoverService(core, self.connections, self.mounts, self.repsets)
         self.schedules = ScheduleService(core, self.connections)
         self.calendars = CalendarService(core, self.connections)
         self.diagnostics = DiagnosticsService(core, self.connections)
@@ -89,7 +92,10 @@ class Service:
     @property
     def answering(self) -> dict[str, Answering]:
         """Who answers other agents, by the purpose of their call."""
-        return {restore_calls.PURPOSE: self.copies.serve}
+        return {
+            restore_calls.PURPOSE: self.copies.serve,
+            failover_calls.PURPOSE: self.failover.calls.serve,
+        }
 
     async def protect(self, request: ProtectRequest) -> ConnectionStatus:
         """See `protect.py`."""
@@ -133,6 +139,7 @@ class Service:
 
     async def _start(self) -> None:
         await self._core.children.adopt_strays()
+        await self.failover.returning.before_mounts()
         async with trio.open_nursery() as nursery:
             for mount in self._core.state.mounts:
                 if not self._core.state.is_restored(mount=mount.id):
@@ -147,6 +154,7 @@ class Service:
                 repset=connection.repset.name,
                 target=connection.target,
             )
+        await self.failover.returning.after_mounts()
         self._core.children.forget_places()
         for uuid in self._core.children.receivers_known():
             await self._core.children.end_outdated_receiver(uuid)

@@ -13,6 +13,7 @@ import msgspec
 
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
+from replicator.failovers import Guard, Monitor, Promotion
 from replicator.limit_calendar import LimitEntry
 from replicator.mount_options import MountOptions
 from replicator.orphans import OrphanSettings
@@ -133,6 +134,17 @@ class Restore(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase in (Phase.RUNNING, Phase.FINISHING)
 
 
+class Away(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection whose data another host owns since a failover: what it read is a copy of what that has."""
+
+    connection: str  # uuid
+    copy: str  # uuid of the return connection, whose copy it is
+    group: str
+    epoch: int  # since which the other owns it
+    mounts: tuple[str, ...] = ()  # ids of those that are down: the copy is written below
+    told: bool = False  # the owner knows that it may send
+
+
 class State(_Versioned, frozen=True, kw_only=True):
     """state.json."""
 
@@ -148,13 +160,29 @@ class State(_Versioned, frozen=True, kw_only=True):
 
     orphans: OrphanSettings = OrphanSettings()  # of the copies that are kept here
     restores: tuple[Restore, ...] = ()  # to this host; those at work, and the last that have ended
+    monitors: tuple[Monitor, ...] = ()  # groups that this host is the target of
+    guards: tuple[Guard, ...] = ()  # groups that this host is the source of
+    away: tuple[Away, ...] = ()
+
+    def superseding(self, connection: str) -> Promotion | None:
+        """By which another agent owns the copy of this connection."""
+        for guard in self.guards:
+            if guard.is_held and connection in guard.copies:
+                return guard.superseded
+        return None
 
     def restore_of(self, uuid: str) -> Restore | None:
         """By its own uuid."""
         return next((restore for restore in self.restores if restore.uuid == uuid), None)
 
     def is_restored(self, *, connection: str = "", mount: str = "") -> bool:
-        """Whether this connection, or mount, has to stay down for a restore."""
+        """Whether this connection, or mount, has to stay down: for a restore, or because another host owns
+        what is there.
+        """
+        if any(away.connection == connection or mount in away.mounts for away in self.away):
+            return True
+        if any(c.uuid == connection and c.restored and not c.restored.opened for c in self.connections):
+            return True
         return any(
             restore.over_source
             and restore.is_at_work
@@ -289,6 +317,9 @@ def _check(path: str, state: State) -> None:
         ("replication set", [s.name for s in state.repsets]),
         ("connection", [c.uuid for c in state.connections]),
         ("connection id", [str(c.id) for c in state.connections]),
+        ("monitor", [m.uuid for m in state.monitors]),
+        ("group", [g.group for g in state.guards]),
+        ("name of a monitor", [m.name for m in state.monitors]),
     ):
         for key in keys:
             if keys.count(key) > 1:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from replicator import events
+from replicator import events, failover_drills
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.supervisor import Child
@@ -49,6 +49,10 @@ class Targets:
         restore = (await child.call("status"))["restoring"]
         if not restore:
             return
+        if restore.startswith(failover_drills.HOLD):
+            raise ReplicatorError(
+                f"a drill reads the copy {child.plan.id}: end that first (dtctl failover drill NAME --end)"
+            )
         if self._core.children.sender_of(restore) is not None:
             raise ReplicatorError(
                 f"the copy {child.plan.id} is being restored from: stop that on the host that gets it (dtctl"

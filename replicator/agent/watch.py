@@ -2,7 +2,7 @@
 sender rings, and from time to time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ from replicator.agent.core import Core
 from replicator.agent.queues import Queues, alerts
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
+from replicator.failovers import Promotion
 from replicator.orphans import OrphanPhase, described
 from replicator.status import (
     ConnectionState,
@@ -156,7 +157,15 @@ def copy_changes(before: Copy, now: Copy, *, must_watch: bool) -> Iterator[Chang
 class Watch:
     """Looks at everything when the agent's bell rings, and every `limits.WATCH_INTERVAL_S`."""
 
-    def __init__(self, core: Core, connections: Connections, queues: Queues) -> None:
+    def __init__(
+        self,
+        core: Core,
+        connections: Connections,
+        queues: Queues,
+        superseded: Callable[[str, Promotion], Awaitable[None]] | None = None,
+    ) -> None:
+        """`superseded(connection, record)`: its target says that another agent owns the copy."""
+        self._superseded = superseded
         self._core = core
         self._connections = connections
         self._seen: dict[str, ConnectionStatus] = {}
@@ -183,6 +192,8 @@ class Watch:
         for uuid, status in connections.items():
             if uuid in self._seen:
                 self._add(connection_changes(self._seen[uuid], status))
+            if status.promotion is not None and self._superseded is not None:
+                await self._superseded(uuid, status.promotion)
         self._seen = connections
         seen: dict[str, QueueView] = {}
         for queue in await self._queues.all():

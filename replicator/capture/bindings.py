@@ -12,6 +12,8 @@ import trio
 from replicator.capture.activity_keeper import ActivityKeeper
 from replicator.capture.resumption import Provision
 from replicator.capture.synchrony import Synchrony
+from replicator.fences import FenceMode
+from replicator.fs.fence import Fence
 from replicator.fs.kernel_protocol import Agreement
 from replicator.fs.passthrough import Passthrough
 from replicator.mount_options import DEFAULTS, MountOptions
@@ -31,6 +33,10 @@ class Binding(Protocol):
 
     def heed_options(self) -> None:
         """Whether the mount is synchronous may be new. Under the lock."""
+        ...
+
+    def heed_fence(self, fence: Fence | None) -> None:
+        """Changes obey this one from now on. Under the lock."""
         ...
 
     def terminate(self) -> None:
@@ -53,17 +59,21 @@ def make(
     keeper: ActivityKeeper | None = None,
     synchrony: Synchrony | None = None,
     answers: FifoBell | None = None,
+    fence: Fence | None = None,
 ) -> Binding:
     """The chosen binding for an open /dev/fuse whose mount is made. `lock` guards what `passthrough` uses.
 
     `provision` (kernel binding): what is kept for a successor. `agreement`: of a predecessor taken over from.
     `options`: only the kernel binding has any. `keeper`: of the log to be synced before what programs sync.
     `synchrony`, `answers`: which replies wait for targets, and what is rung when they may be due.
+    `fence`: what changes obey.
     """
     if binding == "kernel":
         log = keeper.log if keeper is not None else None
-        return _Kernel(passthrough, descriptor, lock, provision, agreement, options, log, synchrony, answers)
-    return _Pyfuse3(passthrough, descriptor, keeper, synchrony, answers)
+        return _Kernel(
+            passthrough, descriptor, lock, provision, agreement, options, log, synchrony, answers, fence
+        )
+    return _Pyfuse3(passthrough, descriptor, keeper, synchrony, answers, fence)
 
 
 class _Kernel:
@@ -78,6 +88,7 @@ class _Kernel:
         log: ActivityLog | None,
         synchrony: Synchrony | None,
         answers: FifoBell | None,
+        fence: Fence | None,
     ) -> None:
         from replicator.fs.kernel_session import Session
 
@@ -95,6 +106,7 @@ class _Kernel:
                 log=log,
                 synchrony=synchrony,
                 answers=answers,
+                fence=fence,
             )
         else:
             self._session = Session(
@@ -111,6 +123,7 @@ class _Kernel:
                 log=log,
                 synchrony=synchrony,
                 answers=answers,
+                fence=fence,
             )
 
     def _ready(self) -> None:
@@ -131,6 +144,9 @@ class _Kernel:
     def heed_options(self) -> None:
         self._session.heed_options()
 
+    def heed_fence(self, fence: Fence | None) -> None:
+        self._session.heed_fence(fence)
+
     def terminate(self) -> None:
         self._session.stop()
 
@@ -148,6 +164,7 @@ class _Pyfuse3:
         keeper: ActivityKeeper | None,
         synchrony: Synchrony | None,
         answers: FifoBell | None,
+        fence: Fence | None,
     ) -> None:
         from replicator.fs import pyfuse3_binding
 
@@ -155,7 +172,7 @@ class _Pyfuse3:
         self._keeper = keeper
         covered = keeper.covered if keeper is not None else pyfuse3_binding.nothing_to_cover
         self._answers = answers
-        self._binding = pyfuse3_binding.Binding(passthrough, covered, synchrony)
+        self._binding = pyfuse3_binding.Binding(passthrough, covered, synchrony, fence)
         self._descriptor = descriptor
 
     async def serve(self, ready: Callable[[], None]) -> bool:
@@ -177,7 +194,12 @@ class _Pyfuse3:
     def heed_options(self) -> None:
         self._binding.answered()
 
+    def heed_fence(self, fence: Fence | None) -> None:
+        self._binding.fence = fence
+
     def terminate(self) -> None:
+        if self._binding.fence is not None:  # what waits there is to end
+            self._binding.fence = Fence.fixed(FenceMode.READ_ONLY)
         self._module.terminate()
 
     async def leave(self) -> None:

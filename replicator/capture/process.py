@@ -37,6 +37,7 @@ from replicator.child import control, interpreter
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.fs import calls, mounts
 from replicator.fs.credentials import prepare_process
+from replicator.fs.fence import fence_at
 from replicator.fs.kernel_protocol import InitFlag
 from replicator.fs.mtimes import Notes
 from replicator.fs.passthrough import Passthrough
@@ -44,6 +45,7 @@ from replicator.fs.recorder import Recorder
 from replicator.mount_options import MountOptions
 from replicator.ops import NAME_KINDS, Kind
 from replicator.paths import Home, remove_if_empty
+from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.statistics import JournalStatistics
 from replicator.synchrony import SyncView
@@ -116,6 +118,8 @@ class Capture:
         self._journal = JournalWriter.open(
             self._world, settings.journal, settings.mount_id, keeps_activity=True
         )
+        for reader in settings.readers:
+            Cursor.open(self._world, settings.journal, settings.mount_id, reader, create=True).close()
         self._keeper = ActivityKeeper(self._world, self._journal, self._lock, self._sync_storage)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)
@@ -171,6 +175,7 @@ class Capture:
                     self._keeper,
                     self._synchrony,
                     answers,
+                    fence_at(settings.fence),
                 )
                 nursery.start_soon(self._tick)
                 nursery.start_soon(self._look_at_targets)
@@ -239,6 +244,7 @@ class Capture:
             "leave": self.leave,
             "check_options": self.check_options,
             "set_synchrony": self.set_synchrony,
+            "set_fence": self.set_fence,
         }
 
     def _recover(self) -> None:
@@ -298,6 +304,16 @@ class Capture:
             self._binding.heed_options()
         self._synchrony_set.set()
         self._world.doorbells.ring(self._synchrony.bell_path)
+
+    # --- fenced ---
+
+    async def set_fence(self, page: str) -> None:
+        """Changes obey this page of shared memory from now on; "": none. On return none is under way that
+        began before.
+        """
+        await self._started.wait()
+        with self._lock:
+            self._binding.heed_fence(fence_at(page))
 
     async def _close_at_end(self, bell: FifoBell) -> None:
         try:

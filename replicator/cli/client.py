@@ -54,6 +54,9 @@ class Client:
         """POST /v1/<path> with a JSON object. `timeout_s` None: wait as long as it takes."""
         return self._request("POST", path, "", body or {}, timeout_s)
 
+    def put(self, *path: str, body: Mapping[str, object]) -> Any:
+        return self._request("PUT", path, "", body)
+
     def delete(self, *path: str, body: Mapping[str, object] | None = None) -> Any:
         return self._request("DELETE", path, "", body or {})
 

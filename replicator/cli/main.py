@@ -12,7 +12,13 @@ from replicator.cli import (
     connection,
     console,
     diagnostics,
+    divergence,
     events,
+    failback,
+    failover,
+    failover_scripts,
+    failover_trials,
+    guards,
     lag,
     limit,
     login,
@@ -29,6 +35,7 @@ from replicator.cli import (
     trust,
     verify,
     why,
+    witness,
 )
 from replicator.cli.client import Client
 from replicator.cli.run import run
@@ -128,7 +135,13 @@ for _module in (connect, status, connection, lag, queue, story, why, verify, tru
     _module.register(app)
 app.add_typer(orphans.app, name="orphans")
 app.add_typer(restore.app, name="restore")
+app.add_typer(divergence.app, name="divergence")
 app.add_typer(recovery.app, name="recovery")
+failover.app.add_typer(failover_scripts.app, name="scripts")
+failover_trials.register(failover.app)
+guards.register(failover.app)
+app.add_typer(failover.app, name="failover")
+app.add_typer(witness.app, name="witness")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")
@@ -138,7 +151,7 @@ app.add_typer(compression.app, name="compression")
 app.add_typer(limit.app, name="limit")
 app.add_typer(mount.app, name="mount")
 app.add_typer(repset.app, name="repset")
-for _module in (login, events, monitor, console):
+for _module in (failback, login, events, monitor, console):
     _module.register(app)
 
 

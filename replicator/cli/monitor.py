@@ -1,4 +1,4 @@
-"""`dtctl monitor`: connections live, with their states, statistics and progress."""
+"""`dtctl monitor`: connections live, with their states, statistics and progress; or monitors of sources."""
 
 import os
 import select
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _INTERVAL_S = 1.0
+_HISTORY = 10  # entries that are shown
 
 
 def register(app: typer.Typer) -> None:
@@ -32,12 +33,15 @@ def monitor(
         float,
         typer.Option("--interval", min=0.1, max=3600.0, metavar="SECONDS", help="Time between two looks."),
     ] = _INTERVAL_S,
+    failover: Annotated[
+        bool, typer.Option("--failover", help="Monitors of sources: countdowns, questions, history.")
+    ] = False,
 ) -> None:
     """Watch all connections; q or Ctrl-C ends it."""
     if not sys.stdout.isatty():
         raise UsageError("monitor needs a terminal; use 'dtctl status' in pipes and scripts")
     client = agent(context)
-    view = View(client)
+    view: View | FailoverView = FailoverView(client) if failover else View(client)
     view.update()  # an agent that is not there is an error now, and a message in the view later
 
     from rich.console import Console
@@ -112,6 +116,40 @@ class View:
                 Text("mirrors", style="bold"),
                 *(render.mirror_bar(status) for status in mirroring),
             ]
+        if self._problem:
+            return Group(Text(self._problem, style="bold red"), Styled(Group(*parts), "dim"))
+        return Group(*parts)
+
+
+class FailoverView:
+    """FO-21: monitors of sources, what they ask, and what happened last."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._agent: dict[str, Any] = {}
+        self._monitors: list[dict[str, Any]] = []
+        self._history: list[dict[str, Any]] = []
+        self._problem = ""
+
+    def update(self) -> None:
+        """As of `View`."""
+        self._agent = self._client.get("agent")
+        self._monitors = self._client.get("failover", "monitors")
+        self._history = self._client.get("failover", "history")[-_HISTORY:]
+        self._problem = ""
+
+    def lost(self, reason: str) -> None:
+        self._problem = reason
+
+    def render(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.styled import Styled
+        from rich.text import Text
+
+        from replicator.cli import render_failover
+
+        title = f"{self._agent.get('name', 'agent')}  {time.strftime('%H:%M:%S')}    q ends"
+        parts = [Text(title, style="bold"), *render_failover.live(self._monitors, self._history)]
         if self._problem:
             return Group(Text(self._problem, style="bold red"), Styled(Group(*parts), "dim"))
         return Group(*parts)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli import render_transmission
+from replicator.cli.render_guards import fence
 from replicator.cli.render_recovery import ends_text
 from replicator.cli.render_verify import verified
 from replicator.cli.units import bytes_text, count_text, seconds_text
@@ -451,7 +452,9 @@ def _why_connection(connection: Mapping[str, Any]) -> list[RenderableType]:
 def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not found:
         return Text("nothing is captured; add a directory with 'dtctl mount add PATH'")
-    table = _table("path", "mounted at", "binding", "pid", "state", "options", "programs", right=("pid",))
+    table = _table(
+        "path", "mounted at", "binding", "pid", "state", "options", "programs", "fence", right=("pid",)
+    )
     for mount in found:
         table.add_row(
             Text(str(mount["path"])),
@@ -461,6 +464,7 @@ def mounts(found: Sequence[Mapping[str, Any]]) -> RenderableType:
             Text(str(mount["state"])),
             Text(_options(mount)),
             Text(", ".join(dict.fromkeys(str(view["state"]) for view in mount.get("synchrony") or ()))),
+            Text(fence(mount.get("fence"))),
         )
     return table
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from replicator.cli import complete, output
+from replicator.cli.client import Client
 from replicator.cli.options import Json, agent
 
 
@@ -29,9 +30,22 @@ def status(
     client = agent(context)
     if connection is None:
         output.emit(client.get("connections"), json, "connections")
+        if not json:
+            _show_questions(client)
         return
     found = client.get("connections", connection)
     if json:
         output.print_json([found])  # a list in every case: one program reads both forms
     else:
         output.emit(found, False, "connection")
+
+
+def _show_questions(client: Client) -> None:
+    """FO-09: what monitors ask, whoever looks."""
+    monitors = client.get("failover", "monitors")
+    if any(monitor["question"] or monitor["halted"] for monitor in monitors):
+        from replicator.cli import render, render_failover
+
+        for monitor in monitors:
+            for line in render_failover.question(monitor):
+                render.show(line)

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from replicator.fences import WAITING
+from replicator.fs.fence import ERRNO, Fence
 from replicator.fs.held_notes import HeldNotes
 from replicator.fs.kernel_binding import NAME_OPERATIONS, Failure, Header, Held, Reply, Sync
 from replicator.fs.kernel_protocol import RESENT
@@ -70,6 +72,8 @@ class Holds:
         self._reply = reply
         self._wake = wake
         self._waiting: deque[_Waiting] = deque()
+        self.fence: Fence | None = None
+        """Closed, it lets out no promise: that targets were given up meanwhile says that they lack it."""
 
     @property
     def are_pending(self) -> bool:
@@ -77,8 +81,8 @@ class Holds:
         return bool(self._waiting)
 
     def hold(self, header: Header, held: Held) -> None:
-        if held.ticket.is_met():
-            self._answer(header, held.reply)
+        if (reply := self._due(held)) is not None:
+            self._answer(header, reply)
             return
         self._waiting.append(_Waiting(header, held))
         self._wake()  # it may have been met while nobody was there to be rung
@@ -87,10 +91,17 @@ class Holds:
         """Give the replies that have waited long enough, in their order."""
         for _ in range(len(self._waiting)):
             waiting = self._waiting.popleft()
-            if waiting.held.ticket.is_met():
-                self._answer(waiting.header, waiting.held.reply)
+            if (reply := self._due(waiting.held)) is not None:
+                self._answer(waiting.header, reply)
             else:
                 self._waiting.append(waiting)
+
+    def _due(self, held: Held) -> Reply:
+        """None: it has to wait."""
+        mode = self.fence.closed() if self.fence is not None else None
+        if mode is not None:
+            return None if mode in WAITING else Failure(ERRNO[mode])
+        return held.reply if held.ticket.is_met() else None
 
     def _answer(self, header: Header, reply: Reply) -> None:
         self._reply(header, reply)

@@ -101,7 +101,7 @@ class Spliced(NamedTuple):
 class After(NamedTuple):
     """A reply, and what is still to be done in any thread when it is out."""
 
-    reply: bytes
+    reply: "bytes | Failure"
     function: Callable[[], None]
 
 

@@ -302,6 +302,7 @@ FATTR_KILL_SUIDGID: Final = 1 << 11
 
 GETATTR_FH: Final = 1 << 0
 OPEN_KILL_SUIDGID: Final = 1 << 0
+WRITE_CACHE: Final = 1 << 0  # of a page of a mapping, not of a call of write(2)
 WRITE_KILL_SUIDGID: Final = 1 << 2
 FSYNC_DATA_ONLY: Final = 1 << 0
 SETXATTR_ACL_KILL_SGID: Final = 1 << 0
@@ -505,6 +506,11 @@ def _notification(code: Notification, body: bytes = b"") -> bytes:
 def forget_attributes(node_id: int) -> bytes:
     """The kernel asks for this object's attributes before it uses them again; its content stays cached."""
     return _notification(Notification.INVAL_INODE, _INVAL_INODE.pack(node_id, -1, 0))
+
+
+def forget_content(node_id: int) -> bytes:
+    """The same, and for its content. Waits for pages of it that are being written."""
+    return _notification(Notification.INVAL_INODE, _INVAL_INODE.pack(node_id, 0, 0))
 
 
 def forget_entry(parent_id: int, name: bytes) -> bytes:

@@ -19,10 +19,13 @@ from contextlib import suppress
 from functools import partial
 
 from replicator import limits
+from replicator.fences import FenceMode
 from replicator.fs import kernel_protocol as protocol
 from replicator.fs.awake import Awake, is_worthwhile
 from replicator.fs.calls import unshare_umask
 from replicator.fs.disk_threads import DiskThreads
+from replicator.fs.fence import Fence
+from replicator.fs.fence_gate import FenceGate
 from replicator.fs.held_notes import HeldNotes
 from replicator.fs.holds import Gate, Holds
 from replicator.fs.intent import Intent
@@ -121,13 +124,14 @@ class Session:
         synchrony: Synchrony | None = None,
         answers: FifoBell | None = None,
         held_notes: HeldNotes | None = None,
+        fence: Fence | None = None,
     ) -> None:
         """Takes `descriptor`, an open /dev/fuse whose mount is made.
 
         `agreement`: it was served by a predecessor that was killed. Otherwise `agreed` is told it before the
         kernel is, and `ready` called after that. `intent`, `open_notes`: see there. `log`: synced before what
         programs sync, and whenever it has something. `synchrony`: which replies wait for targets; `answers`
-        is rung when some of them may have waited long enough.
+        is rung when some of them may have waited long enough. `fence`: what changes obey; None costs nothing.
         """
         self._is_resumed = agreement is not None
         self._agreed = agreed
@@ -160,11 +164,14 @@ class Session:
         self._synchrony = synchrony
         self._answers = answers
         self._gate: Gate | None = None
+        self._fence_gate: FenceGate | None = None
+        self._handle = self._binding.handle  # with the gates in front of it
         self._binding.held_notes = held_notes
         self._holds = Holds(self._reply, self._syncs.wake, held_notes)
         if answers is not None:
             self._poll.register(answers.fileno(), select.POLLIN)
         self.heed_options()
+        self.heed_fence(fence)
         if self._syncs.ring is not None:
             self._poll.register(self._syncs.ring, select.POLLIN)
         self._spin = Spin()
@@ -180,6 +187,29 @@ class Session:
             self._gate = None  # what waits goes on as soon as its ticket says so
         elif self._gate is None:
             self._gate = Gate(self._binding.handle, self._passthrough, synchrony, self._binding.held_notes)
+        self._join_gates()
+
+    def heed_fence(self, fence: Fence | None) -> None:
+        """Obey this one from now on. What waits goes on as it says. Under the lock, or before `serve`."""
+        gate = self._fence_gate
+        self._holds.fence = fence
+        if fence is not None and gate is None:
+            self._fence_gate = FenceGate(
+                fence, self._binding.handle, self._binding.buffer, self._forget_content
+            )
+        elif gate is not None:
+            gate.replace(fence or Fence.fixed(FenceMode.NONE))
+            if fence is None and not gate.waiting:
+                self._fence_gate = None
+        self._is_fenced = fence is not None
+        self._join_gates()
+
+    def _join_gates(self) -> None:
+        handle = self._binding.handle if self._gate is None else self._gate.handle
+        if self._fence_gate is not None:
+            self._fence_gate.inner = handle
+            handle = self._fence_gate.handle
+        self._handle = handle
 
     def stop(self) -> None:
         """End `serve` although the mount is still there: for a mount that was detached. From any thread."""
@@ -224,6 +254,9 @@ class Session:
             is_left = self._leaving and not self._is_gone
             strict = self._synchrony is not None and self._synchrony.is_strict
             self._holds.finish(is_left=is_left, error=errno.EIO if strict else 0)
+            if self._fence_gate is not None and not is_left:
+                for header in self._fence_gate.abandon():
+                    self._reply(header, Failure(errno.EROFS))
             if not is_left:
                 os.close(self._descriptor)
             os.close(self._stop_read)
@@ -234,13 +267,12 @@ class Session:
     def _loop(self) -> None:
         binding, lock, nodes = self._binding, self._lock, self._passthrough.nodes
         buffer = binding.buffer
-        unpack_header, handle = IN_HEADER.unpack_from, binding.handle
+        unpack_header = IN_HEADER.unpack_from
         receive, reply, served = self._receive, self._reply, self._awake.served
         while not (binding.ended or self._stopping) and receive():
             header = unpack_header(buffer)
             with lock:
-                gate = self._gate
-                answer = handle(header) if gate is None else gate.handle(header)
+                answer = self._handle(header)
             if header[1] == protocol.Opcode.INIT:
                 self._begin(header, answer)
             else:
@@ -272,6 +304,8 @@ class Session:
                 syncs.tend()
             if holds.are_pending:
                 holds.tend()
+            if self._fence_gate is not None and self._fence_gate.waiting:
+                self._tend_fence(self._fence_gate)
             try:
                 count = os.readv(descriptor, buffers)
             except BlockingIOError:
@@ -284,7 +318,7 @@ class Session:
                 if until > 0:
                     spin.missed()
                 until = -1.0  # whether it was worth looking is known now
-                ready = self._poll.poll(self._awake.timeout_ms)
+                ready = self._poll.poll(self._timeout_ms)
                 if not ready:
                     self._awake.release()
                 elif answers is not None and (answers.fileno(), select.POLLIN) in ready:
@@ -302,6 +336,28 @@ class Session:
                 if until > 0:
                     spin.came()
                 return count >= HEADER_BYTES
+
+    @property
+    def _timeout_ms(self) -> int | None:
+        """Nobody rings when a fence opens."""
+        gate = self._fence_gate
+        if gate is not None and (gate.waiting or self._holds.are_pending):
+            return limits.FENCE_LOOK_MS
+        return self._awake.timeout_ms
+
+    def _tend_fence(self, gate: FenceGate) -> None:
+        """Handle what had to wait, one after the other, until it has to wait again."""
+        while not (self._binding.ended or self._stopping):
+            with self._lock:
+                header = gate.next()
+                if header is None:
+                    break
+                answer = gate.resumed(header)
+            self._reply(header, answer)
+        with self._lock:
+            if not self._is_fenced and not gate.waiting:
+                self._fence_gate = None
+                self._join_gates()
 
     # --- replying ---
 
@@ -393,6 +449,9 @@ class Session:
 
     def _forget_attributes(self, node_id: int) -> None:
         self._notify(protocol.forget_attributes(node_id))
+
+    def _forget_content(self, node_id: int) -> None:
+        self._notify(protocol.forget_content(node_id))
 
     def _end_pruning(self) -> None:
         self._prune_ends.set()

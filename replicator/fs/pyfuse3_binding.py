@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -25,7 +26,9 @@ from pyfuse3 import (
 )
 
 from replicator import limits
+from replicator.fences import WAITING, FenceMode
 from replicator.fs.credentials import Caller
+from replicator.fs.fence import ERRNO, Fence
 from replicator.fs.passthrough import Entry, Passthrough
 from replicator.fs.tickets import Synchrony, Ticket
 
@@ -34,6 +37,14 @@ logger = logging.getLogger(__name__)
 _CAPABILITY = b"security.capability"
 _MAX_TASKS = 1000  # requests in flight: many may wait for a thread, and still others be answered
 _NO_WAIT_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+# What a fence holds up (see `fence_gate`, which says the same of requests), and what it never does.
+_CHANGES = frozenset(
+    [
+        *("setattr", "setxattr", "removexattr", "mknod", "mkdir", "symlink", "link", "create"),
+        *("unlink", "rmdir", "rename", "write"),
+    ]
+)
+_LETTING_GO = frozenset(["forget", "release", "releasedir", "flush"])
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -44,10 +55,13 @@ def _guarded(
     function: Callable[Concatenate["Binding", _P], _T],
 ) -> Callable[Concatenate["Binding", _P], Coroutine[Any, Any, _T]]:
     """A handler without checkpoint."""
+    name = function.__name__
 
     @functools.wraps(function)
     async def handler(self: "Binding", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
+            if self.fence is not None:
+                await self.pass_fence(name, args)
             if self.of_all:
                 return await self.received(function, *args, **kwargs)
             return function(self, *args, **kwargs)
@@ -56,7 +70,7 @@ def _guarded(
         except FUSEError:
             raise
         except Exception:
-            raise _bug(function.__name__) from None
+            raise _bug(name) from None
 
     return handler
 
@@ -65,17 +79,20 @@ def _guarded_async(
     function: Callable[Concatenate["Binding", _P], Awaitable[_T]],
 ) -> Callable[Concatenate["Binding", _P], Coroutine[Any, Any, _T]]:
     """A handler that waits."""
+    name: str = getattr(function, "__name__", "?")
 
     @functools.wraps(function)
     async def handler(self: "Binding", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
+            if self.fence is not None:
+                await self.pass_fence(name, args)
             return await function(self, *args, **kwargs)
         except OSError as error:
             raise FUSEError(error.errno or errno.EIO) from None
         except FUSEError:
             raise
         except Exception:
-            raise _bug(getattr(function, "__name__", "?")) from None
+            raise _bug(name) from None
 
     return handler
 
@@ -124,20 +141,57 @@ class Binding(pyfuse3.Operations):
         passthrough: Passthrough,
         covered: Callable[[], Awaitable[None]] = nothing_to_cover,
         synchrony: Synchrony | None = None,
+        fence: Fence | None = None,
     ) -> None:
         """`covered` returns when programs may be told that something is durable. `synchrony`: which replies
-        wait for targets.
+        wait for targets. `fence`: what changes obey.
         """
         super().__init__()
         self._fs = passthrough
         self._covered = covered
         self._synchrony = synchrony
+        self.fence = fence
         self._answered = trio.Event()
         self._threads = trio.CapacityLimiter(limits.CAPTURE_THREADS)
         self._reads_without_waiting = True  # until the storage below refuses RWF_NOWAIT
 
     async def _in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
+
+    # --- fenced mounts ---
+
+    async def pass_fence(self, name: str, arguments: tuple[object, ...]) -> None:
+        """Return when this may be done. No checkpoint while the fence is open. Raises OSError."""
+        while self.fence is not None and (mode := self.fence.closed()) is not None:
+            if mode is FenceMode.IO_ERROR and name not in _LETTING_GO:
+                raise OSError(errno.EIO, "fenced")
+            if name == "open":
+                flags = arguments[1]
+                assert isinstance(flags, int)
+                truncates = bool(flags & os.O_TRUNC)
+                writes = flags & os.O_ACCMODE != os.O_RDONLY or truncates
+                if not writes or (mode in WAITING and not truncates):
+                    return
+            elif name not in _CHANGES:
+                return
+            if mode not in WAITING:
+                if name == "write":  # it may be a page of a mapping: see `fence_gate`
+                    handle_id = arguments[0]
+                    assert isinstance(handle_id, int)
+                    trio.lowlevel.spawn_system_task(self._forget_content, self._fs.node_of(handle_id))
+                raise OSError(errno.EROFS, "fenced")
+            await trio.sleep(limits.FENCE_LOOK_MS / 1000)
+
+    async def _forget_content(self, node_id: int) -> None:
+        with suppress(OSError, RuntimeError):  # the kernel has forgotten it, or all of the mount
+            await self._in_thread(pyfuse3.invalidate_inode, node_id)
+
+    async def _promise(self) -> None:
+        """Return when programs may be told what targets have, or lack. Raises OSError."""
+        while self.fence is not None and (mode := self.fence.closed()) is not None:
+            if mode not in WAITING:
+                raise OSError(ERRNO[mode], "fenced")
+            await trio.sleep(limits.FENCE_LOOK_MS / 1000)
 
     # --- synchronous mounts ---
 
@@ -159,8 +213,11 @@ class Binding(pyfuse3.Operations):
 
     async def _has(self, ticket: Ticket | None) -> None:
         """Return when the targets have it."""
-        while ticket is not None and not ticket.is_met():
+        if ticket is None:
+            return
+        while not ticket.is_met():
             await self._answered.wait()
+        await self._promise()
 
     async def received(
         self, function: Callable[Concatenate["Binding", _P], _T], *args: _P.args, **kwargs: _P.kwargs

@@ -3,11 +3,11 @@
 Pure. The map speaks of the copy at the place of its HOLE in the stream: ask when the stream is there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
 from replicator.mirror.patches import TO_END
-from replicator.ops import NO_IDENTITY
+from replicator.ops import NO_IDENTITY, Identity
 from replicator.queue import regions
 from replicator.queue.dirty import Dirty, Scope
 from replicator.repset import Filter
@@ -42,6 +42,35 @@ def require_foreign(entries: Iterable[Dirty], rules: Filter, order: Order, *, re
             _require_tree(entry.path, rules, order)
         elif entry.scope & Scope.DIRECTORY and rules.may_contain(entry.path):
             order.require(entry.path)  # its attributes: a list of names would remove some
+
+
+def require_tail(
+    entries: Iterable[Dirty],
+    rules: Filter,
+    order: Order,
+    file_at: Callable[[bytes], tuple[Identity, int] | None],
+) -> None:
+    """Have all of it brought that the target wrote while it was the source, and the source never had: names
+    that the source does not have go. Files that kept their names are patched where they differ.
+
+    The map knows files by identities that mean nothing here. `file_at`: the regular file that has a name in
+    the source now, and how many names it has.
+    """
+    for entry in entries:
+        if entry.scope & (Scope.TREE | Scope.WHOLE | _OF_DIRECTORIES):
+            require_dirty([entry], rules, order, in_place=False)
+            continue
+        differs = bool(entry.regions) or bool(entry.scope & ~Scope.LINKED)
+        if not differs:
+            continue  # it is for a name that was made: that one is whole
+        known = file_at(entry.path) if rules.includes(entry.path) else None
+        if known is not None:
+            order.require_regions(entry.path, known[0], _spans(entry), multilink=known[1] > 1)
+        elif entry.scope & Scope.LINKED:  # its other names may be anywhere
+            for root in rules.roots:
+                order.require_replaced(root)
+        elif rules.includes(entry.path):  # it is something else, or gone
+            _require_file(entry, order, in_place=False)
 
 
 def concerns(entries: Iterable[Dirty], rules: Filter) -> bool:

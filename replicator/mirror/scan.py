@@ -190,6 +190,20 @@ class Source:
             os.close(directory_fd)
         return True
 
+    def file_at(self, path: bytes) -> tuple[Identity, int] | None:
+        """The regular file of that name, and how many names it has; None: there is none."""
+        try:
+            directory_fd = self.root.open_directory(parent_of(path))
+        except OSError:
+            return None
+        try:
+            state = os.stat(path.rpartition(b"/")[2] or b".", dir_fd=directory_fd, follow_symlinks=False)
+        except OSError:
+            return None
+        finally:
+            os.close(directory_fd)
+        return (identity_of(state), state.st_nlink) if stat.S_ISREG(state.st_mode) else None
+
     def look(self, path: bytes, choice: Choice) -> Directory | Found:
         """What is at `path` now."""
         directory_fd = -1

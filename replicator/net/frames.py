@@ -12,6 +12,7 @@ import msgspec
 
 from replicator import limits
 from replicator.bounds import Count, Id, Path
+from replicator.failovers import Promotion
 
 PROTOCOL_VERSION = 1
 
@@ -139,13 +140,17 @@ class Connected(Frame, frozen=True):
     )
     checks: bool = False  # it understands CHECKS
     secures: bool = False  # it understands SECURE
+    epoch: Count = 0  # of the copy: above that of CONNECT, the source may not transmit
 
 
 class RefusedConnection(Frame, frozen=True):
-    """Target → source: not accepted. `retry`: whether trying again by itself can help."""
+    """Target → source: not accepted. `retry`: whether trying again by itself can help. `promotion`: somebody
+    else has owned the copy since, and the source may not transmit.
+    """
 
     reason: str
     retry: bool
+    promotion: Promotion | None = None
 
 
 class StreamHead(Frame, frozen=True):
@@ -229,6 +234,7 @@ class Acknowledge(Frame, frozen=True):
     batches_applied: Count
     settled: Id = ""
     secured: Marks = ()  # as `durable`, and as true; but its position may be synced later
+    epoch: Count = 0  # as in Connected
 
 
 class Secure(Frame, frozen=True):
@@ -261,7 +267,8 @@ class PiecesRefused(Frame, frozen=True):
 class Drift(Frame, frozen=True):
     """Target → source: somebody else has changed the copy. `dirty`: an encoded dirty map in terms of the
     source's paths; b"": anything may have changed. Told again in each session until a MIRROR_END has a
-    `drift` of this `number` or more. `exact`: but for what was reported so, the copy is exact.
+    `drift` of this `number` or more. `exact`: but for what was reported so, the copy is exact. `tail`: it was
+    changed by the host of the copy while that was the source; what the source does not have of it goes.
     """
 
     number: Count
@@ -270,6 +277,7 @@ class Drift(Frame, frozen=True):
     changes: Count  # ever noticed, for people
     last_path: Path  # of them
     exact: bool
+    tail: bool = False
 
 
 class Orphans(Frame, frozen=True):

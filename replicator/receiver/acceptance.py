@@ -1,10 +1,14 @@
 """How a session begins on the target: who is there, and whether the connection is accepted."""
 
 import os
+from datetime import datetime
+
+import msgspec
 
 from replicator import limits
 from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError, ReplicatorError
+from replicator.failovers import Promotion
 from replicator.net.frames import PACKED_FEATURE, PROTOCOL_VERSION, Connect, Connected, Greeting, Hello, Mark
 from replicator.net.session import Session
 from replicator.ops import shown
@@ -16,11 +20,12 @@ from replicator.receiver.replica_state import Marks, fingerprint, journal_ids
 
 
 class Refused(Exception):
-    """This connection is not accepted. `retry`: trying again by itself may help."""
+    """This connection is not accepted. `retry`: trying again by itself may help. `promotion`: why not."""
 
-    def __init__(self, reason: str, *, retry: bool) -> None:
+    def __init__(self, reason: str, *, retry: bool, promotion: Promotion | None = None) -> None:
         super().__init__(reason)
         self.retry = retry
+        self.promotion = promotion
 
 
 async def accept(
@@ -38,6 +43,7 @@ async def accept(
     hello = await session.receive()
     if not isinstance(hello, Hello) or hello.version != PROTOCOL_VERSION:
         raise Refused(f"this agent speaks version {PROTOCOL_VERSION} of the protocol only", retry=False)
+    _check_closed(arguments, replica)
     _check_source(session.peer_uuid, hello, replica)
     features = (PACKED_FEATURE,)
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
@@ -50,7 +56,7 @@ async def accept(
     _check_epoch(connect, replica)
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
     await replica.know_source(hello.agent_uuid, one_line(hello.agent_name, limits.NAME_CHARS))
-    intake.open()
+    intake.open(connect.epoch)
     if fingerprint(connect) != intake.received.connect:
         await intake.append(connect)
     received = intake.received
@@ -68,6 +74,7 @@ async def accept(
             replica.orphan_settings.automatic,
             True,
             True,
+            replica.state.epoch,
         )
     )
     return connect, frozenset(hello.features)
@@ -84,9 +91,28 @@ def _check_source(proved: str, hello: Hello, replica: Replica) -> None:
         raise Refused(f"this connection belongs to another source ({replica.state.source_name})", retry=False)
 
 
+def _check_closed(arguments: ReceiverArguments, replica: Replica) -> None:
+    if replica.state.closed and not replica.is_promoted:
+        raise Refused(f"{arguments.agent_name} is taking over", retry=True)
+
+
+def _moment(wall_s: float) -> str:
+    return datetime.fromtimestamp(wall_s).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
 def _check_epoch(connect: Connect, replica: Replica) -> None:
-    """Two writers never merge silently: a source that was replaced by a restored one may not transmit."""
-    epoch = replica.state.epoch
+    """Two writers never merge silently: a source whose place another has taken may not transmit."""
+    epoch, promotion = replica.state.epoch, replica.state.promotion
+    if connect.epoch < epoch and promotion is not None and promotion.epoch == epoch:
+        raise Refused(
+            f"restore required: {promotion.owner_name} has taken over at {_moment(promotion.time)} (epoch"
+            f" {epoch}): what this source (epoch {connect.epoch}) has written since is not replicated",
+            retry=False,
+            promotion=msgspec.structs.replace(
+                promotion,
+                copies=tuple(c for c in promotion.copies if c.connection == connect.connection_uuid),
+            ),
+        )
     if connect.epoch < epoch:
         raise Refused(
             f"restore required: this copy belongs to {replica.state.source_name} since a restore (epoch"

@@ -8,7 +8,7 @@ operation before it heard of the report.
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,18 +22,31 @@ from replicator.queue.durable_file import replace_durably
 from replicator.world import World
 
 _MOVING = frozenset({Kind.RENAME, Kind.LINK})
-_Stored = tuple[str, list[tuple[int, str, bytes, bool]]]
-"""The file: of which boot, and number, journal, dirty map, whether it is repaired, of each report."""
 _MULTILINK = int(Flag.MULTILINK)  # enumerations are slow where it counts
+
+
+class _StoredReport(msgspec.Struct, frozen=True, array_like=True):
+    number: int
+    journal_id: str
+    dirty: bytes
+    repaired: bool
+    tail: bool = False
+
+
+_Stored = tuple[str, list[_StoredReport]]
+"""The file: of which boot, and the reports."""
 
 
 @dataclass
 class Report:
-    """What a source is told at once, of one journal. `dirty` None: anything may have changed."""
+    """What a source is told at once, of one journal. `dirty` None: anything may have changed. `tail`: by its
+    former source, which is the target now.
+    """
 
     number: int
     journal_id: str
     dirty: DirtyMap | None
+    tail: bool = False
 
     @property
     def encoded(self) -> bytes:
@@ -83,6 +96,16 @@ class Drift:
         self._save()
         return dirty is None
 
+    def add_tails(self, tails: Mapping[str, DirtyMap | None]) -> None:
+        """By journal id: what the host of the copy wrote while it was the source, and the source never had.
+        OSError: it could not be noted.
+        """
+        for journal_id, dirty in tails.items():
+            if dirty is None or not dirty.is_empty:
+                self._report(journal_id, dirty, tail=True)
+        self.tell()
+        self._replace_file()
+
     def looked(self) -> None:
         """All that was changed up to now was added."""
         self._recent = []
@@ -91,17 +114,19 @@ class Drift:
         """What was gathered is for the source to know."""
         self.told = self._number
 
-    def _report(self, journal_id: str, dirty: DirtyMap | None) -> None:
-        same = [report for report in self.reports if report.journal_id == journal_id]
+    def _report(self, journal_id: str, dirty: DirtyMap | None, *, tail: bool = False) -> None:
+        known = [report for report in self.reports if report.journal_id == journal_id]
+        same = [report for report in known if report.tail is tail or report.dirty is None or dirty is None]
         if any(report.dirty is None for report in same):
             dirty = None
+        tail = tail or (dirty is None and any(report.tail for report in same))
         for report in same:
             if dirty is None or len(same) >= limits.DRIFT_REPORTS or report.number > self.told:
                 self.reports.remove(report)
                 if dirty is not None and report.dirty is not None:
                     dirty.merge(report.dirty)
         self._number = max(self._number + 1, self._world.clock.wall_ns() // 1000)
-        self.reports.append(Report(self._number, journal_id, dirty))
+        self.reports.append(Report(self._number, journal_id, dirty, tail))
 
     def repaired(self, number: int) -> None:
         """A mirror is complete that knew of all reports up to this number."""
@@ -129,13 +154,17 @@ class Drift:
                 self._recent.append((journal_id, record._replace(payload=b"")))
             else:
                 self._recent = None
-        known = [r.dirty for r in self.reports if r.journal_id == journal_id and r.dirty is not None]
-        dirty = _followed(known, record)
-        if dirty is None or not dirty.is_empty:
-            self._report(journal_id, dirty)
+        anything = found = False
+        for tail in (False, True):
+            reports = [r for r in self.reports if r.journal_id == journal_id and r.tail is tail]
+            dirty = _followed([r.dirty for r in reports if r.dirty is not None], record)
+            if dirty is None or not dirty.is_empty:
+                self._report(journal_id, dirty, tail=tail)
+                anything, found = anything or dirty is None, True
+        if found:
             self._save()
             self.tell()
-        return dirty is None
+        return anything
 
     # --- over restarts ---
 
@@ -147,8 +176,8 @@ class Drift:
             print(f"changes of others in the copy cannot be noted: {error}", file=sys.stderr, flush=True)
 
     def _replace_file(self) -> None:
-        kept = [(r.number, r.journal_id, r.encoded, True) for r in self._unsettled]
-        kept += [(r.number, r.journal_id, r.encoded, False) for r in self.reports]
+        kept = [_stored(report, True) for report in self._unsettled]
+        kept += [_stored(report, False) for report in self.reports]
         data = msgspec.msgpack.encode((self._world.clock.boot_id(), kept))
         replace_durably(self._world.disk, self._path, [data])
 
@@ -164,18 +193,35 @@ class Drift:
         try:
             boot_id, stored = msgspec.msgpack.decode(data, type=_Stored)
             same_boot = boot_id == self._world.clock.boot_id()
-            self._number = max((each[0] for each in stored), default=0)
-            for number, journal_id, encoded, repaired in stored:
-                dirty = DirtyMap.decode(encoded, limits.DRIFT_BYTES) if encoded else None
+            self._number = max((each.number for each in stored), default=0)
+            for each in stored:
+                number = each.number
+                dirty = DirtyMap.decode(each.dirty, limits.DRIFT_BYTES) if each.dirty else None
                 if not same_boot:  # what was repaired may be so no longer, so the source hears of it anew
                     number = self._number = max(self._number + 1, self._world.clock.wall_ns() // 1000)
-                reports = self._unsettled if repaired and same_boot else self.reports
-                reports.append(Report(number, journal_id, dirty))
+                reports = self._unsettled if each.repaired and same_boot else self.reports
+                reports.append(Report(number, each.journal_id, dirty, each.tail))
         except (*MALFORMED, CorruptDirtyMap):
             self.reports.clear()
             self._unsettled.clear()
             return False
         return True
+
+
+def _stored(report: Report, repaired: bool) -> _StoredReport:
+    return _StoredReport(report.number, report.journal_id, report.encoded, repaired, report.tail)
+
+
+def one_for_each_journal(reports: Sequence[Report]) -> list[Report]:
+    """The same, with those of one journal merged."""
+    found: dict[str, Report] = {}
+    for report in reports:
+        merged = found.setdefault(report.journal_id, Report(0, report.journal_id, DirtyMap()))
+        if report.dirty is None or merged.dirty is None:
+            merged.dirty = None
+        else:
+            merged.dirty.merge(report.dirty)
+    return list(found.values())
 
 
 def moves(record: Record) -> bool:
@@ -199,8 +245,9 @@ def _followed(known: Iterable[DirtyMap], record: Record) -> DirtyMap | None:
                     continue
                 if record.kind not in _MOVING:
                     return None
-                if below:
-                    found.include(new + entry.path[len(old) :], entry.scope, 0)
+                if below:  # of what differs in place it is not known what lies there otherwise
+                    scope = entry.scope | Scope.WHOLE if entry.regions else entry.scope
+                    found.include(new + entry.path[len(old) :], scope, 0)
                 else:
                     found.include(new, Scope.TREE, 0)
     return found

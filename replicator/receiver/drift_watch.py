@@ -35,10 +35,12 @@ class DriftWatch:
         self._wanted = wanted
         self._pause_s = limits.DRIFT_PAUSE_FIRST_S
         self._told_at, self._tell_at = -_NEVER, _NEVER  # of trio's clock
+        self._watched: ForeignChanges | None = None
+        self._read_ns = 0  # all up to then is known
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while self._wanted:
+        """Until cancelled, or until what is changed here is no business of the source any more."""
+        while self._wanted and not self._is_over:
             tree, changed = self._replica.tree, self._replica.tree_changed
             if tree is None:
                 await changed.wait()
@@ -52,22 +54,40 @@ class DriftWatch:
                 continue
             try:
                 self.state, self._replica.drift.watched = WATCHING, True
+                self._watched = watched
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch, watched)
                     await changed.wait()
                     nursery.cancel_scope.cancel()
             finally:
                 self.state, self._replica.drift.watched = OFF, False
+                self._watched = None
                 watched.close()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._replica.is_promoted and not self._replica.state.closed
+
+    async def look_now(self) -> None:
+        """All that was changed before the call is noted on return."""
+        before_ns = self._read_ns
+        while self._watched is not None and (seen := self._watched.read()) is not None:
+            if seen.changes or seen.overflow:
+                await self._note(seen, before_ns)
+
+    def look_again(self) -> None:
+        """Whether to go on watching."""
+        self._replica.tree_changed.set()
+        self._replica.tree_changed = trio.Event()
+
     async def _watch(self, watched: ForeignChanges) -> None:
-        read_ns = self._world.clock.wall_ns()  # all up to then is known
+        self._read_ns = self._world.clock.wall_ns()
         gather_s = limits.DRIFT_GATHER_S
         while True:
             with trio.move_on_at(self._tell_at):
                 await trio.lowlevel.wait_readable(watched)
                 await trio.sleep(gather_s)
-            before_ns, read_ns = read_ns, self._world.clock.wall_ns()
+            before_ns, self._read_ns = self._read_ns, self._world.clock.wall_ns()
             reads, ours = 0, False
             while (seen := watched.read()) is not None:
                 reads += 1

@@ -13,7 +13,7 @@ from replicator import limits
 from replicator.bounds import MALFORMED
 from replicator.errors import JournalError, RemoteProtocolError
 from replicator.mirror.checks import decode_checks
-from replicator.mirror.mirroring import OVERRULING
+from replicator.mirror.mirroring import OVERRULING, RESTORED
 from replicator.mirror.pieces import decode_batch
 from replicator.net.engine import Buffer, Event
 from replicator.net.frames import (
@@ -95,10 +95,12 @@ class Intake:
         self._waiting = False  # what has arrived does not fit
         self._full_bytes = 0  # so much was in the spool when it was full
         self._closed = ""
+        self._epoch = 0
 
-    def open(self) -> None:
-        """A session begins: the source hears now what was received, and goes on from there."""
+    def open(self, epoch: int) -> None:
+        """A session begins, of a source of that epoch: it hears now what was received, and goes on there."""
         self._closed = ""
+        self._epoch = epoch
         # What waited for room may have gone with its session: if all else is applied, nothing more tells.
         self.look_for_room()
 
@@ -148,6 +150,9 @@ class Intake:
             elif isinstance(frame, Checks):
                 await self._checks(frame, data)
         elif isinstance(event, MirrorBegin):
+            if event.kind == RESTORED and self._epoch > self._replica.state.epoch:
+                # It would compare nothing, and believe that it has nothing to bring.
+                raise RemoteProtocolError("this copy does not know that its source became equal to it")
             await self.append(event)
             if event.kind in OVERRULING:
                 self._replica.choose_source()

@@ -1,9 +1,9 @@
 """home/target/<connection>/position: up to where a target's copy is durable.
 
 Two copies (see `two_copies.py`), each in a slot of `limits.POSITION_BYTES`; the value is a MessagePack array
-of a map from journal id to [sequence, chain], and a time. A slot is overwritten in place and the file keeps
-its size, so that a new position costs the device one block and no change of metadata. A file replaced by
-rename costs seventeen (ext4), more than the change whose position it tells.
+of a map from journal id to [sequence, chain], and two times. A slot is overwritten in place and the file
+keeps its size, so that a new position costs the device one block and no change of metadata. A file replaced
+by rename costs seventeen (ext4), more than the change whose position it tells.
 
 A crash while a slot is written leaves the other one: the position before, which is true as well, only older.
 Without a whole slot nothing is known to be durable.
@@ -26,6 +26,7 @@ class Durable(msgspec.Struct, frozen=True, array_like=True):
 
     marks: Marks = {}
     wall_ns: int = 0  # before the copy was synced: what its file system has stamped later may be lost
+    done_ns: int = 0  # when the source did the last operation of it; 0: not known
 
 
 class PositionFile:
@@ -58,11 +59,15 @@ class PositionFile:
     def wall_ns(self) -> int:
         return self._durable.wall_ns
 
-    def save(self, marks: Marks, wall_ns: int) -> None:
+    @property
+    def done_ns(self) -> int:
+        return self._durable.done_ns
+
+    def save(self, marks: Marks, wall_ns: int, done_ns: int = 0) -> None:
         """Everything up to `marks`, and what the copy was at `wall_ns`, is on stable storage. Blocks until
         this is so as well. OSError: the position is the former one.
         """
-        durable = Durable(marks, wall_ns)
+        durable = Durable(marks, wall_ns, done_ns)
         if durable == self._durable:
             return
         number = self._number + 1

@@ -26,6 +26,7 @@ from replicator.errors import (
     ReplicatorError,
     UsageError,
 )
+from replicator.failovers import Promotion
 from replicator.fs import credentials
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection, Secure
@@ -37,7 +38,7 @@ from replicator.queue.settings import JournalSettings
 from replicator.queue.statistics import JournalStatistics
 from replicator.receiver.acceptance import Refused, accept
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.drift import Drift
+from replicator.receiver.drift import Drift, one_for_each_journal
 from replicator.receiver.drift_watch import DriftWatch
 from replicator.receiver.intake import Intake
 from replicator.receiver.position_file import PositionFile
@@ -79,6 +80,13 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     orphans: OrphanReport  # without names
     epoch: int = 0  # of the set: raised by each restore
     restoring: str = ""  # uuid of the restore that reads the copy
+    synchronous: bool = False  # programs on the source wait for it
+    closed: str = ""  # uuid of the group that takes it over
+    promotion: Promotion | None = None  # who owns the data since
+    fork: dict[str, tuple[int, int]] = {}  # where the copy stood then
+    applied_until: float | None = None  # when the source did the last operation that is applied, by its clock
+    exact_but_drifted: bool = False  # but for what others have changed
+    positions: dict[str, tuple[int, int]] = {}  # as `applied`, with chain values
     operations: int  # applied by this process
     last_path: str
     received: dict[str, int]
@@ -218,6 +226,35 @@ class Receiver:
         self._restored = restore
         self._end("the source was restored from this copy")
 
+    async def shut(self, group: str) -> None:
+        """No source is let in any more: the copy is being taken over. A session that is there ends."""
+        await self.replica.shut(group)
+        if self._session_scope is not None:
+            self._lost = f"{self._arguments.agent_name} is taking over"
+            self._session_scope.cancel()
+
+    async def reopen(self, group: str) -> None:
+        """It is not taken over after all."""
+        await self.replica.reopen(group)
+
+    async def promote(self, record: Promotion) -> None:
+        """The data belongs to this host now; see `Replica.promote`."""
+        await self.replica.promote(record)
+
+    async def seal(self) -> dict[str, bytes | None]:
+        """What is changed in the copy from now on is captured. By journal id: what others had changed before,
+        as an encoded dirty map in terms of the former source's paths; None: anything.
+        """
+        replica = self.replica
+        if replica.is_promoted and replica.state.closed:
+            await self._drift_watch.look_now()
+            await replica.seal()
+            self._drift_watch.look_again()
+        return {
+            report.journal_id: None if report.dirty is None else report.encoded
+            for report in one_for_each_journal(replica.drift.reports)
+        }
+
     def set_orphans(self, settings: OrphanSettings) -> None:
         """How orphans are handled from now on; what was decided already goes on."""
         self.replica.orphan_settings = settings
@@ -267,6 +304,13 @@ class Receiver:
             orphans=msgspec.structs.replace(replica.orphans, names=()),
             epoch=state.epoch,
             restoring=state.restoring,
+            synchronous=replica.is_waited_for,
+            closed=state.closed,
+            promotion=state.promotion,
+            fork=_pairs(state.fork),
+            applied_until=replica.applied.wall_ns / 1e9 or None,
+            exact_but_drifted=state.drifted and not state.mirroring,
+            positions=_pairs(replica.applied.marks),
             operations=replica.operations,
             last_path=shown(replica.last_path),
             received=_sequences(self._intake.received.marks),
@@ -390,7 +434,7 @@ class Receiver:
                 reason = str(refused)
                 self._log(f"refused: {refused}")
                 try:
-                    await session.send(RefusedConnection(reason[:1000], refused.retry))
+                    await session.send(RefusedConnection(reason[:1000], refused.retry, refused.promotion))
                 except SessionEnded:
                     pass
             except trio.TooSlowError:
@@ -435,6 +479,10 @@ def _drift(world: World, directory: str, state: ReplicaState) -> Drift:
 
 def _sequences(marks: Marks) -> dict[str, int]:
     return {journal_id: position.sequence for journal_id, position in marks.items()}
+
+
+def _pairs(marks: Marks) -> dict[str, tuple[int, int]]:
+    return {journal_id: (position.sequence, position.chain) for journal_id, position in marks.items()}
 
 
 def _close_now(stream: trio.abc.Stream) -> None:
@@ -486,6 +534,18 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def restored(restore: str, epoch: int, source_uuid: str = "") -> None:
         await receiver.restored(restore, epoch, source_uuid)
 
+    async def shut(group: str) -> None:
+        await receiver.shut(group)
+
+    async def reopen(group: str) -> None:
+        await receiver.reopen(group)
+
+    async def promote(record: object) -> None:
+        await receiver.promote(msgspec.convert(record, Promotion))
+
+    async def seal() -> dict[str, bytes | None]:
+        return await receiver.seal()
+
     async def drop_peer(uuid: str) -> None:
         receiver.drop_peer(uuid)
 
@@ -505,6 +565,10 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "restore_begins": restore_begins,
         "restore_ends": restore_ends,
         "restored": restored,
+        "shut": shut,
+        "reopen": reopen,
+        "promote": promote,
+        "seal": seal,
         "drop_peer": drop_peer,
         "stop": stop,
         "forget": forget,

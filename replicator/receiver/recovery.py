@@ -93,7 +93,8 @@ class Remains:
             connect=states.fingerprint(connect) if connect is not None else 0,
             journals=states.journal_ids(connect) if connect is not None else (),
         )
-        applied = Applied(self.spool.head, 0, dict(self.positions.marks))
+        done_ns = self.positions.done_ns
+        applied = Applied(self.spool.head, 0, dict(self.positions.marks), wall_ns=done_ns)
         state = msgspec.structs.replace(
             state,
             boot_id=self.world.clock.boot_id(),

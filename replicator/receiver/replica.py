@@ -19,6 +19,7 @@ import trio
 
 from replicator import limits
 from replicator.errors import ReplicatorError
+from replicator.failovers import Promotion
 from replicator.mirror.checks import decode_checks, encode_findings
 from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import FORCED, FULL, OVERRULING
@@ -149,6 +150,7 @@ class Replica:
         """Up to where the copy is on stable storage; `durable` says so durably, and may come later."""
         self._wanted: dict[str, int] = {}  # what somebody waits for to be secured, by journal
         self._secure_now = trio.Event()
+        self.is_waited_for = False  # programs on the source have waited for this copy: a synchronous mount
         self.answered: Callable[[], None] = changed
         """Called when something is secured that somebody waits for."""
         self._tree_lock = trio.Lock()  # the tree is being synced, or replaced
@@ -231,6 +233,48 @@ class Replica:
         if epoch > self.state.epoch:
             owner = {"source_uuid": source_uuid} if source_uuid else {}
             await self._save(epoch=epoch, fork=dict(self.applied.marks), **owner)
+
+    async def shut(self, group: str) -> None:
+        """The copy is about to be promoted: no source is let in from now on, durably, until `reopen`."""
+        if self.state.closed not in ("", group):
+            raise ReplicatorError(f"the copy is being taken over already ({self.state.closed})")
+        await self._save(closed=group)
+
+    async def reopen(self, group: str) -> None:
+        """It is not promoted after all: its source may go on. Nothing, if it was."""
+        if self.state.closed == group and not self.is_promoted:
+            await self._save(closed="")
+        await self.release(group)
+
+    async def promote(self, record: Promotion) -> None:
+        """This host owns the data from now on. What is in the spool stays there, and is never applied.
+
+        `closed` stays until `seal`. Raises ReplicatorError: it does not stand still for that, or belongs to
+        somebody else since.
+        """
+        known = self.state.promotion
+        if known is not None and (known.group, known.epoch) == (record.group, record.epoch):
+            return
+        if record.epoch <= self.state.epoch:
+            raise ReplicatorError(f"the copy is of epoch {self.state.epoch} already")
+        if self.state.restoring != record.group or self.status is not TargetStatus.PAUSED:
+            raise ReplicatorError("the copy does not stand still for a promotion")
+        self._paused = self._held = True
+        self._data_event(DataEvent.PROMOTED)
+        marks = dict(self.applied.marks)
+        await self._save(epoch=record.epoch, fork=marks, promotion=record, restoring="", closed=record.group)
+        self._changed()
+
+    async def seal(self) -> None:
+        """What is changed here from now on is captured, and no longer any business of this copy."""
+        if self.is_promoted and self.state.closed:
+            await self._save(closed="")
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether this host owns the data, and not the source."""
+        promotion = self.state.promotion
+        return promotion is not None and promotion.epoch == self.state.epoch
 
     async def take_into_use(self) -> None:
         """From now on the copy is changed here: nothing is applied until the source was chosen to survive."""
@@ -385,6 +429,7 @@ class Replica:
             if index <= begin:
                 continue
             await self._apply(journal, record, head.by_identity)
+            applied.wall_ns = record.wall_ns
             if offset < size:
                 applied.done = index
                 applied.marks[journal_id] = Position(record.sequence, record.chain)
@@ -617,7 +662,8 @@ class Replica:
                 self._data_event(DataEvent.OTHER_PLACE)
             if former is None:  # what is there already was made by others, and is as durable as it will be
                 wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
-                await self._world.in_thread(partial(self._positions.save, self._positions.marks, wall_ns))
+                positions = self._positions
+                await self._world.in_thread(partial(positions.save, positions.marks, wall_ns))
             await self._save(connect=connect)
 
     async def _begin_mirror(self, begin: MirrorBegin) -> None:
@@ -780,7 +826,7 @@ class Replica:
         `clean`: nothing follows, so that this is still exact in a later boot.
         """
         async with self._tree_lock:
-            tree, marks = self.tree, dict(self.applied.marks)
+            tree, marks, done_ns = self.tree, dict(self.applied.marks), self.applied.wall_ns
             settled = "" if self.state.mirroring else self.state.mirror_id
             repaired = self.drift.mark()
             wall_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
@@ -788,7 +834,8 @@ class Replica:
             def sync() -> None:
                 if tree is not None:
                     tree.sync()
-                self._positions.save(marks, wall_ns)  # after it: a position must never be ahead of the copy
+                # After it: a position must never be ahead of the copy.
+                self._positions.save(marks, wall_ns, done_ns)
 
             await self._world.in_thread(sync)
             self._is_secured(marks)
@@ -803,6 +850,7 @@ class Replica:
 
     def want_secured(self, wanted: dict[str, int]) -> None:
         """A program on the source waits until everything up to these sequences is secured."""
+        self.is_waited_for = True
         for journal_id, sequence in wanted.items():
             if sequence > max(self._wanted.get(journal_id, 0), _sequence(self.secured, journal_id)):
                 self._wanted[journal_id] = sequence

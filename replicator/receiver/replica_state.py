@@ -14,6 +14,7 @@ import xxhash
 
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
+from replicator.failovers import Promotion
 from replicator.net.frames import Connect
 from replicator.ops import Position
 from replicator.queue.durable_file import replace_durably
@@ -47,7 +48,9 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     suspect_since_ns: int | None = None  # power was lost: files changed since may hold anything (ctime here)
     drifted: bool = False  # exact, but for what others have changed since
     epoch: int = 0  # of the set, see `Connect.epoch`
-    fork: Marks = {}  # what of each journal the copy had when the last restore raised it
+    fork: Marks = {}  # what of each journal the copy had when the last restore or promotion raised it
+    promotion: Promotion | None = None  # who owns the data instead of its source, since when
+    closed: str = ""  # uuid of the group that is being taken over: no source is let in
     restoring: str = ""  # uuid of the restore that reads the copy: nothing is applied meanwhile
     power_lost: bool = False  # from a copy that was complete or becoming so, and no mirror has begun since
 
@@ -72,6 +75,7 @@ class Applied(msgspec.Struct, array_like=True):
     marks: Marks
     batches: int = 0  # number of the last batch applied since MIRROR_BEGIN
     intent: bytes = b""  # of the operation that was begun, if it needs one to be recognised after a kill
+    wall_ns: int = 0  # when the source did the last operation that is applied; 0: not known
 
 
 class RefusedBatch(msgspec.Struct, frozen=True, array_like=True):

@@ -118,6 +118,7 @@ class Reporter:
             replica.applied.batches if same_mirror else 0,
             replica.settled,
             tuple(replica.secured.get(i, nothing).sequence for i in ids),
+            replica.state.epoch,
         )
 
     def _drift_now(self, ids: tuple[str, ...], told: int) -> list[Drift]:
@@ -133,6 +134,7 @@ class Reporter:
                 drift.changes,
                 drift.last_path,
                 replica.state.drifted,
+                report.tail,
             )
             for report in drift.reports
             if told < report.number <= drift.told and report.journal_id in ids

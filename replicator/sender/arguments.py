@@ -54,15 +54,21 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The source was restored from the copy of this connection, and equals it where its journals stood.
+    """The source was restored from the copy of this connection, or is what it was promoted from, and equals
+    it where its journals stood.
 
-    `lacking`: by journal id, in base64, what does not: paths relative to the captured directory.
+    `lacking`: by journal id, in base64, what does not: paths relative to the captured directory. `differing`:
+    the same, as an encoded dirty map.
     """
 
     restore: str  # uuid: taken up once
-    heads: dict[str, tuple[int, int]] = {}  # by journal id: sequence and chain; missing: where it begins
+    heads: dict[str, tuple[int, int]] = {}  # by journal id: sequence and chain; missing: where what is kept
+    # for this connection begins
     lacking: dict[str, list[bytes]] = {}
+    differing: dict[str, bytes] = {}
     resume: bool = True  # False: only a person lets it go on, and then everything is compared
+    opened: bool = True  # False: its directories are being opened for programs, and it is not started yet
+    waits: str = ""  # why it must not transmit before its agent says so; "": it may
 
 
 class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +89,7 @@ class SenderArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: SenderOptions = SenderOptions()
     epoch: int = 0  # of the set: restores raise it, see `Connect.epoch`
     restored: Restored | None = None
+    superseded: str = ""  # why nothing may be transmitted: another agent owns the copy
     connection_id: int = 0  # for people
     security: SecuritySettings = SecuritySettings()
 

@@ -12,7 +12,9 @@ from replicator.sender.sender_state import SenderStateFile
 from replicator.sender.story import Story
 from replicator.states import (
     COMPLETE,
+    OWNED,
     REPLICATION,
+    SUPERSEDED,
     TRANSMIT,
     DataEvent,
     Machine,
@@ -81,6 +83,7 @@ class ConnectionStates:
         self._failed = bool(state.transmit_reason)
         self._out_of_memory = False
         self._data_known = False
+        self._superseded = False
         self._mirror_since_good = False  # reports may skip a short mirror: what it left is no failure
         self._shown: tuple[object, ...] = ()
         self._last_said: tuple[ConnectionState, str] = (ConnectionState.STOPPED, "")
@@ -118,7 +121,9 @@ class ConnectionStates:
 
     @property
     def target_data(self) -> TargetDataState:
-        return shown_data_state(self.reported_data, mirror_runs=self._mirror_runs())
+        return shown_data_state(
+            self.reported_data, mirror_runs=self._mirror_runs(), superseded=self._superseded
+        )
 
     @property
     def replicating(self) -> bool:
@@ -147,6 +152,12 @@ class ConnectionStates:
         self._story.note(Dimension.TRANSMIT, mode, event, reason)
         self._tell(event)
 
+    def superseded(self, reason: str) -> None:
+        """Another agent owns the copy: it is to be brought home, and not to be written."""
+        self._superseded = self._data_known = True
+        self.transmission(TransmitEvent.FAIL, reason)
+        self.observe()
+
     def replicate(self, event: ReplicationEvent, reason: str = "") -> None:
         """`FAIL` while a mirror runs is that mirror's business."""
         if event is ReplicationEvent.FAIL and self._mirror_runs():
@@ -165,6 +176,9 @@ class ConnectionStates:
         """A session is up."""
         event = "connected again" if self._was_connected else "connected"
         self._connected = self._was_connected = True
+        if self._superseded:
+            self._superseded = False
+            self._story.note(Dimension.DATA, self.target_data, OWNED)
         self._failed, self._failure = False, ""
         self._reported_status, self.target_reason = TargetStatus.OK, ""
         self._tell(event)
@@ -249,7 +263,8 @@ class ConnectionStates:
             self._data_known = True
         if self._data_known:  # before the first session it is whatever it was
             data = self.target_data
-            self._story.note(Dimension.DATA, data, _DATA_EVENTS[data])
+            event = SUPERSEDED if self._superseded else _DATA_EVENTS[data]
+            self._story.note(Dimension.DATA, data, event)
         status = self.target_status
         self._story.note(Dimension.TARGET, status, _TARGET_EVENTS[status], self.target_reason)
         return True

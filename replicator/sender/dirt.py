@@ -12,6 +12,7 @@ forget what it says (`saved`), and nothing later.
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 import xxhash
@@ -100,15 +101,19 @@ class Dirt:
         self._base = list(self._saved)
         self._touched()
 
-    def begin_restored(self, lacking: Mapping[str, Sequence[bytes]]) -> None:
+    def begin_restored(
+        self, lacking: Mapping[str, Sequence[bytes]], differing: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
         """The source was restored from the copy: they are equal where the flows stand, but for `lacking` (by
-        journal id). What was noted before is void.
+        journal id), and these maps. What was noted before is void.
         """
         self.clear()
         self.begin()
         for flow in self._flows:
             for path in lacking.get(flow.journal_id, ()):
                 self._maps[flow.index].include(path, int(Scope.TREE), 0)
+            if flow.journal_id in differing:
+                self._maps[flow.index].merge(DirtyMap.decode(differing[flow.journal_id]))
         self._touched()
 
     def fold(self, flow: Flow, record: Record) -> None:
@@ -192,6 +197,14 @@ class Dirt:
     def require(self, flow: Flow, *, in_place: bool = True) -> None:
         """Ask the order of the flow for all of it."""
         require_dirty(self._maps[flow.index], flow.filter, flow.order, in_place=in_place)
+
+    def encoded(self, flow: Flow) -> bytes:
+        """Its map of that journal, up to where the flow stands."""
+        return self._maps[flow.index].encode()
+
+    def belongs(self, flow: Flow, record: Record) -> bool:
+        """Whether a record can make something of the set dirty."""
+        return self._all[flow.index] or _belongs(flow, record)
 
     def estimate(self) -> Estimate:
         """How much there is to bring, a few seconds old where the map is large."""

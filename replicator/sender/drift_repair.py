@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from replicator.errors import RemoteProtocolError
 from replicator.mirror.mirroring import MirrorRun
-from replicator.mirror.requirements import require_foreign
+from replicator.mirror.requirements import require_foreign, require_tail
 from replicator.net.frames import Drift
 from replicator.ops import shown
 from replicator.queue.dirty import CorruptDirtyMap, DirtyMap
@@ -21,6 +21,7 @@ class _Reported:
     number: int
     flow: Flow
     dirty: DirtyMap | None  # None: anything may have changed
+    tail: bool  # the target wrote it while it was the source
 
 
 class DriftRepair:
@@ -51,7 +52,7 @@ class DriftRepair:
             return  # told again in a new session: it is under way
         if mirrors.run is None and mirrors.was_exact and frame.number <= self._brought:
             return  # the end of the run that has brought it is on its way
-        reported = _Reported(frame.number, self._flows[frame.journal], dirty)
+        reported = _Reported(frame.number, self._flows[frame.journal], dirty, frame.tail)
         self._reported = [r for r in self._reported if r.number != frame.number] + [reported]
         if mirrors.run is None:
             # It may speak of a mirror whose end is on its way.
@@ -81,11 +82,14 @@ class DriftRepair:
         for transfer in flow.transfers:
             if transfer.read is not None:
                 order.void(transfer.read.identity)
-        run.exact = run.exact or self._remove
+        remove = self._remove or reported.tail
+        run.exact = run.exact or remove
         run.drift = max(run.drift, reported.number)
         with run.expecting(order):
             if reported.dirty is None:
                 for root in flow.filter.roots:
                     order.require(root)
+            elif reported.tail:
+                require_tail(reported.dirty, flow.filter, order, flow.source.file_at)
             else:
-                require_foreign(reported.dirty, flow.filter, order, remove=self._remove)
+                require_foreign(reported.dirty, flow.filter, order, remove=remove)

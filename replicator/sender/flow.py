@@ -3,8 +3,10 @@ in it.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from replicator import limits
 from replicator.errors import JournalError
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.order import Order, is_below_or_equal, parent_of
@@ -141,6 +143,15 @@ class Flow:
             places = [first, self.checks[0].place if self.checks else None, self.touched.place]
             first = min(place for place in places if place is not None)
         return first
+
+    def records_after(self, position: Position) -> Iterator[Record]:
+        """All that the journal has behind it, with the beginning of a new row, for looking: while no session
+        uses this flow. JournalError: it does not have them (any more).
+        """
+        self._lookahead.seek(position)
+        while (run := self._lookahead.read(limits.READ_CHUNK_BYTES)) is not None:
+            for _, _, record in run.records:
+                yield record
 
     # --- reading the journal ---
 

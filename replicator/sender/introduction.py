@@ -7,6 +7,7 @@ import trio
 
 from replicator.bounds import one_line
 from replicator.errors import ProtocolError, RemoteProtocolError, ReplicatorError
+from replicator.failovers import Promotion
 from replicator.net.frames import (
     DRIFT_FEATURE,
     ORPHANS_FEATURE,
@@ -49,6 +50,23 @@ class ConnectionRefused(ReplicatorError):
         self.retry = retry
 
 
+class Superseded(ConnectionRefused):
+    """Another agent owns the copy since: this source may not transmit. `promotion` None: it did not say more
+    than its epoch. `retry`: the next session will.
+    """
+
+    def __init__(self, reason: str, promotion: Promotion | None = None, *, retry: bool = False) -> None:
+        super().__init__(reason, retry=retry)
+        self.promotion = promotion
+
+
+def check_epoch(own: int, epoch: int, *, retry: bool = False) -> None:
+    """`epoch`: as the target says. Raises Superseded."""
+    if epoch > own:
+        reason = f"restore required: the copy is of epoch {epoch}, and this source of {own}"
+        raise Superseded(reason, retry=retry)
+
+
 async def introduce(session: Session, arguments: SenderArguments) -> tuple[Connected, frozenset[str]]:
     """Greet, and ask for the connection. Returns the answer, and what the target understands. Raises
     ConnectionRefused, and what ends a session.
@@ -58,7 +76,7 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
     await session.send(Hello(PROTOCOL_VERSION, arguments.agent_uuid, arguments.agent_name, features))
     hello = await session.receive()
     if isinstance(hello, RefusedConnection):
-        raise ConnectionRefused(one_line(hello.reason), retry=hello.retry)
+        raise _refusal(hello)
     assert isinstance(hello, Hello)
     if session.peer_uuid and hello.agent_uuid != session.peer_uuid:
         raise RemoteProtocolError("the target says that it is another agent than it has proved to be")
@@ -80,14 +98,21 @@ async def introduce(session: Session, arguments: SenderArguments) -> tuple[Conne
     )
     answer = await session.receive()
     if isinstance(answer, RefusedConnection):
-        raise ConnectionRefused(one_line(answer.reason), retry=answer.retry)
+        raise _refusal(answer)
     assert isinstance(answer, Connected)
+    check_epoch(arguments.epoch, answer.epoch)
     marks = (answer.received, answer.applied, answer.durable)
     if any(len(row) != len(arguments.journals) for row in marks):
         raise RemoteProtocolError("the target knows other journals than those of the connection")
     if answer.data_state not in list(TargetDataState):
         raise RemoteProtocolError(f"the target's data is in no known state: {answer.data_state}")
     return answer, frozenset(hello.features)
+
+
+def _refusal(frame: RefusedConnection) -> ConnectionRefused:
+    if frame.promotion is not None:
+        return Superseded(one_line(frame.reason), frame.promotion)
+    return ConnectionRefused(one_line(frame.reason), retry=frame.retry)
 
 
 def peer_address(stream: trio.abc.Stream) -> str:

@@ -20,6 +20,7 @@ from replicator.errors import ReplicatorError
 from replicator.limit_calendar import LimitEntry
 from replicator.net.frames import Disconnect
 from replicator.net.session import SessionEnded
+from replicator.ops import Position
 from replicator.orphans import OrphanReport
 from replicator.paths import Home
 from replicator.schedules import Schedule
@@ -54,6 +55,7 @@ from replicator.sender.shipper import Shipper
 from replicator.sender.story import Story
 from replicator.sender.stream_start import StreamStart
 from replicator.sender.synchronous import Synchronous
+from replicator.sender.tail import Tail, tail_of
 from replicator.sender.target_reports import TargetReports
 from replicator.sender.tracking import Tracker
 from replicator.sender.transmission_control import TransmissionControl
@@ -214,6 +216,7 @@ class Sender:
             changes,
             shipper=shipper_wake,
             scanner=scanner_wake,
+            epoch=arguments.epoch,
         )
         self._synchronous = synchronous = Synchronous(flows, copy, self._readiness, shipper.hurry)
         self._transmission = transmission = TransmissionControl(world, options.transmission)
@@ -282,15 +285,17 @@ class Sender:
         for flow in self._flows:
             head = restored.heads.get(flow.journal_id)
             if head is None:
-                flow.seek_head()
+                flow.seek_first()
             else:
                 flow.stand_at(*head, passed_wall_ns=0)
-        self.dirt.begin_restored(restored.lacking)
+        self.dirt.begin_restored(restored.lacking, restored.differing)
         self.mirrors.restored(restored.restore, complete=restored.resume)
         self._states.transmission(TransmitEvent.START)
         if not restored.resume:
             reason = "a restore was given up half-way: if what is here shall survive, `dtctl transmit start`"
             self._states.transmission(TransmitEvent.FAIL, reason)
+        elif restored.waits:
+            self._states.transmission(TransmitEvent.FAIL, restored.waits)
 
     # --- life ---
 
@@ -467,7 +472,15 @@ class Sender:
         self._changes.notify()
         self._shipper_wake.ring()
 
+    def supersede(self, reason: str) -> None:
+        """Another agent owns the copy: nothing is transmitted, whoever asks for it, until this is taken back
+        (""). Then only a person starts it again.
+        """
+        self._sessions.supersede(reason)
+        self._transmit_moved()
+
     def transmit_start(self) -> None:
+        self._sessions.check_superseded()
         self.dirt.root_changed = ""  # a person has looked
         self._set_transmit(TransmitEvent.START)
         self._schedule.by_hand()
@@ -481,12 +494,29 @@ class Sender:
         """That agent is trusted no more."""
         self._sessions.drop_peer(uuid)
 
+    async def tail(self, marks: object, *, exact: bool) -> Tail:
+        """What was done here behind these positions of the copy. `exact`: it was, there."""
+        with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
+            while self._connected:  # noqa: ASYNC110  # a moment
+                await trio.sleep(limits.CHILD_POLL_S)
+        if self._connected or not self._sessions.is_superseded:
+            raise ReplicatorError("this connection still transmits")
+        positions = msgspec.convert(marks, dict[str, tuple[int, int]])
+        found: dict[str, bytes | None] = {}
+        for flow in self._flows:
+            known = positions.get(flow.journal_id)
+            fork = Position(*known) if known is not None and exact else None
+            tail = await tail_of(flow, self.dirt, fork)
+            found[flow.journal_id] = None if tail is None else tail.encode()
+        return Tail(found, max(self._memory.state.alive_wall_ns - limits.UNSYNCED_MAX_NS, 0))
+
     def transmit_pause(self) -> None:
         """The network connection stays, changes are queued here (CS-01 Paused)."""
         self._set_transmit(TransmitEvent.PAUSE)
 
     def transmit_resume(self) -> None:
         """As before it was stopped or paused: by the schedule, where there is one."""
+        self._sessions.check_superseded()
         self._set_transmit(TransmitEvent.RESUME)
         self._schedule.look()
 
@@ -603,14 +633,15 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
 
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
-        "transmit_start transmit_stop transmit_pause transmit_resume set_schedule set_transmission "
-        "set_limit_calendar stop lag configure set_recovery drop_peer recovering force_source orphans_start "
-        "orphans "
+        "supersede transmit_start transmit_stop transmit_pause transmit_resume set_schedule set_transmission "
+        "set_limit_calendar stop lag configure set_recovery drop_peer recovering force_source "
+        "orphans_start orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )
     calls = {name: plain(getattr(sender, name)) for name in names.split()}
     story = plain(sender.story.since)
     calls["orphans_act"] = sender.orphans_act
+    calls["tail"] = sender.tail
     return calls | {"wait": wait, "disconnect": sender.disconnect, "story": story, "why": sender.why}
 
 

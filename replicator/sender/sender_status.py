@@ -106,6 +106,7 @@ class SenderStatus:
             foreign_path=self.drift.last_path,
             lag_seconds=lag.seconds,
             lag=msgspec.structs.replace(lag, last_minute=(), last_hour=()),
+            promotion=sessions.promotion,
             tracking=self.tracker.tracking,
             tracked_since=dirt.since_wall_ns / 1e9 if tracked is not None else None,
             tracked_files=tracked.files if tracked is not None else 0,

@@ -11,13 +11,21 @@ import trio
 
 from replicator import limits
 from replicator.errors import ProtocolError, ReplicatorError
+from replicator.failovers import Promotion
 from replicator.net.engine import Engine, Role
 from replicator.net.session import KeysUsed, Session, SessionEnded
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.changes import Changes
 from replicator.sender.connection_states import ConnectionStates
 from replicator.sender.flow import Flow
-from replicator.sender.introduction import ConnectionRefused, introduce, peer_address, reason_of, what_ended
+from replicator.sender.introduction import (
+    ConnectionRefused,
+    Superseded,
+    introduce,
+    peer_address,
+    reason_of,
+    what_ended,
+)
 from replicator.sender.known_copy import KnownCopy
 from replicator.sender.lag_watch import LagWatch
 from replicator.sender.mirrors import Mirrors
@@ -95,6 +103,10 @@ class Sessions:
         self._stopping = False
         self._scope: trio.CancelScope | None = None
         self._note_boot(arguments.options.reconnect_at_start)
+        self.promotion: Promotion | None = None
+        """Of another agent, as the target has told in this process."""
+        self._superseded = ""
+        self.supersede(arguments.superseded)
 
     def _note_boot(self, reconnect: bool) -> None:
         """AD-08: whether to connect by itself after the host was down."""
@@ -141,7 +153,11 @@ class Sessions:
                         retry = False
                         reason = f"{reason}; it is not connected again by itself: `dtctl transmit start`"
                     if not retry:
-                        self._states.transmission(TransmitEvent.FAIL, reason)
+                        if isinstance(error, Superseded):
+                            self.promotion = error.promotion
+                            self._states.superseded(reason)
+                        else:
+                            self._states.transmission(TransmitEvent.FAIL, reason)
                         continue
                 finally:
                     self._session_over()
@@ -162,6 +178,24 @@ class Sessions:
         """End the session, or the attempt; `run` goes on with what is to be then."""
         if self._scope is not None:
             self._scope.cancel()
+
+    def supersede(self, reason: str) -> None:
+        """Why nothing may be transmitted; "": it may."""
+        if reason != self._superseded:
+            self._superseded = reason
+            if reason:
+                self._states.superseded(reason)
+                self.interrupt()
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether another agent owns the data, so that nothing is transmitted."""
+        return bool(self._superseded)
+
+    def check_superseded(self) -> None:
+        """Raises ReplicatorError."""
+        if self._superseded:
+            raise ReplicatorError(self._superseded)
 
     # --- one ---
 

@@ -17,6 +17,7 @@ from replicator.sender.changes import Changes, Wake
 from replicator.sender.connection_states import ConnectionStates
 from replicator.sender.drift_repair import DriftRepair
 from replicator.sender.flow import Flow
+from replicator.sender.introduction import check_epoch
 from replicator.sender.known_copy import KnownCopy
 from replicator.sender.lag_watch import LagWatch
 from replicator.sender.mirrors import Mirrors
@@ -50,7 +51,10 @@ class TargetReports:
         *,
         shipper: Wake,
         scanner: Wake,
+        epoch: int = 0,
     ) -> None:
+        """`epoch`: of this source. A target that says a higher one ends the session."""
+        self._epoch = epoch
         self._flows = flows
         self._copy = copy
         self._states = states
@@ -67,7 +71,7 @@ class TargetReports:
         self._changes = changes
 
     def handle(self, event: Event) -> None:
-        """Raises CopyInUse, RemoteProtocolError: they end the session."""
+        """Raises CopyInUse, Superseded, RemoteProtocolError: they end the session."""
         try:
             self._handle(event)
         except (*MALFORMED, CorruptDirtyMap, UnsafePathError) as error:
@@ -97,6 +101,7 @@ class TargetReports:
     def _acknowledged(self, frame: Acknowledge) -> None:
         if not len(frame.received) == len(frame.applied) == len(frame.durable) == len(self._flows):
             raise RemoteProtocolError("the target acknowledges other journals than those of the connection")
+        check_epoch(self._epoch, frame.epoch, retry=True)
         mirrors = self._mirrors
         self._copy.acknowledged(frame)
         self._tracker.let_journals_forget()

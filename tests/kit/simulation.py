@@ -14,7 +14,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from kit.recording import Source
 from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator.capture.activity_keeper import ActivityKeeper
+from replicator.failovers import return_of
 from replicator.mirror.scan import Source as SourceTree
 from replicator.ops import Record
 from replicator.orphans import OrphanSettings
@@ -129,16 +130,31 @@ class Simulation:
         options: SenderOptions,
         rules: list[Rule],
         losing: bool,
+        forward: "Simulation | None" = None,
     ) -> None:
+        """`forward`: this is the connection in the other direction, between the same hosts and trees."""
         self.random = random.Random(seed)
-        self.network = Network(seed)
-        self.source_world = simulated_world(seed * 7 + 1, self._connect)
-        self.target_world = simulated_world(seed * 7 + 2, self._connect)
-        self.source_root = directory / "source"
-        self.target_root = directory / "target"
-        self.source_root.mkdir()
-        self.target_root.mkdir()
-        self.connection = str(uuid.UUID(int=seed + 1))
+        self.directory = directory
+        self.hosts = ("source", "target")
+        if forward is None:
+            self.network = Network(seed)
+            self.source_world = simulated_world(seed * 7 + 1, self._connect)
+            self.target_world = simulated_world(seed * 7 + 2, self._connect)
+            self.source_root = directory / "source"
+            self.target_root = directory / "target"
+            self.source_root.mkdir()
+            self.target_root.mkdir()
+            self.home = directory / "home"  # of the target
+            self.connection = str(uuid.UUID(int=seed + 1))
+        else:
+            self.hosts = (forward.hosts[1], forward.hosts[0])
+            self.network = forward.network
+            self.source_world = replace(forward.target_world, connect=self._connect)
+            self.target_world = forward.source_world
+            self.source_root, self.target_root = forward.target_root, forward.source_root
+            self.home = directory / f"home-{forward.hosts[0]}"
+            self.connection = return_of(forward.connection)
+        self.agents = tuple(f"{host}-agent" for host in self.hosts)
         self.journal_id = str(uuid.UUID(int=seed + 2))
         self.settings = JournalSettings("/memory/journal", "/home/queue/journal", segment_bytes=64 * 1024)
         self.journaling = True
@@ -149,7 +165,7 @@ class Simulation:
             if losing
             else Source(self.source_root, self._journal)
         )
-        self._nursery = nursery
+        self.nursery = nursery
         self._keeper_scope = trio.CancelScope()
         self._open_journal()
         self.repset = ReplicationSet(
@@ -177,7 +193,7 @@ class Simulation:
                     nursery.start_soon(keeper.keep)
                     nursery.start_soon(keeper.run_syncs)
 
-        self._nursery.start_soon(run)
+        self.nursery.start_soon(run)
 
     def _records_covered(self) -> int:
         """How many of the source's records the activity log told of durably. What came later is so young that
@@ -208,7 +224,7 @@ class Simulation:
         self.sequences.append(sequence)
 
     async def _connect(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
-        return await self.network.connect("source", host, port)
+        return await self.network.connect(self.hosts[0], host, port)
 
     # --- the two sides ---
 
@@ -216,9 +232,9 @@ class Simulation:
         arguments = SenderArguments(
             home="/home",
             connection_uuid=self.connection,
-            agent_uuid="source-agent",
-            agent_name="source",
-            target_host="target",
+            agent_uuid=self.agents[0],
+            agent_name=self.hosts[0],
+            target_host=self.hosts[1],
             target_port=PORT,
             repset=self.repset,
             journals=[
@@ -253,31 +269,31 @@ class Simulation:
             lookahead.close()
             checking.close()
 
-        self._nursery.start_soon(run)
+        self.nursery.start_soon(run)
         return sender
 
     def start_receiver(self) -> Receiver:
         # The table of hard links is SQLite's own business, so that directory is real.
-        home = self.target_root.parent / "home"
+        home = self.home
         (home / "target" / self.connection).mkdir(parents=True, exist_ok=True)
         arguments = ReceiverArguments(
             home=str(home),
             connection_uuid=self.connection,
-            agent_uuid="target-agent",
-            agent_name="target",
+            agent_uuid=self.agents[1],
+            agent_name=self.hosts[1],
             memory_directory="/memory/spool",
             segment_bytes=64 * 1024,
             orphans=self.orphans,
         )
         receiver = self.receiver = Receiver(self.target_world, arguments)
         scope = self._receiver_scope = trio.CancelScope()
-        incoming = self.network.listen("target", PORT)
+        incoming = self.network.listen(self.hosts[1], PORT)
 
         async def run() -> None:
             with scope:
                 await run_receiver(receiver, incoming)
 
-        self._nursery.start_soon(run)
+        self.nursery.start_soon(run)
         return receiver
 
     async def kill_sender(self) -> None:
@@ -289,7 +305,7 @@ class Simulation:
 
     async def kill_receiver(self) -> None:
         self._receiver_scope.cancel()
-        self.network.close_listener("target", PORT)
+        self.network.close_listener(self.hosts[1], PORT)
         self.network.cut("source", "target")
         await trio.testing.wait_all_tasks_blocked()
         self.receiver = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from replicator.states import (
     MIRROR,
+    OWNED,
     REPLICATION,
     TRANSMIT,
     MirrorEvent,
@@ -72,7 +73,8 @@ def _may_follow(entry: StoryEntry, now: dict[Dimension, str]) -> bool:
             entry.event == MirrorEvent.TAKEN_UP and before == MirrorStatus.IDLE
         )
     if entry.dimension is Dimension.DATA:
-        return restarted or after != TargetDataState.OK or before == TargetDataState.MIRRORING
+        unfounded = before != TargetDataState.MIRRORING and entry.event != OWNED
+        return restarted or after != TargetDataState.OK or not unfounded
     if entry.dimension is Dimension.REPLICATION:
         outside = {before, after} & {ReplicationStatus.OUT_OF_MEMORY}
         if restarted or outside:

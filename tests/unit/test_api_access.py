@@ -71,6 +71,8 @@ def _sample(field: Any) -> Any:
         return field.default
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
+    if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+        return {inner.name: _sample(inner) for inner in msgspec.structs.fields(field.type)}
     return () if "tuple" in str(field.type) else {} if "dict" in str(field.type) else "x"
 
 

@@ -13,6 +13,9 @@ from replicator.access import AccessView
 from replicator.agent import api
 from replicator.agent.calendar_service import CalendarRequest, CalendarView
 from replicator.agent.connections import ConnectRequest
+from replicator.agent.failover.api import MonitorActionBody, RemoveMonitorBody
+from replicator.agent.failover.group_scripts import ScriptRequest
+from replicator.agent.failover.monitors import MonitorRequest, MonitorView
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.protect import ProtectRequest
@@ -29,6 +32,9 @@ from replicator.agent.transmissions import (
 )
 from replicator.agent.verify_service import VerifyRequest
 from replicator.diagnostics import DiagnosticsReport, LinkEstimate
+from replicator.failover.monitor import AddressView, CheckView
+from replicator.failover_drills import DrillRequest
+from replicator.failovers import MonitorSettings
 from replicator.restores import RestoreRequest
 from replicator.status import (
     Lag,
@@ -86,9 +92,15 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/calendar"): CalendarRequest,
     ("POST", "/v1/connections/{connection}/diagnostics"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
+    ("POST", "/v1/failover/monitors/{name}/scripts/{kind}"): ScriptRequest,
+    ("POST", "/v1/failover/monitors/{name}/drills"): DrillRequest,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
+    ("POST", "/v1/failover/monitors"): MonitorRequest,
+    ("PUT", "/v1/failover/monitors/{name}"): MonitorRequest,
+    ("POST", "/v1/failover/monitors/{name}"): MonitorActionBody,
+    ("DELETE", "/v1/failover/monitors/{name}"): RemoveMonitorBody,
 }
 ANSWERS = {
     "Access": AccessView,
@@ -115,6 +127,8 @@ def routes() -> set[tuple[str, str]]:
 def path_of(text: str) -> str:
     path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
     path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
+    path = re.sub(r"^/v1/failover/monitors/[^/{]+", "/v1/failover/monitors/{name}", path)
+    path = re.sub(r"/scripts/[a-z][a-z-]+", "/scripts/{kind}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
     return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
 
@@ -165,6 +179,11 @@ def test_every_request_body_is_known_here() -> None:
         RestoreRequest,
         TransmissionRequest,
         TargetRequest,
+        MonitorRequest,
+        MonitorActionBody,
+        RemoveMonitorBody,
+        ScriptRequest,
+        DrillRequest,
     } == set(BODIES.values())
     assert set(BODIES) <= routes()
 
@@ -183,6 +202,12 @@ def test_every_field_is_documented(request_: tuple[str, str], body: type[msgspec
 def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert f'"{field}"' in groups()["Connections"], field
+
+
+@pytest.mark.parametrize("answer", [MonitorView, AddressView, CheckView, MonitorSettings])
+def test_every_field_of_monitors_is_documented(answer: type[msgspec.Struct]) -> None:
+    for field in answer.__struct_fields__:
+        assert re.search(rf"[`\"]{field}[`\"]", groups()["Failover"]), field
 
 
 @pytest.mark.parametrize("answer", [VerifyProgress, VerifyDifference, RunReport])

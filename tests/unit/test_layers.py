@@ -39,6 +39,10 @@ DOMAIN = frozenset(
         "synchrony",
         "access",
         "failovers",
+        "failover_settings",
+        "failover_reports",
+        "failover_drills",
+        "fences",
     ]
 )
 # What each part may import besides itself and the domain. `docs/developers/architecture.md` has the reasons.
@@ -48,7 +52,7 @@ MAY_IMPORT = {
     "security": frozenset[str](),
     "net": frozenset({"security"}),
     "mirror": frozenset({"queue", "fs"}),
-    "failover": frozenset({"queue", "net"}),
+    "failover": frozenset({"queue", "fs", "net", "mirror"}),
     "child": frozenset[str](),
     "capture": frozenset({"queue", "fs", "child"}),
     "sender": frozenset({"queue", "fs", "net", "mirror", "child", "security"}),

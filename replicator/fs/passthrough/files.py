@@ -152,6 +152,10 @@ class FileOperations(Captured):
         found = self._files.get(handle_id) or self._directories.get(handle_id)
         return None if found is None else self._path(found.node)
 
+    def node_of(self, handle_id: int) -> int:
+        """The id of an open file's node."""
+        return self._files[handle_id].node.id
+
     def is_synchronous(self, handle_id: int) -> bool:
         """Whether a write is to be followed by `fsync` before its reply (O_SYNC, O_DSYNC)."""
         return self._files[handle_id].synchronous

@@ -1,0 +1,1 @@
+"""Failover on one agent: monitors of sources, taking over, going home. docs/developers/failover.md"""

@@ -1,0 +1,86 @@
+"""Routes of failover. As in `agent/api.py`, nothing is decided here."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+
+from replicator.agent.api_body import ActionBody, Body, check_action, read_body
+from replicator.agent.failover.divergence_api import DivergenceApi
+from replicator.agent.failover.failback_api import FailbackApi
+from replicator.agent.failover.guard_api import GuardApi
+from replicator.agent.failover.monitors import MonitorRequest
+from replicator.agent.failover.trials_api import TrialsApi
+from replicator.agent.failover.witness_api import WitnessApi
+from replicator.agent.service import Service
+
+Handler = Callable[[Request], Awaitable[object]]
+
+
+class MonitorActionBody(ActionBody, frozen=True, kw_only=True):
+    forced: bool = False
+
+
+class RemoveMonitorBody(Body, frozen=True, kw_only=True):
+    even_if_owner: bool = False
+
+
+class FailoverApi:
+    """Handlers, as `agent.api.Api`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def monitors(self, request: Request) -> object:
+        return self._service.failover.monitors.all()
+
+    async def monitor(self, request: Request) -> object:
+        return self._service.failover.monitors.get(request.path_params["name"])
+
+    async def add_monitor(self, request: Request) -> object:
+        return await self._service.failover.monitors.add(await read_body(request, MonitorRequest))
+
+    async def edit_monitor(self, request: Request) -> object:
+        wanted = await read_body(request, MonitorRequest)
+        return await self._service.failover.monitors.edit(request.path_params["name"], wanted)
+
+    async def remove_monitor(self, request: Request) -> object:
+        body = await read_body(request, RemoveMonitorBody)
+        name = request.path_params["name"]
+        return await self._service.failover.monitors.remove(name, even_if_owner=body.even_if_owner)
+
+    async def act_on_monitor(self, request: Request) -> object:
+        body = await read_body(request, MonitorActionBody)
+        name, monitors = request.path_params["name"], self._service.failover.monitors
+        action = check_action(body, "yes", "no", "now", "start", "stop")
+        if action == "now":
+            return await monitors.now(name, forced=body.forced)
+        if action in ("start", "stop"):
+            return await monitors.set_watching(name, on=action == "start")
+        return await monitors.answer(name, yes=action == "yes", forced=body.forced)
+
+    async def history(self, request: Request) -> object:
+        return await self._service.failover.groups.history(request.query_params.get("group", ""))
+
+    async def reports(self, request: Request) -> object:
+        monitor = self._service.failover.groups.find(request.path_params["name"])
+        return await self._service.failover.procedures.reports(monitor.uuid)
+
+    def routes(self) -> dict[str, dict[str, Handler]]:
+        """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
+        failover = self._service.failover
+        return {
+            "/v1/failover/monitors": {"GET": self.monitors, "POST": self.add_monitor},
+            "/v1/failover/monitors/{name}": {
+                "GET": self.monitor,
+                "PUT": self.edit_monitor,
+                "DELETE": self.remove_monitor,
+                "POST": self.act_on_monitor,
+            },
+            "/v1/failover/monitors/{name}/reports": {"GET": self.reports},
+            "/v1/failover/history": {"GET": self.history},
+            **FailbackApi(self._service).routes(),
+            **DivergenceApi(self._service).routes(),
+            **GuardApi(failover.guards, failover.returning, failover.following).routes(),
+            **TrialsApi(self._service).routes(),
+            **WitnessApi(self._service.failover.witness).routes(),
+        }

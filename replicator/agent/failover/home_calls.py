@@ -1,0 +1,196 @@
+"""What the owner of a group says to home in a failback, and how it finds it (FB-03).
+
+After a failover the owner may have the very address by which it knew the source. So home is whoever answers
+with the uuid of the source's agent: by the way of the return connection, or at the address of the monitor.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from replicator import limits
+from replicator.addresses import Address
+from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.errands import Errand
+from replicator.agent.failover.failback import Held, Say
+from replicator.agent.failover.procedure import Facts, Taken
+from replicator.bounds import Id
+from replicator.errors import ReplicatorError, UnreachableError
+from replicator.failover.handback import Home
+from replicator.failovers import Monitor, Promotion, TakeOver
+
+T = TypeVar("T")
+
+# Actions, owner → home. Each may come again.
+LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, RETIRE, SCRIPT = (
+    "home-look",
+    "home-hold",
+    "home-release",
+    "home-promote",
+    "home-record",
+    "home-open",
+    "home-take",
+    "home-give-up",
+    "home-adopt",
+    "home-disown",
+    "home-retire",
+    "home-script",
+)
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """`agent`: of the owner, which says so of itself. `monitor`: as it is there."""
+
+    agent: Id
+    monitor: Monitor
+
+
+class AboutOrder(About, frozen=True, kw_only=True):
+    """`order.copies`: uuids of the forward connections. `attempt`: by which the witness was asked."""
+
+    order: TakeOver
+    attempt: Id = ""
+
+
+class AboutPromotion(About, frozen=True, kw_only=True):
+    promotion: Promotion
+
+
+class AboutEpoch(About, frozen=True, kw_only=True):
+    epoch: int
+
+
+class AboutScript(About, frozen=True, kw_only=True):
+    facts: Facts
+    attempt: Id
+
+
+class AboutTaking(About, frozen=True, kw_only=True):
+    forced: bool = False
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    promotion: Promotion | None = None
+
+
+class Nothing(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class HomeCalls:
+    """The other side of a failback, over calls: see `failback.HomeSide`. `ways`: where the home of a monitor
+    may be, the likeliest first.
+    """
+
+    def __init__(self, calls: Calls, agent: str, ways: Callable[[Monitor], Sequence[Address]]) -> None:
+        self._calls = calls
+        self._agent = agent
+        self._ways = ways
+        self._found: dict[str, Address] = {}  # by group: where home was met last
+
+    # --- where it is ---
+
+    async def look(self, monitor: Monitor) -> Home:
+        """One try on each way. Raises nothing."""
+        try:
+            return (await self._find(monitor))[1]
+        except ReplicatorError as error:
+            return Home(unreached=str(error))
+
+    async def _find(self, monitor: Monitor) -> tuple[Address, Home]:
+        """Raises UnreachableError: nobody is home."""
+        reasons = []
+        known = self._found.get(monitor.uuid)
+        ways = [known] if known is not None else []
+        for address in dict.fromkeys([*ways, *self._ways(monitor)]):
+            about = About(agent=self._agent, monitor=monitor)
+            try:
+                home = await self._calls.ask(address, LOOK, monitor.uuid, about, Home)
+            except ReplicatorError as error:
+                reasons.append(str(error))
+                continue
+            if home.agent == self._agent:
+                reasons.append(f"{address} is this agent")
+            elif monitor.source_uuid and home.agent != monitor.source_uuid:
+                reasons.append(f"{address} is {home.name}, not {monitor.source_name}")
+            else:
+                self._found[monitor.uuid] = address
+                return address, home
+        raise UnreachableError("; ".join(reasons) or "nobody knows where it is")
+
+    async def _ask(
+        self,
+        monitor: Monitor,
+        action: str,
+        body: About,
+        answer: type[T],
+        patience_s: float = limits.FAILBACK_FIND_S,
+    ) -> T:
+        """Asked until it answers, or nobody has patience. Raises UnreachableError, or what it refuses."""
+        deadline_s = trio.current_time() + patience_s
+        while True:
+            try:
+                address = self._found.get(monitor.uuid) or (await self._find(monitor))[0]
+                return await self._calls.ask(
+                    address, action, monitor.uuid, body, answer, limits.FAILBACK_CALL_S
+                )
+            except UnreachableError:
+                self._found.pop(monitor.uuid, None)
+                if trio.current_time() + limits.FAILBACK_RETRY_S > deadline_s:
+                    raise
+                await trio.sleep(limits.FAILBACK_RETRY_S)
+
+    # --- what it does ---
+
+    async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
+        body = AboutOrder(agent=self._agent, monitor=monitor, order=order)
+        return await self._ask(monitor, HOLD, body, Held, limits.FAILBACK_PATIENCE_S)  # programs wait
+
+    async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
+        body = AboutOrder(agent=self._agent, monitor=monitor, order=order)
+        return await self._ask(monitor, PROMOTE, body, Promotion)
+
+    async def promotion(self, monitor: Monitor, epoch: int) -> Promotion | None:
+        body = AboutEpoch(agent=self._agent, monitor=monitor, epoch=epoch)
+        return (await self._ask(monitor, RECORD, body, Recorded)).promotion
+
+    async def open(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
+        body = AboutPromotion(agent=self._agent, monitor=monitor, promotion=promotion)
+        await self._ask(monitor, OPEN, body, Nothing)
+
+    async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
+        body = AboutTaking(agent=self._agent, monitor=monitor, forced=forced)
+        taken = await self._ask(monitor, TAKE, body, Taken)
+        for address in taken.taken:
+            say(f"home has {address}")
+        return taken
+
+    async def give_up(self, monitor: Monitor) -> None:
+        about = About(agent=self._agent, monitor=monitor)
+        await self._ask(monitor, GIVE_UP, about, Nothing, limits.FAILBACK_PATIENCE_S)
+
+    async def adopt(self, monitor: Monitor) -> None:
+        await self._ask(monitor, ADOPT, About(agent=self._agent, monitor=monitor), Nothing)
+
+    async def disown(self, monitor: Monitor) -> None:
+        await self._ask(monitor, DISOWN, About(agent=self._agent, monitor=monitor), Nothing)
+
+    async def retire(self, monitor: Monitor) -> None:
+        await self._ask(monitor, RETIRE, About(agent=self._agent, monitor=monitor), Nothing)
+
+    async def do(self, errand: Errand) -> None:
+        """One try: see `errands.Do`."""
+        monitor, attempt = errand.monitor, errand.attempt
+        address = self._found.get(monitor.uuid) or (await self._find(monitor))[0]
+        body: About
+        if errand.facts is not None:
+            facts = errand.facts
+            body = AboutScript(agent=self._agent, monitor=monitor, facts=facts, attempt=attempt)
+            action = SCRIPT
+        else:
+            assert errand.order is not None
+            body = AboutOrder(agent=self._agent, monitor=monitor, order=errand.order, attempt=attempt)
+            action = RELEASE
+        await self._calls.ask(address, action, monitor.uuid, body, Nothing, limits.FAILBACK_CALL_S)

@@ -1,0 +1,322 @@
+"""Home's side of a failback: answers the owner of a group (`home_calls.py`), step by step.
+
+Home was the source; its copies of the return connections have what the owner's programs wrote. All of this
+may be asked for again, also after a crash of either agent. Only the agent that owns the group is listened to.
+"""
+
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple, Protocol
+
+import msgspec
+import trio
+
+from replicator import events, limits
+from replicator.agent.core import Core
+from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.failback import Held
+from replicator.agent.failover.guards import Guards
+from replicator.agent.failover.handing_over import marks_of
+from replicator.agent.failover.home_calls import (
+    ADOPT,
+    DISOWN,
+    GIVE_UP,
+    HOLD,
+    LOOK,
+    OPEN,
+    PROMOTE,
+    RECORD,
+    RELEASE,
+    RETIRE,
+    SCRIPT,
+    TAKE,
+    About,
+    AboutEpoch,
+    AboutOrder,
+    AboutPromotion,
+    AboutScript,
+    AboutTaking,
+    Nothing,
+    Recorded,
+)
+from replicator.agent.failover.procedure import Facts, Taken
+from replicator.agent.state import Connection, Mount
+from replicator.errors import JournalError, NotPermittedError, ReplicatorError
+from replicator.failover.handback import Home, HomeCopy
+from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
+from replicator.queue.cursor import Cursor
+from replicator.sender.arguments import Restored
+from replicator.status import TargetDataState
+from replicator.world import World
+
+
+class Promotions(Protocol):
+    """`promotion.py`: here of the copies of return connections."""
+
+    def record(self, group: str) -> Promotion | None: ...
+    async def drain(self, order: TakeOver) -> Report: ...
+    async def release(self, order: TakeOver) -> None: ...
+    async def promote(self, order: TakeOver) -> Promotion: ...
+
+
+class Former(Protocol):
+    """`former_owner.py`."""
+
+    def is_prepared(self, record: Promotion) -> bool: ...
+    async def end(self, record: Promotion) -> None:
+        """It is no former owner any more: what was held goes on, mounts may come up."""
+        ...
+
+
+class OwnAddresses(Protocol):
+    """`addresses.py`: those that this host has as configured."""
+
+    async def put_back(self, group: str, *, forced: bool, say: Callable[[str], None]) -> Taken: ...
+    async def drop(self, group: str, wanted: Iterable[str]) -> list[str]: ...
+
+
+class Deeds(NamedTuple):
+    """What else is to be done, by others. `bundles`: ids of those of a group; `withdraw`: a vote for this
+    agent is taken back, durably; `adopt`, `disown`: a monitor is made, or removed; `retire`: this host is no
+    source of that group any more.
+    """
+
+    run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]]
+    bundles: Callable[[str], Awaitable[tuple[str, ...]]]
+    withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]]
+    adopt: Callable[[Monitor, Guard], Awaitable[None]]
+    disown: Callable[[str], Awaitable[None]]
+    retire: Callable[[Guard], Awaitable[None]]
+
+
+class Homecoming:
+    """Of one agent."""
+
+    def __init__(
+        self,
+        core: Core,
+        calls: Calls,
+        guards: Guards,
+        promotions: Promotions,
+        former: Former,
+        addresses: OwnAddresses,
+        deeds: Deeds,
+    ) -> None:
+        self._core = core
+        self._guards = guards
+        self._promotions = promotions
+        self._former = former
+        self._addresses = addresses
+        self._deeds = deeds
+        calls.register(LOOK, About, self._look)
+        calls.register(HOLD, AboutOrder, self._hold)
+        calls.register(RELEASE, AboutOrder, self._release)
+        calls.register(PROMOTE, AboutOrder, self._promote)
+        calls.register(RECORD, AboutEpoch, self._record)
+        calls.register(OPEN, AboutPromotion, self._open)
+        calls.register(TAKE, AboutTaking, self._take)
+        calls.register(GIVE_UP, About, self._give_up)
+        calls.register(ADOPT, About, self._adopt)
+        calls.register(DISOWN, About, self._disown)
+        calls.register(RETIRE, About, self._retire)
+        calls.register(SCRIPT, AboutScript, self._script)
+
+    # --- looking ---
+
+    async def _look(self, group: str, about: About, caller: Caller) -> Home:
+        identity = self._core.identity
+        guard = self._guards.get(group)
+        record = guard.superseded if guard is not None else None
+        copies = []
+        for connection in guard.copies if guard is not None else ():
+            copies.append(await self._copy(connection, record))
+        return Home(
+            agent=identity.uuid,
+            name=identity.name,
+            host=str(self._core.listen),
+            epoch=max(guard.epoch, record.epoch if record is not None else 0) if guard is not None else 0,
+            follows=guard is not None and guard.is_superseded,
+            copies=tuple(copies),
+            bundles=await self._deeds.bundles(group),
+        )
+
+    async def _copy(self, connection: str, record: Promotion | None) -> HomeCopy:
+        known = self._connection(connection)
+        child = self._core.children.receiver(return_of(connection))
+        found = HomeCopy(
+            connection=connection,
+            repset=known.repset.name if known is not None else "",
+            places=tuple(entry.source for entry in known.maps) if known is not None else (),
+            prepared=record is not None and self._former.is_prepared(record),
+        )
+        if child is None:
+            return found
+        try:
+            status = await child.call("status")
+        except ReplicatorError as error:
+            return msgspec.structs.replace(found, problem=str(error))
+        state = status["target_data_state"]
+        return msgspec.structs.replace(found, data_state=state, exact=state == TargetDataState.OK)
+
+    def _connection(self, connection: str) -> Connection | None:
+        return next((c for c in self._core.state.connections if c.uuid == connection), None)
+
+    def _check(self, group: str, about: About, caller: Caller) -> None:
+        """Raises NotPermittedError: whoever asks does not own the group."""
+        guard = self._guards.get(group)
+        if guard is None:
+            raise NotPermittedError(f"{self._core.identity.name} knows of no such group")
+        owner = guard.superseded.owner if guard.superseded is not None else ""
+        if about.agent != owner or (caller.peer is not None and caller.peer.uuid != owner):
+            raise NotPermittedError(f"{guard.name} is owned by another agent than {caller.name}")
+
+    # --- until the hand-over ---
+
+    async def _hold(self, group: str, about: AboutOrder, caller: Caller) -> Held:
+        self._check(group, about, caller)
+        order = self._returning(about.order)
+        await self._promotions.drain(order)
+        marks = {}
+        for connection in about.order.copies:
+            child = self._core.children.receiver(return_of(connection))
+            if child is None:
+                raise ReplicatorError(f"there is no copy of connection {return_of(connection)} here")
+            marks[connection] = marks_of((await child.call("status"))["positions"])
+        return Held(marks=marks)
+
+    async def _release(self, group: str, about: AboutOrder, caller: Caller) -> Nothing:
+        self._check(group, about, caller)
+        known = self._promotions.record(group)
+        if known is None or known.epoch < about.order.epoch:
+            await self._promotions.release(self._returning(about.order))
+            if about.attempt:
+                await self._deeds.withdraw(about.monitor, about.order, about.attempt)
+        return Nothing()
+
+    async def _promote(self, group: str, about: AboutOrder, caller: Caller) -> Promotion:
+        known = self._promotions.record(group)
+        if known is None or known.epoch != about.order.epoch:
+            self._check(group, about, caller)
+        record = await self._promotions.promote(self._returning(about.order))
+        await self._guards.supersede(group, record)
+        return record
+
+    async def _record(self, group: str, about: AboutEpoch, caller: Caller) -> Recorded:
+        record = self._promotions.record(group)
+        if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
+            return Recorded()
+        return Recorded(promotion=record)
+
+    def _returning(self, order: TakeOver) -> TakeOver:
+        """The order, of the copies that are kept here."""
+        return msgspec.structs.replace(order, copies=tuple(return_of(uuid) for uuid in order.copies))
+
+    # --- after it ---
+
+    async def _open(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
+        """Forward connections go on where the journals stand, for both sides are equal there; then programs
+        may write.
+        """
+        record = about.promotion
+        self._check_own(group, record)
+        await self._guards.supersede(group, record)
+        returning = {copy.connection for copy in record.copies}
+        forward = [c for c in self._core.state.connections if return_of(c.uuid) in returning]
+        async with self._core.change() as change:
+            known = {}
+            for connection in forward:
+                known[connection.uuid] = await self._restored(connection, record)
+            connections = tuple(known.get(c.uuid, c) for c in self._core.state.connections)
+            await change.save(connections=connections)
+        await self._former.end(record)
+        for uuid_ in returning:
+            child = self._core.children.receiver(uuid_)
+            if child is not None:
+                await child.call("forget")
+        await self._bring_up(list(known.values()))
+        await self._guards.settle()
+        guard = self._guards.get(group)
+        self._core.events.add(
+            events.HANDED_BACK_HOME,
+            name=guard.name if guard is not None else group,
+            owner=caller.name,
+            epoch=record.epoch,
+        )
+        return Nothing()
+
+    def _check_own(self, group: str, record: Promotion) -> None:
+        known = self._promotions.record(group)
+        if known is None or known.owner != self._core.identity.uuid or known.epoch != record.epoch:
+            raise NotPermittedError(f"{self._core.identity.name} does not own this group")
+
+    async def _restored(self, connection: Connection, record: Promotion) -> Connection:
+        """The connection, with where it goes on noted. As it is, if it was noted before."""
+        mark = str(uuid.uuid5(uuid.UUID(connection.uuid), f"hand-over {record.epoch}"))
+        if connection.restored is not None and connection.restored.restore == mark:
+            return connection
+        heads: dict[str, tuple[int, int]] = {}
+        for journal in self._core.children.journals(connection):
+            head = await trio.to_thread.run_sync(self._head, journal.mount)
+            if head is not None:
+                heads[journal.mount.id] = head
+        return msgspec.structs.replace(
+            connection, epoch=record.epoch, restored=Restored(restore=mark, heads=heads)
+        )
+
+    def _head(self, mount: Mount) -> tuple[int, int] | None:
+        """Where the journal of a mount that is down ends; None: only its next capture will know."""
+        try:
+            cursor = Cursor.open(World(), self._core.children.journal_settings(mount), mount.id, None)
+        except JournalError:
+            return None
+        try:
+            head = cursor.head()
+        finally:
+            cursor.close()
+        return head.sequence, head.chain
+
+    async def _bring_up(self, connections: list[Connection]) -> None:
+        children = self._core.children
+        mounts = {j.mount.id: j.mount for c in connections for j in children.journals(c)}
+        captures = [await children.start_capture(mount, patient=True) for mount in mounts.values()]
+        for child in captures:
+            await child.wait_running()
+        for connection in connections:
+            await children.start_sender(connection, patient=True)
+
+    async def _take(self, group: str, about: AboutTaking, caller: Caller) -> Taken:
+        return await self._addresses.put_back(group, forced=about.forced, say=lambda text: None)
+
+    async def _give_up(self, group: str, about: About, caller: Caller) -> Nothing:
+        self._check(group, about, caller)
+        guard = self._guards.get(group)
+        if guard is not None:
+            await self._addresses.drop(group, [address.address for address in guard.addresses])
+        return Nothing()
+
+    async def _script(self, group: str, about: AboutScript, caller: Caller) -> Nothing:
+        """Answered when it was started, or when it has ended, if it is waited for."""
+        with trio.move_on_after(limits.FAILBACK_CALL_S / 2):  # else the next try asks how this one does
+            await self._deeds.run_script(about.facts, about.attempt, lambda text: None)
+            return Nothing()
+        raise ReplicatorError("it still runs")
+
+    # --- reversal ---
+
+    async def _adopt(self, group: str, about: About, caller: Caller) -> Nothing:
+        self._check(group, about, caller)
+        guard = self._guards.find(group)
+        await self._deeds.adopt(about.monitor, guard)
+        return Nothing()
+
+    async def _retire(self, group: str, about: About, caller: Caller) -> Nothing:
+        guard = self._guards.get(group)
+        if guard is not None:
+            self._check(group, about, caller)
+            await self._deeds.retire(guard)
+        return Nothing()
+
+    async def _disown(self, group: str, about: About, caller: Caller) -> Nothing:
+        self._check(group, about, caller)
+        await self._deeds.disown(group)
+        return Nothing()

@@ -1,0 +1,478 @@
+"""`dtctl failover`: monitors of sources, and taking their place."""
+
+import os
+import shlex
+import time
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from replicator.addresses import parse_host_port
+from replicator.cli import output
+from replicator.cli.client import Client
+from replicator.cli.options import Json, agent
+from replicator.errors import ReplicatorError, UsageError
+from replicator.failover_settings import ip_of, parse_address, parse_check
+from replicator.failovers import (
+    Check,
+    FailWhen,
+    Lapse,
+    MonitorSettings,
+    Phase,
+    Policy,
+    Script,
+    ScriptKind,
+    Take,
+    WatchedAddress,
+)
+
+_POLL_S = 0.1
+
+app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a monitor.")]
+NewName = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="Name of the monitor (default: its source).")
+]
+Addresses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--address",
+        metavar="IP/PREFIX[@INTERFACE]",
+        help="An address of the source that is monitored and taken, and this host's interface for it."
+        " Repeatable.",
+    ),
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also", metavar="IP/PREFIX[@INTERFACE]", help="Taken as well, and not monitored. Repeatable."
+    ),
+]
+Interval = Annotated[
+    float | None, typer.Option("--interval", metavar="SECONDS", help="Between two signs of life (5).")
+]
+Misses = Annotated[
+    int | None, typer.Option("--misses", metavar="N", help="How many of them may be missing (5).")
+]
+Checks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--check",
+        metavar="agent|ping|tcp:PORT|http:URL|command:LINE",
+        help="Sign of life; default: of its agent. Of agent and ping one is enough, each other one has to be"
+        " there. Repeatable.",
+    ),
+]
+When = Annotated[
+    str | None,
+    typer.Option("--fail-when", metavar="|".join(FailWhen), help="Which addresses have to be silent (all)."),
+]
+Taken = Annotated[
+    str | None,
+    typer.Option("--take", metavar="|".join(Take), help="Which addresses are taken (all, with --also)."),
+]
+Automatic = Annotated[
+    bool | None,
+    typer.Option("--automatic/--manual", help="Take over without asking a person. Default: ask."),
+]
+Witness = Annotated[
+    str | None,
+    typer.Option(
+        "--witness",
+        metavar="HOST[:PORT]|etcd://…",
+        help="A third agent, or etcd, that says whose turn it is. Empty: none.",
+    ),
+]
+FenceCommand = Annotated[
+    str | None,
+    typer.Option("--fence-command", metavar="LINE", help="Switches the source off before it is replaced."),
+]
+LapseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lapse",
+        metavar="|".join(Lapse),
+        help="What the source's mounts do while neither this host nor the witness can be reached.",
+    ),
+]
+Partitioned = Annotated[
+    bool | None,
+    typer.Option(
+        "--even-if-partitioned/--not-if-partitioned",
+        help="Automatic without a witness or fence command: both hosts may write.",
+    ),
+]
+Scripts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--script", metavar="KIND=COMMAND", help=f"Run at {', '.join(ScriptKind)}. Empty: none. Repeatable."
+    ),
+]
+HostName = Annotated[
+    str | None, typer.Option("--host-name", metavar="NAME", help="This host takes that name. Empty: none.")
+]
+Drain = Annotated[
+    float | None,
+    typer.Option("--drain", metavar="SECONDS", help="For the copies to apply what has arrived (30)."),
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="|".join(Policy), help="Which side survives when both wrote (manual)."),
+]
+PreferNode = Annotated[
+    str | None, typer.Option("--prefer-node", metavar="AGENT", help="The one that --policy prefers.")
+]
+Copies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--copy", metavar="UUID", help="Connection whose copy fails over; default: all of the source."
+    ),
+]
+EvenIfSilent = Annotated[bool, typer.Option("--even-if-silent", help="Its addresses need not answer now.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Also if a fence command fails, the witness is away, or an address is still in use."
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is over.")]
+
+
+@app.command(
+    "add", epilog="Example: dtctl failover add alpha --address 10.0.0.5/24@eth0 --interval 1 --misses 3"
+)
+def add(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE[:PORT]", help="Host of the source, and its agent.")
+    ],
+    name: NewName = "",
+    address: Addresses = None,
+    also: Also = None,
+    interval: Interval = None,
+    misses: Misses = None,
+    check: Checks = None,
+    fail_when: When = None,
+    take: Taken = None,
+    automatic: Automatic = None,
+    witness: Witness = None,
+    fence_command: FenceCommand = None,
+    lapse: LapseOption = None,
+    even_if_partitioned: Partitioned = None,
+    script: Scripts = None,
+    host_name: HostName = None,
+    drain: Drain = None,
+    policy: PolicyOption = None,
+    prefer_node: PreferNode = None,
+    copy: Copies = None,
+    even_if_silent: EvenIfSilent = False,
+    json: Json = False,
+) -> None:
+    """Watch a source, to take its place when it fails. It goes on whether anybody looks or not."""
+    host = parse_host_port(source)
+    if not address:
+        raise UsageError("--address is missing: which address of the source do clients use (IP/PREFIX)?")
+    settings = MonitorSettings(
+        source_host=host.host,
+        source_port=host.port,
+        addresses=(*_monitored(address), *_unmonitored(also)),
+        take=Take.ALL if also else Take.MONITORED,
+    )
+    settings = _timed(settings, "", interval, misses, check)
+    settings = _chosen(
+        settings,
+        fail_when=fail_when,
+        take=take,
+        automatic=automatic,
+        witness=witness,
+        fence_command=fence_command,
+        lapse=lapse,
+        even_if_partitioned=even_if_partitioned,
+        host_name=host_name,
+        drain_s=drain,
+        policy=policy,
+        prefer_node=prefer_node,
+        copies=tuple(copy) if copy else None,
+    )
+    settings = _scripted(settings, script)
+    _emit(agent(context).post("failover", "monitors", body=_body(settings, name, even_if_silent)), json)
+
+
+@app.command("edit", epilog="Example: dtctl failover edit alpha --for 10.0.0.5 --interval 1 --check ping")
+def edit(
+    context: typer.Context,
+    monitor: Name,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Another name.")] = "",
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="SOURCE[:PORT]", help="Where its agent is now.")
+    ] = None,
+    address: Addresses = None,
+    also: Also = None,
+    only: Annotated[
+        str, typer.Option("--for", metavar="IP", help="Interval, misses and checks are for this one only.")
+    ] = "",
+    interval: Interval = None,
+    misses: Misses = None,
+    check: Checks = None,
+    fail_when: When = None,
+    take: Taken = None,
+    automatic: Automatic = None,
+    witness: Witness = None,
+    fence_command: FenceCommand = None,
+    lapse: LapseOption = None,
+    even_if_partitioned: Partitioned = None,
+    script: Scripts = None,
+    host_name: HostName = None,
+    drain: Drain = None,
+    policy: PolicyOption = None,
+    prefer_node: PreferNode = None,
+    copy: Copies = None,
+    even_if_silent: EvenIfSilent = False,
+    json: Json = False,
+) -> None:
+    """Change a monitor while it watches. What is not named stays; named addresses are all of them."""
+    client = agent(context)
+    known = client.get("failover", "monitors", monitor)
+    settings = msgspec.convert(known["settings"], MonitorSettings)
+    if source is not None:
+        host = parse_host_port(source)
+        settings = msgspec.structs.replace(settings, source_host=host.host, source_port=host.port)
+    settings = _readdressed(settings, address, also)
+    settings = _timed(settings, only, interval, misses, check)
+    settings = _chosen(
+        settings,
+        fail_when=fail_when,
+        take=take,
+        automatic=automatic,
+        witness=witness,
+        fence_command=fence_command,
+        lapse=lapse,
+        even_if_partitioned=even_if_partitioned,
+        host_name=host_name,
+        drain_s=drain,
+        policy=policy,
+        prefer_node=prefer_node,
+        copies=tuple(copy) if copy else None,
+    )
+    settings = _scripted(settings, script)
+    _emit(client.put("failover", "monitors", known["uuid"], body=_body(settings, name, even_if_silent)), json)
+
+
+@app.command("list", epilog="Example: dtctl failover list")
+def list_(context: typer.Context, json: Json = False) -> None:
+    """Show all monitors of this host, and what they ask."""
+    _show(agent(context).get("failover", "monitors"), json, "monitors")
+
+
+@app.command("show", epilog="Example: dtctl failover show alpha")
+def show(context: typer.Context, monitor: Name, json: Json = False) -> None:
+    """Show everything about one: countdowns, settings, what is under way."""
+    _emit(agent(context).get("failover", "monitors", monitor), json)
+
+
+@app.command("remove", epilog="Example: dtctl failover remove alpha")
+def remove(
+    context: typer.Context,
+    monitor: Name,
+    even_if_owner: Annotated[
+        bool, typer.Option("--even-if-owner", help="Also if this host has taken over: it stays so for good.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Stop watching a source, and forget it."""
+    found = agent(context).delete("failover", "monitors", monitor, body={"even_if_owner": even_if_owner})
+    _say(found, json, f"monitor {found['name']} is removed")
+
+
+@app.command("stop", epilog="Example: dtctl failover stop alpha")
+def stop(context: typer.Context, monitor: Name, json: Json = False) -> None:
+    """Do not watch for a while; everything else of the monitor stays."""
+    _act(context, monitor, "stop", json)
+
+
+@app.command("start", epilog="Example: dtctl failover start alpha")
+def start(context: typer.Context, monitor: Name, json: Json = False) -> None:
+    """Watch again."""
+    _act(context, monitor, "start", json)
+
+
+@app.command("now", epilog="Example: dtctl failover now alpha")
+def now(
+    context: typer.Context, monitor: Name, force: Force = False, wait: Wait = True, json: Json = False
+) -> None:
+    """Take over without waiting for a countdown; also what was begun and waits for a person."""
+    _begin(context, monitor, "now", force, wait, json)
+
+
+@app.command("answer", epilog="Example: dtctl failover answer alpha yes")
+def answer(
+    context: typer.Context,
+    monitor: Name,
+    yes: Annotated[str, typer.Argument(metavar="yes|no")],
+    force: Force = False,
+    wait: Wait = True,
+    json: Json = False,
+) -> None:
+    """Answer the question whether this host shall take over. After a no, yes can still be said."""
+    if yes not in ("yes", "no"):
+        raise UsageError(f"{yes!r}: must be yes or no")
+    _begin(context, monitor, yes, force, wait and yes == "yes", json)
+
+
+@app.command("history", epilog="Example: dtctl failover history alpha")
+def history(
+    context: typer.Context,
+    monitor: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One monitor; its uuid if it was removed.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what happened to monitors, oldest first."""
+    _show(agent(context).get("failover", "history", group=monitor), json, "history")
+
+
+@app.command("report", epilog="Example: dtctl failover report alpha --last 5")
+def report(
+    context: typer.Context,
+    monitor: Annotated[str, typer.Argument(metavar="NAME", help="Which one.")],
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many of them.")] = 1,
+    json: Json = False,
+) -> None:
+    """Show step by step what failovers and failbacks of a monitor did, or are doing, oldest first."""
+    found = agent(context).get("failover", "monitors", monitor, "reports")
+    output.emit(found[-last:], json, "failover_reports")
+
+
+# --- settings ---
+
+
+def _monitored(texts: list[str]) -> list[WatchedAddress]:
+    return [parse_address(text) for text in texts]
+
+
+def _unmonitored(texts: list[str] | None) -> list[WatchedAddress]:
+    found = [parse_address(text) for text in texts or []]
+    return [msgspec.structs.replace(address, monitored=False) for address in found]
+
+
+def _readdressed(
+    settings: MonitorSettings, address: list[str] | None, also: list[str] | None
+) -> MonitorSettings:
+    """None: as they are. What is there under the same IP keeps its timing and checks."""
+    known = {ip_of(each.address): each for each in settings.addresses}
+    monitored = [each for each in settings.addresses if each.monitored]
+    others = [each for each in settings.addresses if not each.monitored]
+    if address is not None:
+        monitored = [
+            msgspec.structs.replace(
+                known.get(ip_of(new.address), new),
+                address=new.address,
+                interface=new.interface,
+                monitored=True,
+            )
+            for new in _monitored(address)
+        ]
+    if also is not None:
+        others = _unmonitored([text for text in also if text])
+    return msgspec.structs.replace(settings, addresses=(*monitored, *others))
+
+
+def _timed(
+    settings: MonitorSettings, only: str, interval: float | None, misses: int | None, check: list[str] | None
+) -> MonitorSettings:
+    wanted = ip_of(only)
+    if wanted and all(ip_of(each.address) != wanted for each in settings.addresses):
+        raise UsageError(f"--for {only}: is no address of this monitor")
+    checks: tuple[Check, ...] | None = tuple(parse_check(text) for text in check) if check else None
+
+    def timed(address: WatchedAddress) -> WatchedAddress:
+        if not address.monitored or (wanted and ip_of(address.address) != wanted):
+            return address
+        return msgspec.structs.replace(
+            address,
+            interval_s=address.interval_s if interval is None else interval,
+            misses=address.misses if misses is None else misses,
+            checks=address.checks if checks is None else checks,
+        )
+
+    return msgspec.structs.replace(settings, addresses=tuple(timed(each) for each in settings.addresses))
+
+
+def _chosen(settings: MonitorSettings, **given: Any) -> MonitorSettings:
+    """What is None stays. Raises UsageError."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    known = msgspec.to_builtins(settings)
+    try:
+        return msgspec.convert({**known, **fields}, MonitorSettings)
+    except msgspec.ValidationError as error:
+        raise UsageError(" ".join(str(error).split()) + " (dtctl failover add --help)") from None
+
+
+def _scripted(settings: MonitorSettings, texts: list[str] | None) -> MonitorSettings:
+    chosen = dict(settings.scripts)
+    for text in texts or []:
+        kind, separator, line = text.partition("=")
+        if not separator or kind not in list(ScriptKind):
+            raise UsageError(f"--script {text}: write it as KIND=COMMAND; kinds: {', '.join(ScriptKind)}")
+        words = shlex.split(line)
+        if words:
+            known = chosen.get(ScriptKind(kind), Script(path=""))
+            chosen[ScriptKind(kind)] = msgspec.structs.replace(
+                known, path=os.path.abspath(words[0]), arguments=tuple(words[1:])
+            )
+        else:
+            chosen.pop(ScriptKind(kind), None)
+    return msgspec.structs.replace(settings, scripts=chosen)
+
+
+def _body(settings: MonitorSettings, name: str, even_if_silent: bool) -> dict[str, object]:
+    return {"name": name, "settings": msgspec.to_builtins(settings), "even_if_silent": even_if_silent}
+
+
+# --- doing it ---
+
+
+def _act(context: typer.Context, monitor: str, action: str, json: bool) -> None:
+    found = agent(context).post("failover", "monitors", monitor, body={"action": action})
+    _say(found, json, f"monitor {found['name']}: {found['doing']}")
+
+
+def _begin(context: typer.Context, monitor: str, action: str, force: bool, wait: bool, json: bool) -> None:
+    client = agent(context)
+    found = client.post("failover", "monitors", monitor, body={"action": action, "forced": force})
+    if wait:
+        found = _over(client, found["uuid"])
+    _say(found, json, f"monitor {found['name']}: {found['doing']}")
+    if wait and found["phase"] != Phase.ACTIVE:
+        raise ReplicatorError(f"this host has not taken over: dtctl failover history {found['name']}")
+
+
+def _over(client: Client, uuid: str) -> Any:
+    """Its view when nothing is under way any more, or waits for a person. Ctrl-C ends the waiting only."""
+    while True:
+        found = client.get("failover", "monitors", uuid)
+        if found["phase"] != Phase.TAKING_OVER or found["halted"]:
+            return found
+        time.sleep(_POLL_S)
+
+
+def _emit(document: Any, as_json: bool) -> None:
+    _show(document, as_json, "monitor")
+
+
+def _show(document: Any, as_json: bool, view: str) -> None:
+    if as_json:
+        output.print_json(document)
+        return
+    from replicator.cli import render, render_failover
+
+    render.show(getattr(render_failover, view)(document))
+
+
+def _say(document: Any, as_json: bool, text: str) -> None:
+    if as_json:
+        output.print_json(document)
+    else:
+        output.say(text)

@@ -1,0 +1,273 @@
+"""May this target promote its copies now? One pure function; whoever carries a failover out asks it again
+after each thing that it says.
+
+    verdict = judge(Candidacy(now_s=…, order=Order.MONITOR, failed=True, …))
+
+    attempt = Attempt(candidacy, ballot, granter, terms, witness=True)     # the same with a memory
+    verdict = attempt.look(now_s, failed=monitor.failed)                   # WAIT, VOTE, …; then again
+
+The order of its questions is the order of the procedure: whether anybody wants it, whether the copies may be
+used, whether the owner has stopped (it says so, was fenced, or its leases have lapsed), whether the witness
+agrees.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from replicator import limits
+from replicator.failover.lease import Granter
+from replicator.failover.witness import Ballot, Voted
+
+
+class Order(StrEnum):
+    """Who wants it."""
+
+    NOBODY = "nobody"  # a question: may it be begun by itself?
+    MONITOR = "monitor"  # by itself, since the monitor is automatic
+    PERSON = "person"  # answered, or `failover now`
+    FORCE = "force"  # a person who knows what is missing
+
+
+class Action(StrEnum):
+    GO = "go"  # promote
+    WAIT = "wait"  # until `until_s`, then ask again
+    STOP_GRANTING = "stop granting"
+    FENCE = "fence"  # run the fence command
+    VOTE = "vote"  # ask the witness
+    ASK = "ask a person"
+    REFUSE = "refuse"
+
+
+class Verdict(NamedTuple):
+    """`reason`: one line for a person; why not, or why this may be done."""
+
+    action: Action
+    reason: str = ""
+    until_s: float = 0.0  # CLOCK_BOOTTIME, of WAIT
+
+
+class CopyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy that would be promoted. `flaw`: why it is no state that its source went through; "": it is."""
+
+    name: str
+    flaw: str = ""
+
+
+class Candidacy(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the decision depends on. Times are CLOCK_BOOTTIME of this host."""
+
+    now_s: float
+    order: Order
+    automatic: bool = False
+    even_if_partitioned: bool = False
+    failed: bool = False  # as the monitor says
+    owns: bool = False  # this target owns the group already
+    rival: str = ""  # name of another agent that owns it by a higher epoch
+    copies: tuple[CopyFacts, ...] = ()
+    at_rest: bool = False  # the owner has said that its mounts are frozen, for this very hand-over
+    is_off: bool = False  # a person says, by name, that the owner is switched off
+    fence_command: bool = False  # there is one
+    fenced: bool | None = None  # how it ended; None: it has not run
+    armed: bool = False  # the owner stops by itself when its leases have lapsed (`GrantMemory`)
+    granting: bool = True  # this target grants still
+    free_s: float = 0.0  # from then on no lease granted here is valid
+    witness: bool = False  # there is one
+    voted: Voted | None = None  # its last answer to this try
+    voted_s: float = 0.0  # when it came
+    unreachable: str = ""  # why it did not answer the last time; "": it did, or was not asked
+
+    @property
+    def owner_is_fenced(self) -> bool:
+        """What a ballot says."""
+        return self.fenced is True or self.is_off
+
+    @property
+    def by_person(self) -> bool:
+        return self.order in (Order.PERSON, Order.FORCE)
+
+
+PARTITIONED = (
+    "without a witness, a fence command or leases nobody knows whether the source is down or only cut off,"
+    " and if it is cut off both hosts would write: give it a witness, or have it even if partitioned, by name"
+)
+
+
+def judge(facts: Candidacy) -> Verdict:
+    """What comes next. GO is said only if everything else is done."""
+    for question in (_is_wanted, _has_copies, _is_safe_to_begin, _has_stopped, _is_agreed):
+        verdict = question(facts)
+        if verdict is not None:
+            return verdict
+    return Verdict(Action.GO, _grounds(facts))
+
+
+def may_begin(facts: Candidacy) -> Verdict:
+    """Whether there is any use in beginning: GO, or why not. Nothing was stopped and nobody asked yet."""
+    for question in (_is_wanted, _has_copies, _is_safe_to_begin):
+        verdict = question(facts)
+        if verdict is not None:
+            return verdict
+    return Verdict(Action.GO)
+
+
+class Attempt:
+    """One try, from its beginning to the moment at which the copies may be promoted."""
+
+    def __init__(
+        self, candidacy: Candidacy, ballot: Ballot, granter: Granter, terms: int, *, witness: bool
+    ) -> None:
+        """`candidacy`, `ballot`: what is known when it begins; what changes is looked up. `terms`: number of
+        the settings, for which alone the source is armed.
+        """
+        self._candidacy = candidacy
+        self._ballot = ballot
+        self._granter = granter
+        self._terms = terms
+        self._witness = witness
+        self._voted: Voted | None = None
+        self._voted_s = 0.0
+        self._unreachable = ""
+
+    def look(self, now_s: float, *, failed: bool) -> Verdict:
+        """What comes next. From the first look on that has nothing against it nothing is granted. `failed`:
+        as the monitor says now; a source that answers again is left alone, unless a person wants it.
+        """
+        self._candidacy = msgspec.structs.replace(self._candidacy, failed=failed)
+        verdict = judge(self._facts(now_s))
+        if verdict.action is Action.STOP_GRANTING:
+            self._granter.stop(self._ballot.parent_epoch)
+            verdict = judge(self._facts(now_s))
+        return verdict
+
+    def _facts(self, now_s: float) -> Candidacy:
+        return msgspec.structs.replace(
+            self._candidacy,
+            now_s=now_s,
+            granting=not self._granter.is_stopped,
+            free_s=self._granter.free_s,
+            armed=self._is_armed,
+            witness=self._witness,
+            voted=self._voted,
+            voted_s=self._voted_s,
+            unreachable=self._unreachable,
+        )
+
+    @property
+    def _is_armed(self) -> bool:
+        return self._granter.memory.armed is not None and self._granter.memory.armed == self._terms
+
+    @property
+    def is_voted(self) -> bool:
+        return self._voted is not None and self._voted.given
+
+    def ballot(self) -> Ballot:
+        """For the witness, now."""
+        candidacy = self._candidacy
+        return msgspec.structs.replace(
+            self._ballot,
+            armed=self._is_armed,
+            fenced=candidacy.owner_is_fenced,
+            insist=candidacy.by_person,
+        )
+
+    def fence(self, fenced: bool) -> None:
+        """How the fence command ended."""
+        self._candidacy = msgspec.structs.replace(self._candidacy, fenced=fenced)
+
+    def vote(self, voted: Voted, now_s: float) -> None:
+        self._voted, self._voted_s, self._unreachable = voted, now_s, ""
+
+    def silence(self, reason: str, now_s: float) -> None:
+        """The witness did not answer."""
+        self._unreachable, self._voted_s = reason, now_s
+
+
+def _is_wanted(facts: Candidacy) -> Verdict | None:
+    if facts.owns:
+        return Verdict(Action.REFUSE, "this host owns the group already")
+    if facts.rival:
+        return Verdict(Action.REFUSE, f"{facts.rival} owns the group since")
+    if facts.by_person:
+        return None
+    if not facts.failed:
+        return Verdict(Action.REFUSE, "the source answers")
+    if not facts.automatic:
+        return Verdict(Action.ASK, "the source has failed")
+    return None
+
+
+def _has_copies(facts: Candidacy) -> Verdict | None:
+    flaws = [f"{copy.name}: {copy.flaw}" for copy in facts.copies if copy.flaw]
+    if flaws and facts.order is not Order.FORCE:
+        return Verdict(Action.ASK, f"not everything is there: {'; '.join(flaws)}. It can be forced")
+    return None
+
+
+def _is_safe_to_begin(facts: Candidacy) -> Verdict | None:
+    """Nobody is asked later what is known now."""
+    if facts.at_rest or facts.owner_is_fenced or facts.armed:
+        return None
+    if facts.fence_command and facts.fenced is None:
+        return None
+    if facts.witness:
+        return Verdict(
+            Action.ASK,
+            "the source would not stop writing when it is cut off, so the witness cannot agree: see that it"
+            " is off, and say so",
+        )
+    if facts.by_person or facts.even_if_partitioned:
+        return None
+    return Verdict(Action.ASK, PARTITIONED)
+
+
+def _has_stopped(facts: Candidacy) -> Verdict | None:
+    if facts.granting:
+        return Verdict(Action.STOP_GRANTING)
+    if facts.at_rest or facts.is_off:
+        return None
+    if facts.fence_command and facts.fenced is None:
+        return Verdict(Action.FENCE)
+    if facts.fenced is False and facts.order is not Order.FORCE:
+        return Verdict(Action.ASK, "the fence command has failed")
+    if facts.armed and not facts.owner_is_fenced and facts.now_s < facts.free_s:
+        return Verdict(Action.WAIT, "a lease granted here may be valid", facts.free_s)
+    return None
+
+
+def _is_agreed(facts: Candidacy) -> Verdict | None:
+    if not facts.witness:
+        return None
+    if facts.voted is not None and facts.voted.given:
+        return None
+    if facts.is_off and facts.order is Order.FORCE and facts.unreachable:
+        return None  # a person's word in place of the witness's
+    if facts.unreachable:
+        again_s = facts.voted_s + limits.WITNESS_RETRY_S
+        if facts.now_s < again_s:
+            return Verdict(Action.WAIT, f"the witness does not answer: {facts.unreachable}", again_s)
+        return Verdict(Action.VOTE)
+    if facts.voted is None:
+        return Verdict(Action.VOTE)
+    if facts.voted.promotion is not None and facts.voted.promotion.epoch == facts.voted.epoch:
+        return Verdict(Action.REFUSE, f"{facts.voted.promotion.owner_name} owns the group since")
+    if facts.voted.wait_s is None:
+        return Verdict(Action.ASK, f"the witness does not agree: {facts.voted.reason}")
+    until_s = facts.voted_s + min(facts.voted.wait_s, limits.WITNESS_RETRY_S)
+    if facts.now_s < until_s:
+        return Verdict(Action.WAIT, facts.voted.reason, until_s)
+    return Verdict(Action.VOTE)
+
+
+def _grounds(facts: Candidacy) -> str:
+    """Why the owner does not write any more, for the record."""
+    if facts.at_rest:
+        return "the source handed over"
+    if facts.fenced:
+        return "the source was fenced"
+    if facts.is_off:
+        return "a person says that the source is off"
+    if facts.armed:
+        return "the leases of the source have lapsed"
+    return "a person decided" if facts.by_person else "automatic even if partitioned"

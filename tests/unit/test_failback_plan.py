@@ -1,0 +1,247 @@
+"""Going home ends at home or where it began, whatever fails, and wherever the owner's agent dies."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from kit.disk import ProcessDied
+from kit.two_sides import CONNECTION, TwoSides, monitor
+
+from replicator.agent.failover import failback
+from replicator.agent.failover.failback import Failback, _Steps
+from replicator.agent.failover.procedures import Procedures
+from replicator.failover.handback import Order, Then
+from replicator.failover.plan import Outcome
+from replicator.failover.plan_journal import PlanJournal
+from replicator.failover.plan_runner import PlanRun, Step
+
+PATH = "/home/failover/group.plan"
+HOMEWARD = (Order.RESTORE_FIRST, Order.FAILBACK_FIRST)
+HOWS = ("fail", "half", "die before", "die after")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.limits.PLAN_UNDO_PAUSE_S", 0.0)
+
+
+class Groups:
+    def __init__(self, sides: TwoSides) -> None:
+        self._sides = sides
+
+    def get(self, uuid: str) -> object:
+        return self._sides.monitor
+
+    async def set_phase(self, uuid: str, phase: object) -> object:
+        return self._sides.monitor
+
+
+def failback_of(sides: TwoSides) -> Failback:
+    procedures = Procedures("/home/failover", Groups(sides), sides.world)  # type: ignore[arg-type]
+    return Failback(procedures, lambda group: sides.monitor, "beta", sides.parts())
+
+
+async def live(sides: TwoSides, order: Order, then: Then, retries: int = 6) -> Outcome | None:
+    """One life of the owner's agent."""
+    journal = PlanJournal(sides.disk, PATH)
+    arguments = {"monitor": monitor(), "order": order, "then": then, "connections": (CONNECTION,)}
+    run = PlanRun(failback_of(sides).plan(arguments), journal, sides.world)
+    if not journal.notes:
+        await run.open(uuid="uuid", subject="group", arguments={}, reason="test")
+    elif run.outcome is None:
+        await run.restart()
+    outcome = await run.go_on()
+    while outcome is None and retries:
+        retries -= 1
+        await run.retry()
+        outcome = await run.go_on()
+    return outcome
+
+
+async def to_the_end(sides: TwoSides, order: Order, then: Then = Then.MONITOR) -> Outcome | None:
+    for _ in range(12):
+        try:
+            return await live(sides, order, then)
+        except ProcessDied:
+            sides.disk.die()
+    raise AssertionError("it does not come to an end")
+
+
+def once(name: str, how: str, turn: int = 0) -> Callable[[str], str]:
+    """It happens at one call of that name, and then all is well."""
+    seen: Counter[str] = Counter()
+
+    def act(called: str) -> str:
+        seen[called] += 1
+        return how if called == name and seen[called] == turn + 1 else ""
+
+    return act
+
+
+async def calls_of(order: Order, then: Then = Then.MONITOR) -> list[str]:
+    sides = TwoSides()
+    assert await to_the_end(sides, order, then) is Outcome.COMPLETED
+    return sides.calls
+
+
+async def test_restore_first() -> None:
+    assert await calls_of(Order.RESTORE_FIRST) == [
+        *("catch up", "script pre-failback", "freeze", "drain", "hold", "vote", "promote"),
+        *("owner gives up", "home takes", "open", "follow", "script post-failback", "errand", "tell"),
+    ]
+
+
+async def test_failback_first() -> None:
+    assert await calls_of(Order.FAILBACK_FIRST) == [
+        *(
+            "script pre-failback",
+            "freeze",
+            "owner gives up",
+            "home takes",
+            "catch up",
+            "drain",
+            "hold",
+            "vote",
+        ),
+        *("promote", "open", "follow", "script post-failback", "errand", "tell"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("then", "calls"),
+    [
+        (Then.MONITOR, ["catch up", "adopt", "turn", "retire"]),
+        (Then.STOP, ["catch up", "turn", "retire"]),
+    ],
+)
+async def test_stay(then: Then, calls: list[str]) -> None:
+    sides = TwoSides()
+    assert await to_the_end(sides, Order.STAY, then) is Outcome.COMPLETED
+    assert sides.calls == calls
+    assert sides.monitor is None
+    assert (sides.home_monitor is not None) == (then is Then.MONITOR)
+    assert sides.owner.writable and sides.owner.address
+
+
+async def check_every_interruption(order: Order) -> set[Outcome | None]:
+    outcomes: set[Outcome | None] = set()
+    for name in await calls_of(order):
+        for how in HOWS:
+            sides = TwoSides(once(name, how))
+            outcome = await to_the_end(sides, order)
+            assert sides.problems() == [], (name, how, sides.calls)
+            assert (outcome is Outcome.COMPLETED) == (sides.record is not None), (name, how)
+            outcomes.add(outcome)
+    return outcomes
+
+
+@pytest.mark.parametrize("order", HOMEWARD)
+async def test_interrupted_at_every_step_it_goes_on_or_is_taken_back(order: Order) -> None:
+    assert await check_every_interruption(order) == {Outcome.COMPLETED, Outcome.TAKEN_BACK}
+
+
+@pytest.mark.parametrize("order", HOMEWARD)
+async def test_a_crash_at_every_call_of_the_disk(order: Order) -> None:
+    undisturbed = TwoSides()
+    await to_the_end(undisturbed, order)
+    for call in range(1, undisturbed.disk.calls + 1):
+        for when in ("before", "after", "torn"):
+            sides = TwoSides()
+            sides.disk.die_at(call, when)  # type: ignore[arg-type]
+            try:
+                await live(sides, order, Then.MONITOR)
+            except ProcessDied:
+                sides.disk.lose_power() if call % 2 else sides.disk.die()
+            await to_the_end(sides, order)
+            assert sides.problems() == [], (call, when, sides.calls)
+
+
+@pytest.mark.parametrize("order", HOMEWARD)
+async def test_interrupted_while_it_is_taken_back(order: Order) -> None:
+    """First something fails late, then the agent dies at each call of the way back."""
+    for undone in ("thaw", "release", "owner takes", "home gives up"):
+        for how in HOWS:
+            late, back = once("promote", "fail"), once(undone, how)
+            sides = TwoSides(lambda name, late=late, back=back: late(name) or back(name))  # type: ignore[misc]
+            assert await to_the_end(sides, order) is Outcome.TAKEN_BACK
+            assert sides.problems() == [], (undone, how, sides.calls)
+
+
+async def test_home_that_lacks_an_operation_is_not_opened() -> None:
+    sides = TwoSides()
+    sides.parts()
+
+    def lost(name: str) -> str:
+        if name == "hold":
+            sides.arrived = sides.written - 1
+        return ""
+
+    sides.act = lost
+    assert await to_the_end(sides, Order.RESTORE_FIRST) is Outcome.TAKEN_BACK
+    assert sides.record is None
+    assert sides.owner.writable and sides.owner.address and not sides.home.held
+
+
+async def test_reversal_interrupted_at_every_step() -> None:
+    for name in await calls_of(Order.STAY):
+        for how in HOWS:
+            sides = TwoSides(once(name, how))
+            outcome = await to_the_end(sides, Order.STAY)
+            assert sides.wrong == []
+            watched = sides.home_monitor is not None
+            assert (outcome is Outcome.COMPLETED) == (sides.monitor is None) == watched, (name, how)
+
+
+# --- planted mistakes ---
+
+
+def _without_undo(name: str) -> Callable[[list[Step]], list[Step]]:
+    def change(steps: list[Step]) -> list[Step]:
+        return [
+            Step(
+                s.name, s.do, undo=None if s.name == name else s.undo, commits=s.commits, was_done=s.was_done
+            )
+            for s in steps
+        ]
+
+    return change
+
+
+def _swapped(one: str, other: str) -> Callable[[list[Step]], list[Step]]:
+    def change(steps: list[Step]) -> list[Step]:
+        places = {step.name: number for number, step in enumerate(steps)}
+        steps[places[one]], steps[places[other]] = steps[places[other]], steps[places[one]]
+        return steps
+
+    return change
+
+
+def _missing(name: str) -> Callable[[list[Step]], list[Step]]:
+    return lambda steps: [step for step in steps if step.name != name]
+
+
+PLANTED: list[tuple[Order, str, Callable[[list[Step]], list[Step]]]] = [
+    (Order.RESTORE_FIRST, "nobody thaws", _without_undo(failback.FREEZE)),
+    (Order.RESTORE_FIRST, "home stays held", _without_undo(failback.HOLD)),
+    (Order.FAILBACK_FIRST, "addresses do not come back", _without_undo(failback.GIVE_UP)),
+    (Order.FAILBACK_FIRST, "home keeps addresses", _without_undo(failback.TAKE)),
+    (Order.RESTORE_FIRST, "addresses at both", _swapped(failback.GIVE_UP, failback.TAKE)),
+    (Order.RESTORE_FIRST, "drained before it is frozen", _swapped(failback.FREEZE, failback.DRAIN)),
+    (Order.RESTORE_FIRST, "the owner lets go first", _swapped(failback.OPEN, failback.FOLLOW)),
+    (Order.RESTORE_FIRST, "not frozen", _missing(failback.FREEZE)),
+    (Order.RESTORE_FIRST, "not opened", _missing(failback.OPEN)),
+]
+
+
+@pytest.mark.parametrize(("order", "wrong"), [(o, w) for o, _, w in PLANTED], ids=[p[1] for p in PLANTED])
+async def test_planted_mistakes_are_found(
+    order: Order, wrong: Callable[[list[Step]], list[Step]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "restore_first" if order is Order.RESTORE_FIRST else "failback_first"
+    right = getattr(_Steps, name)
+    monkeypatch.setattr(_Steps, name, lambda self: wrong(right(self)))
+    with pytest.raises((AssertionError, KeyError)):
+        sides = TwoSides()
+        await to_the_end(sides, order)
+        assert sides.problems() == []
+        await check_every_interruption(order)
