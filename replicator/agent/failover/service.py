@@ -15,6 +15,7 @@ from replicator.agent.failover.addresses import GroupAddresses
 from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.checkup import Checkup
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.fence_command import FenceCommand
@@ -36,7 +37,7 @@ from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.failovers import Promotion
+from replicator.failovers import Monitor, Promotion
 from replicator.world import World
 
 
@@ -69,7 +70,19 @@ class FailoverService:
         self.procedures = Procedures(
             core.home.failover_procedures, self.groups, World(), narration.ended, narration.warn
         )
-        self.procedure = Failover(self.procedures, core.identity.uuid, self._parts())
+        parts = self._parts()
+        self.procedure = Failover(self.procedures, core.identity.uuid, parts)
+        self.checkup = Checkup(
+            self.groups,
+            self.copies,
+            self.scripts,
+            self.monitors.watching,
+            parts.data,
+            parts.arbiter,
+            self._reach_witness,
+            self.procedure,
+            self.drills.all,
+        )
         self.monitors.report_of = self.procedures.report
         self.monitors.watching.taking_over = self.procedure
 
@@ -79,6 +92,10 @@ class FailoverService:
             return self.promotions.record(group)
         except NotImplementedError:
             return None
+
+    async def _reach_witness(self, monitor: Monitor) -> None:
+        """Raises ReplicatorError: its witness does not answer."""
+        await self.witnesses.at(monitor.settings.witness).watch(monitor.uuid)
 
     def _parts(self) -> Parts:
         """What does the steps of a failover."""
@@ -97,12 +114,14 @@ class FailoverService:
             addresses=self.addresses,
             telling=self.telling,
             groups=self.groups,
+            drills=self.drills,
         )
 
     async def run(self) -> None:
         """Until cancelled."""
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.addresses.run)
             nursery.start_soon(self.arbiter.run)
             # What an earlier agent has left half done comes before anything new.
@@ -111,6 +130,5 @@ class FailoverService:
             nursery.start_soon(AddressKeeper(self._core, self.groups, self.addresses).run)
             nursery.start_soon(self.monitors.run)
             nursery.start_soon(self.scripts.serve)
-            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.grants.run)
