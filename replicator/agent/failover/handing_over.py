@@ -4,12 +4,23 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+import trio
 
+from replicator import limits
+from replicator.agent.connections import Connections
+from replicator.agent.core import Core
 from replicator.agent.failover.failback import Say
-from replicator.agent.state import Mount
-from replicator.failover.handback import Mark
+from replicator.agent.failover.fencing import Fencing
+from replicator.agent.failover.groups import Groups
+from replicator.agent.mounts import Mounts
+from replicator.agent.state import Connection, Mount
+from replicator.errors import JournalError, ReplicatorError
+from replicator.failover.handback import Behind, Mark
 from replicator.failovers import Monitor, Promotion, return_of
 from replicator.fences import FenceMode
+from replicator.queue.cursor import Cursor
+from replicator.status import MirrorStatus, TargetDataState
+from replicator.world import World
 
 _DRAIN_TRIES = 5
 
@@ -23,6 +34,137 @@ class Records(Protocol):
 
 class Copies(Protocol):
     """Copies of this agent that were promoted, and follow their source again."""
+
+    async def follow(self, connection: str, record: Promotion) -> None:
+        """The directories of this copy equal what its source has at the hand-over: a new copy is made of
+        them, in which nothing is to be compared. Its receiver waits for a source of that epoch.
+        """
+        ...
+
+    async def discard(self, connection: str) -> None:
+        """There is no such copy any more; its files stay."""
+        ...
+
+
+class HandingOver:
+    """Of one agent."""
+
+    def __init__(
+        self,
+        core: Core,
+        groups: Groups,
+        connections: Connections,
+        mounts: Mounts,
+        fencing: Fencing,
+        records: Records,
+        copies: Copies,
+    ) -> None:
+        self._core = core
+        self._groups = groups
+        self._connections = connections
+        self._mounts = mounts
+        self._fencing = fencing
+        self._records = records
+        self._copies = copies
+
+    # --- what there is ---
+
+    def connections(self, monitor: Monitor) -> tuple[str, ...]:
+        record = self._records.record(monitor.uuid)
+        return tuple(copy.connection for copy in record.copies) if record is not None else ()
+
+    def _returning(self, monitor: Monitor) -> list[Connection]:
+        uuids = {return_of(uuid) for uuid in self.connections(monitor)}
+        return [c for c in self._core.state.connections if c.uuid in uuids]
+
+    def _captured(self, monitor: Monitor) -> list[Mount]:
+        """The mounts that programs of the group write to."""
+        found = {
+            journal.mount.id: journal.mount
+            for connection in self._returning(monitor)
+            for journal in self._core.children.journals(connection)
+        }
+        return list(found.values())
+
+    async def behind(self, monitor: Monitor) -> Sequence[Behind]:
+        forward = {return_of(uuid): uuid for uuid in self.connections(monitor)}
+        found = []
+        for connection in self._returning(monitor):
+            status = await self._connections.status(connection)
+            waiting = status.tracking or status.target_data_state is not TargetDataState.OK
+            bytes_ = max(status.tracked_bytes, status.remaining_mirror_bytes) if waiting else 0
+            found.append(
+                Behind(
+                    connection=forward[connection.uuid],
+                    state=status.state.value,
+                    operations=status.queued_ops,
+                    bytes=status.queued_bytes + bytes_,
+                )
+            )
+        return found
+
+    # --- before the hand-over ---
+
+    async def catch_up(self, monitor: Monitor, say: Say) -> None:
+        """Returns when what is queued takes less than `limits.FAILBACK_CLOSE_S` to be applied at home."""
+        self._expect_all(monitor)
+        for connection in self._returning(monitor):
+            while True:
+                began_s = trio.current_time()
+                status = await self._connections.wait(connection.uuid, None)
+                took_s = trio.current_time() - began_s
+                exact = status.target_data_state is TargetDataState.OK
+                if exact and status.mirror_status is MirrorStatus.IDLE and took_s < limits.FAILBACK_CLOSE_S:
+                    break
+                await trio.sleep(limits.FAILBACK_LOOK_S)
+
+    def _expect_all(self, monitor: Monitor) -> None:
+        """Raises ReplicatorError: a return connection is gone."""
+        if len(self._returning(monitor)) != len(self.connections(monitor)):
+            raise ReplicatorError(
+                f"a return connection of {monitor.name} is gone: restore to the source instead"
+            )
+
+    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
+        mounts = tuple(mount.id for mount in self._captured(monitor))
+        await self._fencing.freeze(mounts)
+        return mounts
+
+    async def thaw(self, monitor: Monitor) -> None:
+        await self._fencing.thaw([mount.id for mount in self._captured(monitor)])
+
+    async def drain(self, monitor: Monitor, say: Say) -> dict[str, dict[str, Mark]]:
+        """Raises WaitTimeoutError: it takes longer than the group's `drain_s`."""
+        self._expect_all(monitor)
+        forward = {return_of(uuid): uuid for uuid in self.connections(monitor)}
+        found: dict[str, dict[str, Mark]] = {}
+        for connection in self._returning(monitor):
+            for _ in range(_DRAIN_TRIES):
+                before = await self._heads(connection)
+                await self._connections.wait(connection.uuid, monitor.settings.drain_s)
+                heads = await self._heads(connection)
+                if heads == before:  # nothing came in between: mtimes that were still to be told
+                    break
+            found[forward[connection.uuid]] = heads
+        return found
+
+    async def _heads(self, connection: Connection) -> dict[str, Mark]:
+        def head(mount: Mount) -> Mark:
+            settings = self._core.children.journal_settings(mount)
+            try:
+                cursor = Cursor.open(World(), settings, mount.id, None)
+            except JournalError as error:
+                raise ReplicatorError(f"{mount.path}: {error}") from error
+            try:
+                position = cursor.head()
+                return position.sequence, position.chain
+            finally:
+                cursor.close()
+
+        journals = self._core.children.journals(connection)
+        return {j.mount.id: await trio.to_thread.run_sync(head, j.mount) for j in journals}
+
+    # --- after it ---
 
     async def follow(
         self,

@@ -216,8 +216,8 @@ class Homecoming:
     # --- after it ---
 
     async def _open(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
-        """Programs may write, and forward connections go on from where the journals stand at that moment: both
-        sides are equal there. The mounts are frozen until that is durable, so nothing comes in between.
+        """Programs may write, and forward connections go on from where the journals stand at that moment:
+        both sides are equal there. The mounts are frozen until that is durable: nothing comes in between.
         """
         record = about.promotion
         self._check_own(group, record)

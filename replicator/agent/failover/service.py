@@ -191,12 +191,8 @@ class FailoverService:
             nursery.start_soon(AddressKeeper(self._core, self.groups, self.addresses).run)
             nursery.start_soon(self.monitors.run)
             nursery.start_soon(self.scripts.serve)
-<<<<<<< HEAD
             nursery.start_soon(self.failback.run)
             nursery.start_soon(self.errands.run)
-            nursery.start_soon(self.drills.run)
-=======
->>>>>>> wt-scripts
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.following.run)
             nursery.start_soon(self.grants.run)
