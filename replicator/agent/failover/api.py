@@ -70,7 +70,7 @@ class FailoverApi:
                 "POST": self.act_on_monitor,
             },
             "/v1/failover/history": {"GET": self.history},
-            **GuardApi(self._service.failover.guards, self._service.failover.returning).routes(),
+            **GuardApi(self._service).routes(),
             **DivergenceApi(self._service.failover.divergences).routes(),
             **TrialsApi(self._service).routes(),
         }
