@@ -113,6 +113,7 @@ class Failover(msgspec.Struct, frozen=True):
     much room divergence bundles may take, in bytes.
     """
 
+    question: str = ""
     pre_failover: str = ""
     post_failover: str = ""
     pre_failback: str = ""
@@ -324,6 +325,7 @@ _CHECKS: dict[str, Check] = {
     "security.key": _file,
     "security.allow_plain": _plain_peers,
     "security.loopback_plain": _flag,
+    "failover.question": _command_line,
     "failover.pre_failover": _command_line,
     "failover.post_failover": _command_line,
     "failover.pre_failback": _command_line,

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from replicator.failovers import CopyReport
+
 
 class StepOutcome(StrEnum):
     PENDING = "pending"  # not begun
@@ -37,26 +39,8 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     found: bool = False
 
 
-class CopyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one copy. Counts are operations of the source.
-
-    `received`: what the target had got of the source; `applied`: what of it is in the copy (less only if
-    draining took longer than it may). `applied_until`: when the source did the last of it, by its clock: the
-    recovery point. None: not known.
-    """
-
-    connection: str
-    repset: str = ""
-    copy: tuple[str, ...] = ()  # directories here
-    received: int = 0
-    applied: int = 0
-    unapplied_bytes: int = 0
-    applied_until: float | None = None
-    problem: str = ""
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a procedure. `epoch`: that it made, or will; 0: none."""
+    """One run of a procedure. `epoch`: that it made; 0: none (yet)."""
 
     uuid: str
     kind: str  # failover, failback, …

@@ -141,6 +141,14 @@ class Home:
         """Votes that witnesses still have to be told of that they were not used."""
         return os.path.join(self.path, "failover", "withdrawals.json")
 
+    def promotion(self, group: str) -> str:
+        """The last promotion of that group that this host knows of."""
+        return os.path.join(self.failover, group, "promotion.json")
+
+    def tails(self, group: str) -> str:
+        """What this host wrote behind the fork point of that group, as its former owner."""
+        return os.path.join(self.failover, group, "tails.json")
+
     @property
     def failover_history(self) -> str:
         """What happened to the groups of this host: one JSON value a line."""
@@ -150,6 +158,18 @@ class Home:
     def divergence(self) -> str:
         """Directory of bundles: what losing branches had."""
         return os.path.join(self.path, "divergence")
+
+    @property
+    def failover_addresses(self) -> str:
+        """Addresses and host name that this host has for groups, or has dropped for them."""
+        return os.path.join(self.failover, "addresses.json")
+
+    @property
+    def failover_procedures(self) -> str:
+        """Directory of notes of procedures under way, and of reports of those that have ended: a file each
+        per group.
+        """
+        return os.path.join(self.failover, "procedures")
 
     def target_limit(self, host: str) -> str:
         """Shared memory of all senders to that host: what they may send."""

@@ -27,10 +27,7 @@ def emit(document: Any, as_json: bool, view: str) -> None:
 
     modules = (
         *(render, render_verify, render_schedule, render_diagnostics, render_transmission),
-        render_failover_trials,
-        render_divergence,
-        render_failback,
-        render_guards,
+        *(render_failover_trials, render_guards, render_divergence, render_failback),
     )
     render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 

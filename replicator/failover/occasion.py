@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from replicator.failovers import ScriptKind
-
 _OURS = frozenset(
     {"NOTIFY_SOCKET", "JOURNAL_STREAM", "INVOCATION_ID", "PYTHONPATH", "LISTEN_FDS", "LISTEN_PID"}
 )
@@ -34,7 +32,7 @@ class Occasion(msgspec.Struct, frozen=True, kw_only=True):
     seconds since the epoch of clocks; None: unknown. `epoch`: the term that begins (or is given back).
     """
 
-    kind: ScriptKind
+    kind: str  # `ScriptKind`, or another word for what is run
     group: str  # its name
     uuid: str
     epoch: int = 0

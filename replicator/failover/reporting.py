@@ -22,7 +22,8 @@ from replicator.failover.plan import (
     decide,
     is_committed,
 )
-from replicator.failover_reports import CopyReport, Report, ReportOutcome, StepOutcome, StepReport
+from replicator.failover_reports import Report, ReportOutcome, StepOutcome, StepReport
+from replicator.failovers import CopyReport
 
 DRAINED, TAKEN, EPOCH = "drained", "taken", "epoch"
 """Keys of what a step returns that belong to the report as a whole: rows of `CopyReport`, texts, a number."""
@@ -87,7 +88,7 @@ def report_of(shapes: Sequence[Shape], notes: Sequence[Note], *, name: str = "")
         outcome=outcome,
         text=text,
         interruptions=interruptions,
-        epoch=whole.get(EPOCH, 0),
+        epoch=whole.get(EPOCH, 0) if is_committed(shapes, notes) else 0,
         copies=msgspec.convert(whole.get(DRAINED, ()), tuple[CopyReport, ...]),
         addresses=tuple(whole.get(TAKEN, ())),
         steps=tuple(steps.values()),

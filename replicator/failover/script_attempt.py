@@ -17,7 +17,7 @@ from replicator.errors import UsageError
 from replicator.failover.occasion import Occasion, environment
 from replicator.failover.script_result import Finished, ScriptResult, judge
 from replicator.failover.supervised import How
-from replicator.failovers import Script, ScriptKind
+from replicator.failovers import Script
 
 _CODE = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
 
@@ -25,7 +25,7 @@ _CODE = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
 class About(msgspec.Struct, frozen=True):
     """What is remembered of an attempt beside what its keeper needs."""
 
-    kind: ScriptKind
+    kind: str
     group: str
     script: Script
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 import msgspec
 
 from replicator.failover.supervised import How
-from replicator.failovers import OnFailure, Script, ScriptKind
+from replicator.failovers import OnFailure, Script
 
 
 class Outcome(StrEnum):
@@ -19,7 +19,7 @@ class Outcome(StrEnum):
 
 
 class ScriptResult(msgspec.Struct, frozen=True, kw_only=True):
-    kind: ScriptKind
+    kind: str
     path: str
     outcome: Outcome
     exit_code: int | None = None
@@ -60,7 +60,7 @@ _OUTCOMES = {
 }
 
 
-def judge(kind: ScriptKind, script: Script, end: Finished | None) -> ScriptResult:
+def judge(kind: str, script: Script, end: Finished | None) -> ScriptResult:
     if end is None:
         outcome, reason = Outcome.LOST, "the process that kept it was killed"
         return ScriptResult(kind=kind, path=script.path, outcome=outcome, reason=reason, stop=_stops(script))

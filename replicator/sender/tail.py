@@ -3,6 +3,9 @@
 The copy has none of it, so the two may differ wherever it says, and nowhere else. It is read from the
 journal. Where that does not go back so far any more (it was full, and what changes was tracked), the dirt has
 it; where a loss of power took it, the row that follows says what may be different on either side since.
+
+The map knows old names as well (`either`): here it is the source that lacks what they refer to. To know that
+the name of a directory is gone is not enough, for a piece below it makes that directory anew.
 """
 
 from collections.abc import Iterator
@@ -12,8 +15,9 @@ import trio
 
 from replicator import limits
 from replicator.errors import JournalError
-from replicator.ops import Position
-from replicator.queue.dirty import DirtyMap
+from replicator.ops import Kind, Position, Record
+from replicator.queue import dirty_codec
+from replicator.queue.dirty import CorruptDirtyMap, DirtyMap
 from replicator.sender.continuation import goes_on_at
 from replicator.sender.dirt import Dirt
 from replicator.sender.flow import Flow
@@ -60,7 +64,7 @@ def _beginnings(flow: Flow, dirt: Dirt, fork: Position) -> Iterator[tuple[DirtyM
 
     position = read_on_at(fork)
     if position is not None:
-        yield DirtyMap(), position
+        yield DirtyMap(either=True), position
     if dirt.active and dirt.sufficient and dirt.base(flow) <= fork.sequence:
         position = read_on_at(flow.position)
         if position is not None:
@@ -71,7 +75,20 @@ async def _folded(flow: Flow, dirt: Dirt, found: DirtyMap, position: Position) -
     """With all that follows. JournalError."""
     for count, record in enumerate(flow.records_after(position)):
         if dirt.belongs(flow, record):
-            found.fold(record)
+            _fold(found, record)
         if count % _BREATH_RECORDS == 0:
             await trio.lowlevel.checkpoint()
     return found
+
+
+def _fold(found: DirtyMap, record: Record) -> None:
+    if (
+        record.kind == Kind.HOLE and record.arg1 and len(record.payload)
+    ):  # of a power loss: it knows old names
+        try:
+            for item in dirty_codec.items(record.payload):
+                found.include(*item)
+            return
+        except CorruptDirtyMap:
+            pass
+    found.fold(record)

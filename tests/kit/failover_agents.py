@@ -1,6 +1,6 @@
-"""Source, target and witness of one group, for `failover_world`. What is decided is decided by the modules that
-agents run (`replicator/failover`: monitor, lease, owner, writing, witness, candidate, rejoin, phases, plan); here is what
-carries it out: sends, saves, fences, copies.
+"""Source, target and witness of one group, for `failover_world`. What is decided is decided by the modules
+that agents run (`replicator/failover`: monitor, lease, owner, writing, witness, candidate, rejoin, phases,
+plan); here is what carries it out: sends, saves, fences, copies.
 
 Data is a tuple of operations, each with the name of the host on which it was done and a number.
 """
@@ -43,7 +43,7 @@ from replicator.failovers import (
 GROUP_ID = "group"
 S, T, W = "source", "target", "witness"
 ADDRESS = "10.0.0.5/24"
-CALL_S = 1.0
+CALL_S = 2.0
 Data = tuple[tuple[str, int], ...]
 
 FENCE, VOTE, DRAIN, PROMOTE, OPEN, ADDRESSES, TELL = (
@@ -712,6 +712,8 @@ class TargetAgent(Agent):
         if kind == "failover":
             event = GroupEvent.COMPLETED if completed else GroupEvent.TAKEN_BACK
             self.shared.failovers += completed
+            if not completed:
+                self.granter.resume()  # its undo has done so, unless it was in a former life
         else:
             event = GroupEvent.HANDED_BACK if completed else GroupEvent.HAND_BACK_UNDONE
             self.shared.failbacks += completed

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from kit.failover_agents import (
+    GROUP_ID,
     EtcdAgent,
     S,
     Setup,
@@ -32,7 +33,7 @@ FAULTS_S = 60.0  # so long something goes wrong now and then
 REPAIR_S = 120.0  # so long it may take afterwards until all is protected again
 WRITE_S = 0.25
 OVERRULING = frozenset({"force", "open"})
-"""Commands by which a person takes it on himself that there is one writer: then only what follows of a fork holds."""
+"""Commands by which a person takes it on himself that there is one writer: then forks are found."""
 
 
 @dataclass
@@ -86,28 +87,73 @@ def draw(seed: int) -> History:
     if not setup.witness and random.random() < 0.5:
         setup.lapse = Lapse.NONE
         setup.even_if_partitioned = random.random() < 0.5
+    # In each history some kinds of faults often and others never: all of them evenly would bring about only
+    # what needs few.
+    mood = Mood(
+        kinds=_some(random, KINDS),
+        commands=_some(random, COMMANDS),
+        gap_s=random.choice([0.5, 2.0, 4.0, 8.0]),
+        length=random.choice([0.2, 1.0, 1.0, 3.0]),
+    )
     faults: list[Fault] = []
     at_s = 4.0
     while at_s < FAULTS_S:
-        at_s += random.expovariate(1 / random.choice([0.5, 3.0, 8.0]))
-        faults.extend(_draw_fault(random, at_s))
+        at_s += random.expovariate(1 / mood.gap_s)
+        faults.extend(_draw_fault(random, mood, at_s))
     faults.sort(key=lambda fault: fault.at_s)
     return History(
         seed,
         setup,
         [fault for fault in faults if fault.at_s < FAULTS_S],
         loss=random.choice([0.0, 0.0, 0.01, 0.1]),
-        slow=random.choice([0.0, 0.0, 0.02, 0.2]),
+        slow=random.choice([0.0, 0.02, 0.2, 0.5]),
     )
 
 
-def _draw_fault(random: Random, at_s: float) -> list[Fault]:
+KINDS = {
+    "cut": 4.0,
+    "half cut": 3.0,
+    "isolate": 3.0,
+    "crash": 3.0,
+    "crash at save": 2.0,
+    "kill": 2.0,
+    "pause": 2.0,
+    "command": 6.0,
+}
+COMMANDS = {
+    "now": 6.0,
+    "yes": 6.0,
+    "failback": 8.0,
+    "resolve": 2.0,
+    "retry": 4.0,
+    "edit": 1.0,
+    "forget": 0.5,
+    "force": 0.25,
+    "open": 0.25,
+}
+
+
+@dataclass
+class Mood:
+    """How often what happens, as weights; seconds between two faults; how long they last, as a factor."""
+
+    kinds: dict[str, float]
+    commands: dict[str, float]
+    gap_s: float
+    length: float
+
+
+def _some(random: Random, weights: dict[str, float]) -> dict[str, float]:
+    while True:
+        some = {name: weight * random.choice([0.0, 1.0, 1.0, 5.0]) for name, weight in weights.items()}
+        if any(some.values()):
+            return some
+
+
+def _draw_fault(random: Random, mood: Mood, at_s: float) -> list[Fault]:
     host = random.choice([S, S, T, T, W])
-    lasts_s = random.choice([0.3, 1.0, 3.0, 8.0, 20.0]) * random.uniform(0.5, 1.5)
-    kind = random.choices(
-        ["cut", "half cut", "isolate", "crash", "crash at save", "kill", "pause", "command"],
-        [4, 3, 3, 3, 2, 2, 2, 5],
-    )[0]
+    lasts_s = random.choice([0.3, 1.0, 3.0, 8.0, 20.0]) * random.uniform(0.5, 1.5) * mood.length
+    (kind,) = random.choices(list(mood.kinds), list(mood.kinds.values()))
     match kind:
         case "cut" | "half cut":
             one, other = random.sample([S, T, W], 2)
@@ -133,10 +179,7 @@ def _draw_fault(random: Random, at_s: float) -> list[Fault]:
         case "pause":
             return [Fault(at_s, "pause", (host, lasts_s))]
         case _:
-            command = random.choices(
-                ["now", "yes", "failback", "resolve", "retry", "edit", "forget", "force", "open"],
-                [6, 8, 8, 2, 4, 1, 0.5, 0.25, 0.25],
-            )[0]
+            (command,) = random.choices(list(mood.commands), list(mood.commands.values()))
             arguments = (random.choice([Lapse.NONE, Lapse.SUSPEND]),) if command == "edit" else ()
             return [Fault(at_s, command, arguments)]
 
@@ -305,11 +348,11 @@ class Checker:
 
     - *One writer.* In a guarded history (`History.is_guarded`) never do mounts of two hosts accept changes.
     - *One owner.* An epoch is owned by one agent; what a host or the witness knows of epochs never falls.
-    - *One address.* Who is superseded and knows it has none. In a guarded history two hosts have the address only
-      while the mounts of the former owner are closed.
+    - *One address.* Who is superseded and knows it has none. In a guarded history two hosts have the address
+      only while the mounts of the former owner are closed.
 
-    At the end, when all is healed: protected again, within REPAIR_S; each change that was carried out is in the
-    data of the owner, or in a bundle, or was lost with the power of its host.
+    At the end, when all is healed: protected again, within REPAIR_S; each change that was carried out is in
+    the data of the owner, or in a bundle, or was lost with the power of its host.
     """
 
     def __init__(self, play: Play) -> None:
@@ -357,6 +400,8 @@ class Checker:
             return f"epochs {source.guard.epoch} and {target.epoch}"
         if target.host.disk["owed"] and self.play.history.setup.witness:
             return "the witness was not told of what was given up"
+        if self._pending_vote():
+            return "the witness waits for what becomes of its vote"
         if len(target.data) < len(source.data) - 10:
             return "the copy is behind"
         if target.stored.settings.lapse is not Lapse.NONE and target.granter.memory.armed is None:
@@ -364,6 +409,14 @@ class Checker:
         if not source.has_address or target.has_address:
             return "the address is not where it belongs"
         return ""
+
+    def _pending_vote(self) -> bool:
+        witness = self.play.witness
+        if isinstance(witness, EtcdAgent):
+            entry = witness.host.disk["key"][1]
+        else:
+            entry = witness.witness.file.groups.get(GROUP_ID)
+        return entry is not None and entry.vote is not None
 
     def end(self) -> None:
         if reason := self.unprotected():

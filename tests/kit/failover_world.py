@@ -6,8 +6,8 @@ A program of a host is a generator. What it yields is what it waits for:
     answer = yield Ask("witness", "vote", body, timeout_s=2.0)    # None: no answer in that time
     yield Save("guard", value)             # durable when it goes on; the host may crash before or after it
 
-A host that crashes drops its programs wherever they are. Its clock is CLOCK_BOOTTIME: it starts anew at a boot,
-runs a little too fast or slow, and runs on while the host is paused. A paused host does nothing, and
+A host that crashes drops its programs wherever they are. Its clock is CLOCK_BOOTTIME: it starts anew at a
+boot, runs a little too fast or slow, and runs on while the host is paused. A paused host does nothing, and
 then everything that was due.
 """
 

@@ -29,7 +29,7 @@ async def take_over(forward: Simulation, *, drain: bool = True, epoch: int = 1) 
     assert receiver is not None
     exact = receiver.replica.state.data_state == "OK"
     await receiver.shut(GROUP)
-    while drain and not receiver.replica.drained:
+    while drain and not receiver.replica.drained:  # noqa: ASYNC110 -- nobody tells
         await trio.sleep(0.01)
     await receiver.restore_begins(GROUP)
     fork = CopyFork(
@@ -102,7 +102,7 @@ def open_reader(back: Back) -> None:
 async def tails_of(forward: Simulation, record: Promotion) -> Tails:
     """What the former source did behind the fork point; its sender ends."""
     sender = forward.sender or forward.start_sender()
-    sender.hold("superseded")
+    sender.supersede("superseded")
     await trio.testing.wait_all_tasks_blocked()
     (fork,) = record.copies
     found = await sender.tail(fork.marks, exact=fork.exact)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,32 +12,37 @@ from kit.disk import MemoryDisk, ProcessDied, SteppingClock
 from kit.plans import InlineWorld
 
 from replicator.agent.failover import procedure
+from replicator.agent.failover.group_copies import GroupCopy
 from replicator.agent.failover.procedure import (
     ADDRESSES,
     DRAIN,
     FENCE,
     PROBE,
     PROMOTE,
-    Drained,
     Facts,
     Failover,
     Parts,
+    Question,
     Say,
     Taken,
 )
 from replicator.agent.failover.procedures import Procedures
 from replicator.errors import ReplicatorError
+from replicator.failover.candidate import Order
 from replicator.failover.plan_runner import Step
-from replicator.failover_reports import CopyReport, Report, ReportOutcome, StepOutcome
+from replicator.failover_reports import Report, ReportOutcome, StepOutcome
 from replicator.failovers import (
+    CopyReport,
     Monitor,
     MonitorSettings,
     Phase,
     Promotion,
     Script,
     ScriptKind,
+    TakeOver,
     WatchedAddress,
 )
+from replicator.failovers import Report as TakeOverReport
 
 SETTINGS = MonitorSettings(
     source_host="alpha",
@@ -47,7 +53,7 @@ SETTINGS = MonitorSettings(
 )
 MONITOR = Monitor(uuid="group", name="web", settings=SETTINGS, epoch=4)
 ORDER = [
-    "fence", "vote", "pre-failover", "probe", "drain", "promote", "open", "take", "host name",
+    "check", "fence", "vote", "pre-failover", "probe", "drain", "promote", "open", "take", "host name",
     "post-failover", "tell",
 ]  # fmt: skip
 
@@ -65,7 +71,9 @@ class Outside:
     voted: int = 0
     stands_still: bool = False
     epoch: int = 4
-    record: Promotion | None = None
+    promotion: Promotion | None = None
+    orders: list[Order] = field(default_factory=list)
+    fenced: list[bool | None] = field(default_factory=list)
     opened: bool = False
     has: bool = False
     waits_in: str = ""
@@ -89,53 +97,70 @@ class Outside:
         self.monitor = msgspec.structs.replace(self.monitor, phase=phase)
         return self.monitor
 
+    async def change(self, uuid: str, **fields: Any) -> Monitor:
+        await trio.lowlevel.checkpoint()
+        self.monitor = msgspec.structs.replace(self.monitor, **fields)
+        return self.monitor
+
     # Fence
-    async def fence(self, monitor: Monitor, epoch: int, reason: str, say: Say) -> None:
+    async def fence(self, monitor: Monitor, *, epoch: int, reason: str, attempt: str, say: Say) -> None:
+        assert epoch == self.epoch + 1
         say("switched off")
         await self._do("fence")
 
     # Arbiter
-    async def vote(self, monitor: Monitor, epoch: int, *, forced: bool, say: Say) -> str:
-        assert epoch == self.epoch + 1
-        self.voted = epoch
+    async def check(self, question: Question) -> None:
+        self.orders.append(question.order)
+        await self._do("check")
+
+    async def agree(self, question: Question, say: Say) -> str:
+        assert question.epoch == self.epoch + 1 and question.copies == ("c",)
+        self.fenced.append(question.fenced)
+        self.voted = question.epoch
         await self._do("vote")
         return "witness"
 
-    async def withdraw(self, monitor: Monitor, epoch: int) -> None:
+    async def withdraw(self, question: Question) -> None:
         await self._do("withdraw")
         self.voted = 0
 
-    # Data
-    def next_epoch(self, monitor: Monitor) -> int:
-        return self.epoch + 1
+    # Copies
+    async def of(self, monitor: Monitor) -> list[GroupCopy]:
+        await trio.lowlevel.checkpoint()
+        return [GroupCopy(connection="c", repset="data", roots=())]
 
-    async def drain(self, monitor: Monitor, say: Say) -> Drained:
+    # Data
+    def record(self, group: str) -> Promotion | None:
+        return self.promotion
+
+    async def look(self, order: TakeOver) -> TakeOverReport:
+        await trio.lowlevel.checkpoint()
+        return TakeOverReport(group="group", epoch=self.epoch + 1)
+
+    async def drain(self, order: TakeOver) -> TakeOverReport:
+        assert order.epoch == self.epoch + 1 and order.copies == ("c",)
         self.stands_still = True
         await self._do("drain")
-        return Drained(drained=(CopyReport(connection="c", received=9, applied=9, applied_until=123.0),))
+        copy = CopyReport(connection="c", received={"j": 9}, applied={"j": 9}, applied_until=123.0)
+        return TakeOverReport(group="group", epoch=order.epoch, copies=(copy,))
 
-    async def undo_drain(self, monitor: Monitor) -> None:
-        await self._do("undo drain")
-        assert self.record is None, "the source may not go on once somebody else owns the group"
+    async def release(self, order: TakeOver) -> None:
+        await self._do("release")
+        assert self.promotion is None, "the source may not go on once somebody else owns the group"
         self.stands_still = False
 
-    async def promote(
-        self, monitor: Monitor, epoch: int, *, vote: str, reason: str, drained: Drained
-    ) -> Promotion:
+    async def promote(self, order: TakeOver) -> Promotion:
         await self._do("promote")
-        assert self.stands_still and self.voted == epoch and vote == "witness"
-        assert drained.drained[0].applied == 9
-        promotion = Promotion(group="group", epoch=epoch, parent_epoch=4, owner="me", owner_name="beta")
-        self.epoch, self.record = epoch, promotion
-        return promotion
+        assert self.stands_still and self.voted == order.epoch and order.vote == "witness"
+        made = Promotion(group="group", epoch=order.epoch, parent_epoch=4, owner="me", owner_name="beta")
+        self.epoch, self.promotion = order.epoch, made
+        return made
 
-    async def promotion(self, monitor: Monitor, epoch: int) -> Promotion | None:
-        await trio.lowlevel.checkpoint()
-        return self.record
-
-    async def open(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
+    async def open(self, group: str) -> TakeOverReport:
         await self._do("open")
+        assert self.monitor.epoch == self.epoch
         self.opened = True
+        return TakeOverReport(group="group", epoch=self.epoch)
 
     async def tell(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
         await self._do("tell")
@@ -151,7 +176,7 @@ class Outside:
         await self._do("probe")
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
-        assert self.opened and self.record is not None
+        assert self.opened and self.promotion is not None
         self.forced += [ADDRESSES] if forced else []
         await self._do("take")
         self.has = True
@@ -167,8 +192,15 @@ class Outside:
 
     def agent(self) -> tuple[Procedures, Failover]:
         world = InlineWorld(disk=self.disk, clock=SteppingClock())
-        procedures = Procedures("/home/failover", self, world, self.reports.append)
-        return procedures, Failover(procedures, self.get, Parts(self, self, self, self, self))
+        procedures = Procedures("/home/failover", self, world, self.hears)
+        return procedures, Failover(procedures, "me", self.parts())
+
+    def parts(self) -> Parts:
+        return Parts(self, self, self, self, self, self, self, self)
+
+    async def hears(self, report: Report) -> None:
+        await trio.lowlevel.checkpoint()
+        self.reports.append(report)
 
     async def fail_over(self, *, forced: bool = False) -> Report:
         procedures, failover = self.agent()
@@ -198,13 +230,14 @@ async def test_the_order() -> None:
     assert report.outcome is ReportOutcome.COMPLETED
     assert report.epoch == 5 and report.recovery_point == 123.0
     assert report.addresses == ("10.0.0.5/24 on eth0",)
-    assert report.steps[0].said == ("switched off",)
+    assert report.steps[1].said == ("switched off",)
     assert all(step.outcome is StepOutcome.DONE for step in report.steps)
-    assert [r.outcome for r in outside.reports][:2] == [ReportOutcome.RUNNING, ReportOutcome.RUNNING]
+    assert outside.reports == [report]
+    assert outside.orders == [Order.PERSON] and outside.fenced == [True]
     assert await outside.start_again() == report
 
 
-@pytest.mark.parametrize("step", ["fence", "vote", "pre-failover", "probe", "drain", "promote"])
+@pytest.mark.parametrize("step", ["check", "fence", "vote", "pre-failover", "probe", "drain", "promote"])
 async def test_what_fails_before_the_promotion_takes_everything_back(step: str) -> None:
     outside = Outside(fails={step: 1})
     report = await outside.fail_over()
@@ -248,7 +281,8 @@ async def test_a_fence_command_that_fails_stops_everybody_but_a_person() -> None
     outside.fails["fence"] = 1
     report = await outside.fail_over(forced=True)
     assert report.outcome is ReportOutcome.COMPLETED
-    assert report.steps[0].said == ("switched off", "forced in spite of: fence does not work")
+    assert report.steps[1].said == ("switched off", "forced in spite of: fence does not work")
+    assert outside.orders[-1] is Order.FORCE and outside.fenced == [False]
 
 
 async def test_what_is_optional_halts_nothing() -> None:
@@ -263,7 +297,7 @@ async def test_only_what_is_configured_is_done() -> None:
     monitor = msgspec.structs.replace(MONITOR, settings=MonitorSettings(source_host="alpha"))
     outside = Outside(monitor=monitor)
     await outside.fail_over()
-    assert outside.done == ["vote", "drain", "promote", "open", "tell"]
+    assert outside.done == ["check", "vote", "drain", "promote", "open", "tell"]
 
 
 async def test_whoever_asked_may_go_away() -> None:
@@ -307,7 +341,7 @@ async def test_a_kill_at_every_call_of_the_disk(when: str, power: bool) -> None:
         except* ProcessDied:
             pass
         outside.disk.lose_power() if power else outside.disk.die()
-        assert (outside.record is None) == (outside.epoch == 4)
+        assert (outside.promotion is None) == (outside.epoch == 4)
         procedures, _ = outside.agent()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(procedures.run)
@@ -340,7 +374,7 @@ async def test_notes_that_are_damaged_stop_failovers_of_that_group_and_nothing_e
     warned: list[str] = []
     world = InlineWorld(disk=outside.disk, clock=SteppingClock())
     procedures = Procedures("/home/failover", outside, world, warn=warned.append)
-    failover = Failover(procedures, outside.get, Parts(outside, outside, outside, outside, outside))
+    failover = Failover(procedures, "me", outside.parts())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(procedures.run)
         with pytest.raises(ReplicatorError, match="has to be looked at first"):
@@ -353,10 +387,7 @@ async def test_notes_that_are_damaged_stop_failovers_of_that_group_and_nothing_e
 
 
 def _does_not_look_for_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def promotion(self: Outside, monitor: Monitor, epoch: int) -> None:
-        return None
-
-    monkeypatch.setattr(Outside, "promotion", promotion)
+    monkeypatch.setattr(Outside, "record", lambda self, group: None)
 
 
 def _notes_are_not_synced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ As target, in a failover; as a source that is superseded (`drop`) or gets its gr
 this host has is in a book (`replicator/failover/address_book.py`) before it is on an interface.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import trio
@@ -106,11 +107,15 @@ class GroupAddresses:
         return removed
 
     async def put_back(self, group: str, *, forced: bool, say: Say) -> Taken:
-        """Take what was dropped: this host owns the group again."""
+        """Take what was dropped: this host owns the group again. They are the system's from then on, which
+        puts them up at boot, as it did before.
+        """
         book = await self._opened()
         dropped = book.of(group, dropped=True)
         wanted = [Wanted(entry.parsed, entry.interface) for entry in dropped]
-        return await self._take(group, wanted, forced, say)
+        taken = await self._take("", wanted, forced, say)
+        await trio.to_thread.run_sync(functools.partial(book.forget, group, dropped=True))
+        return taken
 
     # --- at the start ---
 
@@ -168,6 +173,7 @@ class GroupAddresses:
         return found, host
 
     async def _take(self, group: str, wanted: Sequence[Wanted], forced: bool, say: Say) -> Taken:
+        """`group` "": not to be remembered."""
         if not wanted:
             return Taken()
         async with self._lock:
@@ -179,7 +185,8 @@ class GroupAddresses:
             entries = [
                 Entry(group=group, address=str(place.address), interface=place.link.name) for place in found
             ]
-            await trio.to_thread.run_sync(book.put, entries)
+            if group:
+                await trio.to_thread.run_sync(book.put, entries)
             problems = []
             for place in found:
                 try:

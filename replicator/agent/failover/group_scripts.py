@@ -119,7 +119,7 @@ class GroupScripts:
     async def occasion(
         self,
         monitor: Monitor,
-        kind: ScriptKind,
+        kind: str,
         *,
         epoch: int,
         reason: str,

@@ -30,10 +30,12 @@ class GuardApi:
 
     async def act(self, request: Request) -> object:
         body = await read_body(request, GuardActionBody)
-        check_action(body, "open")
-        guards, returning = self._service.failover.guards, self._service.failover.returning
-        key = request.path_params["guard"]
-        return guards.view(await returning.open(key, even_if_two_masters=body.even_if_two_masters))
+        check_action(body, "open", "follow")
+        failover, key = self._service.failover, request.path_params["guard"]
+        if body.action == "follow":
+            return failover.guards.view(await failover.following.follow(key))
+        opened = await failover.returning.open(key, even_if_two_masters=body.even_if_two_masters)
+        return failover.guards.view(opened)
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""

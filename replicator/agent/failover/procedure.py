@@ -9,17 +9,21 @@ from typing import Any, Protocol
 
 import msgspec
 
+from replicator.agent.failover.group_copies import GroupCopy
 from replicator.agent.failover.procedures import Kind, Procedures
 from replicator.errors import ReplicatorError
+from replicator.failover.candidate import Order
 from replicator.failover.phases import GroupEvent
 from replicator.failover.plan_runner import Plan, Run, Step
-from replicator.failover_reports import CopyReport, Report
-from replicator.failovers import Monitor, Promotion, ScriptKind
+from replicator.failover_reports import Report
+from replicator.failovers import CopyReport, Monitor, Promotion, ScriptKind, TakeOver
+from replicator.failovers import Report as TakeOverReport
 
 FAILOVER = "failover"
 
 # Names of the steps, in their order.
-FENCE, VOTE, PRE_SCRIPT, PROBE, DRAIN, PROMOTE, OPEN, ADDRESSES, HOST_NAME, POST_SCRIPT, TELL = (
+CHECK, FENCE, VOTE, PRE_SCRIPT, PROBE, DRAIN, PROMOTE, OPEN, ADDRESSES, HOST_NAME, POST_SCRIPT, TELL = (
+    "check",
     "fence command",
     "vote",
     "pre-failover script",
@@ -32,6 +36,19 @@ FENCE, VOTE, PRE_SCRIPT, PROBE, DRAIN, PROMOTE, OPEN, ADDRESSES, HOST_NAME, POST
     "post-failover script",
     "tell",
 )
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a failover begins with. `epoch`: the one it will reach."""
+
+    epoch: int
+    copies: tuple[str, ...] = ()
+
+
+class Fenced(msgspec.Struct, frozen=True, kw_only=True):
+    """How the fence command ended. False: a person goes on in spite of it."""
+
+    fenced: bool
 
 
 class Voted(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,67 +81,74 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[CopyReport, ...] = ()
 
 
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether this target may own a group. `attempt`: a uuid for this failover. `flaws`: why copies are no
+    state that their source was in, by name. `fenced`: how the fence command ended; None: it has not run.
+    """
+
+    monitor: Monitor
+    order: Order
+    attempt: str
+    epoch: int
+    copies: tuple[str, ...] = ()
+    flaws: dict[str, str] = {}
+    fenced: bool | None = None
+
+
 Say = Callable[[str], None]
 """Takes a line for the report."""
 
 
 class Fence(Protocol):
-    """`replicator/failover/fence_command.py`."""
+    """`agent/failover/fence_command.py`."""
 
-    async def fence(self, monitor: Monitor, epoch: int, reason: str, say: Say) -> None:
+    async def fence(self, monitor: Monitor, *, epoch: int, reason: str, attempt: str, say: Say) -> None:
         """Switch the source off. Raises ReplicatorError unless it is certain."""
         ...
 
 
 class Arbiter(Protocol):
-    """Asks the witness of a group."""
+    """`agent/failover/agreement.py`."""
 
-    async def vote(self, monitor: Monitor, epoch: int, *, forced: bool, say: Say) -> str:
-        """Wait until no lease of the source can be valid, and have the witness agree to this target owning
-        the group with `epoch`. The same question again gets the same answer. Returns who agreed; "":
-        nobody is to be asked. Raises ReplicatorError: no. `forced`: a witness that cannot be reached does not
-        stop it; one that knows of a later epoch does.
+    async def check(self, question: Question) -> None:
+        """Whether there is any use in beginning. Raises ReplicatorError: no. Nothing is done."""
+        ...
+
+    async def agree(self, question: Question, say: Say) -> str:
+        """Wait until the source cannot write any more, and the witness agrees. The same question again gets
+        the same answer. Returns who agreed; "": nobody is to be asked. Raises ReplicatorError: no.
         """
         ...
 
-    async def withdraw(self, monitor: Monitor, epoch: int) -> None:
-        """The vote was not used: leases may be granted to the source again."""
+    async def withdraw(self, question: Question) -> None:
+        """The agreement was not used: leases may be granted to the source again."""
         ...
 
 
 class Data(Protocol):
     """`agent/failover/promotion.py`: the copies of a group."""
 
-    def next_epoch(self, monitor: Monitor) -> int:
-        """One more than the largest of the group's own and those of its copies."""
-        ...
+    def record(self, group: str) -> Promotion | None: ...
+    async def look(self, order: TakeOver) -> TakeOverReport: ...
+    async def drain(self, order: TakeOver) -> TakeOverReport: ...
+    async def release(self, order: TakeOver) -> None: ...
+    async def promote(self, order: TakeOver) -> Promotion: ...
+    async def open(self, group: str) -> TakeOverReport: ...
 
-    async def drain(self, monitor: Monitor, say: Say) -> Drained:
-        """No session of the source is accepted any more; the copies apply what they have, and stand still."""
-        ...
 
-    async def undo_drain(self, monitor: Monitor) -> None:
-        """The source may go on, whatever `drain` had got to."""
-        ...
+class Copies(Protocol):
+    """`agent/failover/group_copies.py`."""
 
-    async def promote(
-        self, monitor: Monitor, epoch: int, *, vote: str, reason: str, drained: Drained
-    ) -> Promotion:
-        """Make the record durable: one write, after which the epoch is as it says. No more than that: what
-        follows from it belongs to `open`, which comes again after a crash.
-        """
-        ...
+    async def of(self, monitor: Monitor) -> Sequence[GroupCopy]: ...
 
-    async def promotion(self, monitor: Monitor, epoch: int) -> Promotion | None:
-        """The record, if it is durable."""
-        ...
 
-    async def open(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
-        """Receivers get the epoch, locks end, roots are mounted and captured, return connections track."""
-        ...
+class Telling(Protocol):
+    """`agent/failover/telling.py`."""
 
     async def tell(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
-        """Witness, source, siblings, targets down a chain: whoever can be reached now."""
+        """Witness, source, siblings, targets down a chain: whoever can be reached now. Raises
+        ReplicatorError: somebody could not; others tell them later.
+        """
         ...
 
 
@@ -156,139 +180,207 @@ class Addresses(Protocol):
     async def set_host_name(self, monitor: Monitor) -> None: ...
 
 
+class Groups(Protocol):
+    """`agent/failover/groups.py`."""
+
+    def get(self, uuid: str) -> Monitor | None: ...
+    async def change(self, uuid: str, **fields: Any) -> Monitor: ...
+
+
 class Parts(msgspec.Struct, frozen=True):
     """What does the steps."""
 
     fence: Fence
     arbiter: Arbiter
+    copies: Copies
     data: Data
     scripts: Scripts
     addresses: Addresses
+    telling: Telling
+    groups: Groups
 
 
 class Failover:
-    """`Service.failover.procedure`."""
+    """`Service.failover.procedure`. `agent`: the uuid of this one."""
 
-    def __init__(self, procedures: Procedures, get: Callable[[str], Monitor | None], parts: Parts) -> None:
-        """`get`: the monitor of a group."""
+    def __init__(self, procedures: Procedures, agent: str, parts: Parts) -> None:
         self._procedures = procedures
-        self._get = get
+        self._agent = agent
         self._parts = parts
         procedures.register(
             Kind(FAILOVER, self.plan, GroupEvent.BEGIN, GroupEvent.COMPLETED, GroupEvent.TAKEN_BACK)
         )
 
-    async def fail_over(self, group: str, *, reason: str, forced: bool) -> Report:
+    async def fail_over(self, group: str, *, reason: str, forced: bool, order: Order | None = None) -> Report:
         """Take over, or go on with a failover that waits for a person. Returns when it has ended or waits
         again: the report says which. Cancelled, the failover goes on. Raises ReplicatorError if there is no
         such group, or something else is under way.
 
-        `forced`: a person wants it in spite of a fence command that fails, a witness that is not there, or
-        addresses that somebody else still has.
+        `order`: who wants it; None: a person. `forced`: a person wants it in spite of a fence command that
+        fails, a witness that is not there, or addresses that somebody else still has.
         """
-        monitor = self._get(group)
+        monitor = self._parts.groups.get(group)
         if monitor is None:
             raise ReplicatorError(f"there is no monitor {group}")
-        return await self._procedures.start(
-            FAILOVER, group, {"monitor": monitor}, reason=reason, forced=forced
-        )
+        order = Order.FORCE if forced else order or Order.PERSON
+        arguments = {"monitor": monitor, "order": order}
+        return await self._procedures.start(FAILOVER, group, arguments, reason=reason, forced=forced)
 
     def plan(self, arguments: Mapping[str, Any]) -> Plan:
         """The steps for a monitor as it was when the failover began."""
         monitor = msgspec.convert(msgspec.to_builtins(arguments["monitor"]), Monitor)
-        return Plan(FAILOVER, _Steps(monitor, self._parts).all())
+        return Plan(FAILOVER, _Steps(monitor, Order(arguments["order"]), self._agent, self._parts).all())
 
 
 class _Steps:
     """Of one failover."""
 
-    def __init__(self, monitor: Monitor, parts: Parts) -> None:
+    def __init__(self, monitor: Monitor, order: Order, agent: str, parts: Parts) -> None:
         self._monitor = monitor
+        self._order = order
+        self._agent = agent
         self._parts = parts
 
-    def all(self) -> Sequence[Step]:
+    def all(self) -> list[Step]:
         settings = self._monitor.settings
-        data, addresses = self._parts.data, self._parts.addresses
-        steps = []
-        if settings.fence_command:
-            steps.append(Step(FENCE, self._fence))
-        steps.append(Step(VOTE, self._vote, undo=self._withdraw, about=self._epoch))
-        if ScriptKind.PRE_FAILOVER in settings.scripts:
-            steps.append(Step(PRE_SCRIPT, self._script(PRE_SCRIPT, ScriptKind.PRE_FAILOVER)))
-        if settings.addresses:
-            steps.append(
-                Step(PROBE, lambda run: addresses.probe(self._monitor, forced=run.forced, say=run.say))
-            )
-        steps += [
-            Step(
-                DRAIN,
-                lambda run: data.drain(self._monitor, run.say),
-                undo=lambda run: data.undo_drain(self._monitor),
-            ),
+        scripts, takes = settings.scripts, bool(settings.addresses)
+        steps: list[Step | None] = [
+            Step(CHECK, self._check),
+            Step(FENCE, self._fence) if settings.fence_command else None,
+            Step(VOTE, self._vote, undo=self._withdraw),
+            self._script(PRE_SCRIPT, ScriptKind.PRE_FAILOVER) if ScriptKind.PRE_FAILOVER in scripts else None,
+            Step(PROBE, self._probe) if takes else None,
+            Step(DRAIN, self._drain, undo=self._release),
             Step(PROMOTE, self._promote, commits=True, was_done=self._was_promoted),
-            Step(OPEN, lambda run: data.open(self._monitor, self._promotion(run), run.say)),
+            Step(OPEN, self._open),
+            Step(ADDRESSES, self._take) if takes else None,
+            Step(HOST_NAME, self._name, optional=True) if settings.host_name else None,
+            self._script(POST_SCRIPT, ScriptKind.POST_FAILOVER)
+            if ScriptKind.POST_FAILOVER in scripts
+            else None,
+            Step(TELL, self._tell, optional=True),
         ]
-        if settings.addresses:
-            steps.append(
-                Step(ADDRESSES, lambda run: addresses.take(self._monitor, forced=run.forced, say=run.say))
-            )
-        if settings.host_name:
-            steps.append(Step(HOST_NAME, lambda run: addresses.set_host_name(self._monitor), optional=True))
-        if ScriptKind.POST_FAILOVER in settings.scripts:
-            steps.append(Step(POST_SCRIPT, self._script(POST_SCRIPT, ScriptKind.POST_FAILOVER)))
-        steps.append(
-            Step(TELL, lambda run: data.tell(self._monitor, self._promotion(run), run.say), optional=True)
-        )
-        return steps
+        return [step for step in steps if step is not None]
 
-    async def _fence(self, run: Run) -> None:
+    # --- before anything is final ---
+
+    async def _check(self, run: Run) -> Checked:
+        settings = self._monitor.settings
+        copies = settings.copies or tuple(c.connection for c in await self._parts.copies.of(self._monitor))
+        order = TakeOver(group=self._monitor.uuid, copies=copies, parent_epoch=self._monitor.epoch)
+        report = await self._parts.data.look(order)
+        flaws = {copy.repset or copy.connection: copy.problem for copy in report.copies if copy.problem}
+        checked = Checked(epoch=report.epoch, copies=copies)
+        await self._parts.arbiter.check(self._question(run, checked, flaws))
+        return checked
+
+    async def _fence(self, run: Run) -> Fenced:
         try:
             await self._parts.fence.fence(
-                self._monitor, self._parts.data.next_epoch(self._monitor), run.reason, run.say
+                self._monitor,
+                epoch=run.result(CHECK, Checked).epoch,
+                reason=run.reason,
+                attempt=self._attempt(run, FENCE),
+                say=run.say,
             )
         except ReplicatorError as error:
             if not run.forced:
                 raise
             run.say(f"forced in spite of: {error}")
-
-    def _epoch(self, run: Run) -> int:
-        return self._parts.data.next_epoch(self._monitor)
+            return Fenced(fenced=False)
+        return Fenced(fenced=True)
 
     async def _vote(self, run: Run) -> Voted:
-        epoch = run.about(VOTE, int)
-        return Voted(
-            vote=await self._parts.arbiter.vote(self._monitor, epoch, forced=run.forced, say=run.say)
-        )
+        return Voted(vote=await self._parts.arbiter.agree(self._question(run), run.say))
 
     async def _withdraw(self, run: Run) -> None:
-        await self._parts.arbiter.withdraw(self._monitor, run.about(VOTE, int))
+        await self._parts.arbiter.withdraw(self._question(run))
+
+    async def _probe(self, run: Run) -> None:
+        await self._parts.addresses.probe(self._monitor, forced=run.forced, say=run.say)
+
+    async def _drain(self, run: Run) -> Drained:
+        report = await self._parts.data.drain(self._take_over(run))
+        for copy in report.copies:
+            if copy.left_operations:
+                run.say(f"{copy.repset}: {copy.left_operations} operations had arrived and are not applied")
+        return Drained(drained=report.copies)
+
+    async def _release(self, run: Run) -> None:
+        await self._parts.data.release(self._take_over(run))
 
     async def _promote(self, run: Run) -> Promotion:
-        return await self._parts.data.promote(
-            self._monitor,
-            run.about(VOTE, int),
-            vote=run.result(VOTE, Voted).vote,
-            reason=run.reason,
-            drained=run.result(DRAIN, Drained),
-        )
+        return await self._parts.data.promote(self._take_over(run))
 
     async def _was_promoted(self, run: Run) -> Promotion | None:
-        return await self._parts.data.promotion(self._monitor, run.about(VOTE, int))
+        """A record of somebody else's means that it was not this one."""
+        record = self._parts.data.record(self._monitor.uuid)
+        epoch = run.result(CHECK, Checked).epoch
+        return record if record and (record.epoch, record.owner) == (epoch, self._agent) else None
+
+    # --- afterwards ---
+
+    async def _open(self, run: Run) -> None:
+        await self._parts.groups.change(self._monitor.uuid, epoch=self._promotion(run).epoch)
+        await self._parts.data.open(self._monitor.uuid)
+
+    async def _take(self, run: Run) -> Taken:
+        return await self._parts.addresses.take(self._monitor, forced=run.forced, say=run.say)
+
+    async def _name(self, run: Run) -> None:
+        await self._parts.addresses.set_host_name(self._monitor)
+
+    async def _tell(self, run: Run) -> None:
+        await self._parts.telling.tell(self._monitor, self._promotion(run), run.say)
+
+    # --- what they need ---
+
+    def _question(
+        self, run: Run, checked: Checked | None = None, flaws: dict[str, str] | None = None
+    ) -> Question:
+        checked = checked or run.result(CHECK, Checked)
+        return Question(
+            monitor=self._monitor,
+            order=Order.FORCE if run.forced else self._order,
+            attempt=run.uuid,
+            epoch=checked.epoch,
+            copies=checked.copies,
+            flaws=flaws or {},
+            fenced=run.result(FENCE, Fenced).fenced if run.has_done(FENCE) else None,
+        )
+
+    def _take_over(self, run: Run) -> TakeOver:
+        checked = run.result(CHECK, Checked)
+        return TakeOver(
+            group=self._monitor.uuid,
+            copies=checked.copies,
+            parent_epoch=self._monitor.epoch,
+            epoch=checked.epoch,
+            drain_s=self._monitor.settings.drain_s,
+            forced=run.forced,
+            reason=run.reason,
+            vote=run.result(VOTE, Voted).vote if run.has_done(VOTE) else "",
+        )
 
     def _promotion(self, run: Run) -> Promotion:
         return run.result(PROMOTE, Promotion)
 
-    def _script(self, step: str, kind: ScriptKind) -> Callable[[Run], Any]:
-        async def run_script(run: Run) -> None:
-            facts = Facts(
-                monitor=self._monitor,
-                kind=kind,
-                epoch=run.about(VOTE, int),
-                reason=run.reason,
-                forced=run.forced,
-                promotion=self._promotion(run) if run.has_done(PROMOTE) else None,
-                copies=run.result(DRAIN, Drained).drained if run.has_done(DRAIN) else (),
-            )
-            await self._parts.scripts.run(facts, f"{run.uuid}-{kind}-{run.failures(step)}", run.say)
+    def _attempt(self, run: Run, step: str) -> str:
+        return f"{run.uuid}-{step.replace(' ', '-')}-{run.failures(step)}"
 
-        return run_script
+    def _facts(self, run: Run, kind: ScriptKind) -> Facts:
+        return Facts(
+            monitor=self._monitor,
+            kind=kind,
+            epoch=run.result(CHECK, Checked).epoch,
+            reason=run.reason,
+            forced=run.forced,
+            promotion=self._promotion(run) if run.has_done(PROMOTE) else None,
+            copies=run.result(DRAIN, Drained).drained if run.has_done(DRAIN) else (),
+        )
+
+    def _script(self, name: str, kind: ScriptKind) -> Step:
+        async def run_script(run: Run) -> None:
+            await self._parts.scripts.run(self._facts(run, kind), self._attempt(run, name), run.say)
+
+        return Step(name, run_script)

@@ -5,7 +5,7 @@ under way for a group. It goes on when whoever asked for it has gone, and when i
 """
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from replicator import limits
 from replicator.agent.state import new_uuid
 from replicator.errors import ReplicatorError
 from replicator.failover.phases import GROUP, GroupEvent
-from replicator.failover.plan import Note, Opened, Outcome
+from replicator.failover.plan import Opened, Outcome
 from replicator.failover.plan_journal import PlanJournal
 from replicator.failover.plan_runner import Plan, PlanRun
 from replicator.failover.report_file import ReportFile
@@ -56,9 +56,13 @@ class _UnderWay:
         self.error: Exception | None = None
 
 
+async def _nobody(report: Report) -> None:
+    pass
+
+
 class Procedures:
-    """Of one agent. `directory`: where their notes and reports are. `told(report)` hears of every step,
-    `warn(text)` of what a person has to look at; neither may raise.
+    """Of one agent. `directory`: where their notes and reports are. `ended(report)` hears how they end, or
+    that they wait for a person; `warn(text)` of what a person has to look at; neither may raise.
     """
 
     def __init__(
@@ -66,13 +70,13 @@ class Procedures:
         directory: str,
         groups: Groups,
         world: World,
-        told: Callable[[Report], None] = lambda report: None,
+        ended: Callable[[Report], Awaitable[None]] = _nobody,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._directory = directory
         self._groups = groups
         self._world = world
-        self._told = told
+        self._ended = ended
         self._warn = warn
         self._kinds: dict[str, Kind] = {}
         self._under_way: dict[str, _UnderWay] = {}
@@ -177,7 +181,6 @@ class Procedures:
 
     def _begin(self, under_way: _UnderWay) -> None:
         assert self._nursery is not None
-        under_way.run.changed = lambda note: self._tell(under_way, note)
         self._nursery.start_soon(self._go_on, under_way)
 
     async def _end_of(self, under_way: _UnderWay) -> Report:
@@ -196,13 +199,14 @@ class Procedures:
         try:
             if run.outcome is None:
                 await self._happen(group, kind.begins)
-                self._tell(under_way, opened)
             outcome = await self._whatever_the_disk_does(run)
             under_way.report = self._report_of(under_way)
             if outcome is None:
                 await self._happen(group, GroupEvent.HALTED)
+                await self._ended(under_way.report)
             else:
                 await self._happen(group, kind.completed if outcome is Outcome.COMPLETED else kind.taken_back)
+                await self._ended(under_way.report)
                 await self._world.in_thread(lambda: self._keep(under_way))
                 del self._under_way[group]
         except Exception as error:  # tried again with the agent's next start, or when somebody asks
@@ -234,9 +238,6 @@ class Procedures:
         phase = next_state(GROUP, monitor.phase, event)
         if phase is not monitor.phase:
             await self._groups.set_phase(group, phase)
-
-    def _tell(self, under_way: _UnderWay, note: Note) -> None:
-        self._told(self._report_of(under_way))
 
     def _report_of(self, under_way: _UnderWay) -> Report:
         notes = under_way.run.journal.notes

@@ -5,7 +5,6 @@ now. So an agent that was restarted goes on where the last one stood: it watches
 a question that was asked stays asked until the source has really been heard.
 """
 
-import math
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.heartbeats import HeartbeatAsker
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
+from replicator.failover.candidate import Order
 from replicator.failover.monitor import AddressView, Change, News, Probe, SourceMonitor
 from replicator.failover.phases import GroupEvent
 from replicator.failover.probes import Silent, Unable, probe
@@ -34,14 +34,12 @@ WATCHED = frozenset({Phase.WATCHING, Phase.ASKING, Phase.DECLINED})
 class TakesOver(Protocol):
     """`procedure.Failover`."""
 
-    async def fail_over(self, group: str, *, reason: str, forced: bool) -> object: ...
+    async def fail_over(
+        self, group: str, *, reason: str, forced: bool, order: Order | None = None
+    ) -> object: ...
 
 
 async def _nothing(monitor: Monitor, reason: str) -> None:
-    pass
-
-
-async def _nobody(monitor: Monitor) -> None:
     pass
 
 
@@ -53,7 +51,6 @@ class _Driven:
         self.asked = False  # of the present question, people were told
         self.reason = ""  # why the source counts as failed
         self.commands: set[Probe] = set()  # under way, without their numbers
-        self.tell_s = 0.0  # from when on the source is to be told of it (again); infinite: it knows
 
 
 class _Attempt:
@@ -66,14 +63,12 @@ class _Attempt:
 
 class Watching:
     """Of one agent. `taking_over`: who fails a group over. `run_question_script`: tells a script that a
-    person is asked. `tell_source`: tells the agent of a source that it is watched; both may raise
-    ReplicatorError.
+    person is asked.
     """
 
     def __init__(self, core: Core, groups: Groups, heartbeats: HeartbeatAsker) -> None:
         self.taking_over: TakesOver | None = None
         self.run_question_script: Callable[[Monitor, str], Awaitable[None]] = _nothing
-        self.tell_source: Callable[[Monitor], Awaitable[None]] = _nobody
         self._core = core
         self._groups = groups
         self._heartbeats = heartbeats
@@ -112,7 +107,6 @@ class Watching:
         driven = self._driven.get(monitor.uuid)
         if driven is not None and driven.machine is not None:
             driven.machine.edit(monitor.settings, trio.current_time())
-            driven.tell_s = 0.0
         self._heartbeats.forget(monitor.uuid)
 
     async def ask_once(self, monitor: Monitor, address: WatchedAddress, timeout_s: float) -> str:
@@ -162,11 +156,6 @@ class Watching:
                 for each in driven.machine.due(now_s):
                     probes.start_soon(self._probe_for, driven, monitor, driven.machine, each)
                 changes = driven.machine.look(now_s)
-                if driven.machine.failed:
-                    driven.tell_s = 0.0
-                elif driven.machine.is_alive and now_s >= driven.tell_s:
-                    driven.tell_s = math.inf
-                    probes.start_soon(self._tell_source, driven, monitor)
                 try:
                     await self._note(monitor, changes)
                     await self._decide(monitor, driven)
@@ -217,12 +206,6 @@ class Watching:
         else:
             machine.answered(asked)
 
-    async def _tell_source(self, driven: _Driven, monitor: Monitor) -> None:
-        try:
-            await self.tell_source(monitor)
-        except ReplicatorError:  # it has no agent, or one that is not paired with this one
-            driven.tell_s = trio.current_time() + limits.MONITOR_TELL_S
-
     # --- what follows ---
 
     async def _note(self, monitor: Monitor, changes: list[Change]) -> None:
@@ -268,7 +251,8 @@ class Watching:
         await self._groups.note(monitor, "failed", text)
         self.tell(events.FAILOVER_CONDITION, name=monitor.name, source=source)
         if monitor.settings.automatic:
-            await self._take_over(monitor.uuid, f"{source} has failed ({driven.reason})", False, _Attempt())
+            reason = f"{source} has failed ({driven.reason})"
+            await self._take_over(monitor.uuid, reason, False, _Attempt(), Order.MONITOR)
         else:
             await self._ask(monitor, driven)
 
@@ -285,7 +269,9 @@ class Watching:
         except ReplicatorError as error:
             self.tell(events.ADVICE, text=f"monitor {monitor.name}: its question script: {error}")
 
-    async def _take_over(self, uuid: str, reason: str, forced: bool, attempt: _Attempt) -> None:
+    async def _take_over(
+        self, uuid: str, reason: str, forced: bool, attempt: _Attempt, order: Order = Order.PERSON
+    ) -> None:
         monitor = self._groups.get(uuid)
         try:
             if monitor is None:
@@ -295,7 +281,7 @@ class Watching:
                 raise ReplicatorError("this agent cannot take over")
             self.tell(events.FAILOVER_STARTED, name=monitor.name, source=source, reason=reason)
             await self._groups.note(monitor, "begun", f"failover of {source}: {reason}")
-            await self.taking_over.fail_over(uuid, reason=reason, forced=forced)
+            await self.taking_over.fail_over(uuid, reason=reason, forced=forced, order=order)
         except ReplicatorError as error:
             attempt.error = error
             await self._could_not(uuid, str(error))
