@@ -66,7 +66,6 @@ class FailoverApi:
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
-        failover = self._service.failover
         return {
             "/v1/failover/monitors": {"GET": self.monitors, "POST": self.add_monitor},
             "/v1/failover/monitors/{name}": {
@@ -79,6 +78,6 @@ class FailoverApi:
             "/v1/failover/history": {"GET": self.history},
             **FailbackApi(self._service).routes(),
             **DivergenceApi(self._service).routes(),
-            **GuardApi(failover.guards, failover.returning, failover.following).routes(),
+            **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
         }
