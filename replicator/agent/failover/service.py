@@ -46,6 +46,7 @@ from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
 from replicator.agent.failover.telling import TellingAll
+from replicator.agent.failover.witness_service import WitnessService
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
@@ -68,6 +69,7 @@ class FailoverService:
         self.monitors.default_scripts = self.scripts.defaults
         self.monitors.watching.run_question_script = partial(tell_script, self.scripts)
         self.witnesses = Witnesses(self.calls)
+        self.witness = WitnessService(core, self.calls)
         self.fencing = Fencing(core)
         core.fence_state = self.fencing.state
         self.guards = Guards(core, self.calls, self.fencing)
