@@ -10,14 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from kit import machine
 from kit.dtd import Agent, running
 
 from replicator.child.control import Control
 from replicator.failovers import CopyFork, Promotion
 from replicator.paths import Home
 
-pytestmark = pytest.mark.skipif(not machine.is_root(), reason="mounts need root")
+pytestmark = pytest.mark.e2e
 
 WAIT_S = 20.0
 LEASE = ("--interval", "1", "--misses", "3")  # 1.8 seconds
