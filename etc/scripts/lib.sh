@@ -54,7 +54,6 @@ addresses() {
     done
 }
 
-# unit start|stop NAME: by systemd where it runs.
 has_systemd() { [ -d /run/systemd/system ] && command -v systemctl >/dev/null 2>&1; }
 
 # wait_for SECONDS COMMAND...: until it succeeds.
