@@ -167,16 +167,6 @@ class _Home(_Part):
         await sides.happen("hold", effect)
         return Held(marks={CONNECTION: {"journal": (sides.arrived, sides.arrived)}})
 
-    async def release(self, monitor: Monitor, order: TakeOver) -> None:
-        sides = self.sides
-
-        def effect() -> None:
-            sides.home.held = False
-            if sides.record is not None:
-                sides.wrong.append("released though it was promoted")
-
-        await sides.happen("release", effect)
-
     async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
         sides = self.sides
         record = Promotion(
@@ -293,18 +283,17 @@ class _Own(_Part):
 
 
 class _Witness(_Part):
-    async def hand_over(self, monitor: Monitor, epoch: int, to: str, *, forced: bool, say: object) -> str:
+    async def hand_over(
+        self, monitor: Monitor, epoch: int, to: str, attempt: str, *, forced: bool, say: object
+    ) -> str:
         def effect() -> None:
             self.sides.vote = epoch
 
         await self.sides.happen("vote", effect)
         return "witness"
 
-    async def withdraw(self, monitor: Monitor, epoch: int) -> None:
-        def effect() -> None:
-            self.sides.vote = epoch - 1
-
-        await self.sides.happen("withdraw", effect)
+    async def tell(self, monitor: Monitor, promotion: Promotion) -> None:
+        await self.sides.happen("tell", lambda: None)
 
 
 class _Scripts(_Part):
@@ -332,3 +321,17 @@ class _Errands(_Part):
     async def post_script(self, facts: Facts, attempt: str) -> None:
         path = facts.monitor.settings.scripts[facts.kind].path
         await self.sides.happen("errand", lambda: self.sides.errands.append(path))
+
+    async def post_release(self, monitor: Monitor, order: TakeOver, attempt: str) -> None:
+        sides = self.sides
+
+        def effect() -> None:
+            sides.home.held = False
+            sides.vote = order.parent_epoch
+            if sides.record is not None:
+                sides.wrong.append("released though it was promoted")
+
+        await sides.happen("release", effect)
+
+    async def settle(self, group: str) -> None:
+        pass

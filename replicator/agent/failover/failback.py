@@ -50,6 +50,7 @@ OPEN = "open at home"
 FOLLOW = "follow"
 POST_SCRIPT = "post-failback script"
 HOME_SCRIPT = "post-failback script at home"
+TELL = "tell"
 ADOPT = "monitor from home"
 TURN = "turn around"
 
@@ -77,10 +78,6 @@ class HomeSide(Protocol):
 
     async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
         """Its copies take what has arrived, are durable, and stand still until `release`."""
-        ...
-
-    async def release(self, monitor: Monitor, order: TakeOver) -> None:
-        """Undo `hold`, whatever it had got to."""
         ...
 
     async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
@@ -151,17 +148,19 @@ class OwnSide(Protocol):
 
 
 class Arbiter(Protocol):
-    """Asks the witness of a group, as its owner."""
+    """`handing_over_vote.py`: asks the witness of a group, as its owner."""
 
-    async def hand_over(self, monitor: Monitor, epoch: int, to: str, *, forced: bool, say: Say) -> str:
-        """The witness agrees to the agent `to` owning the group with `epoch`, at the wish of its owner, whose
-        lease ends. The same question again gets the same answer. Returns who agreed; "": nobody is to be
-        asked. Raises ReplicatorError: no.
+    async def hand_over(
+        self, monitor: Monitor, epoch: int, to: str, attempt: str, *, forced: bool, say: Say
+    ) -> str:
+        """The witness agrees to the agent `to` owning the group with `epoch`, at the wish of its owner, which
+        has stopped. The same question again gets the same answer. Returns who agreed; "": nobody is to be
+        asked. Raises ReplicatorError: no. `attempt`: home takes the vote back by it (`Errands`).
         """
         ...
 
-    async def withdraw(self, monitor: Monitor, epoch: int) -> None:
-        """It was not used: this agent goes on owning the group."""
+    async def tell(self, monitor: Monitor, promotion: Promotion) -> None:
+        """The witness knows who owns the group. Raises ReplicatorError."""
         ...
 
 
@@ -179,10 +178,18 @@ class Addresses(Protocol):
 
 
 class Errands(Protocol):
-    """`errands.py`: what others are asked for until they have acknowledged it (FB-02)."""
+    """`errands.py`: what home is asked for until it has acknowledged it."""
 
     async def post_script(self, facts: Facts, attempt: str) -> None:
-        """Durable on return: home will run its script, however long it takes to reach it."""
+        """Home will run its script (FB-02). Durable on return."""
+        ...
+
+    async def post_release(self, monitor: Monitor, order: TakeOver, attempt: str) -> None:
+        """Undo `HomeSide.hold`, and a vote: whoever takes back a failback does not wait for home."""
+        ...
+
+    async def settle(self, group: str) -> None:
+        """What was posted so of an earlier failback is done. Raises ReplicatorError: not yet."""
         ...
 
 
@@ -365,22 +372,21 @@ class _Steps:
     # --- parts of them ---
 
     def _catch_up(self) -> Step:
-        return Step(CATCH_UP, lambda run: self._parts.own.catch_up(self._monitor, run.say))
+        async def catch_up(run: Run) -> None:
+            await self._parts.errands.settle(self._monitor.uuid)
+            await self._parts.own.catch_up(self._monitor, run.say)
+
+        return Step(CATCH_UP, catch_up)
 
     def _freeze(self) -> Step:
         own = self._parts.own
         return Step(FREEZE, lambda run: own.freeze(self._monitor), undo=lambda run: own.thaw(self._monitor))
 
     def _hand_over(self) -> list[Step]:
-        monitor, home = self._monitor, self._parts.home
         return [
             Step(DRAIN, self._drain),
-            Step(
-                HOLD,
-                self._hold,
-                undo=lambda run: home.release(monitor, self._order),
-            ),
-            Step(VOTE, self._vote, undo=lambda run: self._parts.arbiter.withdraw(monitor, self._order.epoch)),
+            Step(HOLD, self._hold, undo=self._release),
+            Step(VOTE, self._vote),  # `_release` takes it back
             Step(PROMOTE, self._promote, commits=True, was_done=self._was_promoted),
         ]
 
@@ -409,6 +415,7 @@ class _Steps:
             Step(FOLLOW, lambda run: own.follow(monitor, self._promotion(run), run.say)),
             *self._script(POST_SCRIPT, ScriptKind.POST_FAILBACK),
             *self._home_script(),
+            Step(TELL, lambda run: self._parts.arbiter.tell(monitor, self._promotion(run)), optional=True),
         ]
 
     # --- steps ---
@@ -426,9 +433,12 @@ class _Steps:
     async def _vote(self, run: Run) -> Vote:
         monitor, epoch = self._monitor, self._order.epoch
         found = await self._parts.arbiter.hand_over(
-            monitor, epoch, monitor.source_uuid, forced=run.forced, say=run.say
+            monitor, epoch, monitor.source_uuid, run.uuid, forced=run.forced, say=run.say
         )
         return Vote(vote=found)
+
+    async def _release(self, run: Run) -> None:
+        await self._parts.errands.post_release(self._monitor, self._order, run.uuid)
 
     async def _promote(self, run: Run) -> Promotion:
         order = msgspec.structs.replace(self._order, vote=run.result(VOTE, Vote).vote, reason=run.reason)

@@ -5,7 +5,7 @@ may be asked for again, also after a crash of either agent. Only the agent that 
 """
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -34,6 +34,7 @@ from replicator.agent.failover.home_calls import (
     AboutOrder,
     AboutPromotion,
     AboutScript,
+    AboutTaking,
     Nothing,
     Recorded,
 )
@@ -67,13 +68,10 @@ class Former(Protocol):
 
 
 class OwnAddresses(Protocol):
-    """Addresses that this host has as configured."""
+    """`addresses.py`: those that this host has as configured."""
 
-    async def restore(self, addresses: Sequence[str]) -> tuple[str, ...]:
-        """They are here again, and announced. Returns them, with their interfaces."""
-        ...
-
-    async def drop(self, addresses: Sequence[str]) -> None: ...
+    async def put_back(self, group: str, *, forced: bool, say: Callable[[str], None]) -> Taken: ...
+    async def drop(self, group: str, wanted: Iterable[str]) -> list[str]: ...
 
 
 class Homecoming:
@@ -91,8 +89,9 @@ class Homecoming:
         adopt: Callable[[Monitor], Awaitable[None]],
         disown: Callable[[str], Awaitable[None]],
         bundles: Callable[[str], Awaitable[tuple[str, ...]]],
+        withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]],
     ) -> None:
-        """`bundles`: ids of those of a group."""
+        """`bundles`: ids of those of a group. `withdraw`: a vote for this agent is taken back, durably."""
         self._core = core
         self._guards = guards
         self._promotions = promotions
@@ -102,13 +101,14 @@ class Homecoming:
         self._adopt_monitor = adopt
         self._disown_monitor = disown
         self._bundles = bundles
+        self._withdraw = withdraw
         calls.register(LOOK, About, self._look)
         calls.register(HOLD, AboutOrder, self._hold)
         calls.register(RELEASE, AboutOrder, self._release)
         calls.register(PROMOTE, AboutOrder, self._promote)
         calls.register(RECORD, AboutEpoch, self._record)
         calls.register(OPEN, AboutPromotion, self._open)
-        calls.register(TAKE, About, self._take)
+        calls.register(TAKE, AboutTaking, self._take)
         calls.register(GIVE_UP, About, self._give_up)
         calls.register(ADOPT, About, self._adopt)
         calls.register(DISOWN, About, self._disown)
@@ -179,7 +179,11 @@ class Homecoming:
 
     async def _release(self, group: str, about: AboutOrder, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        await self._promotions.release(self._returning(about.order))
+        known = self._promotions.record(group)
+        if known is None or known.epoch < about.order.epoch:
+            await self._promotions.release(self._returning(about.order))
+            if about.attempt:
+                await self._withdraw(about.monitor, about.order, about.attempt)
         return Nothing()
 
     async def _promote(self, group: str, about: AboutOrder, caller: Caller) -> Promotion:
@@ -273,16 +277,14 @@ class Homecoming:
         for connection in connections:
             await children.start_sender(connection, patient=True)
 
-    async def _take(self, group: str, about: About, caller: Caller) -> Taken:
-        guard = self._guards.get(group)
-        addresses = [address.address for address in guard.addresses] if guard is not None else []
-        return Taken(taken=await self._addresses.restore(addresses))
+    async def _take(self, group: str, about: AboutTaking, caller: Caller) -> Taken:
+        return await self._addresses.put_back(group, forced=about.forced, say=lambda text: None)
 
     async def _give_up(self, group: str, about: About, caller: Caller) -> Nothing:
         self._check(group, about, caller)
         guard = self._guards.get(group)
         if guard is not None:
-            await self._addresses.drop([address.address for address in guard.addresses])
+            await self._addresses.drop(group, [address.address for address in guard.addresses])
         return Nothing()
 
     async def _script(self, group: str, about: AboutScript, caller: Caller) -> Nothing:
