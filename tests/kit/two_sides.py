@@ -224,6 +224,13 @@ class _Home(_Part):
 
         await self.sides.happen("disown", effect)
 
+    async def retire(self, monitor: Monitor) -> None:
+        def effect() -> None:
+            if self.sides.monitor is not None:
+                self.sides.wrong.append("home retires before the owner has turned")
+
+        await self.sides.happen("retire", effect)
+
 
 class _Own(_Part):
     def connections(self, monitor: Monitor) -> tuple[str, ...]:

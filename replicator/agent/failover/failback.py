@@ -53,6 +53,7 @@ HOME_SCRIPT = "post-failback script at home"
 TELL = "tell"
 ADOPT = "monitor from home"
 TURN = "turn around"
+RETIRE = "retire home"
 
 Say = Callable[[str], None]
 
@@ -105,6 +106,10 @@ class HomeSide(Protocol):
         ...
 
     async def disown(self, monitor: Monitor) -> None: ...
+
+    async def retire(self, monitor: Monitor) -> None:
+        """It is no source any more: its forward connections end, and nobody watches it."""
+        ...
 
 
 class OwnSide(Protocol):
@@ -367,7 +372,8 @@ class _Steps:
 
         adopt = Step(ADOPT, lambda run: home.adopt(monitor), undo=lambda run: home.disown(monitor))
         turn = Step(TURN, lambda run: own.turn_around(monitor), commits=True, was_done=turned)
-        return [self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn]
+        retire = Step(RETIRE, lambda run: home.retire(monitor))
+        return [self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn, retire]
 
     # --- parts of them ---
 

@@ -29,6 +29,7 @@ class Records(Protocol):
     """`promotion.Promotions`: the records of groups."""
 
     def record(self, group: str) -> Promotion | None: ...
+    async def learn(self, record: Promotion) -> None: ...
 
 
 class Copies(Protocol):
@@ -179,6 +180,7 @@ class HandingOver:
             await self._fencing.remove([mount.id])
         for uuid in self.connections(monitor):
             await self._copies.follow(uuid, promotion)
+        await self._records.learn(promotion)
         if self._groups.get(monitor.uuid) is not None:
             await self._groups.change(monitor.uuid, epoch=promotion.epoch)
 

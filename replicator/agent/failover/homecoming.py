@@ -6,7 +6,7 @@ may be asked for again, also after a crash of either agent. Only the agent that 
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -27,6 +27,7 @@ from replicator.agent.failover.home_calls import (
     PROMOTE,
     RECORD,
     RELEASE,
+    RETIRE,
     SCRIPT,
     TAKE,
     About,
@@ -42,7 +43,7 @@ from replicator.agent.failover.procedure import Facts, Taken
 from replicator.agent.state import Connection, Mount
 from replicator.errors import JournalError, NotPermittedError, ReplicatorError
 from replicator.failover.handback import Home, HomeCopy
-from replicator.failovers import Monitor, Promotion, Report, TakeOver, return_of
+from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
 from replicator.queue.cursor import Cursor
 from replicator.sender.arguments import Restored
 from replicator.status import TargetDataState
@@ -74,6 +75,20 @@ class OwnAddresses(Protocol):
     async def drop(self, group: str, wanted: Iterable[str]) -> list[str]: ...
 
 
+class Deeds(NamedTuple):
+    """What else is to be done, by others. `bundles`: ids of those of a group; `withdraw`: a vote for this
+    agent is taken back, durably; `adopt`, `disown`: a monitor is made, or removed; `retire`: this host is no
+    source of that group any more.
+    """
+
+    run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]]
+    bundles: Callable[[str], Awaitable[tuple[str, ...]]]
+    withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]]
+    adopt: Callable[[Monitor, Guard], Awaitable[None]]
+    disown: Callable[[str], Awaitable[None]]
+    retire: Callable[[Guard], Awaitable[None]]
+
+
 class Homecoming:
     """Of one agent."""
 
@@ -85,23 +100,14 @@ class Homecoming:
         promotions: Promotions,
         former: Former,
         addresses: OwnAddresses,
-        run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]],
-        adopt: Callable[[Monitor], Awaitable[None]],
-        disown: Callable[[str], Awaitable[None]],
-        bundles: Callable[[str], Awaitable[tuple[str, ...]]],
-        withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]],
+        deeds: Deeds,
     ) -> None:
-        """`bundles`: ids of those of a group. `withdraw`: a vote for this agent is taken back, durably."""
         self._core = core
         self._guards = guards
         self._promotions = promotions
         self._former = former
         self._addresses = addresses
-        self._run_script = run_script
-        self._adopt_monitor = adopt
-        self._disown_monitor = disown
-        self._bundles = bundles
-        self._withdraw = withdraw
+        self._deeds = deeds
         calls.register(LOOK, About, self._look)
         calls.register(HOLD, AboutOrder, self._hold)
         calls.register(RELEASE, AboutOrder, self._release)
@@ -112,6 +118,7 @@ class Homecoming:
         calls.register(GIVE_UP, About, self._give_up)
         calls.register(ADOPT, About, self._adopt)
         calls.register(DISOWN, About, self._disown)
+        calls.register(RETIRE, About, self._retire)
         calls.register(SCRIPT, AboutScript, self._script)
 
     # --- looking ---
@@ -130,7 +137,7 @@ class Homecoming:
             epoch=max(guard.epoch, record.epoch if record is not None else 0) if guard is not None else 0,
             follows=guard is not None and guard.is_superseded,
             copies=tuple(copies),
-            bundles=await self._bundles(group),
+            bundles=await self._deeds.bundles(group),
         )
 
     async def _copy(self, connection: str, record: Promotion | None) -> HomeCopy:
@@ -183,7 +190,7 @@ class Homecoming:
         if known is None or known.epoch < about.order.epoch:
             await self._promotions.release(self._returning(about.order))
             if about.attempt:
-                await self._withdraw(about.monitor, about.order, about.attempt)
+                await self._deeds.withdraw(about.monitor, about.order, about.attempt)
         return Nothing()
 
     async def _promote(self, group: str, about: AboutOrder, caller: Caller) -> Promotion:
@@ -290,7 +297,7 @@ class Homecoming:
     async def _script(self, group: str, about: AboutScript, caller: Caller) -> Nothing:
         """Answered when it was started, or when it has ended, if it is waited for."""
         with trio.move_on_after(limits.FAILBACK_CALL_S / 2):  # else the next try asks how this one does
-            await self._run_script(about.facts, about.attempt, lambda text: None)
+            await self._deeds.run_script(about.facts, about.attempt, lambda text: None)
             return Nothing()
         raise ReplicatorError("it still runs")
 
@@ -298,10 +305,18 @@ class Homecoming:
 
     async def _adopt(self, group: str, about: About, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        await self._adopt_monitor(about.monitor)
+        guard = self._guards.find(group)
+        await self._deeds.adopt(about.monitor, guard)
+        return Nothing()
+
+    async def _retire(self, group: str, about: About, caller: Caller) -> Nothing:
+        guard = self._guards.get(group)
+        if guard is not None:
+            self._check(group, about, caller)
+            await self._deeds.retire(guard)
         return Nothing()
 
     async def _disown(self, group: str, about: About, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        await self._disown_monitor(group)
+        await self._deeds.disown(group)
         return Nothing()
