@@ -75,9 +75,9 @@ class FailoverService:
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
         self.following = Following(core, self.guards, self.former, self.divergences.keep)
         self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
-        self.returning = Returning(core, self.guards, self.fencing)
-        self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
+        self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
+        self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
         narration = Narration(core, self.groups)
         self.procedures = Procedures(
