@@ -62,6 +62,7 @@ class FailoverApi:
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
+        failover = self._service.failover
         return {
             "/v1/failover/monitors": {"GET": self.monitors, "POST": self.add_monitor},
             "/v1/failover/monitors/{name}": {
@@ -72,7 +73,7 @@ class FailoverApi:
             },
             "/v1/failover/history": {"GET": self.history},
             **DivergenceApi(self._service.failover.divergences).routes(),
-            **GuardApi(self._service.failover.guards, self._service.failover.returning).routes(),
+            **GuardApi(failover.guards, failover.returning, failover.following).routes(),
             **TrialsApi(self._service).routes(),
             **WitnessApi(self._service.failover.witness).routes(),
         }

@@ -131,6 +131,10 @@ class FormerOwner:
         mine = [known.get(connection.uuid) for connection, _ in self._forks(record)]
         return all(away is not None and away.told and away.epoch >= record.epoch for away in mine)
 
+    async def ways(self, record: Promotion) -> list[ReturnWay]:
+        """What the new owner says of the return connections. Raises UnreachableError, ReplicatorError."""
+        return [await self._ask(c, WAY, record, ReturnWay) for c, _ in self._forks(record)]
+
     async def prepare(self, record: Promotion, save: Save) -> None:
         """Bundles are kept, mounts go down, the copies of the return connections know of the tails, and the
         new owner is told that it may send. Raises ReplicatorError, UnreachableError: to be done again.
@@ -282,7 +286,7 @@ class FormerOwner:
 
     async def _way(self, group: str, about: AboutCopy, caller: Caller) -> ReturnWay:
         await self._check(about.connection, caller)
-        way = self._opening.return_way(about.connection)
+        way = self._opening.return_way(about.connection, group)
         if way is None:
             raise UnreachableError("the copy is not open yet")
         return way

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, check_action, read_body
+from replicator.agent.failover.following import Following
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.returning import Returning
 
@@ -18,9 +19,10 @@ class GuardActionBody(ActionBody, frozen=True, kw_only=True):
 class GuardApi:
     """Handlers, as `agent.api.Api`."""
 
-    def __init__(self, guards: Guards, returning: Returning) -> None:
+    def __init__(self, guards: Guards, returning: Returning, following: Following) -> None:
         self._guards = guards
         self._returning = returning
+        self._following = following
 
     async def guards(self, request: Request) -> object:
         return [self._guards.view(guard) for guard in self._guards.all()]
@@ -30,8 +32,10 @@ class GuardApi:
 
     async def act(self, request: Request) -> object:
         body = await read_body(request, GuardActionBody)
-        check_action(body, "open")
+        check_action(body, "open", "follow")
         key = request.path_params["guard"]
+        if body.action == "follow":
+            return self._guards.view(await self._following.follow(key))
         return self._guards.view(
             await self._returning.open(key, even_if_two_masters=body.even_if_two_masters)
         )

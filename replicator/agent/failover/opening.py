@@ -28,7 +28,7 @@ from replicator.agent.mounts import Mounts
 from replicator.agent.state import Connection, ConnectionOptions, Map, Mount, new_uuid
 from replicator.agent.supervisor import Child
 from replicator.errors import JournalError, ReplicatorError
-from replicator.failovers import Promotion, return_of
+from replicator.failovers import MonitorSettings, Promotion, return_of
 from replicator.fs import target_lock
 from replicator.net.frames import Connect
 from replicator.queue.cursor import Cursor
@@ -208,13 +208,17 @@ class Opening:
                     found[path_map.journal].append(Way(path_map.source, journal.mount.id, path))
         return found
 
-    def return_way(self, uuid: str) -> ReturnWay | None:
+    def return_way(self, uuid: str, group: str) -> ReturnWay | None:
         """What the former owner of this copy has to know; None: it is not opened yet."""
         connection = self.find(uuid)
         if connection is None or connection.restored is None or not connection.restored.opened:
             return None
         journals = self._core.children.journals(connection)
+        monitor = next((m for m in self._core.state.monitors if m.uuid == group), None)
+        settings = monitor.settings if monitor is not None else MonitorSettings(source_host="")
         return ReturnWay(
+            policy=settings.policy,
+            prefer_node=settings.prefer_node,
             connection=uuid,
             copy=connection.uuid,
             owner_uuid=self._core.identity.uuid,

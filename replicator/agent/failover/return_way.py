@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from replicator.failovers import Policy
 from replicator.mirror.order import is_below_or_equal, parent_of
 from replicator.queue.dirty import Dirty, DirtyMap, Scope
 from replicator.repset import ReplicationSet, Rule, escape, is_inside, unique_name
@@ -77,3 +78,5 @@ class ReturnWay(msgspec.Struct, frozen=True, kw_only=True):
     owner_name: str
     journals: tuple[tuple[str, str], ...]
     maps: tuple[tuple[int, str, str], ...]
+    policy: Policy = Policy.MANUAL  # of the group
+    prefer_node: str = ""

@@ -19,6 +19,8 @@ from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.fencing import Fencing
+from replicator.agent.failover.following import Following
+from replicator.agent.failover.former_owner import FormerOwner
 from replicator.agent.failover.grants import Grants
 from replicator.agent.failover.group_copies import GroupCopies
 from replicator.agent.failover.group_scripts import GroupScripts
@@ -62,6 +64,8 @@ class FailoverService:
         self.guards = Guards(core, self.calls, self.fencing)
         self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
         self.promotions = Promotions(core, mounts, connections)
+        self.former = FormerOwner(core, self.calls, self.promotions.opening)
+        self.following = Following(core, self.guards, self.former, self.divergences.keep)
         self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
         self.returning = Returning(core, self.guards, self.fencing)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
@@ -115,4 +119,5 @@ class FailoverService:
             nursery.start_soon(self.scripts.serve)
             nursery.start_soon(self.drills.run)
             nursery.start_soon(self.leases.run)
+            nursery.start_soon(self.following.run)
             nursery.start_soon(self.grants.run)
