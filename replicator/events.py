@@ -160,6 +160,16 @@ COPY_HELD = EventType(97, _I, "the copy of {repset} ({copy}) stands still: it is
 COPY_PROMOTED = EventType(
     98, _W, "the copy of {repset} ({copy}) was restored, and belongs to that source now (epoch {epoch})"
 )
+COPY_OPENED = EventType(
+    9370,
+    _W,
+    "the copy of {repset} is open for programs ({places}, epoch {epoch}): connection {id} tracks changes",
+)
+COPY_FOLLOWS = EventType(9371, _W, "connection {id}: {places} follow {owner} now: {text}")
+COPY_FOLLOWS_NOT = EventType(
+    9372, _W, "{owner} has taken over, and this host does not follow it yet: {reason}"
+)
+RETURN_BEGINS = EventType(9373, _I, "connection {id}: the former owner is prepared, what was changed is sent")
 DIVERGENCE_SAVED = EventType(
     9381,
     _W,
@@ -167,8 +177,8 @@ DIVERGENCE_SAVED = EventType(
     " objects, {bytes} bytes); see dtctl divergence show {id}",
 )
 DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
-ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has run its {kind} script")
-ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} never ran its {kind} script: {reason}")
+ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has acknowledged: {what}")
+ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} was asked in vain: {what}: {reason}")
 HANDED_BACK_HOME = EventType(
     9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
 )

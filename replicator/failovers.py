@@ -288,6 +288,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     superseded: Promotion | None = None  # somebody else owns it since
     owned_by: Promotion | None = None  # by which this agent owns it; None: as configured
     by_hand: bool = False  # a person has opened it: it needs no lease until one is granted
+    follows: Count = 0  # the epoch of the promotion whose branch a person has chosen; 0: none
 
     @property
     def is_superseded(self) -> bool:

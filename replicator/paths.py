@@ -141,6 +141,14 @@ class Home:
         """Votes that witnesses still have to be told of that they were not used."""
         return os.path.join(self.path, "failover", "withdrawals.json")
 
+    def promotion(self, group: str) -> str:
+        """The last promotion of that group that this host knows of."""
+        return os.path.join(self.failover, group, "promotion.json")
+
+    def tails(self, group: str) -> str:
+        """What this host wrote behind the fork point of that group, as its former owner."""
+        return os.path.join(self.failover, group, "tails.json")
+
     @property
     def failover_history(self) -> str:
         """What happened to the groups of this host: one JSON value a line."""

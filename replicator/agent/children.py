@@ -231,10 +231,20 @@ class Children:
             memory_bytes=queue.memory_size,
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
+            readers=self._first_readers(mount),
             active=self.active_prefixes(mount),
             synchronous=self.synchronous(mount),
             fence=self.fence(mount),
         )
+
+    def _first_readers(self, mount: Mount) -> list[str]:
+        """Connections that have to know of every change from the first one on: see `Restored.heads`."""
+        return [
+            connection.uuid
+            for connection in self._state().connections
+            if connection.restored is not None and mount.id not in connection.restored.heads
+            if any(journal.mount.id == mount.id for journal in self.journals(connection))
+        ]
 
     def fence(self, mount: Mount) -> str:
         """The page that says until when programs may change something there; "": there is none."""

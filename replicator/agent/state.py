@@ -134,6 +134,17 @@ class Restore(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase in (Phase.RUNNING, Phase.FINISHING)
 
 
+class Away(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection whose data another host owns since a failover: what it read is a copy of what that has."""
+
+    connection: str  # uuid
+    copy: str  # uuid of the return connection, whose copy it is
+    group: str
+    epoch: int  # since which the other owns it
+    mounts: tuple[str, ...] = ()  # ids of those that are down: the copy is written below
+    told: bool = False  # the owner knows that it may send
+
+
 class State(_Versioned, frozen=True, kw_only=True):
     """state.json."""
 
@@ -151,6 +162,7 @@ class State(_Versioned, frozen=True, kw_only=True):
     restores: tuple[Restore, ...] = ()  # to this host; those at work, and the last that have ended
     monitors: tuple[Monitor, ...] = ()  # groups that this host is the target of
     guards: tuple[Guard, ...] = ()  # groups that this host is the source of
+    away: tuple[Away, ...] = ()
 
     def superseding(self, connection: str) -> Promotion | None:
         """By which another agent owns the copy of this connection."""
@@ -164,7 +176,13 @@ class State(_Versioned, frozen=True, kw_only=True):
         return next((restore for restore in self.restores if restore.uuid == uuid), None)
 
     def is_restored(self, *, connection: str = "", mount: str = "") -> bool:
-        """Whether this connection, or mount, has to stay down for a restore."""
+        """Whether this connection, or mount, has to stay down: for a restore, or because another host owns
+        what is there.
+        """
+        if any(away.connection == connection or mount in away.mounts for away in self.away):
+            return True
+        if any(c.uuid == connection and c.restored and not c.restored.opened for c in self.connections):
+            return True
         return any(
             restore.over_source
             and restore.is_at_work

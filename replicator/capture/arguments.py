@@ -22,6 +22,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = limits.MEMORY_QUEUE_BYTES
     disk_bytes: int | None = limits.DISK_QUEUE_BYTES
     disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES
+    readers: list[str] = []  # cursors that the journal has before anything can be changed through the mount
     active: list[bytes] = []  # as for the call `set_active`
     synchronous: dict[
         str, list[bytes]

@@ -45,6 +45,7 @@ from replicator.fs.recorder import Recorder
 from replicator.mount_options import MountOptions
 from replicator.ops import NAME_KINDS, Kind
 from replicator.paths import Home, remove_if_empty
+from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.statistics import JournalStatistics
 from replicator.synchrony import SyncView
@@ -117,6 +118,8 @@ class Capture:
         self._journal = JournalWriter.open(
             self._world, settings.journal, settings.mount_id, keeps_activity=True
         )
+        for reader in settings.readers:
+            Cursor.open(self._world, settings.journal, settings.mount_id, reader, create=True).close()
         self._keeper = ActivityKeeper(self._world, self._journal, self._lock, self._sync_storage)
         self._recorder = Recorder(self._journal)
         self._recorder.set_active(settings.active)

@@ -116,6 +116,11 @@ class DirtyTree:
         if self.cost_bytes > self.limit_bytes:
             self.coarsen()
 
+    def include_entry(self, path: bytes, entry: Dirty) -> None:
+        """Add what an entry of another map says, of this path."""
+        bounds = array(regions.type_code, itertools.chain.from_iterable(entry.regions))
+        self.include(path, int(entry.scope), pack(entry.identity), bounds or None)
+
     def add(self, path: bytes, scope: int, identity: int = 0, bounds: "array[int] | None" = None) -> None:
         """Add one entry without regard to the limit."""
         if self.is_everything:

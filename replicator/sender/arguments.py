@@ -67,6 +67,7 @@ class Restored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lacking: dict[str, list[bytes]] = {}
     differing: dict[str, bytes] = {}
     resume: bool = True  # False: only a person lets it go on, and then everything is compared
+    opened: bool = True  # False: its directories are being opened for programs, and it is not started yet
     waits: str = ""  # why it must not transmit before its agent says so; "": it may
 
 

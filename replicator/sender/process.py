@@ -494,18 +494,12 @@ class Sender:
         """That agent is trusted no more."""
         self._sessions.drop_peer(uuid)
 
-    def hold(self, reason: str) -> None:
-        """Nothing is transmitted until a person, or the agent, says so: somebody else owns the data."""
-        self._states.transmission(TransmitEvent.FAIL, reason)
-        self._transmit_moved()
-        self._sessions.interrupt()
-
     async def tail(self, marks: object, *, exact: bool) -> Tail:
         """What was done here behind these positions of the copy. `exact`: it was, there."""
         with trio.move_on_after(limits.CONNECT_TIMEOUT_S):
             while self._connected:  # noqa: ASYNC110  # a moment
                 await trio.sleep(limits.CHILD_POLL_S)
-        if self._connected or self._states.transmit is TransmitMode.STARTED:
+        if self._connected or not self._sessions.is_superseded:
             raise ReplicatorError("this connection still transmits")
         positions = msgspec.convert(marks, dict[str, tuple[int, int]])
         found: dict[str, bytes | None] = {}
@@ -640,7 +634,7 @@ def handlers(sender: Sender) -> dict[str, Callable[..., Awaitable[object]]]:
     names = (
         "status mirror_start mirror_stop mirror_pause mirror_resume replicate_start replicate_stop "
         "supersede transmit_start transmit_stop transmit_pause transmit_resume set_schedule set_transmission "
-        "set_limit_calendar stop hold lag configure set_recovery drop_peer recovering force_source "
+        "set_limit_calendar stop lag configure set_recovery drop_peer recovering force_source "
         "orphans_start orphans "
         "verify_start verify_act verify_schedule verify_background verify_progress runs"
     )

@@ -187,6 +187,11 @@ class Sessions:
                 self._states.superseded(reason)
                 self.interrupt()
 
+    @property
+    def is_superseded(self) -> bool:
+        """Whether another agent owns the data, so that nothing is transmitted."""
+        return bool(self._superseded)
+
     def check_superseded(self) -> None:
         """Raises ReplicatorError."""
         if self._superseded:

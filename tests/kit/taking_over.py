@@ -102,7 +102,7 @@ def open_reader(back: Back) -> None:
 async def tails_of(forward: Simulation, record: Promotion) -> Tails:
     """What the former source did behind the fork point; its sender ends."""
     sender = forward.sender or forward.start_sender()
-    sender.hold("superseded")
+    sender.supersede("superseded")
     await trio.testing.wait_all_tasks_blocked()
     (fork,) = record.copies
     found = await sender.tail(fork.marks, exact=fork.exact)

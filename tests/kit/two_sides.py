@@ -167,16 +167,6 @@ class _Home(_Part):
         await sides.happen("hold", effect)
         return Held(marks={CONNECTION: {"journal": (sides.arrived, sides.arrived)}})
 
-    async def release(self, monitor: Monitor, order: TakeOver) -> None:
-        sides = self.sides
-
-        def effect() -> None:
-            sides.home.held = False
-            if sides.record is not None:
-                sides.wrong.append("released though it was promoted")
-
-        await sides.happen("release", effect)
-
     async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
         sides = self.sides
         record = Promotion(
@@ -234,6 +224,13 @@ class _Home(_Part):
 
         await self.sides.happen("disown", effect)
 
+    async def retire(self, monitor: Monitor) -> None:
+        def effect() -> None:
+            if self.sides.monitor is not None:
+                self.sides.wrong.append("home retires before the owner has turned")
+
+        await self.sides.happen("retire", effect)
+
 
 class _Own(_Part):
     def connections(self, monitor: Monitor) -> tuple[str, ...]:
@@ -248,11 +245,12 @@ class _Own(_Part):
 
         await self.sides.happen("catch up", effect)
 
-    async def freeze(self, monitor: Monitor) -> None:
+    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
         def effect() -> None:
             self.sides.owner.frozen = True
 
         await self.sides.happen("freeze", effect)
+        return ("mount",)
 
     async def thaw(self, monitor: Monitor) -> None:
         def effect() -> None:
@@ -271,10 +269,14 @@ class _Own(_Part):
         await sides.happen("drain", effect)
         return {CONNECTION: {"journal": (sides.written, sides.written)}}
 
-    async def follow(self, monitor: Monitor, promotion: Promotion, say: object) -> None:
+    async def follow(
+        self, monitor: Monitor, promotion: Promotion, connections: object, mounts: object, say: object
+    ) -> None:
         sides = self.sides
 
         def effect() -> None:
+            if (connections, mounts) != ((CONNECTION,), ("mount",)):
+                sides.wrong.append("it follows with something else")
             if not sides.home.open:
                 sides.wrong.append("the owner lets go before home is open")
             sides.owner.open, sides.owner.frozen, sides.owner.copy = False, False, True
@@ -293,18 +295,17 @@ class _Own(_Part):
 
 
 class _Witness(_Part):
-    async def hand_over(self, monitor: Monitor, epoch: int, to: str, *, forced: bool, say: object) -> str:
+    async def hand_over(
+        self, monitor: Monitor, epoch: int, to: str, attempt: str, *, forced: bool, say: object
+    ) -> str:
         def effect() -> None:
             self.sides.vote = epoch
 
         await self.sides.happen("vote", effect)
         return "witness"
 
-    async def withdraw(self, monitor: Monitor, epoch: int) -> None:
-        def effect() -> None:
-            self.sides.vote = epoch - 1
-
-        await self.sides.happen("withdraw", effect)
+    async def tell(self, monitor: Monitor, promotion: Promotion) -> None:
+        await self.sides.happen("tell", lambda: None)
 
 
 class _Scripts(_Part):
@@ -332,3 +333,17 @@ class _Errands(_Part):
     async def post_script(self, facts: Facts, attempt: str) -> None:
         path = facts.monitor.settings.scripts[facts.kind].path
         await self.sides.happen("errand", lambda: self.sides.errands.append(path))
+
+    async def post_release(self, monitor: Monitor, order: TakeOver, attempt: str) -> None:
+        sides = self.sides
+
+        def effect() -> None:
+            sides.home.held = False
+            sides.vote = order.parent_epoch
+            if sides.record is not None:
+                sides.wrong.append("released though it was promoted")
+
+        await sides.happen("release", effect)
+
+    async def settle(self, group: str) -> None:
+        pass

@@ -87,7 +87,7 @@ async def calls_of(order: Order, then: Then = Then.MONITOR) -> list[str]:
 async def test_restore_first() -> None:
     assert await calls_of(Order.RESTORE_FIRST) == [
         *("catch up", "script pre-failback", "freeze", "drain", "hold", "vote", "promote"),
-        *("owner gives up", "home takes", "open", "follow", "script post-failback", "errand"),
+        *("owner gives up", "home takes", "open", "follow", "script post-failback", "errand", "tell"),
     ]
 
 
@@ -103,12 +103,16 @@ async def test_failback_first() -> None:
             "hold",
             "vote",
         ),
-        *("promote", "open", "follow", "script post-failback", "errand"),
+        *("promote", "open", "follow", "script post-failback", "errand", "tell"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("then", "calls"), [(Then.MONITOR, ["catch up", "adopt", "turn"]), (Then.STOP, ["catch up", "turn"])]
+    ("then", "calls"),
+    [
+        (Then.MONITOR, ["catch up", "adopt", "turn", "retire"]),
+        (Then.STOP, ["catch up", "turn", "retire"]),
+    ],
 )
 async def test_stay(then: Then, calls: list[str]) -> None:
     sides = TwoSides()
@@ -155,7 +159,7 @@ async def test_a_crash_at_every_call_of_the_disk(order: Order) -> None:
 @pytest.mark.parametrize("order", HOMEWARD)
 async def test_interrupted_while_it_is_taken_back(order: Order) -> None:
     """First something fails late, then the agent dies at each call of the way back."""
-    for undone in ("thaw", "release", "withdraw", "owner takes", "home gives up"):
+    for undone in ("thaw", "release", "owner takes", "home gives up"):
         for how in HOWS:
             late, back = once("promote", "fail"), once(undone, how)
             sides = TwoSides(lambda name, late=late, back=back: late(name) or back(name))  # type: ignore[misc]
@@ -183,6 +187,7 @@ async def test_reversal_interrupted_at_every_step() -> None:
         for how in HOWS:
             sides = TwoSides(once(name, how))
             outcome = await to_the_end(sides, Order.STAY)
+            assert sides.wrong == []
             watched = sides.home_monitor is not None
             assert (outcome is Outcome.COMPLETED) == (sides.monitor is None) == watched, (name, how)
 
@@ -218,7 +223,6 @@ def _missing(name: str) -> Callable[[list[Step]], list[Step]]:
 PLANTED: list[tuple[Order, str, Callable[[list[Step]], list[Step]]]] = [
     (Order.RESTORE_FIRST, "nobody thaws", _without_undo(failback.FREEZE)),
     (Order.RESTORE_FIRST, "home stays held", _without_undo(failback.HOLD)),
-    (Order.RESTORE_FIRST, "the witness is not told", _without_undo(failback.VOTE)),
     (Order.FAILBACK_FIRST, "addresses do not come back", _without_undo(failback.GIVE_UP)),
     (Order.FAILBACK_FIRST, "home keeps addresses", _without_undo(failback.TAKE)),
     (Order.RESTORE_FIRST, "addresses at both", _swapped(failback.GIVE_UP, failback.TAKE)),

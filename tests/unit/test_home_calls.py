@@ -11,7 +11,7 @@ import trio.testing
 from kit.two_sides import monitor
 
 from replicator.addresses import Address
-from replicator.agent.failover.errands import Errands
+from replicator.agent.failover.errands import Errand, Errands
 from replicator.agent.failover.home_calls import LOOK, RECORD, HomeCalls, Recorded
 from replicator.agent.failover.procedure import Facts
 from replicator.errors import UnreachableError
@@ -108,14 +108,14 @@ class Told:
         self.failures = failures
         self.attempts: list[str] = []
 
-    async def __call__(self, facts: Facts, attempt: str) -> None:
+    async def __call__(self, errand: Errand) -> None:
         if self.failures:
             self.failures -= 1
             raise UnreachableError("it is down")
-        self.attempts.append(attempt)
+        self.attempts.append(errand.attempt)
 
 
-def errands(tmp_path: Path, tell: Callable[[Facts, str], Awaitable[None]], events: list[str]) -> Errands:
+def errands(tmp_path: Path, tell: Callable[[Errand], Awaitable[None]], events: list[str]) -> Errands:
     ring = SimpleNamespace(add=lambda event, **fields: events.append(event.text.format(**fields)))
     core = SimpleNamespace(home=HomeDirectory(str(tmp_path)), events=ring)
     return Errands(core, tell)  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ async def test_a_script_is_started_when_home_can_be_reached_again(tmp_path: Path
     await found.post_script(facts(), "one")
     await run_until_nothing_is_left(found)
     assert told.attempts == ["one"]
-    assert events == ["monitor web: alpha has run its source-post-failback script"]
+    assert events == ["monitor web: alpha has acknowledged: run its source-post-failback script"]
 
 
 async def test_it_survives_the_agent(tmp_path: Path) -> None:
@@ -159,4 +159,4 @@ async def test_after_a_month_a_person_is_told(tmp_path: Path, monkeypatch: pytes
     found = errands(tmp_path, Told(10**9), events)
     await found.post_script(facts(), "one")
     await run_until_nothing_is_left(found)
-    assert events == ["monitor web: alpha never ran its source-post-failback script: given up: it is down"]
+    assert events == ["monitor web: alpha was asked in vain: run its source-post-failback script: it is down"]

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replicator.agent.failover.arbiter import Arbiter, Try
-from replicator.agent.failover.grants import Grants, lease_of
+from replicator.agent.failover.grants import Grants
 from replicator.agent.failover.guards import boottime_s
 from replicator.agent.failover.procedure import Question, Say
 from replicator.errors import ReplicatorError
 from replicator.failover.candidate import Action, Candidacy, CopyFacts, may_begin
 from replicator.failover.phases import OWNING
+from replicator.failover.terms import terms_of
 from replicator.failover.witness import Ballot
 from replicator.failovers import Promotion
 
@@ -75,8 +76,7 @@ class Agreement:
             copies=tuple(CopyFacts(name=name, flaw=flaw) for name, flaw in question.flaws.items()),
             fence_command=bool(settings.fence_command),
             fenced=question.fenced,
-            armed=granter.memory.armed is not None
-            and granter.memory.armed == self._grants.terms(monitor.uuid),
+            armed=granter.memory.armed is not None and granter.memory.armed == monitor.terms,
             granting=not granter.is_stopped,
             free_s=granter.free_s,
             witness=bool(settings.witness),
@@ -94,9 +94,9 @@ class Agreement:
                 parent_epoch=monitor.epoch,
                 epoch=question.epoch,
                 attempt=question.attempt,
-                lease_s=lease_of(monitor.settings),
+                lease_s=terms_of(monitor.settings).lease_s,
                 claims=question.copies,
                 promotion=self._record(monitor.uuid),
             ),
-            terms=self._grants.terms(monitor.uuid),
+            terms=monitor.terms,
         )

@@ -1,4 +1,6 @@
-"""What another agent is asked for until it has acknowledged it, over kills of both: scripts (FB-02)."""
+"""What another agent is asked for until it has acknowledged it, over kills of both: that it runs a script
+(FB-02), or lets its copies go on.
+"""
 
 import os
 import time
@@ -12,15 +14,27 @@ from replicator.agent.core import Core
 from replicator.agent.failover.procedure import Facts
 from replicator.agent.state import load_document, save_document
 from replicator.errors import ReplicatorError
-
-Tell = Callable[[Facts, str], Awaitable[None]]
-"""Has home run a script; the attempt names it, so that it is not run twice. Raises ReplicatorError."""
+from replicator.failovers import Monitor, TakeOver
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
-    facts: Facts
+    """`attempt` names it: what was done once is not done again. Either `facts` of a script, or an `order` of
+    which nothing comes.
+    """
+
+    monitor: Monitor
     attempt: str
     since: float  # seconds since the epoch of clocks
+    facts: Facts | None = None
+    order: TakeOver | None = None
+
+    @property
+    def what(self) -> str:
+        return f"run its {self.facts.kind} script" if self.facts is not None else "let its copies go on"
+
+
+Do = Callable[[Errand], Awaitable[None]]
+"""Asks once. Raises ReplicatorError."""
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,9 +46,9 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 class Errands:
     """Of one agent. `run` goes on with what is left."""
 
-    def __init__(self, core: Core, tell: Tell) -> None:
+    def __init__(self, core: Core, do: Do) -> None:
         self._core = core
-        self._tell = tell
+        self._ask = do
         self._path = os.path.join(core.home.failover, "errands.json")
         self._left = load_document(self._path, Left) or Left()
         self._more = trio.Event()
@@ -46,9 +60,24 @@ class Errands:
 
     async def post_script(self, facts: Facts, attempt: str) -> None:
         """Durable on return. Raises StateError. The same attempt again changes nothing."""
+        await self._post(Errand(monitor=facts.monitor, attempt=attempt, since=time.time(), facts=facts))
+
+    async def post_release(self, monitor: Monitor, order: TakeOver, attempt: str) -> None:
+        """The same: copies that were held go on, and a vote that was not used is taken back."""
+        await self._post(Errand(monitor=monitor, attempt=attempt, since=time.time(), order=order))
+
+    async def settle(self, group: str) -> None:
+        """What an earlier try of a failback left to be taken back is, before another one begins. Raises
+        ReplicatorError: not yet.
+        """
+        for errand in self.left:
+            if errand.monitor.uuid == group and errand.order is not None:
+                await self._ask(errand)
+                await self._done(errand)
+
+    async def _post(self, errand: Errand) -> None:
         async with self._lock:
-            if all(errand.attempt != attempt for errand in self.left):
-                errand = Errand(facts=facts, attempt=attempt, since=time.time())
+            if all(known.attempt != errand.attempt for known in self.left):
                 await self._keep((*self.left, errand))
         self._more.set()
 
@@ -62,24 +91,25 @@ class Errands:
                 await self._more.wait()
 
     async def _do(self, errand: Errand) -> None:
-        facts = errand.facts
+        problem = ""
         try:
-            await self._tell(facts, errand.attempt)
+            await self._ask(errand)
         except ReplicatorError as error:
             if time.time() - errand.since < limits.ERRAND_GIVE_UP_S:
                 return
-            problem = f"given up: {error}"
+            problem = str(error)
+        await self._done(errand)
+        monitor = errand.monitor
+        source = monitor.source_name or monitor.settings.source_host
+        fields = {"name": monitor.name, "source": source, "what": errand.what}
+        if problem:
+            self._core.events.add(events.ERRAND_GIVEN_UP, reason=problem, **fields)
         else:
-            problem = ""
+            self._core.events.add(events.ERRAND_DONE, **fields)
+
+    async def _done(self, errand: Errand) -> None:
         async with self._lock:
             await self._keep(tuple(known for known in self.left if known.attempt != errand.attempt))
-        self._core.events.add(
-            events.ERRAND_GIVEN_UP if problem else events.ERRAND_DONE,
-            name=facts.monitor.name,
-            kind=facts.kind.value,
-            source=facts.monitor.source_name or facts.monitor.settings.source_host,
-            **({"reason": problem} if problem else {}),
-        )
 
     async def _keep(self, errands: tuple[Errand, ...]) -> None:
         left = Left(errands=errands)

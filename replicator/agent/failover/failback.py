@@ -50,8 +50,10 @@ OPEN = "open at home"
 FOLLOW = "follow"
 POST_SCRIPT = "post-failback script"
 HOME_SCRIPT = "post-failback script at home"
+TELL = "tell"
 ADOPT = "monitor from home"
 TURN = "turn around"
+RETIRE = "retire home"
 
 Say = Callable[[str], None]
 
@@ -60,6 +62,12 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """What the copies at home had when they stood still: by connection and journal."""
 
     marks: dict[str, dict[str, Mark]] = msgspec.field(default_factory=dict)
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """Ids of the mounts whose programs wait."""
+
+    mounts: tuple[str, ...] = ()
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +85,6 @@ class HomeSide(Protocol):
 
     async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
         """Its copies take what has arrived, are durable, and stand still until `release`."""
-        ...
-
-    async def release(self, monitor: Monitor, order: TakeOver) -> None:
-        """Undo `hold`, whatever it had got to."""
         ...
 
     async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
@@ -109,6 +113,10 @@ class HomeSide(Protocol):
 
     async def disown(self, monitor: Monitor) -> None: ...
 
+    async def retire(self, monitor: Monitor) -> None:
+        """It is no source any more: its forward connections end, and nobody watches it."""
+        ...
+
 
 class OwnSide(Protocol):
     """`handing_over.py`: this agent, which owns the group until the promotion."""
@@ -125,8 +133,8 @@ class OwnSide(Protocol):
         """Until the copies at home are exact, and little is queued for them."""
         ...
 
-    async def freeze(self, monitor: Monitor) -> None:
-        """Changes on the mounts of the group wait, and all that were done are in the journals."""
+    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
+        """Changes on the mounts of the group wait, and all that were done are in the journals. Their ids."""
         ...
 
     async def thaw(self, monitor: Monitor) -> None: ...
@@ -135,9 +143,16 @@ class OwnSide(Protocol):
         """Until the copies at home have all of the journals. The ends of these, by connection and journal."""
         ...
 
-    async def follow(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
-        """The record is stored, the mounts of the group end, return connections too, and its directories are
-        copies again, locked as before.
+    async def follow(
+        self,
+        monitor: Monitor,
+        promotion: Promotion,
+        connections: Sequence[str],
+        mounts: Sequence[str],
+        say: Say,
+    ) -> None:
+        """These mounts end, return connections too, the directories are copies again, locked as before, and
+        the record is kept. `connections`: the forward ones.
         """
         ...
 
@@ -151,17 +166,19 @@ class OwnSide(Protocol):
 
 
 class Arbiter(Protocol):
-    """Asks the witness of a group, as its owner."""
+    """`handing_over_vote.py`: asks the witness of a group, as its owner."""
 
-    async def hand_over(self, monitor: Monitor, epoch: int, to: str, *, forced: bool, say: Say) -> str:
-        """The witness agrees to the agent `to` owning the group with `epoch`, at the wish of its owner, whose
-        lease ends. The same question again gets the same answer. Returns who agreed; "": nobody is to be
-        asked. Raises ReplicatorError: no.
+    async def hand_over(
+        self, monitor: Monitor, epoch: int, to: str, attempt: str, *, forced: bool, say: Say
+    ) -> str:
+        """The witness agrees to the agent `to` owning the group with `epoch`, at the wish of its owner, which
+        has stopped. The same question again gets the same answer. Returns who agreed; "": nobody is to be
+        asked. Raises ReplicatorError: no. `attempt`: home takes the vote back by it (`Errands`).
         """
         ...
 
-    async def withdraw(self, monitor: Monitor, epoch: int) -> None:
-        """It was not used: this agent goes on owning the group."""
+    async def tell(self, monitor: Monitor, promotion: Promotion) -> None:
+        """The witness knows who owns the group. Raises ReplicatorError."""
         ...
 
 
@@ -179,10 +196,18 @@ class Addresses(Protocol):
 
 
 class Errands(Protocol):
-    """`errands.py`: what others are asked for until they have acknowledged it (FB-02)."""
+    """`errands.py`: what home is asked for until it has acknowledged it."""
 
     async def post_script(self, facts: Facts, attempt: str) -> None:
-        """Durable on return: home will run its script, however long it takes to reach it."""
+        """Home will run its script (FB-02). Durable on return."""
+        ...
+
+    async def post_release(self, monitor: Monitor, order: TakeOver, attempt: str) -> None:
+        """Undo `HomeSide.hold`, and a vote: whoever takes back a failback does not wait for home."""
+        ...
+
+    async def settle(self, group: str) -> None:
+        """What was posted so of an earlier failback is done. Raises ReplicatorError: not yet."""
         ...
 
 
@@ -360,27 +385,31 @@ class _Steps:
 
         adopt = Step(ADOPT, lambda run: home.adopt(monitor), undo=lambda run: home.disown(monitor))
         turn = Step(TURN, lambda run: own.turn_around(monitor), commits=True, was_done=turned)
-        return [self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn]
+        retire = Step(RETIRE, lambda run: home.retire(monitor))
+        return [self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn, retire]
 
     # --- parts of them ---
 
     def _catch_up(self) -> Step:
-        return Step(CATCH_UP, lambda run: self._parts.own.catch_up(self._monitor, run.say))
+        async def catch_up(run: Run) -> None:
+            await self._parts.errands.settle(self._monitor.uuid)
+            await self._parts.own.catch_up(self._monitor, run.say)
+
+        return Step(CATCH_UP, catch_up)
 
     def _freeze(self) -> Step:
         own = self._parts.own
-        return Step(FREEZE, lambda run: own.freeze(self._monitor), undo=lambda run: own.thaw(self._monitor))
+
+        async def freeze(run: Run) -> Frozen:
+            return Frozen(mounts=await own.freeze(self._monitor))
+
+        return Step(FREEZE, freeze, undo=lambda run: own.thaw(self._monitor))
 
     def _hand_over(self) -> list[Step]:
-        monitor, home = self._monitor, self._parts.home
         return [
             Step(DRAIN, self._drain),
-            Step(
-                HOLD,
-                self._hold,
-                undo=lambda run: home.release(monitor, self._order),
-            ),
-            Step(VOTE, self._vote, undo=lambda run: self._parts.arbiter.withdraw(monitor, self._order.epoch)),
+            Step(HOLD, self._hold, undo=self._release),
+            Step(VOTE, self._vote),  # `_release` takes it back
             Step(PROMOTE, self._promote, commits=True, was_done=self._was_promoted),
         ]
 
@@ -403,12 +432,13 @@ class _Steps:
         ]
 
     def _settle(self) -> list[Step]:
-        monitor, home, own = self._monitor, self._parts.home, self._parts.own
+        monitor, home = self._monitor, self._parts.home
         return [
             Step(OPEN, lambda run: home.open(monitor, self._promotion(run), run.say)),
-            Step(FOLLOW, lambda run: own.follow(monitor, self._promotion(run), run.say)),
+            Step(FOLLOW, self._follow),
             *self._script(POST_SCRIPT, ScriptKind.POST_FAILBACK),
             *self._home_script(),
+            Step(TELL, lambda run: self._parts.arbiter.tell(monitor, self._promotion(run)), optional=True),
         ]
 
     # --- steps ---
@@ -426,9 +456,12 @@ class _Steps:
     async def _vote(self, run: Run) -> Vote:
         monitor, epoch = self._monitor, self._order.epoch
         found = await self._parts.arbiter.hand_over(
-            monitor, epoch, monitor.source_uuid, forced=run.forced, say=run.say
+            monitor, epoch, monitor.source_uuid, run.uuid, forced=run.forced, say=run.say
         )
         return Vote(vote=found)
+
+    async def _release(self, run: Run) -> None:
+        await self._parts.errands.post_release(self._monitor, self._order, run.uuid)
 
     async def _promote(self, run: Run) -> Promotion:
         order = msgspec.structs.replace(self._order, vote=run.result(VOTE, Vote).vote, reason=run.reason)
@@ -436,6 +469,11 @@ class _Steps:
 
     async def _was_promoted(self, run: Run) -> Promotion | None:
         return await self._parts.home.promotion(self._monitor, self._order.epoch)
+
+    async def _follow(self, run: Run) -> None:
+        mounts = run.result(FREEZE, Frozen).mounts
+        connections = self._order.copies
+        await self._parts.own.follow(self._monitor, self._promotion(run), connections, mounts, run.say)
 
     def _promotion(self, run: Run) -> Promotion:
         return run.result(PROMOTE, Promotion)

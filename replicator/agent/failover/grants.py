@@ -160,7 +160,7 @@ class Grants:
             async with trio.open_nursery() as nursery:
                 for monitor in self._groups.all():
                     nursery.start_soon(self._tell_one, monitor)
-                for group in [*self._file.groups, *self._file.ended]:
+                for group in {*self._file.groups, *self._file.ended}:
                     if self._groups.get(group) is None:
                         nursery.start_soon(self._end_one, group)
             await trio.sleep(limits.GUARD_TELL_S)
@@ -231,20 +231,22 @@ class Grants:
 
     async def _end_one(self, group: str) -> None:
         """Its monitor is removed: the source is free."""
-        if group in self._file.groups:
-            await self._keep(group, None)
-        self._told.pop(group, None)
-        ended = self._file.ended.get(group)
-        if ended is None:
-            return
         try:
+            async with self._lock:
+                if group in self._file.groups:
+                    await self._keep(group, None)
+            self._told.pop(group, None)
+            ended = self._file.ended.get(group)
+            if ended is None:
+                return
             await self._calls.ask(
                 Address(ended.source_host, ended.source_port), "unwatch", group, Unwatch(), type(None)
             )
+            async with self._lock:
+                rest = {uuid: granted for uuid, granted in self._file.ended.items() if uuid != group}
+                await self._save(msgspec.structs.replace(self._file, ended=rest))
         except ReplicatorError:
-            return  # it asks for a lease when it is back, and hears of it then
-        rest = {uuid: granted for uuid, granted in self._file.ended.items() if uuid != group}
-        await self._save(msgspec.structs.replace(self._file, ended=rest))
+            return  # tried again; the source asks for a lease when it is back, too, and hears of it then
 
 
 def _write(path: str, file: GrantFile) -> None:

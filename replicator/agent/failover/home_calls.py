@@ -13,6 +13,7 @@ import trio
 from replicator import limits
 from replicator.addresses import Address
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.errands import Errand
 from replicator.agent.failover.failback import Held, Say
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.bounds import Id
@@ -23,7 +24,7 @@ from replicator.failovers import Monitor, Promotion, TakeOver
 T = TypeVar("T")
 
 # Actions, owner → home. Each may come again.
-LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, SCRIPT = (
+LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, RETIRE, SCRIPT = (
     "home-look",
     "home-hold",
     "home-release",
@@ -34,6 +35,7 @@ LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, SCRIPT
     "home-give-up",
     "home-adopt",
     "home-disown",
+    "home-retire",
     "home-script",
 )
 
@@ -46,9 +48,10 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AboutOrder(About, frozen=True, kw_only=True):
-    """`order.copies`: uuids of the forward connections."""
+    """`order.copies`: uuids of the forward connections. `attempt`: by which the witness was asked."""
 
     order: TakeOver
+    attempt: Id = ""
 
 
 class AboutPromotion(About, frozen=True, kw_only=True):
@@ -62,6 +65,10 @@ class AboutEpoch(About, frozen=True, kw_only=True):
 class AboutScript(About, frozen=True, kw_only=True):
     facts: Facts
     attempt: Id
+
+
+class AboutTaking(About, frozen=True, kw_only=True):
+    forced: bool = False
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,9 +120,16 @@ class HomeCalls:
                 return address, home
         raise UnreachableError("; ".join(reasons) or "nobody knows where it is")
 
-    async def _ask(self, monitor: Monitor, action: str, body: About, answer: type[T]) -> T:
-        """Asked until it answers, for `FAILBACK_FIND_S`. Raises UnreachableError, or what it refuses."""
-        deadline_s = trio.current_time() + limits.FAILBACK_FIND_S
+    async def _ask(
+        self,
+        monitor: Monitor,
+        action: str,
+        body: About,
+        answer: type[T],
+        patience_s: float = limits.FAILBACK_FIND_S,
+    ) -> T:
+        """Asked until it answers, or nobody has patience. Raises UnreachableError, or what it refuses."""
+        deadline_s = trio.current_time() + patience_s
         while True:
             try:
                 address = self._found.get(monitor.uuid) or (await self._find(monitor))[0]
@@ -131,13 +145,12 @@ class HomeCalls:
     # --- what it does ---
 
     async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
-        return await self._ask(monitor, HOLD, self._ordered(monitor, order), Held)
-
-    async def release(self, monitor: Monitor, order: TakeOver) -> None:
-        await self._ask(monitor, RELEASE, self._ordered(monitor, order), Nothing)
+        body = AboutOrder(agent=self._agent, monitor=monitor, order=order)
+        return await self._ask(monitor, HOLD, body, Held, limits.FAILBACK_PATIENCE_S)  # programs wait
 
     async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
-        return await self._ask(monitor, PROMOTE, self._ordered(monitor, order), Promotion)
+        body = AboutOrder(agent=self._agent, monitor=monitor, order=order)
+        return await self._ask(monitor, PROMOTE, body, Promotion)
 
     async def promotion(self, monitor: Monitor, epoch: int) -> Promotion | None:
         body = AboutEpoch(agent=self._agent, monitor=monitor, epoch=epoch)
@@ -148,13 +161,15 @@ class HomeCalls:
         await self._ask(monitor, OPEN, body, Nothing)
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
-        taken = await self._ask(monitor, TAKE, About(agent=self._agent, monitor=monitor), Taken)
+        body = AboutTaking(agent=self._agent, monitor=monitor, forced=forced)
+        taken = await self._ask(monitor, TAKE, body, Taken)
         for address in taken.taken:
             say(f"home has {address}")
         return taken
 
     async def give_up(self, monitor: Monitor) -> None:
-        await self._ask(monitor, GIVE_UP, About(agent=self._agent, monitor=monitor), Nothing)
+        about = About(agent=self._agent, monitor=monitor)
+        await self._ask(monitor, GIVE_UP, about, Nothing, limits.FAILBACK_PATIENCE_S)
 
     async def adopt(self, monitor: Monitor) -> None:
         await self._ask(monitor, ADOPT, About(agent=self._agent, monitor=monitor), Nothing)
@@ -162,12 +177,20 @@ class HomeCalls:
     async def disown(self, monitor: Monitor) -> None:
         await self._ask(monitor, DISOWN, About(agent=self._agent, monitor=monitor), Nothing)
 
-    async def run_script(self, facts: Facts, attempt: str) -> None:
-        """One try: see `errands.Tell`."""
-        monitor = facts.monitor
-        address = self._found.get(monitor.uuid) or (await self._find(monitor))[0]
-        body = AboutScript(agent=self._agent, monitor=monitor, facts=facts, attempt=attempt)
-        await self._calls.ask(address, SCRIPT, monitor.uuid, body, Nothing, limits.FAILBACK_CALL_S)
+    async def retire(self, monitor: Monitor) -> None:
+        await self._ask(monitor, RETIRE, About(agent=self._agent, monitor=monitor), Nothing)
 
-    def _ordered(self, monitor: Monitor, order: TakeOver) -> AboutOrder:
-        return AboutOrder(agent=self._agent, monitor=monitor, order=order)
+    async def do(self, errand: Errand) -> None:
+        """One try: see `errands.Do`."""
+        monitor, attempt = errand.monitor, errand.attempt
+        address = self._found.get(monitor.uuid) or (await self._find(monitor))[0]
+        body: About
+        if errand.facts is not None:
+            facts = errand.facts
+            body = AboutScript(agent=self._agent, monitor=monitor, facts=facts, attempt=attempt)
+            action = SCRIPT
+        else:
+            assert errand.order is not None
+            body = AboutOrder(agent=self._agent, monitor=monitor, order=errand.order, attempt=attempt)
+            action = RELEASE
+        await self._calls.ask(address, action, monitor.uuid, body, Nothing, limits.FAILBACK_CALL_S)

@@ -20,11 +20,11 @@ from replicator.failovers import Guard, Promotion, superseded_reason
 from replicator.fences import FenceMode
 from replicator.fs.fence import FencePage
 
-Drop = Callable[[Sequence[str]], Awaitable[None]]
-"""Removes these addresses (with their prefixes) from this host, as far as they are here."""
+Drop = Callable[[str, Sequence[str]], Awaitable[object]]
+"""Removes these addresses (with their prefixes) of a group from this host, as far as they are here."""
 
 
-async def drop_nothing(addresses: Sequence[str]) -> None:
+async def drop_nothing(group: str, addresses: Sequence[str]) -> None:
     """For agents that have nothing to do with addresses."""
 
 
@@ -95,7 +95,7 @@ class Returning:
         if not guard.is_superseded:
             return  # a person has opened it, and answers for the addresses as well
         try:
-            await self._drop([address.address for address in guard.addresses])
+            await self._drop(guard.group, [address.address for address in guard.addresses])
         except (OSError, ReplicatorError) as error:
             self._core.events.add(events.ADDRESSES_NOT_DROPPED, name=guard.name, reason=str(error))
 
