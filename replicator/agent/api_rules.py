@@ -126,6 +126,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/failover/scripts"): _LOOK,
     ("POST", _MONITOR + "/scripts/{kind}"): _change("failover scripts set {name} {kind}"),
     ("POST", _MONITOR + "/scripts/{kind}/test"): _change("failover scripts test {name} {kind}"),
+    ("POST", _MONITOR + "/test"): _ASK,
     ("GET", _MONITOR + "/drills"): _LOOK,
     ("POST", _MONITOR + "/drills"): _change("failover drill {name}"),
     ("POST", _MONITOR + "/drills/end"): _change("failover drill {name} --end"),

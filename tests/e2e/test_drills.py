@@ -255,6 +255,29 @@ def test_what_cannot_be_tried_says_why(drilled: Drilled) -> None:
     )
 
 
+def test_a_dry_run_says_what_a_failover_would_find_and_do(drilled: Drilled) -> None:
+    beta = drilled.beta
+    gone = drilled.directory / "gone"
+    beta.json("failover", "scripts", "set", "web", "pre-failover", str(gone), "--stop")
+    before = Watched(drilled.pair.copy).image()
+    found = beta.dtctl("failover", "test", "web", "--json")
+    test = json.loads(found.out)
+    parts = {part["name"]: part for part in test["checks"]}
+    assert found.code == 1 and not test["ready"]
+    assert parts["pre-failover script"]["result"] == "failed"
+    assert "No such file" in parts["pre-failover script"]["text"]
+    assert parts["monitors 192.0.2.9/32"]["result"] == "warning"  # nobody has it
+    (copy,) = (part for name, part in parts.items() if name.startswith("copy of"))
+    assert copy["result"] == "ok" and str(drilled.pair.copy) in copy["text"]
+    steps = {step["name"]: step["text"] for step in test["steps"]}
+    assert steps["pre-failover script"] == str(gone)
+    assert list(steps).index("drain") < list(steps).index("promote") < list(steps).index("addresses")
+    beta.json("failover", "scripts", "remove", "web", "pre-failover")
+    shown = beta.dtctl("failover", "test", "web")
+    assert "what it would do" in shown.out
+    assert Watched(drilled.pair.copy).image() == before
+
+
 def test_the_post_failover_script_runs_there_and_knows_where(drilled: Drilled) -> None:
     script = drilled.directory / "post.sh"
     script.write_text(

@@ -16,6 +16,7 @@ from replicator.agent.failover.addresses import GroupAddresses
 from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.checkup import Checkup
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
@@ -85,7 +86,19 @@ class FailoverService:
         self.procedures = Procedures(
             core.home.failover_procedures, self.groups, World(), narration.ended, narration.warn
         )
-        self.procedure = Failover(self.procedures, core.identity.uuid, self._parts())
+        parts = self._parts()
+        self.procedure = Failover(self.procedures, core.identity.uuid, parts)
+        self.checkup = Checkup(
+            self.groups,
+            self.copies,
+            self.scripts,
+            self.monitors.watching,
+            parts.data,
+            parts.arbiter,
+            self._reach_witness,
+            self.procedure,
+            self.drills.all,
+        )
         self.errands = Errands(core, self._do_errand)
         self._home_calls = HomeCalls(self.calls, core.identity.uuid, self._ways_home)
         self.failback = Failback(
@@ -95,6 +108,7 @@ class FailoverService:
             core,
             self.calls,
             self.guards,
+            self.fencing,
             self.promotions,
             self.former,
             self.addresses,
@@ -104,6 +118,10 @@ class FailoverService:
         )
         self.monitors.report_of = self.procedures.report
         self.monitors.watching.taking_over = self.procedure
+
+    async def _reach_witness(self, monitor: Monitor) -> None:
+        """Raises ReplicatorError: its witness does not answer."""
+        await self.witnesses.at(monitor.settings.witness).watch(monitor.uuid)
 
     def _parts(self) -> Parts:
         """What does the steps of a failover."""
@@ -122,6 +140,7 @@ class FailoverService:
             addresses=self.addresses,
             telling=self.telling,
             groups=self.groups,
+            drills=self.drills,
         )
 
     def _failback_parts(self, connections: Connections, mounts: Mounts) -> FailbackParts:
@@ -158,6 +177,7 @@ class FailoverService:
         """Until cancelled."""
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.addresses.run)
             nursery.start_soon(self.arbiter.run)
             # What an earlier agent has left half done comes before anything new.
@@ -168,7 +188,6 @@ class FailoverService:
             nursery.start_soon(self.scripts.serve)
             nursery.start_soon(self.failback.run)
             nursery.start_soon(self.errands.run)
-            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.following.run)
             nursery.start_soon(self.grants.run)
