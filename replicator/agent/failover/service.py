@@ -50,7 +50,7 @@ from replicator.agent.failover.witness_service import WitnessService
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.failovers import Monitor, Promotion, return_of
+from replicator.failovers import Monitor, return_of
 from replicator.world import World
 
 
@@ -77,10 +77,10 @@ class FailoverService:
         self.promotions = Promotions(core, mounts, connections)
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
         self.following = Following(core, self.guards, self.former, self.divergences.keep)
-        self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
-        self.returning = Returning(core, self.guards, self.fencing)
-        self.arbiter = Arbiter(core, self.witnesses, self.grants)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
+        self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
+        self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
         narration = Narration(core, self.groups)
         self.procedures = Procedures(
@@ -119,13 +119,6 @@ class FailoverService:
         self.monitors.report_of = self.procedures.report
         self.monitors.watching.taking_over = self.procedure
 
-    def _record(self, group: str) -> Promotion | None:
-        """The last promotion of a group that this agent knows of."""
-        try:
-            return self.promotions.record(group)
-        except NotImplementedError:
-            return None
-
     async def _reach_witness(self, monitor: Monitor) -> None:
         """Raises ReplicatorError: its witness does not answer."""
         await self.witnesses.at(monitor.settings.witness).watch(monitor.uuid)
@@ -139,7 +132,7 @@ class FailoverService:
                 self.arbiter,
                 self.grants,
                 self.monitors.watching,
-                self._record,
+                self.promotions.record,
             ),
             copies=self.copies,
             data=self.promotions,
@@ -160,7 +153,7 @@ class FailoverService:
                 records=self.promotions,
                 copies=FollowedCopies(core),
             ),
-            arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self._record),
+            arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self.promotions.record),
             scripts=self.scripts,
             addresses=self.addresses,
             errands=self.errands,
@@ -168,7 +161,7 @@ class FailoverService:
 
     def _ways_home(self, monitor: Monitor) -> list[Address]:
         """By the return connections, else as the monitor names the source (FB-03)."""
-        record = self._record(monitor.uuid)
+        record = self.promotions.record(monitor.uuid)
         returning = {return_of(copy.connection) for copy in record.copies} if record is not None else set()
         ways = [
             Address(c.target_host, c.target_port)
