@@ -86,6 +86,10 @@ class FailoverService:
         self.procedures = Procedures(
             core.home.failover_procedures, self.groups, World(), narration.ended, narration.warn
         )
+        self.agreement = Agreement(
+            *(core.identity.uuid, self.arbiter, self.grants),
+            *(self.monitors.watching, self.promotions.record),
+        )
         parts = self._parts()
         self.procedure = Failover(self.procedures, core.identity.uuid, parts)
         self.checkup = Checkup(
@@ -117,6 +121,7 @@ class FailoverService:
             ).deeds(),
         )
         self.monitors.report_of = self.procedures.report
+        self.monitors.is_armed = self.agreement.is_armed
         self.monitors.watching.taking_over = self.procedure
 
     async def _reach_witness(self, monitor: Monitor) -> None:
@@ -127,13 +132,7 @@ class FailoverService:
         """What does the steps of a failover."""
         return Parts(
             fence=FenceCommand(self.scripts),
-            arbiter=Agreement(
-                self._core.identity.uuid,
-                self.arbiter,
-                self.grants,
-                self.monitors.watching,
-                self.promotions.record,
-            ),
+            arbiter=self.agreement,
             copies=self.copies,
             data=self.promotions,
             scripts=self.scripts,
