@@ -115,6 +115,7 @@ class FailoverService:
             self.fencing,
             self.promotions,
             self.former,
+            self.following,
             self.addresses,
             HomeDeeds(
                 *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
