@@ -93,17 +93,8 @@ async def test_restore_first() -> None:
 
 async def test_failback_first() -> None:
     assert await calls_of(Order.FAILBACK_FIRST) == [
-        *(
-            "script pre-failback",
-            "freeze",
-            "owner gives up",
-            "home takes",
-            "catch up",
-            "drain",
-            "hold",
-            "vote",
-        ),
-        *("promote", "open", "follow", "script post-failback", "errand", "tell"),
+        *("prepare", "script pre-failback", "freeze", "owner gives up", "home takes", "catch up", "drain"),
+        *("hold", "vote", "promote", "open", "follow", "script post-failback", "errand", "tell"),
     ]
 
 

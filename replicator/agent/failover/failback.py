@@ -85,8 +85,8 @@ class HomeSide(Protocol):
         ...
 
     async def prepare(self, monitor: Monitor) -> None:
-        """A person has decided that what the owner has survives: home keeps its own in a bundle, and becomes a
-        copy. Returns when it is one. Raises ReplicatorError: something there is in the way.
+        """A person has decided that what the owner has survives: home keeps its own in a bundle, and becomes
+        a copy. Returns when it is one. Raises ReplicatorError: something there is in the way.
         """
         ...
 

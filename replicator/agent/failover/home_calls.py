@@ -65,7 +65,7 @@ class AboutEpoch(About, frozen=True, kw_only=True):
 
 class AboutScript(About, frozen=True, kw_only=True):
     facts: Facts
-    attempt: Id
+    attempt: str
 
 
 class AboutTaking(About, frozen=True, kw_only=True):

@@ -149,7 +149,7 @@ class FailoverService:
         return FailbackParts(
             home=self._home_calls,
             own=HandingOver(
-                *(core, self.groups, connections, mounts, self.fencing),
+                *(core, self.groups, connections, mounts, self.fencing, self.guards),
                 records=self.promotions,
                 copies=FollowedCopies(core),
             ),
