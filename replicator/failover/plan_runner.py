@@ -90,6 +90,7 @@ class Step:
     commits: bool = False
     was_done: Callable[[Run], Awaitable[Any]] | None = None
     optional: bool = False
+    tries: int = 1  # until its failure counts
 
     @property
     def shape(self) -> Shape:
@@ -203,13 +204,17 @@ class PlanRun:
         began_ns = self.world.clock.monotonic_ns()
         run = Run(self.journal.notes)
         with self._scope:
-            try:
-                result = await step.do(run)
-            except Exception as error:
-                reason = _reason(error)
-            else:
-                await self._note_done(step, result, self._since(began_ns), run.take_said())
-                return
+            for left in reversed(range(step.tries)):
+                try:
+                    result = await step.do(run)
+                except Exception as error:
+                    reason = _reason(error)
+                else:
+                    await self._note_done(step, result, self._since(began_ns), run.take_said())
+                    return
+                if left:
+                    run.say(f"tried again: {reason}")
+                    await trio.sleep(limits.PLAN_TRY_PAUSE_S)
         if self._scope.cancelled_caught:  # abandoned: the note says so
             return
         if step.commits:

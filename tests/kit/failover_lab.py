@@ -219,6 +219,8 @@ class FailoverLab:
             ):
                 command += ["--script", script]
         self.target.agent.json(*command, *options)
+        if self.witness is not None:
+            until(lambda: self.group["armed"], 30, 0.1)
 
     @property
     def group(self) -> dict[str, Any]:

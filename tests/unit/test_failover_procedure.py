@@ -11,12 +11,14 @@ import trio.testing
 from kit.disk import MemoryDisk, ProcessDied, SteppingClock
 from kit.plans import InlineWorld
 
+from replicator import limits
 from replicator.agent.failover import procedure
 from replicator.agent.failover.group_copies import GroupCopy
 from replicator.agent.failover.procedure import (
     ADDRESSES,
     DRAIN,
     FENCE,
+    OPEN,
     PROBE,
     PROMOTE,
     Facts,
@@ -247,8 +249,18 @@ async def test_what_fails_before_the_promotion_takes_everything_back(step: str) 
     assert (await outside.fail_over()).outcome is ReportOutcome.COMPLETED
 
 
+async def test_copies_that_cannot_be_opened_yet_are_tried_again(autojump_clock: object) -> None:
+    outside = Outside(fails={"open": 3})
+    report = await outside.fail_over()
+    assert report.outcome is ReportOutcome.COMPLETED
+    assert outside.done.count("open") == 4
+    said = next(step.said for step in report.steps if step.name == OPEN)
+    assert said == ("tried again: open does not work",) * 3
+
+
 @pytest.mark.parametrize("step", ["open", "take", "post-failover"])
-async def test_what_fails_afterwards_waits_for_a_person(step: str) -> None:
+async def test_what_fails_afterwards_waits_for_a_person(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PLAN_TRIES", 1)
     outside = Outside(fails={step: 1})
     report = await outside.fail_over()
     assert report.outcome is ReportOutcome.HALTED and f"{step} does not work" in report.text
@@ -367,7 +379,7 @@ async def test_a_kill_at_every_call_of_the_disk(when: str, power: bool) -> None:
 
 
 async def test_notes_that_are_damaged_stop_failovers_of_that_group_and_nothing_else() -> None:
-    outside = Outside(fails={"open": 1})
+    outside = Outside(fails={"take": 1})
     await outside.fail_over()
     handle = outside.disk.open_append("/home/failover/group.plan")
     outside.disk.append(handle, [b"XX"], 60)

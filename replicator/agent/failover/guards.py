@@ -336,7 +336,11 @@ class Guards:
         await self.settle()
 
     async def dismiss(self, group: str) -> None:
-        """This agent is no source of that group any more, and never will be as it is: roles were reversed."""
+        """This agent is no source of that group any more: it keeps its copy, or protects it itself. Nothing,
+        if it is none.
+        """
+        if self.get(group) is None:
+            return
         async with self._core.change() as change:
             await change.save(guards=tuple(g for g in self.all() if g.group != group))
         self._standings.pop(group, None)

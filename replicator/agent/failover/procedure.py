@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from replicator import limits
 from replicator.agent.failover.group_copies import GroupCopy
 from replicator.agent.failover.procedures import Kind, Procedures
 from replicator.errors import ReplicatorError
@@ -261,7 +262,7 @@ class _Steps:
             Step(PROBE, self._probe) if takes else None,
             Step(DRAIN, self._drain, undo=self._release),
             Step(PROMOTE, self._promote, commits=True, was_done=self._was_promoted),
-            Step(OPEN, self._open),
+            Step(OPEN, self._open, tries=limits.PLAN_TRIES),
             Step(ADDRESSES, self._take) if takes else None,
             Step(HOST_NAME, self._name, optional=True) if settings.host_name else None,
             self._script(POST_SCRIPT, ScriptKind.POST_FAILOVER)
