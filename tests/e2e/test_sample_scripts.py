@@ -296,7 +296,8 @@ case "$*" in
 "status --json") printf '[\\n  {\\n    "id": 3,\\n    "data": "%s"\\n  }\\n]\\n' "$(cat state)" ;;
 "failover show web --json")
     [ -s phase ] || exit 2
-    printf '{\\n  "phase": "%s",\\n  "settings": {"automatic": %s}\\n}\\n' "$(cat phase)" "$(cat automatic)" ;;
+    printf '{\\n  "phase": "%s",\\n' "$(cat phase)"
+    printf '  "settings": {"automatic": %s}\\n}\\n' "$(cat automatic)" ;;
 "failover now web"*) [ ! -e refuses ] || { echo "the witness says no" >&2; exit 1; }
     echo "failed over" >phase ;;
 "wait 3 --timeout"*) ;;
