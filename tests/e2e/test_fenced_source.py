@@ -1,7 +1,11 @@
-"""A source that is watched: its mounts obey its leases, it starts fenced, it steps back when superseded."""
+"""A source that is watched: its mounts obey its leases, it starts fenced, it steps back when superseded.
+
+On hosts of their own: it drops addresses.
+"""
 
 import errno
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from kit import machine
 from kit.dtd import Agent, running
+from kit.hosts import lan
 
 from replicator.child.control import Control
 from replicator.failovers import CopyFork, Promotion
 from replicator.paths import Home
 
-pytestmark = pytest.mark.skipif(not machine.is_root(), reason="mounts need root")
+pytestmark = pytest.mark.e2e
+
+ADDRESS = "10.77.0.100/24"  # by which clients reach the source
 
 WAIT_S = 20.0
 LEASE = ("--interval", "1", "--misses", "3")  # 1.8 seconds
@@ -34,7 +40,7 @@ class Pair:
         alpha.json("protect", self.source, f"{beta.address}:{self.copy}", "--wait")
 
     def watch(self, *options: str) -> None:
-        address = ("--address", "127.0.0.1/8@lo", "--even-if-silent")
+        address = ("--address", ADDRESS, "--even-if-silent")
         self.beta.json("failover", "add", self.alpha.address, "--name", "web", *address, *options)
         until(lambda: self.alpha.json("failover", "guards") != [])
 
@@ -61,6 +67,22 @@ class Pair:
             return error.errno or -1
         return 0
 
+    def put_address_up(self) -> None:
+        assert self.alpha.host is not None
+        self.alpha.host.ip("address", "replace", ADDRESS, "dev", "eth0")
+
+    @property
+    def has_address(self) -> bool:
+        assert self.alpha.host is not None
+        shown = subprocess.run(
+            [*self.alpha.host.command, "ip", "address"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return ADDRESS in shown.stdout
+
     def is_open(self) -> bool:
         return self.write("try") == 0
 
@@ -80,7 +102,10 @@ def until(condition: Callable[[], bool], what: Callable[[], object] = lambda: ""
 
 @pytest.fixture
 def protected(tmp_path: Path) -> Iterator[Pair]:
-    with running(tmp_path, "alpha", "beta") as (alpha, beta):
+    with (
+        lan("alpha", "beta") as hosts,
+        running(tmp_path, "alpha", "beta", hosts=hosts) as (alpha, beta),
+    ):
         yield Pair(tmp_path, alpha, beta)
 
 
@@ -175,6 +200,7 @@ def promote(protected: Pair) -> Promotion:
 def test_a_source_that_is_superseded_steps_back(protected: Pair) -> None:
     alpha = protected.alpha
     protected.watch()
+    protected.put_address_up()
     assert protected.is_open()
     promote(protected)
     until(protected.is_read_only, lambda: protected.connection)
@@ -189,6 +215,8 @@ def test_a_source_that_is_superseded_steps_back(protected: Pair) -> None:
         assert protected.fence["mode"] == "read-only"
         assert alpha.dtctl("transmit", "start", "1").code == 1
         assert protected.is_read_only()
+        until(lambda: not protected.has_address)
+        protected.put_address_up()
         # A boot, as far as mounts are concerned: it is remembered.
         alpha.stop()
         assert alpha.dtd("--stop-mounts").code == 0

@@ -67,7 +67,6 @@ class FailoverApi:
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
-        failover = self._service.failover
         return {
             "/v1/failover/monitors": {"GET": self.monitors, "POST": self.add_monitor},
             "/v1/failover/monitors/{name}": {
@@ -80,7 +79,7 @@ class FailoverApi:
             "/v1/failover/history": {"GET": self.history},
             **FailbackApi(self._service).routes(),
             **DivergenceApi(self._service).routes(),
-            **GuardApi(failover.guards, failover.returning, failover.following).routes(),
+            **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
             **WitnessApi(self._service.failover.witness).routes(),
         }

@@ -108,6 +108,7 @@ class FailoverService:
             core,
             self.calls,
             self.guards,
+            self.fencing,
             self.promotions,
             self.former,
             self.addresses,
