@@ -251,7 +251,7 @@ class FailoverLab:
 
     def recovery_point(self) -> float | None:
         """When the source did the last change that was applied, as the target tells, by clocks: seconds."""
-        reports = self.target.agent.json("failover", "reports", MONITOR)
+        reports = self.target.agent.json("failover", "report", MONITOR)
         points = [copy["applied_until"] for copy in reports[-1]["copies"]]
         return min((point for point in points if point is not None), default=None)
 
