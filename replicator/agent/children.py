@@ -169,9 +169,12 @@ class Children:
         stopped = []
         for child in self.receivers():
             try:
-                targets = (await child.call("status"))["targets"]
+                status = await child.call("status")
             except ReplicatorError:
                 continue  # not up: it will find what is there then
+            targets = status["targets"]
+            if status.get("owned"):
+                continue  # it writes nothing: its copy was promoted
             if any(
                 overlapping(target, place) for target in targets for place in (mount.path, mount.mountpoint)
             ):

@@ -1,4 +1,4 @@
-"""`dtctl failover guards` and `open`: groups in which this host is the source."""
+"""`dtctl failover guards`, `open` and `follow`: groups in which this host is the source."""
 
 from typing import Annotated
 
@@ -22,6 +22,7 @@ Confirmed = Annotated[
 def register(app: typer.Typer) -> None:
     app.command("guards", epilog="Example: dtctl failover guards")(guards)
     app.command("open", epilog="Example: dtctl failover open web --even-if-two-masters")(open_)
+    app.command("follow", epilog="Example: dtctl failover follow web")(follow)
 
 
 def guards(context: typer.Context, json: Json = False) -> None:
@@ -37,4 +38,12 @@ def open_(
     Without the option it says what is known, and what else can be done.
     """
     body = {"action": "open", "even_if_two_masters": even_if_two_masters}
+    output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_opened")
+
+
+def follow(context: typer.Context, name: Name, json: Json = False) -> None:
+    """Let the host that has taken over win: what was written here since becomes a bundle (`dtctl divergence`),
+    and is overwritten with what that host has.
+    """
+    body = {"action": "follow"}
     output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_opened")

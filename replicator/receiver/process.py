@@ -83,6 +83,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     synchronous: bool = False  # programs on the source wait for it
     closed: str = ""  # uuid of the group that takes it over
     promotion: Promotion | None = None  # who owns the data since
+    owned: bool = False  # this host does: nothing is applied
     fork: dict[str, tuple[int, int]] = {}  # where the copy stood then
     applied_until: float | None = None  # when the source did the last operation that is applied, by its clock
     exact_but_drifted: bool = False  # but for what others have changed
@@ -307,6 +308,7 @@ class Receiver:
             synchronous=replica.is_waited_for,
             closed=state.closed,
             promotion=state.promotion,
+            owned=replica.is_promoted,
             fork=_pairs(state.fork),
             applied_until=replica.applied.wall_ns / 1e9 or None,
             exact_but_drifted=state.drifted and not state.mirroring,
@@ -333,6 +335,7 @@ class Receiver:
                 async with trio.open_nursery() as working:
                     working.start_soon(self._apply)
                     working.start_soon(self._serve_sessions)
+                await self._drift_watch.look_now()
                 nursery.cancel_scope.cancel()
             if self._restored:
                 self.replica.spool_lost()

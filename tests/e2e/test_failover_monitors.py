@@ -253,7 +253,7 @@ def test_watching_can_be_stopped_for_a_while(two: Pair) -> None:
     assert two.beta.json("failover", "start", "web")["phase"] == "watching"
     time.sleep(1.0)
     assert two.show()["phase"] == "watching"
-    assert two.history() == ["added", "stopped", "started"]
+    assert two.history()[-3:] == ["added", "stopped", "started"]
 
 
 def test_a_monitor_is_removed_without_a_question(two: Pair) -> None:
@@ -261,7 +261,7 @@ def test_a_monitor_is_removed_without_a_question(two: Pair) -> None:
     two.add(*FAST)
     assert two.beta.dtctl("failover", "remove", "web").out == "monitor web is removed\n"
     assert two.beta.json("failover", "list") == []
-    assert two.history() == ["added", "removed"] or two.history()[-2:] == ["added", "removed"]
+    assert two.history()[-2:] == ["added", "removed"]
 
 
 def test_the_monitors_host_that_was_paused_sees_no_failure(two: Pair) -> None:

@@ -134,8 +134,7 @@ async def test_a_silent_source_is_asked_about(
         assert world.phase is Phase.WATCHING and world.event_ids == []
         world.answer = Silent("no answer")
         began_s = trio.current_time()
-        while world.phase is Phase.WATCHING:
-            await trio.sleep(0.05)
+        await world.groups.changed.wait()
         assert 2.0 <= trio.current_time() - began_s <= 3.5
         await trio.sleep(30)
         assert world.phase is Phase.ASKING and world.begun == []

@@ -10,6 +10,7 @@ from replicator.agent.failover.failback_api import FailbackApi
 from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
 from replicator.agent.failover.trials_api import TrialsApi
+from replicator.agent.failover.witness_api import WitnessApi
 from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -80,4 +81,5 @@ class FailoverApi:
             **DivergenceApi(self._service).routes(),
             **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
+            **WitnessApi(self._service.failover.witness).routes(),
         }

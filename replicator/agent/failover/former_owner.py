@@ -26,6 +26,7 @@ from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.followed_copies import FollowedCopies
 from replicator.agent.failover.opening import Opening
 from replicator.agent.failover.return_way import ReturnWay, Way, translated
 from replicator.agent.state import Away, Connection, Mount, load_document, save_document
@@ -79,6 +80,7 @@ class FormerOwner:
         self._core = core
         self._calls = calls
         self._opening = opening
+        self._copies = FollowedCopies(core)
         calls.register(WAY, AboutCopy, self._way)
         calls.register(READY, AboutCopy, self._ready)
 
@@ -232,15 +234,7 @@ class FormerOwner:
             if children.receiver(way.copy) is None:
                 await children.start_receiver(way.copy, patient=True)
             return
-        child = children.receiver(way.copy)
-        if child is not None:  # of a former time, or of an owner that came too early
-            await child.call("forget")
-            for _ in range(int(limits.RESTORE_CALL_S / limits.CHILD_POLL_S)):
-                if children.receiver(way.copy) is None:
-                    break
-                await trio.sleep(limits.CHILD_POLL_S)
-            else:
-                raise ReplicatorError(f"the copy {way.copy} of before does not end")
+        await self._copies.discard(way.copy)  # of a former time, or of an owner that came too early
         tails: dict[str, DirtyMap | None] = {journal: DirtyMap() for journal, _ in way.journals}
         for journal in children.journals(connection):
             encoded = tail.journals.get(journal.mount.id)

@@ -82,14 +82,16 @@ class Grants:
 
     def granter(self, group: str) -> Granter:
         """`stop` it before the group is taken over; then no lease is valid any more from `free_s` on."""
+        monitor = self._groups.get(group)
+        taken = monitor is not None and monitor.phase in _TAKEN
         if group not in self._granters:
-            monitor = self._groups.get(group)
             memory = self._granted(group).memory
-            # It had decided to take over when it was restarted.
-            taking = monitor is not None and monitor.phase is Phase.TAKING_OVER
-            stopped = monitor.epoch if monitor is not None and taking else None
+            stopped = monitor.epoch if monitor is not None and taken else None
             self._granters[group] = Granter(memory, self._now_s(), stopped=stopped)
-        return self._granters[group]
+        granter = self._granters[group]
+        if granter.is_stopped and not taken:
+            granter.resume()  # it was taken back by an agent that ended before it had done this
+        return granter
 
     def _granted(self, group: str) -> Granted:
         return self._file.groups.get(group, Granted())

@@ -37,7 +37,7 @@ class HomeDeeds:
 
     def deeds(self) -> Deeds:
         return Deeds(
-            run_script=self._scripts.run,
+            run_script=self._scripts.run_for_other,
             bundles=self._bundles,
             withdraw=self._withdraw,
             adopt=self._adopt,

@@ -46,10 +46,6 @@ class Promotions:
         """The last one of the group that this agent made, or was told of. It is durable."""
         return load_document(self._core.home.promotion(group), Promotion)
 
-    async def learn(self, record: Promotion) -> None:
-        """Another agent owns the group now, by this record: `record` says so from here on, durably."""
-        raise NotImplementedError
-
     async def look(self, order: TakeOver) -> Report:
         """The copies as they are, and the epoch that a promotion would reach. Changes nothing."""
         copies = [await self._look(uuid, order) for uuid in order.copies]

@@ -16,6 +16,7 @@ from replicator.agent.failover.addresses import GroupAddresses
 from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.checkup import Checkup
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
@@ -45,10 +46,11 @@ from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
 from replicator.agent.failover.telling import TellingAll
+from replicator.agent.failover.witness_service import WitnessService
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.failovers import Monitor, Promotion, return_of
+from replicator.failovers import Monitor, return_of
 from replicator.world import World
 
 
@@ -67,6 +69,7 @@ class FailoverService:
         self.monitors.default_scripts = self.scripts.defaults
         self.monitors.watching.run_question_script = partial(tell_script, self.scripts)
         self.witnesses = Witnesses(self.calls)
+        self.witness = WitnessService(core, self.calls)
         self.fencing = Fencing(core)
         core.fence_state = self.fencing.state
         self.guards = Guards(core, self.calls, self.fencing)
@@ -74,7 +77,7 @@ class FailoverService:
         self.promotions = Promotions(core, mounts, connections)
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
         self.following = Following(core, self.guards, self.former, self.divergences.keep)
-        self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
         self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
@@ -83,7 +86,19 @@ class FailoverService:
         self.procedures = Procedures(
             core.home.failover_procedures, self.groups, World(), narration.ended, narration.warn
         )
-        self.procedure = Failover(self.procedures, core.identity.uuid, self._parts())
+        parts = self._parts()
+        self.procedure = Failover(self.procedures, core.identity.uuid, parts)
+        self.checkup = Checkup(
+            self.groups,
+            self.copies,
+            self.scripts,
+            self.monitors.watching,
+            parts.data,
+            parts.arbiter,
+            self._reach_witness,
+            self.procedure,
+            self.drills.all,
+        )
         self.errands = Errands(core, self._do_errand)
         self._home_calls = HomeCalls(self.calls, core.identity.uuid, self._ways_home)
         self.failback = Failback(
@@ -93,6 +108,7 @@ class FailoverService:
             core,
             self.calls,
             self.guards,
+            self.fencing,
             self.promotions,
             self.former,
             self.addresses,
@@ -103,12 +119,9 @@ class FailoverService:
         self.monitors.report_of = self.procedures.report
         self.monitors.watching.taking_over = self.procedure
 
-    def _record(self, group: str) -> Promotion | None:
-        """The last promotion of a group that this agent knows of."""
-        try:
-            return self.promotions.record(group)
-        except NotImplementedError:
-            return None
+    async def _reach_witness(self, monitor: Monitor) -> None:
+        """Raises ReplicatorError: its witness does not answer."""
+        await self.witnesses.at(monitor.settings.witness).watch(monitor.uuid)
 
     def _parts(self) -> Parts:
         """What does the steps of a failover."""
@@ -119,7 +132,7 @@ class FailoverService:
                 self.arbiter,
                 self.grants,
                 self.monitors.watching,
-                self._record,
+                self.promotions.record,
             ),
             copies=self.copies,
             data=self.promotions,
@@ -127,6 +140,7 @@ class FailoverService:
             addresses=self.addresses,
             telling=self.telling,
             groups=self.groups,
+            drills=self.drills,
         )
 
     def _failback_parts(self, connections: Connections, mounts: Mounts) -> FailbackParts:
@@ -139,7 +153,7 @@ class FailoverService:
                 records=self.promotions,
                 copies=CopiesAgain(core),
             ),
-            arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self._record),
+            arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self.promotions.record),
             scripts=self.scripts,
             addresses=self.addresses,
             errands=self.errands,
@@ -147,7 +161,7 @@ class FailoverService:
 
     def _ways_home(self, monitor: Monitor) -> list[Address]:
         """By the return connections, else as the monitor names the source (FB-03)."""
-        record = self._record(monitor.uuid)
+        record = self.promotions.record(monitor.uuid)
         returning = {return_of(copy.connection) for copy in record.copies} if record is not None else set()
         ways = [
             Address(c.target_host, c.target_port)
@@ -163,6 +177,7 @@ class FailoverService:
         """Until cancelled."""
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.addresses.run)
             nursery.start_soon(self.arbiter.run)
             # What an earlier agent has left half done comes before anything new.
@@ -173,7 +188,6 @@ class FailoverService:
             nursery.start_soon(self.scripts.serve)
             nursery.start_soon(self.failback.run)
             nursery.start_soon(self.errands.run)
-            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.following.run)
             nursery.start_soon(self.grants.run)

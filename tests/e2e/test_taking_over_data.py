@@ -1,0 +1,101 @@
+"""Data of a failover, with real agents and mounts: the copy is opened at once, and a source that comes back
+becomes a copy of it, by what both have changed.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit import machine
+from kit.dtd import Agent, running
+from kit.hosts import lan
+from kit.trees import assert_same_tree
+
+pytestmark = pytest.mark.skipif(not machine.is_root(), reason="mounts and network namespaces need root")
+
+WAIT_S = 40.0
+
+
+def until(condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, what()
+        time.sleep(0.1)
+
+
+class Pair:
+    """alpha protects a directory on beta, which watches alpha."""
+
+    def __init__(self, base: Path, alpha: Agent, beta: Agent) -> None:
+        self.alpha, self.beta = alpha, beta
+        self.source, self.copy = base / "source", base / "copy"
+        self.source.mkdir()
+        for number in range(20):
+            (self.source / f"file-{number}").write_text(f"first {number}" * 1000)
+        (self.source / "directory").mkdir()
+        (self.source / "directory" / "below").write_text("below")
+        alpha.json("protect", self.source, f"{beta.address}:{self.copy}", "--wait")
+        assert alpha.host is not None
+        network = alpha.host.address.rpartition(".")[0]
+        virtual = ("--address", f"{network}.200/24", "--even-if-silent")
+        beta.json("failover", "add", alpha.address, "--name", "web", *virtual, "--interval", "600")
+        until(lambda: bool(alpha.json("failover", "guards")))
+
+    def fail_over(self) -> None:
+        done = self.beta.dtctl("failover", "now", "web", "--force", "--wait")
+        history = self.beta.json("failover", "history", "web")
+        assert done.code == 0, "\n".join([done.err, *(f"{e['what']}: {e['text']}" for e in history)])
+
+    @property
+    def returning(self) -> dict[str, Any]:
+        """The return connection, on beta."""
+        (found,) = self.beta.json("status")
+        return dict(found)
+
+    @property
+    def events(self) -> list[str]:
+        return [event["text"] for agent in (self.alpha, self.beta) for event in agent.json("events")]
+
+    def follows(self) -> None:
+        status = lambda: (self.returning, self.alpha.json("failover", "guards"), self.events[-8:])  # noqa: E731
+        until(
+            lambda: self.returning["target_data_state"] == "OK" and self.returning["state"] == "Started",
+            status,
+        )
+        assert self.beta.dtctl("wait", str(self.returning["id"]), "--timeout", "40").code == 0, status()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with (
+        lan("alpha", "beta") as hosts,
+        running(tmp_path, "alpha", "beta", hosts=hosts) as (alpha, beta),
+    ):
+        yield Pair(tmp_path, alpha, beta)
+
+
+def test_a_source_that_comes_back_follows(pair: Pair) -> None:
+    alpha, beta, source, copy = pair.alpha, pair.beta, pair.source, pair.copy
+    alpha.kill_all("capture", "capture.holder")
+    (source / "file-1").write_text("never sent")
+    (source / "only here").write_text("never sent either")
+    os.rename(source / "directory", source / "elsewhere")
+    pair.fail_over()
+    (copy / "file-2").write_text("written at the target")  # the first change after it
+    (copy / "new").write_text("new")
+    os.unlink(copy / "file-3")
+    assert os.path.ismount(copy)
+    alpha.start()
+    until(lambda: any("follow web" in text for text in pair.events), lambda: pair.events)
+    alpha.json("failover", "follow", "web")
+    pair.follows()
+    assert pair.returning["sent_mirror_bytes"] < 100_000
+    assert_same_tree(source, copy)
+    (copy / "file-4").write_text("and on")
+    pair.follows()
+    assert (source / "file-4").read_text() == "and on"
+    with pytest.raises(OSError):
+        (source / "file-5").write_text("nobody writes here any more")
