@@ -77,7 +77,7 @@ class FailoverService:
         self.promotions = Promotions(core, mounts, connections)
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
         self.following = Following(core, self.guards, self.former, self.divergences.keep)
-        self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
         self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
