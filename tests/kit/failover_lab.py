@@ -235,7 +235,7 @@ class FailoverLab:
 
     def restore_is_required(self) -> None:
         """At the source, which has found itself superseded."""
-        until(lambda: self.status["transmit_mode"] == "Restore Required", 60, 0.2)
+        until(lambda: self.status["target_data_state"] == "Restore Required", 60, 0.2)
 
     def is_exact(self) -> bool:
         status = self.status
