@@ -237,7 +237,7 @@ class FailoverLab:
 
     def restore_is_required(self) -> None:
         """At the source, which has found itself superseded."""
-        until(lambda: self.status["transmit_mode"] == "Restore Required", 60, 0.2)
+        until(lambda: self.status["target_data_state"] == "Restore Required", 60, 0.2)
 
     def is_exact(self) -> bool:
         status = self.status
@@ -253,7 +253,7 @@ class FailoverLab:
 
     def recovery_point(self) -> float | None:
         """When the source did the last change that was applied, as the target tells, by clocks: seconds."""
-        reports = self.target.agent.json("failover", "reports", MONITOR)
+        reports = self.target.agent.json("failover", "report", MONITOR)
         points = [copy["applied_until"] for copy in reports[-1]["copies"]]
         return min((point for point in points if point is not None), default=None)
 

@@ -121,6 +121,8 @@ class Homecoming:
         self._following = following
         self._addresses = addresses
         self._deeds = deeds
+        self._promoting = trio.Lock()
+        self._given_up: set[tuple[str, int]] = set()  # (group, epoch): the owner was told that it is none
         calls.register(LOOK, About, self._look)
         calls.register(PREPARE, About, self._prepare)
         calls.register(HOLD, AboutOrder, self._hold)
@@ -199,6 +201,7 @@ class Homecoming:
     async def _hold(self, group: str, about: AboutOrder, caller: Caller) -> Held:
         self._check(group, about, caller)
         order = self._returning(about.order)
+        self._given_up.discard((group, about.order.epoch))
         await self._promotions.drain(order)
         marks = {}
         for connection in about.order.copies:
@@ -222,13 +225,21 @@ class Homecoming:
         known = self._promotions.record(group)
         if known is None or known.epoch != about.order.epoch:
             self._check(group, about, caller)
-        return await self._promotions.promote(self._returning(about.order))
+        async with self._promoting:
+            if (group, about.order.epoch) in self._given_up:
+                raise ReplicatorError("that hand-over was given up")
+            return await self._promotions.promote(self._returning(about.order))
 
     async def _record(self, group: str, about: AboutEpoch, caller: Caller) -> Recorded:
-        record = self._promotions.record(group)
-        if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
-            return Recorded()
-        return Recorded(promotion=record)
+        """Whoever is told that there is none goes on owning the group. So a promotion that is under way ends
+        first, and one that is asked for late is refused (until another try has held the copies again).
+        """
+        async with self._promoting:
+            record = self._promotions.record(group)
+            if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
+                self._given_up.add((group, about.epoch))
+                return Recorded()
+            return Recorded(promotion=record)
 
     def _returning(self, order: TakeOver) -> TakeOver:
         """The order, of the copies that are kept here."""
