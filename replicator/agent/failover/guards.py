@@ -208,10 +208,12 @@ class Guards:
             return Right(max(allowed.until_s, standing.inherited_s), allowed.reason)
         return allowed
 
+    def _closed_for_good(self, guard: Guard) -> bool:
+        return bool(self.standing(guard).superseded_by) or guard.is_superseded
+
     def mode_of(self, guard: Guard) -> FenceMode:
         """What its mounts do when they may not."""
-        standing = self.standing(guard)
-        if standing.superseded_by or guard.is_superseded or standing.owner.came_back:
+        if self._closed_for_good(guard) or self.standing(guard).owner.came_back:
             return FenceMode.READ_ONLY
         return MODE_OF[guard.lapse]
 
@@ -225,7 +227,10 @@ class Guards:
             if fence is None:
                 await self._fencing.remove([mount.id])
             else:
-                await self._fencing.set_mode([mount.id], *fence)
+                for_good = any(
+                    self._closed_for_good(guard) and mount.id in self.mounts_of(guard) for guard in self.all()
+                )
+                await self._fencing.set_mode([mount.id], *fence, for_good=for_good)
 
     def _fence_of(self, mount: str) -> tuple[FenceMode, int, str] | None:
         """Of several groups the one decides whose right ends first, and of these the strictest."""
