@@ -384,6 +384,26 @@ async def test_frozen_until_thawed(bench: Bench, clock: Advance) -> None:
     assert bench.mode is FenceMode.READ_ONLY
 
 
+async def test_fences_that_others_have_closed_stay_so(bench: Bench) -> None:
+    """A hand-over closes mounts that no group guards."""
+    await bench.fencing.set_mode([MOUNT], FenceMode.READ_ONLY, 0)
+    await bench.guards.settle()
+    assert bench.mode is FenceMode.READ_ONLY
+    bench.restart()
+    await bench.returning.before_mounts()
+    assert bench.mode is FenceMode.READ_ONLY
+    await bench.fencing.remove([MOUNT])
+    assert bench.mode is None
+
+
+async def test_a_lapsing_fence_without_group_goes(bench: Bench) -> None:
+    """What a crash may leave of a group that nobody watches any more."""
+    await bench.fencing.set_mode([MOUNT], FenceMode.SUSPEND, 1)
+    bench.restart()
+    await bench.returning.before_mounts()
+    assert bench.fencing.state(MOUNT) is None
+
+
 async def test_a_freeze_holds_over_boots(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from replicator.fs import fence
 
