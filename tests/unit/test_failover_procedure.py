@@ -29,6 +29,8 @@ from replicator.agent.failover.procedure import (
     Taken,
 )
 from replicator.agent.failover.procedures import Procedures
+from replicator.cli import render
+from replicator.cli.render_failover_reports import failover_reports
 from replicator.errors import ReplicatorError
 from replicator.failover.candidate import Order
 from replicator.failover.plan_runner import Step
@@ -393,6 +395,14 @@ async def test_notes_that_are_damaged_stop_failovers_of_that_group_and_nothing_e
             await failover.fail_over("group", reason="", forced=False)
         nursery.cancel_scope.cancel()
     assert "is damaged" in warned[0]
+
+
+async def test_reports_as_people_read_them(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = [await Outside().fail_over(), await Outside(fails={"drain": 1}).fail_over()]
+    render.show(failover_reports(msgspec.to_builtins(reports)))
+    text = capsys.readouterr().out
+    assert "failover of web" in text and "completed" in text and "taken back" in text
+    assert "because: it is silent" in text and "drain does not work" in text and "switched off" in text
 
 
 # --- planted mistakes are found ---

@@ -137,7 +137,7 @@ class Procedures:
     def report(self, group: str) -> Report | None:
         """Of the procedure under way, as far as it is; None: there is none."""
         present = self._under_way.get(group)
-        if present is None or not present.run.journal.notes:
+        if present is None or not present.run.notes:
             return None
         return self._report_of(present)
 
@@ -192,7 +192,7 @@ class Procedures:
 
     async def _go_on(self, under_way: _UnderWay) -> None:
         run, kind = under_way.run, under_way.kind
-        opened = run.journal.notes[0]
+        opened = run.notes[0]
         assert isinstance(opened, Opened)
         group = opened.subject
         under_way.error = None
@@ -240,7 +240,7 @@ class Procedures:
             await self._groups.set_phase(group, phase)
 
     def _report_of(self, under_way: _UnderWay) -> Report:
-        notes = under_way.run.journal.notes
+        notes = under_way.run.notes
         opened = notes[0]
         assert isinstance(opened, Opened)
         monitor = self._groups.get(opened.subject)
