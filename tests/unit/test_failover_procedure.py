@@ -299,6 +299,15 @@ async def test_a_fence_command_that_fails_stops_everybody_but_a_person() -> None
     assert outside.orders[-1] is Order.FORCE and outside.fenced == [False]
 
 
+async def test_who_has_taken_over_does_not_do_so_again() -> None:
+    outside = Outside()
+    await outside.fail_over()
+    with pytest.raises(ExceptionGroup) as caught:
+        await outside.fail_over()
+    assert caught.group_contains(ReplicatorError, match="no failover can begin: it is failed over")
+    assert outside.done.count("promote") == 1 and outside.monitor.phase is Phase.ACTIVE
+
+
 async def test_what_is_optional_halts_nothing() -> None:
     outside = Outside(fails={"tell": 1, "host name": 1})
     report = await outside.fail_over()

@@ -118,6 +118,9 @@ class Procedures:
         present = self._under_way.get(group)
         if present is not None:
             return await self._try_again(present, kind, forced)
+        monitor = self._groups.get(group)
+        if monitor is not None and (monitor.phase, self._kinds[kind].begins) not in GROUP:
+            raise ReplicatorError(f"monitor {monitor.name}: no {kind} can begin: it is {monitor.phase}")
         journal = PlanJournal(self._world.disk, self._path(group))
         run = PlanRun(self._kinds[kind].build(arguments), journal, self._world)
         under_way = self._under_way[group] = _UnderWay(self._kinds[kind], run)
