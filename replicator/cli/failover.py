@@ -306,6 +306,13 @@ def now(
     _begin(context, monitor, "now", force, wait, json)
 
 
+@app.command("abandon", epilog="Example: dtctl failover abandon alpha")
+def abandon(context: typer.Context, monitor: Name, json: Json = False) -> None:
+    """Take back a failover that is under way, as long as nothing of it is final."""
+    found = agent(context).post("failover", "monitors", monitor, body={"action": "abandon"})
+    _say(found, json, f"monitor {found['name']}: what was begun is taken back")
+
+
 @app.command("answer", epilog="Example: dtctl failover answer alpha yes")
 def answer(
     context: typer.Context,

@@ -164,6 +164,13 @@ def test_two_that_want_the_same_address_find_one_another(
     assert "is about to take it, too" in answers["one"]["error"] + answers["other"]["error"]
 
 
+def test_a_target_that_is_cut_off_itself_takes_nothing(hosts: Lan, target: Driver) -> None:
+    hosts.target.cut()
+    answer = target.ask("probe", monitor())
+    assert f"{BOTH[0]} on eth0: no link there: is it this host that is cut off?" in answer["error"]
+    assert target.ask("take", monitor(), forced=True)["error"] == ""  # a person knows better
+
+
 def test_giving_back_leaves_nothing(hosts: Lan, target: Driver) -> None:
     hosts.source.cut()
     assert target.ask("take", monitor())["error"] == ""

@@ -275,6 +275,17 @@ async def test_what_fails_afterwards_waits_for_a_person(step: str, monkeypatch: 
     assert len(outside.attempts) == len(set(outside.attempts))  # what has failed is run again
 
 
+async def test_what_is_final_is_not_abandoned() -> None:
+    outside = Outside(fails={"take": 1})
+    procedures, failover = outside.agent()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(procedures.run)
+        await failover.fail_over("group", reason="", forced=False)
+        with pytest.raises(ReplicatorError, match="owns the group already"):
+            await failover.abandon("group")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_person_forces_what_waits() -> None:
     outside = Outside(fails={"take": 1})
     procedures, failover = outside.agent()
@@ -336,10 +347,12 @@ async def test_whoever_asked_may_go_away() -> None:
         assert report is not None and report.outcome is ReportOutcome.RUNNING
         with pytest.raises(ReplicatorError, match="a failover of this group is under way"):
             await failover.fail_over("group", reason="", forced=False)
-        assert await procedures.abandon("group", "the source is back")
+        await failover.abandon("group")
         await trio.testing.wait_all_tasks_blocked()
         assert procedures.report("group") is None
-        assert (await procedures.reports("group"))[-1].text == "the source is back"
+        assert (await procedures.reports("group"))[-1].text == "a person has given it up"
+        with pytest.raises(ReplicatorError, match="no failover of this group is under way"):
+            await failover.abandon("group")
         nursery.cancel_scope.cancel()
     assert not outside.stands_still and outside.monitor.phase is Phase.ASKING
 
