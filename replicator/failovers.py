@@ -48,6 +48,7 @@ class Take(StrEnum):
 
     MONITORED = "monitored"
     ALL = "all"
+    NONE = "none"  # FO-08: only scripts lead clients to the target
 
 
 class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +148,13 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     prefer_node: str = ""
     host_name: str = ""  # the target takes it; "": keeps its own
     drain_s: float = limits.FAILOVER_DRAIN_S  # how long the copies may apply what has arrived
+
+    @property
+    def taken(self) -> tuple[WatchedAddress, ...]:
+        """FO-06."""
+        if self.take is Take.NONE:
+            return ()
+        return tuple(a for a in self.addresses if a.monitored or self.take is Take.ALL)
 
 
 class Monitor(msgspec.Struct, frozen=True, kw_only=True):
