@@ -80,7 +80,9 @@ class Machine:
         self.agent.boot_id_file = directory / f"{name}-boot-id"
         self.agent.boot_id_file.write_text(f"{uuid.uuid4()}\n")
         self.agent.home.mkdir()
-        (self.agent.home / "replicator.toml").write_text(CONFIGURATION.format(memory=self.memory, scripts=directory))
+        (self.agent.home / "replicator.toml").write_text(
+            CONFIGURATION.format(memory=self.memory, scripts=directory)
+        )
 
     @property
     def root(self) -> Path:
