@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import harness
+from kit import dtd
 from kit.hosts import lan
 
 LINE_KBIT_PER_S = 100_000
@@ -76,6 +77,8 @@ def measure_case(work: Path, case: str, mib: int, rounds: int, ways: list[str], 
             beta.slow_down(LINE_KBIT_PER_S)
             hosts = (alpha, beta)
         agents = stack.enter_context(harness.pair(work, hosts=hosts))
+        if hosts is not None:
+            dtd.pair(agents.source_agent, agents.target_agent)
         agents.capture(source)
         copy_once(agents, source, copy, "off")  # warms the caches
         for number in range(rounds):

@@ -122,6 +122,7 @@ class Failover(msgspec.Struct, frozen=True):
     script_wait: bool = True
     script_timeout_s: int = int(limits.SCRIPT_TIMEOUT_S)
     script_on_failure: str = limits.SCRIPT_ON_FAILURE[0]
+    scripts_for_others: str = limits.SCRIPTS_FOR_OTHERS  # other agents may start those in here; "": none
     divergence_size_max: int | None = None  # None: as much as the disk has
 
 
@@ -334,6 +335,7 @@ _CHECKS: dict[str, Check] = {
     "failover.script_wait": _flag,
     "failover.script_timeout_s": _number(1, int(limits.SCRIPT_TIMEOUT_MAX_S)),
     "failover.script_on_failure": _one_of(*limits.SCRIPT_ON_FAILURE),
+    "failover.scripts_for_others": _directory_or_default,
     "failover.divergence_size_max": _size(0, unlimited=True),
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),

@@ -40,7 +40,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a procedure. `epoch`: that it made, or will; 0: none."""
+    """One run of a procedure. `epoch`: that it made; 0: none (yet)."""
 
     uuid: str
     kind: str  # failover, failback, …

@@ -493,6 +493,7 @@ DRILL_START_S = 60.0  # for the room to be there; copying is not counted
 DRILL_END_S = 15.0  # for it to be gone
 DRILLS_KEPT = 50  # results
 SCRIPT_ON_FAILURE = ("go-on", "stop")  # the default first
+SCRIPTS_FOR_OTHERS = "/etc/replicator/scripts"
 FENCE_LOOK_MS = 20  # between two looks at a fence for which changes wait
 PLAN_LINES = 200  # that a step of a failover may say for its report
 PLAN_LINE_CHARS = 1000

@@ -54,7 +54,6 @@ addresses() {
     done
 }
 
-# unit start|stop NAME: by systemd where it runs.
 has_systemd() { [ -d /run/systemd/system ] && command -v systemctl >/dev/null 2>&1; }
 
 # wait_for SECONDS COMMAND...: until it succeeds.
@@ -68,6 +67,7 @@ wait_for() {
     done
 }
 
+question() { say "nothing to do when a person is asked"; }
 pre_failover() { say "nothing to do before a failover"; }
 post_failover() { say "nothing to do after a failover"; }
 pre_failback() { say "nothing to do before a failback"; }
@@ -83,8 +83,8 @@ main() {
     fi
     kind=${REPLICATOR_SCRIPT:-${1:-}}
     case $kind in
-    pre-failover | post-failover | pre-failback | post-failback | source-post-failback) ;;
-    *) fail "usage: $name --check | pre-failover | post-failover | pre-failback | post-failback | source-post-failback" ;;
+    question | pre-failover | post-failover | pre-failback | post-failback | source-post-failback) ;;
+    *) fail "usage: $name --check, or the kind of script: pre-failover, post-failover, pre-failback, …" ;;
     esac
     check
     [ -z "$missing" ] || fail "missing here:$missing"

@@ -81,4 +81,4 @@ def _confirmed(found: Any) -> str:
         raise UsageError(f"nobody is here to confirm it: dtctl divergence drop {manifest['id']} --yes")
     paths = ", ".join(root["path"] for root in manifest["roots"])
     output.warn(f"{found['objects']} objects of {paths} are removed for good. Nothing else has them.")
-    return typer.prompt("Type the id of the bundle to confirm").strip()
+    return str(typer.prompt("Type the id of the bundle to confirm")).strip()

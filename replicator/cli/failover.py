@@ -333,6 +333,18 @@ def history(
     _show(agent(context).get("failover", "history", group=monitor), json, "history")
 
 
+@app.command("report", epilog="Example: dtctl failover report alpha --last 5")
+def report(
+    context: typer.Context,
+    monitor: Annotated[str, typer.Argument(metavar="NAME", help="Which one.")],
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many of them.")] = 1,
+    json: Json = False,
+) -> None:
+    """Show step by step what failovers and failbacks of a monitor did, or are doing, oldest first."""
+    found = agent(context).get("failover", "monitors", monitor, "reports")
+    output.emit(found[-last:], json, "failover_reports")
+
+
 # --- settings ---
 
 

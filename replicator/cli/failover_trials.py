@@ -11,13 +11,25 @@ from replicator.cli.options import Json, agent
 from replicator.errors import ExitCode, UsageError
 
 _POLL_S = 0.2
-_RUNNING, _KEPT = "running", "kept"
+_KEPT = "kept"
 
 
 def register(app: typer.Typer) -> None:
+    app.command("test", epilog="Example: dtctl failover test web")(test)
     app.command("drill", epilog="Example: dtctl failover drill web --check 'curl -f http://10.0.0.5/health'")(
         drill
     )
+
+
+def test(context: typer.Context, monitor: Monitor, json: Json = False) -> None:
+    """Look at everything that a failover would, and say what it would do. Exit code 1 if it would fail.
+
+    Nothing is changed. Whether services start on the copies only a drill shows.
+    """
+    found: dict[str, Any] = agent(context).post("failover", "monitors", monitor, "test", timeout_s=None)
+    output.emit(found, json, "failover_test")
+    if not found["ready"]:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def drill(
@@ -61,7 +73,7 @@ def drill(
         body["timeout_s"] = timeout
     found: dict[str, Any] = client.post(*path, body=body)
     uuid = found["uuid"]
-    while found["state"] == _RUNNING:
+    while found["state"] != _KEPT and not found["ended"]:
         time.sleep(_POLL_S)
         found = next(d for d in client.get(*path) if d["uuid"] == uuid)
     output.emit(found, json, "drill")

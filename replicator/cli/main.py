@@ -35,6 +35,7 @@ from replicator.cli import (
     trust,
     verify,
     why,
+    witness,
 )
 from replicator.cli.client import Client
 from replicator.cli.run import run
@@ -140,6 +141,7 @@ failover.app.add_typer(failover_scripts.app, name="scripts")
 failover_trials.register(failover.app)
 guards.register(failover.app)
 app.add_typer(failover.app, name="failover")
+app.add_typer(witness.app, name="witness")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(diagnostics.app, name="diagnostics")
 app.add_typer(verify.app, name="verify")

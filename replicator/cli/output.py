@@ -23,11 +23,12 @@ def emit(document: Any, as_json: bool, view: str) -> None:
         render_schedule,
         render_transmission,
         render_verify,
+        render_witness,
     )
 
     modules = (
         *(render, render_verify, render_schedule, render_diagnostics, render_transmission),
-        *(render_failover_trials, render_guards, render_divergence, render_failback),
+        *(render_failover_trials, render_guards, render_divergence, render_failback, render_witness),
     )
     render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 

@@ -138,6 +138,8 @@ def monitor(found: Mapping[str, Any]) -> RenderableType:
         grid.add_row(kind, " ".join((script["path"], *script["arguments"])))
     if settings["copies"]:
         grid.add_row("copies", ", ".join(settings["copies"]))
+    for warning in found["warnings"]:
+        grid.add_row("careful", Text(warning, style="yellow"))
     return Group(grid, *question(found))
 
 

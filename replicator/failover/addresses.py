@@ -74,7 +74,8 @@ def parse(text: str) -> IpInterface:
         raise UsageError(
             f"address {text!r}: must be an IP address with its prefix, as in 10.0.0.5/24"
         ) from None
-    if address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
+    ip = address.ip
+    if ip.is_multicast or ip.is_unspecified or ip.is_loopback or ip.is_link_local:
         raise UsageError(f"address {text!r}: must be one that clients can reach a host by")
     return address
 

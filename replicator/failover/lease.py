@@ -155,7 +155,7 @@ class Granter:
     """
 
     def __init__(self, memory: GrantMemory, now_s: float, *, stopped: int | None = None) -> None:
-        """`stopped`: the epoch of the owner from which it had decided to take over, before it was restarted."""
+        """`stopped`: the epoch of the owner that it had decided to take over from, before a restart."""
         self.memory = memory
         self._stopped = stopped
         self._free_s = now_s + lapse_s(memory.lease_s) if memory.lease_s else now_s

@@ -148,15 +148,19 @@ class _Watch:
         if self.failed == before:
             return None
         news = News.SILENT if self.failed else News.ANSWERS
-        return Change(news, self.settings.address, self.reason)
+        return Change(news, self.settings.address, self.reason(watched_s))
 
     def _split(self) -> tuple[list[_Countdown], list[_Countdown]]:
         host = [each for each in self.countdowns if each.check.kind in HOST_CHECKS]
         return host, [each for each in self.countdowns if each.check.kind not in HOST_CHECKS]
 
-    @property
-    def reason(self) -> str:
-        return "; ".join(f"{name_of(each.check)}: {each.reason}" for each in self.countdowns if each.reason)
+    def reason(self, watched_s: float) -> str:
+        """Of each check that has one, or that nobody answers."""
+        found = (
+            (each, each.reason or ("no answer" if each.has_failed(watched_s) else ""))
+            for each in self.countdowns
+        )
+        return "; ".join(f"{name_of(each.check)}: {reason}" for each, reason in found if reason)
 
     def view(self, watched_s: float) -> AddressView:
         host, service = self._split()
@@ -178,7 +182,7 @@ class _Watch:
             remaining_s=remaining_s,
             timeout_s=settings.timeout_s,
             failed=self.failed,
-            reason=self.reason,
+            reason=self.reason(watched_s),
             checks=tuple(
                 CheckView(
                     kind=each.check.kind,
@@ -229,9 +233,8 @@ class SourceMonitor:
         before, self.failed = self.failed, self._has_failed()
         self.is_alive = self._is_alive()
         if self.failed != before:
-            reason = "; ".join(
-                f"{w.settings.address}: {w.reason}" for w in self._watches.values() if w.failed
-            )
+            failed = [watch for watch in self._watches.values() if watch.failed]
+            reason = "; ".join(f"{w.settings.address}: {w.reason(self._watched_s)}" for w in failed)
             changes.append(Change(News.FAILED if self.failed else News.ALIVE, reason=reason))
         return changes
 

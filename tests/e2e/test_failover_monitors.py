@@ -176,7 +176,7 @@ def test_a_web_server_without_agent(two: Pair, tmp_path: Path) -> None:
         two.until_phase("watching")
         os.kill(server.pid, signal.SIGSTOP)  # its port accepts, nobody answers
         view = two.until_phase("asking")
-        assert "no answer within" in view["question"] and "tcp" not in view["question"]
+        assert "/health: no answer" in view["question"] and "tcp" not in view["question"]
         os.kill(server.pid, signal.SIGCONT)
         two.until_phase("watching")
     two.until_phase("asking")
@@ -232,7 +232,7 @@ def test_what_cannot_be_is_refused_with_a_reason(two: Pair) -> None:
     assert "there twice" in refused(*where, *where)
     assert "from 0.2 to 3600" in refused(*where, "--interval", "0")
     assert "tcp:http" in refused(*where, "--check", "tcp:http")
-    assert "--lapse" in refused(*where, "--lapse", "sometimes") or True
+    assert "sometimes" in refused(*where, "--lapse", "sometimes")
     assert "KIND=COMMAND" in refused(*where, "--script", "before=/bin/true")
     text = refused("--address", "10.77.0.200/24", *FAST, code=1)
     assert "no answer from 10.77.0.200/24" in text and "--even-if-silent" in text
@@ -253,7 +253,7 @@ def test_watching_can_be_stopped_for_a_while(two: Pair) -> None:
     assert two.beta.json("failover", "start", "web")["phase"] == "watching"
     time.sleep(1.0)
     assert two.show()["phase"] == "watching"
-    assert two.history() == ["added", "stopped", "started"]
+    assert two.history()[-3:] == ["added", "stopped", "started"]
 
 
 def test_a_monitor_is_removed_without_a_question(two: Pair) -> None:
@@ -261,7 +261,7 @@ def test_a_monitor_is_removed_without_a_question(two: Pair) -> None:
     two.add(*FAST)
     assert two.beta.dtctl("failover", "remove", "web").out == "monitor web is removed\n"
     assert two.beta.json("failover", "list") == []
-    assert two.history() == ["added", "removed"] or two.history()[-2:] == ["added", "removed"]
+    assert two.history()[-2:] == ["added", "removed"]
 
 
 def test_the_monitors_host_that_was_paused_sees_no_failure(two: Pair) -> None:

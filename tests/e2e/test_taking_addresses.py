@@ -18,7 +18,7 @@ from kit.address_driver import Driver, driver
 from kit.hosts import Host, lan
 from kit.protected import until
 
-from replicator.failovers import FailWhen, Monitor, MonitorSettings, Take, WatchedAddress
+from replicator.failovers import Monitor, MonitorSettings, Take, WatchedAddress
 
 pytestmark = [
     pytest.mark.e2e,
@@ -297,19 +297,3 @@ def test_a_client_gets_through_within_a_second(hosts: Lan, target: Driver, tmp_p
 
 def answers(log: Path) -> list[float]:
     return [float(line) for line in log.read_text().splitlines() if line.count(".") == 1]
-
-
-def test_settings_that_may_put_an_address_on_two_hosts() -> None:
-    """FO-07."""
-    from replicator.failover.addresses import risks
-
-    two = tuple(WatchedAddress(address=address) for address in BOTH)
-    extra = WatchedAddress(address="10.77.0.101/24", monitored=False)
-
-    def of(*addresses: WatchedAddress, **options: Any) -> list[str]:
-        return risks(MonitorSettings(source_host="s", addresses=addresses, **options))
-
-    assert of(*two) == []
-    assert "may exist twice" in of(*two, fail_when=FailWhen.ANY)[0]
-    assert of(*two, extra) == []
-    assert "10.77.0.101/24 will be taken without" in of(*two, extra, take=Take.ALL)[0]

@@ -362,12 +362,14 @@ class SourceAgent(Agent):
         """The return connection of the owner brings what it has."""
         yield from self.heard(record)
         guard = self.guard
-        if guard.superseded is None or guard.superseded.epoch != record.epoch:
+        if not guard.is_superseded:
             return "opened" if guard.opened >= record.epoch else None
+        assert guard.superseded is not None
+        if guard.superseded.epoch != record.epoch:
+            return None
         if self.host.disk.get("followed") != record.epoch:
-            fork = self.shared.forks[record.epoch]
-            same = _common(self.data, fork)
-            tail, other = self.data[same:], theirs[len(fork) :]
+            same = _common(self.data, theirs)
+            tail, other = self.data[same:], theirs[same:]
             verdict = rejoin.rejoin(
                 rejoin.Meeting(
                     mine=rejoin.Side(
@@ -410,6 +412,13 @@ class SourceAgent(Agent):
         self.owner.follow(taken)
         self.apply()
         return record
+
+    def open(self) -> Program:
+        """A person decides that it goes on writing. What it has then is its own again."""
+        superseded = self.guard.superseded
+        if superseded is not None:
+            yield Save("followed", None)
+            yield from self.change(opened=superseded.epoch)
 
     def abandon(self, attempt: str, epoch: int) -> Program:
         """That hand-over is given up, unless it was taken: then the record of it."""

@@ -305,9 +305,7 @@ class Play:
             case "resolve":
                 source.resolved = True
             case "open":
-                superseded = source.guard.superseded
-                if superseded is not None:
-                    source.host.spawn(source.change(opened=superseded.epoch))
+                source.host.spawn(source.open())
 
     # --- what makes it well again ---
 
@@ -373,7 +371,7 @@ class Checker:
             self.fail("a superseded source has the address")
         if target.record is not None:
             self._own(target.record.epoch, target.record.owner)
-            self._rise(T, target.epoch)
+        self._rise(T, target.epoch)
         if source.guard.owned_by is not None:
             self._own(source.guard.owned_by.epoch, S)
         self._rise(S, source.guard.epoch)

@@ -224,6 +224,13 @@ class _Home(_Part):
 
         await self.sides.happen("disown", effect)
 
+    async def retire(self, monitor: Monitor) -> None:
+        def effect() -> None:
+            if self.sides.monitor is not None:
+                self.sides.wrong.append("home retires before the owner has turned")
+
+        await self.sides.happen("retire", effect)
+
 
 class _Own(_Part):
     def connections(self, monitor: Monitor) -> tuple[str, ...]:
@@ -238,11 +245,12 @@ class _Own(_Part):
 
         await self.sides.happen("catch up", effect)
 
-    async def freeze(self, monitor: Monitor) -> None:
+    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
         def effect() -> None:
             self.sides.owner.frozen = True
 
         await self.sides.happen("freeze", effect)
+        return ("mount",)
 
     async def thaw(self, monitor: Monitor) -> None:
         def effect() -> None:
@@ -261,10 +269,14 @@ class _Own(_Part):
         await sides.happen("drain", effect)
         return {CONNECTION: {"journal": (sides.written, sides.written)}}
 
-    async def follow(self, monitor: Monitor, promotion: Promotion, say: object) -> None:
+    async def follow(
+        self, monitor: Monitor, promotion: Promotion, connections: object, mounts: object, say: object
+    ) -> None:
         sides = self.sides
 
         def effect() -> None:
+            if (connections, mounts) != ((CONNECTION,), ("mount",)):
+                sides.wrong.append("it follows with something else")
             if not sides.home.open:
                 sides.wrong.append("the owner lets go before home is open")
             sides.owner.open, sides.owner.frozen, sides.owner.copy = False, False, True

@@ -9,24 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import replicator
+from kit.hosts import Host
 
 STOP_TIMEOUT_S = 60.0
-_PATH = os.pathsep.join((str(Path(__file__).parents[1]), str(Path(replicator.__file__).parents[1])))
+PATH = os.pathsep.join((str(Path(__file__).parents[1]), str(Path(replicator.__file__).parents[1])))
 
 
 class Writer:
-    """One program. `stop` asserts that it never saw an error."""
+    """One program, on a host of its own if there is one. `stop` asserts that it never saw an error."""
 
-    def __init__(self, output: Path, module: str, *arguments: str | Path) -> None:
+    def __init__(self, output: Path, module: str, *arguments: str | Path, host: Host | None = None) -> None:
         self._name = " ".join((module, *map(str, arguments)))
         self._output = output
         with open(output, "xb") as out, open(f"{output}.err", "xb") as err:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*(host.command if host else ()), sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, "PYTHONPATH": _PATH},
+                env={**os.environ, "PYTHONPATH": PATH},
             )
 
     @property

@@ -15,6 +15,8 @@ from replicator.agent.calendar_service import CalendarRequest, CalendarView
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.failover.api import MonitorActionBody, RemoveMonitorBody
 from replicator.agent.failover.group_scripts import ScriptRequest
+from replicator.agent.failover.guard_api import GuardActionBody
+from replicator.agent.failover.guards import GuardView
 from replicator.agent.failover.monitors import MonitorRequest, MonitorView
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
@@ -98,6 +100,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
     ("POST", "/v1/failover/monitors"): MonitorRequest,
+    ("POST", "/v1/failover/guards/{guard}"): GuardActionBody,
     ("PUT", "/v1/failover/monitors/{name}"): MonitorRequest,
     ("POST", "/v1/failover/monitors/{name}"): MonitorActionBody,
     ("DELETE", "/v1/failover/monitors/{name}"): RemoveMonitorBody,
@@ -128,6 +131,7 @@ def path_of(text: str) -> str:
     path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
     path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
     path = re.sub(r"^/v1/failover/monitors/[^/{]+", "/v1/failover/monitors/{name}", path)
+    path = re.sub(r"^/v1/failover/guards/({name}|[^/{]+)", "/v1/failover/guards/{guard}", path)
     path = re.sub(r"/scripts/[a-z][a-z-]+", "/scripts/{kind}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
     return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
@@ -181,6 +185,7 @@ def test_every_request_body_is_known_here() -> None:
         TargetRequest,
         MonitorRequest,
         MonitorActionBody,
+        GuardActionBody,
         RemoveMonitorBody,
         ScriptRequest,
         DrillRequest,
@@ -204,7 +209,7 @@ def test_every_field_of_story_and_meter_is_documented(answer: type[msgspec.Struc
         assert f'"{field}"' in groups()["Connections"], field
 
 
-@pytest.mark.parametrize("answer", [MonitorView, AddressView, CheckView, MonitorSettings])
+@pytest.mark.parametrize("answer", [MonitorView, AddressView, CheckView, MonitorSettings, GuardView])
 def test_every_field_of_monitors_is_documented(answer: type[msgspec.Struct]) -> None:
     for field in answer.__struct_fields__:
         assert re.search(rf"[`\"]{field}[`\"]", groups()["Failover"]), field

@@ -108,7 +108,11 @@ async def test_failback_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("then", "calls"), [(Then.MONITOR, ["catch up", "adopt", "turn"]), (Then.STOP, ["catch up", "turn"])]
+    ("then", "calls"),
+    [
+        (Then.MONITOR, ["catch up", "adopt", "turn", "retire"]),
+        (Then.STOP, ["catch up", "turn", "retire"]),
+    ],
 )
 async def test_stay(then: Then, calls: list[str]) -> None:
     sides = TwoSides()
@@ -183,6 +187,7 @@ async def test_reversal_interrupted_at_every_step() -> None:
         for how in HOWS:
             sides = TwoSides(once(name, how))
             outcome = await to_the_end(sides, Order.STAY)
+            assert sides.wrong == []
             watched = sides.home_monitor is not None
             assert (outcome is Outcome.COMPLETED) == (sides.monitor is None) == watched, (name, how)
 

@@ -42,6 +42,7 @@ DOMAIN = frozenset(
         "failover_settings",
         "failover_reports",
         "failover_drills",
+        "failover_test",
         "fences",
     ]
 )

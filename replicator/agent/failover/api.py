@@ -6,9 +6,11 @@ from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, Body, check_action, read_body
 from replicator.agent.failover.divergence_api import DivergenceApi
+from replicator.agent.failover.failback_api import FailbackApi
 from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
 from replicator.agent.failover.trials_api import TrialsApi
+from replicator.agent.failover.witness_api import WitnessApi
 from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -59,9 +61,12 @@ class FailoverApi:
     async def history(self, request: Request) -> object:
         return await self._service.failover.groups.history(request.query_params.get("group", ""))
 
+    async def reports(self, request: Request) -> object:
+        monitor = self._service.failover.groups.find(request.path_params["name"])
+        return await self._service.failover.procedures.reports(monitor.uuid)
+
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
-        failover = self._service.failover
         return {
             "/v1/failover/monitors": {"GET": self.monitors, "POST": self.add_monitor},
             "/v1/failover/monitors/{name}": {
@@ -70,8 +75,11 @@ class FailoverApi:
                 "DELETE": self.remove_monitor,
                 "POST": self.act_on_monitor,
             },
+            "/v1/failover/monitors/{name}/reports": {"GET": self.reports},
             "/v1/failover/history": {"GET": self.history},
-            **DivergenceApi(self._service.failover.divergences).routes(),
-            **GuardApi(failover.guards, failover.returning, failover.following).routes(),
+            **FailbackApi(self._service).routes(),
+            **DivergenceApi(self._service).routes(),
+            **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
+            **WitnessApi(self._service.failover.witness).routes(),
         }

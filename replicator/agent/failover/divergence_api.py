@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, check_action, read_body
 from replicator.agent.failover.divergences import Divergences
+from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
 
@@ -20,8 +21,12 @@ class DivergenceBody(ActionBody, frozen=True, kw_only=True):
 class DivergenceApi:
     """Handlers, as `agent.api.Api`."""
 
-    def __init__(self, divergences: Divergences) -> None:
-        self._divergences = divergences
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @property
+    def _divergences(self) -> Divergences:
+        return self._service.failover.divergences
 
     async def all(self, request: Request) -> object:
         return await self._divergences.all()

@@ -53,6 +53,7 @@ class _UnderWay:
         self.hold = HOLD + drill.uuid  # by this name its copies stand still
         self.held_since_s: float | None = None
         self.scope = trio.CancelScope()
+        self.free = trio.Event()  # set when the copies go on
         self.done = trio.Event()
         self.ending = ""  # why it was told to end
         self.at_once = False
@@ -126,12 +127,13 @@ class Drills:
         return under_way.drill
 
     async def give_way(self, group: str) -> None:
-        """A failover begins: no drill is to be seen when this returns."""
+        """A failover begins: no drill is to be seen when this returns, and the copies go on."""
+        await self._cleaned.wait()
         under_way = self._under_way.get(group)
         if under_way is not None:
             under_way.at_once = True
             self._stop(under_way, "a failover began")
-            await under_way.done.wait()
+            await under_way.free.wait()
 
     def _stop(self, under_way: _UnderWay, why: str) -> None:
         under_way.ending = under_way.ending or why
@@ -151,22 +153,25 @@ class Drills:
 
     async def _carry_out(self, monitor: Monitor, under_way: _UnderWay) -> None:
         room = RoomProcess(os.path.join(self._base, under_way.drill.uuid))
+        agent_ends = True
         try:
             with under_way.scope:
                 try:
                     await self._try(monitor, under_way, room)
                 except (ReplicatorError, OSError) as error:
                     under_way.set(state=DrillState.IMPOSSIBLE, reason=str(error))
+            agent_ends = False
         finally:
+            under_way.at_once = under_way.at_once or agent_ends
             if under_way.drill.state is DrillState.RUNNING:
-                if under_way.ending:
-                    under_way.set(state=DrillState.ENDED, reason=under_way.ending)
-                else:
-                    under_way.at_once = True
-                    under_way.set(state=DrillState.INTERRUPTED, reason=_AGENT_ENDED)
+                ended, why = DrillState.ENDED, under_way.ending
+                if agent_ends:
+                    ended, why = DrillState.INTERRUPTED, _AGENT_ENDED
+                under_way.set(state=ended, reason=why)
             with trio.CancelScope(shield=True):
-                await self._finish(under_way, room)
+                await self._finish(under_way, room, agent_ends=agent_ends)
             del self._under_way[monitor.uuid]
+            under_way.free.set()
             under_way.done.set()
 
     async def _try(self, monitor: Monitor, under_way: _UnderWay, room: RoomProcess) -> None:
@@ -227,7 +232,7 @@ class Drills:
             keep_s=limits.DRILL_KEEP_S if request.keep else 0.0,
         )
 
-    async def _finish(self, under_way: _UnderWay, room: RoomProcess) -> None:
+    async def _finish(self, under_way: _UnderWay, room: RoomProcess, *, agent_ends: bool = False) -> None:
         """The room is gone, nothing of it is left, and the copies go on."""
         try:
             await room.end(at_once=under_way.at_once)
@@ -235,12 +240,12 @@ class Drills:
             self._core.events.add(
                 events.UNDO_FAILED, reason=str(error)
             )  # its view is its own: the copies go on
-        interrupted = under_way.drill.state is DrillState.INTERRUPTED
-        with trio.move_on_after(_STOP_S if interrupted else limits.DRILL_END_S) as deadline:
+        with trio.move_on_after(_STOP_S if agent_ends else limits.DRILL_END_S) as deadline:
             await self._let_go(under_way)
+            under_way.free.set()
         await trio.to_thread.run_sync(room.remove)
         if deadline.cancelled_caught:
-            if not interrupted and self._nursery is not None:
+            if not agent_ends and self._nursery is not None:
                 self._nursery.start_soon(self._let_go, under_way)
             return  # not over, for the next start
         drill = under_way.set(ended=time.time(), pid=0, held=())

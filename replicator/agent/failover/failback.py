@@ -53,6 +53,7 @@ HOME_SCRIPT = "post-failback script at home"
 TELL = "tell"
 ADOPT = "monitor from home"
 TURN = "turn around"
+RETIRE = "retire home"
 
 Say = Callable[[str], None]
 
@@ -61,6 +62,12 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """What the copies at home had when they stood still: by connection and journal."""
 
     marks: dict[str, dict[str, Mark]] = msgspec.field(default_factory=dict)
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """Ids of the mounts whose programs wait."""
+
+    mounts: tuple[str, ...] = ()
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +113,10 @@ class HomeSide(Protocol):
 
     async def disown(self, monitor: Monitor) -> None: ...
 
+    async def retire(self, monitor: Monitor) -> None:
+        """It is no source any more: its forward connections end, and nobody watches it."""
+        ...
+
 
 class OwnSide(Protocol):
     """`handing_over.py`: this agent, which owns the group until the promotion."""
@@ -122,8 +133,8 @@ class OwnSide(Protocol):
         """Until the copies at home are exact, and little is queued for them."""
         ...
 
-    async def freeze(self, monitor: Monitor) -> None:
-        """Changes on the mounts of the group wait, and all that were done are in the journals."""
+    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
+        """Changes on the mounts of the group wait, and all that were done are in the journals. Their ids."""
         ...
 
     async def thaw(self, monitor: Monitor) -> None: ...
@@ -132,9 +143,16 @@ class OwnSide(Protocol):
         """Until the copies at home have all of the journals. The ends of these, by connection and journal."""
         ...
 
-    async def follow(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
-        """The record is stored, the mounts of the group end, return connections too, and its directories are
-        copies again, locked as before.
+    async def follow(
+        self,
+        monitor: Monitor,
+        promotion: Promotion,
+        connections: Sequence[str],
+        mounts: Sequence[str],
+        say: Say,
+    ) -> None:
+        """These mounts end, return connections too, the directories are copies again, locked as before, and
+        the record is kept. `connections`: the forward ones.
         """
         ...
 
@@ -367,7 +385,8 @@ class _Steps:
 
         adopt = Step(ADOPT, lambda run: home.adopt(monitor), undo=lambda run: home.disown(monitor))
         turn = Step(TURN, lambda run: own.turn_around(monitor), commits=True, was_done=turned)
-        return [self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn]
+        retire = Step(RETIRE, lambda run: home.retire(monitor))
+        return [self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn, retire]
 
     # --- parts of them ---
 
@@ -380,7 +399,11 @@ class _Steps:
 
     def _freeze(self) -> Step:
         own = self._parts.own
-        return Step(FREEZE, lambda run: own.freeze(self._monitor), undo=lambda run: own.thaw(self._monitor))
+
+        async def freeze(run: Run) -> Frozen:
+            return Frozen(mounts=await own.freeze(self._monitor))
+
+        return Step(FREEZE, freeze, undo=lambda run: own.thaw(self._monitor))
 
     def _hand_over(self) -> list[Step]:
         return [
@@ -409,10 +432,10 @@ class _Steps:
         ]
 
     def _settle(self) -> list[Step]:
-        monitor, home, own = self._monitor, self._parts.home, self._parts.own
+        monitor, home = self._monitor, self._parts.home
         return [
             Step(OPEN, lambda run: home.open(monitor, self._promotion(run), run.say)),
-            Step(FOLLOW, lambda run: own.follow(monitor, self._promotion(run), run.say)),
+            Step(FOLLOW, self._follow),
             *self._script(POST_SCRIPT, ScriptKind.POST_FAILBACK),
             *self._home_script(),
             Step(TELL, lambda run: self._parts.arbiter.tell(monitor, self._promotion(run)), optional=True),
@@ -446,6 +469,11 @@ class _Steps:
 
     async def _was_promoted(self, run: Run) -> Promotion | None:
         return await self._parts.home.promotion(self._monitor, self._order.epoch)
+
+    async def _follow(self, run: Run) -> None:
+        mounts = run.result(FREEZE, Frozen).mounts
+        connections = self._order.copies
+        await self._parts.own.follow(self._monitor, self._promotion(run), connections, mounts, run.say)
 
     def _promotion(self, run: Run) -> Promotion:
         return run.result(PROMOTE, Promotion)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from replicator.agent.api_body import Body, read_body
 from replicator.agent.failover.failback import Failback
-from replicator.agent.failover.groups import Groups
+from replicator.agent.service import Service
 from replicator.errors import UsageError
 from replicator.failover.handback import Order, Preview, Then
 from replicator.failover_reports import Report
@@ -36,14 +36,20 @@ class FailbackView(msgspec.Struct, frozen=True, kw_only=True):
 class FailbackApi:
     """Handlers, as `agent.api.Api`."""
 
-    def __init__(self, failback: Failback, groups: Groups) -> None:
-        self._failback = failback
-        self._groups = groups
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @property
+    def _failback(self) -> Failback:
+        return self._service.failover.failback
+
+    def _group(self, request: Request) -> str:
+        return self._service.failover.groups.find(request.path_params["name"]).uuid
 
     async def look(self, request: Request) -> object:
         order = _chosen(request, "order", Order.RESTORE_FIRST)
         then = _chosen(request, "then", Then.MONITOR)
-        group = self._groups.find(request.path_params["name"]).uuid
+        group = self._group(request)
         return FailbackView(
             preview=await self._failback.look(group, order, then), report=await self._failback.last(group)
         )
@@ -51,7 +57,7 @@ class FailbackApi:
     async def begin(self, request: Request) -> object:
         """Returns at once; it goes on."""
         body = await read_body(request, FailbackBody)
-        group = self._groups.find(request.path_params["name"]).uuid
+        group = self._group(request)
         await self._failback.begin(
             group, order=body.order, then=body.then, reason=body.reason, forced=body.forced
         )
@@ -59,7 +65,7 @@ class FailbackApi:
 
     async def abandon(self, request: Request) -> object:
         """Take it back, if nothing of it is final."""
-        group = self._groups.find(request.path_params["name"]).uuid
+        group = self._group(request)
         await self._failback.abandon(group)
         return await self._failback.last(group)
 

@@ -82,14 +82,16 @@ class Grants:
 
     def granter(self, group: str) -> Granter:
         """`stop` it before the group is taken over; then no lease is valid any more from `free_s` on."""
+        monitor = self._groups.get(group)
+        taken = monitor is not None and monitor.phase in _TAKEN
         if group not in self._granters:
-            monitor = self._groups.get(group)
             memory = self._granted(group).memory
-            # It had decided to take over when it was restarted.
-            taking = monitor is not None and monitor.phase is Phase.TAKING_OVER
-            stopped = monitor.epoch if monitor is not None and taking else None
+            stopped = monitor.epoch if monitor is not None and taken else None
             self._granters[group] = Granter(memory, self._now_s(), stopped=stopped)
-        return self._granters[group]
+        granter = self._granters[group]
+        if granter.is_stopped and not taken:
+            granter.resume()  # it was taken back by an agent that ended before it had done this
+        return granter
 
     def _granted(self, group: str) -> Granted:
         return self._file.groups.get(group, Granted())
@@ -158,7 +160,7 @@ class Grants:
             async with trio.open_nursery() as nursery:
                 for monitor in self._groups.all():
                     nursery.start_soon(self._tell_one, monitor)
-                for group in [*self._file.groups, *self._file.ended]:
+                for group in {*self._file.groups, *self._file.ended}:
                     if self._groups.get(group) is None:
                         nursery.start_soon(self._end_one, group)
             await trio.sleep(limits.GUARD_TELL_S)
@@ -229,20 +231,22 @@ class Grants:
 
     async def _end_one(self, group: str) -> None:
         """Its monitor is removed: the source is free."""
-        if group in self._file.groups:
-            await self._keep(group, None)
-        self._told.pop(group, None)
-        ended = self._file.ended.get(group)
-        if ended is None:
-            return
         try:
+            async with self._lock:
+                if group in self._file.groups:
+                    await self._keep(group, None)
+            self._told.pop(group, None)
+            ended = self._file.ended.get(group)
+            if ended is None:
+                return
             await self._calls.ask(
                 Address(ended.source_host, ended.source_port), "unwatch", group, Unwatch(), type(None)
             )
+            async with self._lock:
+                rest = {uuid: granted for uuid, granted in self._file.ended.items() if uuid != group}
+                await self._save(msgspec.structs.replace(self._file, ended=rest))
         except ReplicatorError:
-            return  # it asks for a lease when it is back, and hears of it then
-        rest = {uuid: granted for uuid, granted in self._file.ended.items() if uuid != group}
-        await self._save(msgspec.structs.replace(self._file, ended=rest))
+            return  # tried again; the source asks for a lease when it is back, too, and hears of it then
 
 
 def _write(path: str, file: GrantFile) -> None:

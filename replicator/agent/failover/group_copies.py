@@ -47,6 +47,8 @@ class GroupCopies:
     async def of(self, monitor: Monitor) -> list[GroupCopy]:
         """Those of the group, whatever state they are in; there may be none (CF-03)."""
         chosen = monitor.settings.copies
+        if not chosen and not monitor.source_uuid:
+            return []  # whose copies?
         found = []
         for uuid in chosen or [child.plan.id for child in self._core.children.receivers()]:
             copy = await self._look(uuid, "" if chosen else monitor.source_uuid)
@@ -61,7 +63,10 @@ class GroupCopies:
             state = await trio.to_thread.run_sync(lambda: StateFile(World(), directory).load())
         except ReplicatorError as error:
             return GroupCopy(connection=uuid, repset="", roots=(), problem=str(error)) if not source else None
-        if state is None or state.connect is None or (source and state.source_uuid != source):
+        if state is None or state.connect is None:
+            gone = "nothing of it is kept here"
+            return None if source else GroupCopy(connection=uuid, repset="", roots=(), problem=gone)
+        if source and state.source_uuid != source:
             return None
         try:
             roots = roots_of(state.connect)

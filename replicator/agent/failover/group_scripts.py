@@ -4,18 +4,20 @@ import os
 from collections.abc import Callable
 
 import msgspec
+import trio
 
 from replicator.agent.core import Core
 from replicator.agent.failover.group_copies import GroupCopies
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.procedure import Facts
 from replicator.agent.state import new_uuid
-from replicator.errors import ReplicatorError, UsageError
+from replicator.errors import NotPermittedError, ReplicatorError, UsageError
 from replicator.failover import scripts
 from replicator.failover.occasion import Occasion, ScriptAddress, ScriptRoot
 from replicator.failover.script_result import ScriptResult
 from replicator.failover.scripts import Scripts
 from replicator.failovers import Monitor, OnFailure, Script, ScriptKind, Take
+from replicator.repset import is_inside
 
 
 class ScriptView(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,12 +96,40 @@ class GroupScripts:
         occasion = await self.occasion(
             facts.monitor, facts.kind, epoch=facts.epoch, reason=facts.reason, recovery_point=point
         )
+        if facts.kind is ScriptKind.SOURCE_POST_FAILBACK:
+            occasion = msgspec.structs.replace(occasion, roots=self._roots_at_home(facts))
         result = await self.scripts.run(script, occasion, attempt)
         say(f"{script.path}: {result.how()} after {result.duration_s:.1f} s")
         for line in result.output.splitlines():
             say(line)
         if result.stop:
             raise ReplicatorError(f"the {facts.kind} script {script.path} failed: {result.how()}")
+
+    async def run_for_other(self, facts: Facts, attempt: str, say: Callable[[str], None]) -> None:
+        """The same for another agent, which has chosen the script: it may start what is in one directory, and
+        nothing else. Raises ReplicatorError.
+        """
+        allowed = self._core.config.failover.scripts_for_others
+        path = facts.monitor.settings.scripts[facts.kind].path
+        if not allowed or not await trio.to_thread.run_sync(_is_below, path, allowed):
+            raise NotPermittedError(
+                f"{self._core.identity.name} runs no {path} for other agents: only what is in"
+                f" {allowed or 'no directory at all'} (failover.scripts_for_others)"
+            )
+        await self.run(facts, attempt, say)
+
+    def _roots_at_home(self, facts: Facts) -> tuple[ScriptRoot, ...]:
+        """On the source, where the data is what it captures."""
+        copies = facts.promotion.copies if facts.promotion is not None else facts.copies
+        of_group = {copy.connection for copy in copies} | set(facts.monitor.settings.copies)
+        return tuple(
+            ScriptRoot(
+                source=entry.source, replica=entry.source, connection=known.uuid, repset=known.repset.name
+            )
+            for known in self._core.state.connections
+            if known.uuid in of_group
+            for entry in known.maps
+        )
 
     async def test(self, key: str, kind: ScriptKind) -> ScriptResult:
         """Run one with REPLICATOR_TEST=1, and wait for its end in any case. Raises UsageError."""
@@ -151,6 +181,10 @@ class GroupScripts:
             recovery_point=recovery_point,
             test=test,
         )
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return is_inside(os.path.realpath(path), os.path.realpath(directory))
 
 
 def _changed(known: Script | None, request: ScriptRequest) -> Script:

@@ -5,9 +5,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, check_action, read_body
-from replicator.agent.failover.following import Following
-from replicator.agent.failover.guards import Guards
-from replicator.agent.failover.returning import Returning
+from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
 
@@ -19,26 +17,25 @@ class GuardActionBody(ActionBody, frozen=True, kw_only=True):
 class GuardApi:
     """Handlers, as `agent.api.Api`."""
 
-    def __init__(self, guards: Guards, returning: Returning, following: Following) -> None:
-        self._guards = guards
-        self._returning = returning
-        self._following = following
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     async def guards(self, request: Request) -> object:
-        return [self._guards.view(guard) for guard in self._guards.all()]
+        guards = self._service.failover.guards
+        return [guards.view(guard) for guard in guards.all()]
 
     async def guard(self, request: Request) -> object:
-        return self._guards.view(self._guards.find(request.path_params["guard"]))
+        guards = self._service.failover.guards
+        return guards.view(guards.find(request.path_params["guard"]))
 
     async def act(self, request: Request) -> object:
         body = await read_body(request, GuardActionBody)
         check_action(body, "open", "follow")
-        key = request.path_params["guard"]
+        failover, key = self._service.failover, request.path_params["guard"]
         if body.action == "follow":
-            return self._guards.view(await self._following.follow(key))
-        return self._guards.view(
-            await self._returning.open(key, even_if_two_masters=body.even_if_two_masters)
-        )
+            return failover.guards.view(await failover.following.follow(key))
+        opened = await failover.returning.open(key, even_if_two_masters=body.even_if_two_masters)
+        return failover.guards.view(opened)
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""

@@ -335,6 +335,14 @@ class Guards:
         self._core.events.add(events.GUARD_REMOVED, name=guard.name, target=guard.target_name)
         await self.settle()
 
+    async def dismiss(self, group: str) -> None:
+        """This agent is no source of that group any more, and never will be as it is: roles were reversed."""
+        async with self._core.change() as change:
+            await change.save(guards=tuple(g for g in self.all() if g.group != group))
+        self._standings.pop(group, None)
+        self.news.ring()
+        await self.settle()
+
     # --- what targets say ---
 
     async def _watch(self, group: str, body: Watch, caller: Caller) -> Watched:

@@ -1,6 +1,6 @@
 """The owner's own side of a failback: see `failback.OwnSide`. All of it may be called again after a crash."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -29,6 +29,7 @@ class Records(Protocol):
     """`promotion.Promotions`: the records of groups."""
 
     def record(self, group: str) -> Promotion | None: ...
+    async def keep(self, record: Promotion) -> None: ...
 
 
 class Copies(Protocol):
@@ -124,8 +125,10 @@ class HandingOver:
                 f"a return connection of {monitor.name} is gone: restore to the source instead"
             )
 
-    async def freeze(self, monitor: Monitor) -> None:
-        await self._fencing.freeze([mount.id for mount in self._captured(monitor)])
+    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
+        mounts = tuple(mount.id for mount in self._captured(monitor))
+        await self._fencing.freeze(mounts)
+        return mounts
 
     async def thaw(self, monitor: Monitor) -> None:
         await self._fencing.thaw([mount.id for mount in self._captured(monitor)])
@@ -163,33 +166,40 @@ class HandingOver:
 
     # --- after it ---
 
-    async def follow(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
-        """First nothing writes here any more; the record is believed last, so that a crash begins again."""
-        mounts = self._captured(monitor)
-        await self._close(mounts)
-        for connection in self._returning(monitor):
-            await self._connections.remove_quietly(connection.uuid)
-        for mount in mounts:
-            if any(mount.id == j.mount.id for c in self._others() for j in self._core.children.journals(c)):
-                await self._fencing.remove([mount.id])  # a chain: it goes on being captured
-                await self._fencing.thaw([mount.id])
-                continue
-            say(f"{mount.path} is not captured any more")
-            await self._mounts.remove(mount.path, force=True)
-            await self._fencing.remove([mount.id])
-        for uuid in self.connections(monitor):
+    async def follow(
+        self,
+        monitor: Monitor,
+        promotion: Promotion,
+        connections: Sequence[str],
+        mounts: Sequence[str],
+        say: Say,
+    ) -> None:
+        """First nothing writes here any more; the record is kept last."""
+        reason = f"{promotion.owner_name} owns the data now"
+        known = [mount for mount in self._core.state.mounts if mount.id in mounts]
+        await self._fencing.set_mode([mount.id for mount in known], FenceMode.READ_ONLY, 0, reason)
+        for uuid in connections:
+            await self._connections.remove_quietly(return_of(uuid))
+        for mount in known:
+            await self._release(mount, say)
+        for uuid in connections:
             await self._copies.follow(uuid, promotion)
+        await self._records.keep(promotion)
         if self._groups.get(monitor.uuid) is not None:
             await self._groups.change(monitor.uuid, epoch=promotion.epoch)
 
-    async def _close(self, mounts: Iterable[Mount]) -> None:
-        """What waits in a frozen mount fails from now on: another host has the data."""
-        await self._fencing.set_mode(
-            [mount.id for mount in mounts], FenceMode.READ_ONLY, 0, "another host owns the data now"
+    async def _release(self, mount: Mount, say: Say) -> None:
+        """It was captured for the group. Where another connection needs it (a chain) it stays."""
+        needed = any(
+            mount.id == journal.mount.id
+            for connection in self._core.state.connections
+            for journal in self._core.children.journals(connection)
         )
-
-    def _others(self) -> tuple[Connection, ...]:
-        return self._core.state.connections
+        if not needed:
+            await self._mounts.remove(mount.path, force=True)
+            say(f"{mount.path} is not captured any more")
+        await self._fencing.remove([mount.id])
+        await self._fencing.thaw([mount.id])
 
     # --- instead of it ---
 

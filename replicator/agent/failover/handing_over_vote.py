@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from replicator.agent.failover.failback import Say
-from replicator.agent.failover.grants import lease_of
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.errors import ReplicatorError, UnreachableError
+from replicator.failover.terms import terms_of
 from replicator.failover.witness import Ballot, Tell
 from replicator.failovers import Monitor, Promotion
 
@@ -32,7 +32,7 @@ class HandingOverVote:
             parent_epoch=monitor.epoch,
             epoch=epoch,
             attempt=attempt,
-            lease_s=lease_of(monitor.settings),
+            lease_s=terms_of(monitor.settings).lease_s,
             promotion=self._record(monitor.uuid),
         )
         try:

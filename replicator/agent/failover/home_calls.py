@@ -24,7 +24,7 @@ from replicator.failovers import Monitor, Promotion, TakeOver
 T = TypeVar("T")
 
 # Actions, owner → home. Each may come again.
-LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, SCRIPT = (
+LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, RETIRE, SCRIPT = (
     "home-look",
     "home-hold",
     "home-release",
@@ -35,6 +35,7 @@ LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, SCRIPT
     "home-give-up",
     "home-adopt",
     "home-disown",
+    "home-retire",
     "home-script",
 )
 
@@ -175,6 +176,9 @@ class HomeCalls:
 
     async def disown(self, monitor: Monitor) -> None:
         await self._ask(monitor, DISOWN, About(agent=self._agent, monitor=monitor), Nothing)
+
+    async def retire(self, monitor: Monitor) -> None:
+        await self._ask(monitor, RETIRE, About(agent=self._agent, monitor=monitor), Nothing)
 
     async def do(self, errand: Errand) -> None:
         """One try: see `errands.Do`."""

@@ -6,7 +6,7 @@ may be asked for again, also after a crash of either agent. Only the agent that 
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -15,6 +15,7 @@ from replicator import events, limits
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Caller, Calls
 from replicator.agent.failover.failback import Held
+from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.handing_over import marks_of
 from replicator.agent.failover.home_calls import (
@@ -27,6 +28,7 @@ from replicator.agent.failover.home_calls import (
     PROMOTE,
     RECORD,
     RELEASE,
+    RETIRE,
     SCRIPT,
     TAKE,
     About,
@@ -40,9 +42,9 @@ from replicator.agent.failover.home_calls import (
 )
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.agent.state import Connection, Mount
-from replicator.errors import JournalError, NotPermittedError, ReplicatorError
-from replicator.failover.handback import Home, HomeCopy
-from replicator.failovers import Monitor, Promotion, Report, TakeOver, return_of
+from replicator.errors import NotPermittedError, ReplicatorError
+from replicator.failover.handback import Home, HomeCopy, Mark
+from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
 from replicator.queue.cursor import Cursor
 from replicator.sender.arguments import Restored
 from replicator.status import TargetDataState
@@ -74,6 +76,20 @@ class OwnAddresses(Protocol):
     async def drop(self, group: str, wanted: Iterable[str]) -> list[str]: ...
 
 
+class Deeds(NamedTuple):
+    """What else is to be done, by others. `bundles`: ids of those of a group; `withdraw`: a vote for this
+    agent is taken back, durably; `adopt`, `disown`: a monitor is made, or removed; `retire`: this host is no
+    source of that group any more.
+    """
+
+    run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]]
+    bundles: Callable[[str], Awaitable[tuple[str, ...]]]
+    withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]]
+    adopt: Callable[[Monitor, Guard], Awaitable[None]]
+    disown: Callable[[str], Awaitable[None]]
+    retire: Callable[[Guard], Awaitable[None]]
+
+
 class Homecoming:
     """Of one agent."""
 
@@ -82,26 +98,19 @@ class Homecoming:
         core: Core,
         calls: Calls,
         guards: Guards,
+        fencing: Fencing,
         promotions: Promotions,
         former: Former,
         addresses: OwnAddresses,
-        run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]],
-        adopt: Callable[[Monitor], Awaitable[None]],
-        disown: Callable[[str], Awaitable[None]],
-        bundles: Callable[[str], Awaitable[tuple[str, ...]]],
-        withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]],
+        deeds: Deeds,
     ) -> None:
-        """`bundles`: ids of those of a group. `withdraw`: a vote for this agent is taken back, durably."""
         self._core = core
         self._guards = guards
+        self._fencing = fencing
         self._promotions = promotions
         self._former = former
         self._addresses = addresses
-        self._run_script = run_script
-        self._adopt_monitor = adopt
-        self._disown_monitor = disown
-        self._bundles = bundles
-        self._withdraw = withdraw
+        self._deeds = deeds
         calls.register(LOOK, About, self._look)
         calls.register(HOLD, AboutOrder, self._hold)
         calls.register(RELEASE, AboutOrder, self._release)
@@ -112,6 +121,7 @@ class Homecoming:
         calls.register(GIVE_UP, About, self._give_up)
         calls.register(ADOPT, About, self._adopt)
         calls.register(DISOWN, About, self._disown)
+        calls.register(RETIRE, About, self._retire)
         calls.register(SCRIPT, AboutScript, self._script)
 
     # --- looking ---
@@ -130,7 +140,7 @@ class Homecoming:
             epoch=max(guard.epoch, record.epoch if record is not None else 0) if guard is not None else 0,
             follows=guard is not None and guard.is_superseded,
             copies=tuple(copies),
-            bundles=await self._bundles(group),
+            bundles=await self._deeds.bundles(group),
         )
 
     async def _copy(self, connection: str, record: Promotion | None) -> HomeCopy:
@@ -183,16 +193,15 @@ class Homecoming:
         if known is None or known.epoch < about.order.epoch:
             await self._promotions.release(self._returning(about.order))
             if about.attempt:
-                await self._withdraw(about.monitor, about.order, about.attempt)
+                await self._deeds.withdraw(about.monitor, about.order, about.attempt)
         return Nothing()
 
     async def _promote(self, group: str, about: AboutOrder, caller: Caller) -> Promotion:
+        """Only the record: the mounts stay as they are until `_open`."""
         known = self._promotions.record(group)
         if known is None or known.epoch != about.order.epoch:
             self._check(group, about, caller)
-        record = await self._promotions.promote(self._returning(about.order))
-        await self._guards.supersede(group, record)
-        return record
+        return await self._promotions.promote(self._returning(about.order))
 
     async def _record(self, group: str, about: AboutEpoch, caller: Caller) -> Recorded:
         record = self._promotions.record(group)
@@ -207,35 +216,43 @@ class Homecoming:
     # --- after it ---
 
     async def _open(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
-        """Forward connections go on where the journals stand, for both sides are equal there; then programs
-        may write.
+        """Programs may write, and forward connections go on from where the journals stand at that moment:
+        both sides are equal there. The mounts are frozen until that is durable: nothing comes in between.
         """
         record = about.promotion
         self._check_own(group, record)
-        await self._guards.supersede(group, record)
         returning = {copy.connection for copy in record.copies}
         forward = [c for c in self._core.state.connections if return_of(c.uuid) in returning]
+        mounts = {j.mount.id: j.mount for c in forward for j in self._core.children.journals(c)}
+        if not all(_is_noted(connection, record) for connection in forward):
+            await self._fencing.freeze(mounts)
+        await self._guards.supersede(group, record)
+        await self._former.end(record)
+        for copy in returning:
+            child = self._core.children.receiver(copy)
+            if child is not None:
+                await child.call("forget")
+        await self._bring_up(list(mounts.values()))
+        await self._note_where_they_go_on(forward, record)
+        for connection in forward:
+            known = self._connection(connection.uuid)
+            if known is not None:
+                await self._core.children.start_sender(known, patient=True)
+        await self._guards.settle()
+        await self._fencing.thaw(mounts)
+        guard = self._guards.get(group)
+        name = guard.name if guard is not None else group
+        self._core.events.add(events.HANDED_BACK_HOME, name=name, owner=caller.name, epoch=record.epoch)
+        return Nothing()
+
+    async def _note_where_they_go_on(self, forward: list[Connection], record: Promotion) -> None:
         async with self._core.change() as change:
             known = {}
             for connection in forward:
-                known[connection.uuid] = await self._restored(connection, record)
+                if not _is_noted(connection, record):
+                    known[connection.uuid] = await self._restored(connection, record)
             connections = tuple(known.get(c.uuid, c) for c in self._core.state.connections)
             await change.save(connections=connections)
-        await self._former.end(record)
-        for uuid_ in returning:
-            child = self._core.children.receiver(uuid_)
-            if child is not None:
-                await child.call("forget")
-        await self._bring_up(list(known.values()))
-        await self._guards.settle()
-        guard = self._guards.get(group)
-        self._core.events.add(
-            events.HANDED_BACK_HOME,
-            name=guard.name if guard is not None else group,
-            owner=caller.name,
-            epoch=record.epoch,
-        )
-        return Nothing()
 
     def _check_own(self, group: str, record: Promotion) -> None:
         known = self._promotions.record(group)
@@ -243,39 +260,28 @@ class Homecoming:
             raise NotPermittedError(f"{self._core.identity.name} does not own this group")
 
     async def _restored(self, connection: Connection, record: Promotion) -> Connection:
-        """The connection, with where it goes on noted. As it is, if it was noted before."""
-        mark = str(uuid.uuid5(uuid.UUID(connection.uuid), f"hand-over {record.epoch}"))
-        if connection.restored is not None and connection.restored.restore == mark:
-            return connection
-        heads: dict[str, tuple[int, int]] = {}
+        heads: dict[str, Mark] = {}
         for journal in self._core.children.journals(connection):
-            head = await trio.to_thread.run_sync(self._head, journal.mount)
-            if head is not None:
-                heads[journal.mount.id] = head
-        return msgspec.structs.replace(
-            connection, epoch=record.epoch, restored=Restored(restore=mark, heads=heads)
-        )
+            heads[journal.mount.id] = await trio.to_thread.run_sync(self._head, journal.mount)
+        restored = Restored(restore=_name_of(connection, record), heads=heads)
+        return msgspec.structs.replace(connection, epoch=record.epoch, restored=restored)
 
-    def _head(self, mount: Mount) -> tuple[int, int] | None:
-        """Where the journal of a mount that is down ends; None: only its next capture will know."""
-        try:
-            cursor = Cursor.open(World(), self._core.children.journal_settings(mount), mount.id, None)
-        except JournalError:
-            return None
+    def _head(self, mount: Mount) -> Mark:
+        """Where its journal ends. Raises JournalError."""
+        cursor = Cursor.open(World(), self._core.children.journal_settings(mount), mount.id, None)
         try:
             head = cursor.head()
         finally:
             cursor.close()
         return head.sequence, head.chain
 
-    async def _bring_up(self, connections: list[Connection]) -> None:
+    async def _bring_up(self, mounts: list[Mount]) -> None:
+        """Raises ReplicatorError: one does not serve."""
         children = self._core.children
-        mounts = {j.mount.id: j.mount for c in connections for j in children.journals(c)}
-        captures = [await children.start_capture(mount, patient=True) for mount in mounts.values()]
+        captures = [await children.start_capture(mount, patient=True) for mount in mounts]
         for child in captures:
             await child.wait_running()
-        for connection in connections:
-            await children.start_sender(connection, patient=True)
+            await child.call("status")
 
     async def _take(self, group: str, about: AboutTaking, caller: Caller) -> Taken:
         return await self._addresses.put_back(group, forced=about.forced, say=lambda text: None)
@@ -290,7 +296,7 @@ class Homecoming:
     async def _script(self, group: str, about: AboutScript, caller: Caller) -> Nothing:
         """Answered when it was started, or when it has ended, if it is waited for."""
         with trio.move_on_after(limits.FAILBACK_CALL_S / 2):  # else the next try asks how this one does
-            await self._run_script(about.facts, about.attempt, lambda text: None)
+            await self._deeds.run_script(about.facts, about.attempt, lambda text: None)
             return Nothing()
         raise ReplicatorError("it still runs")
 
@@ -298,10 +304,28 @@ class Homecoming:
 
     async def _adopt(self, group: str, about: About, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        await self._adopt_monitor(about.monitor)
+        guard = self._guards.find(group)
+        await self._deeds.adopt(about.monitor, guard)
+        return Nothing()
+
+    async def _retire(self, group: str, about: About, caller: Caller) -> Nothing:
+        guard = self._guards.get(group)
+        if guard is not None:
+            self._check(group, about, caller)
+            await self._deeds.retire(guard)
         return Nothing()
 
     async def _disown(self, group: str, about: About, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        await self._disown_monitor(group)
+        await self._deeds.disown(group)
         return Nothing()
+
+
+def _name_of(connection: Connection, record: Promotion) -> str:
+    """Of what a connection goes on after, as `Restored.restore`."""
+    return str(uuid.uuid5(uuid.UUID(connection.uuid), f"hand-over {record.epoch}"))
+
+
+def _is_noted(connection: Connection, record: Promotion) -> bool:
+    restored = connection.restored
+    return restored is not None and restored.restore == _name_of(connection, record)

@@ -63,6 +63,7 @@ class Leases:
             owner = self._guards.standing(guard).owner
             changed = self._guards.news.event
             now_s = boottime_s()
+            await self._guards.settle()  # who is asked may count on what the fences say by then
             async with trio.open_nursery() as nursery:
                 for granter in owner.due(now_s):
                     nursery.start_soon(self._ask, guard, granter)

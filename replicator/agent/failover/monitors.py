@@ -20,6 +20,8 @@ from replicator.agent.failover.heartbeats import Begun, HeartbeatAsker, Heartbea
 from replicator.agent.failover.watching import Watching
 from replicator.agent.state import new_uuid
 from replicator.errors import ReplicatorError, UsageError
+from replicator.failover.addresses import look, place_of, risks
+from replicator.failover.addresses import wanted as wanted_by
 from replicator.failover.monitor import AddressView
 from replicator.failover.phases import ASSUMING, OWNING, GroupEvent
 from replicator.failover.scripts import check as check_script
@@ -40,7 +42,7 @@ class MonitorRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     """A monitor as users see it. `doing`: in words. `question`: what a person is asked; "": nothing.
-    `report`: of what is under way, if something is.
+    `report`: of what is under way, if something is. `warnings`: what may come of its settings.
     """
 
     uuid: str
@@ -58,6 +60,7 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[AddressView, ...]
     settings: MonitorSettings
     report: Report | None
+    warnings: tuple[str, ...] = ()
 
 
 class Monitors:
@@ -105,6 +108,7 @@ class Monitors:
             addresses=tuple(self.watching.views(monitor)),
             settings=settings,
             report=report,
+            warnings=tuple(risks(settings)),
         )
 
     def _question(self, monitor: Monitor) -> str:
@@ -133,6 +137,7 @@ class Monitors:
             events.MONITOR_ADDED, name=name, source=self._view(monitor).source, addresses=addresses
         )
         await self._groups.note(monitor, "added", text)
+        await self._advise(monitor)
         return self.get(monitor.uuid)
 
     async def edit(self, key: str, request: MonitorRequest) -> MonitorView:
@@ -159,6 +164,7 @@ class Monitors:
         what = ", ".join(_differences(before, monitor)) or "nothing"
         text = self.watching.tell(events.MONITOR_EDITED, name=monitor.name, what=what)
         await self._groups.note(monitor, "edited", text)
+        await self._advise(monitor)
         return self.get(monitor.uuid)
 
     async def remove(self, key: str, *, even_if_owner: bool = False) -> MonitorView:
@@ -201,6 +207,18 @@ class Monitors:
             if address.interface and address.interface not in known:
                 names = ", ".join(sorted(known))
                 raise UsageError(f"this host has no interface {address.interface!r}; it has: {names}")
+
+    async def _advise(self, monitor: Monitor) -> None:
+        """FO-07, FO-08: what a person should know of these settings before they are needed."""
+        host = await look()
+        lines = risks(monitor.settings)
+        for item in wanted_by(monitor.settings):
+            try:
+                place_of(item, host)
+            except ReplicatorError as error:
+                lines.append(f"as this host is now, it could not take over: {error}")
+        for line in lines:
+            self.watching.tell(events.ADVICE, text=f"monitor {monitor.name}: {line}")
 
     async def _check_answers(self, monitor: Monitor, addresses: tuple[WatchedAddress, ...]) -> None:
         """A name or port that is misspelled would look like a source that has failed."""

@@ -180,6 +180,14 @@ class Addresses(Protocol):
     async def set_host_name(self, monitor: Monitor) -> None: ...
 
 
+class Drills(Protocol):
+    """`agent/failover/drills.py`."""
+
+    async def give_way(self, group: str) -> None:
+        """No drill of the group is to be seen on return."""
+        ...
+
+
 class Groups(Protocol):
     """`agent/failover/groups.py`."""
 
@@ -198,6 +206,7 @@ class Parts(msgspec.Struct, frozen=True):
     addresses: Addresses
     telling: Telling
     groups: Groups
+    drills: Drills | None = None
 
 
 class Failover:
@@ -266,6 +275,7 @@ class _Steps:
 
     async def _check(self, run: Run) -> Checked:
         settings = self._monitor.settings
+        await self._end_drills()
         copies = settings.copies or tuple(c.connection for c in await self._parts.copies.of(self._monitor))
         order = TakeOver(group=self._monitor.uuid, copies=copies, parent_epoch=self._monitor.epoch)
         report = await self._parts.data.look(order)
@@ -273,6 +283,10 @@ class _Steps:
         checked = Checked(epoch=report.epoch, copies=copies)
         await self._parts.arbiter.check(self._question(run, checked, flaws))
         return checked
+
+    async def _end_drills(self) -> None:
+        if self._parts.drills is not None:
+            await self._parts.drills.give_way(self._monitor.uuid)
 
     async def _fence(self, run: Run) -> Fenced:
         try:
@@ -300,6 +314,7 @@ class _Steps:
         await self._parts.addresses.probe(self._monitor, forced=run.forced, say=run.say)
 
     async def _drain(self, run: Run) -> Drained:
+        await self._end_drills()  # of an agent that was killed in the middle
         report = await self._parts.data.drain(self._take_over(run))
         for copy in report.copies:
             if copy.left_operations:

@@ -4,7 +4,7 @@ An agent that knows of a group, and whose mounts are not up already, brings them
 target or witness opens them. Whoever owns the group by now supersedes it: see `superseded`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -20,18 +20,16 @@ from replicator.failovers import Guard, Promotion, superseded_reason
 from replicator.fences import FenceMode
 from replicator.fs.fence import FencePage
 
-Drop = Callable[[Sequence[str]], Awaitable[None]]
-"""Removes these addresses (with their prefixes) from this host, as far as they are here."""
-
-
-async def drop_nothing(addresses: Sequence[str]) -> None:
-    """For agents that have nothing to do with addresses."""
+Drop = Callable[[str, Iterable[str]], Awaitable[object]]
+"""Removes addresses (with their prefixes) of a group from this host, as far as they are here: see
+`GroupAddresses.drop`.
+"""
 
 
 class Returning:
     """Of one agent."""
 
-    def __init__(self, core: Core, guards: Guards, fencing: Fencing, drop: Drop = drop_nothing) -> None:
+    def __init__(self, core: Core, guards: Guards, fencing: Fencing, drop: Drop) -> None:
         self._core = core
         self._guards = guards
         self._fencing = fencing
@@ -95,7 +93,7 @@ class Returning:
         if not guard.is_superseded:
             return  # a person has opened it, and answers for the addresses as well
         try:
-            await self._drop([address.address for address in guard.addresses])
+            await self._drop(guard.group, [address.address for address in guard.addresses])
         except (OSError, ReplicatorError) as error:
             self._core.events.add(events.ADDRESSES_NOT_DROPPED, name=guard.name, reason=str(error))
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import trio
 
+from replicator.addresses import Address
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.address_keeper import AddressKeeper
@@ -15,8 +16,13 @@ from replicator.agent.failover.addresses import GroupAddresses
 from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.checkup import Checkup
+from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
+from replicator.agent.failover.errands import Errand, Errands
+from replicator.agent.failover.failback import Failback
+from replicator.agent.failover.failback import Parts as FailbackParts
 from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.following import Following
@@ -26,6 +32,11 @@ from replicator.agent.failover.group_copies import GroupCopies
 from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
+from replicator.agent.failover.handing_over import HandingOver
+from replicator.agent.failover.handing_over_vote import HandingOverVote
+from replicator.agent.failover.home_calls import HomeCalls
+from replicator.agent.failover.home_deeds import HomeDeeds
+from replicator.agent.failover.homecoming import Homecoming
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
 from replicator.agent.failover.narration import Narration
@@ -35,10 +46,11 @@ from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
 from replicator.agent.failover.telling import TellingAll
+from replicator.agent.failover.witness_service import WitnessService
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
-from replicator.failovers import Promotion
+from replicator.failovers import Monitor, return_of
 from replicator.world import World
 
 
@@ -57,6 +69,7 @@ class FailoverService:
         self.monitors.default_scripts = self.scripts.defaults
         self.monitors.watching.run_question_script = partial(tell_script, self.scripts)
         self.witnesses = Witnesses(self.calls)
+        self.witness = WitnessService(core, self.calls)
         self.fencing = Fencing(core)
         core.fence_state = self.fencing.state
         self.guards = Guards(core, self.calls, self.fencing)
@@ -64,25 +77,51 @@ class FailoverService:
         self.promotions = Promotions(core, mounts, connections)
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
         self.following = Following(core, self.guards, self.former, self.divergences.keep)
-        self.grants = Grants(core, self.calls, self.groups, self.copies, self._record)
-        self.returning = Returning(core, self.guards, self.fencing)
-        self.arbiter = Arbiter(core, self.witnesses, self.grants)
+        self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
+        self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
+        self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
         narration = Narration(core, self.groups)
         self.procedures = Procedures(
             core.home.failover_procedures, self.groups, World(), narration.ended, narration.warn
         )
-        self.procedure = Failover(self.procedures, core.identity.uuid, self._parts())
+        parts = self._parts()
+        self.procedure = Failover(self.procedures, core.identity.uuid, parts)
+        self.checkup = Checkup(
+            self.groups,
+            self.copies,
+            self.scripts,
+            self.monitors.watching,
+            parts.data,
+            parts.arbiter,
+            self._reach_witness,
+            self.procedure,
+            self.drills.all,
+        )
+        self.errands = Errands(core, self._do_errand)
+        self._home_calls = HomeCalls(self.calls, core.identity.uuid, self._ways_home)
+        self.failback = Failback(
+            self.procedures, self.groups.get, core.identity.name, self._failback_parts(connections, mounts)
+        )
+        self.homecoming = Homecoming(
+            core,
+            self.calls,
+            self.guards,
+            self.fencing,
+            self.promotions,
+            self.former,
+            self.addresses,
+            HomeDeeds(
+                *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
+            ).deeds(),
+        )
         self.monitors.report_of = self.procedures.report
         self.monitors.watching.taking_over = self.procedure
 
-    def _record(self, group: str) -> Promotion | None:
-        """The last promotion of a group that this agent knows of."""
-        try:
-            return self.promotions.record(group)
-        except NotImplementedError:
-            return None
+    async def _reach_witness(self, monitor: Monitor) -> None:
+        """Raises ReplicatorError: its witness does not answer."""
+        await self.witnesses.at(monitor.settings.witness).watch(monitor.uuid)
 
     def _parts(self) -> Parts:
         """What does the steps of a failover."""
@@ -93,7 +132,7 @@ class FailoverService:
                 self.arbiter,
                 self.grants,
                 self.monitors.watching,
-                self._record,
+                self.promotions.record,
             ),
             copies=self.copies,
             data=self.promotions,
@@ -101,12 +140,44 @@ class FailoverService:
             addresses=self.addresses,
             telling=self.telling,
             groups=self.groups,
+            drills=self.drills,
         )
+
+    def _failback_parts(self, connections: Connections, mounts: Mounts) -> FailbackParts:
+        """What does the steps of a failback, on the agent that owns the group."""
+        core = self._core
+        return FailbackParts(
+            home=self._home_calls,
+            own=HandingOver(
+                *(core, self.groups, connections, mounts, self.fencing),
+                records=self.promotions,
+                copies=CopiesAgain(core),
+            ),
+            arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self.promotions.record),
+            scripts=self.scripts,
+            addresses=self.addresses,
+            errands=self.errands,
+        )
+
+    def _ways_home(self, monitor: Monitor) -> list[Address]:
+        """By the return connections, else as the monitor names the source (FB-03)."""
+        record = self.promotions.record(monitor.uuid)
+        returning = {return_of(copy.connection) for copy in record.copies} if record is not None else set()
+        ways = [
+            Address(c.target_host, c.target_port)
+            for c in self._core.state.connections
+            if c.uuid in returning and c.target_host
+        ]
+        return [*ways, Address(monitor.settings.source_host, monitor.settings.source_port)]
+
+    async def _do_errand(self, errand: Errand) -> None:
+        await self._home_calls.do(errand)
 
     async def run(self) -> None:
         """Until cancelled."""
         await self._core.up.wait()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.drills.run)
             nursery.start_soon(self.addresses.run)
             nursery.start_soon(self.arbiter.run)
             # What an earlier agent has left half done comes before anything new.
@@ -115,7 +186,8 @@ class FailoverService:
             nursery.start_soon(AddressKeeper(self._core, self.groups, self.addresses).run)
             nursery.start_soon(self.monitors.run)
             nursery.start_soon(self.scripts.serve)
-            nursery.start_soon(self.drills.run)
+            nursery.start_soon(self.failback.run)
+            nursery.start_soon(self.errands.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.following.run)
             nursery.start_soon(self.grants.run)

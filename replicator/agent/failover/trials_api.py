@@ -43,10 +43,15 @@ class TrialsApi:
         await read_body(request, Empty)
         return await self._service.failover.drills.end(_name(request))
 
+    async def test(self, request: Request) -> object:
+        await read_body(request, Empty)
+        return await self._service.failover.checkup.test(_name(request))
+
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
         return {
             "/v1/failover/scripts": {"GET": self.scripts},
+            _MONITOR + "/test": {"POST": self.test},
             _MONITOR + "/scripts/{kind}": {"POST": self.set_script},
             _MONITOR + "/scripts/{kind}/test": {"POST": self.test_script},
             _MONITOR + "/drills": {"GET": self.drills, "POST": self.begin_drill},

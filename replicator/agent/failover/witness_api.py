@@ -1,0 +1,32 @@
+"""Routes of groups that this agent is the witness of. As in `agent/api.py`, nothing is decided here."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+
+from replicator.agent.failover.witness_service import WitnessService
+
+Handler = Callable[[Request], Awaitable[object]]
+
+
+class WitnessApi:
+    """Handlers, as `agent.api.Api`."""
+
+    def __init__(self, witness: WitnessService) -> None:
+        self._witness = witness
+
+    async def groups(self, request: Request) -> object:
+        return self._witness.list()
+
+    async def group(self, request: Request) -> object:
+        return self._witness.find(request.path_params["group"])
+
+    async def forget(self, request: Request) -> object:
+        return await self._witness.forget(request.path_params["group"])
+
+    def routes(self) -> dict[str, dict[str, Handler]]:
+        """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
+        return {
+            "/v1/failover/witness": {"GET": self.groups},
+            "/v1/failover/witness/{group}": {"GET": self.group, "DELETE": self.forget},
+        }

@@ -1,0 +1,68 @@
+"""Histories of a group drawn from seeds: crashes, partitions, pauses, restarts, commands of persons.
+
+`tests/kit/failover_histories.py` says what a history is and what must hold in each, `failover_agents.py` what of
+it is the product's own code; `test_failover_planted.py` shows that mistakes are found.
+"""
+
+import pytest
+from kit.campaign import amount
+from kit.failover_agents import Setup
+from kit.failover_histories import Fault, History, draw, play, run, shrink
+from kit.failover_world import Violation
+
+from replicator.failovers import Lapse
+
+pytestmark = pytest.mark.sim
+
+FOUND = {
+    11: "a source that answered while a failover was being taken back: its group asked for ever",
+    14: "a target that granted nothing after it had handed back",
+    478: "a target whose agent ended right after it had taken a failover back: it granted nothing any more",
+    498: "a source that a person has opened, and that took what its former owner still brought",
+}
+"""Seeds that failed once (some of them drawn otherwise then), and what they found."""
+
+
+@pytest.mark.parametrize("seed", [*FOUND, *range(1000, 1000 + amount("FAILOVERS_SHORT", 40))])
+def test_a_history(seed: int) -> None:
+    play(draw(seed))
+
+
+def test_a_source_that_dies_is_taken_over_from_and_gets_its_place_back() -> None:
+    outcome = play(History(1, Setup(), [Fault(10.0, "crash", ("source",)), Fault(30.0, "boot", ("source",))]))
+    assert outcome.failovers == outcome.failbacks == 1
+
+
+def test_a_source_that_only_its_target_does_not_see_goes_on() -> None:
+    """The witness sees it, so it does not vote."""
+    outcome = play(
+        History(
+            1, Setup(), [Fault(10.0, "cut", ("source", "target")), Fault(10.0, "cut", ("target", "source"))]
+        )
+    )
+    assert outcome.failovers == 0
+
+
+def test_both_sides_of_a_partition_write_where_nobody_is_asked_and_what_loses_is_kept() -> None:
+    setup = Setup(witness="", lapse=Lapse.NONE, even_if_partitioned=True)
+    faults = [Fault(10.0, "cut", ("source", "target")), Fault(10.0, "cut", ("target", "source"))]
+    outcome = play(History(1, setup, faults))
+    assert outcome.failovers == 1 and outcome.forks == 1
+
+
+def test_a_history_that_fails_is_shrunk() -> None:
+    def player(history: History) -> None:
+        if any(fault.what == "kill" for fault in history.faults):
+            raise Violation("killed")
+
+    seed = next(seed for seed in range(100) if any(f.what == "kill" for f in draw(seed).faults))
+    smaller, violation = shrink(draw(seed), player)  # type: ignore[arg-type]
+    assert [fault.what for fault in smaller.faults] == ["kill"] and violation.text == "killed"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout_s(3600)
+def test_campaign() -> None:
+    outcome, failed = run(range(10_000, 10_000 + amount("FAILOVERS", 2_000)))
+    print(outcome)
+    assert failed == []
