@@ -1,4 +1,4 @@
-"""A witness: what it grants, votes for, remembers, and forgets with a restart; as an agent and over a store."""
+"""A witness: what it grants, votes for, remembers and forgets; as an agent, and over a store."""
 
 import msgspec
 import pytest
@@ -88,7 +88,7 @@ def test_tries_that_are_never_taken_back_are_bounded(witness: Witness) -> None:
 
 
 def test_a_person_may_insist(witness: Witness) -> None:
-    """Then the owner gets no lease any more, though it lives; the vote is given when its last one has lapsed."""
+    """Then the owner gets no lease any more, though it lives; the vote is given when its last has lapsed."""
     assert not witness.vote(G, a_ballot(insist=True), 11.0).given
     assert not witness.renew(G, a_renewal(), 11.5).granted
     assert witness.vote(G, a_ballot(insist=True), FREE_S).given
