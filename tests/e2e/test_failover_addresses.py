@@ -16,7 +16,7 @@ pytestmark = [
 
 
 def test_addresses_and_a_service_move(tmp_path: Path) -> None:
-    with failover_lab(tmp_path, witness=True) as lab:
+    with failover_lab(tmp_path) as lab:
         for host in (lab.source, lab.target):
             host.root.mkdir()
         lab.own_address()
