@@ -35,7 +35,7 @@ PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
         # whether there is any use in beginning
         (ARMED, {"armed": False}, Action.ASK),
         (ARMED, {"armed": False, "order": Order.FORCE}, Action.ASK),
-        (ARMED, {"armed": False, "is_off": True, "order": Order.FORCE}, Action.STOP_GRANTING),
+        (ARMED, {"armed": False, "order": Order.OFF}, Action.STOP_GRANTING),
         (ARMED, {"armed": False, "witness": False}, Action.ASK),
         (ARMED, {"armed": False, "witness": False, "even_if_partitioned": True}, Action.STOP_GRANTING),
         (ARMED, {"armed": False, "even_if_partitioned": True}, Action.ASK),  # it has a witness
@@ -47,7 +47,7 @@ PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
         (ARMED, {**STOPPED, "fence_command": True, "fenced": False, "order": Order.FORCE}, Action.VOTE),
         (ARMED, {"granting": False, "free_s": 999.0, "fence_command": True, "fenced": True}, Action.VOTE),
         (ARMED, {"granting": False, "free_s": 999.0, "at_rest": True}, Action.VOTE),
-        (ARMED, {"granting": False, "free_s": 999.0, "is_off": True}, Action.VOTE),
+        (ARMED, {"granting": False, "free_s": 999.0, "order": Order.OFF}, Action.VOTE),
         # whether the witness agrees
         (ARMED, STOPPED, Action.VOTE),
         (ARMED, STOPPED | GIVEN, Action.GO),
@@ -62,8 +62,8 @@ PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
         (ARMED, STOPPED | {"unreachable": "cut", "voted_s": 99.9}, Action.WAIT),
         (ARMED, STOPPED | {"unreachable": "cut", "voted_s": 98.0}, Action.VOTE),
         (ARMED, STOPPED | {"unreachable": "cut", "order": Order.FORCE, "voted_s": 99.9}, Action.WAIT),
-        (ARMED, STOPPED | {"unreachable": "cut", "order": Order.FORCE, "is_off": True}, Action.GO),
-        (ARMED, STOPPED | {"unreachable": "cut", "is_off": True, "voted_s": 99.9}, Action.WAIT),
+        (ARMED, STOPPED | {"unreachable": "cut", "order": Order.OFF}, Action.GO),
+        (ARMED, STOPPED | {"voted": Voted(given=False, reason="no"), "order": Order.OFF}, Action.ASK),
         # nobody to be asked
         (PLAIN, {}, Action.GO),
         (PLAIN, {"order": Order.MONITOR, "automatic": True}, Action.ASK),

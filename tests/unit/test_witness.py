@@ -1,4 +1,4 @@
-"""A witness: what it grants, votes for, remembers, and forgets with a restart; as agent, and over a store."""
+"""A witness: what it grants, votes for, remembers and forgets; as an agent, and over a store."""
 
 import msgspec
 import pytest

@@ -232,7 +232,7 @@ class Failover:
         monitor = self._parts.groups.get(group)
         if monitor is None:
             raise ReplicatorError(f"there is no monitor {group}")
-        order = Order.FORCE if forced else order or Order.PERSON
+        order = Order.FORCE if forced and order is not Order.OFF else order or Order.PERSON
         arguments = {"monitor": monitor, "order": order}
         return await self._procedures.start(FAILOVER, group, arguments, reason=reason, forced=forced)
 
@@ -368,7 +368,7 @@ class _Steps:
         checked = checked or run.result(CHECK, Checked)
         return Question(
             monitor=self._monitor,
-            order=Order.FORCE if run.forced else self._order,
+            order=Order.FORCE if run.forced and self._order is not Order.OFF else self._order,
             attempt=run.uuid,
             epoch=checked.epoch,
             copies=checked.copies,
