@@ -236,6 +236,17 @@ class Failover:
         arguments = {"monitor": monitor, "order": order}
         return await self._procedures.start(FAILOVER, group, arguments, reason=reason, forced=forced)
 
+    async def abandon(self, group: str) -> None:
+        """Take back what is under way. Raises ReplicatorError: nothing is, or it is final already."""
+        report = self._procedures.report(group)
+        if report is None or report.kind != FAILOVER:
+            raise ReplicatorError("no failover of this group is under way")
+        if not await self._procedures.abandon(group, "a person has given it up"):
+            raise ReplicatorError(
+                "this host owns the group already: it can be completed (dtctl failover now), or led home"
+                " afterwards (dtctl failback)"
+            )
+
     def plan(self, arguments: Mapping[str, Any]) -> Plan:
         """The steps for a monitor as it was when the failover began."""
         monitor = msgspec.convert(msgspec.to_builtins(arguments["monitor"]), Monitor)
