@@ -431,7 +431,7 @@ class _Steps:
     def _move_addresses(self, *, undo: bool) -> list[Step]:
         """Each is on one host at any time: first it goes here, then it comes there."""
         monitor, home, here = self._monitor, self._parts.home, self._parts.addresses
-        if not monitor.settings.addresses:
+        if not monitor.settings.taken:
             return []
 
         async def back(run: Run) -> None:
