@@ -180,7 +180,9 @@ class HandingOver:
         """First nothing writes here any more; the record is kept last."""
         reason = f"{promotion.owner_name} owns the data now"
         known = [mount for mount in self._core.state.mounts if mount.id in mounts]
-        await self._fencing.set_mode([mount.id for mount in known], FenceMode.READ_ONLY, 0, reason)
+        await self._fencing.set_mode(
+            [mount.id for mount in known], FenceMode.READ_ONLY, 0, reason, for_good=True
+        )
         for uuid in connections:
             await self._connections.remove_quietly(return_of(uuid))
         await self._guards.dismiss(monitor.uuid)  # a return connection was told that this host is superseded
