@@ -34,6 +34,7 @@ class CheckKind(StrEnum):
 class Check(msgspec.Struct, frozen=True):
     kind: CheckKind
     argument: str = ""  # tcp: port; http: URL, or a path at the address; command: a shell's line
+    misses: Count = 0  # FO-20: that may be missing of this one; 0: as of its address
 
 
 class FailWhen(StrEnum):
@@ -64,9 +65,14 @@ class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
     monitored: bool = True  # False: taken only (Take.ALL)
 
     @property
+    def misses_min(self) -> int:
+        """Of the check that fails first."""
+        return min((check.misses or self.misses for check in self.checks), default=self.misses)
+
+    @property
     def timeout_s(self) -> float:
-        """FO-12: the whole countdown."""
-        return self.interval_s * self.misses
+        """FO-12: the shortest whole countdown."""
+        return self.interval_s * self.misses_min
 
 
 class ScriptKind(StrEnum):

@@ -17,6 +17,7 @@ from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.checkup import Checkup
+from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.errands import Errand, Errands
@@ -24,7 +25,6 @@ from replicator.agent.failover.failback import Failback
 from replicator.agent.failover.failback import Parts as FailbackParts
 from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.fencing import Fencing
-from replicator.agent.failover.followed_copies import FollowedCopies
 from replicator.agent.failover.following import Following
 from replicator.agent.failover.former_owner import FormerOwner
 from replicator.agent.failover.grants import Grants
@@ -151,7 +151,7 @@ class FailoverService:
             own=HandingOver(
                 *(core, self.groups, connections, mounts, self.fencing, self.guards),
                 records=self.promotions,
-                copies=FollowedCopies(core),
+                copies=CopiesAgain(core),
             ),
             arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self.promotions.record),
             scripts=self.scripts,
