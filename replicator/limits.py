@@ -444,6 +444,7 @@ BUNDLE_DIFFERENCES_KEPT = 1000  # that are told by name
 
 FAILBACK_FIND_S = 300.0  # FB-03: so long the other agent is searched and asked
 FAILBACK_RETRY_S = 1.0  # between two tries
+FAILBACK_PREPARE_S = 30.0  # for what is in the way of a copy at home to go
 FAILBACK_PATIENCE_S = 5.0  # the same while programs wait
 FAILBACK_CALL_S = 60.0  # for one answer: copies that come to a stand, mounts that come up
 FAILBACK_POLL_S = 0.05  # until one that was asked for has begun

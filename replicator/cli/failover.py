@@ -60,9 +60,9 @@ Checks = Annotated[
     list[str] | None,
     typer.Option(
         "--check",
-        metavar="agent|ping|tcp:PORT|http:URL|command:LINE",
+        metavar="[N*]agent|ping|tcp:PORT|http:URL|command:LINE",
         help="Sign of life; default: of its agent. Of agent and ping one is enough, each other one has to be"
-        " there. Repeatable.",
+        " there. N of its answers may be missing, if not as many as --misses says. Repeatable.",
     ),
 ]
 When = Annotated[

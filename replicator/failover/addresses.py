@@ -14,7 +14,7 @@ from replicator.errors import ReplicatorError, UsageError
 from replicator.failover import arp
 from replicator.failover.neighbours import Sign, shown_mac
 from replicator.failover.netlink import HostAddress, IpInterface, Link, Netlink
-from replicator.failovers import FailWhen, MonitorSettings, Take
+from replicator.failovers import FailWhen, MonitorSettings
 
 Say = Callable[[str], None]
 
@@ -82,11 +82,7 @@ def parse(text: str) -> IpInterface:
 
 def wanted(settings: MonitorSettings) -> list[Wanted]:
     """FO-06. Raises UsageError."""
-    return [
-        Wanted(parse(watched.address), watched.interface)
-        for watched in settings.addresses
-        if watched.monitored or settings.take is Take.ALL
-    ]
+    return [Wanted(parse(watched.address), watched.interface) for watched in settings.taken]
 
 
 def risks(settings: MonitorSettings) -> list[str]:

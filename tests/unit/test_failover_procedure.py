@@ -43,6 +43,7 @@ from replicator.failovers import (
     Promotion,
     Script,
     ScriptKind,
+    Take,
     TakeOver,
     WatchedAddress,
 )
@@ -330,6 +331,15 @@ async def test_what_is_optional_halts_nothing() -> None:
 async def test_only_what_is_configured_is_done() -> None:
     monitor = msgspec.structs.replace(MONITOR, settings=MonitorSettings(source_host="alpha"))
     outside = Outside(monitor=monitor)
+    await outside.fail_over()
+    assert outside.done == ["check", "vote", "drain", "promote", "open", "tell"]
+
+
+async def test_addresses_that_others_move_are_left_alone() -> None:
+    settings = MonitorSettings(
+        source_host="alpha", addresses=(WatchedAddress(address="10.0.0.5/24"),), take=Take.NONE
+    )
+    outside = Outside(monitor=msgspec.structs.replace(MONITOR, settings=settings))
     await outside.fail_over()
     assert outside.done == ["check", "vote", "drain", "promote", "open", "tell"]
 

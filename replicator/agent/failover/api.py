@@ -84,5 +84,5 @@ class FailoverApi:
             **DivergenceApi(self._service).routes(),
             **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
-            **WitnessApi(self._service.failover.witness).routes(),
+            **WitnessApi(self._service).routes(),
         }

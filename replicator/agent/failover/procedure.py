@@ -264,7 +264,7 @@ class _Steps:
 
     def all(self) -> list[Step]:
         settings = self._monitor.settings
-        scripts, takes = settings.scripts, bool(settings.addresses)
+        scripts, takes = settings.scripts, bool(settings.taken)
         steps: list[Step | None] = [
             Step(CHECK, self._check),
             Step(FENCE, self._fence) if settings.fence_command else None,
