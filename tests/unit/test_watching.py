@@ -22,6 +22,7 @@ from replicator.agent.failover.watching import Watching
 from replicator.agent.state import State, StateError
 from replicator.errors import ReplicatorError
 from replicator.events import Event, EventRing
+from replicator.failover.candidate import Order
 from replicator.failover.phases import GroupEvent
 from replicator.failover.probes import Silent, Unable
 from replicator.failovers import Check, CheckKind, Monitor, MonitorSettings, Phase, WatchedAddress
@@ -61,10 +62,11 @@ class World:
             raise StateError("no space left")
         self.state = msgspec.structs.replace(self.state, **fields)
 
-    async def fail_over(self, group: str, *, reason: str, forced: bool) -> None:
+    async def fail_over(self, group: str, *, reason: str, forced: bool, order: Order) -> None:
         if self.refusal:
             raise ReplicatorError(self.refusal)
         self.begun.append((reason, forced))
+        assert (order is Order.MONITOR) == self.state.monitors[0].settings.automatic
         await self.groups.step(group, GroupEvent.BEGIN)
         await trio.sleep(self.takes_s)
         await self.groups.step(group, self.outcome)
