@@ -122,6 +122,7 @@ def monitor(found: Mapping[str, Any]) -> RenderableType:
     grid.add_row("fails when", f"{settings['fail_when']} of them are silent")
     grid.add_row("takes", f"{settings['take']} addresses")
     grid.add_row("failover", "by itself" if settings["automatic"] else "a person is asked")
+    grid.add_row("source", "stops by itself without a lease" if found["armed"] else "does not stop by itself")
     for label, field in (
         ("witness", "witness"),
         ("fence command", "fence_command"),

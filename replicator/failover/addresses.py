@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 
 class ConflictError(ReplicatorError):
-    """Somebody else has an address that is to be taken."""
+    """Somebody else has an address that is to be taken, or may have."""
 
 
 class Wanted(NamedTuple):
@@ -168,23 +168,30 @@ async def places(items: Iterable[Wanted], host: Host) -> list[Place]:
 
 
 async def probe(found: Sequence[Place], host: Host) -> None:
-    """Raises ConflictError: somebody else has one of them, or more. OSError.
+    """Raises ConflictError: somebody else has one of them, or more, or it cannot be told.
 
     What is here already is not asked for.
     """
-    signs: dict[int, Sign] = {}
+    found_out: dict[int, str] = {}
 
     async def ask(number: int, place: Place) -> None:
-        sign = await arp.conflict(place.address.ip, place.link, host.macs)
-        if sign is not None:
-            signs[number] = sign
+        if not place.link.has_carrier:  # nobody would hear the question, nor come by this address
+            found_out[number] = f"{place}: no link there: is it this host that is cut off?"
+            return
+        try:
+            sign = await arp.conflict(place.address.ip, place.link, host.macs)
+        except OSError as error:
+            found_out[number] = f"{place}: it cannot be told whether it is in use: {error.strerror}"
+        else:
+            if sign is not None:
+                found_out[number] = _answers(place, sign)
 
     async with trio.open_nursery() as nursery:
         for number, place in enumerate(found):
             if host.has(place.address) is None:
                 nursery.start_soon(ask, number, place)
-    if signs:
-        raise ConflictError("; ".join(_answers(found[n], sign) for n, sign in sorted(signs.items())))
+    if found_out:
+        raise ConflictError("; ".join(text for _, text in sorted(found_out.items())))
 
 
 def _answers(place: Place, sign: Sign) -> str:

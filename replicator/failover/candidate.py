@@ -28,6 +28,7 @@ class Order(StrEnum):
     MONITOR = "monitor"  # by itself, since the monitor is automatic
     PERSON = "person"  # answered, or `failover now`
     FORCE = "force"  # a person who knows what is missing
+    OFF = "source is off"  # a person who knows that, and answers for it
 
 
 class Action(StrEnum):
@@ -67,7 +68,6 @@ class Candidacy(msgspec.Struct, frozen=True, kw_only=True):
     rival: str = ""  # name of another agent that owns it by a higher epoch
     copies: tuple[CopyFacts, ...] = ()
     at_rest: bool = False  # the owner has said that its mounts are frozen, for this very hand-over
-    is_off: bool = False  # a person says, by name, that the owner is switched off
     fence_command: bool = False  # there is one
     fenced: bool | None = None  # how it ended; None: it has not run
     armed: bool = False  # the owner stops by itself when its leases have lapsed (`GrantMemory`)
@@ -81,11 +81,15 @@ class Candidacy(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def owner_is_fenced(self) -> bool:
         """What a ballot says."""
-        return self.fenced is True or self.is_off
+        return self.fenced is True or self.order is Order.OFF
 
     @property
     def by_person(self) -> bool:
-        return self.order in (Order.PERSON, Order.FORCE)
+        return self.order in (Order.PERSON, Order.FORCE, Order.OFF)
+
+    @property
+    def is_forced(self) -> bool:
+        return self.order in (Order.FORCE, Order.OFF)
 
 
 PARTITIONED = (
@@ -200,7 +204,7 @@ def _is_wanted(facts: Candidacy) -> Verdict | None:
 
 def _has_copies(facts: Candidacy) -> Verdict | None:
     flaws = [f"{copy.name}: {copy.flaw}" for copy in facts.copies if copy.flaw]
-    if flaws and facts.order is not Order.FORCE:
+    if flaws and not facts.is_forced:
         return Verdict(Action.ASK, f"not everything is there: {'; '.join(flaws)}. It can be forced")
     return None
 
@@ -225,11 +229,11 @@ def _is_safe_to_begin(facts: Candidacy) -> Verdict | None:
 def _has_stopped(facts: Candidacy) -> Verdict | None:
     if facts.granting:
         return Verdict(Action.STOP_GRANTING)
-    if facts.at_rest or facts.is_off:
+    if facts.at_rest or facts.order is Order.OFF:
         return None
     if facts.fence_command and facts.fenced is None:
         return Verdict(Action.FENCE)
-    if facts.fenced is False and facts.order is not Order.FORCE:
+    if facts.fenced is False and not facts.is_forced:
         return Verdict(Action.ASK, "the fence command has failed")
     if facts.armed and not facts.owner_is_fenced and facts.now_s < facts.free_s:
         return Verdict(Action.WAIT, "a lease granted here may be valid", facts.free_s)
@@ -241,7 +245,7 @@ def _is_agreed(facts: Candidacy) -> Verdict | None:
         return None
     if facts.voted is not None and facts.voted.given:
         return None
-    if facts.is_off and facts.order is Order.FORCE and facts.unreachable:
+    if facts.order is Order.OFF and facts.unreachable:
         return None  # a person's word in place of the witness's
     if facts.unreachable:
         again_s = facts.voted_s + limits.WITNESS_RETRY_S
@@ -266,7 +270,7 @@ def _grounds(facts: Candidacy) -> str:
         return "the source handed over"
     if facts.fenced:
         return "the source was fenced"
-    if facts.is_off:
+    if facts.order is Order.OFF:
         return "a person says that the source is off"
     if facts.armed:
         return "the leases of the source have lapsed"

@@ -59,6 +59,11 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     follows: bool = False  # it knows that it was superseded, and its mounts do not write
     copies: tuple[HomeCopy, ...] = ()
     bundles: tuple[str, ...] = ()  # ids of what is kept of its own branch
+    waits: str = ""  # why it does not become a copy by itself; "": it does, or is
+
+    @property
+    def is_prepared(self) -> bool:
+        return all(copy.prepared for copy in self.copies)
 
 
 class Behind(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +163,11 @@ def _warnings(situation: Situation) -> list[str]:
         found.append(
             f"{home.name} had written what {situation.owner} never had: it is kept there (dtctl divergence"
             f" show {bundles})"
+        )
+    if home.waits and not home.is_prepared:
+        found.append(
+            f"{home.name} waits ({home.waits}): going on means that what {situation.owner} has survives; what"
+            f" {home.name} wrote is kept there in a bundle first"
         )
     if order is Order.FAILBACK_FIRST:
         found.append("programs wait, or fail, until everything is there: restore-first takes seconds instead")

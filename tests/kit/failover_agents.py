@@ -547,7 +547,7 @@ class TargetAgent(Agent):
         if self.stored.settings.automatic and may_begin(self.candidacy(Order.MONITOR)).action is Action.GO:
             self.begin(Order.MONITOR)
 
-    def candidacy(self, order: Order, *, is_off: bool = False) -> Candidacy:
+    def candidacy(self, order: Order) -> Candidacy:
         settings = self.stored.settings
         granted = self.granter.memory.armed
         return Candidacy(
@@ -557,7 +557,6 @@ class TargetAgent(Agent):
             even_if_partitioned=settings.even_if_partitioned,
             failed=self.monitor.failed,
             owns=self.owns,
-            is_off=is_off,
             fence_command=bool(settings.fence_command),
             witness=bool(settings.witness),
             armed=granted is not None and granted == self.stored.terms,
@@ -644,14 +643,14 @@ class TargetAgent(Agent):
 
     # --- procedures ---
 
-    def begin(self, order: Order, *, is_off: bool = False, kind: str = "failover") -> None:
+    def begin(self, order: Order, *, kind: str = "failover") -> None:
         if self.kind:
             return
         opened = plan.Opened(
             uuid=self.shared.attempt(),
             kind=kind,
             subject=GROUP_ID,
-            arguments={"order": order, "is_off": is_off, "epoch": self.epoch + 1},
+            arguments={"order": order, "epoch": self.epoch + 1},
             steps=(),
             time=0.0,
         )
@@ -771,10 +770,9 @@ class TargetAgent(Agent):
         )
 
     def agree(self) -> Program:
-        arguments = self.opened.arguments
-        order = arguments["order"]
+        order = self.opened.arguments["order"]
         attempt = Attempt(
-            self.candidacy(order, is_off=arguments["is_off"]),
+            self.candidacy(order),
             self.ballot(T, T, S),
             self.granter,
             self.stored.terms,

@@ -294,7 +294,7 @@ class Play:
                 if target.stored.phase in (Phase.ASKING, Phase.DECLINED):
                     target.begin(Order.PERSON)
             case "force":
-                target.begin(Order.FORCE, is_off=True) if not target.owns else None
+                target.begin(Order.OFF) if not target.owns else None
             case "failback":
                 if target.stored.phase is Phase.ACTIVE:
                     target.begin(Order.PERSON, kind="failback")

@@ -7,7 +7,7 @@ import pytest
 
 from replicator.errors import UsageError
 from replicator.failover_settings import check_name, check_settings, parse_address, parse_check
-from replicator.failovers import Check, CheckKind, MonitorSettings, WatchedAddress
+from replicator.failovers import Check, CheckKind, MonitorSettings, Take, WatchedAddress
 
 ADDRESS = WatchedAddress(address="10.0.0.5/24", interface="eth0")
 
@@ -110,3 +110,10 @@ def test_settings_that_can_be() -> None:
 def test_settings_that_cannot_be(wrong: MonitorSettings, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         check_settings(wrong)
+
+
+def test_which_addresses_are_taken() -> None:
+    """FO-06, FO-08."""
+    other = WatchedAddress(address="10.0.0.6/24", monitored=False)
+    for take, taken in ((Take.MONITORED, (ADDRESS,)), (Take.ALL, (ADDRESS, other)), (Take.NONE, ())):
+        assert settings(ADDRESS, other, take=take).taken == taken

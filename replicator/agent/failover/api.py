@@ -18,6 +18,7 @@ Handler = Callable[[Request], Awaitable[object]]
 
 class MonitorActionBody(ActionBody, frozen=True, kw_only=True):
     forced: bool = False
+    source_is_off: bool = False
 
 
 class RemoveMonitorBody(Body, frozen=True, kw_only=True):
@@ -51,12 +52,17 @@ class FailoverApi:
     async def act_on_monitor(self, request: Request) -> object:
         body = await read_body(request, MonitorActionBody)
         name, monitors = request.path_params["name"], self._service.failover.monitors
-        action = check_action(body, "yes", "no", "now", "start", "stop")
+        action = check_action(body, "yes", "no", "now", "abandon", "start", "stop")
         if action == "now":
-            return await monitors.now(name, forced=body.forced)
+            return await monitors.now(name, forced=body.forced, source_is_off=body.source_is_off)
+        if action == "abandon":
+            await self._service.failover.procedure.abandon(self._service.failover.groups.find(name).uuid)
+            return monitors.get(name)
         if action in ("start", "stop"):
             return await monitors.set_watching(name, on=action == "start")
-        return await monitors.answer(name, yes=action == "yes", forced=body.forced)
+        return await monitors.answer(
+            name, yes=action == "yes", forced=body.forced, source_is_off=body.source_is_off
+        )
 
     async def history(self, request: Request) -> object:
         return await self._service.failover.groups.history(request.query_params.get("group", ""))
@@ -81,5 +87,5 @@ class FailoverApi:
             **DivergenceApi(self._service).routes(),
             **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
-            **WitnessApi(self._service.failover.witness).routes(),
+            **WitnessApi(self._service).routes(),
         }

@@ -1,5 +1,5 @@
-"""Copies of this agent that were promoted, after the group was handed back: they follow their source again, or
-end.
+"""Copies of this agent that were promoted, after the group was handed back: they follow their source again,
+or end.
 """
 
 import trio
@@ -19,8 +19,8 @@ class FollowedCopies:
         self._core = core
 
     async def follow(self, connection: str, record: Promotion) -> None:
-        """The directories of this copy equal what its source has at the hand-over: a new copy is made of them,
-        in which nothing is to be compared. Its receiver waits for a source of that epoch. Raises
+        """The directories of this copy equal what its source has at the hand-over: a new copy is made of
+        them, in which nothing is to be compared. Its receiver waits for a source of that epoch. Raises
         ReplicatorError; may be done again.
         """
         directory, world = self._core.home.target(connection), World()
