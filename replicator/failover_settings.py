@@ -14,6 +14,7 @@ from replicator.failovers import Check, CheckKind, Lapse, MonitorSettings, Watch
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _INTERFACE_CHARS = 15  # IFNAMSIZ of linux/if.h, without its NUL
+_COUNTED = re.compile(r"([0-9]{1,4})\*")
 _ETCD = ("etcd://", "etcds://")  # in plain text, by TLS
 
 
@@ -31,14 +32,19 @@ def parse_address(text: str) -> WatchedAddress:
 
 def parse_check(text: str) -> Check:
     """`agent`, `ping`, `tcp:PORT`, `http:PATH`, `http:URL` or `command:LINE`; a URL alone is an HTTP check.
-    Raises UsageError.
+    `N*` in front of it: so many of its answers may be missing. Raises UsageError.
     """
+    misses = 0
+    if counted := _COUNTED.match(text):
+        misses, text = int(counted[1]), text[counted.end() :]
+        if misses == 0:
+            raise UsageError(f"check {counted[0]}{text!r}: must begin with at least 1*")
     if text.startswith(("http://", "https://")):
-        check = Check(CheckKind.HTTP, text)
+        check = Check(CheckKind.HTTP, text, misses)
     else:
         kind, _, argument = text.partition(":")
         try:
-            check = Check(CheckKind(kind), argument)
+            check = Check(CheckKind(kind), argument, misses)
         except ValueError:
             kinds = ", ".join(CheckKind)
             raise UsageError(f"check {text!r}: must be one of {kinds} (dtctl failover add --help)") from None
@@ -80,7 +86,8 @@ def check_settings(settings: MonitorSettings) -> None:
             "automatic failover needs somebody who is certain that the source is gone: if only the line"
             " between the two were cut, both would write. Give it a witness (--witness HOST[:PORT]) or a"
             " command that switches the source off (--fence-command), have the source stop when"
-            " it is cut off (--lapse), or accept two masters with --even-if-partitioned; with --manual a person decides"
+            " it is cut off (--lapse), or accept two masters with --even-if-partitioned; with --manual a"
+            " person decides"
         )
 
 
@@ -110,7 +117,7 @@ def _check_address(address: WatchedAddress) -> None:
         raise UsageError(f"misses {address.misses}: must be from 1 to {limits.MONITOR_MISSES_MAX}")
     if address.monitored and not 1 <= len(address.checks) <= limits.MONITOR_CHECKS:
         raise UsageError(f"{address.address}: must have from 1 to {limits.MONITOR_CHECKS} checks")
-    if len(set(address.checks)) < len(address.checks):
+    if len({(check.kind, check.argument) for check in address.checks}) < len(address.checks):
         raise UsageError(f"{address.address}: a check is there twice")
     for check in address.checks:
         _check_check(check)
@@ -119,6 +126,8 @@ def _check_address(address: WatchedAddress) -> None:
 def _check_check(check: Check) -> None:
     """Raises UsageError."""
     _CHECKS[check.kind](check.argument)
+    if check.misses > limits.MONITOR_MISSES_MAX:
+        raise UsageError(f"check {check.kind}: at most {limits.MONITOR_MISSES_MAX} misses are allowed")
 
 
 def _no_argument(argument: str) -> None:

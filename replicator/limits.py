@@ -444,6 +444,7 @@ BUNDLE_DIFFERENCES_KEPT = 1000  # that are told by name
 
 FAILBACK_FIND_S = 300.0  # FB-03: so long the other agent is searched and asked
 FAILBACK_RETRY_S = 1.0  # between two tries
+FAILBACK_PREPARE_S = 30.0  # for what is in the way of a copy at home to go
 FAILBACK_PATIENCE_S = 5.0  # the same while programs wait
 FAILBACK_CALL_S = 60.0  # for one answer: copies that come to a stand, mounts that come up
 FAILBACK_POLL_S = 0.05  # until one that was asked for has begun
@@ -497,6 +498,8 @@ SCRIPTS_FOR_OTHERS = "/etc/replicator/scripts"
 FENCE_LOOK_MS = 20  # between two looks at a fence for which changes wait
 PLAN_LINES = 200  # that a step of a failover may say for its report
 PLAN_LINE_CHARS = 1000
+PLAN_TRIES = 20  # of a step after which there is no way back, and that works sooner or later
+PLAN_TRY_PAUSE_S = 0.5
 PLAN_UNDO_TRIES = 3  # until what cannot be taken back is left to a person
 PLAN_UNDO_PAUSE_S = 1.0
 FAILOVER_TELL_S = 2.0  # for each of those who are told of a new owner

@@ -60,9 +60,9 @@ Checks = Annotated[
     list[str] | None,
     typer.Option(
         "--check",
-        metavar="agent|ping|tcp:PORT|http:URL|command:LINE",
+        metavar="[N*]agent|ping|tcp:PORT|http:URL|command:LINE",
         help="Sign of life; default: of its agent. Of agent and ping one is enough, each other one has to be"
-        " there. Repeatable.",
+        " there. N of its answers may be missing, if not as many as --misses says. Repeatable.",
     ),
 ]
 When = Annotated[
@@ -318,6 +318,13 @@ def now(
     _begin(context, monitor, "now", force, source_is_off, wait, json)
 
 
+@app.command("abandon", epilog="Example: dtctl failover abandon alpha")
+def abandon(context: typer.Context, monitor: Name, json: Json = False) -> None:
+    """Take back a failover that is under way, as long as nothing of it is final."""
+    found = agent(context).post("failover", "monitors", monitor, body={"action": "abandon"})
+    _say(found, json, f"monitor {found['name']}: what was begun is taken back")
+
+
 @app.command("answer", epilog="Example: dtctl failover answer alpha yes")
 def answer(
     context: typer.Context,
@@ -346,8 +353,8 @@ def history(
     _show(agent(context).get("failover", "history", group=monitor), json, "history")
 
 
-@app.command("report", epilog="Example: dtctl failover report alpha --last 5")
-def report(
+@app.command("reports", epilog="Example: dtctl failover reports alpha --last 5")
+def reports(
     context: typer.Context,
     monitor: Annotated[str, typer.Argument(metavar="NAME", help="Which one.")],
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many of them.")] = 1,
@@ -355,7 +362,12 @@ def report(
 ) -> None:
     """Show step by step what failovers and failbacks of a monitor did, or are doing, oldest first."""
     found = agent(context).get("failover", "monitors", monitor, "reports")
-    output.emit(found[-last:], json, "failover_reports")
+    if json:
+        output.print_json(found[-last:])
+        return
+    from replicator.cli import render, render_failover_reports
+
+    render.show(render_failover_reports.failover_reports(found[-last:]))
 
 
 # --- settings ---

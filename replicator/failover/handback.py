@@ -59,6 +59,11 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     follows: bool = False  # it knows that it was superseded, and its mounts do not write
     copies: tuple[HomeCopy, ...] = ()
     bundles: tuple[str, ...] = ()  # ids of what is kept of its own branch
+    waits: str = ""  # why it does not become a copy by itself; "": it does, or is
+
+    @property
+    def is_prepared(self) -> bool:
+        return all(copy.prepared for copy in self.copies)
 
 
 class Behind(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +164,11 @@ def _warnings(situation: Situation) -> list[str]:
             f"{home.name} had written what {situation.owner} never had: it is kept there (dtctl divergence"
             f" show {bundles})"
         )
+    if home.waits and not home.is_prepared:
+        found.append(
+            f"{home.name} waits ({home.waits}): going on means that what {situation.owner} has survives; what"
+            f" {home.name} wrote is kept there in a bundle first"
+        )
     if order is Order.FAILBACK_FIRST:
         found.append("programs wait, or fail, until everything is there: restore-first takes seconds instead")
     if situation.then is Then.STOP and order is not Order.STAY:
@@ -199,7 +209,7 @@ def _will(situation: Situation) -> list[str]:
     monitor, home = situation.monitor, situation.home
     owner, there = situation.owner, home.name or monitor.source_name or monitor.settings.source_host
     scripts = monitor.settings.scripts
-    addresses = ", ".join(a.address for a in monitor.settings.addresses)
+    addresses = ", ".join(a.address for a in monitor.settings.taken)
     bring = f"bring to {there} what it lacks"
     stop = [f"run the pre-failback script of {owner}"] if ScriptKind.PRE_FAILBACK in scripts else []
     stop.append(f"hold up programs that write on {owner}")

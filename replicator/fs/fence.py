@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _MAGIC: Final = int.from_bytes(b"RPFENCE1", "little")
 _BYTES: Final = 4096
-_MAGIC_AT, UNTIL_AT, _MODE_AT = 0, 2, 3  # words
+_MAGIC_AT, UNTIL_AT, MODE_AT = 0, 2, 3  # words
 _BOOT: Final = slice(32, 68)
 BOOTTIME: Final = time.CLOCK_BOOTTIME
 
@@ -54,7 +54,7 @@ class FencePage:
         boot_id = _boot_id()
         if self._words[_MAGIC_AT] != _MAGIC or bytes(self._memory.buffer[_BOOT]) != boot_id:
             self._words[UNTIL_AT] = 0
-            self._words[_MODE_AT] = FenceMode.READ_ONLY
+            self._words[MODE_AT] = FenceMode.READ_ONLY
             self._memory.buffer[_BOOT] = boot_id
             self._words[_MAGIC_AT] = _MAGIC
 
@@ -72,7 +72,7 @@ class FencePage:
         with suppress(OSError, ValueError):
             with open(path, "rb") as file:
                 words = memoryview(file.read(_BOOT.start)).cast("Q")
-            return words[_MAGIC_AT] == _MAGIC and words[_MODE_AT] == FenceMode.FROZEN
+            return words[_MAGIC_AT] == _MAGIC and words[MODE_AT] == FenceMode.FROZEN
         return False
 
     def sync(self) -> None:
@@ -85,11 +85,11 @@ class FencePage:
 
     @property
     def mode(self) -> FenceMode:
-        return FenceMode(self._words[_MODE_AT])
+        return FenceMode(self._words[MODE_AT])
 
     def set(self, mode: FenceMode, until_ns: int) -> None:
         """Changes are carried out until then, and as `mode` says from then on. 0: from now on."""
-        self._words[_MODE_AT] = mode
+        self._words[MODE_AT] = mode
         self._words[UNTIL_AT] = until_ns
 
     @property
@@ -135,13 +135,8 @@ class Fence:
         words = self.words
         if clock_ns(BOOTTIME) < words[UNTIL_AT]:
             return None
-        mode = FenceMode(words[_MODE_AT])
+        mode = FenceMode(words[MODE_AT])
         return None if mode is FenceMode.NONE else mode
-
-    @property
-    def fails_all(self) -> bool:
-        """Whether reads fail, too, once it is closed."""
-        return self.words[_MODE_AT] == FenceMode.IO_ERROR
 
 
 def fence_at(path: str) -> Fence | None:

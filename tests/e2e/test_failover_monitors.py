@@ -307,3 +307,37 @@ def test_the_live_view(two: Pair) -> None:
         shown.kill()
         shown.wait(20)
         os.close(own)
+
+
+@pytest.mark.parametrize("how", ["--manual", "--automatic"])
+def test_the_address_of_a_host_without_copies_is_taken_over(how: str, tmp_path: Path) -> None:
+    """CF-03: asked, with a script that hears of the question, and by itself."""
+    virtual, told = "10.77.0.50/24", tmp_path / "told"
+    script = tmp_path / "page"
+    script.write_text(f'#!/bin/sh\necho "$REPLICATOR_SCRIPT $REPLICATOR_GROUP $REPLICATOR_REASON" >>{told}\n')
+    script.chmod(0o755)
+    with (
+        lan("alpha", "beta") as (alpha, host),
+        running(tmp_path, "beta", hosts=(host,)) as (beta,),
+    ):
+        alpha.ip("address", "add", virtual, "dev", "eth0")
+        watch = ("--address", virtual, "--check", "ping", *FAST, how, "--script", f"question={script}")
+        if how == "--automatic":
+            watch += ("--even-if-partitioned",)
+        beta.json("failover", "add", alpha.address, "--name", "web", *watch)
+        alpha.cut()
+        two = Pair(Agent(tmp_path / "none", "alpha", alpha), beta)
+        if how == "--manual":
+            two.until_phase("asking")
+            assert beta.dtctl("failover", "answer", "web", "yes").out == "monitor web: failed over\n"
+        two.until_phase("failed over")
+        shown = subprocess.run([*host.command, "ip", "address"], capture_output=True, text=True, check=True)
+        assert f"inet {virtual} " in shown.stdout
+        ids = two.event_ids()
+        assert [i for i in (700000, 100, 101) if i in ids] == [700000, 100, 101]
+        assert (told.read_text().split()[:2] if told.exists() else []) == (
+            ["question", "web"] if how == "--manual" else []
+        )
+        beta.kill()
+        beta.start()
+        assert two.show()["phase"] == "failed over"

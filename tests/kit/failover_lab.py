@@ -46,6 +46,8 @@ CONFIGURATION = """\
 [queue]
 memory_directory = "{memory}"
 memory_size = "32 MiB"
+[failover]
+scripts_for_others = "{scripts}"
 """
 _SCRIPT = """\
 #!/bin/sh
@@ -78,7 +80,9 @@ class Machine:
         self.agent.boot_id_file = directory / f"{name}-boot-id"
         self.agent.boot_id_file.write_text(f"{uuid.uuid4()}\n")
         self.agent.home.mkdir()
-        (self.agent.home / "replicator.toml").write_text(CONFIGURATION.format(memory=self.memory))
+        (self.agent.home / "replicator.toml").write_text(
+            CONFIGURATION.format(memory=self.memory, scripts=directory)
+        )
 
     @property
     def root(self) -> Path:
@@ -219,6 +223,8 @@ class FailoverLab:
             ):
                 command += ["--script", script]
         self.target.agent.json(*command, *options)
+        if self.witness is not None:
+            until(lambda: self.group["armed"], 30, 0.1)
 
     @property
     def group(self) -> dict[str, Any]:
@@ -233,7 +239,7 @@ class FailoverLab:
 
     def restore_is_required(self) -> None:
         """At the source, which has found itself superseded."""
-        until(lambda: self.status["transmit_mode"] == "Restore Required", 60, 0.2)
+        until(lambda: self.status["target_data_state"] == "Restore Required", 60, 0.2)
 
     def is_exact(self) -> bool:
         status = self.status
@@ -249,7 +255,7 @@ class FailoverLab:
 
     def recovery_point(self) -> float | None:
         """When the source did the last change that was applied, as the target tells, by clocks: seconds."""
-        reports = self.target.agent.json("failover", "reports", MONITOR)
+        reports = self.target.agent.json("failover", "report", MONITOR)
         points = [copy["applied_until"] for copy in reports[-1]["copies"]]
         return min((point for point in points if point is not None), default=None)
 

@@ -191,8 +191,11 @@ class GroupAddresses:
             for place in found:
                 try:
                     added = await addresses.add(place, host)
-                except (ReplicatorError, OSError) as error:
-                    problems.append(f"{place}: {error}")
+                except ReplicatorError as error:
+                    problems.append(str(error))
+                    continue
+                except OSError as error:
+                    problems.append(f"{place}: {error.strerror}")
                     continue
                 say(f"{place}" if added else f"{place}: it was here already")
                 self._tell(events.ADDRESS_TAKEN, address=str(place))

@@ -12,7 +12,7 @@ from replicator.failover.candidate import Action, Candidacy, CopyFacts, may_begi
 from replicator.failover.phases import OWNING
 from replicator.failover.terms import terms_of
 from replicator.failover.witness import Ballot
-from replicator.failovers import Promotion
+from replicator.failovers import Monitor, Promotion
 
 
 class Failed(Protocol):
@@ -60,6 +60,11 @@ class Agreement:
         """See `procedure.Arbiter`."""
         await self._arbiter.withdraw(self._try(question))
 
+    def is_armed(self, monitor: Monitor) -> bool:
+        """Whether its source has said that its mounts stop by themselves, under the settings of now."""
+        armed = self._grants.granter(monitor.uuid).memory.armed
+        return armed is not None and armed == monitor.terms
+
     def _candidacy(self, question: Question) -> Candidacy:
         monitor, settings = question.monitor, question.monitor.settings
         granter = self._grants.granter(monitor.uuid)
@@ -76,7 +81,7 @@ class Agreement:
             copies=tuple(CopyFacts(name=name, flaw=flaw) for name, flaw in question.flaws.items()),
             fence_command=bool(settings.fence_command),
             fenced=question.fenced,
-            armed=granter.memory.armed is not None and granter.memory.armed == monitor.terms,
+            armed=self.is_armed(monitor),
             granting=not granter.is_stopped,
             free_s=granter.free_s,
             witness=bool(settings.witness),

@@ -52,9 +52,12 @@ class FailoverApi:
     async def act_on_monitor(self, request: Request) -> object:
         body = await read_body(request, MonitorActionBody)
         name, monitors = request.path_params["name"], self._service.failover.monitors
-        action = check_action(body, "yes", "no", "now", "start", "stop")
+        action = check_action(body, "yes", "no", "now", "abandon", "start", "stop")
         if action == "now":
             return await monitors.now(name, forced=body.forced, source_is_off=body.source_is_off)
+        if action == "abandon":
+            await self._service.failover.procedure.abandon(self._service.failover.groups.find(name).uuid)
+            return monitors.get(name)
         if action in ("start", "stop"):
             return await monitors.set_watching(name, on=action == "start")
         return await monitors.answer(

@@ -26,7 +26,7 @@ from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Caller, Calls
-from replicator.agent.failover.followed_copies import FollowedCopies
+from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.opening import Opening
 from replicator.agent.failover.return_way import ReturnWay, Way, translated
 from replicator.agent.state import Away, Connection, Mount, load_document, save_document
@@ -80,7 +80,7 @@ class FormerOwner:
         self._core = core
         self._calls = calls
         self._opening = opening
-        self._copies = FollowedCopies(core)
+        self._copies = CopiesAgain(core)
         calls.register(WAY, AboutCopy, self._way)
         calls.register(READY, AboutCopy, self._ready)
 

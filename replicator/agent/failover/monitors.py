@@ -56,6 +56,7 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     doing: str
     failed: bool
+    armed: bool
     question: str
     halted: str  # why a failover that was begun waits for a person; "": it does not
     addresses: tuple[AddressView, ...]
@@ -69,6 +70,7 @@ class Monitors:
 
     def __init__(self, core: Core, groups: Groups, calls: Calls) -> None:
         self.report_of: Callable[[str], Report | None] = lambda group: None
+        self.is_armed: Callable[[Monitor], bool] = lambda monitor: False
         self.default_scripts: Callable[[], dict[ScriptKind, Script]] = dict
         self._core = core
         self._groups = groups
@@ -104,6 +106,7 @@ class Monitors:
             epoch=monitor.epoch,
             doing=_DOING[monitor.phase],
             failed=self.watching.has_failed(monitor.uuid),
+            armed=self.is_armed(monitor),
             question=self._question(monitor),
             halted=report.text if report is not None and report.outcome is ReportOutcome.HALTED else "",
             addresses=tuple(self.watching.views(monitor)),

@@ -61,7 +61,7 @@ class Opening:
 
     async def open(self, record: Promotion, uuid: str) -> Connection:
         """Returns the return connection. Raises ReplicatorError: to be done again."""
-        child = await self.tell_receiver(record, uuid)
+        await self.tell_receiver(record, uuid)
         connect = await self._connect_of(uuid)
         roots = roots_of(connect)
         async with self._core.change() as change:
@@ -81,6 +81,7 @@ class Opening:
                 return connection
             await self._bring_up(connect, connection)
             await self._mounted(connection)
+            child = await self.tell_receiver(record, uuid)  # another one: a capture that comes up replaces it
             lacking = await child.call("seal")
             restored = msgspec.structs.replace(
                 connection.restored, differing=self._differing(connect, connection, lacking), opened=True

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from replicator import limits
 from replicator.agent.failover.group_copies import GroupCopy
 from replicator.agent.failover.procedures import Kind, Procedures
 from replicator.errors import ReplicatorError
@@ -235,6 +236,17 @@ class Failover:
         arguments = {"monitor": monitor, "order": order}
         return await self._procedures.start(FAILOVER, group, arguments, reason=reason, forced=forced)
 
+    async def abandon(self, group: str) -> None:
+        """Take back what is under way. Raises ReplicatorError: nothing is, or it is final already."""
+        report = self._procedures.report(group)
+        if report is None or report.kind != FAILOVER:
+            raise ReplicatorError("no failover of this group is under way")
+        if not await self._procedures.abandon(group, "a person has given it up"):
+            raise ReplicatorError(
+                "this host owns the group already: it can be completed (dtctl failover now), or led home"
+                " afterwards (dtctl failback)"
+            )
+
     def plan(self, arguments: Mapping[str, Any]) -> Plan:
         """The steps for a monitor as it was when the failover began."""
         monitor = msgspec.convert(msgspec.to_builtins(arguments["monitor"]), Monitor)
@@ -252,7 +264,7 @@ class _Steps:
 
     def all(self) -> list[Step]:
         settings = self._monitor.settings
-        scripts, takes = settings.scripts, bool(settings.addresses)
+        scripts, takes = settings.scripts, bool(settings.taken)
         steps: list[Step | None] = [
             Step(CHECK, self._check),
             Step(FENCE, self._fence) if settings.fence_command else None,
@@ -261,7 +273,7 @@ class _Steps:
             Step(PROBE, self._probe) if takes else None,
             Step(DRAIN, self._drain, undo=self._release),
             Step(PROMOTE, self._promote, commits=True, was_done=self._was_promoted),
-            Step(OPEN, self._open),
+            Step(OPEN, self._open, tries=limits.PLAN_TRIES),
             Step(ADDRESSES, self._take) if takes else None,
             Step(HOST_NAME, self._name, optional=True) if settings.host_name else None,
             self._script(POST_SCRIPT, ScriptKind.POST_FAILOVER)

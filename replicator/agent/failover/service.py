@@ -86,6 +86,10 @@ class FailoverService:
         self.procedures = Procedures(
             core.home.failover_procedures, self.groups, World(), narration.ended, narration.warn
         )
+        self.agreement = Agreement(
+            *(core.identity.uuid, self.arbiter, self.grants),
+            *(self.monitors.watching, self.promotions.record),
+        )
         parts = self._parts()
         self.procedure = Failover(self.procedures, core.identity.uuid, parts)
         self.checkup = Checkup(
@@ -111,12 +115,14 @@ class FailoverService:
             self.fencing,
             self.promotions,
             self.former,
+            self.following,
             self.addresses,
             HomeDeeds(
                 *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
             ).deeds(),
         )
         self.monitors.report_of = self.procedures.report
+        self.monitors.is_armed = self.agreement.is_armed
         self.monitors.watching.taking_over = self.procedure
 
     async def _reach_witness(self, monitor: Monitor) -> None:
@@ -127,13 +133,7 @@ class FailoverService:
         """What does the steps of a failover."""
         return Parts(
             fence=FenceCommand(self.scripts),
-            arbiter=Agreement(
-                self._core.identity.uuid,
-                self.arbiter,
-                self.grants,
-                self.monitors.watching,
-                self.promotions.record,
-            ),
+            arbiter=self.agreement,
             copies=self.copies,
             data=self.promotions,
             scripts=self.scripts,
@@ -149,7 +149,7 @@ class FailoverService:
         return FailbackParts(
             home=self._home_calls,
             own=HandingOver(
-                *(core, self.groups, connections, mounts, self.fencing),
+                *(core, self.groups, connections, mounts, self.fencing, self.guards),
                 records=self.promotions,
                 copies=CopiesAgain(core),
             ),

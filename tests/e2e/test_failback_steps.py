@@ -1,0 +1,101 @@
+"""Going home with real agents, step by step: what people see, what is there, agents killed in the middle."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from kit import machine
+from kit.failover_lab import MONITOR, FailoverLab, Machine, failover_lab
+from kit.failover_rounds import fail_back
+from kit.protected import until
+
+from replicator.failovers import Phase
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not machine.has_network_namespaces(), reason="hosts need network namespaces"),
+]
+
+FILES, FILE_BYTES, BLOCK_BYTES = 32, 1 << 20, 4096
+GAP_MAX_S = 5.0
+
+
+def build_bulk(root: Path) -> None:
+    (root / "bulk").mkdir()
+    for number in range(FILES):
+        (root / "bulk" / f"f{number}").write_bytes(os.urandom(FILE_BYTES))
+
+
+def change_bulk(machine: Machine) -> int:
+    """1 % of its blocks. Returns bytes."""
+    chance = random.Random(1)
+    count = FILES * FILE_BYTES // BLOCK_BYTES // 100
+    for _ in range(count):
+        with open(machine.root / "bulk" / f"f{chance.randrange(FILES)}", "r+b") as target:
+            target.seek(chance.randrange(FILE_BYTES // BLOCK_BYTES) * BLOCK_BYTES)
+            target.write(os.urandom(BLOCK_BYTES))
+    return count * BLOCK_BYTES
+
+
+def follows(lab: FailoverLab) -> None:
+    """The former source is ready to go home to."""
+    until(lambda: lab.target.agent.dtctl("failback", MONITOR, "--dry-run").code == 0, 60, 0.5)
+
+
+def taken_over(lab: FailoverLab) -> None:
+    """By a person, while the source lives: it follows at once."""
+    lab.source.root.mkdir()
+    (lab.source.root / "old").write_bytes(b"before")
+    lab.protect()
+    lab.monitor(automatic=False, serve=False)
+    until(lambda: lab.source.agent.json("failover", "guards"), 20, 0.2)  # the source knows that it is watched
+    lab.target.agent.json("failover", "now", MONITOR, "--force")
+    lab.phase_becomes(Phase.ACTIVE)
+    (lab.target.root / "new").write_bytes(b"of the owner")
+    (lab.target.root / "old").write_bytes(b"after")
+
+
+def test_home_and_back_to_work(tmp_path: Path) -> None:
+    with failover_lab(tmp_path) as lab:
+        taken_over(lab)
+        follows(lab)
+        shown = lab.target.agent.dtctl("failback", MONITOR, "--dry-run")
+        print(shown.out)
+        report = lab.fail_back("restore-first")
+        for step in report["steps"]:
+            print(step["name"], step["outcome"], step["duration_s"])
+        assert report["outcome"] == "completed", report
+        assert (lab.source.root / "new").read_bytes() == b"of the owner"
+        assert lab.holders() == ["source"]
+        (lab.source.root / "again").write_bytes(b"at home")
+        until(lab.is_exact, 30, 0.2)
+        lab.assert_equal()
+        assert lab.phase_becomes(Phase.WATCHING)["epoch"] == 2
+
+
+@pytest.mark.parametrize("order", ["restore-first", "failback-first"])
+def test_what_travels_and_how_long_clients_wait(tmp_path: Path, order: str) -> None:
+    """1 % is changed at the owner, while the former source is cut off."""
+    with failover_lab(tmp_path, witness=True) as lab:
+        lab.source.root.mkdir()
+        build_bulk(lab.source.root)
+        lab.protect()
+        lab.monitor(interval_s=0.5)
+        lab.serve(lab.source)
+        with lab.client() as client:
+            client.first_answer(0)
+            client.first_answer(lab.cut(lab.source))
+        lab.source.host.mend()
+        lab.end_service(lab.source)
+        follows(lab)
+        sent = lab.target.host.sent_bytes
+        changed = change_bulk(lab.target)
+        returned = fail_back(lab, order)
+        sent = lab.target.host.sent_bytes - sent
+        print(f"{order}: {returned.gap_s:.2f} s without service, {sent} bytes for {changed}")
+        assert returned.lost == []
+        assert returned.gap_s <= GAP_MAX_S
+        lab.end_service(lab.source)
+        until(lab.is_exact, 30, 0.2)
+        lab.assert_equal()
