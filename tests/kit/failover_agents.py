@@ -191,8 +191,10 @@ class Asker:
 
     def vote(self, ballot: Ballot) -> Program:
         def decide(entry: Any) -> Any:
-            wait_s = self._agent.observer.wait_s(GROUP_ID, entry, ballot, self._agent.host.now())
-            return witness.voted(entry, GROUP_ID, ballot, wait_s, {})
+            observer, now_s = self._agent.observer, self._agent.host.now()
+            wait_s = observer.wait_s(GROUP_ID, entry, ballot, now_s)
+            ago_s = observer.granted_ago_s(GROUP_ID, now_s)
+            return witness.voted(entry, GROUP_ID, ballot, wait_s, ago_s, {})
 
         return self._ask("vote", ballot, decide)
 
@@ -786,8 +788,9 @@ class TargetAgent(Agent):
                 case Action.WAIT:
                     yield Sleep(max(verdict.until_s - self.host.now(), limits.WITNESS_POLL_S))
                 case Action.FENCE:
+                    began_s = self.host.now()
                     fenced = yield from self.fence()
-                    attempt.fence(fenced)
+                    attempt.fence(fenced, began_s)
                 case Action.VOTE:
                     voted = yield from self.witness.vote(attempt.ballot())
                     if isinstance(voted, Voted):
