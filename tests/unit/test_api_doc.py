@@ -14,6 +14,7 @@ from replicator.agent import api
 from replicator.agent.calendar_service import CalendarRequest, CalendarView
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.failover.api import MonitorActionBody, RemoveMonitorBody
+from replicator.agent.failover.divergence_api import DivergenceBody
 from replicator.agent.failover.group_scripts import ScriptRequest
 from replicator.agent.failover.guard_api import GuardActionBody
 from replicator.agent.failover.guards import GuardView
@@ -96,6 +97,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/failover/monitors/{name}/scripts/{kind}"): ScriptRequest,
     ("POST", "/v1/failover/monitors/{name}/drills"): DrillRequest,
+    ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
@@ -190,6 +192,7 @@ def test_every_request_body_is_known_here() -> None:
         RemoveMonitorBody,
         ScriptRequest,
         DrillRequest,
+        DivergenceBody,
     } == set(BODIES.values())
     assert set(BODIES) <= routes()
 
