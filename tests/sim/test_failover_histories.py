@@ -1,7 +1,7 @@
 """Histories of a group drawn from seeds: crashes, partitions, pauses, restarts, commands of persons.
 
-`tests/kit/failover_histories.py` says what a history is and what must hold in each, `failover_agents.py` what of
-it is the product's own code; `test_failover_planted.py` shows that mistakes are found.
+`tests/kit/failover_histories.py` says what a history is and what must hold in each, `failover_agents.py` what
+of it is the product's own code; `test_failover_planted.py` shows that mistakes are found.
 """
 
 import pytest

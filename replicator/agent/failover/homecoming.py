@@ -113,6 +113,7 @@ class Homecoming:
         addresses: OwnAddresses,
         deeds: Deeds,
     ) -> None:
+        self.waits: Callable[[str], str] = lambda group: ""  # `Following.reason`
         self._core = core
         self._guards = guards
         self._fencing = fencing
@@ -121,6 +122,8 @@ class Homecoming:
         self._following = following
         self._addresses = addresses
         self._deeds = deeds
+        self._promoting = trio.Lock()
+        self._given_up: set[tuple[str, int]] = set()  # (group, epoch): the owner was told that it is none
         calls.register(LOOK, About, self._look)
         calls.register(PREPARE, About, self._prepare)
         calls.register(HOLD, AboutOrder, self._hold)
@@ -150,6 +153,7 @@ class Homecoming:
             host=str(self._core.listen),
             epoch=max(guard.epoch, record.epoch if record is not None else 0) if guard is not None else 0,
             follows=guard is not None and guard.is_superseded,
+            waits=self.waits(group),
             copies=tuple(copies),
             bundles=await self._deeds.bundles(group),
             waits=self._following.reason(group),
@@ -199,6 +203,7 @@ class Homecoming:
     async def _hold(self, group: str, about: AboutOrder, caller: Caller) -> Held:
         self._check(group, about, caller)
         order = self._returning(about.order)
+        self._given_up.discard((group, about.order.epoch))
         await self._promotions.drain(order)
         marks = {}
         for connection in about.order.copies:
@@ -222,13 +227,21 @@ class Homecoming:
         known = self._promotions.record(group)
         if known is None or known.epoch != about.order.epoch:
             self._check(group, about, caller)
-        return await self._promotions.promote(self._returning(about.order))
+        async with self._promoting:
+            if (group, about.order.epoch) in self._given_up:
+                raise ReplicatorError("that hand-over was given up")
+            return await self._promotions.promote(self._returning(about.order))
 
     async def _record(self, group: str, about: AboutEpoch, caller: Caller) -> Recorded:
-        record = self._promotions.record(group)
-        if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
-            return Recorded()
-        return Recorded(promotion=record)
+        """Whoever is told that there is none goes on owning the group. So a promotion that is under way ends
+        first, and one that is asked for late is refused (until another try has held the copies again).
+        """
+        async with self._promoting:
+            record = self._promotions.record(group)
+            if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
+                self._given_up.add((group, about.epoch))
+                return Recorded()
+            return Recorded(promotion=record)
 
     def _returning(self, order: TakeOver) -> TakeOver:
         """The order, of the copies that are kept here."""

@@ -1,0 +1,144 @@
+"""May a target promote now: every row of the decision, and an attempt that has a memory."""
+
+import msgspec
+import pytest
+
+from replicator.failover.candidate import Action, Attempt, Candidacy, CopyFacts, Order, judge, may_begin
+from replicator.failover.lease import Granter, GrantMemory
+from replicator.failover.witness import Ballot, Voted
+from replicator.failovers import Promotion
+
+RECORD = Promotion(group="g", epoch=2, parent_epoch=1, owner="other", owner_name="gamma")
+FLAWED = (CopyFacts(name="data", flaw="its first mirror is not complete"),)
+# An automatic monitor with a witness, whose source stops by itself, at the moment of failure.
+ARMED = Candidacy(now_s=100.0, order=Order.MONITOR, automatic=True, failed=True, armed=True, witness=True)
+STOPPED = {"granting": False, "free_s": 90.0}
+GIVEN = {"voted": Voted(given=True), "voted_s": 99.0}
+# A manual one of two hosts, without anything.
+PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "fields", "action"),
+    [
+        # whether anybody wants it
+        (ARMED, {"owns": True}, Action.REFUSE),
+        (ARMED, {"rival": "gamma"}, Action.REFUSE),
+        (ARMED, {"failed": False}, Action.REFUSE),
+        (ARMED, {"automatic": False}, Action.ASK),
+        (ARMED, {"automatic": False, "order": Order.PERSON}, Action.STOP_GRANTING),
+        (ARMED, {"failed": False, "order": Order.PERSON}, Action.STOP_GRANTING),
+        # whether the copies may be used
+        (ARMED, {"copies": FLAWED}, Action.ASK),
+        (ARMED, {"copies": FLAWED, "order": Order.PERSON}, Action.ASK),
+        (ARMED, {"copies": FLAWED, "order": Order.FORCE}, Action.STOP_GRANTING),
+        # whether there is any use in beginning
+        (ARMED, {"armed": False}, Action.ASK),
+        (ARMED, {"armed": False, "order": Order.FORCE}, Action.ASK),
+        (ARMED, {"armed": False, "is_off": True, "order": Order.FORCE}, Action.STOP_GRANTING),
+        (ARMED, {"armed": False, "witness": False}, Action.ASK),
+        (ARMED, {"armed": False, "witness": False, "even_if_partitioned": True}, Action.STOP_GRANTING),
+        (ARMED, {"armed": False, "even_if_partitioned": True}, Action.ASK),  # it has a witness
+        (ARMED, {"armed": False, "fence_command": True}, Action.STOP_GRANTING),
+        # whether the owner has stopped
+        (ARMED, {"granting": False, "free_s": 100.5}, Action.WAIT),
+        (ARMED, {**STOPPED, "fence_command": True}, Action.FENCE),
+        (ARMED, {**STOPPED, "fence_command": True, "fenced": False}, Action.ASK),
+        (ARMED, {**STOPPED, "fence_command": True, "fenced": False, "order": Order.FORCE}, Action.VOTE),
+        (ARMED, {"granting": False, "free_s": 999.0, "fence_command": True, "fenced": True}, Action.VOTE),
+        (ARMED, {"granting": False, "free_s": 999.0, "at_rest": True}, Action.VOTE),
+        (ARMED, {"granting": False, "free_s": 999.0, "is_off": True}, Action.VOTE),
+        # whether the witness agrees
+        (ARMED, STOPPED, Action.VOTE),
+        (ARMED, STOPPED | GIVEN, Action.GO),
+        (
+            ARMED,
+            STOPPED | {"voted": Voted(given=False, wait_s=3.0, reason="a lease"), "voted_s": 99.9},
+            Action.WAIT,
+        ),
+        (ARMED, STOPPED | {"voted": Voted(given=False, wait_s=3.0), "voted_s": 98.0}, Action.VOTE),
+        (ARMED, STOPPED | {"voted": Voted(given=False), "voted_s": 99.9}, Action.ASK),
+        (ARMED, STOPPED | {"voted": Voted(given=False, epoch=2, promotion=RECORD)}, Action.REFUSE),
+        (ARMED, STOPPED | {"unreachable": "cut", "voted_s": 99.9}, Action.WAIT),
+        (ARMED, STOPPED | {"unreachable": "cut", "voted_s": 98.0}, Action.VOTE),
+        (ARMED, STOPPED | {"unreachable": "cut", "order": Order.FORCE, "voted_s": 99.9}, Action.WAIT),
+        (ARMED, STOPPED | {"unreachable": "cut", "order": Order.FORCE, "is_off": True}, Action.GO),
+        (ARMED, STOPPED | {"unreachable": "cut", "is_off": True, "voted_s": 99.9}, Action.WAIT),
+        # nobody to be asked
+        (PLAIN, {}, Action.GO),
+        (PLAIN, {"order": Order.MONITOR, "automatic": True}, Action.ASK),
+        (PLAIN, {"armed": True, "free_s": 101.0}, Action.WAIT),  # leases of the target alone
+        (PLAIN, {"armed": True, "free_s": 99.0, "order": Order.MONITOR, "automatic": True}, Action.GO),
+    ],
+)
+def test_what_comes_next(facts: Candidacy, fields: dict[str, object], action: Action) -> None:
+    verdict = judge(msgspec.structs.replace(facts, **fields))
+    assert verdict.action is action
+    assert verdict.reason or action in (Action.STOP_GRANTING, Action.FENCE, Action.VOTE)
+
+
+def test_whether_to_begin_changes_nothing() -> None:
+    assert may_begin(ARMED).action is Action.GO
+    assert may_begin(msgspec.structs.replace(ARMED, armed=False)).action is Action.ASK
+
+
+def test_a_refusal_across_a_partition_says_what_would_help() -> None:
+    verdict = judge(msgspec.structs.replace(ARMED, armed=False, witness=False))
+    assert "witness" in verdict.reason and "even if partitioned" in verdict.reason
+
+
+# --- an attempt ---
+
+BALLOT = Ballot(agent="t", candidate="t", owner="s", parent_epoch=4, epoch=5, attempt="1")
+
+
+@pytest.fixture
+def granter() -> Granter:
+    """It has granted a lease of 3 s at 99."""
+    granter = Granter(GrantMemory(lease_s=3.0, armed=1), 0.0)
+    granter._free_s = 102.0
+    return granter
+
+
+def test_an_attempt_stops_granting_waits_and_asks(granter: Granter) -> None:
+    attempt = Attempt(ARMED, BALLOT, granter, 1, witness=True)
+    verdict = attempt.look(100.0, failed=True)
+    assert granter.is_stopped and verdict.action is Action.WAIT and verdict.until_s == 102.0
+    assert attempt.look(102.0, failed=True).action is Action.VOTE
+    assert attempt.ballot().armed and not attempt.ballot().insist
+    attempt.silence("cut", 102.1)
+    assert attempt.look(102.2, failed=True).action is Action.WAIT
+    assert attempt.look(103.2, failed=True).action is Action.VOTE
+    attempt.vote(Voted(given=True), 103.3)
+    assert attempt.look(103.4, failed=True).action is Action.GO and attempt.is_voted
+
+
+def test_a_source_that_answers_again_is_left_alone_unless_a_person_wants_it(granter: Granter) -> None:
+    attempt = Attempt(ARMED, BALLOT, granter, 1, witness=True)
+    attempt.look(100.0, failed=True)
+    assert attempt.look(100.1, failed=False).action is Action.REFUSE
+    wanted = msgspec.structs.replace(ARMED, order=Order.PERSON)
+    attempt = Attempt(wanted, BALLOT, granter, 1, witness=True)
+    assert attempt.look(100.1, failed=False).action is Action.WAIT
+    assert attempt.ballot().insist
+
+
+def test_a_source_that_was_armed_by_other_settings_is_not_armed(granter: Granter) -> None:
+    attempt = Attempt(ARMED, BALLOT, granter, 2, witness=True)
+    assert attempt.look(200.0, failed=True).action is Action.ASK
+    assert not granter.is_stopped
+
+
+def test_a_source_that_is_disarmed_meanwhile_is_seen(granter: Granter) -> None:
+    attempt = Attempt(ARMED, BALLOT, granter, 1, witness=True)
+    attempt.look(100.0, failed=True)
+    granter.disarm()
+    assert attempt.look(103.0, failed=True).action is Action.ASK
+
+
+def test_how_the_fence_command_ended_is_known(granter: Granter) -> None:
+    facts = msgspec.structs.replace(ARMED, fence_command=True)
+    attempt = Attempt(facts, BALLOT, granter, 1, witness=True)
+    assert attempt.look(100.0, failed=True).action is Action.FENCE
+    attempt.fence(True)
+    assert attempt.look(100.1, failed=True).action is Action.VOTE and attempt.ballot().fenced
