@@ -179,6 +179,9 @@ DIVERGENCE_SAVED = EventType(
 DIVERGENCE_DROPPED = EventType(9382, _W, "divergence bundle {id} of group {group} was dropped")
 ERRAND_DONE = EventType(9383, _I, "monitor {name}: {source} has acknowledged: {what}")
 ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} was asked in vain: {what}: {reason}")
+ERRAND_WAITS = EventType(
+    9386, _W, "monitor {name}: {source} was asked and has not yet acknowledged: {what}: {reason}"
+)
 HANDED_BACK_HOME = EventType(
     9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
 )
