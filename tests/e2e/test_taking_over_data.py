@@ -161,3 +161,23 @@ def test_the_target_is_killed_meanwhile(pair: Pair, seed: int) -> None:
     alpha.json("failover", "follow", "web")
     pair.follows()
     assert_same_tree(source, copy)
+
+
+def test_another_target_learns_of_the_new_owner(three: tuple[Pair, Agent], tmp_path: Path) -> None:
+    pair, gamma = three
+    alpha, beta, source, copy = pair.alpha, pair.beta, pair.source, pair.copy
+    second = tmp_path / "second"
+    (repset,) = [entry["name"] for entry in alpha.json("repset", "list")]
+    alpha.json("connect", repset, gamma.address, "--map", f"{source}={second}")
+    other = [s for s in alpha.json("status") if s["target"] == gamma.address][0]
+    assert alpha.dtctl("wait", str(other["id"]), "--timeout", "40").code == 0
+    gamma.dtctl("trust", "restores", "beta", "all")
+    until(lambda: bool(list((beta.home / "failover").glob("*/siblings.json"))))
+    pair.fail_over()
+    state = lambda: next(s for s in alpha.json("status") if s["id"] == other["id"])["state_reason"]  # noqa: E731
+    until(lambda: "beta has taken over" in state(), state)
+    (copy / "file-2").write_text("by the new master")
+    found = beta.json("failover", "adopt", "web", gamma.address)
+    (number,) = found["connections"]
+    assert beta.dtctl("wait", str(number), "--timeout", "40").code == 0
+    assert_same_tree(second, copy)
