@@ -169,7 +169,7 @@ def test_another_target_learns_of_the_new_owner(three: tuple[Pair, Agent], tmp_p
     second = tmp_path / "second"
     (repset,) = [entry["name"] for entry in alpha.json("repset", "list")]
     alpha.json("connect", repset, gamma.address, "--map", f"{source}={second}")
-    other = [s for s in alpha.json("status") if s["target"] == gamma.address][0]
+    other = next(s for s in alpha.json("status") if s["target"] == gamma.address)
     assert alpha.dtctl("wait", str(other["id"]), "--timeout", "40").code == 0
     gamma.dtctl("trust", "restores", "beta", "all")
     until(lambda: bool(list((beta.home / "failover").glob("*/siblings.json"))))

@@ -104,6 +104,8 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
     ("POST", "/v1/failover/monitors"): MonitorRequest,
+    ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
+    ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
     ("POST", "/v1/failover/guards/{guard}"): GuardActionBody,
     ("PUT", "/v1/failover/monitors/{name}"): MonitorRequest,
     ("POST", "/v1/failover/monitors/{name}"): MonitorActionBody,
@@ -135,6 +137,7 @@ def path_of(text: str) -> str:
     path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
     path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
     path = re.sub(r"^/v1/failover/monitors/[^/{]+", "/v1/failover/monitors/{name}", path)
+    path = re.sub(r"^/v1/divergence/[^/{]+", "/v1/divergence/{bundle}", path)
     path = re.sub(r"^/v1/failover/guards/({name}|[^/{]+)", "/v1/failover/guards/{guard}", path)
     path = re.sub(r"^/v1/failover/witness/[^/]+", "/v1/failover/witness/{group}", path)
     path = re.sub(r"^/v1/divergence/[^/{]+", "/v1/divergence/{bundle}", path)
@@ -194,6 +197,8 @@ def test_every_request_body_is_known_here() -> None:
         GuardActionBody,
         RemoveMonitorBody,
         ScriptRequest,
+        DivergenceBody,
+        FailbackBody,
         DrillRequest,
         DivergenceBody,
         FailbackBody,
