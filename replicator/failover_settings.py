@@ -10,11 +10,12 @@ import msgspec
 from replicator import limits
 from replicator.addresses import parse_host_port
 from replicator.errors import UsageError
-from replicator.failovers import Check, CheckKind, MonitorSettings, WatchedAddress
+from replicator.failovers import Check, CheckKind, Lapse, MonitorSettings, WatchedAddress
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _INTERFACE_CHARS = 15  # IFNAMSIZ of linux/if.h, without its NUL
-_ETCD = "etcd://"
+_COUNTED = re.compile(r"([0-9]{1,4})\*")
+_ETCD = ("etcd://", "etcds://")  # in plain text, by TLS
 
 
 def parse_address(text: str) -> WatchedAddress:
@@ -31,14 +32,19 @@ def parse_address(text: str) -> WatchedAddress:
 
 def parse_check(text: str) -> Check:
     """`agent`, `ping`, `tcp:PORT`, `http:PATH`, `http:URL` or `command:LINE`; a URL alone is an HTTP check.
-    Raises UsageError.
+    `N*` in front of it: so many of its answers may be missing. Raises UsageError.
     """
+    misses = 0
+    if counted := _COUNTED.match(text):
+        misses, text = int(counted[1]), text[counted.end() :]
+        if misses == 0:
+            raise UsageError(f"check {counted[0]}{text!r}: must begin with at least 1*")
     if text.startswith(("http://", "https://")):
-        check = Check(CheckKind.HTTP, text)
+        check = Check(CheckKind.HTTP, text, misses)
     else:
         kind, _, argument = text.partition(":")
         try:
-            check = Check(CheckKind(kind), argument)
+            check = Check(CheckKind(kind), argument, misses)
         except ValueError:
             kinds = ", ".join(CheckKind)
             raise UsageError(f"check {text!r}: must be one of {kinds} (dtctl failover add --help)") from None
@@ -66,20 +72,22 @@ def check_settings(settings: MonitorSettings) -> None:
     if not 0 <= settings.drain_s <= limits.FAILOVER_DRAIN_MAX_S:
         raise UsageError(f"drain: must be from 0 to {limits.FAILOVER_DRAIN_MAX_S:.0f} s")
     if settings.witness.startswith(_ETCD):
-        hosts = settings.witness.removeprefix(_ETCD).partition("/")[0]
+        hosts = settings.witness.partition("://")[2].partition("/")[0]
         for host in hosts.split(","):
             parse_host_port(host)
     elif settings.witness:
         parse_host_port(settings.witness)
     if settings.host_name:
         parse_host_port(settings.host_name)
-    arbiter = settings.witness or settings.fence_command or settings.even_if_partitioned
+    stops = settings.lapse not in (None, Lapse.NONE)  # the source, when its target does not see it
+    arbiter = settings.witness or settings.fence_command or settings.even_if_partitioned or stops
     if settings.automatic and not arbiter:
         raise UsageError(
             "automatic failover needs somebody who is certain that the source is gone: if only the line"
             " between the two were cut, both would write. Give it a witness (--witness HOST[:PORT]) or a"
-            " command that switches the source off (--fence-command), or accept two masters with"
-            " --even-if-partitioned; with --manual a person decides"
+            " command that switches the source off (--fence-command), have the source stop when"
+            " it is cut off (--lapse), or accept two masters with --even-if-partitioned; with --manual a"
+            " person decides"
         )
 
 
@@ -109,7 +117,7 @@ def _check_address(address: WatchedAddress) -> None:
         raise UsageError(f"misses {address.misses}: must be from 1 to {limits.MONITOR_MISSES_MAX}")
     if address.monitored and not 1 <= len(address.checks) <= limits.MONITOR_CHECKS:
         raise UsageError(f"{address.address}: must have from 1 to {limits.MONITOR_CHECKS} checks")
-    if len(set(address.checks)) < len(address.checks):
+    if len({(check.kind, check.argument) for check in address.checks}) < len(address.checks):
         raise UsageError(f"{address.address}: a check is there twice")
     for check in address.checks:
         _check_check(check)
@@ -118,6 +126,8 @@ def _check_address(address: WatchedAddress) -> None:
 def _check_check(check: Check) -> None:
     """Raises UsageError."""
     _CHECKS[check.kind](check.argument)
+    if check.misses > limits.MONITOR_MISSES_MAX:
+        raise UsageError(f"check {check.kind}: at most {limits.MONITOR_MISSES_MAX} misses are allowed")
 
 
 def _no_argument(argument: str) -> None:

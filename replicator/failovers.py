@@ -34,6 +34,7 @@ class CheckKind(StrEnum):
 class Check(msgspec.Struct, frozen=True):
     kind: CheckKind
     argument: str = ""  # tcp: port; http: URL, or a path at the address; command: a shell's line
+    misses: Count = 0  # FO-20: that may be missing of this one; 0: as of its address
 
 
 class FailWhen(StrEnum):
@@ -48,6 +49,7 @@ class Take(StrEnum):
 
     MONITORED = "monitored"
     ALL = "all"
+    NONE = "none"  # others move them: a cluster, DNS, a script (FO-08)
 
 
 class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +65,14 @@ class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
     monitored: bool = True  # False: taken only (Take.ALL)
 
     @property
+    def misses_min(self) -> int:
+        """Of the check that fails first."""
+        return min((check.misses or self.misses for check in self.checks), default=self.misses)
+
+    @property
     def timeout_s(self) -> float:
-        """FO-12: the whole countdown."""
-        return self.interval_s * self.misses
+        """FO-12: the shortest whole countdown."""
+        return self.interval_s * self.misses_min
 
 
 class ScriptKind(StrEnum):
@@ -147,6 +154,13 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     prefer_node: str = ""
     host_name: str = ""  # the target takes it; "": keeps its own
     drain_s: float = limits.FAILOVER_DRAIN_S  # how long the copies may apply what has arrived
+
+    @property
+    def taken(self) -> tuple[WatchedAddress, ...]:
+        """FO-06: the addresses that move with the group."""
+        if self.take is Take.NONE:
+            return ()
+        return tuple(a for a in self.addresses if a.monitored or self.take is Take.ALL)
 
 
 class Monitor(msgspec.Struct, frozen=True, kw_only=True):

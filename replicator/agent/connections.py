@@ -226,14 +226,15 @@ class Connections:
         async with self._core.change() as change:
             for connection in self._core.state.connections:
                 if connection.uuid == uuid:
-                    await self._remove(change, connection)
+                    await self._remove(change, connection, quiet=True)
 
-    async def _remove(self, change: Change, connection: Connection) -> None:
+    async def _remove(self, change: Change, connection: Connection, *, quiet: bool = False) -> None:
         journals = self._core.children.journals(connection)
         await change.save(
             connections=tuple(c for c in self._core.state.connections if c.uuid != connection.uuid)
         )
-        if not await self._core.children.end_sender(connection, [journal.mount for journal in journals]):
+        told = await self._core.children.end_sender(connection, [journal.mount for journal in journals])
+        if not told and not quiet:
             self._core.events.add(
                 events.TARGET_NOT_TOLD,
                 id=connection.id,

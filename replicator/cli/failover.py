@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from replicator.addresses import parse_host_port
-from replicator.cli import output
+from replicator.cli import complete, output
 from replicator.cli.client import Client
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
@@ -31,7 +31,9 @@ _POLL_S = 0.1
 
 app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a monitor.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a monitor.", autocompletion=complete.monitors)
+]
 NewName = Annotated[
     str, typer.Option("--name", metavar="NAME", help="Name of the monitor (default: its source).")
 ]
@@ -60,9 +62,9 @@ Checks = Annotated[
     list[str] | None,
     typer.Option(
         "--check",
-        metavar="agent|ping|tcp:PORT|http:URL|command:LINE",
+        metavar="[N*]agent|ping|tcp:PORT|http:URL|command:LINE",
         help="Sign of life; default: of its agent. Of agent and ping one is enough, each other one has to be"
-        " there. Repeatable.",
+        " there. N of its answers may be missing, if not as many as --misses says. Repeatable.",
     ),
 ]
 When = Annotated[
@@ -135,6 +137,13 @@ Force = Annotated[
     bool,
     typer.Option(
         "--force", help="Also if a fence command fails, the witness is away, or an address is still in use."
+    ),
+]
+SourceIsOff = Annotated[
+    bool,
+    typer.Option(
+        "--source-is-off",
+        help="You know that the source is switched off: neither its leases nor the witness are waited for.",
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is over.")]
@@ -300,10 +309,22 @@ def start(context: typer.Context, monitor: Name, json: Json = False) -> None:
 
 @app.command("now", epilog="Example: dtctl failover now alpha")
 def now(
-    context: typer.Context, monitor: Name, force: Force = False, wait: Wait = True, json: Json = False
+    context: typer.Context,
+    monitor: Name,
+    force: Force = False,
+    source_is_off: SourceIsOff = False,
+    wait: Wait = True,
+    json: Json = False,
 ) -> None:
     """Take over without waiting for a countdown; also what was begun and waits for a person."""
-    _begin(context, monitor, "now", force, wait, json)
+    _begin(context, monitor, "now", force, source_is_off, wait, json)
+
+
+@app.command("abandon", epilog="Example: dtctl failover abandon alpha")
+def abandon(context: typer.Context, monitor: Name, json: Json = False) -> None:
+    """Take back a failover that is under way, as long as nothing of it is final."""
+    found = agent(context).post("failover", "monitors", monitor, body={"action": "abandon"})
+    _say(found, json, f"monitor {found['name']}: what was begun is taken back")
 
 
 @app.command("answer", epilog="Example: dtctl failover answer alpha yes")
@@ -312,13 +333,14 @@ def answer(
     monitor: Name,
     yes: Annotated[str, typer.Argument(metavar="yes|no")],
     force: Force = False,
+    source_is_off: SourceIsOff = False,
     wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Answer the question whether this host shall take over. After a no, yes can still be said."""
     if yes not in ("yes", "no"):
         raise UsageError(f"{yes!r}: must be yes or no")
-    _begin(context, monitor, yes, force, wait and yes == "yes", json)
+    _begin(context, monitor, yes, force, source_is_off, wait and yes == "yes", json)
 
 
 @app.command("history", epilog="Example: dtctl failover history alpha")
@@ -333,8 +355,8 @@ def history(
     _show(agent(context).get("failover", "history", group=monitor), json, "history")
 
 
-@app.command("report", epilog="Example: dtctl failover report alpha --last 5")
-def report(
+@app.command("reports", epilog="Example: dtctl failover reports alpha --last 5")
+def reports(
     context: typer.Context,
     monitor: Annotated[str, typer.Argument(metavar="NAME", help="Which one.")],
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many of them.")] = 1,
@@ -342,7 +364,12 @@ def report(
 ) -> None:
     """Show step by step what failovers and failbacks of a monitor did, or are doing, oldest first."""
     found = agent(context).get("failover", "monitors", monitor, "reports")
-    output.emit(found[-last:], json, "failover_reports")
+    if json:
+        output.print_json(found[-last:])
+        return
+    from replicator.cli import render, render_failover_reports
+
+    render.show(render_failover_reports.failover_reports(found[-last:]))
 
 
 # --- settings ---
@@ -439,9 +466,18 @@ def _act(context: typer.Context, monitor: str, action: str, json: bool) -> None:
     _say(found, json, f"monitor {found['name']}: {found['doing']}")
 
 
-def _begin(context: typer.Context, monitor: str, action: str, force: bool, wait: bool, json: bool) -> None:
+def _begin(
+    context: typer.Context,
+    monitor: str,
+    action: str,
+    force: bool,
+    source_is_off: bool,
+    wait: bool,
+    json: bool,
+) -> None:
     client = agent(context)
-    found = client.post("failover", "monitors", monitor, body={"action": action, "forced": force})
+    body = {"action": action, "forced": force, "source_is_off": source_is_off}
+    found = client.post("failover", "monitors", monitor, body=body)
     if wait:
         found = _over(client, found["uuid"])
     _say(found, json, f"monitor {found['name']}: {found['doing']}")

@@ -116,8 +116,9 @@ def monitor(found: Mapping[str, Any]) -> RenderableType:
     grid.add_row("addresses", countdowns(found))
     for address in found["addresses"]:
         if address["monitored"]:
-            checks = ", ".join(_check(check) for check in address["checks"])
-            timing = _timing(settings, address["address"])
+            given = next(a for a in settings["addresses"] if a["address"] == address["address"])
+            checks = ", ".join(_check(check) for check in given["checks"])
+            timing = f"every {seconds_text(given['interval_s'])}, {given['misses']} may be missing"
             grid.add_row("", f"{address['address']}: {checks}, {timing}")
     grid.add_row("fails when", f"{settings['fail_when']} of them are silent")
     grid.add_row("takes", f"{settings['take']} addresses")
@@ -145,12 +146,9 @@ def monitor(found: Mapping[str, Any]) -> RenderableType:
 
 
 def _check(check: Mapping[str, Any]) -> str:
-    return f"{check['kind']}:{check['argument']}" if check["argument"] else str(check["kind"])
-
-
-def _timing(settings: Mapping[str, Any], address: str) -> str:
-    found = next(a for a in settings["addresses"] if a["address"] == address)
-    return f"every {seconds_text(found['interval_s'])}, {found['misses']} may be missing"
+    """As users type it."""
+    count = f"{check['misses']}*" if check["misses"] else ""
+    return f"{count}{check['kind']}:{check['argument']}" if check["argument"] else f"{count}{check['kind']}"
 
 
 def history(entries: Sequence[Mapping[str, Any]]) -> RenderableType:

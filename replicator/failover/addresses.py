@@ -14,13 +14,13 @@ from replicator.errors import ReplicatorError, UsageError
 from replicator.failover import arp
 from replicator.failover.neighbours import Sign, shown_mac
 from replicator.failover.netlink import HostAddress, IpInterface, Link, Netlink
-from replicator.failovers import FailWhen, MonitorSettings, Take
+from replicator.failovers import FailWhen, MonitorSettings
 
 Say = Callable[[str], None]
 
 
 class ConflictError(ReplicatorError):
-    """Somebody else has an address that is to be taken."""
+    """Somebody else has an address that is to be taken, or may have."""
 
 
 class Wanted(NamedTuple):
@@ -82,11 +82,7 @@ def parse(text: str) -> IpInterface:
 
 def wanted(settings: MonitorSettings) -> list[Wanted]:
     """FO-06. Raises UsageError."""
-    return [
-        Wanted(parse(watched.address), watched.interface)
-        for watched in settings.addresses
-        if watched.monitored or settings.take is Take.ALL
-    ]
+    return [Wanted(parse(watched.address), watched.interface) for watched in settings.taken]
 
 
 def risks(settings: MonitorSettings) -> list[str]:
@@ -172,23 +168,30 @@ async def places(items: Iterable[Wanted], host: Host) -> list[Place]:
 
 
 async def probe(found: Sequence[Place], host: Host) -> None:
-    """Raises ConflictError: somebody else has one of them, or more. OSError.
+    """Raises ConflictError: somebody else has one of them, or more, or it cannot be told.
 
     What is here already is not asked for.
     """
-    signs: dict[int, Sign] = {}
+    found_out: dict[int, str] = {}
 
     async def ask(number: int, place: Place) -> None:
-        sign = await arp.conflict(place.address.ip, place.link, host.macs)
-        if sign is not None:
-            signs[number] = sign
+        if not place.link.has_carrier:  # nobody would hear the question, nor come by this address
+            found_out[number] = f"{place}: no link there: is it this host that is cut off?"
+            return
+        try:
+            sign = await arp.conflict(place.address.ip, place.link, host.macs)
+        except OSError as error:
+            found_out[number] = f"{place}: it cannot be told whether it is in use: {error.strerror}"
+        else:
+            if sign is not None:
+                found_out[number] = _answers(place, sign)
 
     async with trio.open_nursery() as nursery:
         for number, place in enumerate(found):
             if host.has(place.address) is None:
                 nursery.start_soon(ask, number, place)
-    if signs:
-        raise ConflictError("; ".join(_answers(found[n], sign) for n, sign in sorted(signs.items())))
+    if found_out:
+        raise ConflictError("; ".join(text for _, text in sorted(found_out.items())))
 
 
 def _answers(place: Place, sign: Sign) -> str:
@@ -216,10 +219,15 @@ def _add(place: Place) -> bool:
 
 
 async def announce_again(found: Sequence[Place]) -> None:
-    """For some seconds after they were added: an announcement may be lost, and switches learn slowly."""
+    """For some seconds after they were added: an announcement may be lost, and switches learn slowly. What
+    this host has given up meanwhile is not announced: another one has it.
+    """
     for pause_s in arp.pauses_s():
         await trio.sleep(pause_s)
+        host = await look()
         for place in found:
+            if host.has(place.address) is None:
+                continue
             try:
                 await arp.announce(place.address.ip, place.link)
             except OSError:

@@ -33,23 +33,20 @@ async def conflict(address: Address, link: Link, own_macs: Collection[bytes]) ->
     """
     if not link.resolves:
         return None
+    frame = neighbours.probe(address, link.mac)
     with _packet_socket(address, link) as packets:
-        with trio.move_on_after(limits.ADDRESS_PROBE_S):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_send_probes, packets, neighbours.probe(address, link.mac))
-                while True:
-                    frame = await packets.recv(limits.ETHERNET_FRAME_BYTES)
-                    sign = neighbours.understood(frame)
-                    if sign is not None and sign.address == address and sign.mac not in own_macs:
-                        nursery.cancel_scope.cancel()
-                        return sign
+        for _ in range(limits.ADDRESS_PROBES):
+            await packets.send(frame)
+            with trio.move_on_after(limits.ADDRESS_PROBE_S / limits.ADDRESS_PROBES):
+                return await _first_sign(packets, address, own_macs)
     return None
 
 
-async def _send_probes(packets: trio.socket.SocketType, frame: bytes) -> None:
-    for _ in range(limits.ADDRESS_PROBES):
-        await packets.send(frame)
-        await trio.sleep(limits.ADDRESS_PROBE_S / (limits.ADDRESS_PROBES + 1))
+async def _first_sign(packets: trio.socket.SocketType, address: Address, own_macs: Collection[bytes]) -> Sign:
+    while True:
+        sign = neighbours.understood(await packets.recv(limits.ETHERNET_FRAME_BYTES))
+        if sign is not None and sign.address == address and sign.mac not in own_macs:
+            return sign
 
 
 async def announce(address: Address, link: Link) -> None:

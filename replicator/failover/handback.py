@@ -57,9 +57,13 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     epoch: int = 0  # the highest of the group that it knows of
     follows: bool = False  # it knows that it was superseded, and its mounts do not write
-    waits: str = ""  # why it does not become a copy of what the owner has; "": it does, or it is one
     copies: tuple[HomeCopy, ...] = ()
     bundles: tuple[str, ...] = ()  # ids of what is kept of its own branch
+    waits: str = ""  # why it does not become a copy by itself; "": it does, or is
+
+    @property
+    def is_prepared(self) -> bool:
+        return all(copy.prepared for copy in self.copies)
 
 
 class Behind(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,8 +145,6 @@ def _refusals(situation: Situation) -> list[str]:
         found.append(
             f"{home.name} has not accepted yet that {situation.owner} owns {name}: wait, or look there"
         )
-    if home.waits:
-        found.append(f"{home.name} does not follow: {home.waits}")
     copies = {copy.connection: copy for copy in home.copies}
     for connection in situation.connections:
         copy = copies.get(connection)
@@ -161,6 +163,11 @@ def _warnings(situation: Situation) -> list[str]:
         found.append(
             f"{home.name} had written what {situation.owner} never had: it is kept there (dtctl divergence"
             f" show {bundles})"
+        )
+    if home.waits and not home.is_prepared:
+        found.append(
+            f"{home.name} waits ({home.waits}): going on means that what {situation.owner} has survives; what"
+            f" {home.name} wrote is kept there in a bundle first"
         )
     if order is Order.FAILBACK_FIRST:
         found.append("programs wait, or fail, until everything is there: restore-first takes seconds instead")
@@ -202,7 +209,7 @@ def _will(situation: Situation) -> list[str]:
     monitor, home = situation.monitor, situation.home
     owner, there = situation.owner, home.name or monitor.source_name or monitor.settings.source_host
     scripts = monitor.settings.scripts
-    addresses = ", ".join(a.address for a in monitor.settings.addresses)
+    addresses = ", ".join(a.address for a in monitor.settings.taken)
     bring = f"bring to {there} what it lacks"
     stop = [f"run the pre-failback script of {owner}"] if ScriptKind.PRE_FAILBACK in scripts else []
     stop.append(f"hold up programs that write on {owner}")

@@ -7,8 +7,9 @@ A pure machine; the driver brings the time, sends what is due, and tells of answ
   or whose host was overloaded, has no answers to show for the time it missed, and that proves nothing: a look
   that comes late adds no more than one that comes in time.
 
-Besides, an address has only failed when as many probes as are allowed to be missing were really sent, and the
-last of them had a while for its answer. So a countdown may stand at 0 for `MONITOR_GRACE` of an interval.
+Besides, a check has only failed when as many probes as are allowed to be missing were really sent, the last
+of them had a while for its answer (`MONITOR_GRACE` of an interval), and one more look found nothing: an
+answer that has come and is not read yet is read between two looks. Meanwhile the countdown stands at 0.
 """
 
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ class CheckView(msgspec.Struct, frozen=True, kw_only=True):
     kind: CheckKind
     argument: str
     remaining_s: float
+    timeout_s: float
     failed: bool
     reason: str  # why the last probe had no answer; "": it had, or nothing is known yet
 
@@ -71,7 +73,7 @@ class AddressView(msgspec.Struct, frozen=True, kw_only=True):
     monitored: bool
     colour: Colour
     remaining_s: float  # FO-12: time to fail
-    timeout_s: float  # the whole of it
+    timeout_s: float  # the whole of it. Both of the check of which least is left
     failed: bool
     reason: str
     checks: tuple[CheckView, ...]
@@ -80,14 +82,17 @@ class AddressView(msgspec.Struct, frozen=True, kw_only=True):
 class _Countdown:
     """Of one check of one address. All times but `due_s` are watched times."""
 
-    def __init__(self, check: Check, interval_s: float, misses: int, watched_s: float, now_s: float) -> None:
+    def __init__(self, check: Check, address: WatchedAddress, watched_s: float, now_s: float) -> None:
         self.check = check
+        self._misses = max(1, check.misses or address.misses)
+        self._interval_s = address.interval_s
+        self.timeout_s = self._interval_s * self._misses
         self.due_s = now_s
         self.reason = ""
         self.number = 0
         self.has_answered = False  # since it is watched
-        self._interval_s = interval_s
-        self._misses = misses
+        self.failed = False
+        self._is_over = False  # at the last look
         self._reset_s = watched_s
         self._sent: list[tuple[int, float]] = []  # the first `misses` probes since the last answer
 
@@ -101,6 +106,7 @@ class _Countdown:
 
     def answered(self, watched_s: float) -> None:
         self.has_answered = True
+        self.failed = self._is_over = False
         self._reset_s = watched_s
         self._sent.clear()
         self.reason = ""
@@ -111,84 +117,81 @@ class _Countdown:
         self.reason = reason
 
     def remaining_s(self, watched_s: float) -> float:
-        return max(0.0, self._reset_s + self._interval_s * self._misses - watched_s)
+        return max(0.0, self._reset_s + self.timeout_s - watched_s)
 
-    def is_overdue(self, watched_s: float) -> bool:
-        return watched_s - self._reset_s > self._interval_s * (1 + limits.MONITOR_GRACE)
+    def is_yellow(self, watched_s: float) -> bool:
+        """With few misses allowed, a quarter of the countdown passes between two answers that are in time."""
+        silent_s = watched_s - self._reset_s
+        overdue_s = self._interval_s * (1 + limits.MONITOR_GRACE)
+        return silent_s >= self.timeout_s * limits.MONITOR_YELLOW and silent_s > overdue_s
 
-    def has_failed(self, watched_s: float) -> bool:
+    def look(self, watched_s: float) -> None:
+        before, self._is_over = self._is_over, self._is_over_at(watched_s)
+        self.failed = before and self._is_over  # what was there at the look before has been read since
+
+    def _is_over_at(self, watched_s: float) -> bool:
         if self.remaining_s(watched_s) > 0 or len(self._sent) < self._misses:
             return False
         return watched_s - self._sent[-1][1] >= self._interval_s * limits.MONITOR_GRACE
 
 
 class _Watch:
-    """One address."""
+    """One address. It needs an answer of each group of checks: of those of the host together, and of each of
+    the others.
+    """
 
     def __init__(self, settings: WatchedAddress, watched_s: float, now_s: float) -> None:
         self.settings = settings
         self.failed = False
         self.answers = False  # it was heard: not only that it has not failed yet
         checks = settings.checks if settings.monitored else ()
-        self.countdowns = [
-            _Countdown(check, settings.interval_s, max(1, settings.misses), watched_s, now_s)
-            for check in checks
-        ]
+        self.countdowns = [_Countdown(check, settings, watched_s, now_s) for check in checks]
+        host = [each for each in self.countdowns if each.check.kind in HOST_CHECKS]
+        others = [[each] for each in self.countdowns if each.check.kind not in HOST_CHECKS]
+        self._needed = [host, *others] if host else others
 
     def look(self, watched_s: float) -> Change | None:
-        host, service = self._split()
         before = self.failed
-        self.failed = (bool(host) and all(each.has_failed(watched_s) for each in host)) or any(
-            each.has_failed(watched_s) for each in service
-        )
-        answers = (not host or any(each.has_answered for each in host)) and all(
-            each.has_answered for each in service
-        )
-        self.answers = answers and not self.failed
+        for countdown in self.countdowns:
+            countdown.look(watched_s)
+        self.failed = any(all(each.failed for each in group) for group in self._needed)
+        heard = all(any(each.has_answered for each in group) for group in self._needed)
+        self.answers = heard and not self.failed
         if self.failed == before:
             return None
         news = News.SILENT if self.failed else News.ANSWERS
-        return Change(news, self.settings.address, self.reason(watched_s))
+        return Change(news, self.settings.address, self.reason)
 
-    def _split(self) -> tuple[list[_Countdown], list[_Countdown]]:
-        host = [each for each in self.countdowns if each.check.kind in HOST_CHECKS]
-        return host, [each for each in self.countdowns if each.check.kind not in HOST_CHECKS]
-
-    def reason(self, watched_s: float) -> str:
+    @property
+    def reason(self) -> str:
         """Of each check that has one, or that nobody answers."""
-        found = (
-            (each, each.reason or ("no answer" if each.has_failed(watched_s) else ""))
-            for each in self.countdowns
-        )
+        found = ((each, each.reason or ("no answer" if each.failed else "")) for each in self.countdowns)
         return "; ".join(f"{name_of(each.check)}: {reason}" for each, reason in found if reason)
 
     def view(self, watched_s: float) -> AddressView:
-        host, service = self._split()
         settings = self.settings
-        lowest = [each.remaining_s(watched_s) for each in service]
-        if host:
-            lowest.append(max(each.remaining_s(watched_s) for each in host))
-        remaining_s = min(lowest, default=settings.timeout_s)
-        overdue = any(each.is_overdue(watched_s) for each in service) or (
-            bool(host) and all(each.is_overdue(watched_s) for each in host)
-        )
-        dropped = remaining_s <= settings.timeout_s * (1 - limits.MONITOR_YELLOW)
-        colour = Colour.YELLOW if dropped and overdue else Colour.GREEN
+
+        def part(countdown: _Countdown) -> float:
+            return countdown.remaining_s(watched_s) / countdown.timeout_s
+
+        first = min((max(group, key=part) for group in self._needed), key=part, default=None)
+        yellow = any(all(each.is_yellow(watched_s) for each in group) for group in self._needed)
         return AddressView(
             address=settings.address,
             interface=settings.interface,
             monitored=settings.monitored,
-            colour=Colour.RED if self.failed else colour,
-            remaining_s=remaining_s,
-            timeout_s=settings.timeout_s,
+            colour=Colour.RED if self.failed else Colour.YELLOW if yellow else Colour.GREEN,
+            remaining_s=first.remaining_s(watched_s) if first is not None else settings.timeout_s,
+            timeout_s=first.timeout_s if first is not None else settings.timeout_s,
             failed=self.failed,
-            reason=self.reason(watched_s),
+            reason=self.reason,
             checks=tuple(
                 CheckView(
                     kind=each.check.kind,
                     argument=each.check.argument,
                     remaining_s=each.remaining_s(watched_s),
-                    failed=each.has_failed(watched_s),
+                    timeout_s=each.timeout_s,
+                    failed=each.failed,
                     reason=each.reason,
                 )
                 for each in self.countdowns
@@ -234,7 +237,7 @@ class SourceMonitor:
         self.is_alive = self._is_alive()
         if self.failed != before:
             failed = [watch for watch in self._watches.values() if watch.failed]
-            reason = "; ".join(f"{w.settings.address}: {w.reason(self._watched_s)}" for w in failed)
+            reason = "; ".join(f"{w.settings.address}: {w.reason}" for w in failed)
             changes.append(Change(News.FAILED if self.failed else News.ALIVE, reason=reason))
         return changes
 

@@ -31,9 +31,9 @@ class PlanJournal:
         if disk.exists(path):
             self._load()
 
-    def append(self, note: Note) -> None:
-        """Durable, or raises OSError: then it counts as not noted, and nothing may be built on it."""
-        line = _encode(note)
+    def append(self, *notes: Note) -> None:
+        """Durable, or raises OSError: then they count as not noted, and nothing may be built on them."""
+        line = b"".join(map(_encode, notes))
         if self._is_durable:
             self._is_durable = False
             self._append(line)
@@ -42,7 +42,7 @@ class PlanJournal:
             replace_durably(self._disk, self.path, [*map(_encode, self.notes), line])
         self._is_durable = True
         self._bytes += len(line)
-        self.notes.append(note)
+        self.notes.extend(notes)
 
     def _append(self, line: bytes) -> None:
         handle = self._disk.open_append(self.path)

@@ -120,13 +120,18 @@ class Plan:
 
 @dataclass
 class PlanRun:
-    """A plan under way. `changed` hears of each note, after it is durable; it must not raise."""
+    """A plan under way.
+
+    What a step has done is noted together with what is begun next: one write of the disk instead of two,
+    while clients wait. If that is lost in a crash, the step counts as begun, as if the crash had come a
+    moment earlier.
+    """
 
     plan: Plan
     journal: PlanJournal
     world: World
-    changed: Callable[[Note], None] = lambda note: None
     halted: str = ""  # why it waits for a person
+    _unwritten: list[Note] = field(default_factory=list)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _decided: trio.Lock = field(default_factory=trio.Lock)
 
@@ -134,7 +139,7 @@ class PlanRun:
         self, *, uuid: str, subject: str, arguments: dict[str, Any], reason: str = "", forced: bool = False
     ) -> None:
         """Begin. OSError: the disk takes no note, so nothing was begun."""
-        assert not self.journal.notes
+        assert not self.notes
         note = Opened(
             uuid=uuid,
             kind=self.plan.kind,
@@ -166,12 +171,17 @@ class PlanRun:
         return True
 
     @property
+    def notes(self) -> list[Note]:
+        """All so far."""
+        return self.journal.notes + self._unwritten
+
+    @property
     def is_committed(self) -> bool:
-        return plans.is_committed(self.plan.shapes, self.journal.notes)
+        return plans.is_committed(self.plan.shapes, self.notes)
 
     @property
     def outcome(self) -> Outcome | None:
-        last = self.journal.notes[-1]
+        last = self.notes[-1]
         return last.outcome if isinstance(last, plans.Ended) else None
 
     async def go_on(self) -> Outcome | None:
@@ -179,7 +189,7 @@ class PlanRun:
         after a crash, `restart` and `go_on` go on.
         """
         while True:
-            what = decide(self.plan.shapes, self.journal.notes)
+            what = decide(self.plan.shapes, self.notes)
             match what.action:
                 case Action.DO:
                     await self._do(self.plan.step(what.step))
@@ -188,21 +198,22 @@ class PlanRun:
                 case Action.UNDO:
                     await self._undo(self.plan.step(what.step))
                 case Action.HALT:
+                    await self._note()
                     self.halted = what.reason
                     return None
                 case Action.END:
                     return await self._end(what)
 
     async def _do(self, step: Step) -> None:
-        run = Run(self.journal.notes)
+        run = Run(self.notes)
         about = step.about(run) if step.about is not None else None
         async with self._decided:  # nobody abandons it between the decision and the note
-            if decide(self.plan.shapes, self.journal.notes) != Next(Action.DO, step.name):
+            if decide(self.plan.shapes, self.notes) != Next(Action.DO, step.name):
                 return
             await self._note(plans.Doing(step=step.name, about=msgspec.to_builtins(about), time=self._now()))
             self._scope = trio.CancelScope()
         began_ns = self.world.clock.monotonic_ns()
-        run = Run(self.journal.notes)
+        run = Run(self.notes)
         with self._scope:
             for left in reversed(range(step.tries)):
                 try:
@@ -210,7 +221,7 @@ class PlanRun:
                 except Exception as error:
                     reason = _reason(error)
                 else:
-                    await self._note_done(step, result, self._since(began_ns), run.take_said())
+                    self._note_done(step, result, self._since(began_ns), run.take_said())
                     return
                 if left:
                     run.say(f"tried again: {reason}")
@@ -220,7 +231,7 @@ class PlanRun:
         if step.commits:
             await self._look(step, reason, self._since(began_ns), run.take_said())
         else:
-            await self._note(
+            self._unwritten.append(
                 plans.Failed(
                     step=step.name,
                     reason=reason,
@@ -232,25 +243,25 @@ class PlanRun:
     async def _look(self, step: Step, reason: str, duration_s: float, said: tuple[str, ...] = ()) -> None:
         """Whether a step that commits took effect, though it did not come to its end."""
         assert step.was_done is not None
-        result = await step.was_done(Run(self.journal.notes))
+        result = await step.was_done(Run(self.notes))
         if result is None:
-            await self._note(plans.Failed(step=step.name, reason=reason, duration_s=duration_s, said=said))
+            failed = plans.Failed(step=step.name, reason=reason, duration_s=duration_s, said=said)
+            self._unwritten.append(failed)
         else:
-            await self._note_done(step, result, duration_s, said, found=True)
+            self._note_done(step, result, duration_s, said, found=True)
 
-    async def _note_done(
+    def _note_done(
         self, step: Step, result: Any, duration_s: float, said: tuple[str, ...], *, found: bool = False
     ) -> None:
-        with trio.CancelScope(shield=True):  # what took effect is noted, also when somebody has just given up
-            await self._note(
-                plans.Done(
-                    step=step.name,
-                    result=msgspec.to_builtins(result),
-                    duration_s=duration_s,
-                    said=said,
-                    found=found,
-                )
+        self._unwritten.append(
+            plans.Done(
+                step=step.name,
+                result=msgspec.to_builtins(result),
+                duration_s=duration_s,
+                said=said,
+                found=found,
             )
+        )
 
     async def _undo(self, step: Step) -> None:
         """What cannot be taken back, after some tries, is a problem of the report."""
@@ -260,14 +271,15 @@ class PlanRun:
         problem = ""
         for left in reversed(range(limits.PLAN_UNDO_TRIES)):
             try:
-                await step.undo(Run(self.journal.notes))
+                await step.undo(Run(self.notes))
                 problem = ""
                 break
             except Exception as error:
                 problem = _reason(error)
             if left:
                 await trio.sleep(limits.PLAN_UNDO_PAUSE_S)
-        await self._note(plans.Undone(step=step.name, problem=problem, duration_s=self._since(began_ns)))
+        undone = plans.Undone(step=step.name, problem=problem, duration_s=self._since(began_ns))
+        self._unwritten.append(undone)
 
     async def _end(self, what: Next) -> Outcome:
         assert what.outcome is not None
@@ -275,10 +287,12 @@ class PlanRun:
             await self._note(plans.Ended(outcome=what.outcome, time=self._now()))
         return what.outcome
 
-    async def _note(self, note: Note) -> None:
-        with trio.CancelScope(shield=True):
-            await self.world.in_thread(lambda: self.journal.append(note))
-        self.changed(note)
+    async def _note(self, *more: Note) -> None:
+        """Durable, with all that was done before. OSError: it was not noted, what was done before is kept."""
+        if written := [*self._unwritten, *more]:
+            with trio.CancelScope(shield=True):
+                await self.world.in_thread(lambda: self.journal.append(*written))
+            self._unwritten.clear()
 
     def _now(self) -> float:
         return self.world.clock.wall_ns() / 1e9

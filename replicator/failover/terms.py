@@ -26,7 +26,7 @@ def terms_of(settings: MonitorSettings) -> Terms:
         lapse = Lapse.SUSPEND if settings.witness else Lapse.NONE
     watched = [address for address in settings.addresses if address.monitored]
     lease_s = min(
-        (timers(address.interval_s, address.misses).lease_s for address in watched),
+        (timers(address.interval_s, address.misses_min).lease_s for address in watched),
         default=timers(limits.MONITOR_INTERVAL_S, limits.MONITOR_MISSES).lease_s,
     )
     return Terms(settings.witness, lapse, lease_s)

@@ -262,7 +262,14 @@ class Replica:
         self._paused = self._held = True
         self._data_event(DataEvent.PROMOTED)
         marks = dict(self.applied.marks)
-        await self._save(epoch=record.epoch, fork=marks, promotion=record, restoring="", closed=record.group)
+        await self._save(
+            epoch=record.epoch,
+            fork=marks,
+            promotion=record,
+            owned=True,
+            restoring="",
+            closed=record.group,
+        )
         self._changed()
 
     async def seal(self) -> None:
@@ -274,7 +281,12 @@ class Replica:
     def is_promoted(self) -> bool:
         """Whether this host owns the data, and not the source."""
         promotion = self.state.promotion
-        return promotion is not None and promotion.epoch == self.state.epoch
+        return self.state.owned and promotion is not None and promotion.epoch == self.state.epoch
+
+    async def learn(self, record: Promotion) -> None:
+        """Another host owns the data of its source from now on: that one is refused."""
+        if record.epoch > self.state.epoch:
+            await self._save(epoch=record.epoch, fork=dict(self.applied.marks), promotion=record)
 
     async def take_into_use(self) -> None:
         """From now on the copy is changed here: nothing is applied until the source was chosen to survive."""

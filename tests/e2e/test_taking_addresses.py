@@ -40,8 +40,6 @@ class Lan(NamedTuple):
 def hosts() -> Iterator[Lan]:
     """The source has the addresses, and the client has just talked to it."""
     with lan("source", "target", "client") as found:
-        for number, host in enumerate(found, 1):
-            host.ip("address", "add", f"fd77::{number}/64", "dev", "eth0", "nodad")
         for address in BOTH:
             found[0].ip("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
         for address in (V4, V6):
@@ -139,6 +137,16 @@ def test_a_source_that_still_has_its_addresses_is_named(hosts: Lan, target: Driv
     until(lambda: believed(hosts.client, V4) == mac(hosts.target), 5)
 
 
+def test_what_was_free_is_asked_for_again_after_it_was_taken(hosts: Lan, target: Driver) -> None:
+    hosts.source.cut()
+    assert target.ask("probe", monitor())["error"] == ""
+    assert target.ask("take", monitor())["error"] == ""
+    target.ask("give_up", monitor())
+    hosts.source.mend()
+    until(lambda: reaches(hosts.target, V4), 10)
+    assert "is in use" in target.ask("take", monitor())["error"]
+
+
 def test_one_conflict_of_two_takes_nothing(hosts: Lan, target: Driver) -> None:
     answer = target.ask("take", monitor(f"{V4}/24", "10.77.0.101/24"))
     assert V4 in answer["error"] and "10.77.0.101" not in answer["error"]
@@ -164,6 +172,13 @@ def test_two_that_want_the_same_address_find_one_another(
         for thread in threads:
             thread.join(30)
     assert "is about to take it, too" in answers["one"]["error"] + answers["other"]["error"]
+
+
+def test_a_target_that_is_cut_off_itself_takes_nothing(hosts: Lan, target: Driver) -> None:
+    hosts.target.cut()
+    answer = target.ask("probe", monitor())
+    assert f"{BOTH[0]} on eth0: no link there: is it this host that is cut off?" in answer["error"]
+    assert target.ask("take", monitor(), forced=True)["error"] == ""  # a person knows better
 
 
 def test_giving_back_leaves_nothing(hosts: Lan, target: Driver) -> None:
@@ -261,16 +276,20 @@ def test_a_source_drops_its_addresses_and_gets_them_back(hosts: Lan, tmp_path: P
 
 def test_a_host_takes_a_name_and_gives_it_back(hosts: Lan, tmp_path: Path) -> None:
     named = monitor(host_name="source")
-    with driver(hosts.target, tmp_path, hostname="target") as target:
+    run(hosts.target, "hostname", "target")
+    with driver(hosts.target, tmp_path) as target:
         answer = target.ask("set_host_name", named)
         assert answer["error"] == "" and answer["events"][0].startswith("9323 this host is called source")
         assert target.ask("set_host_name", named)["error"] == ""  # again, after a crash
         target.ask("give_up", named)
-    with driver(hosts.target, tmp_path, hostname="target") as target:
+        assert run(hosts.target, "hostname").stdout == "target\n"
         target.ask("set_host_name", named)
-    with driver(hosts.target, tmp_path, hostname="target") as target:  # after a reboot
-        assert "called source now" in target.ask("restore", "group")["events"][0]
-        assert "called target now" in target.ask("keep_only", [])["events"][0]
+    run(hosts.target, "hostname", "target")  # as after a reboot
+    with driver(hosts.target, tmp_path) as target:
+        target.ask("restore", "group")
+        assert run(hosts.target, "hostname").stdout == "source\n"
+        target.ask("keep_only", [])
+        assert run(hosts.target, "hostname").stdout == "target\n"
 
 
 def test_a_client_gets_through_within_a_second(hosts: Lan, target: Driver, tmp_path: Path) -> None:

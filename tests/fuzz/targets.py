@@ -19,9 +19,15 @@ import xxhash
 from fuzz import seeds
 from replicator import addresses, config, repset
 from replicator.agent import agent_calls, restore_calls, state
+from replicator.agent.failover import calls as failover_calls
+from replicator.agent.failover import former_owner, guards, heartbeats, home_calls, witness_service
+from replicator.agent.failover.monitors import MonitorRequest
 from replicator.bounds import MALFORMED
 from replicator.child import control
-from replicator.errors import JournalError, ReplicatorError
+from replicator.errors import JournalError, ReplicatorError, UsageError
+from replicator.failover import heartbeat, lease, witness
+from replicator.failover_settings import check_settings
+from replicator.failovers import Check, CheckKind, MonitorSettings, WatchedAddress
 from replicator.fs.whole_file import WholeFile
 from replicator.mirror import alike, checks, digests, packed, pieces
 from replicator.mirror.inventory import Item
@@ -404,6 +410,51 @@ def _restores() -> list[bytes]:
     ]
 
 
+_KEY = bytes(heartbeat.KEY_BYTES)
+_BODIES = (
+    heartbeats.Begin,
+    *(guards.Watch, guards.Unwatch, guards.Tell),
+    *(home_calls.AboutOrder, home_calls.AboutPromotion, home_calls.AboutEpoch, home_calls.AboutScript),
+    *(home_calls.AboutTaking, former_owner.AboutCopy),
+    *(lease.Renew, witness.Ballot, witness.Tell, witness.Withdraw, witness_service.Ask),
+)
+
+
+def failover(data: bytes) -> None:
+    """What agents say to one another about failover, heartbeats, and monitors as users give them."""
+    answerer = heartbeat.Answerer(1)
+    answerer.watch(seeds.UUID, _KEY)
+    answer = answerer.answer(data)
+    assert answer is None or len(answer) == len(data)
+    try:
+        call = msgspec.json.decode(data, type=failover_calls.Call)
+    except MALFORMED:
+        pass
+    else:
+        for type_ in _BODIES:
+            try:
+                msgspec.json.decode(call.body, type=type_)
+            except MALFORMED:
+                pass
+    try:
+        check_settings(msgspec.json.decode(data, type=MonitorRequest).settings)
+    except (*MALFORMED, UsageError):
+        pass
+
+
+def _failover() -> list[bytes]:
+    beat = heartbeat.Beat(heartbeat.Kind.QUESTION, seeds.UUID, bytes(heartbeat.NONCE_BYTES))
+    address = WatchedAddress(address="10.0.0.5/24", interface="eth0", checks=(Check(CheckKind.HTTP, "/a"),))
+    request = MonitorRequest(settings=MonitorSettings(source_host="alpha", addresses=(address,)))
+    begin = msgspec.json.encode(heartbeats.Begin(key=_KEY.hex()))
+    return [
+        heartbeat.encode(beat, _KEY),
+        msgspec.json.encode(request),
+        msgspec.json.encode(failover_calls.Call(action="heartbeat", body=msgspec.Raw(begin))),
+        b'{"action":"watch","body":{"name":"web","target_uuid":"u","target_name":"beta","addresses":[]}}',
+    ]
+
+
 class FakeLine:
     def take(self, count: int) -> list[int]:
         return []
@@ -538,6 +589,7 @@ TARGETS: dict[str, Target] = {
     "states": Target(states, _states),
     "sets": Target(sets, _sets),
     "restores": Target(restores, _restores),
+    "failover": Target(failover, _failover),
     "control": Target(control_calls, _control_calls),
 }
 

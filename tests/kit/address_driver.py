@@ -49,11 +49,8 @@ class Driver:
 
 
 @contextmanager
-def driver(host: Host, directory: Path, *, hostname: str = "") -> Iterator[Driver]:
-    """`hostname`: in a UTS namespace of its own, in which the host is called so."""
+def driver(host: Host, directory: Path) -> Iterator[Driver]:
     command = [*host.command, sys.executable, "-m", "kit.address_driver", str(directory)]
-    if hostname:
-        command = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', hostname, *command]
     environment = {"PYTHONPATH": f"{ROOT}/tests:{ROOT}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

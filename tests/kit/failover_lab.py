@@ -50,6 +50,8 @@ CONFIGURATION = """\
 [queue]
 memory_directory = "{memory}"
 memory_size = "32 MiB"
+[failover]
+scripts_for_others = "{scripts}"
 """
 _SCRIPT = """\
 #!/bin/sh
@@ -82,7 +84,9 @@ class Machine:
         self.agent.boot_id_file = directory / f"{name}-boot-id"
         self.agent.boot_id_file.write_text(f"{uuid.uuid4()}\n")
         self.agent.home.mkdir()
-        (self.agent.home / "replicator.toml").write_text(CONFIGURATION.format(memory=self.memory))
+        (self.agent.home / "replicator.toml").write_text(
+            CONFIGURATION.format(memory=self.memory, scripts=directory)
+        )
 
     @property
     def root(self) -> Path:

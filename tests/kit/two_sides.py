@@ -158,6 +158,9 @@ class _Home(_Part):
         copy = HomeCopy(connection=CONNECTION, repset="web", prepared=True, exact=True, data_state="OK")
         return Home(agent="agent-alpha", name=HOME, host="10.0.0.1", epoch=3, follows=True, copies=(copy,))
 
+    async def prepare(self, monitor: Monitor) -> None:
+        await self.sides.happen("prepare", lambda: None)
+
     async def hold(self, monitor: Monitor, order: TakeOver, say: object) -> Held:
         sides = self.sides
 

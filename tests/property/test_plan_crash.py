@@ -285,14 +285,13 @@ def _undoes_only_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 def _notes_what_it_begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """In memory only, until the next note."""
     real = PlanJournal.append
-    held: list[plans.Note] = []
 
-    def append(self: PlanJournal, note: plans.Note) -> None:
-        if isinstance(note, plans.Doing):
-            self.notes.append(note)
-            return
-        held.append(note)
-        real(self, note)
+    def append(self: PlanJournal, *notes: plans.Note) -> None:
+        for note in notes:
+            if isinstance(note, plans.Doing):
+                self.notes.append(note)
+            else:
+                real(self, note)
 
     monkeypatch.setattr(PlanJournal, "append", append)
 

@@ -25,24 +25,20 @@ def monitor(interval_s: float, misses: int) -> SourceMonitor:
     return SourceMonitor(MonitorSettings(source_host="alpha", addresses=(address,)), 0.0)
 
 
-@given(intervals, misses, steps, st.floats(0.0, 0.2), st.data())
-def test_one_that_answers_never_fails(
-    interval_s: float, misses: int, steps: list[float], rtt: float, data: st.DataObject
-) -> None:
-    """An answer takes part of an interval, and is read one look later than it could be, as it is when the
-    look's turn comes first after a pause.
-    """
+@given(intervals, misses, steps, st.floats(0.0, 0.2))
+def test_one_that_answers_never_fails(interval_s: float, misses: int, steps: list[float], rtt: float) -> None:
+    """An answer takes part of an interval, and is read after the look when both are due."""
     machine = monitor(interval_s, misses)
     now_s = 0.0
     under_way: list[tuple[float, Probe]] = []  # (when it is there, of what)
     for step in steps:
-        there = [probe for at_s, probe in under_way if at_s <= now_s]
-        under_way = [each for each in under_way if each[0] > now_s]
         now_s += step * machine.period_s
         machine.look(now_s)
         assert not machine.failed
-        for probe in there:
-            machine.answered(probe)
+        for at_s, probe in under_way:
+            if at_s <= now_s:
+                machine.answered(probe)
+        under_way = [each for each in under_way if each[0] > now_s]
         under_way += [(now_s + rtt * interval_s, probe) for probe in machine.due(now_s)]
 
 
@@ -52,7 +48,7 @@ def test_one_that_is_silent_fails_in_time(interval_s: float, misses: int, steps:
     machine = monitor(interval_s, misses)
     now_s = watched_s = 0.0
     whole_s = interval_s * misses
-    while watched_s <= whole_s + interval_s * (limits.MONITOR_GRACE + 1):
+    while watched_s <= whole_s + interval_s * (limits.MONITOR_GRACE + 1.5):
         for step in steps:
             machine.due(now_s)
             now_s += step * machine.period_s

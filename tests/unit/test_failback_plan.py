@@ -86,32 +86,23 @@ async def calls_of(order: Order, then: Then = Then.MONITOR) -> list[str]:
 
 async def test_restore_first() -> None:
     assert await calls_of(Order.RESTORE_FIRST) == [
-        *("catch up", "script pre-failback", "freeze", "drain", "hold", "vote", "promote"),
+        *("prepare", "catch up", "script pre-failback", "freeze", "drain", "hold", "vote", "promote"),
         *("owner gives up", "home takes", "open", "follow", "script post-failback", "errand", "tell"),
     ]
 
 
 async def test_failback_first() -> None:
     assert await calls_of(Order.FAILBACK_FIRST) == [
-        *(
-            "script pre-failback",
-            "freeze",
-            "owner gives up",
-            "home takes",
-            "catch up",
-            "drain",
-            "hold",
-            "vote",
-        ),
-        *("promote", "open", "follow", "script post-failback", "errand", "tell"),
+        *("prepare", "script pre-failback", "freeze", "owner gives up", "home takes", "catch up", "drain"),
+        *("hold", "vote", "promote", "open", "follow", "script post-failback", "errand", "tell"),
     ]
 
 
 @pytest.mark.parametrize(
     ("then", "calls"),
     [
-        (Then.MONITOR, ["catch up", "adopt", "turn", "retire"]),
-        (Then.STOP, ["catch up", "turn", "retire"]),
+        (Then.MONITOR, ["prepare", "catch up", "adopt", "turn", "retire"]),
+        (Then.STOP, ["prepare", "catch up", "turn", "retire"]),
     ],
 )
 async def test_stay(then: Then, calls: list[str]) -> None:

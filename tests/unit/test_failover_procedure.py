@@ -29,6 +29,8 @@ from replicator.agent.failover.procedure import (
     Taken,
 )
 from replicator.agent.failover.procedures import Procedures
+from replicator.cli import render
+from replicator.cli.render_failover_reports import failover_reports
 from replicator.errors import ReplicatorError
 from replicator.failover.candidate import Order
 from replicator.failover.plan_runner import Step
@@ -41,6 +43,7 @@ from replicator.failovers import (
     Promotion,
     Script,
     ScriptKind,
+    Take,
     TakeOver,
     WatchedAddress,
 )
@@ -273,6 +276,17 @@ async def test_what_fails_afterwards_waits_for_a_person(step: str, monkeypatch: 
     assert len(outside.attempts) == len(set(outside.attempts))  # what has failed is run again
 
 
+async def test_what_is_final_is_not_abandoned() -> None:
+    outside = Outside(fails={"take": 1})
+    procedures, failover = outside.agent()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(procedures.run)
+        await failover.fail_over("group", reason="", forced=False)
+        with pytest.raises(ReplicatorError, match="owns the group already"):
+            await failover.abandon("group")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_person_forces_what_waits() -> None:
     outside = Outside(fails={"take": 1})
     procedures, failover = outside.agent()
@@ -297,6 +311,15 @@ async def test_a_fence_command_that_fails_stops_everybody_but_a_person() -> None
     assert outside.orders[-1] is Order.FORCE and outside.fenced == [False]
 
 
+async def test_who_has_taken_over_does_not_do_so_again() -> None:
+    outside = Outside()
+    await outside.fail_over()
+    with pytest.raises(ExceptionGroup) as caught:
+        await outside.fail_over()
+    assert caught.group_contains(ReplicatorError, match="no failover can begin: it is failed over")
+    assert outside.done.count("promote") == 1 and outside.monitor.phase is Phase.ACTIVE
+
+
 async def test_what_is_optional_halts_nothing() -> None:
     outside = Outside(fails={"tell": 1, "host name": 1})
     report = await outside.fail_over()
@@ -308,6 +331,15 @@ async def test_what_is_optional_halts_nothing() -> None:
 async def test_only_what_is_configured_is_done() -> None:
     monitor = msgspec.structs.replace(MONITOR, settings=MonitorSettings(source_host="alpha"))
     outside = Outside(monitor=monitor)
+    await outside.fail_over()
+    assert outside.done == ["check", "vote", "drain", "promote", "open", "tell"]
+
+
+async def test_addresses_that_others_move_are_left_alone() -> None:
+    settings = MonitorSettings(
+        source_host="alpha", addresses=(WatchedAddress(address="10.0.0.5/24"),), take=Take.NONE
+    )
+    outside = Outside(monitor=msgspec.structs.replace(MONITOR, settings=settings))
     await outside.fail_over()
     assert outside.done == ["check", "vote", "drain", "promote", "open", "tell"]
 
@@ -325,10 +357,12 @@ async def test_whoever_asked_may_go_away() -> None:
         assert report is not None and report.outcome is ReportOutcome.RUNNING
         with pytest.raises(ReplicatorError, match="a failover of this group is under way"):
             await failover.fail_over("group", reason="", forced=False)
-        assert await procedures.abandon("group", "the source is back")
+        await failover.abandon("group")
         await trio.testing.wait_all_tasks_blocked()
         assert procedures.report("group") is None
-        assert (await procedures.reports("group"))[-1].text == "the source is back"
+        assert (await procedures.reports("group"))[-1].text == "a person has given it up"
+        with pytest.raises(ReplicatorError, match="no failover of this group is under way"):
+            await failover.abandon("group")
         nursery.cancel_scope.cancel()
     assert not outside.stands_still and outside.monitor.phase is Phase.ASKING
 
@@ -393,6 +427,14 @@ async def test_notes_that_are_damaged_stop_failovers_of_that_group_and_nothing_e
             await failover.fail_over("group", reason="", forced=False)
         nursery.cancel_scope.cancel()
     assert "is damaged" in warned[0]
+
+
+async def test_reports_as_people_read_them(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = [await Outside().fail_over(), await Outside(fails={"drain": 1}).fail_over()]
+    render.show(failover_reports(msgspec.to_builtins(reports)))
+    text = capsys.readouterr().out
+    assert "failover of web" in text and "completed" in text and "taken back" in text
+    assert "because: it is silent" in text and "drain does not work" in text and "switched off" in text
 
 
 # --- planted mistakes are found ---

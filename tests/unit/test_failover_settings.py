@@ -7,7 +7,7 @@ import pytest
 
 from replicator.errors import UsageError
 from replicator.failover_settings import check_name, check_settings, parse_address, parse_check
-from replicator.failovers import Check, CheckKind, MonitorSettings, WatchedAddress
+from replicator.failovers import Check, CheckKind, MonitorSettings, Take, WatchedAddress
 
 ADDRESS = WatchedAddress(address="10.0.0.5/24", interface="eth0")
 
@@ -45,6 +45,8 @@ def test_what_is_no_address(text: str) -> None:
         ("http:/health", Check(CheckKind.HTTP, "/health")),
         ("http:http://www:8080/health", Check(CheckKind.HTTP, "http://www:8080/health")),
         ("https://www/health?a=b:c", Check(CheckKind.HTTP, "https://www/health?a=b:c")),
+        ("12*http:/health", Check(CheckKind.HTTP, "/health", 12)),
+        ("3*https://www/", Check(CheckKind.HTTP, "https://www/", 3)),
         ("command:test -e /x:y", Check(CheckKind.COMMAND, "test -e /x:y")),
     ],
 )
@@ -57,7 +59,7 @@ def test_checks(text: str, check: Check) -> None:
     [
         "", "agents", "agent:x", "ping:10.0.0.5", "tcp", "tcp:0", "tcp:65536", "tcp:http", "tcp:-1", "http:",
         "http:health", "http:ftp://x/", "http:http:///x", "http:http://x:99999/", "http:/a b", "http:/ü",
-        "command:", "command: ", "command:a\0b", "http:http://[x/",
+        "0*ping", "x*ping", "1001*ping", "*ping", "12*", "command:", "command: ", "command:a\0b", "http:http://[x/",
     ],
 )  # fmt: skip
 def test_what_is_no_check(text: str) -> None:
@@ -101,6 +103,10 @@ def test_settings_that_can_be() -> None:
         (settings(msgspec.structs.replace(ADDRESS, checks=())), "checks"),
         (settings(msgspec.structs.replace(ADDRESS, checks=(Check(CheckKind.PING),) * 2)), "there twice"),
         (settings(msgspec.structs.replace(ADDRESS, checks=(Check(CheckKind.TCP, "x"),))), "port"),
+        (
+            settings(msgspec.structs.replace(ADDRESS, checks=(parse_check("ping"), parse_check("2*ping")))),
+            "there twice",
+        ),
         (settings(witness="a:b:c"), "address"),
         (settings(witness="etcd://a:x/y"), "port"),
         (settings(host_name="a_b c"), "host name"),
@@ -110,3 +116,17 @@ def test_settings_that_can_be() -> None:
 def test_settings_that_cannot_be(wrong: MonitorSettings, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         check_settings(wrong)
+
+
+def test_which_addresses_are_taken() -> None:
+    """FO-06, FO-08."""
+    other = WatchedAddress(address="10.0.0.6/24", monitored=False)
+    for take, taken in ((Take.MONITORED, (ADDRESS,)), (Take.ALL, (ADDRESS, other)), (Take.NONE, ())):
+        assert settings(ADDRESS, other, take=take).taken == taken
+
+
+def test_the_shortest_countdown() -> None:
+    checks = (Check(CheckKind.PING), Check(CheckKind.TCP, "80", 2), Check(CheckKind.HTTP, "/", 9))
+    address = msgspec.structs.replace(ADDRESS, checks=checks, interval_s=2.0, misses=5)
+    assert address.timeout_s == 4.0
+    assert msgspec.structs.replace(address, checks=checks[:1]).timeout_s == 10.0

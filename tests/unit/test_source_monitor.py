@@ -166,6 +166,22 @@ def test_one_sign_of_the_host_is_enough_and_each_service_has_to_answer(
     assert (view.remaining_s == 0) == fails and len(view.checks) == 3
 
 
+def test_a_check_may_have_a_count_of_its_own() -> None:
+    """FO-20."""
+    slow = Check(CheckKind.TCP, "80", 12)
+    driver = Driver(settings(ONE, checks=(AGENT, slow))).run(100.0)
+    driver.answers = lambda probe: probe.check == AGENT
+    driver.run(130.0)
+    (view,) = driver.machine.views()
+    assert not driver.machine.failed and view.timeout_s == 60.0 and view.colour is Colour.YELLOW
+    assert [check.timeout_s for check in view.checks] == [25.0, 60.0]
+    driver.run(165.0)
+    assert driver.machine.failed
+    driver.answers = lambda probe: probe.check == slow
+    driver.run(195.0)
+    assert driver.machine.failed and driver.machine.views()[0].timeout_s == 25.0
+
+
 def test_it_is_told_when_the_source_answers_again() -> None:
     driver = Driver(settings(ONE), silent).run(60.0)
     driver.answers = lambda _: True

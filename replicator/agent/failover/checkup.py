@@ -267,7 +267,7 @@ _BUILTIN = frozenset({"exit", "if", "for", "while", "cd", "exec", "set", "eval",
 def _would(step: str, monitor: Monitor) -> str:
     settings = monitor.settings
     scripts = {f"{kind} script": script.path for kind, script in settings.scripts.items()}
-    taken = ", ".join(a.address for a in settings.addresses if a.monitored or settings.take == "all")
+    taken = ", ".join(a.address for a in settings.taken)
     return {
         procedure.CHECK: "look at the copies, and whether there is any use in beginning",
         procedure.FENCE: f"switch the source off: {settings.fence_command}",

@@ -37,6 +37,7 @@ FAILBACK, FAILBACK_AND_STOP, STAY = "failback", "failback without monitoring", "
 KINDS = (FAILBACK, FAILBACK_AND_STOP, STAY)
 
 # Names of the steps.
+PREPARE = "prepare home"
 CATCH_UP = "bring what differs"
 PRE_SCRIPT = "pre-failback script"
 FREEZE = "freeze"
@@ -81,6 +82,12 @@ class HomeSide(Protocol):
 
     async def look(self, monitor: Monitor) -> Home:
         """As it is. Raises nothing: `Home.unreached`."""
+        ...
+
+    async def prepare(self, monitor: Monitor) -> None:
+        """A person has decided that what the owner has survives: home keeps its own in a bundle, and becomes
+        a copy. Returns when it is one. Raises ReplicatorError: something there is in the way.
+        """
         ...
 
     async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
@@ -359,6 +366,7 @@ class _Steps:
 
     def restore_first(self) -> list[Step]:
         return [
+            self._prepare(),
             self._catch_up(),
             *self._script(PRE_SCRIPT, ScriptKind.PRE_FAILBACK),
             self._freeze(),
@@ -369,6 +377,7 @@ class _Steps:
 
     def failback_first(self) -> list[Step]:
         return [
+            self._prepare(),
             *self._script(PRE_SCRIPT, ScriptKind.PRE_FAILBACK),
             self._freeze(),
             *self._move_addresses(undo=True),
@@ -386,13 +395,19 @@ class _Steps:
         adopt = Step(ADOPT, lambda run: home.adopt(monitor), undo=lambda run: home.disown(monitor))
         turn = Step(TURN, lambda run: own.turn_around(monitor), commits=True, was_done=turned)
         retire = Step(RETIRE, lambda run: home.retire(monitor))
-        return [self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn, retire]
+        return [self._prepare(), self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn, retire]
 
     # --- parts of them ---
 
+    def _prepare(self) -> Step:
+        async def prepare(run: Run) -> None:
+            await self._parts.errands.settle(self._monitor.uuid)
+            await self._parts.home.prepare(self._monitor)
+
+        return Step(PREPARE, prepare)
+
     def _catch_up(self) -> Step:
         async def catch_up(run: Run) -> None:
-            await self._parts.errands.settle(self._monitor.uuid)
             await self._parts.own.catch_up(self._monitor, run.say)
 
         return Step(CATCH_UP, catch_up)
@@ -416,7 +431,7 @@ class _Steps:
     def _move_addresses(self, *, undo: bool) -> list[Step]:
         """Each is on one host at any time: first it goes here, then it comes there."""
         monitor, home, here = self._monitor, self._parts.home, self._parts.addresses
-        if not monitor.settings.addresses:
+        if not monitor.settings.taken:
             return []
 
         async def back(run: Run) -> None:

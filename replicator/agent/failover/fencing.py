@@ -18,8 +18,6 @@ from replicator.errors import ReplicatorError
 from replicator.fences import FOREVER_NS, FenceMode, FenceState, name_of
 from replicator.fs.fence import FencePage, boottime_ns
 
-_DEFINITE = frozenset({FenceMode.READ_ONLY, FenceMode.IO_ERROR})
-
 
 class Fencing:
     """Of one agent. Mounts are named by their ids. Nothing here waits for a program."""
@@ -84,16 +82,24 @@ class Fencing:
 
     # --- leases ---
 
-    async def set_mode(self, mounts: Iterable[str], mode: FenceMode, until_ns: int, reason: str = "") -> None:
+    async def set_mode(
+        self,
+        mounts: Iterable[str],
+        mode: FenceMode,
+        until_ns: int,
+        reason: str = "",
+        *,
+        for_good: bool = False,
+    ) -> None:
         """Changes are carried out until then (CLOCK_BOOTTIME), and as `mode` says from then on. 0: from now
-        on. A capture that does not run finds it when it starts. A frozen mount stays so, unless nothing may
-        ever be changed in it any more.
+        on. A capture that does not run finds it when it starts. A frozen mount stays so, unless it is
+        `for_good`: what waits there fails then.
         """
         for mount in mounts:
             is_new = mount not in self._pages
             self._wanted[mount] = mode, until_ns
             self._reasons[mount] = reason
-            if not self.is_frozen(mount) or (mode in _DEFINITE and not until_ns):
+            if for_good or not self.is_frozen(mount):
                 self._page(mount).set(mode, until_ns)
             if is_new:
                 await self._tell(mount)

@@ -200,7 +200,7 @@ class Grants:
             lapse=terms.lapse,
             terms=monitor.terms,
             copies=tuple(copy.connection for copy in copies),
-            addresses=tuple(GuardedAddress(address=address.address) for address in settings.addresses),
+            addresses=tuple(GuardedAddress(address=address.address) for address in settings.taken),
             epoch=monitor.epoch,
         )
 

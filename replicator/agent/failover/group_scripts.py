@@ -16,7 +16,7 @@ from replicator.failover import scripts
 from replicator.failover.occasion import Occasion, ScriptAddress, ScriptRoot
 from replicator.failover.script_result import ScriptResult
 from replicator.failover.scripts import Scripts
-from replicator.failovers import Monitor, OnFailure, Script, ScriptKind, Take
+from replicator.failovers import Monitor, OnFailure, Script, ScriptKind
 from replicator.repset import is_inside
 
 
@@ -157,7 +157,6 @@ class GroupScripts:
         test: bool = False,
     ) -> Occasion:
         settings = monitor.settings
-        taken = [a for a in settings.addresses if a.monitored or settings.take is Take.ALL]
         return Occasion(
             kind=kind,
             group=monitor.name,
@@ -170,7 +169,7 @@ class GroupScripts:
             source_uuid=monitor.source_uuid,
             source_host=settings.source_host,
             source_port=settings.source_port,
-            addresses=tuple(ScriptAddress(a.address, a.interface) for a in taken),
+            addresses=tuple(ScriptAddress(a.address, a.interface) for a in settings.taken),
             roots=tuple(
                 ScriptRoot(
                     source=root.source, replica=root.replica, connection=copy.connection, repset=copy.repset

@@ -70,6 +70,7 @@ class Standing:
     owner: Owner
     inherited_s: float = 0.0  # until then an earlier agent's leases are valid
     enforcing: bool = True  # the fences of its mounts follow its leases
+    has_ended: bool = False  # nobody watches it any more
     superseded_by: str = ""  # name of the agent; known before it is durable
     is_open: bool = True
 
@@ -120,6 +121,7 @@ class Guards:
         self._fencing = fencing
         self._standings: dict[str, Standing] = {}
         self._changing = trio.Lock()
+        self._fenced: set[str] = set()  # mounts whose fences are of groups: others may have some, too
         self.news = _News()
         self.on_superseded: list[Any] = []  # async (guard, promotion): what else is to be done
         calls.register("watch", Watch, self._watch)
@@ -192,6 +194,15 @@ class Guards:
             superseded=guard.superseded if guard.is_held else None,
         )
 
+    def begin_fences(self) -> None:
+        """When the agent starts: fences of an earlier one are taken up, or end with their groups. One that is
+        just closed is of whoever closed it, if no group guards it.
+        """
+        guarded = {mount for guard in self.all() for mount in self.mounts_of(guard)}
+        for mount in self._core.state.mounts:
+            if mount.id in guarded or self._fencing.until_ns(mount.id):
+                self._fenced.add(mount.id)
+
     # --- what follows ---
 
     def right_of(self, guard: Guard) -> Right:
@@ -199,7 +210,7 @@ class Guards:
         standing = self.standing(guard)
         if standing.superseded_by:
             return Right(0.0, f"{standing.superseded_by} owns the group now")
-        if guard.by_hand and not guard.is_superseded:
+        if standing.has_ended or (guard.by_hand and not guard.is_superseded):
             return Right(inf)
         allowed = standing.owner.right(boottime_s())
         if not standing.enforcing and not guard.is_superseded and not standing.owner.came_back:
@@ -208,10 +219,12 @@ class Guards:
             return Right(max(allowed.until_s, standing.inherited_s), allowed.reason)
         return allowed
 
+    def _closed_for_good(self, guard: Guard) -> bool:
+        return bool(self.standing(guard).superseded_by) or guard.is_superseded
+
     def mode_of(self, guard: Guard) -> FenceMode:
         """What its mounts do when they may not."""
-        standing = self.standing(guard)
-        if standing.superseded_by or guard.is_superseded or standing.owner.came_back:
+        if self._closed_for_good(guard) or self.standing(guard).owner.came_back:
             return FenceMode.READ_ONLY
         return MODE_OF[guard.lapse]
 
@@ -223,9 +236,15 @@ class Guards:
             # Decided and written without a checkpoint in between: what was decided earlier never wins.
             fence = self._fence_of(mount.id)
             if fence is None:
-                await self._fencing.remove([mount.id])
+                if mount.id in self._fenced:
+                    self._fenced.discard(mount.id)
+                    await self._fencing.remove([mount.id])
             else:
-                await self._fencing.set_mode([mount.id], *fence)
+                self._fenced.add(mount.id)
+                for_good = any(
+                    self._closed_for_good(guard) and mount.id in self.mounts_of(guard) for guard in self.all()
+                )
+                await self._fencing.set_mode([mount.id], *fence, for_good=for_good)
 
     def _fence_of(self, mount: str) -> tuple[FenceMode, int, str] | None:
         """Of several groups the one decides whose right ends first, and of these the strictest."""
@@ -328,15 +347,21 @@ class Guards:
         guard = self.get(group)
         if guard is None or guard.is_held:
             return  # what another agent owns stays so, whoever watches
+        # First, so that after a crash there is no fence that nobody knows of.
+        self.standing(guard).has_ended = True
+        await self.settle()
         async with self._changing:
             await self._core.save(guards=tuple(g for g in self.all() if g.group != group))
         self._standings.pop(group, None)
         self.news.ring()
         self._core.events.add(events.GUARD_REMOVED, name=guard.name, target=guard.target_name)
-        await self.settle()
 
     async def dismiss(self, group: str) -> None:
-        """This agent is no source of that group any more, and never will be as it is: roles were reversed."""
+        """This agent is no source of that group any more: it keeps its copy, or protects it itself. Nothing,
+        if it is none.
+        """
+        if self.get(group) is None:
+            return
         async with self._core.change() as change:
             await change.save(guards=tuple(g for g in self.all() if g.group != group))
         self._standings.pop(group, None)

@@ -12,6 +12,7 @@ from replicator.agent.core import Core
 from replicator.agent.failover.failback import Say
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.groups import Groups
+from replicator.agent.failover.guards import Guards
 from replicator.agent.mounts import Mounts
 from replicator.agent.state import Connection, Mount
 from replicator.errors import JournalError, ReplicatorError
@@ -56,6 +57,7 @@ class HandingOver:
         connections: Connections,
         mounts: Mounts,
         fencing: Fencing,
+        guards: Guards,
         records: Records,
         copies: Copies,
     ) -> None:
@@ -64,6 +66,7 @@ class HandingOver:
         self._connections = connections
         self._mounts = mounts
         self._fencing = fencing
+        self._guards = guards
         self._records = records
         self._copies = copies
 
@@ -177,9 +180,12 @@ class HandingOver:
         """First nothing writes here any more; the record is kept last."""
         reason = f"{promotion.owner_name} owns the data now"
         known = [mount for mount in self._core.state.mounts if mount.id in mounts]
-        await self._fencing.set_mode([mount.id for mount in known], FenceMode.READ_ONLY, 0, reason)
+        await self._fencing.set_mode(
+            [mount.id for mount in known], FenceMode.READ_ONLY, 0, reason, for_good=True
+        )
         for uuid in connections:
             await self._connections.remove_quietly(return_of(uuid))
+        await self._guards.dismiss(monitor.uuid)  # a return connection was told that this host is superseded
         for mount in known:
             await self._release(mount, say)
         for uuid in connections:

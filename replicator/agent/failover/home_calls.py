@@ -24,8 +24,9 @@ from replicator.failovers import Monitor, Promotion, TakeOver
 T = TypeVar("T")
 
 # Actions, owner → home. Each may come again.
-LOOK, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, RETIRE, SCRIPT = (
+LOOK, PREPARE, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, RETIRE, SCRIPT = (
     "home-look",
+    "home-prepare",
     "home-hold",
     "home-release",
     "home-promote",
@@ -64,7 +65,7 @@ class AboutEpoch(About, frozen=True, kw_only=True):
 
 class AboutScript(About, frozen=True, kw_only=True):
     facts: Facts
-    attempt: Id
+    attempt: str
 
 
 class AboutTaking(About, frozen=True, kw_only=True):
@@ -144,6 +145,20 @@ class HomeCalls:
 
     # --- what it does ---
 
+    async def prepare(self, monitor: Monitor) -> None:
+        """See `failback.HomeSide`. What is in the way for `limits.FAILBACK_PREPARE_S` ends it."""
+        about = About(agent=self._agent, monitor=monitor)
+        since_s, waits = trio.current_time(), ""
+        while True:
+            home = await self._ask(monitor, PREPARE, about, Home)
+            if home.is_prepared:
+                return
+            if home.waits != waits:
+                since_s, waits = trio.current_time(), home.waits
+            if waits and trio.current_time() - since_s > limits.FAILBACK_PREPARE_S:
+                raise ReplicatorError(f"{home.name}: {waits}")
+            await trio.sleep(limits.FAILBACK_LOOK_S)
+
     async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
         body = AboutOrder(agent=self._agent, monitor=monitor, order=order)
         return await self._ask(monitor, HOLD, body, Held, limits.FAILBACK_PATIENCE_S)  # programs wait
@@ -161,8 +176,19 @@ class HomeCalls:
         await self._ask(monitor, OPEN, body, Nothing)
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
+        """Whoever had an address until now may just be heard a last time."""
         body = AboutTaking(agent=self._agent, monitor=monitor, forced=forced)
-        taken = await self._ask(monitor, TAKE, body, Taken)
+        deadline_s = trio.current_time() + limits.FAILBACK_PATIENCE_S
+        while True:
+            try:
+                taken = await self._ask(monitor, TAKE, body, Taken)
+                break
+            except UnreachableError:
+                raise
+            except ReplicatorError:
+                if trio.current_time() > deadline_s:
+                    raise
+                await trio.sleep(limits.FAILBACK_RETRY_S / 4)
         for address in taken.taken:
             say(f"home has {address}")
         return taken

@@ -72,7 +72,7 @@ class HomeDeeds:
             source_host=guard.target_host,
             source_port=guard.target_port,
             addresses=tuple(
-                msgspec.structs.replace(address, interface="") for address in monitor.settings.addresses
+                msgspec.structs.replace(address, interface="") for address in monitor.settings.taken
             ),
             copies=tuple(return_of(uuid) for uuid in guard.copies),
         )

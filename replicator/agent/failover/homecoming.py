@@ -25,6 +25,7 @@ from replicator.agent.failover.home_calls import (
     HOLD,
     LOOK,
     OPEN,
+    PREPARE,
     PROMOTE,
     RECORD,
     RELEASE,
@@ -49,6 +50,13 @@ from replicator.queue.cursor import Cursor
 from replicator.sender.arguments import Restored
 from replicator.status import TargetDataState
 from replicator.world import World
+
+
+class Following(Protocol):
+    """`following.py`."""
+
+    async def follow(self, key: str) -> Guard: ...
+    def reason(self, group: str) -> str: ...
 
 
 class Promotions(Protocol):
@@ -101,20 +109,22 @@ class Homecoming:
         fencing: Fencing,
         promotions: Promotions,
         former: Former,
+        following: Following,
         addresses: OwnAddresses,
         deeds: Deeds,
     ) -> None:
-        self.waits: Callable[[str], str] = lambda group: ""  # `Following.reason`
         self._core = core
         self._guards = guards
         self._fencing = fencing
         self._promotions = promotions
         self._former = former
+        self._following = following
         self._addresses = addresses
         self._deeds = deeds
         self._promoting = trio.Lock()
         self._given_up: set[tuple[str, int]] = set()  # (group, epoch): the owner was told that it is none
         calls.register(LOOK, About, self._look)
+        calls.register(PREPARE, About, self._prepare)
         calls.register(HOLD, AboutOrder, self._hold)
         calls.register(RELEASE, AboutOrder, self._release)
         calls.register(PROMOTE, AboutOrder, self._promote)
@@ -142,9 +152,9 @@ class Homecoming:
             host=str(self._core.listen),
             epoch=max(guard.epoch, record.epoch if record is not None else 0) if guard is not None else 0,
             follows=guard is not None and guard.is_superseded,
-            waits=self.waits(group),
             copies=tuple(copies),
             bundles=await self._deeds.bundles(group),
+            waits=self._following.reason(group),
         )
 
     async def _copy(self, connection: str, record: Promotion | None) -> HomeCopy:
@@ -164,6 +174,15 @@ class Homecoming:
             return msgspec.structs.replace(found, problem=str(error))
         state = status["target_data_state"]
         return msgspec.structs.replace(found, data_state=state, exact=state == TargetDataState.OK)
+
+    async def _prepare(self, group: str, about: About, caller: Caller) -> Home:
+        """A person has decided on the owner's host. Returns how it is now; it goes on."""
+        self._check(group, about, caller)
+        guard = self._guards.find(group)
+        record = guard.superseded
+        if record is not None and guard.follows != record.epoch and not self._former.is_prepared(record):
+            await self._following.follow(group)
+        return await self._look(group, about, caller)
 
     def _connection(self, connection: str) -> Connection | None:
         return next((c for c in self._core.state.connections if c.uuid == connection), None)

@@ -232,9 +232,20 @@ class Failover:
         monitor = self._parts.groups.get(group)
         if monitor is None:
             raise ReplicatorError(f"there is no monitor {group}")
-        order = Order.FORCE if forced else order or Order.PERSON
+        order = Order.FORCE if forced and order is not Order.OFF else order or Order.PERSON
         arguments = {"monitor": monitor, "order": order}
         return await self._procedures.start(FAILOVER, group, arguments, reason=reason, forced=forced)
+
+    async def abandon(self, group: str) -> None:
+        """Take back what is under way. Raises ReplicatorError: nothing is, or it is final already."""
+        report = self._procedures.report(group)
+        if report is None or report.kind != FAILOVER:
+            raise ReplicatorError("no failover of this group is under way")
+        if not await self._procedures.abandon(group, "a person has given it up"):
+            raise ReplicatorError(
+                "this host owns the group already: it can be completed (dtctl failover now), or led home"
+                " afterwards (dtctl failback)"
+            )
 
     def plan(self, arguments: Mapping[str, Any]) -> Plan:
         """The steps for a monitor as it was when the failover began."""
@@ -253,7 +264,7 @@ class _Steps:
 
     def all(self) -> list[Step]:
         settings = self._monitor.settings
-        scripts, takes = settings.scripts, bool(settings.addresses)
+        scripts, takes = settings.scripts, bool(settings.taken)
         steps: list[Step | None] = [
             Step(CHECK, self._check),
             Step(FENCE, self._fence) if settings.fence_command else None,
@@ -357,7 +368,7 @@ class _Steps:
         checked = checked or run.result(CHECK, Checked)
         return Question(
             monitor=self._monitor,
-            order=Order.FORCE if run.forced else self._order,
+            order=Order.FORCE if run.forced and self._order is not Order.OFF else self._order,
             attempt=run.uuid,
             epoch=checked.epoch,
             copies=checked.copies,

@@ -118,6 +118,9 @@ class Procedures:
         present = self._under_way.get(group)
         if present is not None:
             return await self._try_again(present, kind, forced)
+        monitor = self._groups.get(group)
+        if monitor is not None and (monitor.phase, self._kinds[kind].begins) not in GROUP:
+            raise ReplicatorError(f"monitor {monitor.name}: no {kind} can begin: it is {monitor.phase}")
         journal = PlanJournal(self._world.disk, self._path(group))
         run = PlanRun(self._kinds[kind].build(arguments), journal, self._world)
         under_way = self._under_way[group] = _UnderWay(self._kinds[kind], run)
@@ -137,7 +140,7 @@ class Procedures:
     def report(self, group: str) -> Report | None:
         """Of the procedure under way, as far as it is; None: there is none."""
         present = self._under_way.get(group)
-        if present is None or not present.run.journal.notes:
+        if present is None or not present.run.notes:
             return None
         return self._report_of(present)
 
@@ -192,7 +195,7 @@ class Procedures:
 
     async def _go_on(self, under_way: _UnderWay) -> None:
         run, kind = under_way.run, under_way.kind
-        opened = run.journal.notes[0]
+        opened = run.notes[0]
         assert isinstance(opened, Opened)
         group = opened.subject
         under_way.error = None
@@ -240,7 +243,7 @@ class Procedures:
             await self._groups.set_phase(group, phase)
 
     def _report_of(self, under_way: _UnderWay) -> Report:
-        notes = under_way.run.journal.notes
+        notes = under_way.run.notes
         opened = notes[0]
         assert isinstance(opened, Opened)
         monitor = self._groups.get(opened.subject)

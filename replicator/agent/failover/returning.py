@@ -41,6 +41,7 @@ class Returning:
     async def before_mounts(self) -> None:
         """When the agent starts, before its mounts do: those of groups that are not up are fenced."""
         self._fencing.begin()
+        self._guards.begin_fences()
         for guard in self._guards.all():
             if guard.is_superseded:
                 continue

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
-from replicator.agent.failover.witness_service import WitnessService
+from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
 
@@ -12,17 +12,17 @@ Handler = Callable[[Request], Awaitable[object]]
 class WitnessApi:
     """Handlers, as `agent.api.Api`."""
 
-    def __init__(self, witness: WitnessService) -> None:
-        self._witness = witness
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     async def groups(self, request: Request) -> object:
-        return self._witness.list()
+        return self._service.failover.witness.list()
 
     async def group(self, request: Request) -> object:
-        return self._witness.find(request.path_params["group"])
+        return self._service.failover.witness.find(request.path_params["group"])
 
     async def forget(self, request: Request) -> object:
-        return await self._witness.forget(request.path_params["group"])
+        return await self._service.failover.witness.forget(request.path_params["group"])
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """(path: (method: handler)). Each needs its row in `agent/api_rules.py`."""
