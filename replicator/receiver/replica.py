@@ -554,6 +554,8 @@ class Replica:
             tree = self.tree
             assert tree is not None
             try:
+                if self.drift.has_tail:
+                    self._note_missing(tree, batch)
                 refused = await self._world.in_thread(partial(_placed, tree, batch))
                 break
             except OSError as error:
@@ -566,6 +568,14 @@ class Replica:
         self._unsynced.set()
         self._frame_done(frame, batches=batch.number)
         self._changed()
+
+    def _note_missing(self, tree: Tree, batch: Batch) -> None:
+        """What a former source has removed is missing here, and only a list of names tells so. OSError."""
+        missing = tree.missing_above(batch)
+        for path in missing:
+            self.drift.lacks(self._journals[batch.journal], path)
+        if missing:
+            self._changed()
 
     async def _compare(self, frame: Spooled) -> None:
         """Look whether the copy is as the source says at this place."""
@@ -605,6 +615,8 @@ class Replica:
         """
         tree = self.tree
         if not self.drained or self._held or not self.state.mirroring or tree is None or takes_long(batch):
+            return False
+        if self.drift.has_tail:
             return False
         self._look_afresh()
         try:

@@ -20,6 +20,7 @@ from replicator.agent.failover.group_scripts import ScriptRequest
 from replicator.agent.failover.guard_api import GuardActionBody
 from replicator.agent.failover.guards import GuardView
 from replicator.agent.failover.monitors import MonitorRequest, MonitorView
+from replicator.agent.failover.siblings_api import SiblingBody
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.protect import ProtectRequest
@@ -100,12 +101,11 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/failover/monitors/{name}/drills"): DrillRequest,
     ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
     ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
+    ("POST", "/v1/failover/monitors/{name}/siblings"): SiblingBody,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
     ("POST", "/v1/failover/monitors"): MonitorRequest,
-    ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
-    ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
     ("POST", "/v1/failover/guards/{guard}"): GuardActionBody,
     ("PUT", "/v1/failover/monitors/{name}"): MonitorRequest,
     ("POST", "/v1/failover/monitors/{name}"): MonitorActionBody,
@@ -202,6 +202,7 @@ def test_every_request_body_is_known_here() -> None:
         DrillRequest,
         DivergenceBody,
         FailbackBody,
+        SiblingBody,
     } == set(BODIES.values())
     assert set(BODIES) <= routes()
 

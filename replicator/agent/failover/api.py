@@ -86,7 +86,7 @@ class FailoverApi:
             "/v1/failover/history": {"GET": self.history},
             **FailbackApi(self._service).routes(),
             **DivergenceApi(self._service).routes(),
-            **SiblingsApi(self._service.failover.groups, self._service.failover.siblings).routes(),
+            **SiblingsApi(self._service).routes(),
             **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
             **WitnessApi(self._service).routes(),

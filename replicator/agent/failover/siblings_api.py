@@ -5,8 +5,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 
 from replicator.agent.api_body import ActionBody, check_action, read_body
-from replicator.agent.failover.groups import Groups
-from replicator.agent.failover.siblings import Siblings
+from replicator.agent.service import Service
 
 Handler = Callable[[Request], Awaitable[object]]
 
@@ -18,17 +17,17 @@ class SiblingBody(ActionBody, frozen=True, kw_only=True):
 class SiblingsApi:
     """Handlers, as `agent.api.Api`."""
 
-    def __init__(self, groups: Groups, siblings: Siblings) -> None:
-        self._groups = groups
-        self._siblings = siblings
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     async def all(self, request: Request) -> object:
-        return self._siblings.known(self._groups.find(request.path_params["name"]))
+        failover = self._service.failover
+        return failover.siblings.known(failover.groups.find(request.path_params["name"]))
 
     async def act(self, request: Request) -> object:
         body = await read_body(request, SiblingBody)
         check_action(body, "adopt")
-        connections = await self._siblings.adopt(request.path_params["name"], body.host)
+        connections = await self._service.failover.siblings.adopt(request.path_params["name"], body.host)
         return {"connections": connections}
 
     def routes(self) -> dict[str, dict[str, Handler]]:
