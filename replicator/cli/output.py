@@ -18,6 +18,7 @@ def emit(document: Any, as_json: bool, view: str) -> None:
         render_diagnostics,
         render_divergence,
         render_failback,
+        render_failover_reports,
         render_failover_trials,
         render_guards,
         render_schedule,
@@ -28,7 +29,8 @@ def emit(document: Any, as_json: bool, view: str) -> None:
 
     modules = (
         *(render, render_verify, render_schedule, render_diagnostics, render_transmission),
-        *(render_failover_trials, render_guards, render_divergence, render_failback, render_witness),
+        *(render_failover_trials, render_failover_reports, render_guards, render_divergence),
+        *(render_failback, render_witness),
     )
     render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
 

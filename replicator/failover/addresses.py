@@ -219,10 +219,15 @@ def _add(place: Place) -> bool:
 
 
 async def announce_again(found: Sequence[Place]) -> None:
-    """For some seconds after they were added: an announcement may be lost, and switches learn slowly."""
+    """For some seconds after they were added: an announcement may be lost, and switches learn slowly. What
+    this host has given up meanwhile is not announced: another one has it.
+    """
     for pause_s in arp.pauses_s():
         await trio.sleep(pause_s)
+        host = await look()
         for place in found:
+            if host.has(place.address) is None:
+                continue
             try:
                 await arp.announce(place.address.ip, place.link)
             except OSError:

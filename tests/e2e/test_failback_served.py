@@ -59,13 +59,15 @@ def test_only_differences_travel(tmp_path: Path, order: str) -> None:
         lab.source.root.mkdir()
         build_bulk(lab.source.root)
         lab.protect()
-        lab.monitor(interval_s=0.5)
-        fail_over(lab, "power")
-        lab.end_service(lab.target)
+        lab.become_cold()
+        lab.monitor(interval_s=0.5, serve=False)
+        (lab.source.root / "late").write_bytes(os.urandom(BLOCK_BYTES))  # there is a tail, perhaps
+        lab.source.lose_power()
+        lab.phase_becomes(Phase.ACTIVE)
         changed = change_bulk(lab.target)
         sent = lab.target.host.sent_bytes
         lab.source.boot()
-        lab.restore_is_required()
+        lab.follow()
         report = lab.fail_back(order)
         assert report["outcome"] == "completed", report
         sent = lab.target.host.sent_bytes - sent
@@ -81,7 +83,7 @@ def test_clients_wait_for_seconds(tmp_path: Path, order: str) -> None:
         lab.monitor(interval_s=0.5)
         fail_over(lab, "power")
         lab.source.boot()
-        lab.restore_is_required()
+        lab.follow()
         returned = fail_back(lab, order)
         print(f"{order}: {returned.gap_s:.2f} s without service")
         assert returned.lost == [] and returned.owners == ["target", "source"]
@@ -97,7 +99,7 @@ def test_another_failover_after_the_failback(tmp_path: Path) -> None:
         fail_over(lab, "power")
         lab.end_service(lab.target)
         lab.source.boot()
-        lab.restore_is_required()
+        lab.follow()
         assert lab.fail_back("restore-first")["outcome"] == "completed"
         lab.phase_becomes(Phase.WATCHING)
         time.sleep(1)

@@ -24,6 +24,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from kit import ledger, leftovers
 from kit.dtd import Agent, pair
 from kit.hosts import Host, lan
@@ -34,7 +36,9 @@ from kit.snapshots import beneath
 from kit.trees import assert_same_tree
 from kit.two_hosts import small_disk
 from kit.writers import PATH, Writer
+from replicator.child.control import Control
 from replicator.failovers import Phase
+from replicator.paths import Home
 
 VIRTUAL = "10.77.0.100"
 VIRTUAL_6 = "fd77::100"
@@ -182,6 +186,16 @@ class FailoverLab:
             assert self.source.agent.dtctl("mount", "set", self.source.root, "sync=fsync").code == 0
         self.own_address()
 
+    def become_cold(self) -> None:
+        """A loss of power of the source from now on costs what is changed from now on, and nothing else."""
+        (mount,) = self.source.agent.json("mount", "list")
+
+        async def ask() -> Any:
+            async with Control(Home(str(self.source.agent.home)).socket("capture", mount["id"])) as capture:
+                return await capture.call("status")
+
+        until(lambda: not trio.run(ask)["hot"], 60, 0.5)
+
     def own_address(self) -> None:
         """The virtual address is the source's, from now on and after each boot."""
         self.source.configured = [VIRTUAL]
@@ -240,6 +254,11 @@ class FailoverLab:
     def restore_is_required(self) -> None:
         """At the source, which has found itself superseded."""
         until(lambda: self.status["target_data_state"] == "Restore Required", 60, 0.2)
+
+    def follow(self) -> None:
+        """A person decides at the source, which has found itself superseded, who survives."""
+        self.restore_is_required()
+        self.source.agent.json("failover", "follow", MONITOR)
 
     def is_exact(self) -> bool:
         status = self.status
@@ -370,11 +389,17 @@ class FailoverLab:
             if machine.agent.process is None:
                 texts.append(f"--- {machine.name}: no agent")
                 continue
-            for words in (("failover", "history"), ("failover", "list", "--json"), ("events",)):
+            for words in (
+                ("failover", "history"),
+                ("failover", "guards"),
+                ("failover", "report", MONITOR),
+                ("status",),
+                ("events",),
+            ):
                 texts.append(f"--- {machine.name}: dtctl {' '.join(words)}")
                 with suppress(subprocess.TimeoutExpired):
                     done = machine.agent.dtctl(*words)
-                    texts.append(done.out[-4000:] + done.err)
+                    texts.append(done.out[-6000:] + done.err)
             texts.append((machine.agent.home / "dtd.out").read_text()[-4000:])
         return "\n".join(texts)
 
@@ -413,7 +438,7 @@ def failover_lab(
             for machine in machines if start else ():
                 machine.agent.start()
             yield lab
-        except AssertionError as error:
+        except Exception as error:
             error.add_note(lab.told())
             raise
         finally:

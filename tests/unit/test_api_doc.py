@@ -20,6 +20,7 @@ from replicator.agent.failover.group_scripts import ScriptRequest
 from replicator.agent.failover.guard_api import GuardActionBody
 from replicator.agent.failover.guards import GuardView
 from replicator.agent.failover.monitors import MonitorRequest, MonitorView
+from replicator.agent.failover.siblings_api import SiblingBody
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.protect import ProtectRequest
@@ -98,12 +99,13 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/failover/monitors/{name}/scripts/{kind}"): ScriptRequest,
     ("POST", "/v1/failover/monitors/{name}/drills"): DrillRequest,
+    ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
+    ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
+    ("POST", "/v1/failover/monitors/{name}/siblings"): SiblingBody,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
     ("POST", "/v1/failover/monitors"): MonitorRequest,
-    ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
-    ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
     ("POST", "/v1/failover/guards/{guard}"): GuardActionBody,
     ("PUT", "/v1/failover/monitors/{name}"): MonitorRequest,
     ("POST", "/v1/failover/monitors/{name}"): MonitorActionBody,
@@ -137,6 +139,8 @@ def path_of(text: str) -> str:
     path = re.sub(r"^/v1/failover/monitors/[^/{]+", "/v1/failover/monitors/{name}", path)
     path = re.sub(r"^/v1/divergence/[^/{]+", "/v1/divergence/{bundle}", path)
     path = re.sub(r"^/v1/failover/guards/({name}|[^/{]+)", "/v1/failover/guards/{guard}", path)
+    path = re.sub(r"^/v1/failover/witness/[^/]+", "/v1/failover/witness/{group}", path)
+    path = re.sub(r"^/v1/divergence/[^/{]+", "/v1/divergence/{bundle}", path)
     path = re.sub(r"/scripts/[a-z][a-z-]+", "/scripts/{kind}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
     return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
@@ -196,6 +200,9 @@ def test_every_request_body_is_known_here() -> None:
         DivergenceBody,
         FailbackBody,
         DrillRequest,
+        DivergenceBody,
+        FailbackBody,
+        SiblingBody,
     } == set(BODIES.values())
     assert set(BODIES) <= routes()
 

@@ -176,8 +176,19 @@ class HomeCalls:
         await self._ask(monitor, OPEN, body, Nothing)
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
+        """Whoever had an address until now may just be heard a last time."""
         body = AboutTaking(agent=self._agent, monitor=monitor, forced=forced)
-        taken = await self._ask(monitor, TAKE, body, Taken)
+        deadline_s = trio.current_time() + limits.FAILBACK_PATIENCE_S
+        while True:
+            try:
+                taken = await self._ask(monitor, TAKE, body, Taken)
+                break
+            except UnreachableError:
+                raise
+            except ReplicatorError:
+                if trio.current_time() > deadline_s:
+                    raise
+                await trio.sleep(limits.FAILBACK_RETRY_S / 4)
         for address in taken.taken:
             say(f"home has {address}")
         return taken

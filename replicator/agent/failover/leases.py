@@ -128,6 +128,8 @@ class Leases:
         if guard is None:
             return
         await self._guards.settle()
+        if guard.is_held:
+            return  # it is answered: another agent owns the group
         if not self._guards.standing(guard).owner.came_back or group in self._waits_said:
             return
         if self._guards.right_of(guard).holds(boottime_s()):

@@ -17,6 +17,7 @@ from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.checkup import Checkup
+from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.errands import Errand, Errands
@@ -24,7 +25,6 @@ from replicator.agent.failover.failback import Failback
 from replicator.agent.failover.failback import Parts as FailbackParts
 from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.fencing import Fencing
-from replicator.agent.failover.followed_copies import FollowedCopies
 from replicator.agent.failover.following import Following
 from replicator.agent.failover.former_owner import FormerOwner
 from replicator.agent.failover.grants import Grants
@@ -45,6 +45,7 @@ from replicator.agent.failover.procedures import Procedures
 from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
+from replicator.agent.failover.siblings import Siblings
 from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witness_service import WitnessService
 from replicator.agent.failover.witnesses import Witnesses
@@ -77,6 +78,9 @@ class FailoverService:
         self.promotions = Promotions(core, mounts, connections)
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
         self.following = Following(core, self.guards, self.former, self.divergences.keep)
+        self.siblings = Siblings(
+            *(core, self.calls, self.groups, self.guards, self.promotions, connections, repsets)
+        )
         self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
         self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
@@ -151,7 +155,7 @@ class FailoverService:
             own=HandingOver(
                 *(core, self.groups, connections, mounts, self.fencing, self.guards),
                 records=self.promotions,
-                copies=FollowedCopies(core),
+                copies=CopiesAgain(core),
             ),
             arbiter=HandingOverVote(core.identity.uuid, self.witnesses, self.promotions.record),
             scripts=self.scripts,
@@ -190,4 +194,5 @@ class FailoverService:
             nursery.start_soon(self.errands.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.following.run)
+            nursery.start_soon(self.siblings.run)
             nursery.start_soon(self.grants.run)
