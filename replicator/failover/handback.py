@@ -57,7 +57,6 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     epoch: int = 0  # the highest of the group that it knows of
     follows: bool = False  # it knows that it was superseded, and its mounts do not write
-    waits: str = ""  # why it does not become a copy of what the owner has; "": it does, or it is one
     copies: tuple[HomeCopy, ...] = ()
     bundles: tuple[str, ...] = ()  # ids of what is kept of its own branch
     waits: str = ""  # why it does not become a copy by itself; "": it does, or is

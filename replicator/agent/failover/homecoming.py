@@ -113,7 +113,6 @@ class Homecoming:
         addresses: OwnAddresses,
         deeds: Deeds,
     ) -> None:
-        self.waits: Callable[[str], str] = lambda group: ""  # `Following.reason`
         self._core = core
         self._guards = guards
         self._fencing = fencing
@@ -153,7 +152,6 @@ class Homecoming:
             host=str(self._core.listen),
             epoch=max(guard.epoch, record.epoch if record is not None else 0) if guard is not None else 0,
             follows=guard is not None and guard.is_superseded,
-            waits=self.waits(group),
             copies=tuple(copies),
             bundles=await self._deeds.bundles(group),
             waits=self._following.reason(group),

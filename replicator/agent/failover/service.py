@@ -121,7 +121,6 @@ class FailoverService:
                 *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
             ).deeds(),
         )
-        self.homecoming.waits = self.following.reason
         self.monitors.report_of = self.procedures.report
         self.monitors.is_armed = self.agreement.is_armed
         self.monitors.watching.taking_over = self.procedure
