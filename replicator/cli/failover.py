@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from replicator.addresses import parse_host_port
-from replicator.cli import output
+from replicator.cli import complete, output
 from replicator.cli.client import Client
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
@@ -31,7 +31,9 @@ _POLL_S = 0.1
 
 app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a monitor.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a monitor.", autocompletion=complete.monitors)
+]
 NewName = Annotated[
     str, typer.Option("--name", metavar="NAME", help="Name of the monitor (default: its source).")
 ]

@@ -46,4 +46,4 @@ def follow(context: typer.Context, name: Name, json: Json = False) -> None:
     with what that host has (`dtctl divergence`).
     """
     body = {"action": "follow"}
-    output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_opened")
+    output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_follows")

@@ -145,8 +145,6 @@ def _refusals(situation: Situation) -> list[str]:
         found.append(
             f"{home.name} has not accepted yet that {situation.owner} owns {name}: wait, or look there"
         )
-    if home.waits:
-        found.append(f"{home.name} does not follow: {home.waits}")
     copies = {copy.connection: copy for copy in home.copies}
     for connection in situation.connections:
         copy = copies.get(connection)

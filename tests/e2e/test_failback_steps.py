@@ -2,10 +2,13 @@
 
 import os
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from kit import machine
+from kit.campaign import amount
 from kit.failover_lab import MONITOR, FailoverLab, Machine, failover_lab
 from kit.failover_rounds import fail_back
 from kit.protected import until
@@ -19,6 +22,7 @@ pytestmark = [
 
 FILES, FILE_BYTES, BLOCK_BYTES = 32, 1 << 20, 4096
 GAP_MAX_S = 5.0
+RATIO_MAX = 1.3
 
 
 def build_bulk(root: Path) -> None:
@@ -45,7 +49,7 @@ def follows(lab: FailoverLab) -> None:
 
 def taken_over(lab: FailoverLab) -> None:
     """By a person, while the source lives: it follows at once."""
-    lab.source.root.mkdir()
+    lab.source.root.mkdir(exist_ok=True)
     (lab.source.root / "old").write_bytes(b"before")
     lab.protect()
     lab.monitor(automatic=False, serve=False)
@@ -56,22 +60,87 @@ def taken_over(lab: FailoverLab) -> None:
     (lab.target.root / "old").write_bytes(b"after")
 
 
+def check_home(lab: FailoverLab, epoch: int) -> None:
+    """The former source owns the group again, and is protected."""
+    assert (lab.source.root / "new").read_bytes() == b"of the owner"
+    lab.only_holder_becomes("source")
+    (lab.source.root / "again").write_bytes(b"at home")
+    until(lab.is_exact, 30, 0.2)
+    lab.assert_equal()
+    assert lab.phase_becomes(Phase.WATCHING)["epoch"] == epoch
+
+
 def test_home_and_back_to_work(tmp_path: Path) -> None:
+    with failover_lab(tmp_path) as lab:
+        lab.source.root.mkdir()
+        build_bulk(lab.source.root)
+        taken_over(lab)
+        shown = lab.target.agent.dtctl("failback", MONITOR, "--dry-run")
+        assert "bring to source what it lacks, while target serves" in shown.out
+        follows(lab)
+        changed = change_bulk(lab.target)
+        sent = lab.target.host.sent_bytes
+        report = lab.fail_back("restore-first")
+        sent = lab.target.host.sent_bytes - sent
+        took = {step["name"]: step["duration_s"] for step in report["steps"]}
+        print(f"{sent} bytes for {changed} changed; {took}")
+        assert report["outcome"] == "completed", report
+        assert sent <= RATIO_MAX * changed
+        check_home(lab, 2)
+
+
+def test_staying(tmp_path: Path) -> None:
+    """The owner stays; the former source watches it, and keeps its copy."""
     with failover_lab(tmp_path) as lab:
         taken_over(lab)
         follows(lab)
-        shown = lab.target.agent.dtctl("failback", MONITOR, "--dry-run")
-        print(shown.out)
-        report = lab.fail_back("restore-first")
-        for step in report["steps"]:
-            print(step["name"], step["outcome"], step["duration_s"])
+        report = lab.target.agent.json("failback", MONITOR, "--stay", "--yes")
         assert report["outcome"] == "completed", report
-        assert (lab.source.root / "new").read_bytes() == b"of the owner"
-        assert lab.holders() == ["source"]
-        (lab.source.root / "again").write_bytes(b"at home")
-        until(lab.is_exact, 30, 0.2)
-        lab.assert_equal()
-        assert lab.phase_becomes(Phase.WATCHING)["epoch"] == 2
+        (monitor,) = lab.source.agent.json("failover", "list")
+        assert (monitor["name"], monitor["source_name"], monitor["phase"]) == (MONITOR, "target", "watching")
+        assert lab.target.agent.json("failover", "list") == []
+        assert lab.source.agent.json("status") == []
+        (lab.target.root / "later").write_bytes(b"of the source that it is now")
+        (connection,) = lab.target.agent.json("status")
+        assert lab.target.agent.dtctl("wait", str(connection["id"]), "--timeout", "30").code == 0
+        assert (lab.source.root / "later").read_bytes() == b"of the source that it is now"
+        assert lab.holders() == ["target"]
+
+
+KILLS = amount("FAILBACK_KILLS", 1)
+
+
+@pytest.mark.timeout_s(120 + 100 * KILLS)
+@pytest.mark.parametrize("victim", ["target", "source"])
+def test_an_agent_killed_in_the_middle(tmp_path: Path, victim: str) -> None:
+    """At some moment: then it went on, or it was taken back and is asked for again."""
+    for number in range(KILLS):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with failover_lab(directory) as lab:
+            taken_over(lab)
+            follows(lab)
+            chance = random.Random(f"{victim} {number}")
+            agent = getattr(lab, victim).agent
+            with ThreadPoolExecutor() as pool:
+                going = pool.submit(lab.target.agent.dtctl, "failback", MONITOR, "--yes")
+                time.sleep(chance.uniform(1.0, 6.0))
+                agent.kill()
+                time.sleep(chance.uniform(0.0, 1.0))
+                agent.start()
+                going.result(90)
+            until(lambda lab=lab: is_home(lab), 60, 0.5)
+            check_home(lab, 2)
+
+
+def is_home(lab: FailoverLab) -> bool:
+    group = lab.group
+    print(group["phase"], group["report"] and group["report"]["text"])
+    if group["phase"] == Phase.WATCHING:
+        return True
+    if group["phase"] == Phase.ACTIVE or group["halted"]:
+        lab.target.agent.dtctl("failback", MONITOR, "--yes")
+    return False
 
 
 @pytest.mark.parametrize("order", ["restore-first", "failback-first"])

@@ -184,18 +184,17 @@ class FailoverLab:
         self.source.agent.json("protect", self.source.root, destination, "--wait")
         if synchronous:
             assert self.source.agent.dtctl("mount", "set", self.source.root, "sync=fsync").code == 0
-        until(self._is_covered, 60, 0.1)
         self.own_address()
 
-    def _is_covered(self) -> bool:
-        """A loss of power of the source from now on costs only what was hot."""
+    def become_cold(self) -> None:
+        """A loss of power of the source from now on costs what is changed from now on, and nothing else."""
         (mount,) = self.source.agent.json("mount", "list")
 
         async def ask() -> Any:
             async with Control(Home(str(self.source.agent.home)).socket("capture", mount["id"])) as capture:
                 return await capture.call("status")
 
-        return bool(trio.run(ask)["covered"])
+        until(lambda: not trio.run(ask)["hot"], 60, 0.5)
 
     def own_address(self) -> None:
         """The virtual address is the source's, from now on and after each boot."""

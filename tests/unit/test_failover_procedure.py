@@ -74,6 +74,7 @@ class Outside:
     forced: list[str] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)
     voted: int = 0
+    noted: str = ""
     stands_still: bool = False
     epoch: int = 4
     promotion: Promotion | None = None
@@ -109,7 +110,7 @@ class Outside:
 
     # Fence
     async def fence(self, monitor: Monitor, *, epoch: int, reason: str, attempt: str, say: Say) -> None:
-        assert epoch == self.epoch + 1
+        assert epoch == self.epoch + 1 and self.noted
         say("switched off")
         await self._do("fence")
 
@@ -117,6 +118,10 @@ class Outside:
     async def check(self, question: Question) -> None:
         self.orders.append(question.order)
         await self._do("check")
+
+    async def before_fence(self, question: Question, say: Say) -> None:
+        assert question.fenced is None
+        self.noted = question.attempt
 
     async def agree(self, question: Question, say: Say) -> str:
         assert question.epoch == self.epoch + 1 and question.copies == ("c",)

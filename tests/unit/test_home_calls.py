@@ -142,7 +142,11 @@ async def test_a_script_is_started_when_home_can_be_reached_again(tmp_path: Path
     await found.post_script(facts(), "one")
     await run_until_nothing_is_left(found)
     assert told.attempts == ["one"]
-    assert events == ["monitor web: alpha has acknowledged: run its source-post-failback script"]
+    assert events == [
+        "monitor web: alpha was asked and has not yet acknowledged: run its source-post-failback script:"
+        " it is down",
+        "monitor web: alpha has acknowledged: run its source-post-failback script",
+    ]
 
 
 async def test_it_survives_the_agent(tmp_path: Path) -> None:

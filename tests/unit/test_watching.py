@@ -186,7 +186,7 @@ async def test_answers(autojump_clock: object, tmp_path: Path, monkeypatch: pyte
     async with world.agent(monkeypatch):
         people = Monitors.__new__(Monitors)
         people._groups, people.watching = world.groups, world.watching
-        people.report_of = lambda group: None
+        people.report_of, people.is_armed = lambda group: None, lambda monitor: False
         with pytest.raises(ReplicatorError, match="asks nothing"):
             await people.answer("web", yes=True, forced=False)
         world.answer = Silent("no answer")
@@ -215,7 +215,7 @@ async def test_now_needs_no_silence_and_a_refusal_is_told(
     async with world.agent(monkeypatch):
         people = Monitors.__new__(Monitors)
         people._groups, people.watching = world.groups, world.watching
-        people.report_of = lambda group: None
+        people.report_of, people.is_armed = lambda group: None, lambda monitor: False
         world.refusal = "another is under way"
         with pytest.raises(ReplicatorError, match="under way"):
             await people.now("web", forced=False)

@@ -9,6 +9,7 @@ from replicator.agent.failover.divergence_api import DivergenceApi
 from replicator.agent.failover.failback_api import FailbackApi
 from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
+from replicator.agent.failover.siblings_api import SiblingsApi
 from replicator.agent.failover.trials_api import TrialsApi
 from replicator.agent.failover.witness_api import WitnessApi
 from replicator.agent.service import Service
@@ -85,6 +86,7 @@ class FailoverApi:
             "/v1/failover/history": {"GET": self.history},
             **FailbackApi(self._service).routes(),
             **DivergenceApi(self._service).routes(),
+            **SiblingsApi(self._service).routes(),
             **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
             **WitnessApi(self._service).routes(),

@@ -51,6 +51,7 @@ class Errands:
         self._ask = do
         self._path = os.path.join(core.home.failover, "errands.json")
         self._left = load_document(self._path, Left) or Left()
+        self._told: dict[str, str] = {}  # by attempt: why it is still to be done
         self._more = trio.Event()
         self._lock = trio.Lock()
 
@@ -96,16 +97,21 @@ class Errands:
             await self._ask(errand)
         except ReplicatorError as error:
             if time.time() - errand.since < limits.ERRAND_GIVE_UP_S:
+                self._tell_why(errand, str(error))
                 return
             problem = str(error)
         await self._done(errand)
-        monitor = errand.monitor
-        source = monitor.source_name or monitor.settings.source_host
-        fields = {"name": monitor.name, "source": source, "what": errand.what}
+        fields = _fields(errand)
         if problem:
             self._core.events.add(events.ERRAND_GIVEN_UP, reason=problem, **fields)
         else:
             self._core.events.add(events.ERRAND_DONE, **fields)
+
+    def _tell_why(self, errand: Errand, reason: str) -> None:
+        """Once for each reason."""
+        if self._told.get(errand.attempt) != reason:
+            self._told[errand.attempt] = reason
+            self._core.events.add(events.ERRAND_WAITS, reason=reason, **_fields(errand))
 
     async def _done(self, errand: Errand) -> None:
         async with self._lock:
@@ -120,3 +126,9 @@ class Errands:
     def _save(self, left: Left) -> None:
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         save_document(self._path, left)
+
+
+def _fields(errand: Errand) -> dict[str, str]:
+    monitor = errand.monitor
+    source = monitor.source_name or monitor.settings.source_host
+    return {"name": monitor.name, "source": source, "what": errand.what}
