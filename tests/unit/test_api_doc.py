@@ -14,6 +14,8 @@ from replicator.agent import api
 from replicator.agent.calendar_service import CalendarRequest, CalendarView
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.failover.api import MonitorActionBody, RemoveMonitorBody
+from replicator.agent.failover.divergence_api import DivergenceBody
+from replicator.agent.failover.failback_api import FailbackBody
 from replicator.agent.failover.group_scripts import ScriptRequest
 from replicator.agent.failover.guard_api import GuardActionBody
 from replicator.agent.failover.guards import GuardView
@@ -96,6 +98,8 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/failover/monitors/{name}/scripts/{kind}"): ScriptRequest,
     ("POST", "/v1/failover/monitors/{name}/drills"): DrillRequest,
+    ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
+    ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
@@ -132,6 +136,7 @@ def path_of(text: str) -> str:
     path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
     path = re.sub(r"^/v1/failover/monitors/[^/{]+", "/v1/failover/monitors/{name}", path)
     path = re.sub(r"^/v1/failover/guards/({name}|[^/{]+)", "/v1/failover/guards/{guard}", path)
+    path = re.sub(r"^/v1/divergence/[^/{]+", "/v1/divergence/{bundle}", path)
     path = re.sub(r"/scripts/[a-z][a-z-]+", "/scripts/{kind}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
     return re.sub(r"^/v1/connections/[^/{]+", "/v1/connections/{connection}", path)
@@ -189,6 +194,8 @@ def test_every_request_body_is_known_here() -> None:
         RemoveMonitorBody,
         ScriptRequest,
         DrillRequest,
+        DivergenceBody,
+        FailbackBody,
     } == set(BODIES.values())
     assert set(BODIES) <= routes()
 
