@@ -2,8 +2,9 @@
 takes the address and starts the service.
 
 Hosts are network namespaces on one switch, each with its own disk. The target looks for a sign of life every
-second and takes over after three that are missing, by itself; a third agent is the witness. The source's cable is cut, or its host loses
-power: its processes and memory are gone, and what its disk had not synced. Each round is a new pair of hosts.
+second and takes over after three that are missing, by itself; a third agent is the witness. The source's
+cable is cut, or its host loses power: its processes and memory are gone, and what its disk had not synced.
+Each round is a new pair of hosts.
 
 - time without service: from the failure to the first write that a client got acknowledged by the target. The
   countdown is 3 s of it.

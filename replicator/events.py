@@ -169,6 +169,14 @@ COPY_FOLLOWS = EventType(9371, _W, "connection {id}: {places} follow {owner} now
 COPY_FOLLOWS_NOT = EventType(
     9372, _W, "{owner} has taken over, and this host does not follow it yet: {reason}"
 )
+COPY_HAS_NEW_OWNER = EventType(
+    9374,
+    _W,
+    "{owner} has taken over from {source}: the copy of {repset} here stands as {source} has left it",
+)
+SIBLING_NOT_TOLD = EventType(
+    9375, _W, "the copy of {repset} on {where} does not know its new owner: {reason}"
+)
 RETURN_BEGINS = EventType(9373, _I, "connection {id}: the former owner is prepared, what was changed is sent")
 DIVERGENCE_SAVED = EventType(
     9381,

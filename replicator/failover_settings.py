@@ -10,12 +10,12 @@ import msgspec
 from replicator import limits
 from replicator.addresses import parse_host_port
 from replicator.errors import UsageError
-from replicator.failovers import Check, CheckKind, MonitorSettings, WatchedAddress
+from replicator.failovers import Check, CheckKind, Lapse, MonitorSettings, WatchedAddress
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _INTERFACE_CHARS = 15  # IFNAMSIZ of linux/if.h, without its NUL
 _COUNTED = re.compile(r"([0-9]{1,4})\*")
-_ETCD = "etcd://"
+_ETCD = ("etcd://", "etcds://")  # in plain text, by TLS
 
 
 def parse_address(text: str) -> WatchedAddress:
@@ -72,20 +72,22 @@ def check_settings(settings: MonitorSettings) -> None:
     if not 0 <= settings.drain_s <= limits.FAILOVER_DRAIN_MAX_S:
         raise UsageError(f"drain: must be from 0 to {limits.FAILOVER_DRAIN_MAX_S:.0f} s")
     if settings.witness.startswith(_ETCD):
-        hosts = settings.witness.removeprefix(_ETCD).partition("/")[0]
+        hosts = settings.witness.partition("://")[2].partition("/")[0]
         for host in hosts.split(","):
             parse_host_port(host)
     elif settings.witness:
         parse_host_port(settings.witness)
     if settings.host_name:
         parse_host_port(settings.host_name)
-    arbiter = settings.witness or settings.fence_command or settings.even_if_partitioned
+    stops = settings.lapse not in (None, Lapse.NONE)  # the source, when its target does not see it
+    arbiter = settings.witness or settings.fence_command or settings.even_if_partitioned or stops
     if settings.automatic and not arbiter:
         raise UsageError(
             "automatic failover needs somebody who is certain that the source is gone: if only the line"
             " between the two were cut, both would write. Give it a witness (--witness HOST[:PORT]) or a"
-            " command that switches the source off (--fence-command), or accept two masters with"
-            " --even-if-partitioned; with --manual a person decides"
+            " command that switches the source off (--fence-command), have the source stop when"
+            " it is cut off (--lapse), or accept two masters with --even-if-partitioned; with --manual a"
+            " person decides"
         )
 
 

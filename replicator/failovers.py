@@ -49,7 +49,7 @@ class Take(StrEnum):
 
     MONITORED = "monitored"
     ALL = "all"
-    NONE = "none"  # FO-08: only scripts lead clients to the target
+    NONE = "none"  # others move them: a cluster, DNS, a script (FO-08)
 
 
 class WatchedAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +157,7 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     @property
     def taken(self) -> tuple[WatchedAddress, ...]:
-        """FO-06."""
+        """FO-06: the addresses that move with the group."""
         if self.take is Take.NONE:
             return ()
         return tuple(a for a in self.addresses if a.monitored or self.take is Take.ALL)

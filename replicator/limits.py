@@ -513,6 +513,7 @@ ETHERNET_FRAME_BYTES = 2048  # of one that is looked at
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 DRAIN_LOOK_S = 0.01  # between two looks at a copy that applies what is left
 FOLLOW_RETRY_S = 5.0  # a former owner tries again to follow the new one
+SIBLINGS_LOOK_S = 15.0  # other targets of a source are asked for, and told
 FAILOVER_DRAIN_MAX_S = 3600.0
 MONITORS = 256
 FAILOVER_BEGIN_S = 1.0  # whoever asks for a failover waits so long for it to be refused

@@ -149,6 +149,10 @@ class Home:
         """What this host wrote behind the fork point of that group, as its former owner."""
         return os.path.join(self.failover, group, "tails.json")
 
+    def siblings(self, group: str) -> str:
+        """Other targets of the source of that group, as it said last."""
+        return os.path.join(self.failover, group, "siblings.json")
+
     @property
     def failover_history(self) -> str:
         """What happened to the groups of this host: one JSON value a line."""

@@ -108,6 +108,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("DELETE", "/v1/failover/monitors/{name}"): _change("failover remove {name}"),
     ("POST", "/v1/failover/monitors/{name}"): _change("failover {action} {name}"),
     ("GET", _MONITOR + "/reports"): _LOOK,
+    ("GET", _MONITOR + "/siblings"): _LOOK,
+    ("POST", _MONITOR + "/siblings"): _change("failover {action} {name} {host}"),
     ("GET", "/v1/failover/history"): _LOOK,
     ("GET", "/v1/failover/witness"): _LOOK,
     ("GET", "/v1/failover/witness/{group}"): _LOOK,

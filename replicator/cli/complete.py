@@ -21,6 +21,12 @@ def mountpoints(context: typer.Context, incomplete: str) -> list[tuple[str, str]
     return [(path, "") for path in mount_paths(_client(context)) if path.startswith(incomplete)]
 
 
+def monitors(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    found = _listed(_client(context), "failover", "monitors")
+    names = [(str(monitor.get("name")), f"watches {monitor.get('source')}") for monitor in found]
+    return [each for each in names if each[0].startswith(incomplete)]
+
+
 def connection_names(client: Client) -> list[tuple[str, str]]:
     """Ids and sets of all connections, each with a short description."""
     found = []
@@ -48,9 +54,9 @@ def _client(context: typer.Context) -> Client:
     return Client(os.path.abspath(str(given.get("home"))))
 
 
-def _listed(client: Client, what: str) -> list[dict[str, Any]]:
+def _listed(client: Client, *what: str) -> list[dict[str, Any]]:
     try:
-        found = client.get(what)
+        found = client.get(*what)
     except ReplicatorError:
         return []
     return found if isinstance(found, list) else []

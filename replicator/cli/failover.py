@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from replicator.addresses import parse_host_port
-from replicator.cli import output
+from replicator.cli import complete, output
 from replicator.cli.client import Client
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
@@ -31,7 +31,9 @@ _POLL_S = 0.1
 
 app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a monitor.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a monitor.", autocompletion=complete.monitors)
+]
 NewName = Annotated[
     str, typer.Option("--name", metavar="NAME", help="Name of the monitor (default: its source).")
 ]
@@ -135,6 +137,13 @@ Force = Annotated[
     bool,
     typer.Option(
         "--force", help="Also if a fence command fails, the witness is away, or an address is still in use."
+    ),
+]
+SourceIsOff = Annotated[
+    bool,
+    typer.Option(
+        "--source-is-off",
+        help="You know that the source is switched off: neither its leases nor the witness are waited for.",
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is over.")]
@@ -300,10 +309,15 @@ def start(context: typer.Context, monitor: Name, json: Json = False) -> None:
 
 @app.command("now", epilog="Example: dtctl failover now alpha")
 def now(
-    context: typer.Context, monitor: Name, force: Force = False, wait: Wait = True, json: Json = False
+    context: typer.Context,
+    monitor: Name,
+    force: Force = False,
+    source_is_off: SourceIsOff = False,
+    wait: Wait = True,
+    json: Json = False,
 ) -> None:
     """Take over without waiting for a countdown; also what was begun and waits for a person."""
-    _begin(context, monitor, "now", force, wait, json)
+    _begin(context, monitor, "now", force, source_is_off, wait, json)
 
 
 @app.command("abandon", epilog="Example: dtctl failover abandon alpha")
@@ -319,13 +333,14 @@ def answer(
     monitor: Name,
     yes: Annotated[str, typer.Argument(metavar="yes|no")],
     force: Force = False,
+    source_is_off: SourceIsOff = False,
     wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Answer the question whether this host shall take over. After a no, yes can still be said."""
     if yes not in ("yes", "no"):
         raise UsageError(f"{yes!r}: must be yes or no")
-    _begin(context, monitor, yes, force, wait and yes == "yes", json)
+    _begin(context, monitor, yes, force, source_is_off, wait and yes == "yes", json)
 
 
 @app.command("history", epilog="Example: dtctl failover history alpha")
@@ -451,9 +466,18 @@ def _act(context: typer.Context, monitor: str, action: str, json: bool) -> None:
     _say(found, json, f"monitor {found['name']}: {found['doing']}")
 
 
-def _begin(context: typer.Context, monitor: str, action: str, force: bool, wait: bool, json: bool) -> None:
+def _begin(
+    context: typer.Context,
+    monitor: str,
+    action: str,
+    force: bool,
+    source_is_off: bool,
+    wait: bool,
+    json: bool,
+) -> None:
     client = agent(context)
-    found = client.post("failover", "monitors", monitor, body={"action": action, "forced": force})
+    body = {"action": action, "forced": force, "source_is_off": source_is_off}
+    found = client.post("failover", "monitors", monitor, body=body)
     if wait:
         found = _over(client, found["uuid"])
     _say(found, json, f"monitor {found['name']}: {found['doing']}")

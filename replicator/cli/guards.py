@@ -42,8 +42,8 @@ def open_(
 
 
 def follow(context: typer.Context, name: Name, json: Json = False) -> None:
-    """Let the host that has taken over win: what was written here since becomes a bundle (see
-    `dtctl divergence`), and is overwritten with what that host has.
+    """Let the host that has taken over win: what was written here since becomes a bundle, and is overwritten
+    with what that host has (`dtctl divergence`).
     """
     body = {"action": "follow"}
-    output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_opened")
+    output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_follows")

@@ -30,6 +30,7 @@ from replicator.cli import (
     repset,
     restore,
     schedule,
+    siblings,
     status,
     story,
     trust,
@@ -140,6 +141,7 @@ app.add_typer(recovery.app, name="recovery")
 failover.app.add_typer(failover_scripts.app, name="scripts")
 failover_trials.register(failover.app)
 guards.register(failover.app)
+siblings.register(failover.app)
 app.add_typer(failover.app, name="failover")
 app.add_typer(witness.app, name="witness")
 app.add_typer(schedule.app, name="schedule")

@@ -41,3 +41,15 @@ def guards(found: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def guard_opened(guard: Mapping[str, Any]) -> RenderableType:
     return Text(f"{guard['name']}: mounts of this host may be written again")
+
+
+def guard_follows(guard: Mapping[str, Any]) -> RenderableType:
+    owner = guard["superseded"]["owner_name"]
+    return Text(
+        f"{guard['name']}: this host follows {owner}; what it wrote itself is kept: dtctl divergence list"
+    )
+
+
+def adopted(found: Mapping[str, Any]) -> RenderableType:
+    numbers = ", ".join(str(number) for number in found["connections"])
+    return Text(f"connection {numbers}: a difference mirror brings that copy up to date")

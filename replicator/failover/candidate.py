@@ -28,6 +28,7 @@ class Order(StrEnum):
     MONITOR = "monitor"  # by itself, since the monitor is automatic
     PERSON = "person"  # answered, or `failover now`
     FORCE = "force"  # a person who knows what is missing
+    OFF = "source is off"  # a person who knows that, and answers for it
 
 
 class Action(StrEnum):
@@ -67,9 +68,9 @@ class Candidacy(msgspec.Struct, frozen=True, kw_only=True):
     rival: str = ""  # name of another agent that owns it by a higher epoch
     copies: tuple[CopyFacts, ...] = ()
     at_rest: bool = False  # the owner has said that its mounts are frozen, for this very hand-over
-    is_off: bool = False  # a person says, by name, that the owner is switched off
     fence_command: bool = False  # there is one
     fenced: bool | None = None  # how it ended; None: it has not run
+    cleared: bool = False  # the owner has had no lease of the witness since it was fenced, and gets none
     armed: bool = False  # the owner stops by itself when its leases have lapsed (`GrantMemory`)
     granting: bool = True  # this target grants still
     free_s: float = 0.0  # from then on no lease granted here is valid
@@ -80,12 +81,16 @@ class Candidacy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def owner_is_fenced(self) -> bool:
-        """What a ballot says."""
-        return self.fenced is True or self.is_off
+        """As far as this host knows: it may be up again. A person's word is of use where nothing else is."""
+        return self.fenced is True or (self.order is Order.OFF and not self.armed)
 
     @property
     def by_person(self) -> bool:
-        return self.order in (Order.PERSON, Order.FORCE)
+        return self.order in (Order.PERSON, Order.FORCE, Order.OFF)
+
+    @property
+    def is_forced(self) -> bool:
+        return self.order in (Order.FORCE, Order.OFF)
 
 
 PARTITIONED = (
@@ -129,12 +134,18 @@ class Attempt:
         self._voted: Voted | None = None
         self._voted_s = 0.0
         self._unreachable = ""
+        self._fence_s: float | None = None  # when it began
+        self._noted_s: float | None = None  # when the witness had said that the owner gets no lease any more
+        self._cleared = False
+        self._asked_cleared = False
 
     def look(self, now_s: float, *, failed: bool) -> Verdict:
         """What comes next. From the first look on that has nothing against it nothing is granted. `failed`:
         as the monitor says now; a source that answers again is left alone, unless a person wants it.
         """
         self._candidacy = msgspec.structs.replace(self._candidacy, failed=failed)
+        if self._candidacy.order is Order.OFF and self._fence_s is None and not self._is_armed:
+            self._fence_s = now_s  # a person's word: it has been off since before that
         verdict = judge(self._facts(now_s))
         if verdict.action is Action.STOP_GRANTING:
             self._granter.stop(self._ballot.parent_epoch)
@@ -152,6 +163,7 @@ class Attempt:
             voted=self._voted,
             voted_s=self._voted_s,
             unreachable=self._unreachable,
+            cleared=self._cleared and not self._asked_cleared,
         )
 
     @property
@@ -168,16 +180,26 @@ class Attempt:
         return msgspec.structs.replace(
             self._ballot,
             armed=self._is_armed,
-            fenced=candidacy.owner_is_fenced,
-            insist=candidacy.by_person,
+            fenced=self._cleared,
+            insist=candidacy.by_person or candidacy.fence_command,
         )
 
-    def fence(self, fenced: bool) -> None:
-        """How the fence command ended."""
+    def fence(self, fenced: bool, began_s: float) -> None:
+        """How the fence command ended, and when it was begun."""
         self._candidacy = msgspec.structs.replace(self._candidacy, fenced=fenced)
+        if fenced:
+            self._fence_s = began_s
+            self._cleared = self._noted_s is not None and self._noted_s <= began_s
 
     def vote(self, voted: Voted, now_s: float) -> None:
+        """Its answer, which came at `now_s`."""
+        self._asked_cleared = self._cleared
         self._voted, self._voted_s, self._unreachable = voted, now_s, ""
+        if voted.noted and self._noted_s is None:
+            self._noted_s = now_s
+        if voted.noted and self._fence_s is not None and voted.granted_ago_s is not None:
+            granted_s = now_s - voted.granted_ago_s * (1 - limits.LEASE_DRIFT)  # no later than that
+            self._cleared = self._cleared or granted_s <= self._fence_s
 
     def silence(self, reason: str, now_s: float) -> None:
         """The witness did not answer."""
@@ -200,7 +222,7 @@ def _is_wanted(facts: Candidacy) -> Verdict | None:
 
 def _has_copies(facts: Candidacy) -> Verdict | None:
     flaws = [f"{copy.name}: {copy.flaw}" for copy in facts.copies if copy.flaw]
-    if flaws and facts.order is not Order.FORCE:
+    if flaws and not facts.is_forced:
         return Verdict(Action.ASK, f"not everything is there: {'; '.join(flaws)}. It can be forced")
     return None
 
@@ -225,15 +247,34 @@ def _is_safe_to_begin(facts: Candidacy) -> Verdict | None:
 def _has_stopped(facts: Candidacy) -> Verdict | None:
     if facts.granting:
         return Verdict(Action.STOP_GRANTING)
-    if facts.at_rest or facts.is_off:
+    if facts.at_rest:
         return None
-    if facts.fence_command and facts.fenced is None:
-        return Verdict(Action.FENCE)
-    if facts.fenced is False and facts.order is not Order.FORCE:
+    if facts.fence_command and facts.fenced is None and facts.order is not Order.OFF:
+        return _before_the_fence(facts)
+    if facts.fenced is False and not facts.is_forced:
         return Verdict(Action.ASK, "the fence command has failed")
     if facts.armed and not facts.owner_is_fenced and facts.now_s < facts.free_s:
         return Verdict(Action.WAIT, "a lease granted here may be valid", facts.free_s)
     return None
+
+
+def _before_the_fence(facts: Candidacy) -> Verdict:
+    """The witness is told: else a source that is up again soon gets a new lease of it. One that does not
+    answer keeps nobody from fencing; one that says no does.
+    """
+    if not facts.witness or facts.unreachable:
+        return Verdict(Action.FENCE)
+    if facts.voted is None:
+        return Verdict(Action.VOTE)
+    if facts.voted.noted or facts.voted.given:
+        return Verdict(Action.FENCE)
+    return _refused(facts.voted)
+
+
+def _refused(voted: Voted) -> Verdict:
+    if voted.promotion is not None and voted.promotion.epoch == voted.epoch:
+        return Verdict(Action.REFUSE, f"{voted.promotion.owner_name} owns the group since")
+    return Verdict(Action.ASK, f"the witness does not agree: {voted.reason}")
 
 
 def _is_agreed(facts: Candidacy) -> Verdict | None:
@@ -241,7 +282,7 @@ def _is_agreed(facts: Candidacy) -> Verdict | None:
         return None
     if facts.voted is not None and facts.voted.given:
         return None
-    if facts.is_off and facts.order is Order.FORCE and facts.unreachable:
+    if facts.order is Order.OFF and facts.unreachable:
         return None  # a person's word in place of the witness's
     if facts.unreachable:
         again_s = facts.voted_s + limits.WITNESS_RETRY_S
@@ -250,10 +291,10 @@ def _is_agreed(facts: Candidacy) -> Verdict | None:
         return Verdict(Action.VOTE)
     if facts.voted is None:
         return Verdict(Action.VOTE)
-    if facts.voted.promotion is not None and facts.voted.promotion.epoch == facts.voted.epoch:
-        return Verdict(Action.REFUSE, f"{facts.voted.promotion.owner_name} owns the group since")
+    if facts.cleared:
+        return Verdict(Action.VOTE)  # at once, with the news that it is fenced
     if facts.voted.wait_s is None:
-        return Verdict(Action.ASK, f"the witness does not agree: {facts.voted.reason}")
+        return _refused(facts.voted)
     until_s = facts.voted_s + min(facts.voted.wait_s, limits.WITNESS_RETRY_S)
     if facts.now_s < until_s:
         return Verdict(Action.WAIT, facts.voted.reason, until_s)
@@ -266,7 +307,7 @@ def _grounds(facts: Candidacy) -> str:
         return "the source handed over"
     if facts.fenced:
         return "the source was fenced"
-    if facts.is_off:
+    if facts.order is Order.OFF:
         return "a person says that the source is off"
     if facts.armed:
         return "the leases of the source have lapsed"

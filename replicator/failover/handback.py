@@ -209,7 +209,7 @@ def _will(situation: Situation) -> list[str]:
     monitor, home = situation.monitor, situation.home
     owner, there = situation.owner, home.name or monitor.source_name or monitor.settings.source_host
     scripts = monitor.settings.scripts
-    addresses = ", ".join(a.address for a in monitor.settings.addresses)
+    addresses = ", ".join(a.address for a in monitor.settings.taken)
     bring = f"bring to {there} what it lacks"
     stop = [f"run the pre-failback script of {owner}"] if ScriptKind.PRE_FAILBACK in scripts else []
     stop.append(f"hold up programs that write on {owner}")

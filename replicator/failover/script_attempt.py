@@ -93,8 +93,28 @@ class Attempt:
         return judge(about.kind, about.script, self.result())
 
     async def start(self, script: Script, occasion: Occasion) -> None:
-        """OSError."""
+        """Does nothing if it runs. OSError."""
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._order(script, occasion)
+            # The lock goes over to the keeper with the descriptor: at no moment does nobody have it.
+            with (self._path / "keeper.log").open("wb") as log, trio.CancelScope(shield=True):  # milliseconds
+                await trio.run_process(
+                    [sys.executable, "-m", "replicator.failover.script_keeper", str(self._path), str(lock)],
+                    env={**os.environ, "PYTHONPATH": _CODE},
+                    pass_fds=(lock,),
+                    stdout=log,
+                    stderr=log,
+                    check=False,
+                )
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)
+
+    def _order(self, script: Script, occasion: Occasion) -> None:
         for name in ("result.json", "told"):
             (self._path / name).unlink(missing_ok=True)
         order = {
@@ -107,21 +127,6 @@ class Attempt:
         (self._path / "order.json").write_text(json.dumps(order))
         about = About(occasion.kind, occasion.group, script)
         (self._path / "about.json").write_bytes(msgspec.json.encode(about))
-        # The lock goes over to the keeper with the descriptor: at no moment does nobody have it.
-        lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with (self._path / "keeper.log").open("wb") as log, trio.CancelScope(shield=True):  # milliseconds
-                await trio.run_process(
-                    [sys.executable, "-m", "replicator.failover.script_keeper", str(self._path), str(lock)],
-                    env={**os.environ, "PYTHONPATH": _CODE},
-                    pass_fds=(lock,),
-                    stdout=log,
-                    stderr=log,
-                    check=False,
-                )
-        finally:
-            os.close(lock)
 
     def fail(self, reason: str) -> None:
         """It was not even started. OSError if that cannot be noted."""

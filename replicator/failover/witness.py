@@ -41,8 +41,8 @@ class Ballot(msgspec.Struct, frozen=True, kw_only=True):
     attempt: Id  # uuid of this try
     lease_s: Seconds = 0.0  # of the group: as long may a lease be that nobody remembers
     armed: bool = False  # the owner stops by itself when its leases have lapsed
-    fenced: bool = False  # the owner is known to be off: by a fence command, or by a person's word
-    insist: bool = False  # a person wants it: the owner gets no lease any more
+    fenced: bool = False  # the owner was switched off since it had its last lease; see `Voted.granted_ago_s`
+    insist: bool = False  # a person wants it, or a fence command is about to run: no lease for the owner
     claims: Annotated[
         tuple[Id, ...], msgspec.Meta(max_length=limits.WITNESS_CLAIMS)
     ] = ()  # what is taken over
@@ -50,10 +50,17 @@ class Ballot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Voted(msgspec.Struct, frozen=True, kw_only=True):
-    """Its answer. Not given, and `wait_s`: ask again then."""
+    """Its answer. Not given, and `wait_s`: ask again then.
+
+    `noted`: from now on the owner gets no lease, until the try is withdrawn. `granted_ago_s`: so long ago, at
+    least, it was given the last one. A host that was fenced may be up again, with a new lease: only who knows
+    that the last one came before that may say `fenced`, and only once it is noted that there is no other.
+    """
 
     given: bool
     wait_s: float | None = None
+    noted: bool = False
+    granted_ago_s: float | None = None
     epoch: Count = 0  # the highest that the witness knows
     promotion: Promotion | None = None  # of an epoch that is not below the one asked for
     reason: str = ""
@@ -145,10 +152,16 @@ def renewed(entry: Entry | None, group: str, request: Renew) -> tuple[Entry | No
 
 
 def voted(
-    entry: Entry | None, group: str, ballot: Ballot, wait_s: float, others: Mapping[str, Entry]
+    entry: Entry | None,
+    group: str,
+    ballot: Ballot,
+    wait_s: float,
+    granted_ago_s: float,
+    others: Mapping[str, Entry],
 ) -> tuple[Entry, Voted]:
     """What a candidate's request makes of the entry, and the answer. `wait_s`: how long a lease of the owner
-    may still be valid. `others`: entries of all groups. Raises WitnessRefusedError.
+    may still be valid. `granted_ago_s`: see `Voted`. `others`: entries of all groups. Raises
+    WitnessRefusedError.
     """
     if entry is None:
         entry = Entry(
@@ -173,11 +186,9 @@ def voted(
         return entry, msgspec.structs.replace(no, reason="it has voted for another agent")
     if taken := _taken(ballot, others, group):
         return entry, msgspec.structs.replace(no, reason=taken)
-    is_at_rest = ballot.fenced or ballot.agent == entry.owner
-    if not (is_at_rest or ballot.armed):
-        return entry, msgspec.structs.replace(no, reason="the owner would not stop writing by itself")
     attempts = entry.vote.attempts if entry.vote is not None else ()
-    if ballot.attempt not in attempts:
+    was_noted = ballot.attempt in attempts
+    if not was_noted:
         attempts = (*attempts, ballot.attempt)
     if len(attempts) > limits.WITNESS_ATTEMPTS:
         return entry, msgspec.structs.replace(no, reason="too many tries that were not taken back")
@@ -188,10 +199,16 @@ def voted(
         given=True,
         claims=ballot.claims,
     )
-    if wait_s <= 0 or is_at_rest or (entry.vote is not None and entry.vote.given):
-        return msgspec.structs.replace(entry, vote=vote), Voted(given=True, epoch=entry.epoch)
-    if ballot.insist:
-        entry = msgspec.structs.replace(entry, vote=msgspec.structs.replace(vote, given=False))
+    is_at_rest = (ballot.fenced and was_noted) or ballot.agent == entry.owner
+    is_voted = entry.vote is not None and entry.vote.given
+    if is_at_rest or (ballot.armed and (wait_s <= 0 or is_voted)):
+        return msgspec.structs.replace(entry, vote=vote), Voted(given=True, noted=True, epoch=entry.epoch)
+    if ballot.insist or was_noted:
+        vote = msgspec.structs.replace(vote, given=is_voted)
+        entry = msgspec.structs.replace(entry, vote=vote)
+    no = msgspec.structs.replace(no, noted=ballot.insist or was_noted, granted_ago_s=granted_ago_s)
+    if not ballot.armed:
+        return entry, msgspec.structs.replace(no, reason="the owner would not stop writing by itself")
     return entry, msgspec.structs.replace(no, wait_s=wait_s, reason="a lease of the owner may be valid")
 
 
@@ -291,6 +308,10 @@ class Observer:
         lease_s = max(ballot.lease_s, entry.lease_s if entry is not None else 0.0)
         return max(self._seen[group][1] + lapse_s(lease_s) - now_s, 0.0)
 
+    def granted_ago_s(self, group: str, now_s: float) -> float:
+        """Of the last lease: at least so long."""
+        return now_s - self._seen[group][1]
+
 
 # --- an agent that is a witness ---
 
@@ -312,12 +333,15 @@ class Witness:
         # Leases may be out that were given before the restart.
         self._free_s = {uuid: now_s + lapse_s(entry.lease_s) for uuid, entry in file.groups.items()}
         self._seen_s: dict[str, float] = {}
+        self._start_s = now_s
+        self._granted_s: dict[str, float] = {}
 
     def renew(self, group: str, request: Renew, now_s: float) -> Renewed:
         """Raises WitnessRefusedError."""
         entry, answer = renewed(self.file.groups.get(group), group, request)
         if answer.granted:
             self._free_s[group] = max(self._free_s.get(group, 0.0), now_s + lapse_s(answer.lease_s))
+            self._granted_s[group] = now_s
         self._keep(group, entry, now_s)
         return answer
 
@@ -326,7 +350,8 @@ class Witness:
         if group not in self.file.groups:  # leases may be out that were given before it was forgotten
             self._free_s[group] = now_s + lapse_s(ballot.lease_s)
         wait_s = self.lease_left_s(group, now_s)
-        entry, answer = voted(self.file.groups.get(group), group, ballot, wait_s, self.file.groups)
+        ago_s = now_s - self._granted_s.get(group, self._start_s)
+        entry, answer = voted(self.file.groups.get(group), group, ballot, wait_s, ago_s, self.file.groups)
         self._keep(group, entry, now_s)
         return answer
 

@@ -17,7 +17,7 @@ from typing import Any
 from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import unfinished
-from replicator.fs.apply import Applier
+from replicator.fs.apply import Applier, OutsideError
 from replicator.fs.attributes import (
     data_extents,
     read_xattrs,
@@ -34,6 +34,7 @@ from replicator.mirror.digests import digest_of_file
 from replicator.mirror.elsewhere import Candidate, FileIndex, open_candidate
 from replicator.mirror.links import LinkTable
 from replicator.mirror.moved import OldCopy
+from replicator.mirror.order import parent_of
 from replicator.mirror.orphans import Finder
 from replicator.mirror.packed_place import TARGET_IS_ILL, ManyPlacer, Plainly
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
@@ -214,6 +215,22 @@ class Placer:
                 raise
             return False
         return True
+
+    def missing_above(self, batch: Batch) -> list[bytes]:
+        """The topmost directories that placing this would make because something lies below. OSError."""
+        found: dict[bytes, None] = {}
+        for entry in batch.entries:
+            directory = entry.path if isinstance(entry, Files | Links | Alike) else parent_of(entry.path)
+            top: bytes | None = None
+            try:
+                while directory and not self._is_directory(*self._maps.place(directory)):
+                    top, directory = directory, parent_of(directory)
+            except OutsideError:
+                pass  # above all roots
+            if top is not None:
+                found[top] = None
+        listed = {entry.path for entry in batch.entries if isinstance(entry, Listing)}
+        return [top for top in found if top not in listed]
 
     # --- directories ---
 

@@ -106,6 +106,20 @@ class Drift:
         self.tell()
         self._replace_file()
 
+    @property
+    def has_tail(self) -> bool:
+        return any(report.tail for report in self.reports)
+
+    def lacks(self, journal_id: str, path: bytes) -> None:
+        """The copy has lost a directory of that name, and is about to be given an empty one: a list of names
+        could not tell any more that all of it is lacking. OSError: it could not be noted.
+        """
+        dirty = DirtyMap(limits.DRIFT_BYTES)
+        dirty.include(path, int(Scope.TREE), 0)
+        self._report(journal_id, dirty, tail=True)
+        self.tell()
+        self._replace_file()
+
     def looked(self) -> None:
         """All that was changed up to now was added."""
         self._recent = []

@@ -242,6 +242,13 @@ class Receiver:
         """The data belongs to this host now; see `Replica.promote`."""
         await self.replica.promote(record)
 
+    async def learn(self, record: Promotion) -> None:
+        """Another host owns what the source of this copy had. A session with that ends."""
+        await self.replica.learn(record)
+        if self._session_scope is not None:
+            self._lost = f"{record.owner_name} has taken over"
+            self._session_scope.cancel()
+
     async def seal(self) -> dict[str, bytes | None]:
         """What is changed in the copy from now on is captured. By journal id: what others had changed before,
         as an encoded dirty map in terms of the former source's paths; None: anything.
@@ -546,6 +553,9 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def promote(record: object) -> None:
         await receiver.promote(msgspec.convert(record, Promotion))
 
+    async def learn(record: object) -> None:
+        await receiver.learn(msgspec.convert(record, Promotion))
+
     async def seal() -> dict[str, bytes | None]:
         return await receiver.seal()
 
@@ -571,6 +581,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "shut": shut,
         "reopen": reopen,
         "promote": promote,
+        "learn": learn,
         "seal": seal,
         "drop_peer": drop_peer,
         "stop": stop,

@@ -262,7 +262,14 @@ class Replica:
         self._paused = self._held = True
         self._data_event(DataEvent.PROMOTED)
         marks = dict(self.applied.marks)
-        await self._save(epoch=record.epoch, fork=marks, promotion=record, restoring="", closed=record.group)
+        await self._save(
+            epoch=record.epoch,
+            fork=marks,
+            promotion=record,
+            owned=True,
+            restoring="",
+            closed=record.group,
+        )
         self._changed()
 
     async def seal(self) -> None:
@@ -274,7 +281,12 @@ class Replica:
     def is_promoted(self) -> bool:
         """Whether this host owns the data, and not the source."""
         promotion = self.state.promotion
-        return promotion is not None and promotion.epoch == self.state.epoch
+        return self.state.owned and promotion is not None and promotion.epoch == self.state.epoch
+
+    async def learn(self, record: Promotion) -> None:
+        """Another host owns the data of its source from now on: that one is refused."""
+        if record.epoch > self.state.epoch:
+            await self._save(epoch=record.epoch, fork=dict(self.applied.marks), promotion=record)
 
     async def take_into_use(self) -> None:
         """From now on the copy is changed here: nothing is applied until the source was chosen to survive."""
@@ -542,6 +554,8 @@ class Replica:
             tree = self.tree
             assert tree is not None
             try:
+                if self.drift.has_tail:
+                    self._note_missing(tree, batch)
                 refused = await self._world.in_thread(partial(_placed, tree, batch))
                 break
             except OSError as error:
@@ -554,6 +568,14 @@ class Replica:
         self._unsynced.set()
         self._frame_done(frame, batches=batch.number)
         self._changed()
+
+    def _note_missing(self, tree: Tree, batch: Batch) -> None:
+        """What a former source has removed is missing here, and only a list of names tells so. OSError."""
+        missing = tree.missing_above(batch)
+        for path in missing:
+            self.drift.lacks(self._journals[batch.journal], path)
+        if missing:
+            self._changed()
 
     async def _compare(self, frame: Spooled) -> None:
         """Look whether the copy is as the source says at this place."""
@@ -593,6 +615,8 @@ class Replica:
         """
         tree = self.tree
         if not self.drained or self._held or not self.state.mirroring or tree is None or takes_long(batch):
+            return False
+        if self.drift.has_tail:
             return False
         self._look_afresh()
         try:

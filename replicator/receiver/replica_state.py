@@ -50,6 +50,7 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0  # of the set, see `Connect.epoch`
     fork: Marks = {}  # what of each journal the copy had when the last restore or promotion raised it
     promotion: Promotion | None = None  # who owns the data instead of its source, since when
+    owned: bool = False  # by this host, through `promotion`
     closed: str = ""  # uuid of the group that is being taken over: no source is let in
     restoring: str = ""  # uuid of the restore that reads the copy: nothing is applied meanwhile
     power_lost: bool = False  # from a copy that was complete or becoming so, and no mirror has begun since

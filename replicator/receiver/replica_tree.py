@@ -62,6 +62,10 @@ class Tree(Protocol):
         """Raises OSError if the whole target is ill: call again with the same object."""
         ...
 
+    def missing_above(self, batch: Batch) -> list[bytes]:
+        """The topmost directories that placing this would make because something lies below. OSError."""
+        ...
+
     def compare(self, batch: CheckBatch) -> list[Finding]:
         """What of the copy is not as the source has it; nothing is changed. OSError if the whole target is
         ill.
@@ -237,6 +241,9 @@ class ReplicaTree:
             return self._placers[batch.journal].place(batch)
         finally:
             self._changed(batch.journal, None)
+
+    def missing_above(self, batch: Batch) -> list[bytes]:
+        return self._placers[batch.journal].missing_above(batch)
 
     def compare(self, batch: CheckBatch) -> list[Finding]:
         return self._comparers[batch.journal].compare(batch)

@@ -59,9 +59,11 @@ def test_only_differences_travel(tmp_path: Path, order: str) -> None:
         lab.source.root.mkdir()
         build_bulk(lab.source.root)
         lab.protect()
-        lab.monitor(interval_s=0.5)
-        fail_over(lab, "power")
-        lab.end_service(lab.target)
+        lab.become_cold()
+        lab.monitor(interval_s=0.5, serve=False)
+        (lab.source.root / "late").write_bytes(os.urandom(BLOCK_BYTES))  # there is a tail, perhaps
+        lab.source.lose_power()
+        lab.phase_becomes(Phase.ACTIVE)
         changed = change_bulk(lab.target)
         sent = lab.target.host.sent_bytes
         lab.source.boot()

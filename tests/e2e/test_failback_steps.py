@@ -1,4 +1,4 @@
-"""Going home with real agents: what people see, what travels, and agents killed in the middle."""
+"""Going home with real agents, step by step: what people see, what is there, agents killed in the middle."""
 
 import os
 import random

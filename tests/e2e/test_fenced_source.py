@@ -6,6 +6,7 @@ On hosts of their own: it drops addresses.
 import errno
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,36 @@ def test_a_source_starts_fenced(protected: Pair) -> None:
     beta.start()
     until(protected.is_open, lambda: protected.guard)
     until(lambda: protected.fence == {})
+
+
+def test_a_synchronous_mount_promises_nothing_without_a_lease(protected: Pair) -> None:
+    """Its target is given up after three seconds, when the lease has lapsed: what nobody else has is not told
+    to be safe.
+    """
+    alpha, beta = protected.alpha, protected.beta
+    options = ("sync=fsync", "sync_timeout=3", "sync_policy=degrade")
+    alpha.json("mount", "set", protected.source, *options)
+    until(lambda: protected.connection["synchrony"] == "Synchronous", lambda: protected.connection)
+    protected.watch(*LEASE, "--lapse", "suspend")
+    until(lambda: protected.fence.get("left_s") is not None, lambda: protected.guard)
+    program = (
+        "import os, sys; f = os.open(sys.argv[1], os.O_RDWR); os.write(f, b'x'); os.fsync(f); print('safe')"
+    )
+    beta.kill_all()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, protected.source / "file"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            until(lambda: protected.connection["synchrony"] == "Degraded", lambda: protected.connection)
+            time.sleep(1)
+            assert process.poll() is None
+            assert not protected.fence["is_open"]
+            beta.start()
+            assert process.communicate(timeout=WAIT_S)[0] == "safe\n"
+        finally:
+            process.kill()
+    alpha.json("wait", "1")
+    assert (protected.copy / "file").read_text().startswith("x")
 
 
 def promote(protected: Pair) -> Promotion:

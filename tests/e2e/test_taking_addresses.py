@@ -137,6 +137,16 @@ def test_a_source_that_still_has_its_addresses_is_named(hosts: Lan, target: Driv
     until(lambda: believed(hosts.client, V4) == mac(hosts.target), 5)
 
 
+def test_what_was_free_is_asked_for_again_after_it_was_taken(hosts: Lan, target: Driver) -> None:
+    hosts.source.cut()
+    assert target.ask("probe", monitor())["error"] == ""
+    assert target.ask("take", monitor())["error"] == ""
+    target.ask("give_up", monitor())
+    hosts.source.mend()
+    until(lambda: reaches(hosts.target, V4), 10)
+    assert "is in use" in target.ask("take", monitor())["error"]
+
+
 def test_one_conflict_of_two_takes_nothing(hosts: Lan, target: Driver) -> None:
     answer = target.ask("take", monitor(f"{V4}/24", "10.77.0.101/24"))
     assert V4 in answer["error"] and "10.77.0.101" not in answer["error"]

@@ -4,6 +4,7 @@ import http.server
 import os
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -241,6 +242,28 @@ async def test_a_copy_that_is_not_there_is_a_problem(setting: Setting) -> None:
     gone = setting._replace(copy=setting.copy / "nothing")
     found = await gone.run("true")
     assert "No such file" in found.problem and not found.ends
+
+
+@pytest.fixture
+def overlaid(tmp_path: Path) -> Iterator[Path]:
+    """A file system that takes no layers of an overlay, as the root of a container is."""
+    for name in ("lower", "upper", "work", "overlay"):
+        (tmp_path / name).mkdir()
+    layers = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    subprocess.run(["mount", "-t", "overlay", "-o", layers, "x", tmp_path / "overlay"], check=True)
+    yield tmp_path / "overlay"
+    subprocess.run(["umount", "-l", tmp_path / "overlay"], check=True)
+
+
+@pytest.mark.usefixtures("untouched")
+async def test_where_the_home_takes_no_layers_they_are_in_memory(setting: Setting, overlaid: Path) -> None:
+    room = RoomProcess(str(overlaid / "drill"))
+    there = setting._replace(drill=overlaid / "drill", room=room)
+    found = await there.run(
+        f"cat '{setting.at}/file' && echo new >'{setting.at}/file'; cat '{overlaid}/drill/lock'"
+    )
+    assert found.ends[0].output == "as it was" and found.ends[0].succeeded, found
+    assert found.changes.files == 1
 
 
 async def test_it_can_be_kept(setting: Setting) -> None:

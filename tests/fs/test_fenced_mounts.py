@@ -60,14 +60,26 @@ class Fenced:
             os.close(descriptor)
 
 
-@pytest.fixture(params=SERVED)
-def fenced(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fenced]:
-    made = Fenced(tmp_path, *request.param)
+@contextmanager
+def serving(base: Path, binding: str, options: MountOptions) -> Iterator[Fenced]:
+    made = Fenced(base, binding, options)
     try:
         made.mount.start().attach()
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(params=SERVED)
+def fenced(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fenced]:
+    with serving(tmp_path, *request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=[SERVED[0], SERVED[2]])
+def by_binding(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fenced]:
+    with serving(tmp_path, *request.param) as made:
+        yield made
 
 
 class Worker:
@@ -142,8 +154,7 @@ def test_refused(fenced: Fenced, mode: FenceMode, number: int) -> None:
         assert mount.records() == []
 
 
-@pytest.mark.parametrize("mode", [FenceMode.SUSPEND, FenceMode.FROZEN])
-def test_waits_and_goes_on(fenced: Fenced, target: Path, mode: FenceMode) -> None:
+def test_waits_and_goes_on(fenced: Fenced, target: Path) -> None:
     mount = fenced.mount
     (mount.mountpoint / "looked at").write_bytes(b"content")
     with (
@@ -152,7 +163,7 @@ def test_waits_and_goes_on(fenced: Fenced, target: Path, mode: FenceMode) -> Non
     ):
         records = mount.records()
         before = fenced.below()
-        fenced.page.set(mode, boottime_ns())
+        fenced.page.set(FenceMode.FROZEN, boottime_ns())
         worker.go()
         time.sleep(WAITS_S)
         assert looking.ended() == dict.fromkeys(LOOKS, 0)
@@ -160,7 +171,7 @@ def test_waits_and_goes_on(fenced: Fenced, target: Path, mode: FenceMode) -> Non
         assert not worker.has_said_anything()
         assert fenced.below() == before
         assert mount.records() == []
-        fenced.page.set(mode, FOREVER_NS)
+        fenced.page.set(FenceMode.SUSPEND, FOREVER_NS)
         assert worker.ended() == dict.fromkeys(fenced.changes, 0)
     assert fenced.below() != before
     mount.assert_replays([*records, *mount.records()], target)
@@ -184,8 +195,11 @@ def test_waits_and_is_refused(fenced: Fenced) -> None:
     assert mount.records() == []
 
 
-@pytest.mark.parametrize("replace", [replace_by_kill, replace_in_order], ids=["killed", "reloaded"])
-@pytest.mark.parametrize("superseded", [False, True], ids=["renewed", "superseded"])
+@pytest.mark.parametrize(
+    ("replace", "superseded"),
+    [(replace_by_kill, False), (replace_in_order, True)],
+    ids=["killed, then renewed", "reloaded, then superseded"],
+)
 def test_a_successor_obeys_the_same_fence(
     tmp_path: Path, target: Path, replace: Callable[[CaptureMount], None], superseded: bool
 ) -> None:
@@ -218,11 +232,11 @@ def test_a_successor_obeys_the_same_fence(
         fenced.close()
 
 
-def test_a_lease_that_lapses_by_itself(fenced: Fenced) -> None:
+def test_a_lease_that_lapses_by_itself(by_binding: Fenced) -> None:
     """Nobody has to say anything: time passes."""
-    file = fenced.mount.mountpoint / "file"
+    file = by_binding.mount.mountpoint / "file"
     file.write_bytes(b"first")
-    fenced.page.set(FenceMode.READ_ONLY, boottime_ns() + 300_000_000)
+    by_binding.page.set(FenceMode.READ_ONLY, boottime_ns() + 300_000_000)
     file.write_bytes(b"second")
     time.sleep(0.35)
     with pytest.raises(OSError, match="Read-only file system"):
@@ -230,22 +244,22 @@ def test_a_lease_that_lapses_by_itself(fenced: Fenced) -> None:
     assert file.read_bytes() == b"second"
 
 
-def test_a_fence_comes_and_goes(fenced: Fenced) -> None:
-    file = fenced.mount.mountpoint / "file"
-    fenced.page.set(FenceMode.READ_ONLY, 0)
+def test_a_fence_comes_and_goes(by_binding: Fenced) -> None:
+    file = by_binding.mount.mountpoint / "file"
+    by_binding.page.set(FenceMode.READ_ONLY, 0)
     with pytest.raises(OSError, match="Read-only file system"):
         file.write_bytes(b"refused")
-    fenced.mount.call("set_fence", page="")
+    by_binding.mount.call("set_fence", page="")
     file.write_bytes(b"taken")
-    fenced.mount.call("set_fence", page=fenced.mount.settings.fence)
+    by_binding.mount.call("set_fence", page=by_binding.mount.settings.fence)
     with pytest.raises(OSError, match="Read-only file system"):
         file.write_bytes(b"refused")
     # What waits goes on when there is no fence any more.
-    fenced.page.set(FenceMode.SUSPEND, 0)
+    by_binding.page.set(FenceMode.SUSPEND, 0)
     with working_writer(file, b"waits") as process:
         time.sleep(WAITS_S)
         assert process.poll() is None
-        fenced.mount.call("set_fence", page="")
+        by_binding.mount.call("set_fence", page="")
         assert process.wait(CALL_TIMEOUT_S) == 0
     assert file.read_bytes() == b"waits"
 
@@ -272,15 +286,15 @@ def test_a_mount_whose_page_is_missing_is_closed(tmp_path: Path) -> None:
         mount.close()
 
 
-def test_programs_see_what_is_there_and_not_what_was_refused(fenced: Fenced) -> None:
+def test_programs_see_what_is_there_and_not_what_was_refused(by_binding: Fenced) -> None:
     """A page of a mapping that was stored into while the fence was open, and came back when it was closed."""
-    file = fenced.mount.mountpoint / "file"
+    file = by_binding.mount.mountpoint / "file"
     file.write_bytes(b"a" * 8192)
     descriptor = os.open(file, os.O_RDWR)
     try:
         with mmap.mmap(descriptor, 8192) as mapping:
             mapping[:5] = b"store"
-            fenced.page.set(FenceMode.READ_ONLY, 0)
+            by_binding.page.set(FenceMode.READ_ONLY, 0)
             with pytest.raises(OSError, match=r"Read-only file system|Input/output error"):
                 mapping.flush()
             deadline = time.monotonic() + CALL_TIMEOUT_S
@@ -291,10 +305,10 @@ def test_programs_see_what_is_there_and_not_what_was_refused(fenced: Fenced) -> 
         os.close(descriptor)
 
 
-def test_a_forced_unmount_ends_what_waits(fenced: Fenced) -> None:
-    fenced.page.set(FenceMode.SUSPEND, 0)
-    with working_writer(fenced.mount.mountpoint / "file", b"x") as process:
+def test_a_forced_unmount_ends_what_waits(by_binding: Fenced) -> None:
+    by_binding.page.set(FenceMode.SUSPEND, 0)
+    with working_writer(by_binding.mount.mountpoint / "file", b"x") as process:
         time.sleep(WAITS_S)
-        assert fenced.mount.stop(force=True) == 0
+        assert by_binding.mount.stop(force=True) == 0
         assert process.wait(CALL_TIMEOUT_S) != 0
-    assert fenced.mount.layers == 0
+    assert by_binding.mount.layers == 0

@@ -191,8 +191,10 @@ class Asker:
 
     def vote(self, ballot: Ballot) -> Program:
         def decide(entry: Any) -> Any:
-            wait_s = self._agent.observer.wait_s(GROUP_ID, entry, ballot, self._agent.host.now())
-            return witness.voted(entry, GROUP_ID, ballot, wait_s, {})
+            observer, now_s = self._agent.observer, self._agent.host.now()
+            wait_s = observer.wait_s(GROUP_ID, entry, ballot, now_s)
+            ago_s = observer.granted_ago_s(GROUP_ID, now_s)
+            return witness.voted(entry, GROUP_ID, ballot, wait_s, ago_s, {})
 
         return self._ask("vote", ballot, decide)
 
@@ -547,7 +549,7 @@ class TargetAgent(Agent):
         if self.stored.settings.automatic and may_begin(self.candidacy(Order.MONITOR)).action is Action.GO:
             self.begin(Order.MONITOR)
 
-    def candidacy(self, order: Order, *, is_off: bool = False) -> Candidacy:
+    def candidacy(self, order: Order) -> Candidacy:
         settings = self.stored.settings
         granted = self.granter.memory.armed
         return Candidacy(
@@ -557,7 +559,6 @@ class TargetAgent(Agent):
             even_if_partitioned=settings.even_if_partitioned,
             failed=self.monitor.failed,
             owns=self.owns,
-            is_off=is_off,
             fence_command=bool(settings.fence_command),
             witness=bool(settings.witness),
             armed=granted is not None and granted == self.stored.terms,
@@ -644,14 +645,14 @@ class TargetAgent(Agent):
 
     # --- procedures ---
 
-    def begin(self, order: Order, *, is_off: bool = False, kind: str = "failover") -> None:
+    def begin(self, order: Order, *, kind: str = "failover") -> None:
         if self.kind:
             return
         opened = plan.Opened(
             uuid=self.shared.attempt(),
             kind=kind,
             subject=GROUP_ID,
-            arguments={"order": order, "is_off": is_off, "epoch": self.epoch + 1},
+            arguments={"order": order, "epoch": self.epoch + 1},
             steps=(),
             time=0.0,
         )
@@ -771,10 +772,9 @@ class TargetAgent(Agent):
         )
 
     def agree(self) -> Program:
-        arguments = self.opened.arguments
-        order = arguments["order"]
+        order = self.opened.arguments["order"]
         attempt = Attempt(
-            self.candidacy(order, is_off=arguments["is_off"]),
+            self.candidacy(order),
             self.ballot(T, T, S),
             self.granter,
             self.stored.terms,
@@ -788,8 +788,9 @@ class TargetAgent(Agent):
                 case Action.WAIT:
                     yield Sleep(max(verdict.until_s - self.host.now(), limits.WITNESS_POLL_S))
                 case Action.FENCE:
+                    began_s = self.host.now()
                     fenced = yield from self.fence()
-                    attempt.fence(fenced)
+                    attempt.fence(fenced, began_s)
                 case Action.VOTE:
                     voted = yield from self.witness.vote(attempt.ballot())
                     if isinstance(voted, Voted):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from kit.failover_agents import (
@@ -38,7 +38,9 @@ OVERRULING = frozenset({"force", "open"})
 
 @dataclass
 class History:
-    """`drift`: how far clocks may be apart, as a part of what is allowed."""
+    """`drift`: how far clocks may be apart, as a part of what is allowed. `overruled`: two writers are no
+    violation, and what follows of them is looked at.
+    """
 
     seed: int
     setup: Setup
@@ -46,6 +48,7 @@ class History:
     loss: float = 0.0
     slow: float = 0.0
     drift: float = 1.0
+    overruled: bool = False
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {self.setup}, loss {self.loss}, slow {self.slow}"]
@@ -57,7 +60,7 @@ class History:
         without whom nothing is taken.
         """
         edited = any(fault.what == "edit" for fault in self.faults)
-        overruled = any(fault.what in OVERRULING for fault in self.faults)
+        overruled = self.overruled or any(fault.what in OVERRULING for fault in self.faults)
         return not overruled and (
             bool(self.setup.witness) or (self.setup.lapse is not Lapse.NONE and not edited)
         )
@@ -274,6 +277,9 @@ class Play:
             case "pause":
                 assert host
                 host.pause(fault.arguments[1])
+            case "suspend":
+                assert host
+                host.pause(fault.arguments[1], clock_stops=True)
             case _:
                 self.command(fault)
 
@@ -294,7 +300,7 @@ class Play:
                 if target.stored.phase in (Phase.ASKING, Phase.DECLINED):
                     target.begin(Order.PERSON)
             case "force":
-                target.begin(Order.FORCE, is_off=True) if not target.owns else None
+                target.begin(Order.OFF) if not target.owns else None
             case "failback":
                 if target.stored.phase is Phase.ACTIVE:
                     target.begin(Order.PERSON, kind="failback")
@@ -447,7 +453,7 @@ def shrink(history: History, player: Player = play) -> tuple[History, Violation]
     while True:
         for start in range(0, len(history.faults), size):
             fewer = [*history.faults[:start], *history.faults[start + size :]]
-            smaller = History(history.seed, history.setup, fewer, history.loss, history.slow, history.drift)
+            smaller = replace(history, faults=fewer)
             again = _violation(smaller, player)
             if again is not None and again.text.split(":")[0] == found.text.split(":")[0]:
                 history, found = smaller, again

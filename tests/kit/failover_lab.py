@@ -50,7 +50,6 @@ CONFIGURATION = """\
 [queue]
 memory_directory = "{memory}"
 memory_size = "32 MiB"
-
 [failover]
 scripts_for_others = "{scripts}"
 """
@@ -85,7 +84,9 @@ class Machine:
         self.agent.boot_id_file = directory / f"{name}-boot-id"
         self.agent.boot_id_file.write_text(f"{uuid.uuid4()}\n")
         self.agent.home.mkdir()
-        (self.agent.home / "replicator.toml").write_text(CONFIGURATION.format(memory=self.memory, scripts=directory))
+        (self.agent.home / "replicator.toml").write_text(
+            CONFIGURATION.format(memory=self.memory, scripts=directory)
+        )
 
     @property
     def root(self) -> Path:
@@ -183,18 +184,17 @@ class FailoverLab:
         self.source.agent.json("protect", self.source.root, destination, "--wait")
         if synchronous:
             assert self.source.agent.dtctl("mount", "set", self.source.root, "sync=fsync").code == 0
-        until(self._is_covered, 60, 0.1)
         self.own_address()
 
-    def _is_covered(self) -> bool:
-        """A loss of power of the source from now on costs only what was hot."""
+    def become_cold(self) -> None:
+        """A loss of power of the source from now on costs what is changed from now on, and nothing else."""
         (mount,) = self.source.agent.json("mount", "list")
 
         async def ask() -> Any:
             async with Control(Home(str(self.source.agent.home)).socket("capture", mount["id"])) as capture:
                 return await capture.call("status")
 
-        return bool(trio.run(ask)["covered"])
+        until(lambda: not trio.run(ask)["hot"], 60, 0.5)
 
     def own_address(self) -> None:
         """The virtual address is the source's, from now on and after each boot."""

@@ -149,10 +149,13 @@ class Host:
             self.paused_until_s = 0.0
             self.agent.host_lost()
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, *, clock_stops: bool = False) -> None:
+        """`clock_stops`: as that of a virtual machine may, which somebody has suspended from outside."""
         if self.is_up:
             self.world.say(f"{self.name} is paused for {seconds:.2f} s")
             self.paused_until_s = max(self.paused_until_s, self.world.now_s + seconds)
+            if clock_stops:
+                self._base_s -= seconds * self.rate  # nobody reads it before
 
     @property
     def is_paused(self) -> bool:

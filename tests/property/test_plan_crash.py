@@ -240,6 +240,21 @@ async def test_damage_in_the_middle_is_said() -> None:
         PlanJournal(disk, PATH)
 
 
+@given(st.binary(max_size=400), st.integers(0, 2000))
+def test_any_file_is_notes_or_damage(data: bytes, at: int) -> None:
+    disk, whole = trio.run(written)
+    disk.truncate(PATH, min(at, len(whole)))
+    handle = disk.open_append(PATH)
+    disk.append(handle, [data], min(at, len(whole)))
+    try:
+        notes = PlanJournal(disk, PATH).notes
+    except ReplicatorError:
+        return
+    stage = Stage(FAILOVER)
+    if notes:
+        plans.decide(stage.plan().shapes, notes)
+
+
 # --- planted mistakes are found ---
 
 

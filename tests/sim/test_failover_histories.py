@@ -4,10 +4,12 @@
 of it is the product's own code; `test_failover_planted.py` shows that mistakes are found.
 """
 
+from dataclasses import replace
+
 import pytest
 from kit.campaign import amount
-from kit.failover_agents import Setup
-from kit.failover_histories import Fault, History, draw, play, run, shrink
+from kit.failover_agents import S, Setup, T, W
+from kit.failover_histories import Fault, History, Play, draw, play, run, shrink
 from kit.failover_world import Violation
 
 from replicator.failovers import Lapse
@@ -48,6 +50,41 @@ def test_both_sides_of_a_partition_write_where_nobody_is_asked_and_what_loses_is
     faults = [Fault(10.0, "cut", ("source", "target")), Fault(10.0, "cut", ("target", "source"))]
     outcome = play(History(1, setup, faults))
     assert outcome.failovers == 1 and outcome.forks == 1
+
+
+# --- what the argument assumes (docs/developers/failover.md), and what becomes of it otherwise ---
+
+CUT_OFF = [Fault(10.0, "cut", (one, other)) for one in (S, T, W) for other in (S, T, W) if S in (one, other)]
+
+
+def test_a_host_that_is_paused_does_not_write_afterwards() -> None:
+    """Its clock has run on (CLOCK_BOOTTIME)."""
+    outcome = play(History(1, Setup(), [*CUT_OFF, Fault(10.5, "pause", (S, 8.0))]))
+    assert outcome.failovers == 1
+
+
+def test_a_clock_that_stands_still_breaks_the_lease_and_the_fork_is_found() -> None:
+    history = History(1, Setup(), [*CUT_OFF, Fault(10.5, "suspend", (S, 8.0))])
+    with pytest.raises(Violation, match="two writers"):
+        play(history)
+    outcome = play(replace(history, overruled=True))
+    assert outcome.failovers == 1 and outcome.forks == 1
+
+
+def test_a_clock_that_is_much_too_slow_breaks_the_lease_and_the_fork_is_found() -> None:
+    setup = Setup(interval_s=2.0, misses=5, automatic=False)
+    histories = [History(seed, setup, [*CUT_OFF, Fault(10.1, "now")]) for seed in range(100)]
+    history = next(history for history in histories if _is_slow(replace(history, drift=60.0)))
+    play(history)
+    with pytest.raises(Violation, match="two writers"):
+        play(replace(history, drift=60.0))
+    assert play(replace(history, drift=60.0, overruled=True)).forks == 1
+
+
+def _is_slow(history: History) -> bool:
+    """The clock of the source, against both others."""
+    hosts = Play(history).hosts
+    return hosts[S].rate < 0.8 * min(hosts[T].rate, hosts[W].rate)
 
 
 def test_a_history_that_fails_is_shrunk() -> None:

@@ -4,6 +4,7 @@ changed travels, and nothing else.
 
 import os
 import random
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -14,11 +15,13 @@ from kit.simulation import Simulation, simulate
 from kit.taking_over import Back, open_reader, opened, tails_of, take_over
 
 from replicator import limits
+from replicator.errors import JournalError
 from replicator.failovers import Promotion
-from replicator.ops import Position
+from replicator.ops import Position, Record
 from replicator.queue.cursor import Cursor
 from replicator.queue.dirty import DirtyMap
 from replicator.sender.arguments import SenderOptions
+from replicator.sender.flow import Flow
 from replicator.status import TargetDataState
 
 pytestmark = pytest.mark.sim
@@ -95,6 +98,40 @@ async def test_both_sides_write(
         if disturbs:
             await disturbed(back, there, chance)
         await goes_on(back, there, ZEROS if how in ("power", "cold") else frozenset())
+
+
+@pytest.mark.parametrize("seed", range(3 * SEEDS))
+async def test_a_tail_that_only_the_dirt_has(
+    seed: int, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal was full meanwhile, so what changed was tracked, and the journal has forgotten it."""
+    chance = random.Random(f"dirt {seed}")
+    async with simulate(seed, options=FULL) as forward:
+        here = await lived_through(forward, chance, "dead")
+        record = await take_over(forward)
+        here.steps(chance.choice((5, 30)))
+        sender = forward.start_sender()
+        sender.supersede("superseded")
+        sender._sessions.leave("the queue is nearly full")
+        await trio.sleep(chance.choice((1, 60)))
+        here.steps(chance.choice((0, 5)))
+        back = opened(forward, record, seed + 5000)
+        there = RandomChanges(back.source, chance)
+        there.steps(chance.choice((0, 5, 30)))
+        fork = Position(*record.copies[0].marks[forward.journal_id])
+        records_after = Flow.records_after
+
+        def forgotten(flow: Flow, position: Position) -> Iterator[Record]:
+            if position == fork and position != flow.position:
+                raise JournalError("no longer in the journal")
+            return records_after(flow, position)
+
+        monkeypatch.setattr(Flow, "records_after", forgotten)
+        tails = await tails_of(forward, record)
+        assert None not in tails.values()
+        back.prepare(tails, record)
+        back.start()
+        await goes_on(back, there)
 
 
 # --- planted mistakes must be found ---

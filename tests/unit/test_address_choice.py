@@ -88,6 +88,7 @@ def test_which_are_taken() -> None:
         Wanted(parse("10.9.0.5/16"), "eth1"),
     ]
     assert wanted(settings(ONE, ALSO, take=Take.ALL))[1] == Wanted(parse("10.0.0.6/8"))
+    assert wanted(settings(ONE, ALSO, take=Take.NONE)) == []  # a cluster moves them
 
 
 def test_what_may_put_an_address_on_two_hosts() -> None:

@@ -20,6 +20,7 @@ from replicator.agent.failover.group_scripts import ScriptRequest
 from replicator.agent.failover.guard_api import GuardActionBody
 from replicator.agent.failover.guards import GuardView
 from replicator.agent.failover.monitors import MonitorRequest, MonitorView
+from replicator.agent.failover.siblings_api import SiblingBody
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import MountView
 from replicator.agent.protect import ProtectRequest
@@ -100,6 +101,7 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/failover/monitors/{name}/drills"): DrillRequest,
     ("POST", "/v1/divergence/{bundle}"): DivergenceBody,
     ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
+    ("POST", "/v1/failover/monitors/{name}/siblings"): SiblingBody,
     ("POST", "/v1/restores"): RestoreRequest,
     ("POST", "/v1/restores/copies"): api.CopiesBody,
     ("POST", "/v1/restores/{restore}"): api.ActionBody,
@@ -135,7 +137,9 @@ def path_of(text: str) -> str:
     path = text.split("?")[0].replace("NAME", "{name}").replace("ID", "{connection}")
     path = re.sub(r"^/v1/restores/(\{connection\}|[0-9]+)$", "/v1/restores/{restore}", path)
     path = re.sub(r"^/v1/failover/monitors/[^/{]+", "/v1/failover/monitors/{name}", path)
+    path = re.sub(r"^/v1/divergence/[^/{]+", "/v1/divergence/{bundle}", path)
     path = re.sub(r"^/v1/failover/guards/({name}|[^/{]+)", "/v1/failover/guards/{guard}", path)
+    path = re.sub(r"^/v1/failover/witness/[^/]+", "/v1/failover/witness/{group}", path)
     path = re.sub(r"^/v1/divergence/[^/{]+", "/v1/divergence/{bundle}", path)
     path = re.sub(r"/scripts/[a-z][a-z-]+", "/scripts/{kind}", path)
     path = re.sub(r"^/v1/repsets/[^/{]+", "/v1/repsets/{name}", path)
@@ -193,9 +197,12 @@ def test_every_request_body_is_known_here() -> None:
         GuardActionBody,
         RemoveMonitorBody,
         ScriptRequest,
+        DivergenceBody,
+        FailbackBody,
         DrillRequest,
         DivergenceBody,
         FailbackBody,
+        SiblingBody,
     } == set(BODIES.values())
     assert set(BODIES) <= routes()
 

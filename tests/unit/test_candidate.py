@@ -13,6 +13,7 @@ FLAWED = (CopyFacts(name="data", flaw="its first mirror is not complete"),)
 # An automatic monitor with a witness, whose source stops by itself, at the moment of failure.
 ARMED = Candidacy(now_s=100.0, order=Order.MONITOR, automatic=True, failed=True, armed=True, witness=True)
 STOPPED = {"granting": False, "free_s": 90.0}
+NOTED = Voted(given=False, noted=True, wait_s=3.0, reason="a lease of the owner may be valid")
 GIVEN = {"voted": Voted(given=True), "voted_s": 99.0}
 # A manual one of two hosts, without anything.
 PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
@@ -35,19 +36,27 @@ PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
         # whether there is any use in beginning
         (ARMED, {"armed": False}, Action.ASK),
         (ARMED, {"armed": False, "order": Order.FORCE}, Action.ASK),
-        (ARMED, {"armed": False, "is_off": True, "order": Order.FORCE}, Action.STOP_GRANTING),
+        (ARMED, {"armed": False, "order": Order.OFF}, Action.STOP_GRANTING),
         (ARMED, {"armed": False, "witness": False}, Action.ASK),
         (ARMED, {"armed": False, "witness": False, "even_if_partitioned": True}, Action.STOP_GRANTING),
         (ARMED, {"armed": False, "even_if_partitioned": True}, Action.ASK),  # it has a witness
         (ARMED, {"armed": False, "fence_command": True}, Action.STOP_GRANTING),
         # whether the owner has stopped
         (ARMED, {"granting": False, "free_s": 100.5}, Action.WAIT),
-        (ARMED, {**STOPPED, "fence_command": True}, Action.FENCE),
+        (ARMED, {**STOPPED, "fence_command": True}, Action.VOTE),  # the witness is told first
+        (ARMED, {**STOPPED, "fence_command": True, "unreachable": "cut"}, Action.FENCE),
+        (ARMED, {**STOPPED, "fence_command": True, "voted": NOTED}, Action.FENCE),
+        (ARMED, {**STOPPED, "fence_command": True, "voted": Voted(given=False, reason="no")}, Action.ASK),
+        (ARMED, {**STOPPED, "fence_command": True, "witness": False}, Action.FENCE),
+        (ARMED, {**STOPPED, "fence_command": True, "fenced": True, "voted": NOTED}, Action.VOTE),
+        (ARMED, {**STOPPED, "fenced": True, "voted": NOTED, "voted_s": 99.9, "cleared": True}, Action.VOTE),
+        (ARMED, {**STOPPED, "fenced": True, "voted": NOTED, "voted_s": 99.9}, Action.WAIT),
         (ARMED, {**STOPPED, "fence_command": True, "fenced": False}, Action.ASK),
         (ARMED, {**STOPPED, "fence_command": True, "fenced": False, "order": Order.FORCE}, Action.VOTE),
         (ARMED, {"granting": False, "free_s": 999.0, "fence_command": True, "fenced": True}, Action.VOTE),
         (ARMED, {"granting": False, "free_s": 999.0, "at_rest": True}, Action.VOTE),
-        (ARMED, {"granting": False, "free_s": 999.0, "is_off": True}, Action.VOTE),
+        (ARMED, {"granting": False, "free_s": 999.0, "order": Order.OFF}, Action.WAIT),  # it stops by itself
+        (ARMED, {"granting": False, "order": Order.OFF, "armed": False}, Action.VOTE),
         # whether the witness agrees
         (ARMED, STOPPED, Action.VOTE),
         (ARMED, STOPPED | GIVEN, Action.GO),
@@ -62,8 +71,8 @@ PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
         (ARMED, STOPPED | {"unreachable": "cut", "voted_s": 99.9}, Action.WAIT),
         (ARMED, STOPPED | {"unreachable": "cut", "voted_s": 98.0}, Action.VOTE),
         (ARMED, STOPPED | {"unreachable": "cut", "order": Order.FORCE, "voted_s": 99.9}, Action.WAIT),
-        (ARMED, STOPPED | {"unreachable": "cut", "order": Order.FORCE, "is_off": True}, Action.GO),
-        (ARMED, STOPPED | {"unreachable": "cut", "is_off": True, "voted_s": 99.9}, Action.WAIT),
+        (ARMED, STOPPED | {"unreachable": "cut", "order": Order.OFF}, Action.GO),
+        (ARMED, STOPPED | {"voted": Voted(given=False, reason="no"), "order": Order.OFF}, Action.ASK),
         # nobody to be asked
         (PLAIN, {}, Action.GO),
         (PLAIN, {"order": Order.MONITOR, "automatic": True}, Action.ASK),
@@ -136,9 +145,38 @@ def test_a_source_that_is_disarmed_meanwhile_is_seen(granter: Granter) -> None:
     assert attempt.look(103.0, failed=True).action is Action.ASK
 
 
-def test_how_the_fence_command_ended_is_known(granter: Granter) -> None:
+@pytest.fixture
+def fencing(granter: Granter) -> Attempt:
     facts = msgspec.structs.replace(ARMED, fence_command=True)
     attempt = Attempt(facts, BALLOT, granter, 1, witness=True)
-    assert attempt.look(100.0, failed=True).action is Action.FENCE
-    attempt.fence(True)
-    assert attempt.look(100.1, failed=True).action is Action.VOTE and attempt.ballot().fenced
+    assert attempt.look(100.0, failed=True).action is Action.VOTE
+    assert attempt.ballot().insist and not attempt.ballot().fenced
+    return attempt
+
+
+def test_a_source_that_was_fenced_when_the_witness_knew_is_not_waited_for(fencing: Attempt) -> None:
+    fencing.vote(NOTED, 100.1)
+    assert fencing.look(100.2, failed=True).action is Action.FENCE
+    fencing.fence(True, 100.2)
+    assert fencing.look(101.0, failed=True).action is Action.VOTE and fencing.ballot().fenced
+    fencing.vote(Voted(given=True, noted=True), 101.1)
+    assert fencing.look(101.2, failed=True).action is Action.GO
+
+
+@pytest.mark.parametrize(("ago_s", "fenced"), [(1.5, True), (0.5, False)])
+def test_a_source_that_may_be_up_again_is_waited_for(fencing: Attempt, ago_s: float, fenced: bool) -> None:
+    """The witness did not answer before the fence: what counts is when it gave the last lease."""
+    fencing.silence("cut", 100.1)
+    assert fencing.look(100.2, failed=True).action is Action.FENCE
+    fencing.fence(True, 100.2)
+    assert fencing.look(101.2, failed=True).action is Action.VOTE
+    fencing.vote(msgspec.structs.replace(NOTED, granted_ago_s=ago_s), 101.3)
+    assert fencing.ballot().fenced is fenced
+    verdict = fencing.look(101.4, failed=True)
+    assert verdict.action is (Action.VOTE if fenced else Action.WAIT)
+
+
+def test_a_fence_command_that_fails_leaves_the_leases(fencing: Attempt) -> None:
+    fencing.vote(NOTED, 100.1)
+    fencing.fence(False, 100.2)
+    assert fencing.look(100.3, failed=True).action is Action.ASK and not fencing.ballot().fenced

@@ -86,7 +86,7 @@ class FakeAgent(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, home: Path) -> None:
         self.requests: list[tuple[str, str, Any]] = []
-        self.answers: dict[tuple[str, str], tuple[int, object]] = {}
+        self.answers: dict[tuple[str, str], tuple[int, object]] = {("GET", "failover/monitors"): (200, [])}
         super().__init__(str(home / "api.sock"), _Handler)
 
     def answer(self, method: str, path: str, document: object, status: int = 200) -> None:

@@ -43,6 +43,7 @@ from replicator.failovers import (
     Promotion,
     Script,
     ScriptKind,
+    Take,
     TakeOver,
     WatchedAddress,
 )
@@ -73,6 +74,7 @@ class Outside:
     forced: list[str] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)
     voted: int = 0
+    noted: str = ""
     stands_still: bool = False
     epoch: int = 4
     promotion: Promotion | None = None
@@ -108,7 +110,7 @@ class Outside:
 
     # Fence
     async def fence(self, monitor: Monitor, *, epoch: int, reason: str, attempt: str, say: Say) -> None:
-        assert epoch == self.epoch + 1
+        assert epoch == self.epoch + 1 and self.noted
         say("switched off")
         await self._do("fence")
 
@@ -116,6 +118,10 @@ class Outside:
     async def check(self, question: Question) -> None:
         self.orders.append(question.order)
         await self._do("check")
+
+    async def before_fence(self, question: Question, say: Say) -> None:
+        assert question.fenced is None
+        self.noted = question.attempt
 
     async def agree(self, question: Question, say: Say) -> str:
         assert question.epoch == self.epoch + 1 and question.copies == ("c",)
@@ -330,6 +336,15 @@ async def test_what_is_optional_halts_nothing() -> None:
 async def test_only_what_is_configured_is_done() -> None:
     monitor = msgspec.structs.replace(MONITOR, settings=MonitorSettings(source_host="alpha"))
     outside = Outside(monitor=monitor)
+    await outside.fail_over()
+    assert outside.done == ["check", "vote", "drain", "promote", "open", "tell"]
+
+
+async def test_addresses_that_others_move_are_left_alone() -> None:
+    settings = MonitorSettings(
+        source_host="alpha", addresses=(WatchedAddress(address="10.0.0.5/24"),), take=Take.NONE
+    )
+    outside = Outside(monitor=msgspec.structs.replace(MONITOR, settings=settings))
     await outside.fail_over()
     assert outside.done == ["check", "vote", "drain", "promote", "open", "tell"]
 

@@ -22,6 +22,7 @@ from replicator.agent.failover.watching import Watching
 from replicator.agent.state import State, StateError
 from replicator.errors import ReplicatorError
 from replicator.events import Event, EventRing
+from replicator.failover.candidate import Order
 from replicator.failover.phases import GroupEvent
 from replicator.failover.probes import Silent, Unable
 from replicator.failovers import Check, CheckKind, Monitor, MonitorSettings, Phase, WatchedAddress
@@ -61,10 +62,11 @@ class World:
             raise StateError("no space left")
         self.state = msgspec.structs.replace(self.state, **fields)
 
-    async def fail_over(self, group: str, *, reason: str, forced: bool) -> None:
+    async def fail_over(self, group: str, *, reason: str, forced: bool, order: Order) -> None:
         if self.refusal:
             raise ReplicatorError(self.refusal)
         self.begun.append((reason, forced))
+        assert (order is Order.MONITOR) == self.state.monitors[0].settings.automatic
         await self.groups.step(group, GroupEvent.BEGIN)
         await trio.sleep(self.takes_s)
         await self.groups.step(group, self.outcome)
@@ -184,7 +186,7 @@ async def test_answers(autojump_clock: object, tmp_path: Path, monkeypatch: pyte
     async with world.agent(monkeypatch):
         people = Monitors.__new__(Monitors)
         people._groups, people.watching = world.groups, world.watching
-        people.report_of = lambda group: None
+        people.report_of, people.is_armed = lambda group: None, lambda monitor: False
         with pytest.raises(ReplicatorError, match="asks nothing"):
             await people.answer("web", yes=True, forced=False)
         world.answer = Silent("no answer")
@@ -213,7 +215,7 @@ async def test_now_needs_no_silence_and_a_refusal_is_told(
     async with world.agent(monkeypatch):
         people = Monitors.__new__(Monitors)
         people._groups, people.watching = world.groups, world.watching
-        people.report_of = lambda group: None
+        people.report_of, people.is_armed = lambda group: None, lambda monitor: False
         world.refusal = "another is under way"
         with pytest.raises(ReplicatorError, match="under way"):
             await people.now("web", forced=False)

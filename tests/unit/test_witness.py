@@ -1,4 +1,4 @@
-"""A witness: what it grants, votes for, remembers, and forgets with a restart; as an agent and over a store."""
+"""A witness: what it grants, votes for, remembers and forgets; as an agent, and over a store."""
 
 import msgspec
 import pytest
@@ -88,7 +88,7 @@ def test_tries_that_are_never_taken_back_are_bounded(witness: Witness) -> None:
 
 
 def test_a_person_may_insist(witness: Witness) -> None:
-    """Then the owner gets no lease any more, though it lives; the vote is given when its last one has lapsed."""
+    """Then the owner gets no lease any more, though it lives; the vote is given when its last has lapsed."""
     assert not witness.vote(G, a_ballot(insist=True), 11.0).given
     assert not witness.renew(G, a_renewal(), 11.5).granted
     assert witness.vote(G, a_ballot(insist=True), FREE_S).given
@@ -98,9 +98,9 @@ def test_a_person_may_insist(witness: Witness) -> None:
     ("fields", "given"),
     [
         ({}, False),
-        ({"fenced": True}, True),
+        ({"fenced": True}, False),  # it may be up again, with this very lease
         ({"armed": False}, False),
-        ({"armed": False, "fenced": True}, True),
+        ({"armed": False, "fenced": True}, False),
         ({"agent": S, "candidate": T}, True),  # the owner itself, which has stopped
         ({"epoch": 0}, False),
         ({"epoch": 7}, False),  # epochs may jump: the lease still counts
@@ -112,6 +112,21 @@ def test_who_gets_a_vote_while_a_lease_is_valid(
     witness: Witness, fields: dict[str, object], given: bool
 ) -> None:
     assert witness.vote(G, a_ballot(**fields), 11.0).given is given
+
+
+@pytest.mark.parametrize("armed", [False, True])
+def test_an_owner_that_was_fenced_after_the_witness_had_noted_it_is_voted_away(
+    witness: Witness, armed: bool
+) -> None:
+    answer = witness.vote(G, a_ballot(armed=armed, insist=True), 11.0)
+    assert not answer.given and answer.noted and answer.granted_ago_s == 1.0
+    assert not witness.renew(G, a_renewal(), 11.1).granted
+    assert witness.vote(G, a_ballot(armed=armed, fenced=True), 11.2).given
+
+
+def test_after_a_restart_a_lease_may_be_as_young_as_the_witness(witness: Witness) -> None:
+    answer = Witness(witness.file, 100.0).vote(G, a_ballot(insist=True), 101.5)
+    assert answer.granted_ago_s == 1.5
 
 
 def test_an_owner_that_would_not_stop_is_not_voted_away(witness: Witness) -> None:
@@ -190,15 +205,19 @@ def test_a_target_that_the_source_could_not_name_is_the_second() -> None:
 
 def test_two_targets_of_a_source_do_not_both_take_over() -> None:
     witness = Witness(WitnessFile(), 0.0)
-    assert witness.vote(G, a_ballot(claims=("journal 1",), fenced=True), 10.0).given
-    second = a_ballot(agent="other", candidate="other", claims=("journal 1", "journal 2"), fenced=True)
-    assert not witness.vote("second", second, 11.0).given
-    witness.tell(G, Tell(agent=T, promotion=RECORD), 12.0)
-    assert not witness.vote("second", second, 13.0).given
-    unrelated = msgspec.structs.replace(second, claims=("journal 3",))
-    assert witness.vote("third", unrelated, 14.0).given
-    witness.tell(G, Tell(agent=S, promotion=HOME), 15.0)
-    assert witness.vote("second", second, 16.0).given
+
+    def is_voted(group: str, ballot: Ballot, now_s: float) -> bool:
+        witness.vote(group, ballot, now_s)  # unknown until then: leases of it may be out
+        return witness.vote(group, ballot, now_s + 5.0).given
+
+    assert is_voted(G, a_ballot(claims=("journal 1",)), 10.0)
+    second = a_ballot(agent="other", candidate="other", claims=("journal 1", "journal 2"))
+    assert not is_voted("second", second, 20.0)
+    witness.tell(G, Tell(agent=T, promotion=RECORD), 30.0)
+    assert not is_voted("second", second, 40.0)
+    assert is_voted("third", msgspec.structs.replace(second, claims=("journal 3",)), 50.0)
+    witness.tell(G, Tell(agent=S, promotion=HOME), 60.0)
+    assert is_voted("second", second, 70.0)
 
 
 def test_groups_are_bounded(monkeypatch: pytest.MonkeyPatch, witness: Witness) -> None:
@@ -266,5 +285,5 @@ def test_each_lease_changes_the_entry() -> None:
     entry, _ = renewed(None, G, a_renewal())
     again, _ = renewed(entry, G, a_renewal())
     assert entry != again
-    refused, answer = renewed(voted(entry, G, a_ballot(), 0.0, {})[0], G, a_renewal())
+    refused, answer = renewed(voted(entry, G, a_ballot(), 0.0, 9.0, {})[0], G, a_renewal())
     assert not answer.granted and refused is not None and refused.vote is not None

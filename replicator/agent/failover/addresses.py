@@ -47,7 +47,8 @@ class GroupAddresses:
         """See `procedure.Addresses`."""
         wanted = addresses.wanted(monitor.settings)
         await self._refuse_own(monitor.uuid, wanted)
-        await self._probed(wanted, forced, say)
+        found, _ = await self._probed(wanted, forced, say)
+        self._clean[tuple(found)] = trio.current_time()
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
         """See `procedure.Addresses`. What can be taken is taken, also if something else cannot."""
@@ -169,7 +170,6 @@ class GroupAddresses:
             if not forced:
                 raise
             say(f"forced in spite of: {error}")
-        self._clean[tuple(found)] = trio.current_time()
         return found, host
 
     async def _take(self, group: str, wanted: Sequence[Wanted], forced: bool, say: Say) -> Taken:

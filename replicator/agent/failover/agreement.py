@@ -46,6 +46,16 @@ class Agreement:
         if verdict.action is not Action.GO:
             raise ReplicatorError(verdict.reason)
 
+    async def before_fence(self, question: Question, say: Say) -> None:
+        """See `procedure.Arbiter`."""
+        group = question.monitor.uuid
+        await self._arbiter.before_fence(
+            self._try(question),
+            self._candidacy(question),
+            say,
+            lambda: self._monitors.has_failed(group),
+        )
+
     async def agree(self, question: Question, say: Say) -> str:
         """See `procedure.Arbiter`."""
         group = question.monitor.uuid
@@ -89,6 +99,8 @@ class Agreement:
 
     def _try(self, question: Question) -> Try:
         monitor = question.monitor
+        # What another target of this source would claim as well: copies are of one target only.
+        claims = tuple(address.address.partition("/")[0] for address in monitor.settings.taken)
         return Try(
             group=monitor.uuid,
             witness=monitor.settings.witness,
@@ -100,7 +112,7 @@ class Agreement:
                 epoch=question.epoch,
                 attempt=question.attempt,
                 lease_s=terms_of(monitor.settings).lease_s,
-                claims=question.copies,
+                claims=claims,
                 promotion=self._record(monitor.uuid),
             ),
             terms=monitor.terms,

@@ -9,6 +9,7 @@ from replicator.agent.failover.divergence_api import DivergenceApi
 from replicator.agent.failover.failback_api import FailbackApi
 from replicator.agent.failover.guard_api import GuardApi
 from replicator.agent.failover.monitors import MonitorRequest
+from replicator.agent.failover.siblings_api import SiblingsApi
 from replicator.agent.failover.trials_api import TrialsApi
 from replicator.agent.failover.witness_api import WitnessApi
 from replicator.agent.service import Service
@@ -18,6 +19,7 @@ Handler = Callable[[Request], Awaitable[object]]
 
 class MonitorActionBody(ActionBody, frozen=True, kw_only=True):
     forced: bool = False
+    source_is_off: bool = False
 
 
 class RemoveMonitorBody(Body, frozen=True, kw_only=True):
@@ -53,13 +55,15 @@ class FailoverApi:
         name, monitors = request.path_params["name"], self._service.failover.monitors
         action = check_action(body, "yes", "no", "now", "abandon", "start", "stop")
         if action == "now":
-            return await monitors.now(name, forced=body.forced)
+            return await monitors.now(name, forced=body.forced, source_is_off=body.source_is_off)
         if action == "abandon":
             await self._service.failover.procedure.abandon(self._service.failover.groups.find(name).uuid)
             return monitors.get(name)
         if action in ("start", "stop"):
             return await monitors.set_watching(name, on=action == "start")
-        return await monitors.answer(name, yes=action == "yes", forced=body.forced)
+        return await monitors.answer(
+            name, yes=action == "yes", forced=body.forced, source_is_off=body.source_is_off
+        )
 
     async def history(self, request: Request) -> object:
         return await self._service.failover.groups.history(request.query_params.get("group", ""))
@@ -82,6 +86,7 @@ class FailoverApi:
             "/v1/failover/history": {"GET": self.history},
             **FailbackApi(self._service).routes(),
             **DivergenceApi(self._service).routes(),
+            **SiblingsApi(self._service).routes(),
             **GuardApi(self._service).routes(),
             **TrialsApi(self._service).routes(),
             **WitnessApi(self._service).routes(),

@@ -22,6 +22,9 @@ from replicator.failover.lease import Granter
 from replicator.failover.witness import Ballot, Withdraw
 
 
+Say = Callable[[str], None]
+
+
 class Grants(Protocol):
     """Leases that this agent has granted as the target of groups: `leases.py`."""
 
@@ -55,28 +58,42 @@ class Arbiter:
         self._now_s = now_s
         self._owed = load_document(core.home.withdrawals, Owed) or Owed()
         self._more = trio.Event()
+        # Tries whose fence command runs, and when that was begun; an agent that ends takes them back.
+        self._begun: dict[str, tuple[Attempt, float]] = {}
+
+    async def before_fence(
+        self, try_: Try, candidacy: Candidacy, say: Say, failed: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Its owner gets no lease any more, here and, if that answers, of the witness: then it may be fenced.
+        Raises and is asked as `agree`, which follows.
+        """
+        attempt = self._attempt(try_, candidacy)
+        await self._go_on(try_, attempt, say, failed, until=Action.FENCE)
+        self._begun[try_.ballot.attempt] = attempt, self._now_s()
 
     async def agree(
-        self,
-        try_: Try,
-        candidacy: Candidacy,
-        say: Callable[[str], None],
-        failed: Callable[[], bool] = lambda: True,
+        self, try_: Try, candidacy: Candidacy, say: Say, failed: Callable[[], bool] = lambda: True
     ) -> str:
         """Wait until no mount of the owner can write, and the witness has voted. Returns who agreed; "":
         nobody was to be asked. Raises ReplicatorError: no, or a person has to decide.
 
         `candidacy`: what is known when it begins; what changes is looked up. `failed`: what the monitor says
-        meanwhile. Asked again for the same try,
-        the answer is the same. Cancellation: the vote may be given; `withdraw` it.
+        meanwhile. Asked again for the same try, the answer is the same. Cancellation: the vote may be given;
+        `withdraw` it.
         """
-        attempt = Attempt(
-            candidacy,
-            try_.ballot,
-            self._grants.granter(try_.group),
-            try_.terms,
-            witness=bool(try_.witness),
-        )
+        attempt, began_s = self._begun.pop(try_.ballot.attempt, (self._attempt(try_, candidacy), None))
+        if began_s is not None:
+            attempt.fence(candidacy.fenced is True, began_s)
+        await self._go_on(try_, attempt, say, failed, until=Action.GO)
+        return try_.witness if attempt.is_voted else ""
+
+    def _attempt(self, try_: Try, candidacy: Candidacy) -> Attempt:
+        granter = self._grants.granter(try_.group)
+        return Attempt(candidacy, try_.ballot, granter, try_.terms, witness=bool(try_.witness))
+
+    async def _go_on(
+        self, try_: Try, attempt: Attempt, say: Say, failed: Callable[[], bool], until: Action
+    ) -> None:
         said = ""
         while True:
             verdict = attempt.look(self._now_s(), failed=failed())
@@ -84,12 +101,12 @@ class Arbiter:
                 said = verdict.reason
                 say(said)
             match verdict.action:
-                case Action.GO:
-                    return try_.witness if attempt.is_voted else ""
                 case Action.WAIT:
                     await trio.sleep(max(verdict.until_s - self._now_s(), limits.WITNESS_POLL_S))
                 case Action.VOTE:
                     await self._ask(try_, attempt)
+                case action if action in (until, Action.GO):
+                    return
                 case _:
                     raise ReplicatorError(verdict.reason or "the source has to be fenced first")
 
@@ -105,6 +122,7 @@ class Arbiter:
         """The vote was not used, and will not be. Durable here on return; the witness is told as soon as it
         can be reached. Leases are granted again. Raises StateError.
         """
+        self._begun.pop(try_.ballot.attempt, None)
         if try_.witness:
             await self._owe((*self._owed.votes, (try_.witness, try_.group, try_.ballot.attempt)))
             self._more.set()

@@ -63,11 +63,11 @@ def _make_alike(lower: int, upper: int) -> None:
     os.utime(upper, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def new_layers(base: int, number: int) -> tuple[int, int]:
-    """Upper and work directory of one file system of the host, in the directory `base`."""
+def new_layers(base: int, of: str) -> tuple[int, int]:
+    """Upper and work directory of an overlay, in the directory `base`."""
     found = []
     for kind in ("changes", "work"):
-        name = f"{kind}-{number}"
+        name = f"{kind}-{of}"
         os.mkdir(name, 0o755, dir_fd=base)
         found.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base))
     return found[0], found[1]
@@ -112,10 +112,18 @@ def storage() -> list[Storage]:
     return found
 
 
-def show_file(file: Storage) -> None:
-    """A single file that is mounted (as containers do): read only."""
-    mount(f"/proc/self/fd/{file.descriptor}", file.point, flags=BIND)
-    mount("none", file.point, flags=BIND | REMOUNT | RDONLY)
+def show(seen: Storage, layers: int, number: int) -> None:
+    """One more mount of this host, in its place. A single file (as containers mount them), and what no
+    overlay can lie over, is there to be read. OSError.
+    """
+    if seen.is_directory:
+        try:
+            overlay(seen.descriptor, *new_layers(layers, str(number)), seen.point)
+            return
+        except OSError:
+            pass
+    mount(f"/proc/self/fd/{seen.descriptor}", seen.point, flags=BIND)
+    mount("none", seen.point, flags=BIND | REMOUNT | RDONLY)
 
 
 class RunDirectory(NamedTuple):

@@ -14,6 +14,7 @@ fs/overlayfs/super.c). So a copy is not changed, whatever root does in the room.
 """
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -120,7 +121,7 @@ class Room:
         layers = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         root = os.path.join(base, "root")
         os.mkdir(root)
-        overlay(host.descriptor, *drill_mounts.new_layers(layers, 0), root)
+        overlay(host.descriptor, *drill_mounts.new_layers(layers, "root"), root)
         # It becomes the root of this namespace, so that whoever enters it sees just that.
         os.chdir(root)
         mount(root, "/", flags=drill_mounts.MOVE)
@@ -128,18 +129,22 @@ class Room:
         os.chdir("/")
         mount("proc", "/proc", "proc", drill_mounts.NOSUID | drill_mounts.NODEV | drill_mounts.NOEXEC)
         for number, other in enumerate(others, 1):
-            if other.is_directory:
-                overlay(other.descriptor, *drill_mounts.new_layers(layers, number), other.point)
-            else:
-                drill_mounts.show_file(other)
+            drill_mounts.show(other, layers, number)
         drill_mounts.make_devices()
         drill_mounts.make_run(run_directories)
-        for place, copy, upper, work in zip(order.places, copies, uppers, works, strict=True):
+        for number, place in enumerate(order.places):
             os.makedirs(place.at, exist_ok=True)
             if order.duplicate:
-                mount(f"/proc/self/fd/{upper}", place.at, flags=drill_mounts.BIND)
-            else:
-                overlay(copy, upper, work, place.at)
+                mount(f"/proc/self/fd/{uppers[number]}", place.at, flags=drill_mounts.BIND)
+                continue
+            try:
+                overlay(copies[number], uppers[number], works[number], place.at)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # The agent's home is on a file system that takes no such layers, as in a container.
+                uppers[number], works[number] = drill_mounts.new_layers(layers, f"copy-{number}")
+                overlay(copies[number], uppers[number], works[number], place.at)
         self._layers = uppers
 
     def _layer(self, kind: str, number: int) -> int:

@@ -91,8 +91,9 @@ class EtcdWitness:
 
     async def vote(self, group: str, ballot: Ballot) -> Voted:
         def decide(entry: Entry | None) -> tuple[Entry, Voted]:
-            wait_s = self._observer.wait_s(group, entry, ballot, self._now_s())
-            return voted(entry, group, ballot, wait_s, {})
+            now_s = self._now_s()
+            wait_s = self._observer.wait_s(group, entry, ballot, now_s)
+            return voted(entry, group, ballot, wait_s, self._observer.granted_ago_s(group, now_s), {})
 
         return await self._change(group, decide)
 

@@ -10,9 +10,8 @@ counts: tails are durable, and a bundle has them, before anything is overwritten
 directories locked, before something else writes there; the new owner is told last.
 
 Why mounts go down: what is written below a mount is unseen by its page cache, and what is written through it
-would be captured for the connection that is held. Programs that use one are named; nothing happens until they
-have ended. Where another connection needs a mount (a chain, or a second copy) it stays, and the copy is
-written through it, as in every chain.
+would be captured for the connection that is held. What a program uses stays up, and says so; so does what
+another connection reads: its target is for the new owner (`siblings.py`).
 """
 
 import os
@@ -29,7 +28,7 @@ from replicator.agent.failover.calls import Caller, Calls
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.opening import Opening
 from replicator.agent.failover.return_way import ReturnWay, Way, translated
-from replicator.agent.state import Away, Connection, Mount, load_document, save_document
+from replicator.agent.state import Away, Connection, load_document, save_document
 from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError
 from replicator.failovers import CopyFork, Promotion, return_of, superseded_reason
 from replicator.fs import target_lock
@@ -181,11 +180,17 @@ class FormerOwner:
             await change.save(away=(*others, away))
 
     async def _step_back(self, record: Promotion, connection: Connection) -> None:
-        """The sender ends, mounts go down, their directories are locked. Raises ReplicatorError: a program
-        uses one of them.
+        """The sender ends, mounts go down, their directories are locked. Raises ReplicatorError: a program,
+        or another connection, uses one of them.
         """
         children = self._core.children
-        mounts = [j.mount for j in children.journals(connection) if not self._is_needed(j.mount, connection)]
+        mounts = [journal.mount for journal in children.journals(connection)]
+        for other in self._core.state.connections:
+            if other.uuid != connection.uuid and any(j.mount in mounts for j in children.journals(other)):
+                raise ReplicatorError(
+                    f"connection {other.id} reads what is to become a copy: dtctl disconnect {other.id}"
+                    f" first, and give {other.target} to the new owner (there: dtctl failover adopt)"
+                )
         await children.stop_sender(connection.uuid)
         for mount in mounts:
             if children.capture(mount) is None:
@@ -215,15 +220,6 @@ class FormerOwner:
     def _sources(self, connection: Connection, roots: Sequence[str]) -> list[str]:
         """The directories below these roots that are written for the return connection."""
         return [entry.source for entry in connection.maps if any(is_inside(entry.source, r) for r in roots)]
-
-    def _is_needed(self, mount: Mount, connection: Connection) -> bool:
-        """Whether another connection reads it."""
-        return any(
-            journal.mount.id == mount.id
-            for other in self._core.state.connections
-            if other.uuid != connection.uuid
-            for journal in self._core.children.journals(other)
-        )
 
     async def _make_copy(
         self, record: Promotion, connection: Connection, fork: CopyFork, way: ReturnWay, tail: Tail

@@ -22,6 +22,7 @@ from replicator.agent.state import new_uuid
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failover.addresses import look, place_of, risks
 from replicator.failover.addresses import wanted as wanted_by
+from replicator.failover.candidate import Order
 from replicator.failover.monitor import AddressView
 from replicator.failover.phases import ASSUMING, OWNING, GroupEvent
 from replicator.failover.scripts import check as check_script
@@ -254,7 +255,7 @@ class Monitors:
 
     # --- taking over ---
 
-    async def answer(self, key: str, *, yes: bool, forced: bool) -> MonitorView:
+    async def answer(self, key: str, *, yes: bool, forced: bool, source_is_off: bool = False) -> MonitorView:
         """What was asked; whoever said no may still say yes. A failover goes on after this returns. Raises
         ReplicatorError if nothing is asked.
         """
@@ -265,7 +266,7 @@ class Monitors:
                 f" {monitor.name} begins without being asked"
             )
         if yes:
-            return await self._begin(monitor, "answered yes", forced=forced)
+            return await self._begin(monitor, "answered yes", forced, source_is_off)
         if monitor.phase is Phase.ASKING:
             monitor = await self._groups.step(monitor.uuid, GroupEvent.DECLINE)
             text = self.watching.tell(
@@ -277,15 +278,20 @@ class Monitors:
             await self._groups.note(monitor, "declined", text)
         return self._view(monitor)
 
-    async def now(self, key: str, *, forced: bool) -> MonitorView:
-        """FO-15: without waiting for a countdown, or once more what waits for a person."""
+    async def now(self, key: str, *, forced: bool, source_is_off: bool = False) -> MonitorView:
+        """FO-15: without waiting for a countdown, or once more what waits for a person. `source_is_off`: he
+        answers for that, in place of leases and witness.
+        """
         monitor = self._groups.find(key)
         if monitor.phase is Phase.ACTIVE:
             raise ReplicatorError(f"this host has taken over from {monitor.settings.source_host} already")
-        return await self._begin(monitor, "asked for", forced=forced)
+        return await self._begin(monitor, "asked for", forced, source_is_off)
 
-    async def _begin(self, monitor: Monitor, reason: str, *, forced: bool) -> MonitorView:
-        await self.watching.begin(monitor.uuid, reason, forced=forced)
+    async def _begin(self, monitor: Monitor, reason: str, forced: bool, source_is_off: bool) -> MonitorView:
+        order = Order.OFF if source_is_off else Order.PERSON
+        if source_is_off:
+            reason = f"{reason}: the source is off"
+        await self.watching.begin(monitor.uuid, reason, forced=forced, order=order)
         return self.get(monitor.uuid)
 
 

@@ -115,6 +115,12 @@ class Arbiter(Protocol):
         """Whether there is any use in beginning. Raises ReplicatorError: no. Nothing is done."""
         ...
 
+    async def before_fence(self, question: Question, say: Say) -> None:
+        """From here on nobody gives the source a lease: a host that was fenced may soon be up again. Raises
+        ReplicatorError: it is not to be fenced. Undone by `withdraw`.
+        """
+        ...
+
     async def agree(self, question: Question, say: Say) -> str:
         """Wait until the source cannot write any more, and the witness agrees. The same question again gets
         the same answer. Returns who agreed; "": nobody is to be asked. Raises ReplicatorError: no.
@@ -232,7 +238,7 @@ class Failover:
         monitor = self._parts.groups.get(group)
         if monitor is None:
             raise ReplicatorError(f"there is no monitor {group}")
-        order = Order.FORCE if forced else order or Order.PERSON
+        order = Order.FORCE if forced and order is not Order.OFF else order or Order.PERSON
         arguments = {"monitor": monitor, "order": order}
         return await self._procedures.start(FAILOVER, group, arguments, reason=reason, forced=forced)
 
@@ -267,7 +273,7 @@ class _Steps:
         scripts, takes = settings.scripts, bool(settings.taken)
         steps: list[Step | None] = [
             Step(CHECK, self._check),
-            Step(FENCE, self._fence) if settings.fence_command else None,
+            Step(FENCE, self._fence, undo=self._withdraw) if settings.fence_command else None,
             Step(VOTE, self._vote, undo=self._withdraw),
             self._script(PRE_SCRIPT, ScriptKind.PRE_FAILOVER) if ScriptKind.PRE_FAILOVER in scripts else None,
             Step(PROBE, self._probe) if takes else None,
@@ -301,6 +307,10 @@ class _Steps:
             await self._parts.drills.give_way(self._monitor.uuid)
 
     async def _fence(self, run: Run) -> Fenced:
+        if self._order is Order.OFF:
+            run.say("not run: the source is off, somebody says")
+            return Fenced(fenced=False)
+        await self._parts.arbiter.before_fence(self._question(run), run.say)
         try:
             await self._parts.fence.fence(
                 self._monitor,
@@ -368,7 +378,7 @@ class _Steps:
         checked = checked or run.result(CHECK, Checked)
         return Question(
             monitor=self._monitor,
-            order=Order.FORCE if run.forced else self._order,
+            order=Order.FORCE if run.forced and self._order is not Order.OFF else self._order,
             attempt=run.uuid,
             epoch=checked.epoch,
             copies=checked.copies,

@@ -172,7 +172,10 @@ class Procedures:
             if opened.kind not in self._kinds:
                 raise ReplicatorError(f"{journal.path}: this software knows no procedure {opened.kind!r}")
             kind = self._kinds[opened.kind]
-            run = PlanRun(kind.build(opened.arguments), journal, self._world)
+            plan = kind.build(opened.arguments)
+            run = PlanRun(plan, journal, self._world)
+            if unknown := set(opened.steps) - {step.name for step in plan.steps}:
+                self._warn(f"{journal.path}: steps of other software are passed over: {', '.join(unknown)}")
             if run.outcome is None:
                 await run.restart()
         except (ReplicatorError, OSError, msgspec.ValidationError) as error:

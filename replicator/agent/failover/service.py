@@ -45,6 +45,7 @@ from replicator.agent.failover.procedures import Procedures
 from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
 from replicator.agent.failover.returning import Returning
+from replicator.agent.failover.siblings import Siblings
 from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witness_service import WitnessService
 from replicator.agent.failover.witnesses import Witnesses
@@ -77,6 +78,9 @@ class FailoverService:
         self.promotions = Promotions(core, mounts, connections)
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
         self.following = Following(core, self.guards, self.former, self.divergences.keep)
+        self.siblings = Siblings(
+            *(core, self.calls, self.groups, self.guards, self.promotions, connections, repsets)
+        )
         self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
         self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
@@ -190,4 +194,5 @@ class FailoverService:
             nursery.start_soon(self.errands.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.following.run)
+            nursery.start_soon(self.siblings.run)
             nursery.start_soon(self.grants.run)

@@ -127,13 +127,13 @@ class Watching:
         syslog.tell(event)
         return event.text
 
-    async def begin(self, uuid: str, reason: str, *, forced: bool) -> None:
+    async def begin(self, uuid: str, reason: str, *, forced: bool, order: Order = Order.PERSON) -> None:
         """Fail over. It goes on after this returns, and when this is cancelled. Raises ReplicatorError if
         that is known at once to be impossible.
         """
         assert self._nursery is not None
         attempt = _Attempt()
-        self._nursery.start_soon(self._take_over, uuid, reason, forced, attempt)
+        self._nursery.start_soon(self._take_over, uuid, reason, forced, attempt, order)
         with trio.move_on_after(limits.FAILOVER_BEGIN_S):
             await attempt.ended.wait()
         if attempt.error is not None:

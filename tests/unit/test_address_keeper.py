@@ -1,0 +1,120 @@
+"""What an agent does about addresses when it starts, and whom it tells of a new owner: with fakes."""
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+
+from replicator import limits
+from replicator.agent.core import Core
+from replicator.agent.failover.address_keeper import AddressKeeper
+from replicator.agent.failover.addresses import GroupAddresses
+from replicator.agent.failover.groups import Groups
+from replicator.agent.failover.telling import TellingAll
+from replicator.agent.failover.witnesses import Witnesses
+from replicator.errors import ReplicatorError, UnreachableError
+from replicator.failover.addresses import ConflictError
+from replicator.failovers import Monitor, MonitorSettings, Phase, Promotion
+
+
+def monitor(name: str, phase: Phase, **settings: Any) -> Monitor:
+    return Monitor(
+        uuid=name, name=name, settings=MonitorSettings(source_host="alpha", **settings), phase=phase
+    )
+
+
+class World:
+    """Groups, addresses and events of an agent. `conflicts`: how often one is in use elsewhere."""
+
+    def __init__(self, *monitors: Monitor, conflicts: int = 0) -> None:
+        self.monitors = {m.uuid: m for m in monitors}
+        self.conflicts = conflicts
+        self.kept: set[str] = set()
+        self.restored: list[str] = []
+        self.told: list[str] = []
+
+    def all(self) -> list[Monitor]:
+        return list(self.monitors.values())
+
+    def get(self, uuid: str) -> Monitor | None:
+        return self.monitors.get(uuid)
+
+    async def keep_only(self, groups: Iterable[str]) -> None:
+        self.kept = set(groups)
+
+    async def restore(self, group: str) -> None:
+        if self.conflicts:
+            self.conflicts -= 1
+            raise ConflictError("10.0.0.5/24 is in use: 02:… answers on eth0")
+        self.restored.append(group)
+
+    def add(self, type_: Any, **fields: object) -> None:
+        self.told.append(type_.text.format(**fields))
+
+    def keeper(self) -> AddressKeeper:
+        core = cast(Core, SimpleNamespace(events=self))
+        return AddressKeeper(core, cast(Groups, self), cast(GroupAddresses, self))
+
+
+async def test_addresses_of_groups_that_are_owned_are_put_up_and_others_go() -> None:
+    phases = {phase.name: phase for phase in Phase}
+    world = World(*(monitor(name, phase) for name, phase in phases.items()))
+    await world.keeper().run()
+    assert world.kept == {"TAKING_OVER", "ACTIVE", "HANDING_BACK"}
+    assert sorted(world.restored) == ["ACTIVE", "HANDING_BACK"]  # the other one is its procedure's
+
+
+async def test_one_that_is_in_use_is_tried_again(autojump_clock: object) -> None:
+    world = World(monitor("web", Phase.ACTIVE), conflicts=3)
+    await world.keeper().run()
+    assert world.restored == ["web"]
+    assert trio.current_time() >= 3 * limits.ADDRESS_RETRY_S
+    assert len(world.told) == 1 and "02:… answers" in world.told[0]
+
+
+async def test_who_learns_that_he_does_not_own_it_any_more_tries_no_more(autojump_clock: object) -> None:
+    world = World(monitor("web", Phase.ACTIVE), conflicts=10**6)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.keeper().run)
+        await trio.sleep(3 * limits.ADDRESS_RETRY_S)
+        world.monitors["web"] = monitor("web", Phase.IDLE)
+    assert world.restored == []
+
+
+PROMOTION = Promotion(group="g", epoch=1, parent_epoch=0, owner="me", owner_name="beta")
+
+
+class Witness:
+    def __init__(self, answers: bool) -> None:
+        self.answers = answers
+        self.told: list[Promotion] = []
+
+    def at(self, name: str) -> "Witness":
+        return self
+
+    async def promoted(self, group: str, tell: Any) -> None:
+        if not self.answers:
+            await trio.sleep_forever()
+        self.told.append(tell.promotion)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_nobody_waits_for_those_that_are_gone(autojump_clock: object, answers: bool) -> None:
+    witness = Witness(answers)
+    telling = TellingAll(cast(Witnesses, witness))
+
+    async def refuses(monitor: Monitor, promotion: Promotion) -> None:
+        raise UnreachableError("no route to host")
+
+    telling.others = {"the source": refuses}
+    said: list[str] = []
+    group = monitor("web", Phase.TAKING_OVER, witness="gamma")
+    with pytest.raises(ReplicatorError) as caught:
+        await telling.tell(group, PROMOTION, said.append)
+    assert "the source: no route to host" in str(caught.value)
+    assert ("witness gamma: no answer yet" in str(caught.value)) is not answers
+    assert said == (["witness gamma knows"] if answers else [])
+    assert trio.current_time() <= limits.FAILOVER_TELL_S
+    assert witness.told == ([PROMOTION] if answers else [])
