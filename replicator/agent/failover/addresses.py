@@ -95,10 +95,11 @@ class GroupAddresses:
             host = await addresses.look()
             unwanted = [addresses.parse(text) for text in wanted]
             unwanted += [entry.parsed for entry in book.of(group)]
-            here = [
-                Entry(group=group, address=str(address), interface=link.name, dropped=True)
-                for address in unwanted
-                if (link := host.has(address)) is not None
+            ips = {address.ip for address in unwanted}
+            here = [  # with the prefix that they have here
+                Entry(group=group, address=str(own.address), interface=link.name, dropped=True)
+                for own in host.addresses
+                if own.address.ip in ips and (link := host.link(own.ifindex)) is not None
             ]
             await trio.to_thread.run_sync(book.put, here)
             removed = await addresses.remove(unwanted)
