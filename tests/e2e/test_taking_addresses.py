@@ -286,6 +286,16 @@ def test_a_source_drops_its_addresses_and_gets_them_back(hosts: Lan, tmp_path: P
         assert sorted(has(hosts.source)) == sorted(BOTH)
 
 
+def test_a_source_whose_system_does_not_put_them_up_at_boot_gets_them_back(
+    hosts: Lan, tmp_path: Path
+) -> None:
+    hosts.source.configure()
+    with driver(hosts.source, tmp_path) as source:
+        assert source.ask("drop", "group", list(BOTH))["result"] == []
+        assert source.ask("put_back", "group")["error"] == ""
+        assert sorted(has(hosts.source)) == sorted(BOTH)
+
+
 def test_neighbours_that_believe_a_source_that_came_back_are_told_again(hosts: Lan, tmp_path: Path) -> None:
     """Its system puts its addresses up at boot, and announces them; then its agent drops them."""
     hosts.source.cut()

@@ -102,7 +102,13 @@ class GroupAddresses:
                 for own in host.addresses
                 if own.address.ip in ips and (link := host.link(own.ifindex)) is not None
             ]
-            await trio.to_thread.run_sync(book.put, here)
+            known = {entry.parsed.ip for entry in [*here, *book.of(group, dropped=True)]}
+            gone = [  # this host has been started anew, and its system does not put them up
+                Entry(group=group, address=str(address), interface="", dropped=True)
+                for address in unwanted
+                if address.ip not in known
+            ]
+            await trio.to_thread.run_sync(book.put, [*gone, *here])
             removed = await addresses.remove(unwanted)
             await trio.to_thread.run_sync(book.forget, group)
         for text in removed:
