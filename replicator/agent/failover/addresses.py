@@ -126,6 +126,14 @@ class GroupAddresses:
         await trio.to_thread.run_sync(functools.partial(book.forget, group, dropped=True))
         return taken
 
+    async def returned(self, group: str) -> int:
+        """See `AddressBook.returned`."""
+        return (await self._opened()).returned(group)
+
+    async def set_returned(self, group: str, epoch: int) -> None:
+        book = await self._opened()
+        await trio.to_thread.run_sync(book.set_returned, group, epoch)
+
     async def announce(self, group: str) -> None:
         """What this host has for a group, once more: somebody else has had it meanwhile."""
         if group in self._again:
