@@ -78,8 +78,8 @@ def test_home_and_back_to_work(tmp_path: Path) -> None:
         shown = lab.target.agent.dtctl("failback", MONITOR, "--dry-run")
         assert "bring to source what it lacks, while target serves" in shown.out
         follows(lab)
-        changed = change_bulk(lab.target)
         sent = lab.target.host.sent_bytes
+        changed = change_bulk(lab.target)
         report = lab.fail_back("restore-first")
         sent = lab.target.host.sent_bytes - sent
         took = {step["name"]: step["duration_s"] for step in report["steps"]}

@@ -21,7 +21,6 @@ from replicator.failover.candidate import Action, Attempt, Candidacy
 from replicator.failover.lease import Granter
 from replicator.failover.witness import Ballot, Withdraw
 
-
 Say = Callable[[str], None]
 
 
