@@ -12,8 +12,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from replicator import limits
 
@@ -32,8 +32,7 @@ class How(StrEnum):
     NOT_STARTED = "not started"
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """`code`: exit code, or number of a signal. `reason`: why it was not started, or could not be ended."""
 
     how: How
@@ -44,18 +43,18 @@ class Ended:
     reason: str = ""
 
 
-@dataclass
 class Output:
-    """The first and the last part of what was printed."""
+    """The first and the last part of what was printed. `total`: bytes of all of it."""
 
-    bytes_max: int
-    total: int = 0
-    _first: bytearray = field(default_factory=bytearray)
-    _last: bytearray = field(default_factory=bytearray)
+    def __init__(self, bytes_max: int) -> None:
+        self.total = 0
+        self._bytes_max = bytes_max
+        self._first = bytearray()
+        self._last = bytearray()
 
     def add(self, data: bytes) -> None:
         self.total += len(data)
-        half = self.bytes_max // 2
+        half = self._bytes_max // 2
         room = half - len(self._first)
         self._first += data[:room] if room > 0 else b""
         self._last += data[max(room, 0) :]
@@ -63,7 +62,7 @@ class Output:
             del self._last[:-half]
 
     def text(self) -> str:
-        half = self.bytes_max // 2
+        half = self._bytes_max // 2
         left_out = max(len(self._last) - half, 0) + self.total - len(self._first) - len(self._last)
         middle = f"\n[… {left_out} bytes left out …]\n" if left_out else ""
         last = self._last[-half:] if half else b""

@@ -16,6 +16,7 @@ from replicator.limits import MIB
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.timeout_s(300),
     pytest.mark.skipif(not machine.has_network_namespaces(), reason="hosts need network namespaces"),
 ]
 

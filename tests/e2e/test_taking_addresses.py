@@ -274,6 +274,25 @@ def test_a_source_drops_its_addresses_and_gets_them_back(hosts: Lan, tmp_path: P
         assert sorted(has(hosts.source)) == sorted(BOTH)
 
 
+def test_neighbours_that_believe_a_source_that_came_back_are_told_again(hosts: Lan, tmp_path: Path) -> None:
+    """Its system puts its addresses up at boot, and announces them; then its agent drops them."""
+    hosts.source.cut()
+    with driver(hosts.target, tmp_path / "target", [0.1]) as target:
+        assert target.ask("take", monitor())["error"] == ""
+        time.sleep(0.5)  # the target has said all that it says by itself
+        hosts.source.mend()
+        with driver(hosts.source, tmp_path / "source", [0.1]) as source:
+            for address in BOTH:
+                hosts.source.ip("address", "del", address, "dev", "eth0")
+            assert source.ask("take", monitor(), forced=True)["error"] == ""
+            until(lambda: believed(hosts.client, V4) == mac(hosts.source), 5)
+            source.ask("drop", "group", list(BOTH))
+        assert believed(hosts.client, V4) == mac(hosts.source)  # nobody has told it
+        target.ask("announce", "group")
+        for address in (V4, V6):
+            until(lambda a=address: believed(hosts.client, a) == mac(hosts.target), 5)
+
+
 def test_a_host_takes_a_name_and_gives_it_back(hosts: Lan, tmp_path: Path) -> None:
     named = monitor(host_name="source")
     run(hosts.target, "hostname", "target")

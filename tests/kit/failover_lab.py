@@ -87,6 +87,7 @@ class Machine:
         (self.agent.home / "replicator.toml").write_text(
             CONFIGURATION.format(memory=self.memory, scripts=directory)
         )
+        subprocess.run(["sync", "-f", disk.path], check=True, timeout=60)
 
     @property
     def root(self) -> Path:
@@ -276,7 +277,7 @@ class FailoverLab:
 
     def recovery_point(self) -> float | None:
         """When the source did the last change that was applied, as the target tells, by clocks: seconds."""
-        reports = self.target.agent.json("failover", "report", MONITOR)
+        reports = self.target.agent.json("failover", "reports", MONITOR)
         points = [copy["applied_until"] for copy in reports[-1]["copies"]]
         return min((point for point in points if point is not None), default=None)
 
@@ -394,7 +395,7 @@ class FailoverLab:
             for words in (
                 ("failover", "history"),
                 ("failover", "guards"),
-                ("failover", "report", MONITOR),
+                ("failover", "reports", MONITOR),
                 ("status",),
                 ("events",),
             ):
@@ -403,6 +404,8 @@ class FailoverLab:
                     done = machine.agent.dtctl(*words)
                     texts.append(done.out[-6000:] + done.err)
             texts.append((machine.agent.home / "dtd.out").read_text()[-4000:])
+        for log in self.directory.glob("service-*.log"):
+            texts.append(f"--- {log.name}\n{log.read_text()[-2000:]}")
         return "\n".join(texts)
 
     def only_holder_becomes(self, name: str, timeout_s: float = 30) -> None:

@@ -8,15 +8,19 @@ import pytest
 import trio
 
 from replicator import limits
+from replicator.addresses import Address
 from replicator.agent.core import Core
 from replicator.agent.failover.address_keeper import AddressKeeper
 from replicator.agent.failover.addresses import GroupAddresses
+from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.dropping import Dropped, Dropping
 from replicator.agent.failover.groups import Groups
+from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.errors import ReplicatorError, UnreachableError
 from replicator.failover.addresses import ConflictError
-from replicator.failovers import Monitor, MonitorSettings, Phase, Promotion
+from replicator.failovers import Guard, Monitor, MonitorSettings, Phase, Promotion
 
 
 def monitor(name: str, phase: Phase, **settings: Any) -> Monitor:
@@ -81,6 +85,70 @@ async def test_who_learns_that_he_does_not_own_it_any_more_tries_no_more(autojum
         await trio.sleep(3 * limits.ADDRESS_RETRY_S)
         world.monitors["web"] = monitor("web", Phase.IDLE)
     assert world.restored == []
+
+
+# --- a source that drops addresses ---
+
+
+class Owner:
+    """Calls, guards and addresses of a superseded source. `away`: how often its owner cannot be reached."""
+
+    def __init__(self, here: list[str], away: int = 0) -> None:
+        self.here = here
+        self.away = away
+        self.asked: list[str] = []
+        self.handler: Any = None
+        self.announced: list[str] = []
+
+    def register(self, action: str, body: type, handler: Any) -> None:
+        self.handler = handler
+
+    async def ask(self, address: Address, action: str, group: str, body: object, answer: Any) -> object:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            self.away -= 1
+            raise UnreachableError("no route to host")
+        self.asked.append(f"{action} {group} at {address}")
+        return answer(announced=True)
+
+    def find(self, key: str) -> Guard:
+        return Guard(group=key, target_host="10.0.0.2", target_port=1500)
+
+    async def drop(self, group: str, wanted: list[str]) -> list[str]:
+        found, self.here = self.here, []
+        return found
+
+    async def announce(self, group: str) -> None:
+        self.announced.append(group)
+
+    def dropping(self, world: World) -> Dropping:
+        calls, guards = cast(Calls, self), cast(Guards, self)
+        return Dropping(calls, cast(Groups, world), guards, cast(GroupAddresses, self))
+
+
+@pytest.mark.parametrize("away", [0, 3])
+async def test_the_owner_is_told_of_dropped_addresses(autojump_clock: object, away: int) -> None:
+    owner = Owner(["10.0.0.5/24 on eth0"], away)
+    dropping = owner.dropping(World())
+    await dropping.drop("g", ["10.0.0.5/24"])  # before it runs: at the start of an agent
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dropping.run)
+        await trio.sleep(limits.ADDRESS_RETRY_S * (away + 1))
+        assert owner.asked == ["dropped g at 10.0.0.2:1500"]
+        await dropping.drop("g", ["10.0.0.5/24"])  # there is nothing any more
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert len(owner.asked) == 1
+
+
+@pytest.mark.parametrize("phase", Phase)
+async def test_only_an_owner_announces(phase: Phase) -> None:
+    owner = Owner([])
+    owner.dropping(World(monitor("g", phase)))
+    answer = await owner.handler("g", Dropped(), Caller(None, "10.0.0.1"))
+    owns = phase in (Phase.TAKING_OVER, Phase.ACTIVE, Phase.HANDING_BACK)
+    assert answer.announced is owns
+    assert owner.announced == (["g"] if owns else [])
 
 
 PROMOTION = Promotion(group="g", epoch=1, parent_epoch=0, owner="me", owner_name="beta")

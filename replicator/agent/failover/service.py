@@ -20,6 +20,7 @@ from replicator.agent.failover.checkup import Checkup
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
+from replicator.agent.failover.dropping import Dropping
 from replicator.agent.failover.errands import Errand, Errands
 from replicator.agent.failover.failback import Failback
 from replicator.agent.failover.failback import Parts as FailbackParts
@@ -83,7 +84,8 @@ class FailoverService:
         )
         self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
-        self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
+        self.dropping = Dropping(self.calls, self.groups, self.guards, self.addresses)
+        self.returning = Returning(core, self.guards, self.fencing, self.dropping.drop)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
         narration = Narration(core, self.groups)
@@ -189,6 +191,7 @@ class FailoverService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.drills.run)
             nursery.start_soon(self.addresses.run)
+            nursery.start_soon(self.dropping.run)
             nursery.start_soon(self.arbiter.run)
             # What an earlier agent has left half done comes before anything new.
             nursery.start_soon(self.procedures.run)
