@@ -7,6 +7,7 @@ import typer
 from replicator.cli import complete, output
 from replicator.cli.client import Client
 from replicator.cli.options import Json, agent
+from replicator.errors import ReplicatorError
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +43,10 @@ def status(
 
 def _show_questions(client: Client) -> None:
     """FO-09: what monitors ask, whoever looks."""
-    monitors = client.get("failover", "monitors")
+    try:
+        monitors = client.get("failover", "monitors")
+    except ReplicatorError:  # an agent of an older release: it is asked nothing
+        return
     if any(monitor["question"] or monitor["halted"] for monitor in monitors):
         from replicator.cli import render, render_failover
 

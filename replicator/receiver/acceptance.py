@@ -55,6 +55,7 @@ async def accept(
         raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
     _check_epoch(connect, replica)
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
+    await replica.learn_epoch(connect.epoch)
     await replica.know_source(hello.agent_uuid, one_line(hello.agent_name, limits.NAME_CHARS))
     intake.open(connect.epoch)
     if fingerprint(connect) != intake.received.connect:
@@ -103,6 +104,12 @@ def _moment(wall_s: float) -> str:
 def _check_epoch(connect: Connect, replica: Replica) -> None:
     """Two writers never merge silently: a source whose place another has taken may not transmit."""
     epoch, promotion = replica.state.epoch, replica.state.promotion
+    if connect.epoch > epoch and replica.is_promoted:
+        raise Refused(
+            f"this copy is in use since epoch {epoch}: what owns it has to follow the source of epoch"
+            f" {connect.epoch} first",
+            retry=True,
+        )
     if connect.epoch < epoch and promotion is not None and promotion.epoch == epoch:
         raise Refused(
             f"restore required: {promotion.owner_name} has taken over at {_moment(promotion.time)} (epoch"
@@ -112,6 +119,12 @@ def _check_epoch(connect: Connect, replica: Replica) -> None:
                 promotion,
                 copies=tuple(c for c in promotion.copies if c.connection == connect.connection_uuid),
             ),
+        )
+    seen = replica.state.source_epoch
+    if connect.epoch < seen:
+        raise Refused(
+            f"restore required: a source of epoch {seen} has taken the place of this one ({connect.epoch})",
+            retry=False,
         )
     if connect.epoch < epoch:
         raise Refused(

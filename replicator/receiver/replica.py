@@ -234,6 +234,13 @@ class Replica:
             owner = {"source_uuid": source_uuid} if source_uuid else {}
             await self._save(epoch=epoch, fork=dict(self.applied.marks), **owner)
 
+    async def learn_epoch(self, epoch: int) -> None:
+        """A source of a later epoch writes from now on: nobody of an earlier one does. That the copy is of
+        that epoch, and equals such a source somewhere, is more than that.
+        """
+        if epoch > self.state.source_epoch:
+            await self._save(source_epoch=epoch)
+
     async def shut(self, group: str) -> None:
         """The copy is about to be promoted: no source is let in from now on, durably, until `reopen`."""
         if self.state.closed not in ("", group):

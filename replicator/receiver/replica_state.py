@@ -48,6 +48,7 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     suspect_since_ns: int | None = None  # power was lost: files changed since may hold anything (ctime here)
     drifted: bool = False  # exact, but for what others have changed since
     epoch: int = 0  # of the set, see `Connect.epoch`
+    source_epoch: int = 0  # the latest of a source that was let in
     fork: Marks = {}  # what of each journal the copy had when the last restore or promotion raised it
     promotion: Promotion | None = None  # who owns the data instead of its source, since when
     owned: bool = False  # by this host, through `promotion`

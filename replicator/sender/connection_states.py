@@ -263,11 +263,17 @@ class ConnectionStates:
             self._data_known = True
         if self._data_known:  # before the first session it is whatever it was
             data = self.target_data
-            event = SUPERSEDED if self._superseded else _DATA_EVENTS[data]
-            self._story.note(Dimension.DATA, data, event)
+            self._story.note(Dimension.DATA, data, self._data_event(data))
         status = self.target_status
         self._story.note(Dimension.TARGET, status, _TARGET_EVENTS[status], self.target_reason)
         return True
+
+    def _data_event(self, data: TargetDataState) -> str:
+        if self._superseded:
+            return SUPERSEDED
+        if self._story.last(Dimension.DATA) == TargetDataState.RESTORE_REQUIRED:
+            return OWNED  # since a former process
+        return _DATA_EVENTS[data]
 
     def _tell(self, event: str) -> None:
         state, reason = self.connection, self.reason

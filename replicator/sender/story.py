@@ -35,6 +35,11 @@ class Story:
         self._problem = ""
         self._load()
 
+    def last(self, dimension: Dimension) -> str:
+        """The state that was noted last, also by a former process; "": none."""
+        entry = self._last.get(dimension)
+        return entry.after if entry is not None else ""
+
     def note(self, dimension: Dimension, after: str, event: str, reason: str = "") -> None:
         """It is now `after`. Nothing new is not noted. Never raises OSError."""
         last = self._last.get(dimension)

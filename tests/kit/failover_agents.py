@@ -422,6 +422,12 @@ class SourceAgent(Agent):
             yield Save("followed", None)
             yield from self.change(opened=superseded.epoch)
 
+    def follow(self) -> Program:
+        """A person decides that it was wrong to open it."""
+        self.set_until(0.0)
+        self.has_address = False
+        yield from self.change(opened=0)
+
     def abandon(self, attempt: str, epoch: int) -> Program:
         """That hand-over is given up, unless it was taken: then the record of it."""
         if self.guard.owned_by is not None and self.guard.epoch >= epoch:

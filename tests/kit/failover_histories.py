@@ -334,9 +334,7 @@ class Play:
         if target.halted:
             target.retry(forced=True)
         if target.owns and target.state_of_source == "opened":
-            source.host.spawn(
-                source.change(opened=0)
-            )  # a person sees the fork, and chooses the target's branch
+            source.host.spawn(source.follow())  # a person sees the fork, and chooses
             source.resolved = True
         if target.owns and target.state_of_source == "hold":
             source.resolved = True

@@ -39,7 +39,7 @@ def record(simulation: Simulation, epoch: int = 1) -> Promotion:
 async def promote(simulation: Simulation, *, ends_session: bool, record: Promotion) -> None:
     """What a promotion leaves in a receiver."""
     assert simulation.receiver is not None
-    await simulation.receiver.replica._save(epoch=record.epoch, promotion=record)
+    await simulation.receiver.replica._save(epoch=record.epoch, promotion=record, owned=True)
     if ends_session:
         await simulation.kill_receiver()
         simulation.start_receiver()
@@ -86,6 +86,41 @@ async def test_a_source_of_the_same_epoch_goes_on(autojump_clock: trio.testing.M
         await simulation.drained()
         simulation.assert_equal()
         assert simulation.status.promotion is None
+
+
+async def test_who_has_seen_a_later_epoch_accepts_no_earlier_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A source that another one has replaced: the target knows that by the sessions of that one only."""
+    async with simulate(4) as simulation:
+        simulation.source.create(b"file")
+        await simulation.drained()
+        for epoch in (3, 2):
+            await simulation.kill_sender()
+            await simulation.kill_receiver()
+            simulation.epoch = epoch
+            simulation.start_receiver()
+            simulation.start_sender()
+            await trio.sleep(60)
+            assert (simulation.status.state is ConnectionState.STARTED) is (epoch == 3)
+        assert "epoch 3" in simulation.status.state_reason
+
+
+async def test_a_copy_in_use_takes_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """Its owner was superseded as well, and has not followed yet."""
+    async with simulate(5) as simulation:
+        simulation.source.create(b"file")
+        await simulation.drained()
+        await promote(simulation, ends_session=True, record=record(simulation, 1))
+        await simulation.kill_sender()
+        simulation.epoch = 2
+        simulation.start_sender()
+        before = snapshot(simulation.target_root)
+        simulation.source.create(b"later")
+        await trio.sleep(60)
+        assert simulation.status.state is ConnectionState.ERROR
+        assert "in use" in simulation.status.state_reason
+        assert snapshot(simulation.target_root) == before
 
 
 async def test_its_agent_holds_it(autojump_clock: trio.testing.MockClock) -> None:

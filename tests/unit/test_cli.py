@@ -116,7 +116,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_DELETE = respond
+    do_GET = do_POST = do_PUT = do_DELETE = respond
 
     def log_message(self, format: str, *args: object) -> None:
         pass

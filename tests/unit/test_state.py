@@ -8,6 +8,7 @@ import pytest
 
 from replicator.agent import state as states
 from replicator.agent.state import Connection, Map, Mount, State, StateError, load_identity, load_state, save
+from replicator.failovers import Monitor, MonitorSettings
 from replicator.repset import ReplicationSet, Rule
 
 MOUNT = Mount(id="m", path="/srv", mountpoint="/srv")
@@ -15,7 +16,10 @@ SET = ReplicationSet("web", 3, (Rule("/srv"), Rule("/srv/*.tmp", False)))
 CONNECTION = Connection(
     uuid="c", id=4, repset=SET, target_host="", target_port=1500, maps=(Map("/srv", "/copy"),), created=1.5
 )
-STATE = State(mounts=(MOUNT,), repsets=(SET,), connections=(CONNECTION,), last_connection_id=9)
+MONITOR = Monitor(uuid="g", name="web", settings=MonitorSettings(source_host="alpha"))
+STATE = State(
+    mounts=(MOUNT,), repsets=(SET,), connections=(CONNECTION,), last_connection_id=9, monitors=(MONITOR,)
+)
 
 
 def test_nothing_yet(tmp_path: Path) -> None:
@@ -124,6 +128,8 @@ def test_a_newer_format_is_not_guessed_at(tmp_path: Path) -> None:
         State(mounts=(MOUNT, MOUNT)),
         State(repsets=(SET, SET)),
         State(connections=(CONNECTION, msgspec.structs.replace(CONNECTION, uuid="d"))),
+        State(monitors=(MONITOR, msgspec.structs.replace(MONITOR, name="other"))),
+        State(monitors=(MONITOR, msgspec.structs.replace(MONITOR, uuid="h"))),
     ],
 )
 def test_what_must_be_unique_is_checked(tmp_path: Path, double: State) -> None:

@@ -157,14 +157,15 @@ class HeartbeatAsker:
         async def call() -> None:
             if line.port:  # otherwise there is nothing to wait for
                 await trio.sleep(min(address.interval_s * limits.HEARTBEAT_PATIENCE, timeout_s))
+            if line.calling:
+                await trio.sleep_forever()  # one at a time: a host that is gone takes long to say so
             await self._call(monitor, address, line)
 
         with trio.move_on_after(timeout_s):
             async with trio.open_nursery() as nursery:
                 if line.port:
                     nursery.start_soon(try_, lambda: self._datagram(monitor.uuid, address, line.port))
-                if not line.calling:
-                    nursery.start_soon(try_, call)
+                nursery.start_soon(try_, call)
         if answered:
             return
         raise reasons[-1] if reasons else Silent(f"no answer within {timeout_s:g} s")

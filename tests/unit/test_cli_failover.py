@@ -1,0 +1,167 @@
+"""`dtctl failover`: what is sent, and what people see."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from test_cli import FakeAgent, dtctl, fake, home
+
+from replicator.agent.failover.monitors import MonitorView
+from replicator.failover.monitor import SourceMonitor
+from replicator.failovers import (
+    Check,
+    CheckKind,
+    MonitorSettings,
+    Phase,
+    Script,
+    ScriptKind,
+    Take,
+    WatchedAddress,
+)
+
+__all__ = ["fake", "home"]
+
+SETTINGS = MonitorSettings(
+    source_host="alpha",
+    addresses=(
+        WatchedAddress(address="10.0.0.5/24", interface="eth0"),
+        WatchedAddress(address="10.0.0.6/24", monitored=False),
+    ),
+    take=Take.ALL,
+    witness="gamma",
+    scripts={ScriptKind.POST_FAILOVER: Script(path="/srv/start")},
+)
+
+
+def view(phase: Phase = Phase.WATCHING, **fields: Any) -> MonitorView:
+    known = {
+        "uuid": "0b6c", "name": "web", "source": "alpha:1500", "source_name": "alpha", "source_uuid": "5e1f",
+        "phase": phase, "since": 1.5, "epoch": 3, "doing": f"doing: {phase}", "failed": False, "armed": False,
+        "question": "", "halted": "", "addresses": tuple(SourceMonitor(SETTINGS, 0.0).views()),
+        "settings": SETTINGS, "report": None,
+    }  # fmt: skip
+    return MonitorView(**{**known, **fields})
+
+
+def sent(fake: FakeAgent, method: str) -> Any:
+    return [body for given, _, body in fake.requests if given == method][-1]
+
+
+def settings_sent(fake: FakeAgent, method: str) -> MonitorSettings:
+    return msgspec.convert(sent(fake, method)["settings"], MonitorSettings)
+
+
+def test_add(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("POST", "failover/monitors", view())
+    line = (
+        "failover add alpha:1600 --name web --address 10.0.0.5/24@eth0 --also 10.0.0.6/24 --interval 1"
+        " --misses 3 --check ping --check 9*http:/health --fail-when any --automatic --witness gamma"
+        " --lapse read-only --drain 5 --policy prefer-node --prefer-node beta --host-name alpha"
+        " --copy 93d1 --even-if-silent --json"
+    )
+    assert dtctl(home, *line.split(), "--script", "post-failover=/srv/start 'a b'") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "web"
+    checks = (Check(CheckKind.PING), Check(CheckKind.HTTP, "/health", 9))
+    wanted = msgspec.convert(
+        {
+            "source_host": "alpha", "source_port": 1600, "fail_when": "any", "take": "all",
+            "automatic": True, "witness": "gamma", "lapse": "read-only", "drain_s": 5.0,
+            "policy": "prefer-node", "prefer_node": "beta", "host_name": "alpha", "copies": ["93d1"],
+            "scripts": {"post-failover": {"path": "/srv/start", "arguments": ["a b"]}},
+        },
+        MonitorSettings,
+    )  # fmt: skip
+    watched = WatchedAddress(address="10.0.0.5/24", interface="eth0", interval_s=1.0, misses=3, checks=checks)
+    other = WatchedAddress(address="10.0.0.6/24", monitored=False)
+    assert settings_sent(fake, "POST") == msgspec.structs.replace(wanted, addresses=(watched, other))
+    assert (sent(fake, "POST")["name"], sent(fake, "POST")["even_if_silent"]) == ("web", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ("--interval 2", {"interval_s": 2.0}),
+        ("--for 10.0.0.5 --misses 9 --check ping", {"misses": 9, "checks": (Check(CheckKind.PING),)}),
+        ("--witness= --manual", {}),
+        ("--address 10.0.0.5/16@eth1", {"address": "10.0.0.5/16", "interface": "eth1"}),
+    ],
+)
+def test_an_edit_changes_what_is_named(
+    fake: FakeAgent, home: Path, options: str, changed: dict[str, Any]
+) -> None:
+    fake.answer("GET", "failover/monitors/web", view())
+    fake.answer("PUT", "failover/monitors/0b6c", view())
+    assert dtctl(home, "failover", "edit", "web", *options.split(), "--json") == 0
+    first, other = SETTINGS.addresses
+    wanted = msgspec.structs.replace(
+        SETTINGS,
+        addresses=(msgspec.structs.replace(first, **changed), other),
+        witness="" if "witness" in options else "gamma",
+    )
+    assert settings_sent(fake, "PUT") == wanted
+
+
+def test_what_makes_no_sense_is_not_sent(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("GET", "failover/monitors/web", view())
+    for line in (
+        "failover add alpha",
+        "failover add alpha --address x",
+        "failover add alpha --address 10.0.0.5/24 --check tcp",
+        "failover add alpha --address 10.0.0.5/24 --policy none",
+        "failover edit web --for 10.0.0.9 --misses 3",
+        "failover answer web perhaps",
+    ):
+        assert dtctl(home, *line.split()) == 2, line
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not any(method in ("POST", "PUT") for method, _, _ in fake.requests)
+
+
+def test_lists_show_what_is_asked_and_how_to_answer(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asking = view(Phase.ASKING, question="alpha has failed (ping: no answer): shall this host take over?")
+    halted = view(Phase.TAKING_OVER, name="db", halted="10.0.0.5 is in use")
+    fake.answer("GET", "connections", [])
+    fake.answer("GET", "failover/monitors", [asking, halted, view(Phase.DECLINED, name="old")])
+    for line in ("failover list", "status"):
+        assert dtctl(home, *line.split()) == 0
+        text = capsys.readouterr().out
+        for part in (
+            "ping: no answer", "dtctl failover answer web yes", "10.0.0.5 is in use",
+            "dtctl failover now db --force", "answer old yes",
+        ):  # fmt: skip
+            assert part in text, line
+
+
+def test_show(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "failover/monitors/web", view())
+    assert dtctl(home, "failover", "show", "web") == 0
+    text = capsys.readouterr().out
+    for part in (
+        "alpha:1500, agent alpha", "doing: watching since", "10.0.0.5/24 → eth0", "25.0 s of 25 s",
+        "not monitored",
+        "every 5.0 s, 5 may be missing", "all addresses", "a person is asked", "gamma", "/srv/start",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_whoever_begins_waits_for_the_end(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("POST", "failover/monitors/web", view(Phase.TAKING_OVER))
+    fake.answer("GET", "failover/monitors/0b6c", view(Phase.ACTIVE))
+    assert dtctl(home, "failover", "answer", "web", "yes") == 0
+    assert sent(fake, "POST") == {"action": "yes", "forced": False, "source_is_off": False}
+    assert dtctl(home, "failover", "now", "web", "--force") == 0
+    assert sent(fake, "POST") == {"action": "now", "forced": True, "source_is_off": False}
+    for over in (view(Phase.TAKING_OVER, halted="why"), view(Phase.ASKING)):
+        fake.answer("GET", "failover/monitors/0b6c", over)
+        assert dtctl(home, "failover", "now", "web") == 1
+    assert dtctl(home, "failover", "now", "web", "--no-wait") == 0
+    fake.answer("POST", "failover/monitors/web", view(Phase.DECLINED))
+    assert dtctl(home, "failover", "answer", "web", "no") == 0
+    assert "has not taken over" in capsys.readouterr().err
