@@ -85,7 +85,7 @@ class FailoverService:
         self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
         self.dropping = Dropping(self.calls, self.groups, self.guards, self.addresses)
-        self.returning = Returning(core, self.guards, self.fencing, self.dropping.drop)
+        self.returning = Returning(core, self.guards, self.fencing, self.dropping.superseded)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
         narration = Narration(core, self.groups)
@@ -122,7 +122,7 @@ class FailoverService:
             self.promotions,
             self.former,
             self.following,
-            self.addresses,
+            self.dropping,
             HomeDeeds(
                 *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
             ).deeds(),
