@@ -89,6 +89,7 @@ def test_home_and_back_to_work(tmp_path: Path) -> None:
         check_home(lab, 2)
 
 
+@pytest.mark.soak
 def test_staying(tmp_path: Path) -> None:
     """The owner stays; the former source watches it, and keeps its copy."""
     with failover_lab(tmp_path) as lab:
@@ -143,6 +144,7 @@ def test_what_both_sides_wrote(tmp_path: Path) -> None:
 KILLS = amount("FAILBACK_KILLS", 1)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout_s(120 + 100 * KILLS)
 @pytest.mark.parametrize("victim", ["target", "source"])
 def test_an_agent_killed_in_the_middle(tmp_path: Path, victim: str) -> None:
@@ -176,6 +178,7 @@ def is_home(lab: FailoverLab) -> bool:
     return False
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("order", ["restore-first", "failback-first"])
 def test_what_travels_and_how_long_clients_wait(tmp_path: Path, order: str) -> None:
     """1 % is changed at the owner, while the former source is cut off."""
