@@ -21,7 +21,6 @@ def keep(directory: str, lock: int) -> None:
     stopped, ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         ended, output = supervise(
             order["command"],

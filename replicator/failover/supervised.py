@@ -102,7 +102,7 @@ def supervise(
             stderr=writer,
             cwd="/",
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # there is one thread
+            preexec_fn=_begin,  # there is one thread
         )
     except OSError as error:
         os.close(reader)
@@ -181,9 +181,16 @@ def _left_s(deadline_s: float) -> float:
     return max(deadline_s - time.monotonic(), 0.0)
 
 
-def _die_with_parent() -> None:
-    """Whoever starts it again after its keeper was killed must not have two of them. See prctl(2)."""
+def _begin() -> None:
+    """In the new process. Whoever starts it again after its keeper was killed must not have two of them, see
+    prctl(2). And the kernel may end the services that it starts, if not their agent, for want of memory.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("0")
+    except OSError:
+        pass  # it stays as it is
 
 
 def why_not_started(path: str, error: OSError) -> str:

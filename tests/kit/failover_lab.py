@@ -219,11 +219,13 @@ class FailoverLab:
         interval_s: float = 1.0,
         misses: int = 3,
         serve: bool = True,
+        source: str = "",
     ) -> None:
         """The target watches the virtual address, with the witness if there is one. `serve`: it starts the
-        service when it has taken over.
+        service when it has taken over. `source`: the address by which it knows the source.
         """
-        command = ["failover", "add", self.source.agent.address, "--name", MONITOR]
+        address = f"{source}:{self.source.agent.port}" if source else self.source.agent.address
+        command = ["failover", "add", address, "--name", MONITOR]
         command += ["--address", f"{VIRTUAL}/24@eth0", "--interval", str(interval_s), "--misses", str(misses)]
         if self.witness is not None:
             command += ["--witness", self.witness.agent.address]

@@ -102,7 +102,13 @@ class GroupAddresses:
                 for own in host.addresses
                 if own.address.ip in ips and (link := host.link(own.ifindex)) is not None
             ]
-            await trio.to_thread.run_sync(book.put, here)
+            known = {entry.parsed.ip for entry in [*here, *book.of(group, dropped=True)]}
+            gone = [  # this host has been started anew, and its system does not put them up
+                Entry(group=group, address=str(address), interface="", dropped=True)
+                for address in unwanted
+                if address.ip not in known
+            ]
+            await trio.to_thread.run_sync(book.put, [*gone, *here])
             removed = await addresses.remove(unwanted)
             await trio.to_thread.run_sync(book.forget, group)
         for text in removed:
@@ -119,6 +125,14 @@ class GroupAddresses:
         taken = await self._take("", wanted, forced, say)
         await trio.to_thread.run_sync(functools.partial(book.forget, group, dropped=True))
         return taken
+
+    async def returned(self, group: str) -> int:
+        """See `AddressBook.returned`."""
+        return (await self._opened()).returned(group)
+
+    async def set_returned(self, group: str, epoch: int) -> None:
+        book = await self._opened()
+        await trio.to_thread.run_sync(book.set_returned, group, epoch)
 
     async def announce(self, group: str) -> None:
         """What this host has for a group, once more: somebody else has had it meanwhile."""
