@@ -207,7 +207,7 @@ def _replicate_without_listening(self: SourceAgent) -> Any:
     while True:
         yield failover_agents.Sleep(0.25)
         if not self.guard.is_superseded:
-            yield Ask("target", "records", (self.guard.epoch, self.data), 1.0)
+            yield Ask("target", "records", (self.guard.epoch, self.data, self.world.now_s), 1.0)
         self.apply()
 
 
