@@ -20,7 +20,6 @@ from kit.failover_lab import failover_lab
 from kit.failover_rounds import Outcome, fail_over
 
 CASES = ("cut", "power", "cut-fsync", "power-fsync")
-OPTIONS = {"fsync": ("-o", "sync=fsync")}
 
 
 def one_round(directory: Path, case: str, mode: str) -> Outcome:

@@ -507,6 +507,7 @@ FAILOVER_REPORTS = 50  # of a group, kept
 ADDRESS_PROBES = 3  # before an address is taken
 ADDRESS_PROBE_S = 0.2  # for them, and for whoever has it to answer
 ADDRESS_RETRY_S = 5.0  # until an address that could not be put up again is tried once more
+ADDRESS_TELL_TRIES = 60  # to tell the owner of addresses that they were dropped here
 ADDRESS_FREE_S = 5.0  # that nobody had it so long ago is good enough
 ADDRESS_ANNOUNCED_S = (0.1, 0.5, 2.0, 5.0, 10.0)  # after it was taken and announced, again
 ETHERNET_FRAME_BYTES = 2048  # of one that is looked at

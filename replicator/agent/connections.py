@@ -400,6 +400,8 @@ class Connections:
         )
 
     def _reason_of_nothing(self, connection: Connection) -> str:
+        if any(away.connection == connection.uuid for away in self._core.state.away):
+            return "another host owns what it read since a failover: see `dtctl failover guards`"
         if self._core.state.is_restored(connection=connection.uuid):
             return "is being restored from its copy: see `dtctl restore status`"
         return "is being started"

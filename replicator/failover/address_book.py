@@ -39,6 +39,7 @@ class HostName(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Contents(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[Entry, ...] = ()
+    returned: dict[str, int] = {}  # by group: the epoch of another owner who has given them back since
     host_name: HostName | None = None
 
 
@@ -73,6 +74,15 @@ class AddressBook:
         gone = self.of(group, dropped=dropped)
         left = tuple(e for e in self._contents.entries if e not in gone)
         self._save(msgspec.structs.replace(self._contents, entries=left))
+
+    def returned(self, group: str) -> int:
+        """The epoch of another owner who has given this group's addresses back; 0: of none."""
+        return self._contents.returned.get(group, 0)
+
+    def set_returned(self, group: str, epoch: int) -> None:
+        others = {key: value for key, value in self._contents.returned.items() if key != group}
+        returned = {**others, group: epoch} if epoch else others
+        self._save(msgspec.structs.replace(self._contents, returned=returned))
 
     def set_host_name(self, name: HostName | None) -> None:
         self._save(msgspec.structs.replace(self._contents, host_name=name))

@@ -19,6 +19,7 @@ from replicator.failover.script_result import Finished, ScriptResult, judge
 from replicator.failover.supervised import How
 from replicator.failovers import Script
 
+_KEEPER = "replicator.failover.script_keeper"
 _CODE = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
 
 
@@ -102,7 +103,14 @@ class Attempt:
             # The lock goes over to the keeper with the descriptor: at no moment does nobody have it.
             with (self._path / "keeper.log").open("wb") as log, trio.CancelScope(shield=True):  # milliseconds
                 await trio.run_process(
-                    [sys.executable, "-m", "replicator.failover.script_keeper", str(self._path), str(lock)],
+                    [
+                        sys.executable,
+                        "-S",
+                        "-m",
+                        _KEEPER,
+                        str(self._path),
+                        str(lock),
+                    ],  # no site: it has to be quick
                     env={**os.environ, "PYTHONPATH": _CODE},
                     pass_fds=(lock,),
                     stdout=log,

@@ -6,7 +6,6 @@ DIRECTORY/result.json how it ended. LOCK is the number of a descriptor whose fil
 as the script runs. SIGTERM ends the script.
 """
 
-import dataclasses
 import json
 import os
 import signal
@@ -22,7 +21,6 @@ def keep(directory: str, lock: int) -> None:
     stopped, ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         ended, output = supervise(
             order["command"],
@@ -36,7 +34,7 @@ def keep(directory: str, lock: int) -> None:
         ended, output = Ended(How.NOT_STARTED, reason=f"{order['command'][0]}: {error}"), -1
     result = os.path.join(directory, "result.json")
     with open(result + ".new", "w") as file:
-        json.dump(dataclasses.asdict(ended), file)
+        json.dump(ended._asdict(), file)
     os.replace(result + ".new", result)
     os.close(lock)
     # A service that it has started in the background may go on printing; without a reader that would end it.

@@ -12,8 +12,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from replicator import limits
 
@@ -32,8 +32,7 @@ class How(StrEnum):
     NOT_STARTED = "not started"
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """`code`: exit code, or number of a signal. `reason`: why it was not started, or could not be ended."""
 
     how: How
@@ -44,18 +43,18 @@ class Ended:
     reason: str = ""
 
 
-@dataclass
 class Output:
-    """The first and the last part of what was printed."""
+    """The first and the last part of what was printed. `total`: bytes of all of it."""
 
-    bytes_max: int
-    total: int = 0
-    _first: bytearray = field(default_factory=bytearray)
-    _last: bytearray = field(default_factory=bytearray)
+    def __init__(self, bytes_max: int) -> None:
+        self.total = 0
+        self._bytes_max = bytes_max
+        self._first = bytearray()
+        self._last = bytearray()
 
     def add(self, data: bytes) -> None:
         self.total += len(data)
-        half = self.bytes_max // 2
+        half = self._bytes_max // 2
         room = half - len(self._first)
         self._first += data[:room] if room > 0 else b""
         self._last += data[max(room, 0) :]
@@ -63,7 +62,7 @@ class Output:
             del self._last[:-half]
 
     def text(self) -> str:
-        half = self.bytes_max // 2
+        half = self._bytes_max // 2
         left_out = max(len(self._last) - half, 0) + self.total - len(self._first) - len(self._last)
         middle = f"\n[… {left_out} bytes left out …]\n" if left_out else ""
         last = self._last[-half:] if half else b""
@@ -103,7 +102,7 @@ def supervise(
             stderr=writer,
             cwd="/",
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # there is one thread
+            preexec_fn=_begin,  # there is one thread
         )
     except OSError as error:
         os.close(reader)
@@ -182,9 +181,16 @@ def _left_s(deadline_s: float) -> float:
     return max(deadline_s - time.monotonic(), 0.0)
 
 
-def _die_with_parent() -> None:
-    """Whoever starts it again after its keeper was killed must not have two of them. See prctl(2)."""
+def _begin() -> None:
+    """In the new process. Whoever starts it again after its keeper was killed must not have two of them, see
+    prctl(2). And the kernel may end the services that it starts, if not their agent, for want of memory.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("0")
+    except OSError:
+        pass  # it stays as it is
 
 
 def why_not_started(path: str, error: OSError) -> str:

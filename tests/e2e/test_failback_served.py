@@ -16,10 +16,11 @@ from replicator.limits import MIB
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.timeout_s(300),
     pytest.mark.skipif(not machine.has_network_namespaces(), reason="hosts need network namespaces"),
 ]
 
-ORDERS = ("restore-first", "failback-first")
+ORDERS = ("restore-first", pytest.param("failback-first", marks=pytest.mark.soak))
 BULK_FILES, BLOCK_BYTES = 64, 4096
 SHARE = 0.01
 RATIO_MAX = 1.3
@@ -92,6 +93,7 @@ def test_clients_wait_for_seconds(tmp_path: Path, order: str) -> None:
         assert_protected_again(lab)
 
 
+@pytest.mark.soak
 def test_another_failover_after_the_failback(tmp_path: Path) -> None:
     with failover_lab(tmp_path, witness=True) as lab:
         lab.protect()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kit import machine
 from kit.campaign import amount
-from kit.failover_lab import MONITOR, FailoverLab, Machine, failover_lab
+from kit.failover_lab import MONITOR, VIRTUAL, FailoverLab, Machine, failover_lab
 from kit.failover_rounds import fail_back
 from kit.protected import until
 
@@ -105,6 +105,39 @@ def test_staying(tmp_path: Path) -> None:
         assert lab.target.agent.dtctl("wait", str(connection["id"]), "--timeout", "30").code == 0
         assert (lab.source.root / "later").read_bytes() == b"of the source that it is now"
         assert lab.holders() == ["target"]
+
+
+def test_what_both_sides_wrote(tmp_path: Path) -> None:
+    """The source was cut off and wrote on; who asks for the failback decides, and nothing is lost. It was
+    known by the very address that the target has taken (FB-03).
+    """
+    with failover_lab(tmp_path) as lab:
+        lab.source.root.mkdir()
+        (lab.source.root / "old").write_bytes(b"before")
+        lab.protect()
+        lab.monitor(automatic=False, serve=False, source=VIRTUAL)
+        until(lambda: lab.source.agent.json("failover", "guards"), 20, 0.2)
+        lab.cut(lab.source)
+        (lab.source.root / "mine").write_bytes(b"of the losing branch")
+        lab.target.agent.json("failover", "now", MONITOR, "--force")
+        lab.phase_becomes(Phase.ACTIVE)
+        (lab.target.root / "new").write_bytes(b"of the owner")
+        lab.source.host.mend()
+        follows(lab)
+        assert "what source wrote is kept there in a bundle" in " ".join(
+            lab.target.agent.dtctl("failback", MONITOR, "--dry-run").out.split()
+        )
+        assert lab.fail_back("restore-first")["outcome"] == "completed"
+        check_home(lab, 2)
+        assert not (lab.source.root / "mine").exists()
+        (bundle,) = lab.source.agent.json("divergence", "list")
+        key = bundle["manifest"]["id"]
+        assert lab.source.agent.dtctl("divergence", "diff", key).code == 1
+        lab.source.agent.json("divergence", "export", key, tmp_path / "kept")
+        kept = tmp_path / "kept" / "files" / str(lab.source.root).lstrip("/") / "mine"
+        assert kept.read_bytes() == b"of the losing branch"
+        assert lab.source.agent.dtctl("divergence", "drop", key, "--yes").code == 0
+        assert lab.source.agent.json("divergence", "list") == []
 
 
 KILLS = amount("FAILBACK_KILLS", 1)

@@ -36,6 +36,7 @@ def test_a_person_is_asked_and_the_question_outlives_the_agent(tmp_path: Path) -
         assert lab.holders() == ["source"] and "begun" not in lab.history()
 
 
+@pytest.mark.soak
 def test_a_paused_target_does_not_take_its_source_for_failed(tmp_path: Path) -> None:
     with failover_lab(tmp_path) as lab:
         lab.protect()

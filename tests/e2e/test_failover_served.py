@@ -36,7 +36,9 @@ def one_round(directory: Path, how: str, *, synchronous: bool = False, mode: str
     return outcome
 
 
-@pytest.mark.parametrize(("how", "synchronous"), [("power", False), ("cut", True)])
+@pytest.mark.parametrize(
+    ("how", "synchronous"), [("power", False), pytest.param("cut", True, marks=pytest.mark.soak)]
+)
 def test_the_service_is_back(tmp_path: Path, how: str, synchronous: bool) -> None:
     one_round(tmp_path / "round", how, synchronous=synchronous)
 
@@ -56,6 +58,7 @@ def test_many_failovers(tmp_path: Path, how: str, synchronous: bool) -> None:
     assert median_s <= GAP_MAX_S
 
 
+@pytest.mark.soak
 def test_a_source_that_returns_finds_itself_superseded(tmp_path: Path) -> None:
     """Its address goes, its mounts take no change, its connection says what is needed."""
     with failover_lab(tmp_path, witness=True) as lab:

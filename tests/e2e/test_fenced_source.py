@@ -43,7 +43,11 @@ class Pair:
     def watch(self, *options: str) -> None:
         address = ("--address", ADDRESS, "--even-if-silent")
         self.beta.json("failover", "add", self.alpha.address, "--name", "web", *address, *options)
-        until(lambda: self.alpha.json("failover", "guards") != [])
+        until(lambda: [g["copies"] for g in self.alpha.json("failover", "guards")] == [[self.uuid]])
+
+    @property
+    def uuid(self) -> str:
+        return str(self.connection["uuid"])
 
     @property
     def guard(self) -> dict[str, Any]:
@@ -97,7 +101,8 @@ class Pair:
 def until(condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
     deadline_s = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < deadline_s, what()
+        if time.monotonic() > deadline_s:
+            raise AssertionError(str(what()))
         time.sleep(0.05)
 
 
@@ -156,7 +161,7 @@ def test_a_source_starts_fenced(protected: Pair) -> None:
     alpha.stop()
     assert alpha.dtd("--stop-mounts").code == 0
     alpha.start()
-    until(lambda: protected.fence != {})
+    until(lambda: protected.fence != {}, lambda: (alpha.json("events"), protected.guard))
     assert protected.is_read_only()
     assert "has come back" in protected.guard["reason"]
     assert protected.events(9354)

@@ -293,7 +293,10 @@ _DTCTL = """
 [ "$1" = --home ] && shift 2
 cd DIRECTORY || exit
 case "$*" in
-"status --json") printf '[\\n  {\\n    "id": 3,\\n    "data": "%s"\\n  }\\n]\\n' "$(cat state)" ;;
+"status --json") printf '[\\n  {\\n    "id": 3,\\n    "repset": "x"\\n  }\\n]\\n' ;;
+"failover guards --json") for name in other web; do
+        printf '    "name": "%s",\\n    "is_open": true,\\n    "superseded": %s\\n' $name "$(cat $name)"
+    done ;;
 "failover show web --json")
     [ -s phase ] || exit 2
     printf '{\\n  "phase": "%s",\\n' "$(cat phase)"
@@ -313,7 +316,7 @@ class Cluster:
         self.directory = directory
         self.stand_ins = stand_ins
         stand_ins.make("dtctl", _DTCTL.replace("DIRECTORY", str(directory)))
-        self.says(phase="watching", state="OK", automatic="false")
+        self.says(phase="watching", web="null", other="{", automatic="false")
         (directory / "home").mkdir()
 
     def says(self, **files: str) -> None:
@@ -412,7 +415,7 @@ def test_a_source_is_promoted_while_it_owns_and_drained_before_it_is_demoted(clu
     assert any(call.endswith("wait 3 --timeout 10") for call in host.stand_ins.calls())
     assert not any("failover now" in call for call in host.stand_ins.calls())
     assert host.ocf("promote") == SUCCESS
-    host.says(state="Restore Required")  # the other one has taken over meanwhile
+    host.says(web="{")  # the other one has taken over meanwhile
     assert host.ocf("monitor") == FAILED_PROMOTED and "another host owns" in host.said
     assert host.ocf("demote") == SUCCESS
     assert host.ocf("promote") == GENERIC and "dtctl failback web" in host.said

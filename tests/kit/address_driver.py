@@ -10,7 +10,7 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from kit.hosts import Host
+from replicator import limits
 from replicator.agent.failover.addresses import GroupAddresses
 from replicator.errors import ReplicatorError
 from replicator.events import EventType
@@ -49,8 +50,12 @@ class Driver:
 
 
 @contextmanager
-def driver(host: Host, directory: Path) -> Iterator[Driver]:
+def driver(
+    host: Host, directory: Path, announced_s: Sequence[float] = limits.ADDRESS_ANNOUNCED_S
+) -> Iterator[Driver]:
+    """`announced_s`: when it announces again what it has taken."""
     command = [*host.command, sys.executable, "-m", "kit.address_driver", str(directory)]
+    command.append(json.dumps(announced_s))
     environment = {"PYTHONPATH": f"{ROOT}/tests:{ROOT}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -101,4 +106,5 @@ async def _answer(
 
 
 if __name__ == "__main__":
+    limits.ADDRESS_ANNOUNCED_S = tuple(json.loads(sys.argv[2]))
     trio.run(_main, sys.argv[1])

@@ -87,6 +87,7 @@ class Machine:
         (self.agent.home / "replicator.toml").write_text(
             CONFIGURATION.format(memory=self.memory, scripts=directory)
         )
+        subprocess.run(["sync", "-f", disk.path], check=True, timeout=60)
 
     @property
     def root(self) -> Path:
@@ -216,11 +217,13 @@ class FailoverLab:
         interval_s: float = 1.0,
         misses: int = 3,
         serve: bool = True,
+        source: str = "",
     ) -> None:
         """The target watches the virtual address, with the witness if there is one. `serve`: it starts the
-        service when it has taken over.
+        service when it has taken over. `source`: the address by which it knows the source.
         """
-        command = ["failover", "add", self.source.agent.address, "--name", MONITOR]
+        address = f"{source}:{self.source.agent.port}" if source else self.source.agent.address
+        command = ["failover", "add", address, "--name", MONITOR]
         command += ["--address", f"{VIRTUAL}/24@eth0", "--interval", str(interval_s), "--misses", str(misses)]
         if self.witness is not None:
             command += ["--witness", self.witness.agent.address]
@@ -274,7 +277,7 @@ class FailoverLab:
 
     def recovery_point(self) -> float | None:
         """When the source did the last change that was applied, as the target tells, by clocks: seconds."""
-        reports = self.target.agent.json("failover", "report", MONITOR)
+        reports = self.target.agent.json("failover", "reports", MONITOR)
         points = [copy["applied_until"] for copy in reports[-1]["copies"]]
         return min((point for point in points if point is not None), default=None)
 
@@ -392,7 +395,7 @@ class FailoverLab:
             for words in (
                 ("failover", "history"),
                 ("failover", "guards"),
-                ("failover", "report", MONITOR),
+                ("failover", "reports", MONITOR),
                 ("status",),
                 ("events",),
             ):
@@ -401,6 +404,8 @@ class FailoverLab:
                     done = machine.agent.dtctl(*words)
                     texts.append(done.out[-6000:] + done.err)
             texts.append((machine.agent.home / "dtd.out").read_text()[-4000:])
+        for log in self.directory.glob("service-*.log"):
+            texts.append(f"--- {log.name}\n{log.read_text()[-2000:]}")
         return "\n".join(texts)
 
     def only_holder_becomes(self, name: str, timeout_s: float = 30) -> None:

@@ -85,6 +85,7 @@ class TwoSides:
         self.vote = 3  # the epoch that the witness has agreed to
         self.written = 100  # operations of the owner
         self.arrived = 90
+        self.resumed = False
         self.errands: list[str] = []
         self.calls: list[str] = []
         self.wrong: list[str] = []
@@ -128,6 +129,7 @@ class TwoSides:
             expected = [
                 (self.home.writable, "home does not serve"),
                 (self.home.address, "home has no address"),
+                (self.resumed, "home is not protected"),
                 (self.owner.copy and not self.owner.open, "the owner keeps no copy"),
                 (not self.owner.address, "the owner has the address"),
                 (not self.home.held, "home is held"),
@@ -201,6 +203,14 @@ class _Home(_Part):
             self.sides.home.open, self.sides.home.held, self.sides.home.copy = True, False, False
 
         await self.sides.happen("open", effect)
+
+    async def resume(self, monitor: Monitor, promotion: Promotion) -> None:
+        def effect() -> None:
+            self.sides.resumed = True
+            if not self.sides.owner.copy:
+                self.sides.wrong.append("home sends before there is a copy")
+
+        await self.sides.happen("resume", effect)
 
     async def take(self, monitor: Monitor, *, forced: bool, say: object) -> Taken:
         def effect() -> None:

@@ -155,9 +155,9 @@ def test_whoever_begins_waits_for_the_end(
     fake.answer("POST", "failover/monitors/web", view(Phase.TAKING_OVER))
     fake.answer("GET", "failover/monitors/0b6c", view(Phase.ACTIVE))
     assert dtctl(home, "failover", "answer", "web", "yes") == 0
-    assert sent(fake, "POST") == {"action": "yes", "forced": False}
+    assert sent(fake, "POST") == {"action": "yes", "forced": False, "source_is_off": False}
     assert dtctl(home, "failover", "now", "web", "--force") == 0
-    assert sent(fake, "POST") == {"action": "now", "forced": True}
+    assert sent(fake, "POST") == {"action": "now", "forced": True, "source_is_off": False}
     for over in (view(Phase.TAKING_OVER, halted="why"), view(Phase.ASKING)):
         fake.answer("GET", "failover/monitors/0b6c", over)
         assert dtctl(home, "failover", "now", "web") == 1

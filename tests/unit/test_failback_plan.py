@@ -87,14 +87,23 @@ async def calls_of(order: Order, then: Then = Then.MONITOR) -> list[str]:
 async def test_restore_first() -> None:
     assert await calls_of(Order.RESTORE_FIRST) == [
         *("prepare", "catch up", "script pre-failback", "freeze", "drain", "hold", "vote", "promote"),
-        *("owner gives up", "home takes", "open", "follow", "script post-failback", "errand", "tell"),
+        *(
+            "owner gives up",
+            "home takes",
+            "open",
+            "follow",
+            "resume",
+            "script post-failback",
+            "errand",
+            "tell",
+        ),
     ]
 
 
 async def test_failback_first() -> None:
     assert await calls_of(Order.FAILBACK_FIRST) == [
         *("prepare", "script pre-failback", "freeze", "owner gives up", "home takes", "catch up", "drain"),
-        *("hold", "vote", "promote", "open", "follow", "script post-failback", "errand", "tell"),
+        *("hold", "vote", "promote", "open", "follow", "resume", "script post-failback", "errand", "tell"),
     ]
 
 
@@ -219,6 +228,7 @@ PLANTED: list[tuple[Order, str, Callable[[list[Step]], list[Step]]]] = [
     (Order.RESTORE_FIRST, "addresses at both", _swapped(failback.GIVE_UP, failback.TAKE)),
     (Order.RESTORE_FIRST, "drained before it is frozen", _swapped(failback.FREEZE, failback.DRAIN)),
     (Order.RESTORE_FIRST, "the owner lets go first", _swapped(failback.OPEN, failback.FOLLOW)),
+    (Order.RESTORE_FIRST, "it sends before there is a copy", _swapped(failback.FOLLOW, failback.RESUME)),
     (Order.RESTORE_FIRST, "not frozen", _missing(failback.FREEZE)),
     (Order.RESTORE_FIRST, "not opened", _missing(failback.OPEN)),
 ]

@@ -3,6 +3,8 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +228,19 @@ async def test_one_that_is_stopped(scripts: Scripts, write: Callable[..., Script
         await until((tmp_path / "began").exists)
         await scripts.stop("one")
     assert found[0].outcome is Outcome.STOPPED
+
+
+def test_it_has_nothing_of_the_special_rights_of_its_agent() -> None:
+    """Services that it starts would have it, too."""
+    program = (
+        "import signal; open('/proc/self/oom_score_adj', 'w').write('500');"
+        "from replicator.failover.supervised import supervise;"
+        "line = 'cat /proc/self/oom_score_adj; grep -E ^Sig[IB] /proc/self/status';"
+        "print(supervise(['/bin/sh', '-c', line], {'PATH': '/usr/bin:/bin'}, 20)[0].output)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    assert said[0] == "0"
+    assert said[1:] == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
 
 
 # --- not waited for ---

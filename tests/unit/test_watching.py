@@ -17,7 +17,7 @@ from replicator.agent.failover import syslog, watching
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.heartbeats import HeartbeatAsker
 from replicator.agent.failover.history import Entry, History
-from replicator.agent.failover.monitors import Monitors
+from replicator.agent.failover.monitors import MonitorRequest, Monitors
 from replicator.agent.failover.watching import Watching
 from replicator.agent.state import State, StateError
 from replicator.errors import ReplicatorError
@@ -25,7 +25,7 @@ from replicator.events import Event, EventRing
 from replicator.failover.candidate import Order
 from replicator.failover.phases import GroupEvent
 from replicator.failover.probes import Silent, Unable
-from replicator.failovers import Check, CheckKind, Monitor, MonitorSettings, Phase, WatchedAddress
+from replicator.failovers import Check, CheckKind, Monitor, MonitorSettings, Phase, Take, WatchedAddress
 from replicator.paths import Home
 
 PING = (Check(CheckKind.PING),)
@@ -199,6 +199,11 @@ async def test_answers(autojump_clock: object, tmp_path: Path, monkeypatch: pyte
         assert view.phase is Phase.ACTIVE and world.begun == [("answered yes", True)]
         with pytest.raises(ReplicatorError, match="already"):
             await people.now("web", forced=False)
+        with pytest.raises(ReplicatorError, match="does not watch it"):
+            await people.set_watching("web", on=False)
+        moved = monitor(take=Take.NONE).settings
+        with pytest.raises(ReplicatorError, match="until they have gone home"):
+            await people.edit("web", MonitorRequest(settings=moved))
         with pytest.raises(ReplicatorError, match="--even-if-owner"):
             await people.remove("web")
         await people.remove("web", even_if_owner=True)

@@ -33,6 +33,7 @@ class GroupAddresses:
         self._book: AddressBook | None = None
         self._clean: dict[tuple[Place, ...], float] = {}  # when nobody else had them; trio's time
         self._announcing: trio.Nursery | None = None
+        self._again: set[str] = set()  # groups whose addresses are being announced
         self._lock = trio.Lock()  # one changes addresses at a time
 
     async def run(self) -> None:
@@ -101,7 +102,13 @@ class GroupAddresses:
                 for own in host.addresses
                 if own.address.ip in ips and (link := host.link(own.ifindex)) is not None
             ]
-            await trio.to_thread.run_sync(book.put, here)
+            known = {entry.parsed.ip for entry in [*here, *book.of(group, dropped=True)]}
+            gone = [  # this host has been started anew, and its system does not put them up
+                Entry(group=group, address=str(address), interface="", dropped=True)
+                for address in unwanted
+                if address.ip not in known
+            ]
+            await trio.to_thread.run_sync(book.put, [*gone, *here])
             removed = await addresses.remove(unwanted)
             await trio.to_thread.run_sync(book.forget, group)
         for text in removed:
@@ -118,6 +125,38 @@ class GroupAddresses:
         taken = await self._take("", wanted, forced, say)
         await trio.to_thread.run_sync(functools.partial(book.forget, group, dropped=True))
         return taken
+
+    async def returned(self, group: str) -> int:
+        """See `AddressBook.returned`."""
+        return (await self._opened()).returned(group)
+
+    async def set_returned(self, group: str, epoch: int) -> None:
+        book = await self._opened()
+        await trio.to_thread.run_sync(book.set_returned, group, epoch)
+
+    async def announce(self, group: str) -> None:
+        """What this host has for a group, once more: somebody else has had it meanwhile."""
+        if group in self._again:
+            return
+        book = await self._opened()
+        host = await addresses.look()
+        found = [
+            Place(entry.parsed, link)
+            for entry in book.of(group)
+            if (link := host.has(entry.parsed)) is not None
+        ]
+        self._announce_for_a_while(group, found)
+
+    def _announce_for_a_while(self, group: str, found: Sequence[Place]) -> None:
+        if self._announcing is not None and found:
+            self._announcing.start_soon(self._announce_again, group, found)
+
+    async def _announce_again(self, group: str, found: Sequence[Place]) -> None:
+        self._again.add(group)
+        try:
+            await addresses.announce_again(found)
+        finally:
+            self._again.discard(group)
 
     # --- at the start ---
 
@@ -200,8 +239,7 @@ class GroupAddresses:
                     continue
                 say(f"{place}" if added else f"{place}: it was here already")
                 self._tell(events.ADDRESS_TAKEN, address=str(place))
-        if self._announcing is not None:
-            self._announcing.start_soon(addresses.announce_again, found)
+        self._announce_for_a_while(group, found)
         if problems:
             raise ReplicatorError("; ".join(problems))
         return Taken(taken=tuple(str(place) for place in found))

@@ -127,7 +127,10 @@ class RoomProcess:
                 await self.gone()
                 break
             if self.is_there and self.pid:
-                os.kill(self.pid, signal.SIGKILL)
+                try:
+                    os.kill(self.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # it has just ended
         if self.is_there:
             raise RoomError(f"the room of a drill does not end (pid {self.pid})")
         if self._started is not None:

@@ -49,6 +49,7 @@ GIVE_UP = "give up addresses"
 TAKE = "addresses at home"
 OPEN = "open at home"
 FOLLOW = "follow"
+RESUME = "resume protection"
 POST_SCRIPT = "post-failback script"
 HOME_SCRIPT = "post-failback script at home"
 TELL = "tell"
@@ -103,7 +104,11 @@ class HomeSide(Protocol):
         ...
 
     async def open(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
-        """Its programs may write, and the forward connections go on from the hand-over."""
+        """Its programs may write, and what they write is kept for the forward connections."""
+        ...
+
+    async def resume(self, monitor: Monitor, promotion: Promotion) -> None:
+        """The forward connections go on from the hand-over: their copies follow."""
         ...
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
@@ -451,6 +456,7 @@ class _Steps:
         return [
             Step(OPEN, lambda run: home.open(monitor, self._promotion(run), run.say)),
             Step(FOLLOW, self._follow),
+            Step(RESUME, lambda run: home.resume(monitor, self._promotion(run))),
             *self._script(POST_SCRIPT, ScriptKind.POST_FAILBACK),
             *self._home_script(),
             Step(TELL, lambda run: self._parts.arbiter.tell(monitor, self._promotion(run)), optional=True),

@@ -80,6 +80,7 @@ class FormerOwner:
         self._calls = calls
         self._opening = opening
         self._copies = CopiesAgain(core)
+        self.met: dict[str, str] = {}  # by group: the address from which its former owner called last
         calls.register(WAY, AboutCopy, self._way)
         calls.register(READY, AboutCopy, self._ready)
 
@@ -276,6 +277,7 @@ class FormerOwner:
 
     async def _way(self, group: str, about: AboutCopy, caller: Caller) -> ReturnWay:
         await self._check(about.connection, caller)
+        self.met[group] = caller.host
         way = self._opening.return_way(about.connection, group)
         if way is None:
             raise UnreachableError("the copy is not open yet")
@@ -284,17 +286,23 @@ class FormerOwner:
     async def _ready(self, group: str, about: AboutCopy, caller: Caller) -> Done:
         """The former owner is prepared: the return connection may send."""
         await self._check(about.connection, caller)
+        self.met[group] = caller.host
         connection = self._opening.find(about.connection)
         if connection is None or connection.restored is None or connection.epoch != about.epoch:
             raise ReplicatorError(f"there is no return connection of epoch {about.epoch}")
-        if connection.restored.waits:
+        host = self._host_of(connection, group, caller)
+        moved = host != connection.target_host
+        if connection.restored.waits or moved:
             restored = msgspec.structs.replace(connection.restored, waits="")
-            connection = msgspec.structs.replace(connection, restored=restored)
+            connection = msgspec.structs.replace(connection, restored=restored, target_host=host)
             async with self._core.change() as change:
                 known = self._core.state.connections
                 await change.save(
                     connections=tuple(connection if c.uuid == connection.uuid else c for c in known)
                 )
+        if moved:
+            await self._core.children.stop_sender(connection.uuid)
+            await self._core.children.start_sender(connection, patient=True)
         child = self._core.children.sender(connection)
         if child is None:
             raise ReplicatorError(f"connection {connection.id} does not run yet")
@@ -302,6 +310,12 @@ class FormerOwner:
         await child.call("transmit_start")
         self._core.events.add(events.RETURN_BEGINS, id=connection.id)
         return Done()
+
+    def _host_of(self, connection: Connection, group: str, caller: Caller) -> str:
+        """Where the former owner is (FB-03): the address by which it was known may be this host's by now."""
+        monitor = next((m for m in self._core.state.monitors if m.uuid == group), None)
+        taken = {a.address.partition("/")[0] for a in monitor.settings.addresses} if monitor else set()
+        return caller.host if caller.host and connection.target_host in taken else connection.target_host
 
     async def _check(self, copy: str, caller: Caller) -> None:
         """Raises NotPermittedError: whoever asks is not the former source."""

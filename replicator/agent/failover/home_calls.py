@@ -24,7 +24,7 @@ from replicator.failovers import Monitor, Promotion, TakeOver
 T = TypeVar("T")
 
 # Actions, owner → home. Each may come again.
-LOOK, PREPARE, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOWN, RETIRE, SCRIPT = (
+LOOK, PREPARE, HOLD, RELEASE, PROMOTE, RECORD, OPEN, RESUME, TAKE, GIVE_UP, ADOPT, DISOWN, RETIRE, SCRIPT = (
     "home-look",
     "home-prepare",
     "home-hold",
@@ -32,6 +32,7 @@ LOOK, PREPARE, HOLD, RELEASE, PROMOTE, RECORD, OPEN, TAKE, GIVE_UP, ADOPT, DISOW
     "home-promote",
     "home-record",
     "home-open",
+    "home-resume",
     "home-take",
     "home-give-up",
     "home-adopt",
@@ -174,6 +175,10 @@ class HomeCalls:
     async def open(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
         body = AboutPromotion(agent=self._agent, monitor=monitor, promotion=promotion)
         await self._ask(monitor, OPEN, body, Nothing)
+
+    async def resume(self, monitor: Monitor, promotion: Promotion) -> None:
+        body = AboutPromotion(agent=self._agent, monitor=monitor, promotion=promotion)
+        await self._ask(monitor, RESUME, body, Nothing)
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
         """Whoever had an address until now may just be heard a last time."""

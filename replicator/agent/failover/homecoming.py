@@ -29,6 +29,7 @@ from replicator.agent.failover.home_calls import (
     PROMOTE,
     RECORD,
     RELEASE,
+    RESUME,
     RETIRE,
     SCRIPT,
     TAKE,
@@ -130,6 +131,7 @@ class Homecoming:
         calls.register(PROMOTE, AboutOrder, self._promote)
         calls.register(RECORD, AboutEpoch, self._record)
         calls.register(OPEN, AboutPromotion, self._open)
+        calls.register(RESUME, AboutPromotion, self._resume)
         calls.register(TAKE, AboutTaking, self._take)
         calls.register(GIVE_UP, About, self._give_up)
         calls.register(ADOPT, About, self._adopt)
@@ -266,15 +268,22 @@ class Homecoming:
                 await child.call("forget")
         await self._bring_up(list(mounts.values()))
         await self._note_where_they_go_on(forward, record)
-        for connection in forward:
-            known = self._connection(connection.uuid)
-            if known is not None:
-                await self._core.children.start_sender(known, patient=True)
         await self._guards.settle()
         await self._fencing.thaw(mounts)
         guard = self._guards.get(group)
         name = guard.name if guard is not None else group
         self._core.events.add(events.HANDED_BACK_HOME, name=name, owner=caller.name, epoch=record.epoch)
+        return Nothing()
+
+    async def _resume(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
+        """Forward connections send from now on: their copies are prepared. An agent that has started again
+        meanwhile has begun with that by itself.
+        """
+        self._check_own(group, about.promotion)
+        returning = {copy.connection for copy in about.promotion.copies}
+        for connection in self._core.state.connections:
+            if return_of(connection.uuid) in returning:
+                await self._core.children.start_sender(connection, patient=True)
         return Nothing()
 
     async def _note_where_they_go_on(self, forward: list[Connection], record: Promotion) -> None:

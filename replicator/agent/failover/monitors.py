@@ -153,6 +153,11 @@ class Monitors:
         if any(name == other.name and other.uuid != before.uuid for other in self._groups.all()):
             raise UsageError(f"monitor {name!r} exists: choose another name")
         wanted = msgspec.structs.replace(before, settings=request.settings, name=name)
+        if before.phase in OWNING and _moves(before.settings) != _moves(wanted.settings):
+            raise ReplicatorError(
+                f"this host has taken over from {before.settings.source_host}: source, addresses and copies"
+                f" of {before.name} stay until they have gone home (dtctl failback {before.name})"
+            )
         await self._check(wanted, before)
         new = [a for a in request.settings.addresses if a not in before.settings.addresses]
         if (
@@ -191,6 +196,11 @@ class Monitors:
         monitor = self._groups.find(key)
         if on == (monitor.phase is not Phase.IDLE):
             return self._view(monitor)
+        if monitor.phase in OWNING:
+            raise ReplicatorError(
+                f"this host has taken over from {monitor.settings.source_host}, and does not watch it:"
+                f" dtctl failback {monitor.name}"
+            )
         monitor = await self._groups.step(monitor.uuid, GroupEvent.START if on else GroupEvent.STOP)
         await self._groups.note(monitor, "started" if on else "stopped", _DOING[monitor.phase])
         return self._view(monitor)
@@ -314,6 +324,11 @@ def _check_not_moving(monitor: Monitor) -> None:
 
 def _source(settings: MonitorSettings) -> tuple[str, int]:
     return settings.source_host.lower(), settings.source_port
+
+
+def _moves(settings: MonitorSettings) -> tuple[object, ...]:
+    """What has moved with a failover."""
+    return _source(settings), settings.taken, settings.copies
 
 
 def _differences(before: Monitor, after: Monitor) -> list[str]:

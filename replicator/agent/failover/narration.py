@@ -5,6 +5,7 @@ import time
 from replicator import events
 from replicator.agent.core import Core
 from replicator.agent.failover.groups import Groups
+from replicator.agent.failover.procedure import FAILOVER
 from replicator.failover_reports import Report, ReportOutcome
 
 
@@ -39,7 +40,8 @@ def summary(report: Report) -> str:
     """What was taken over, and up to when."""
     parts = []
     if report.addresses:
-        parts.append(f"this host has {', '.join(report.addresses)}")
+        who = "this host" if report.kind == FAILOVER else "home"
+        parts.append(f"{who} has {', '.join(report.addresses)}")
     if report.recovery_point is not None:
         at = time.strftime("%H:%M:%S", time.localtime(report.recovery_point))
         fraction = f"{report.recovery_point % 1:.3f}"[1:]

@@ -20,6 +20,7 @@ from replicator.agent.failover.checkup import Checkup
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
+from replicator.agent.failover.dropping import Dropping
 from replicator.agent.failover.errands import Errand, Errands
 from replicator.agent.failover.failback import Failback
 from replicator.agent.failover.failback import Parts as FailbackParts
@@ -83,7 +84,8 @@ class FailoverService:
         )
         self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
-        self.returning = Returning(core, self.guards, self.fencing, self.addresses.drop)
+        self.dropping = Dropping(self.calls, self.groups, self.guards, self.addresses)
+        self.returning = Returning(core, self.guards, self.fencing, self.dropping.superseded)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
         narration = Narration(core, self.groups)
@@ -120,7 +122,7 @@ class FailoverService:
             self.promotions,
             self.former,
             self.following,
-            self.addresses,
+            self.dropping,
             HomeDeeds(
                 *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
             ).deeds(),
@@ -164,7 +166,7 @@ class FailoverService:
         )
 
     def _ways_home(self, monitor: Monitor) -> list[Address]:
-        """By the return connections, else as the monitor names the source (FB-03)."""
+        """From where it has called, by the return connections, or as the monitor names the source (FB-03)."""
         record = self.promotions.record(monitor.uuid)
         returning = {return_of(copy.connection) for copy in record.copies} if record is not None else set()
         ways = [
@@ -172,7 +174,13 @@ class FailoverService:
             for c in self._core.state.connections
             if c.uuid in returning and c.target_host
         ]
-        return [*ways, Address(monitor.settings.source_host, monitor.settings.source_port)]
+        port = monitor.settings.source_port
+        met = self.former.met.get(monitor.uuid, "")
+        return [
+            *([Address(met, port)] if met else []),
+            *ways,
+            Address(monitor.settings.source_host, port),
+        ]
 
     async def _do_errand(self, errand: Errand) -> None:
         await self._home_calls.do(errand)
@@ -183,6 +191,7 @@ class FailoverService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.drills.run)
             nursery.start_soon(self.addresses.run)
+            nursery.start_soon(self.dropping.run)
             nursery.start_soon(self.arbiter.run)
             # What an earlier agent has left half done comes before anything new.
             nursery.start_soon(self.procedures.run)
