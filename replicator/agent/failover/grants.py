@@ -221,7 +221,7 @@ class Grants:
             answer = await self.tell(monitor)
             if answer is not None and not monitor.source_uuid:  # no heartbeat has said it
                 source = {"source_uuid": answer.agent_uuid, "source_name": answer.agent_name}
-                await self._groups.change(monitor.uuid, **source)
+                await self.tell(await self._groups.change(monitor.uuid, **source))  # now with its copies
         except ReplicatorError as error:
             if monitor.uuid not in self._silent:
                 self._silent.add(monitor.uuid)
