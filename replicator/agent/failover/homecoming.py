@@ -294,6 +294,8 @@ class Homecoming:
                     known[connection.uuid] = await self._restored(connection, record)
             connections = tuple(known.get(c.uuid, c) for c in self._core.state.connections)
             await change.save(connections=connections)
+        for uuid_ in known:  # one that an agent has begun which was killed in the middle of this
+            await self._core.children.stop_sender(uuid_)
 
     def _check_own(self, group: str, record: Promotion) -> None:
         known = self._promotions.record(group)
