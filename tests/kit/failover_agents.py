@@ -171,6 +171,13 @@ class Agent:
         if self.host.is_up and not self.host.is_paused:
             self.synced = len(self.data)
 
+    def is_late(self, sent_s: float) -> bool:
+        """A session is an ordered stream: what was sent before something that has arrived is not to come."""
+        late, self._arrived_s = sent_s < self._arrived_s, max(sent_s, self._arrived_s)
+        return late
+
+    _arrived_s = 0.0
+
     def put(self, data: Data) -> None:
         """Take it for one's own; it is synced before that is said."""
         self.data = data
@@ -331,7 +338,7 @@ class SourceAgent(Agent):
         while True:
             if not self.guard.is_superseded:
                 data = self.data
-                answer = yield Ask(T, "records", (self.guard.epoch, data), CALL_S)
+                answer = yield Ask(T, "records", (self.guard.epoch, data, self.world.now_s), CALL_S)
                 if isinstance(answer, Promotion):
                     yield from self.heard(answer)
             yield Sleep(0.25)
@@ -346,22 +353,26 @@ class SourceAgent(Agent):
                     self.set_until(0.0)
                     yield from self.change(lapse=lapse, terms=terms)
                 return self.guard.terms
-            case "return":
-                return (yield from self.returning(*body))
-            case "take" | "abandon":
+            case "return" | "take" | "abandon":
                 while self.busy:
                     yield Sleep(0.002)
                 self.busy = True
-                handler = self.take if action == "take" else self.abandon
-                answer = yield from handler(*body)
+                handlers: dict[str, Callable[..., Program]] = {
+                    "return": self.returning,
+                    "take": self.take,
+                    "abandon": self.abandon,
+                }
+                answer = yield from handlers[action](*body)
                 self.busy = False
                 return answer
             case "address":
                 self.has_address = not self.guard.is_superseded
                 return True
 
-    def returning(self, record: Promotion, theirs: Data) -> Program:
+    def returning(self, record: Promotion, theirs: Data, sent_s: float) -> Program:
         """The return connection of the owner brings what it has."""
+        if self.is_late(sent_s):
+            return None
         yield from self.heard(record)
         guard = self.guard
         if not guard.is_superseded:
@@ -500,6 +511,7 @@ class TargetAgent(Agent):
         self.granter = Granter(self.host.disk["grants"], now_s, stopped=self.stopped)
         self.shut = bool(self.kind)
         self.source_terms = 0
+        self.owing = False
         self.halted = ""
         self.level_s = 0.0
         self.at_level: Data | None = None
@@ -590,10 +602,10 @@ class TargetAgent(Agent):
                     yield Save("grants", self.granter.memory)
                 return answer
             case "records":
-                epoch, data = body
+                epoch, data, sent_s = body
                 if epoch < self.epoch:
                     return self.record
-                if self.shut or self.owns or epoch > self.epoch:
+                if self.shut or self.owns or epoch > self.epoch or self.is_late(sent_s):
                     return None
                 self.put(data)
                 return True
@@ -628,8 +640,7 @@ class TargetAgent(Agent):
                 for attempt in self.host.disk["owed"]:
                     answer = yield from self.witness.withdraw(Withdraw(agent=T, attempt=attempt))
                     if answer is not None:
-                        left = tuple(a for a in self.host.disk["owed"] if a != attempt)
-                        yield Save("owed", left)
+                        yield from self.owe(remove=attempt)
                 if self.owns:
                     assert self.record is not None
                     answer = yield from self.witness.tell(Tell(agent=T, other=S, promotion=self.record))
@@ -642,7 +653,7 @@ class TargetAgent(Agent):
         while True:
             if self.owns and self.until_s is not None:
                 data = self.data
-                self.state_of_source = yield Ask(S, "return", (self.record, data), CALL_S)
+                self.state_of_source = yield Ask(S, "return", (self.record, data, self.world.now_s), CALL_S)
                 if self.state_of_source == "level":
                     self.at_level = data
             yield Sleep(0.25)
@@ -755,15 +766,24 @@ class TargetAgent(Agent):
 
     def undo(self, step: str) -> Program:
         if step == VOTE and self.kind == "failover":
-            yield Save("owed", (*self.host.disk["owed"], self.opened.uuid))
+            yield from self.owe(add=self.opened.uuid)
             self.granter.resume()
         elif step == VOTE:
-            yield Save("owed", (*self.host.disk["owed"], self.opened.uuid))
+            yield from self.owe(add=self.opened.uuid)
         elif step == DRAIN:
             self.shut = False
         elif step == FREEZE:
             self.set_until(float("inf"))
         yield Sleep(0.0)
+
+    def owe(self, *, add: str = "", remove: str = "") -> Program:
+        """One after the other: two that change it at once would forget one of the changes."""
+        while self.owing:
+            yield Sleep(0.002)
+        self.owing = True
+        left = [attempt for attempt in self.host.disk["owed"] if attempt not in (add, remove)]
+        yield Save("owed", (*left, *([add] if add else [])))
+        self.owing = False
 
     def ballot(self, agent: str, candidate: str, owner: str) -> Ballot:
         return Ballot(

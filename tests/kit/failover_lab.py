@@ -137,11 +137,13 @@ class Machine:
             subprocess.run(["umount", "-l", point], check=False, timeout=20)
 
     def pause(self) -> None:
-        """All its processes stand still, as those of a virtual machine that is being moved."""
+        """It stands still, as a virtual machine that is being moved: its kernel answers nobody either."""
+        self.host.cut()
         self.host.send(signal.SIGSTOP)
 
     def resume(self) -> None:
         self.host.send(signal.SIGCONT)
+        self.host.mend()
 
 
 class Client:

@@ -207,7 +207,7 @@ def _replicate_without_listening(self: SourceAgent) -> Any:
     while True:
         yield failover_agents.Sleep(0.25)
         if not self.guard.is_superseded:
-            yield Ask("target", "records", (self.guard.epoch, self.data), 1.0)
+            yield Ask("target", "records", (self.guard.epoch, self.data, self.world.now_s), 1.0)
         self.apply()
 
 
@@ -478,7 +478,7 @@ PLANTED = [
     Planted(a_restarted_witness_forgets_votes, WRITERS, 0, a_candidate_is_paused_with_its_vote),
     Planted(a_witness_grants_after_its_vote, WRITERS, 32),
     Planted(a_witness_votes_while_a_lease_is_valid, WRITERS, 0),
-    Planted(a_witness_knows_only_the_last_try, WRITERS, 291, a_try_asks_late),
+    Planted(a_witness_knows_only_the_last_try, WRITERS, 128, a_try_asks_late),
     Planted(a_witness_opens_whom_it_does_not_know, WRITERS, 0, a_witness_is_told_to_forget),
     Planted(a_witness_grants_an_old_epoch, WRITERS, 32),
     Planted(etcd_votes_at_once, WRITERS, 101),
@@ -487,7 +487,7 @@ PLANTED = [
     Planted(an_undo_lowers_the_epoch, "epoch of target falls", 0, a_promotion_is_interrupted),
     Planted(an_undo_does_not_take_the_vote_back, "waits for what becomes of its vote", 3),
     Planted(a_source_that_returns_asks_nobody, WRITERS, 21),
-    Planted(a_superseded_source_goes_by_its_leases, WRITERS, 48),
+    Planted(a_superseded_source_goes_by_its_leases, WRITERS, 97),
     Planted(a_restarted_source_gives_itself_a_lease, WRITERS, 0),
     Planted(settings_that_change_leave_a_source_armed, WRITERS, 0, a_lapse_is_switched_off),
     Planted(a_superseded_source_keeps_its_address, "superseded source has the address", 0),

@@ -39,10 +39,14 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     terms: int  # number of the settings: `armed` holds for these only
 
 
-class Owed(msgspec.Struct, frozen=True, kw_only=True):
-    """Votes to be taken back: (witness, group, attempt)."""
+_Vote = tuple[str, str, str]
+"""(witness, group, attempt)."""
 
-    votes: tuple[tuple[str, str, str], ...] = ()
+
+class Owed(msgspec.Struct, frozen=True, kw_only=True):
+    """Votes to be taken back."""
+
+    votes: tuple[_Vote, ...] = ()
 
 
 class Arbiter:
@@ -57,6 +61,7 @@ class Arbiter:
         self._now_s = now_s
         self._owed = load_document(core.home.withdrawals, Owed) or Owed()
         self._more = trio.Event()
+        self._owing = trio.Lock()
         # Tries whose fence command runs, and when that was begun; an agent that ends takes them back.
         self._begun: dict[str, tuple[Attempt, float]] = {}
 
@@ -123,7 +128,7 @@ class Arbiter:
         """
         self._begun.pop(try_.ballot.attempt, None)
         if try_.witness:
-            await self._owe((*self._owed.votes, (try_.witness, try_.group, try_.ballot.attempt)))
+            await self._owe(add=(try_.witness, try_.group, try_.ballot.attempt))
             self._more.set()
         self._grants.granter(try_.group).resume()
 
@@ -144,10 +149,12 @@ class Arbiter:
             return
         except ReplicatorError as error:  # it does not know the group, or not between these agents
             self._core.events.add(events.WITHDRAWAL_FAILED, witness=witness, group=group, reason=str(error))
-        await self._owe(tuple(vote for vote in self._owed.votes if vote != (witness, group, attempt)))
+        await self._owe(remove=(witness, group, attempt))
 
-    async def _owe(self, votes: tuple[tuple[str, str, str], ...]) -> None:
-        owed = Owed(votes=tuple(dict.fromkeys(votes))[-limits.MONITORS :])
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(save_document, self._core.home.withdrawals, owed)
-        self._owed = owed
+    async def _owe(self, *, add: _Vote | None = None, remove: _Vote | None = None) -> None:
+        async with self._owing:  # two that change it at once would forget one of the changes
+            votes = [vote for vote in self._owed.votes if vote not in (add, remove)]
+            owed = Owed(votes=(*votes, *([add] if add is not None else []))[-limits.MONITORS :])
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(save_document, self._core.home.withdrawals, owed)
+            self._owed = owed

@@ -50,6 +50,7 @@ class _Driven:
         self.machine: SourceMonitor | None = None
         self.asked = False  # of the present question, people were told
         self.reason = ""  # why the source counts as failed
+        self.attempt: _Attempt | None = None  # to fail over by itself
         self.commands: set[Probe] = set()  # under way, without their numbers
 
 
@@ -146,7 +147,9 @@ class Watching:
         async with trio.open_nursery() as probes:
             while (monitor := self._groups.get(uuid)) is not None:
                 changed = self._groups.changed
-                if monitor.phase not in WATCHED:
+                # A source that answers again before anything is final is left alone: see `has_failed`.
+                assuming = monitor.phase is Phase.TAKING_OVER and driven.machine is not None
+                if monitor.phase not in WATCHED and not assuming:
                     driven.machine, driven.asked, driven.reason = None, False, ""
                     await changed.wait()
                     continue
@@ -157,8 +160,9 @@ class Watching:
                     probes.start_soon(self._probe_for, driven, monitor, driven.machine, each)
                 changes = driven.machine.look(now_s)
                 try:
-                    await self._note(monitor, changes)
-                    await self._decide(monitor, driven)
+                    if not assuming:
+                        await self._note(monitor, changes)
+                        await self._decide(monitor, driven)
                 except ReplicatorError:
                     pass  # the state could not be saved, or the monitor is gone: looked at again
                 with trio.move_on_after(driven.machine.period_s):
@@ -228,7 +232,8 @@ class Watching:
             await self._groups.note(monitor, "alive", text)
             driven.asked, driven.reason = False, ""
         elif driven.machine.failed and monitor.phase is Phase.WATCHING:
-            await self._fail(monitor, driven)
+            if driven.attempt is None or driven.attempt.ended.is_set():
+                await self._fail(monitor, driven)
         elif monitor.phase is Phase.ASKING and not driven.asked:
             await self._ask(monitor, driven)
 
@@ -252,7 +257,12 @@ class Watching:
         self.tell(events.FAILOVER_CONDITION, name=monitor.name, source=source)
         if monitor.settings.automatic:
             reason = f"{source} has failed ({driven.reason})"
-            await self._take_over(monitor.uuid, reason, False, _Attempt(), Order.MONITOR)
+            assert self._nursery is not None
+            driven.attempt = _Attempt()
+            # Beside the watching: as long as nothing is final, the source may answer again.
+            self._nursery.start_soon(
+                self._take_over, monitor.uuid, reason, False, driven.attempt, Order.MONITOR
+            )
         else:
             await self._ask(monitor, driven)
 
