@@ -19,7 +19,7 @@ from replicator.agent.failover.grants import Answer
 from replicator.agent.failover.guards import Guards, Unwatch, Watch
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.returning import Returning
-from replicator.agent.state import Connection, Mount, State
+from replicator.agent.state import Away, Connection, Mount, State
 from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError
 from replicator.failover.lease import Renew, Renewed
 from replicator.failovers import Lapse, Promotion
@@ -311,6 +311,17 @@ async def test_opened_by_a_person(bench: Bench) -> None:
     assert guard.is_held  # nothing of it is sent
     assert not await bench.guards.supersede(GROUP, record(1)) and bench.mode is None
     assert await bench.guards.supersede(GROUP, record(2)) and bench.mode is FenceMode.READ_ONLY
+
+
+async def test_a_copy_of_what_another_owns_is_not_opened(bench: Bench) -> None:
+    """Its owner writes it: a program that did so as well would make it neither's."""
+    await bench.watch()
+    await bench.guards.supersede(GROUP, record(1))
+    away = Away(connection="c", copy="r", group=GROUP, epoch=1)
+    await bench.core.save(away=(away,))
+    with pytest.raises(ReplicatorError, match="has become a copy"):
+        await bench.returning.open("web", even_if_two_masters=True)
+    assert bench.mode is FenceMode.READ_ONLY
 
 
 async def test_opened_by_a_person_needs_no_lease_until_one_comes(bench: Bench, clock: Advance) -> None:

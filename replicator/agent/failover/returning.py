@@ -105,6 +105,12 @@ class Returning:
         ReplicatorError that says what that means and what else can be done, unless `even_if_two_masters`.
         """
         guard = self._guards.find(key)
+        if any(away.group == guard.group for away in self._core.state.away):
+            owner = guard.target_name or guard.target_host
+            raise ReplicatorError(
+                f"{guard.name}: what is here has become a copy of what {owner} owns, which writes it:"
+                f" go home with `dtctl failback` on {owner}"
+            )
         allowed = self._guards.right_of(guard)
         if allowed.holds(boottime_s()):
             raise ReplicatorError(f"{guard.name}: its mounts may be written already")
