@@ -316,21 +316,35 @@ class Known(NamedTuple):
 
 
 def known(entries: Iterator[Entry]) -> dict[int, Known]:
-    """What was alive at the end, parents in any order. Pure."""
+    """What was alive at the end, parents in any order. Pure.
+
+    An object that has moved to another log has just the names that are told there: all of them, before its
+    place. One that only the former log has was on its way out when the process was killed: it ends with that
+    log.
+    """
     alive: dict[int, Known] = {}
+    moving: dict[
+        int, list[tuple[int, bytes]]
+    ] = {}  # names told in another log than that of the object's place
     for entry in entries:
         kind, place, references, node_id, inode, device, is_directory, parent, name = entry
         found = alive.get(node_id)
         if kind == _FORGOTTEN:
             alive.pop(node_id, None)
+            moving.pop(node_id, None)
         elif kind == _GONE:
-            if found is not None and (parent, name) in found.names:
-                found.names.remove((parent, name))
+            for names in (found.names if found is not None else [], moving.get(node_id, [])):
+                while (parent, name) in names:
+                    names.remove((parent, name))
         else:
             if found is None:
                 found = alive[node_id] = Known(node_id, inode, device, is_directory, references, [], place)
-            elif kind == _OBJECT:  # it has moved
-                alive[node_id] = found._replace(references=references, place=place)
-            if parent and (parent, name) not in found.names:
-                found.names.append((parent, name))
+            elif kind == _OBJECT:
+                names = moving.pop(node_id, []) if (found.place ^ place) & 1 else found.names  # moved
+                found = alive[node_id] = found._replace(references=references, place=place, names=names)
+            if parent:
+                if (parent, name) not in found.names:
+                    found.names.append((parent, name))
+                if (found.place ^ place) & 1:
+                    moving.setdefault(node_id, []).append((parent, name))
     return alive

@@ -9,7 +9,7 @@ import pytest
 
 from replicator import limits
 from replicator.fs.intent import Intent
-from replicator.fs.ledger import Known, Ledger, known, read
+from replicator.fs.ledger import _NAME, _OBJECT, Entry, Known, Ledger, known, read
 from replicator.fs.nodes import Node, NodeTable
 
 
@@ -251,3 +251,16 @@ def test_whether_it_is_journaled_is_decided_once(tmp_path: Path) -> None:
     intent.decide(106)
     assert intent.read().is_recorded
     intent.close()
+
+
+def test_what_has_moved_has_the_names_of_its_new_log() -> None:
+    """A rename that was killed between its two entries, after the object had moved with its new name: the old
+    one is not believed, for it would end with the former log.
+    """
+    former = Entry(_OBJECT, 24, 1, 7, 7, 1, False, 1, b"old")
+    name = Entry(_NAME, 25, 1, 7, 7, 1, False, 1, b"new")
+    moved = Entry(_OBJECT, 73, 1, 7, 7, 1, False, 1, b"new")
+    assert known(iter([former, name]))[7].names == [(1, b"old"), (1, b"new")]
+    assert known(iter([former, name, moved]))[7].names == [(1, b"new")]
+    other = Entry(_NAME, 121, 1, 7, 7, 1, False, 1, b"another")
+    assert known(iter([former, name, moved, other]))[7].names == [(1, b"new"), (1, b"another")]
