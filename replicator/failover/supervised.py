@@ -186,6 +186,9 @@ def _begin() -> None:
     prctl(2). And the kernel may end the services that it starts, if not their agent, for want of memory.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:  # as of an agent that nohup(1) has started
+            signal.signal(number, signal.SIG_DFL)
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("0")
