@@ -1,5 +1,6 @@
 """Bodies of requests to the control API: read within bounds, and checked."""
 
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -11,6 +12,9 @@ from replicator.bounds import MALFORMED
 from replicator.errors import UsageError
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+Handler = Callable[[Request], Awaitable[object]]
+"""Answers a request; what it returns becomes the JSON of the answer."""
 
 
 class BodyTooLargeError(UsageError):

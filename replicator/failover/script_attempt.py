@@ -14,6 +14,7 @@ import trio
 import replicator
 from replicator import limits
 from replicator.errors import UsageError
+from replicator.failover.held_lock import is_held
 from replicator.failover.occasion import Occasion, environment
 from replicator.failover.script_result import Finished, ScriptResult, judge
 from replicator.failover.supervised import How
@@ -55,17 +56,7 @@ class Attempt:
 
     @property
     def is_running(self) -> bool:
-        try:
-            descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_held(self._path / "lock")
 
     @property
     def told(self) -> bool:

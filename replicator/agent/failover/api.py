@@ -1,10 +1,8 @@
 """Routes of failover. As in `agent/api.py`, nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 
-from replicator.agent.api_body import ActionBody, Body, check_action, read_body
+from replicator.agent.api_body import ActionBody, Body, Handler, check_action, read_body
 from replicator.agent.failover.divergence_api import DivergenceApi
 from replicator.agent.failover.failback_api import FailbackApi
 from replicator.agent.failover.guard_api import GuardApi
@@ -13,8 +11,6 @@ from replicator.agent.failover.siblings_api import SiblingsApi
 from replicator.agent.failover.trials_api import TrialsApi
 from replicator.agent.failover.witness_api import WitnessApi
 from replicator.agent.service import Service
-
-Handler = Callable[[Request], Awaitable[object]]
 
 
 class MonitorActionBody(ActionBody, frozen=True, kw_only=True):

@@ -1,14 +1,10 @@
 """Routes of divergence bundles. As in `agent/api.py`, nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 
-from replicator.agent.api_body import ActionBody, check_action, read_body
+from replicator.agent.api_body import ActionBody, Handler, check_action, read_body
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.service import Service
-
-Handler = Callable[[Request], Awaitable[object]]
 
 
 class DivergenceBody(ActionBody, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import replicator
 from replicator import limits
 from replicator.agent.failover.drill_order import COPIED, ORDER, READY, RESULT, Findings, Order
 from replicator.errors import ReplicatorError
+from replicator.failover.held_lock import is_held
 
 _CODE = os.path.dirname(os.path.dirname(os.path.abspath(replicator.__file__)))
 
@@ -40,17 +41,7 @@ class RoomProcess:
 
     @property
     def is_there(self) -> bool:
-        try:
-            descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_held(self._path / "lock")
 
     async def start(self, order: Order) -> None:
         """OSError."""

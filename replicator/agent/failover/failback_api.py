@@ -1,20 +1,18 @@
 """Routes of failback. As in `agent/api.py`, nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
 
-from replicator.agent.api_body import Body, read_body
+from replicator.agent.api_body import Body, Handler, read_body
 from replicator.agent.failover.failback import Failback
 from replicator.agent.service import Service
 from replicator.errors import UsageError
 from replicator.failover.handback import Order, Preview, Then
 from replicator.failover_reports import Report
 
-Handler = Callable[[Request], Awaitable[object]]
 E = TypeVar("E", bound=StrEnum)
 _PATH = "/v1/failover/monitors/{name}/failback"
 

@@ -1,13 +1,9 @@
 """Routes of groups in which this host is the source. As in `agent/api.py`, nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 
-from replicator.agent.api_body import ActionBody, check_action, read_body
+from replicator.agent.api_body import ActionBody, Handler, check_action, read_body
 from replicator.agent.service import Service
-
-Handler = Callable[[Request], Awaitable[object]]
 
 
 class GuardActionBody(ActionBody, frozen=True, kw_only=True):

@@ -1,13 +1,9 @@
 """Routes of other targets of a source. As in `agent/api.py`, nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 
-from replicator.agent.api_body import ActionBody, check_action, read_body
+from replicator.agent.api_body import ActionBody, Handler, check_action, read_body
 from replicator.agent.service import Service
-
-Handler = Callable[[Request], Awaitable[object]]
 
 
 class SiblingBody(ActionBody, frozen=True, kw_only=True):

@@ -1,17 +1,14 @@
 """Routes of scripts, tests and drills. As in `agent/api.py`, nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 
-from replicator.agent.api_body import Empty, read_body
+from replicator.agent.api_body import Empty, Handler, read_body
 from replicator.agent.failover.group_scripts import ScriptRequest
 from replicator.agent.service import Service
 from replicator.errors import UsageError
 from replicator.failover_drills import DrillRequest
 from replicator.failovers import ScriptKind
 
-Handler = Callable[[Request], Awaitable[object]]
 _MONITOR = "/v1/failover/monitors/{name}"
 
 

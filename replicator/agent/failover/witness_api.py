@@ -1,12 +1,9 @@
 """Routes of groups that this agent is the witness of. As in `agent/api.py`, nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 
+from replicator.agent.api_body import Handler
 from replicator.agent.service import Service
-
-Handler = Callable[[Request], Awaitable[object]]
 
 
 class WitnessApi:
