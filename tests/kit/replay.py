@@ -57,6 +57,7 @@ class Standing:
     machine: Machine
     is_up: bool = True
     paused_until_s: float = 0.0
+    starts: bool = False  # its agent, as soon as it goes on
     etcd: subprocess.Popen[bytes] | None = None
     saves_left: int = 0  # until it crashes; 0: it does not
     saved: tuple[object, ...] = ()
@@ -278,7 +279,7 @@ class Stage:
     def crash(self, host: Standing) -> None:
         if host.is_up:
             self.say(f"{host.name} loses power")
-            host.is_up, host.paused_until_s, host.saves_left = False, 0.0, 0
+            host.is_up, host.paused_until_s, host.saves_left, host.starts = False, 0.0, 0, False
             host.machine.lose_power()
 
     def boot(self, host: Standing) -> None:
@@ -293,7 +294,7 @@ class Stage:
         if not host.is_up:
             return
         if host.is_paused:
-            self.at(host.paused_until_s, lambda: self.start(host))
+            host.starts = True
             return
         agent = host.machine.agent
         if agent.process is None or agent.process.poll() is not None:
@@ -332,6 +333,9 @@ class Stage:
         self.say(f"{host.name} goes on")
         host.paused_until_s = 0.0
         host.machine.resume()
+        if host.starts:
+            host.starts = False
+            self.start(host)
 
     def keep_etcd(self, wanted: bool) -> None:
         """On the witness: it runs if it is the witness of this history."""
