@@ -15,6 +15,7 @@ so the next history begins where this one has ended: with more epochs, and more 
 
 import heapq
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,14 +27,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from kit.failover_histories import History, draw
+from kit.failover_histories import History, draw, play
 from kit.failover_lab import FailoverLab, Machine, failover_lab
 from kit.failover_world import Fault, Violation
 from kit.replay_judge import Watcher, judge
 from kit.replay_people import People
 from kit.replay_service import Clients, Service, etcd_command
 
-SPEED = 3.0
+SPEED = float(os.environ.get("SOAK_FAILOVER_REPLAYS_SPEED", "3"))
 INTERVAL_MIN_S = 0.3
 BEFORE_S, AFTER_S = 1.0, 2.0  # real, without faults
 REPAIR_S = 100.0  # real
@@ -183,6 +184,7 @@ class Stage:
             error.add_note("\n".join(self.story))
             raise
         finally:
+            self.people.close()
             self.clients.close()
         summary.seconds = time.monotonic() - began_s
         self.clients = Clients(self.lab, self.clients.serial)
@@ -421,6 +423,12 @@ def replay_lab(
         yield stage
 
 
+def chosen(first: int, count: int) -> list[int]:
+    """So many seeds from the first one on: those in whose simulation somebody takes over."""
+    taken_over = (seed for seed in itertools.count(first) if play(draw(seed)).failovers)
+    return list(itertools.islice(taken_over, count))
+
+
 def many(
     seeds: list[int], directory: Path, say: Callable[[str], None] = lambda line: None
 ) -> tuple[list[Summary], dict[int, str]]:
@@ -431,6 +439,7 @@ def many(
     for number in itertools.count():
         if not left:
             return done, failed
+        seed = None
         try:
             with replay_lab(directory / f"lab-{number}", say=say) as stage:
                 while left:
@@ -438,6 +447,8 @@ def many(
                     done.append(stage.replay(draw(seed)))
                     print(done[-1], flush=True)
         except Exception as error:
+            if seed is None:  # hosts that cannot even be set up
+                raise
             text = f"{type(error).__name__}: {error}"
             failed[seed] = text
             print(f"seed {seed}: {text}", flush=True)
@@ -448,11 +459,12 @@ def many(
 
 
 def main() -> None:
-    first, count = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2].isdigit() else 1
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    seeds = numbers if len(numbers) == 1 else chosen(*numbers)
     directory = Path(tempfile.mkdtemp(prefix="replay-"))
     print(f"stories of what fails: {directory}", flush=True)
     verbose = "--verbose" in sys.argv
-    done, failed = many(list(range(first, first + count)), directory, print if verbose else lambda line: None)
+    done, failed = many(seeds, directory, print if verbose else lambda line: None)
     print(f"{len(done)} went well, {len(failed)} did not: {failed}")
     sys.exit(bool(failed))
 
