@@ -37,8 +37,8 @@ from kit.replay_service import Clients, Service, etcd_command
 SPEED = float(os.environ.get("SOAK_FAILOVER_REPLAYS_SPEED", "3"))
 INTERVAL_MIN_S = 0.3
 BEFORE_S, AFTER_S = 1.0, 2.0  # real, without faults
-REPAIR_S = 100.0  # real
-SERVICE_S = 30.0  # until the service answers, where nothing is in its way
+REPAIR_S = 180.0  # real
+SERVICE_S = 120.0  # until the service answers, where nothing is in its way
 TICK_S = 0.02
 TEND_S = 0.2
 _SWITCH = """\
@@ -147,7 +147,6 @@ class Stage:
         """The directory is protected and watched, the service runs."""
         here, there = (service.script for service in reversed(self.services))
         self.lab.protect()
-        self.lab.become_cold()
         self.lab.monitor(
             *("--script", f"post-failover={here} start"),
             *("--script", f"pre-failback={here} stop"),
