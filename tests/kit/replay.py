@@ -157,8 +157,8 @@ class Stage:
 
     # --- one history ---
 
-    def replay(self, history: History) -> Summary:
-        """Raises Violation, with the story."""
+    def replay(self, history: History, *, until_served_by: str = "") -> Summary:
+        """Raises Violation, with the story. `until_served_by`: a host; before that nothing is made well."""
         began_s = self._began_s = time.monotonic()
         self.story, self.random = [], Random(f"replay {history.seed}")
         self.say(str(history))
@@ -168,14 +168,16 @@ class Stage:
         self.watcher = Watcher(self, history)
         try:
             with self.watcher:
-                self._writes_at_the_source()
+                self._writes_at("source")
                 self.run_until(time.monotonic() + BEFORE_S)
                 self._play(history)
+                if until_served_by:
+                    self._writes_at(until_served_by)
                 self.run_until(time.monotonic() + AFTER_S)
                 self._repair()
                 if reason := self._help():
                     raise Violation(f"not protected again: {reason}")
-                self._writes_at_the_source()
+                self._writes_at("source")
             summary = judge(self, history, group["epoch"], Summary(history.seed), self.watcher)
         except Violation as violation:
             raise Violation(violation.text, self.story) from None
@@ -189,12 +191,12 @@ class Stage:
         self.clients = Clients(self.lab, self.clients.serial)
         return summary
 
-    def _writes_at_the_source(self) -> None:
-        """Somebody does, from now on."""
+    def _writes_at(self, host: str) -> None:
+        """Until somebody does that was not there before."""
         now_s = time.monotonic()
-        while not any(one.host == "source" and one.sent_s > now_s for one in self.clients.answers):
+        while not any(one.host == host and one.sent_s > now_s for one in self.clients.answers):
             if time.monotonic() > now_s + SERVICE_S:
-                raise Violation("not protected again: the source accepts no write")
+                raise Violation(f"not protected again: the {host} accepts no write")
             self.run_until(time.monotonic() + 0.1)
 
     def _play(self, history: History) -> None:
