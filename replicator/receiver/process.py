@@ -46,7 +46,7 @@ from replicator.receiver.recovery import Remains, open_page
 from replicator.receiver.refused_file import RefusedFile
 from replicator.receiver.replica import Replica
 from replicator.receiver.replica_state import Marks, ReplicaState, StateFile
-from replicator.receiver.replica_tree import ReplicaTree, Tree, release
+from replicator.receiver.replica_tree import ReplicaTree, Tree, release, remove_unfinished
 from replicator.receiver.reporter import Reporter
 from replicator.receiver.spool import Spool
 from replicator.security.channel import Handover, take_over
@@ -366,11 +366,17 @@ class Receiver:
             self._remove_everything()
 
     def _release(self) -> None:
+        connect = self.replica.state.connect
+        if connect is None:
+            return
         try:
-            if self.replica.state.connect is not None:
-                release(self.replica.state.connect)
+            release(connect)
         except OSError as error:
             self._log(f"the copy may still be locked, see findmnt: {error}")
+        try:
+            remove_unfinished(connect)
+        except OSError as error:
+            self._log(f"unfinished files are left in the copy: {error}")
 
     async def _apply(self) -> None:
         while True:

@@ -5,6 +5,8 @@ All between two checkpoints: `out` are the frames that are sent next.
 
 from array import array
 
+import msgspec
+
 from replicator import limits
 from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
@@ -14,6 +16,7 @@ from replicator.mirror.pieces import (
     Abandon,
     Alike,
     Batch,
+    Begun,
     Digests,
     Files,
     Finish,
@@ -141,6 +144,9 @@ class MirrorStream:
                 if entry is None:
                     continue
             self._enter(flow, piece, found, piece.transfer)
+            if isinstance(entry, Begun):
+                number = self._mirrors.ask_begun(flow, found.path, found.identity, found.links)
+                found = found._replace(entry=msgspec.structs.replace(entry, number=number))
             if entry is not None:
                 entries.append(found)
         return entries
@@ -240,6 +246,9 @@ class MirrorStream:
             if elsewhere:
                 order.asks_elsewhere(found.identity)
             self._mirrors.compare(flow, found.path, found.identity, found.links, elsewhere=elsewhere)
+        elif isinstance(entry, Begun):
+            order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            run.found_whole(found.size)
         elif isinstance(entry, Digests):
             data_bytes = sum(length for _, length in entry.extents)
             run.compared(max(min(entry.end, entry.size) - entry.start, 0), data_bytes)

@@ -250,6 +250,8 @@ class Scanner:
 
     async def _bring_large(self, flow: Flow, path: bytes) -> None:
         """A file of its own transfer, part by part, each at a place of its own."""
+        if flow.order.asks_begun() and await self._ask_begun(flow, path):
+            return
         self._transfers += 1
         transfer = OpenTransfer(path, self._transfers)
         flow.transfers.append(transfer)
@@ -265,12 +267,39 @@ class Scanner:
             if transfer.read is not None:
                 transfer.read.close()
 
+    async def _ask_begun(self, flow: Flow, path: bytes) -> bool:
+        """Ask whether the target has a part of it. False: it is not worth it."""
+        run = self._mirror_run()
+        distrust_ns = run.distrust_ctime_after_ns if run is not None else None
+        try:
+            await self._may_scan()
+            place = flow.open_place()
+            now_ns = self._world.clock.wall_ns()
+            ask = partial(_ask_begun, flow.source, path, now_ns, distrust_ns)
+            found = await self._world.in_thread(ask)
+        except BaseException:
+            flow.abort_place()
+            flow.read_again(path)
+            raise
+        changes = flow.close_place()
+        if found is None:
+            return False
+        if _touched(changes, path):
+            flow.order.require(path)
+            self._shipper.ring()
+        else:
+            self._widen(flow, found)
+            self._queue(flow, QueuedPiece(place, [found]))
+        return True
+
     async def _transfer_step(self, flow: Flow, transfer: OpenTransfer) -> None:
         path = transfer.path
         place = flow.open_place()
         try:
             found = await self._world.in_thread(
-                partial(_read_parts, flow.source, transfer, self._pace.part_bytes)
+                partial(
+                    _read_parts, flow.source, transfer, self._pace.part_bytes, self._world.clock.wall_ns()
+                )
             )
         except BaseException:
             flow.abort_place()
@@ -418,7 +447,14 @@ def _look(source: Source, paths: list[bytes], choice: Choice, clock: Clock) -> l
     return seen
 
 
-def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int) -> list[Found] | str:
+def _ask_begun(source: Source, path: bytes, now_ns: int, distrust_ns: int | None) -> Found | None:
+    try:
+        return source.ask_begun(path, now_ns, distrust_ns)
+    except OSError:
+        return None  # who reads it says why
+
+
+def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int, now_ns: int) -> list[Found] | str:
     """Parts of about `part_bytes` together; a reason if the file cannot be read; nothing if it is no
     file now.
 
@@ -428,7 +464,7 @@ def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int) -> list
     total = 0
     try:
         if transfer.read is None:
-            transfer.read = source.open_transfer(transfer.path, transfer.number)
+            transfer.read = source.open_transfer(transfer.path, transfer.number, now_ns)
             if transfer.read is None:
                 return []
         read = transfer.read
