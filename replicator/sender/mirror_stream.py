@@ -205,15 +205,20 @@ class MirrorStream:
                 assert transfer is not None
                 transfer.sent = True
                 order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            if transfer is not None:
+                transfer.counted_bytes += found.size
             run.done_bytes += found.size
             run.sent_bytes += found.size
         elif isinstance(entry, Finish):
+            if transfer is not None:
+                transfer.counted_bytes = 0
             order.transfer_sent(found.path, found.identity)
             run.done_files += 1
             if transfer in flow.transfers:
                 flow.transfers.remove(transfer)
         elif isinstance(entry, Abandon):
             assert transfer is not None
+            run.done_bytes -= transfer.counted_bytes
             _void(flow, transfer)
         elif isinstance(entry, Times):
             return
@@ -285,6 +290,8 @@ class MirrorStream:
         for transfer in list(flow.transfers):
             if transfer.sent and name_change_touches(record, transfer.path):
                 flow.end_transfer(transfer)
+                if self._mirrors.run is not None:
+                    self._mirrors.run.done_bytes -= transfer.counted_bytes
                 _void(flow, transfer)
                 self._send(flow, [Found(transfer.path, Abandon(transfer.path, transfer.number))], out)
 

@@ -134,6 +134,7 @@ class Mirrors:
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
             flow.forget_mirror()
+            flow.broken_off_bytes = 0
             flow.all_required = True
             flow.order.begin(flow.filter.roots)
         self.drift(run, True)
@@ -448,6 +449,9 @@ class Mirrors:
         run, sent = self.run, self._sent
         if run is None:
             return
+        for flow in self._flows:
+            run.done_bytes -= flow.broken_off_bytes
+            flow.broken_off_bytes = 0
         known = connected.mirroring and connected.mirror_id == run.run_id
         sent.forget_after(connected.stream_batches if known else 0)
         if not known:
