@@ -99,7 +99,8 @@ class Part(Entry, frozen=True, tag=4):
     """Some content of a file too large for one entry.
 
     Parts of a transfer come in order; `first` opens it. `changed_ns` of that: a part of this file is worth
-    keeping over a kill (see `begun.py`); it is its ctime, or 0: it may be changed at this moment.
+    keeping over a kill (see `begun.py`); it is its ctime, or 0: it may be changed at this moment. `offered`:
+    its content is in the file that was offered for this transfer (see `local_copy.py`), or will be.
     """
 
     identity: Identity
@@ -108,6 +109,7 @@ class Part(Entry, frozen=True, tag=4):
     extents: Extents
     data: Content
     changed_ns: I64 | None = None
+    offered: bool = False
 
 
 class Finish(Entry, frozen=True, tag=5):

@@ -7,7 +7,6 @@ gives the same tree, which is what a receiver does after a kill.
 """
 
 import errno
-import fcntl
 import os
 import stat
 from collections import OrderedDict
@@ -19,13 +18,13 @@ from replicator.errors import ReplicatorError
 from replicator.fs import unfinished
 from replicator.fs.apply import Applier, OutsideError
 from replicator.fs.attributes import (
-    data_extents,
     read_xattrs,
     set_attributes,
     set_times,
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
+from replicator.fs.copying import clone, copy_on
 from replicator.fs.many_states import read_states, sizes_of
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
 from replicator.mirror import alike
@@ -69,7 +68,6 @@ from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity, sho
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ALL = int(AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME)
-_FICLONE = 0x40049409
 _NO_CLAIM = frozenset({Claim.NOTHING, Claim.ELSEWHERE})  # that something is right already
 
 
@@ -99,6 +97,7 @@ class Placer:
         applier.links = links
         applier.transfers = self._transfers
         self._begun = BegunFiles(applier.maps.roots, self._incoming)
+        self._offers: dict[int, int] = {}  # descriptors by the number of the transfer they are for
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._index: FileIndex | None = None  # once something was looked for
@@ -173,6 +172,8 @@ class Placer:
     def close(self) -> None:
         """Nothing is left open. What may be gone on with stays."""
         self.leave_transfers()
+        for number in list(self._offers):
+            self.withdraw(number)
 
     def leave_transfers(self) -> None:
         """Whoever goes on with those that are open asks for them."""
@@ -361,14 +362,48 @@ class Placer:
             self._give_up(earlier)
         directory, _ = self._parent(root, path)
         kept_in: Root | None = None
-        name: bytes | None
-        if entry.changed_ns is not None and os.fstat(directory).st_dev == root.device:
+        name: bytes | None = None
+        if entry.offered:
+            found = self._offers.pop(entry.transfer, None)
+            if found is None:
+                raise NotAsClaimed("the file that was to have its content is not here any more")
+            descriptor = found
+        elif entry.changed_ns is not None and os.fstat(directory).st_dev == root.device:
             kept_in = root
             descriptor, name = self._begun.begin(root, entry.identity, entry.changed_ns)
         else:
             descriptor, name = unfinished.begin(directory, self._incoming + b"-%d" % entry.transfer)
-        transfer = OpenTransfer(descriptor, entry.identity, entry.path, name, kept_in=kept_in)
+        transfer = OpenTransfer(
+            descriptor, entry.identity, entry.path, name, kept_in=kept_in, offered=entry.offered
+        )
         self._transfers.add(entry.transfer, transfer)
+
+    def offer(self, path: bytes, number: int) -> int | None:
+        """Lend a file without a name for a transfer that will come; None: there is none. From any thread."""
+        root, below = self._maps.place_name(path)
+        directory = -1
+        try:
+            try:
+                directory = root.open_directory(below.rpartition(b"/")[0])
+                descriptor = unfinished.begin_nameless(directory)
+            except OSError:  # its directory may come later
+                descriptor = unfinished.begin_nameless(root.descriptor)
+        except OSError:
+            return None
+        finally:
+            if directory >= 0:
+                os.close(directory)
+        self.withdraw(number)
+        while len(self._offers) >= limits.LOCAL_OFFERS:
+            os.close(self._offers.pop(next(iter(self._offers))))
+        self._offers[number] = descriptor
+        return descriptor
+
+    def withdraw(self, number: int) -> None:
+        """Nobody wants it."""
+        descriptor = self._offers.pop(number, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _place_begun(self, entry: Begun) -> None:
         """Answered by what is raised: it is here up to some place, or not at all."""
@@ -408,8 +443,9 @@ class Placer:
         descriptor = transfer.descriptor
         os.ftruncate(descriptor, entry.size)
         kept_in = transfer.kept_in
+        made_here = kept_in is None and not transfer.offered
         self._dress_new(
-            directory, descriptor, entry.path, entry.attributes, entry.xattrs, made_here=kept_in is None
+            directory, descriptor, entry.path, entry.attributes, entry.xattrs, made_here=made_here
         )
         if transfer.name is None:
             self._name_nameless(root, path, directory, name, descriptor)
@@ -931,19 +967,9 @@ def _join(directory: bytes, name: bytes) -> bytes:
 
 def _copy_content(source: int, descriptor: int, size: int) -> None:
     """A copy on the same file system: shared blocks where it can, else extent by extent, holes left out."""
-    try:
-        fcntl.ioctl(descriptor, _FICLONE, source)
-        return
-    except OSError:
-        pass  # no reflinks here
-    os.ftruncate(descriptor, size)
-    for offset, length in data_extents(source, size):
-        end = offset + length
-        while offset < end:
-            count = os.copy_file_range(source, descriptor, end - offset, offset, offset)
-            if not count:
-                break
-            offset += count
+    if not clone(source, descriptor):
+        os.ftruncate(descriptor, size)
+        copy_on(source, descriptor, 0, size, size)
 
 
 def _make_object(directory: int, name: bytes, entry: Object, text: bytes) -> None:

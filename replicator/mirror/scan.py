@@ -18,6 +18,7 @@ from replicator.fs.beneath import Root
 from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
+from replicator.mirror.local_copy import LocalCopy
 from replicator.mirror.order import parent_of
 from replicator.mirror.pieces import (
     NO_CONTENT,
@@ -514,6 +515,8 @@ class Transfer:
     links: int = field(init=False)
     size: int = field(init=False)
     changed_ns: int | None = field(init=False)  # see `Part`
+    copied: int = 0  # bytes that the last step brought, and that are in no part
+    _local: LocalCopy | None = None
 
     def __post_init__(self) -> None:
         state = os.fstat(self.descriptor)
@@ -526,6 +529,29 @@ class Transfer:
             quiet = state.st_ctime_ns < self.now_ns - limits.FILE_CLOCK_STEP_NS
             self.changed_ns = state.st_ctime_ns if quiet else 0
 
+    def copy_to(self, descriptor: int) -> None:
+        """Put the content there, as long as that works; takes it over. Before the first step."""
+        try:
+            self._local = LocalCopy(self.descriptor, descriptor)
+        except OSError:
+            self._local = None
+
+    def _copy(self, size: int) -> bool:
+        """False: it has to be read."""
+        self.copied = 0
+        if self._local is not None and self.offset < size:
+            try:
+                self.offset, self.copied = self._local.go_on(self.offset, size, limits.LOCAL_COPY_BYTES)
+                return True
+            except OSError:  # what it means for the target, that will say
+                self._end_copy()
+        return False
+
+    def _end_copy(self) -> None:
+        if self._local is not None:
+            self._local.close()
+            self._local = None
+
     def next(self, bytes_max: int = limits.PART_BYTES) -> Part | Finish:
         """The next part of the content, or the end.
 
@@ -533,6 +559,8 @@ class Transfer:
         """
         state = os.fstat(self.descriptor)
         first, self.started = not self.started, True
+        if self._copy(state.st_size):
+            return Part(self.path, self.identity, self.number, first, (), NO_CONTENT, None, first)
         if self.offset < state.st_size:
             try:
                 start = os.lseek(self.descriptor, self.offset, os.SEEK_DATA)
@@ -562,6 +590,7 @@ class Transfer:
         )
 
     def close(self) -> None:
+        self._end_copy()
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

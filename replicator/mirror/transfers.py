@@ -20,6 +20,7 @@ class OpenTransfer:
     name: bytes | None
     old: OldCopy | None = None  # what it is built from
     kept_in: Root | None = None
+    offered: bool = False  # it was made elsewhere, for a sender that puts its content there
 
     def close(self) -> None:
         os.close(self.descriptor)

@@ -28,6 +28,7 @@ from replicator.errors import (
 )
 from replicator.failovers import Promotion
 from replicator.fs import credentials
+from replicator.mirror.local_copy import Wanted
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection, Secure
 from replicator.net.session import PeerLeft, Session, SessionEnded
@@ -41,6 +42,7 @@ from replicator.receiver.arguments import ReceiverArguments
 from replicator.receiver.drift import Drift, one_for_each_journal
 from replicator.receiver.drift_watch import DriftWatch
 from replicator.receiver.intake import Intake
+from replicator.receiver.local_offers import serve_offers
 from replicator.receiver.position_file import PositionFile
 from replicator.receiver.recovery import Remains, open_page
 from replicator.receiver.refused_file import RefusedFile
@@ -267,6 +269,14 @@ class Receiver:
         """How orphans are handled from now on; what was decided already goes on."""
         self.replica.orphan_settings = settings
         self.replica.tell()
+
+    def offer(self, wanted: Wanted) -> int | None:
+        """To a sender on this host."""
+        tree = self.replica.tree
+        try:
+            return tree.offer(*msgspec.structs.astuple(wanted)) if tree is not None else None
+        except ReplicatorError:  # it is none of the copy's places
+            return None
 
     def stop(self) -> None:
         """End `run` cleanly; the next process goes on here."""
@@ -607,6 +617,7 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
                     receiver.stop()
 
             nursery.start_soon(stop_on_signal)
+            nursery.start_soon(serve_offers, arguments.connection_uuid, receiver.offer)
             await nursery.start(partial(control.serve, socket_path, handlers(receiver)))
             await receiver.run()
             nursery.cancel_scope.cancel()

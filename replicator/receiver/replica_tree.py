@@ -109,6 +109,10 @@ class Tree(Protocol):
         """
         ...
 
+    def offer(self, journal: int, path: bytes, number: int) -> int | None:
+        """Lend a file without a name for a transfer from this host. From any thread. ReplicatorError."""
+        ...
+
     def sync(self) -> None:
         """All that was done before the call is on stable storage after it. From any thread. OSError."""
         ...
@@ -299,6 +303,9 @@ class ReplicaTree:
     def mirror_since(self, since_ns: int | None) -> None:
         for placer in self._placers:
             placer.mirror_since_ns = since_ns
+
+    def offer(self, journal: int, path: bytes, number: int) -> int | None:
+        return self._placers[journal].offer(path, number) if journal < len(self._placers) else None
 
     def sync(self) -> None:
         self._unsynced.sync(self._sync_file_systems)

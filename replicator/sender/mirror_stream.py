@@ -208,7 +208,8 @@ class MirrorStream:
             if transfer is not None:
                 transfer.counted_bytes += found.size
             run.done_bytes += found.size
-            run.sent_bytes += found.size
+            run.sent_bytes += len(entry.data)
+            run.skipped_bytes += found.size - len(entry.data)  # copied within this host
         elif isinstance(entry, Finish):
             if transfer is not None:
                 transfer.counted_bytes = 0

@@ -138,7 +138,7 @@ def large(tmp_path: Path) -> Iterator[Victim]:
         content = random.Random(2).randbytes(MIB)
         for number in range(LARGE_MIB):
             file.write(number.to_bytes(8, "big") + content[8:])
-    with protected(tmp_path) as pair:
+    with protected(tmp_path, configuration="[mirror]\nlocal_copy = false\n") as pair:
         victim = Victim(pair, LARGE_MIB * MIB)
         victim.measure_fresh()
         yield victim
