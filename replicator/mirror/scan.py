@@ -529,12 +529,15 @@ class Transfer:
             quiet = state.st_ctime_ns < self.now_ns - limits.FILE_CLOCK_STEP_NS
             self.changed_ns = state.st_ctime_ns if quiet else 0
 
-    def copy_to(self, descriptor: int) -> None:
-        """Put the content there, as long as that works; takes it over. Before the first step."""
+    def copy_to(self, descriptor: int) -> bool:
+        """Put the content there, as long as that works; takes it over. Before the first step. False: it is on
+        another file system.
+        """
         try:
             self._local = LocalCopy(self.descriptor, descriptor)
         except OSError:
-            self._local = None
+            return False
+        return True
 
     def _copy(self, size: int) -> bool:
         """False: it has to be read."""

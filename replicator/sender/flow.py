@@ -90,6 +90,7 @@ class Flow:
         self.passed_wall_ns = 0  # when that was done; 0: not known
         self.pieces: deque[QueuedPiece] = deque()
         self.transfers: list[OpenTransfer] = []  # being read, or read and waiting for their places
+        self.copies_locally = True  # no reason against it was found in this session
         self.broken_off_bytes = 0  # counted of those that a session left unfinished
         self.again: dict[bytes, set[bytes]] = {}  # names to read again, by directory
         self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
@@ -271,6 +272,7 @@ class Flow:
         self.touched.abort_place()
         self.end_transfers()
         self._open_place = None
+        self.copies_locally = True
 
     def end_transfers(self) -> None:
         for transfer in self.transfers:

@@ -477,10 +477,9 @@ def _read_parts(
             transfer.read = flow.source.open_transfer(transfer.path, transfer.number, now_ns)
             if transfer.read is None:
                 return []
-            if local is not None:
+            if local is not None and flow.copies_locally:
                 offered = local.offer(flow.index, transfer.path, transfer.number)
-                if offered is not None:
-                    transfer.read.copy_to(offered)
+                flow.copies_locally = offered is not None and transfer.read.copy_to(offered)
         read = transfer.read
         while total < part_bytes and len(found) < limits.STEP_FILES:
             entry = read.next(part_bytes - total)

@@ -1,4 +1,4 @@
-"""Large files that the sender puts into the target's file by itself, while they change and everything dies."""
+"""Large files that a sender puts into the target's file by itself, while they change and everything dies."""
 
 import os
 import random
