@@ -299,7 +299,8 @@ def pair(
             memory = work / "memory" / agent.name
             memory.mkdir(exist_ok=True)
             (agent.home / "replicator.toml").write_text(
-                f'[mirror]\nlocal_copy = false\n{settings}memory_directory = "{memory}"\n')
+                f'[mirror]\nlocal_copy = false\n{settings}memory_directory = "{memory}"\n'
+            )
             agent.start()
         yield Pair(source, target)
     finally:
