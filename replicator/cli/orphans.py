@@ -9,7 +9,7 @@ from replicator.cli import output
 from replicator.cli.following import until_over
 from replicator.cli.options import Connection, Json, agent
 from replicator.errors import ReplicatorError
-from replicator.orphans import OrphanReport, OrphanSettings, described, settings_text
+from replicator.orphans import OrphanAction, OrphanReport, OrphanSettings, described, settings_text
 
 app = typer.Typer(help="Orphans: names in a copy that the source does not have.")
 
@@ -43,8 +43,12 @@ def start(
     else:
         output.say(f"connection {connection}: looks for orphans")
     if report["phase"] in ("halted", "stopped") and (dry_run or wait):
-        advice = f": dtctl orphans start {connection} --over-limit" if report["phase"] == "halted" else ""
+        advice = ""
+        if report["phase"] == "halted" and report["action"] != OrphanAction.KEEP:
+            advice = f": dtctl orphans start {connection} --over-limit"
         raise ReplicatorError(f"orphans {report['phase']}: {report['reason']}{advice}")
+    if report["problems"] and wait:
+        raise ReplicatorError(f"{report['problems']} orphans are still there: {report['reason']}")
 
 
 def _act(context: typer.Context, connection: str, action: str, done: str, json: bool) -> None:

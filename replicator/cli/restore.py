@@ -138,12 +138,17 @@ def _pair(text: str) -> dict[str, str]:
 def _ended(client: Any, restore: str, *, quiet: bool) -> Any:
     """Its view when it has ended; progress for those who watch."""
     shows = not quiet and output.is_terminal()
-    last = ""
+    last = said = ""
 
     def tell(found: Any) -> None:
-        nonlocal last
+        nonlocal last, said
+        if found["reason"] != said and not quiet and not shows and found["phase"] not in _ENDED:
+            said = found["reason"]
+            if said:
+                output.warn(said)
         percent = found["percent"]
         text = f"{percent:.0f} %, {found['done_files']} files" if percent is not None else found["phase"]
+        text += f"; {found['reason']}" if found["reason"] else ""
         if shows and text != last and found["phase"] not in _ENDED:
             output.warn(text)
             last = text

@@ -159,7 +159,14 @@ def schedule(
         _say(context, connection, {"action": "unschedule"}, "no verification is scheduled", json)
         return
     body = {"action": "schedule", "at": at, "every": every, **_options(checksum, remirror, newer)}
-    _say(context, connection, body, "verification scheduled: dtctl verify status shows when", json)
+    report = agent(context).post("connections", connection, "verify", body=body)["report"]
+    if json:
+        output.print_json(report)
+        return
+    from replicator.cli.render_verify import next_run
+
+    text = next_run(report)
+    output.say(f"connection {connection}: next verification {text or 'now, and no other'}")
 
 
 @app.command("background", epilog="Example: dtctl verify background 1 4194304")
