@@ -79,6 +79,7 @@ class Mirror(msgspec.Struct, frozen=True):
 
     remap_links: bool = limits.REMAP_LINKS
     checksum_all: bool = limits.CHECKSUM_ALL  # of this source: mirrors with checksum compare all files
+    local_copy: bool = limits.LOCAL_COPY  # of this source: to a target on this host the kernel copies
 
 
 class Verify(msgspec.Struct, frozen=True):
@@ -314,6 +315,7 @@ _CHECKS: dict[str, Check] = {
     "connection.auto_remirror": _one_of(*limits.REMIRROR),
     "mirror.remap_links": _flag,
     "mirror.checksum_all": _flag,
+    "mirror.local_copy": _flag,
     "verify.log_directory": _directory_or_default,
     "verify.log_name": _file_name,
     "verify.log_size_max": _size(limits.VERIFY_LOG_MIN_BYTES),

@@ -343,6 +343,11 @@ ELSEWHERE_VAIN = (
     64  # such searches in vain, beyond those that found something: no more of them in this mirror
 )
 ELSEWHERE_ASKED = 200_000  # files that were looked for, at most, in one mirror
+LOCAL_COPY = True
+LOCAL_COPY_BYTES = 4 * MIB  # of a large file that the kernel copies within one host, in one step
+LOCAL_OFFERS = 64  # files for that, on their way
+BEGUN_MIN_BYTES = 16 * MIB  # of a larger file what has arrived is kept over kills and cuts
+BEGUN_QUESTIONS = 16  # large files asked for after one of these: few can have been on their way
 COMPARE_MIN_BYTES = 16 * KIB  # smaller files that differ are sent whole
 CHECKSUM_ALL = False  # MR-05
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes

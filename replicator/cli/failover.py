@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import time
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +10,7 @@ import typer
 from replicator.addresses import parse_host_port
 from replicator.cli import complete, output
 from replicator.cli.client import Client
+from replicator.cli.following import until_over
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failover_settings import ip_of, parse_address, parse_check
@@ -26,8 +26,6 @@ from replicator.failovers import (
     Take,
     WatchedAddress,
 )
-
-_POLL_S = 0.1
 
 app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
 
@@ -486,12 +484,11 @@ def _begin(
 
 
 def _over(client: Client, uuid: str) -> Any:
-    """Its view when nothing is under way any more, or waits for a person. Ctrl-C ends the waiting only."""
-    while True:
-        found = client.get("failover", "monitors", uuid)
-        if found["phase"] != Phase.TAKING_OVER or found["halted"]:
-            return found
-        time.sleep(_POLL_S)
+    """Its view when nothing is under way any more, or waits for a person."""
+    return until_over(
+        lambda: client.get("failover", "monitors", uuid),
+        lambda found: found["phase"] != Phase.TAKING_OVER or found["halted"],
+    )
 
 
 def _emit(document: Any, as_json: bool) -> None:

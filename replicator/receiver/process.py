@@ -28,6 +28,7 @@ from replicator.errors import (
 )
 from replicator.failovers import Promotion
 from replicator.fs import credentials
+from replicator.mirror.local_copy import Wanted
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection, Secure
 from replicator.net.session import PeerLeft, Session, SessionEnded
@@ -41,12 +42,13 @@ from replicator.receiver.arguments import ReceiverArguments
 from replicator.receiver.drift import Drift, one_for_each_journal
 from replicator.receiver.drift_watch import DriftWatch
 from replicator.receiver.intake import Intake
+from replicator.receiver.local_offers import serve_offers
 from replicator.receiver.position_file import PositionFile
 from replicator.receiver.recovery import Remains, open_page
 from replicator.receiver.refused_file import RefusedFile
 from replicator.receiver.replica import Replica
 from replicator.receiver.replica_state import Marks, ReplicaState, StateFile
-from replicator.receiver.replica_tree import ReplicaTree, Tree, release
+from replicator.receiver.replica_tree import ReplicaTree, Tree, release, remove_unfinished
 from replicator.receiver.reporter import Reporter
 from replicator.receiver.spool import Spool
 from replicator.security.channel import Handover, take_over
@@ -268,6 +270,14 @@ class Receiver:
         self.replica.orphan_settings = settings
         self.replica.tell()
 
+    def offer(self, wanted: Wanted) -> int | None:
+        """To a sender on this host."""
+        tree = self.replica.tree
+        try:
+            return tree.offer(*msgspec.structs.astuple(wanted)) if tree is not None else None
+        except ReplicatorError:  # it is none of the copy's places
+            return None
+
     def stop(self) -> None:
         """End `run` cleanly; the next process goes on here."""
         self._end("the target is being stopped")
@@ -366,11 +376,17 @@ class Receiver:
             self._remove_everything()
 
     def _release(self) -> None:
+        connect = self.replica.state.connect
+        if connect is None:
+            return
         try:
-            if self.replica.state.connect is not None:
-                release(self.replica.state.connect)
+            release(connect)
         except OSError as error:
             self._log(f"the copy may still be locked, see findmnt: {error}")
+        try:
+            remove_unfinished(connect)
+        except OSError as error:
+            self._log(f"unfinished files are left in the copy: {error}")
 
     async def _apply(self) -> None:
         while True:
@@ -601,6 +617,7 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
                     receiver.stop()
 
             nursery.start_soon(stop_on_signal)
+            nursery.start_soon(serve_offers, arguments.connection_uuid, receiver.offer)
             await nursery.start(partial(control.serve, socket_path, handlers(receiver)))
             await receiver.run()
             nursery.cancel_scope.cancel()
