@@ -57,14 +57,14 @@ class Issuer:
         )
         return path, certificate
 
-    def revoke(self, *certificates: x509.Certificate) -> None:
-        """Put a list of them behind the authority's own certificate."""
+    def revoke(self, *certificates: x509.Certificate, next_update: datetime.timedelta = _DAY) -> None:
+        """Put a list of them behind the authority's own certificate, which is good for so long."""
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self._name)
             .last_update(now - _DAY)
-            .next_update(now + _DAY)
+            .next_update(now + next_update)
         )
         for certificate in certificates:
             one = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
