@@ -15,7 +15,7 @@ from replicator.transmission import Limit
 from replicator.world import Clock, SharedMemory
 
 PAGE_BYTES = 64
-_KEY, _DUE, _USED = range(3)
+_KEY, _DUE, _USED, _ARREARS = range(4)
 
 
 class SharedBucket:
@@ -34,13 +34,14 @@ class SharedBucket:
         words = self._words
         with self._page.lock():
             fresh = words[_KEY] != key
-            bucket = Bucket() if fresh else Bucket(words[_DUE], words[_USED])
+            bucket = Bucket() if fresh else Bucket(words[_DUE], words[_USED], words[_ARREARS])
             if fresh and not limit.seconds:
                 # Those who share it hear of another limit one after the other. Until all have, each begins
                 # anew all the time, and must not have something for nothing each time.
                 bucket.due_ns = now_ns + int(limits.LIMIT_SLICE_S * 1e9)
             step(bucket)
-            words[_KEY], words[_DUE], words[_USED] = key, bucket.due_ns, bucket.used
+            words[_KEY], words[_DUE] = key, bucket.due_ns
+            words[_USED], words[_ARREARS] = bucket.used, bucket.arrears_ns
 
     def close(self) -> None:
         self._words.release()

@@ -231,8 +231,82 @@ def replay(order: dict[str, Any]) -> str:
         return answer_of(stream)
 
 
+# --- an agent that is paired, and hostile ---
+
+
+def session(order: dict[str, Any]) -> str:
+    """As the agent whose `identity` and `trust` this is: a session about `connection`, with a copy in
+    `target`, that does `what`. Returns why it ended.
+    """
+    import trio
+
+    return trio.run(_session, order)
+
+
+async def _session(order: dict[str, Any]) -> str:
+    import trio
+
+    from kit.recording import make_record
+    from kit.scripted_source import RecordedJournal, ScriptedSession, connect_frame
+    from replicator.addresses import Address
+    from replicator.net.engine import encode_frame, encode_greeting
+    from replicator.net.frames import MirrorBegin, MirrorEnd
+    from replicator.ops import Kind
+    from replicator.security.channel import Introduction, go_on, introduce, secure
+    from replicator.security.settings import SecuritySettings
+
+    settings = SecuritySettings(identity=order["identity"], trust=order["trust"], loopback_plain=False)
+    address, uuid = Address(order["host"], order["port"]), order["connection"]
+    stream = await trio.open_tcp_stream(*address, local_address=order["from"])
+    async with stream:
+        channel = await secure(stream, address, settings)
+        mine = Introduction(uuid=order["uuid"], name="mallory")
+        await introduce(channel, encode_greeting(uuid), mine)
+        secured = await go_on(channel, settings)
+        source = ScriptedSession(secured)
+        answer = await source.open(connect_frame(order["target"]), order["uuid"], uuid)
+        if not hasattr(answer, "received"):
+            return f"refused: {answer}"
+        journal = RecordedJournal()
+        for name in (b"a", b"b", b"c"):
+            journal.add(make_record(Kind.MKDIR, name, payload=_directory()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.listen)
+            nursery.start_soon(source.session.heartbeat)
+            await source.send(MirrorBegin("m", "full"))
+            await source.send(MirrorEnd("m", True))
+            await source.send(*journal.run(0, 1))
+            await source.applied(1)
+            whole = b"".join(map(bytes, encode_frame(*journal.run(1, 2))))
+            deeds = {
+                "replay": [b"".join(map(bytes, encode_frame(*journal.run(0, 1))))],
+                "reorder": [b"".join(map(bytes, encode_frame(*journal.run(2, 3)))), whole],
+                "truncate": [whole[: len(whole) // 2]],
+                "oversize": [b"\xff\xff\xff\x7f" + whole[4:]],
+                "count": [whole[:6] + b"\xff\xff" + whole[8:]],
+                "flip": [whole[:-1] + bytes([whole[-1] ^ 1])],
+                "type": [whole[:4] + b"\xee" + whole[5:]],
+            }
+            with suppress(trio.BrokenResourceError):
+                for data in deeds[order["what"]]:
+                    await secured.send_all(data)
+                if order["what"] == "truncate":
+                    await secured.send_eof()
+            with trio.move_on_after(TIMEOUT_S):
+                await source.until_ended()
+            nursery.cancel_scope.cancel()
+        return source.ended
+
+
+def _directory() -> bytes:
+    from kit.recording import attributes_at
+
+    return attributes_at(b"/").encode()
+
+
 _ATTACKS: dict[str, Callable[[dict[str, Any]], str]] = {
-    each.__name__: each for each in (plain, tls, loris, flood, datagrams, frames, relay, do, is_done, replay)
+    each.__name__: each
+    for each in (plain, tls, loris, flood, datagrams, frames, relay, do, is_done, replay, session)
 }
 
 
