@@ -236,7 +236,8 @@ def scan_port_of_clients(scene: Scene, attack: Mallory) -> None:
         for method, path in requests:
             body = "{}"
             request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-            request += "Connection: close\r\nAuthorization: Bearer 00\r\n\r\n" + body
+            request += "" if "certificate" in order else "Authorization: Bearer 00\r\n"
+            request += "Connection: close\r\n\r\n" + body
             said = attack("tls", host=host, port=CONTROL, **{"from": address}, bytes=request, **order)
             got.append(said.split(" ")[1] if said.startswith("HTTP/1.1 ") else said)
         return got
@@ -245,10 +246,10 @@ def scan_port_of_clients(scene: Scene, attack: Mallory) -> None:
     changes = [key for key, rule in RULES.items() if rule.words and not key[1].startswith("/v1/log")]
     filled = [(method, re.sub(r"\{\w+\}", "1", path)) for method, path in changes]
     assert ask(status + filled[:3], ()) == ["401"] * 4  # nobody has said who it is
-    assert "refused" in ask(status, ("",), certificate=str(scene.theirs.issue("root")[0]))[0]
-    assert "refused" in ask(status, ("",), certificate=expired)[0]
-    assert "refused" in ask(status, ("",), certificate=str(listed))[0]
-    assert "refused" in ask(status, ("",), old=True)[0]
+    assert not ask(status, ("",), certificate=str(scene.theirs.issue("root")[0]))[0].isdigit()
+    assert not ask(status, ("",), certificate=expired)[0].isdigit()
+    assert not ask(status, ("",), certificate=str(listed))[0].isdigit()
+    assert not ask(status, ("",), old=True)[0].isdigit()
     nobody = str(scene.ours.issue(NOBODY, "nobody.pem")[0])
     assert set(ask(status + filled[:3], ("is let in", "is refused"), certificate=nobody)) == {"403"}
     looks = str(scene.ours.issue(LOOKS, "looks.pem")[0])
@@ -306,10 +307,14 @@ def be_a_hostile_source(scene: Scene, attack: Mallory) -> None:
             connection=connection,
             target=str(place / what),
             what=what,
+            patience_s=1.0 if what == "replay" else 30.0,
             **common,
         )
-        assert ended and "refused" not in ended, (what, ended)
         assert os.listdir(place / what) == ["a"], what
+        if what == "replay":  # so are sessions begun that take up an earlier one: it is left out
+            assert ended == ""
+            continue
+        assert ended and "refused" not in ended, (what, ended)
         log = scene.beta.home / "log" / f"receiver-{connection}.log"
         told = [line for line in log.read_text().splitlines() if "session" in line or "ended" in line]
         assert len(told) == 1, (what, log.read_text())
@@ -320,6 +325,7 @@ def be_a_hostile_source(scene: Scene, attack: Mallory) -> None:
         connection=connection["uuid"],
         target=str(scene.directory / "copy"),
         what="replay",
+        patience_s=1.0,
         **common,
     )
     assert "belongs to another source" in stolen

@@ -236,7 +236,7 @@ def replay(order: dict[str, Any]) -> str:
 
 def session(order: dict[str, Any]) -> str:
     """As the agent whose `identity` and `trust` this is: a session about `connection`, with a copy in
-    `target`, that does `what`. Returns why it ended.
+    `target`, that does `what`. Returns why it ended within `patience_s`; "": it has not.
     """
     import trio
 
@@ -264,7 +264,7 @@ async def _session(order: dict[str, Any]) -> str:
         await introduce(channel, encode_greeting(uuid), mine)
         secured = await go_on(channel, settings)
         source = ScriptedSession(secured)
-        answer = await source.open(connect_frame(order["target"]), order["uuid"], uuid)
+        answer = await source.open(connect_frame(order["target"], connection_uuid=uuid), order["uuid"], uuid)
         if not hasattr(answer, "received"):
             return f"refused: {answer}"
         journal = RecordedJournal()
@@ -292,7 +292,7 @@ async def _session(order: dict[str, Any]) -> str:
                     await secured.send_all(data)
                 if order["what"] == "truncate":
                     await secured.send_eof()
-            with trio.move_on_after(TIMEOUT_S):
+            with trio.move_on_after(order["patience_s"]):
                 await source.until_ended()
             nursery.cancel_scope.cancel()
         return source.ended
