@@ -34,6 +34,7 @@ from replicator.orphans import OrphanAction
 from replicator.receiver.replica_paths import check_target
 from replicator.restores import CopyView, Danger, Existing, Phase, Plan, RestoreRequest, RestoreView
 from replicator.status import ConnectionState
+from replicator.world import local_zone
 
 _ACTS = {
     "pause": ("mirror_pause", events.RESTORE_PAUSED),
@@ -319,7 +320,9 @@ class Restores:
             await trio.sleep(limits.RESTORE_LOOK_S)
 
     def _with_orders(self, call: Call, restore: Restore) -> Call:
-        own, target = self._core.state.transmission_from(restore.copy, restore.host)
+        own, target = self._core.state.transmission_from(
+            restore.copy, restore.host, time.time(), local_zone()
+        )
         return msgspec.structs.replace(call, own=own, target=target)
 
     async def _is_connected(self, restore: Restore) -> bool:

@@ -486,6 +486,8 @@ class Applier:
         if tolerant:
             return Outcome.APPLIED if self.remove(record.path) else Outcome.IGNORED
         root, path = self.maps.place_name(record.path)
+        if root.keeper is not None and root.keeper(root, path):
+            return Outcome.APPLIED
         directory, name = root.parent(path)
         try:
             os.unlink(name, dir_fd=directory)

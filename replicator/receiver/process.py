@@ -607,7 +607,11 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
 
 async def serve(world: World, arguments: ReceiverArguments) -> None:
     """The whole process: control socket and receiver."""
-    receiver = Receiver(world, arguments, partial(ReplicaTree, keeps_existing=arguments.keeps_existing))
+    receiver = Receiver(
+        world,
+        arguments,
+        partial(ReplicaTree, keeps_existing=arguments.keeps_existing, keep_deleted=arguments.keep_deleted),
+    )
     socket_path = Home(arguments.home).socket("receiver", arguments.connection_uuid)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:

@@ -13,6 +13,7 @@ from replicator.errors import ReplicatorError
 from replicator.fs import target_lock
 from replicator.fs.apply import Applier, incoming_name
 from replicator.fs.beneath import Root
+from replicator.fs.deleted import Deleted
 from replicator.mirror.begun import remove_begun
 from replicator.mirror.checks import CheckBatch, Finding
 from replicator.mirror.compare import Comparer
@@ -27,7 +28,7 @@ from replicator.orphans import OrphanSettings
 from replicator.paths import Home
 from replicator.receiver.replica_state import StateFile
 from replicator.receiver.unsynced import Unsynced
-from replicator.repset import Filter, ReplicationSet, compile_filter
+from replicator.repset import Filter, ReplicationSet, compile_filter, is_inside
 from replicator.status import TargetLock
 from replicator.world import World
 
@@ -184,10 +185,14 @@ def _clock_ns(root: Root) -> int:
 class ReplicaTree:
     """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
 
-    def __init__(self, connect: Connect, directory: str, *, keeps_existing: bool = False) -> None:
-        """`directory`: where tables of hard links are kept. `keeps_existing`: see `Placer`. OSError if a
-        mapped directory cannot be opened, LockError if it cannot be locked as the connection wants it.
+    def __init__(
+        self, connect: Connect, directory: str, *, keeps_existing: bool = False, keep_deleted: str = ""
+    ) -> None:
+        """`directory`: where tables of hard links are kept. `keeps_existing`: see `Placer`. `keep_deleted`:
+        where deleted files go; "": nowhere. OSError if a mapped directory cannot be opened, LockError if it
+        cannot be locked as the connection wants it.
         """
+        self._deleted = Deleted(keep_deleted) if keep_deleted else None
         self._roots: dict[bytes, Root] = {}
         self._links: list[LinkTable] = []
         self._appliers: list[Applier] = []
@@ -199,7 +204,12 @@ class ReplicaTree:
             targets = list(dict.fromkeys(path_map.target for path_map in connect.maps))
             descriptors = target_lock.open_beneath(targets)
             for target, descriptor in zip(targets, descriptors, strict=True):
-                self._roots[target] = Root(target, descriptor=descriptor)
+                root = self._roots[target] = Root(target, descriptor=descriptor)
+                root.keeper = self._deleted
+                if is_inside(keep_deleted, root_text := os.fsdecode(target)):
+                    raise ReplicatorError(
+                        f"target.keep_deleted ({keep_deleted}) lies in the copy {root_text}"
+                    )
             target_lock.hold(TargetLock(connect.lock), targets)
             for index, journal in enumerate(connect.journals):
                 maps = [(m.source, self._roots[m.target]) for m in connect.maps if m.journal == index]
@@ -335,4 +345,6 @@ class ReplicaTree:
             self._orphans.close()
         for root in self._roots.values():
             root.close()
+        if self._deleted is not None:
+            self._deleted.close()
         self._unsynced.close()

@@ -29,6 +29,7 @@ from replicator.sender.changes import Changes, Wake
 from replicator.sender.dirt import Dirt
 from replicator.sender.flow import Flow
 from replicator.sender.known_copy import KnownCopy
+from replicator.sender.mix import Mix
 from replicator.sender.pace import Pace
 from replicator.sender.sender_state import SenderStateFile
 from replicator.sender.sent_pieces import SentPieces
@@ -71,6 +72,7 @@ class Mirrors:
         self.checksum_all = checksum_all
         self.automatic = automatic
         self.pace = pace
+        self.mix = Mix(flows)
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
         self.was_exact = False
@@ -694,6 +696,9 @@ class Mirrors:
             elif self._sent.may_send():
                 pause_s = self.pace.pause_s(in_flight=self._sent.queued > 0)
                 if pause_s == 0:
-                    return
+                    if not self.mix.holds:
+                        self.mix.step()
+                        return
+                    pause_s = limits.MIX_LOOK_S
             with trio.move_on_after(float("inf") if pause_s is None else pause_s):
                 await self._changes.wait()
