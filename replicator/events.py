@@ -258,6 +258,7 @@ SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know 
 ADDRESSES_NOT_DROPPED = EventType(
     9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
 )
+GUARD_RELEASED = EventType(9362, _W, "{name}: a person has released this host from {target}: it asks nobody")
 WITNESS_GROUP = EventType(9400, _I, "this agent is the witness of group {group} from now on, asked by {name}")
 WITNESS_VOTED = EventType(9401, _W, "witness of group {group}: {name} may own it from epoch {epoch} on")
 WITNESS_LEARNED = EventType(9402, _I, "witness of group {group}: {name} owns it since epoch {epoch}")

@@ -124,7 +124,8 @@ PolicyOption = Annotated[
     typer.Option("--policy", metavar="|".join(Policy), help="Which side survives when both wrote (manual)."),
 ]
 PreferNode = Annotated[
-    str | None, typer.Option("--prefer-node", metavar="AGENT", help="The one that --policy prefers.")
+    str | None,
+    typer.Option("--prefer-node", metavar="AGENT", help="Name of the one that --policy prefer-node prefers."),
 ]
 Copies = Annotated[
     list[str] | None,
@@ -182,7 +183,7 @@ def add(
     """Watch a source, to take its place when it fails. It goes on whether anybody looks or not."""
     host = parse_host_port(source)
     if not address:
-        raise UsageError("--address is missing: which address of the source do clients use (IP/PREFIX)?")
+        raise UsageError(_which_address(agent(context), source))
     settings = MonitorSettings(
         source_host=host.host,
         source_port=host.port,
@@ -292,7 +293,13 @@ def remove(
 ) -> None:
     """Stop watching a source, and forget it."""
     found = agent(context).delete("failover", "monitors", monitor, body={"even_if_owner": even_if_owner})
-    _say(found, json, f"monitor {found['name']} is removed")
+    text = f"monitor {found['name']} is removed"
+    if found["phase"] == Phase.ACTIVE:
+        text += (
+            "; this host stays the owner: write its addresses into the network configuration (they go with"
+            f" the next boot), and end the connections to {found['source']} (dtctl status, dtctl disconnect)"
+        )
+    _say(found, json, text)
 
 
 @app.command("stop", epilog="Example: dtctl failover stop alpha")
@@ -372,7 +379,30 @@ def reports(
     render.show(render_failover_reports.failover_reports(found[-last:]))
 
 
+@app.command("addresses", epilog="Example: dtctl failover addresses alpha")
+def addresses(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE[:PORT]", help="Host of the source, and its agent.")
+    ],
+    json: Json = False,
+) -> None:
+    """Show which addresses a source has, as its agent says: some of them are to be monitored and taken."""
+    _show(agent(context).get("failover", "addresses", source=source), json, "source_addresses")
+
+
 # --- settings ---
+
+
+def _which_address(client: Client, source: str) -> str:
+    """Why a monitor without an address cannot be, with those that there are."""
+    missing = "--address is missing: which address of the source do clients use (IP/PREFIX)?"
+    try:
+        found = client.get("failover", "addresses", source=source)
+    except ReplicatorError as error:
+        return f"{missing} Its agent does not say which it has: {error}"
+    there = ", ".join(f"{each['address']} ({each['interface']})" for each in found)
+    return f"{missing} It has {there or 'none'}"
 
 
 def _monitored(texts: list[str]) -> list[WatchedAddress]:

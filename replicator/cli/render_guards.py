@@ -43,6 +43,16 @@ def guard_opened(guard: Mapping[str, Any]) -> RenderableType:
     return Text(f"{guard['name']}: mounts of this host may be written again")
 
 
+def guard_released(found: Mapping[str, Any]) -> RenderableType:
+    lines = [f"{found['name']}: {found['target']} does not count for this host any more"]
+    for number in found["connections"]:
+        lines.append(
+            f"connection {number} still leads there: dtctl disconnect {number}, then dtctl protect to another"
+            " host"
+        )
+    return Text("\n".join([*lines, *found["problems"]]))
+
+
 def guard_follows(guard: Mapping[str, Any]) -> RenderableType:
     owner = guard["superseded"]["owner_name"]
     return Text(

@@ -1,6 +1,7 @@
 """Certificate authorities that live as long as a test."""
 
 import datetime
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Issuer:
 
     def _sign(self, name: x509.Name, key: Any, *, authority: bool) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
-        names = [x509.DNSName("localhost")]
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
