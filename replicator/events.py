@@ -177,6 +177,12 @@ COPY_HAS_NEW_OWNER = EventType(
 SIBLING_NOT_TOLD = EventType(
     9375, _W, "the copy of {repset} on {where} does not know its new owner: {reason}"
 )
+SIBLING_TOLD = EventType(
+    9376,
+    _W,
+    "monitor {name}: {where} keeps a copy of {repset} as {source} has left it: dtctl failover adopt {name}"
+    " {where} has it follow this host",
+)
 RETURN_BEGINS = EventType(9373, _I, "connection {id}: the former owner is prepared, what was changed is sent")
 DIVERGENCE_SAVED = EventType(
     9381,

@@ -61,7 +61,7 @@ def test_an_owner_that_is_lost_and_comes_back_all_the_same(tmp_path: Path) -> No
         source.kill_all()
         source.start()
         (mount,) = source.json("mount", "list")
-        assert mount["state"] == "mounted", mount
+        assert mount["state"] == "serving", mount
         (lab.source.root / "later").write_bytes(b"captured still")
 
         lab.target.boot()
