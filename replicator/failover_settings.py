@@ -74,7 +74,14 @@ def check_settings(settings: MonitorSettings) -> None:
     if settings.policy is Policy.PREFER_NODE and not settings.prefer_node:
         raise UsageError("policy prefer-node: which agent is preferred? (--prefer-node AGENT)")
     if settings.witness.startswith(_ETCD):
-        hosts = settings.witness.partition("://")[2].partition("/")[0]
+        hosts, _, prefix = settings.witness.partition("://")[2].partition("/")
+        if "@" in hosts:
+            raise UsageError(
+                f"witness {hosts.rpartition('@')[2]}: the user and the password of an etcd stand in the"
+                " configuration (failover.etcd_user)"
+            )
+        if not prefix.strip("/"):
+            raise UsageError(f"witness {settings.witness!r}: must be etcd://HOST:PORT[,HOST:PORT]/PREFIX")
         for host in hosts.split(","):
             parse_host_port(host)
     elif settings.witness:

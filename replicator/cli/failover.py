@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from replicator.addresses import parse_host_port
-from replicator.cli import complete, output
+from replicator.cli import complete, failover_addresses, output
 from replicator.cli.client import Client
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
@@ -56,7 +56,7 @@ Interval = Annotated[
     float | None, typer.Option("--interval", metavar="SECONDS", help="Between two signs of life (5).")
 ]
 Misses = Annotated[
-    int | None, typer.Option("--misses", metavar="N", help="How many of them may be missing (5).")
+    int | None, typer.Option("--misses", metavar="N", min=1, help="How many of them may be missing (5).")
 ]
 Checks = Annotated[
     list[str] | None,
@@ -183,7 +183,8 @@ def add(
     """Watch a source, to take its place when it fails. It goes on whether anybody looks or not."""
     host = parse_host_port(source)
     if not address:
-        raise UsageError(_which_address(agent(context), source))
+        raise UsageError(failover_addresses.which(agent(context), source))
+    address, also = (failover_addresses.with_prefixes(agent(context), source, t) for t in (address, also))
     settings = MonitorSettings(
         source_host=host.host,
         source_port=host.port,
@@ -379,30 +380,7 @@ def reports(
     render.show(render_failover_reports.failover_reports(found[-last:]))
 
 
-@app.command("addresses", epilog="Example: dtctl failover addresses alpha")
-def addresses(
-    context: typer.Context,
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE[:PORT]", help="Host of the source, and its agent.")
-    ],
-    json: Json = False,
-) -> None:
-    """Show which addresses a source has, as its agent says: some of them are to be monitored and taken."""
-    _show(agent(context).get("failover", "addresses", source=source), json, "source_addresses")
-
-
 # --- settings ---
-
-
-def _which_address(client: Client, source: str) -> str:
-    """Why a monitor without an address cannot be, with those that there are."""
-    missing = "--address is missing: which address of the source do clients use (IP/PREFIX)?"
-    try:
-        found = client.get("failover", "addresses", source=source)
-    except ReplicatorError as error:
-        return f"{missing} Its agent does not say which it has: {error}"
-    there = ", ".join(f"{each['address']} ({each['interface']})" for each in found)
-    return f"{missing} It has {there or 'none'}"
 
 
 def _monitored(texts: list[str]) -> list[WatchedAddress]:
@@ -460,6 +438,10 @@ def _timed(
 def _chosen(settings: MonitorSettings, **given: Any) -> MonitorSettings:
     """What is None stays. Raises UsageError."""
     fields = {name: value for name, value in given.items() if value is not None}
+    for name, allowed in (("fail_when", FailWhen), ("take", Take), ("lapse", Lapse), ("policy", Policy)):
+        if fields.get(name, allowed) is not allowed and fields[name] not in list(allowed):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {fields[name]}: must be one of {', '.join(allowed)}")
     known = msgspec.to_builtins(settings)
     try:
         return msgspec.convert({**known, **fields}, MonitorSettings)
@@ -473,7 +455,10 @@ def _scripted(settings: MonitorSettings, texts: list[str] | None) -> MonitorSett
         kind, separator, line = text.partition("=")
         if not separator or kind not in list(ScriptKind):
             raise UsageError(f"--script {text}: write it as KIND=COMMAND; kinds: {', '.join(ScriptKind)}")
-        words = shlex.split(line)
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"--script {text}: {error}: quote it as in a shell") from None
         if words:
             known = chosen.get(ScriptKind(kind), Script(path=""))
             chosen[ScriptKind(kind)] = msgspec.structs.replace(

@@ -151,15 +151,6 @@ def _check(check: Mapping[str, Any]) -> str:
     return f"{count}{check['kind']}:{check['argument']}" if check["argument"] else f"{count}{check['kind']}"
 
 
-def source_addresses(found: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("address", "interface there"):
-        table.add_column(heading)
-    for each in found:
-        table.add_row(Text(each["address"]), Text(each["interface"]))
-    return table
-
-
 def history(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not entries:
         return Text("nothing has happened yet")

@@ -79,6 +79,24 @@ def test_add(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (sent(fake, "POST")["name"], sent(fake, "POST")["even_if_silent"]) == ("web", True)
 
 
+OWN = [{"address": "10.0.0.5/24", "interface": "eth0"}, {"address": "fd00::5/64", "interface": "eth0"}]
+
+
+def test_the_addresses_of_a_source(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "failover/addresses", OWN)
+    assert dtctl(home, "failover", "addresses", "alpha") == 0
+    assert "10.0.0.5/24" in capsys.readouterr().out
+    assert dtctl(home, "failover", "add", "alpha") == 2
+    assert "--address is missing" in (line := capsys.readouterr().err) and "10.0.0.5/24 (eth0)" in line
+    fake.answer("POST", "failover/monitors", view())
+    options = "--address 10.0.0.5@eth1 --address fd00::5 --address 10.0.0.9 --also 10.0.0.7/16 --json"
+    assert dtctl(home, "failover", "add", "alpha", *options.split()) == 0
+    found = [(each.address, each.interface) for each in settings_sent(fake, "POST").addresses]
+    assert found == [
+        ("10.0.0.5/24", "eth1"), ("fd00::5/64", ""), ("10.0.0.9/32", ""), ("10.0.0.7/16", ""),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "changed"),
     [

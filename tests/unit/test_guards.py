@@ -410,7 +410,7 @@ async def test_a_source_is_released_from_a_target_that_is_lost(bench: Bench, clo
     bench.answers["target"] = grant()
     await bench.ask()
     await bench.ask()
-    with pytest.raises(ReplicatorError, match="has a lease.*dtctl failover remove web on beta"):
+    with pytest.raises(ReplicatorError, match=r"has a lease.*dtctl failover remove web on beta"):
         await release.release("web", even_if_two_masters=True)  # the target counts on its stop
     del bench.answers["target"]
     clock(60)
