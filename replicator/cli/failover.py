@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from replicator.addresses import parse_host_port
-from replicator.cli import complete, failover_addresses, output
+from replicator.cli import complete, failover_addresses, failover_trials, output
 from replicator.cli.client import Client
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
@@ -184,7 +184,8 @@ def add(
     host = parse_host_port(source)
     if not address:
         raise UsageError(failover_addresses.which(agent(context), source))
-    address, also = (failover_addresses.with_prefixes(agent(context), source, t) for t in (address, also))
+    address = failover_addresses.with_prefixes(agent(context), source, address)
+    also = failover_addresses.with_prefixes(agent(context), source, also or [])
     settings = MonitorSettings(
         source_host=host.host,
         source_port=host.port,
@@ -208,7 +209,11 @@ def add(
         copies=tuple(copy) if copy else None,
     )
     settings = _scripted(settings, script)
-    _emit(agent(context).post("failover", "monitors", body=_body(settings, name, even_if_silent)), json)
+    client = agent(context)
+    made = client.post("failover", "monitors", body=_body(settings, name, even_if_silent))
+    _emit(made, json)
+    if not json:
+        failover_trials.advise(client, made["uuid"])
 
 
 @app.command("edit", epilog="Example: dtctl failover edit alpha --for 10.0.0.5 --interval 1 --check ping")

@@ -40,9 +40,9 @@ def which(client: Client, source: str) -> str:
     return f"{missing} It has {there or 'none'}"
 
 
-def with_prefixes(client: Client, source: str, texts: list[str] | None) -> list[str] | None:
+def with_prefixes(client: Client, source: str, texts: list[str]) -> list[str]:
     """Where one is not given it is as the source has it, if its agent says so; else the whole address is."""
-    if texts is None or all("/" in text for text in texts):
+    if all("/" in text for text in texts):
         return texts
     try:
         found = client.get("failover", "addresses", source=source)

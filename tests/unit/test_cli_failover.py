@@ -97,6 +97,26 @@ def test_the_addresses_of_a_source(fake: FakeAgent, home: Path, capsys: pytest.C
     ]  # fmt: skip
 
 
+def test_a_new_monitor_that_could_not_take_over(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [
+        {"name": name, "result": result, "text": f"about {name}"}
+        for name, result in (
+            ("takes 10.0.0.5/24", "failed"), ("permission", "failed"), ("last drill", "warning"),
+            ("post-failover script", "warning"), ("witness", "ok"),
+        )
+    ]  # fmt: skip
+    fake.answer("POST", "failover/monitors", view())
+    fake.answer("POST", "failover/monitors/0b6c/test", {"checks": checks})
+    assert dtctl(home, "failover", "add", "alpha", "--address", "10.0.0.5/24") == 0
+    careful = [line for line in capsys.readouterr().out.splitlines() if line.startswith("careful:")]
+    assert careful == [
+        "careful: takes 10.0.0.5/24: about takes 10.0.0.5/24",
+        "careful: post-failover script: about post-failover script",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "changed"),
     [
@@ -130,6 +150,9 @@ def test_what_makes_no_sense_is_not_sent(
         "failover add alpha --address x",
         "failover add alpha --address 10.0.0.5/24 --check tcp",
         "failover add alpha --address 10.0.0.5/24 --policy none",
+        "failover add alpha --address 10.0.0.5/24 --take some",
+        "failover add alpha --address 10.0.0.5/24 --misses 0",
+        "failover add alpha --address 10.0.0.5/24 --script post-failover='unbalanced",
         "failover edit web --for 10.0.0.9 --misses 3",
         "failover answer web perhaps",
     ):
