@@ -499,19 +499,32 @@ def _begin(
     body = {"action": action, "forced": force, "source_is_off": source_is_off}
     found = client.post("failover", "monitors", monitor, body=body)
     if wait:
-        found = _over(client, found["uuid"])
+        found = _over(client, found["uuid"], quiet=json)
     _say(found, json, f"monitor {found['name']}: {found['doing']}")
     if wait and found["phase"] != Phase.ACTIVE:
         raise ReplicatorError(f"this host has not taken over: dtctl failover history {found['name']}")
 
 
-def _over(client: Client, uuid: str) -> Any:
-    """Its view when nothing is under way any more, or waits for a person. Ctrl-C ends the waiting only."""
+def _over(client: Client, uuid: str, *, quiet: bool) -> Any:
+    """Its view when nothing is under way any more, or waits for a person; what each step says is told as it
+    comes. Ctrl-C ends the waiting only.
+    """
+    told: set[str] = set()
     while True:
         found = client.get("failover", "monitors", uuid)
+        for line in _lines(found["report"]):
+            if not quiet and line not in told:
+                told.add(line)
+                output.say(line)
         if found["phase"] != Phase.TAKING_OVER or found["halted"]:
             return found
         time.sleep(_POLL_S)
+
+
+def _lines(report: Any) -> list[str]:
+    """What the steps of a procedure under way have said, or why they failed."""
+    steps = report["steps"] if report is not None else []
+    return [f"  {step['name']}: {text}" for step in steps for text in (*step["said"], step["text"]) if text]
 
 
 def _emit(document: Any, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from test_cli import FakeAgent, dtctl, fake, home
 
 from replicator.agent.failover.monitors import MonitorView
 from replicator.failover.monitor import SourceMonitor
+from replicator.failover_reports import Report, StepOutcome, StepReport
 from replicator.failovers import (
     Check,
     CheckKind,
@@ -188,6 +189,26 @@ def test_show(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -
         "every 5.0 s, 5 may be missing", "all addresses", "a person is asked", "gamma", "/srv/start",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_what_a_failover_waits_for_is_told(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = (
+        StepReport(name="check", outcome=StepOutcome.DONE),
+        StepReport(name="vote", outcome=StepOutcome.RUNNING, said=("the witness does not answer: no route",)),
+        StepReport(name="drain"),
+    )
+    report = Report(uuid="7c1d", kind="failover", group="0b6c", began=1.0, steps=steps)
+    fake.answer("POST", "failover/monitors/web", view(Phase.TAKING_OVER))
+    fake.answer("GET", "failover/monitors/0b6c", view(Phase.TAKING_OVER, report=report, halted="x"))
+    assert dtctl(home, "failover", "now", "web") == 1
+    assert "  vote: the witness does not answer: no route\n" in capsys.readouterr().out
+    fake.answer("GET", "failover/monitors/web", view(Phase.TAKING_OVER, report=report))
+    assert dtctl(home, "failover", "show", "web") == 0
+    assert "vote: running (the witness does not answer: no route)" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_whoever_begins_waits_for_the_end(
