@@ -119,8 +119,8 @@ class Security(msgspec.Struct, frozen=True):
 
 
 class Failover(msgspec.Struct, frozen=True):
-    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. And how
-    much room divergence bundles may take, in bytes.
+    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. How
+    much room divergence bundles may take, in bytes. As whom an etcd that is the witness is asked.
     """
 
     question: str = ""
@@ -134,6 +134,9 @@ class Failover(msgspec.Struct, frozen=True):
     script_on_failure: str = limits.SCRIPT_ON_FAILURE[0]
     scripts_for_others: str = limits.SCRIPTS_FOR_OTHERS  # other agents may start those in here; "": none
     divergence_size_max: int | None = None  # None: as much as the disk has
+    etcd_user: str = ""  # "": etcd wants none
+    etcd_password_file: str = limits.ETCD_PASSWORD_FILE
+    etcd_authorities: str = ""  # certificates that are believed with etcds://; "": those of the system
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -369,6 +372,9 @@ _CHECKS: dict[str, Check] = {
     "failover.script_on_failure": _one_of(*limits.SCRIPT_ON_FAILURE),
     "failover.scripts_for_others": _directory_or_default,
     "failover.divergence_size_max": _size(0, unlimited=True),
+    "failover.etcd_user": _text,
+    "failover.etcd_password_file": _directory,
+    "failover.etcd_authorities": _file,
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),
 }

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from replicator.cli import output
+from replicator.cli.client import Client
 from replicator.cli.failover_scripts import Monitor
 from replicator.cli.following import until_over
 from replicator.cli.options import Json, agent
-from replicator.errors import ExitCode, UsageError
+from replicator.errors import ExitCode, ReplicatorError, UsageError
 
 _KEPT = "kept"
 
@@ -29,6 +30,21 @@ def test(context: typer.Context, monitor: Monitor, json: Json = False) -> None:
     output.emit(found, json, "failover_test")
     if not found["ready"]:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def advise(client: Client, monitor: str) -> None:
+    """What would keep a monitor that was just made from taking over, a line each. Not that its source has not
+    heard of it yet.
+    """
+    try:
+        found = client.post("failover", "monitors", monitor, "test")
+    except ReplicatorError:
+        return
+    for check in found["checks"]:
+        if check["name"] == "permission":
+            continue
+        if check["result"] == "failed" or (check["result"] == "warning" and check["name"].endswith("script")):
+            output.say(f"careful: {check['name']}: {check['text']}")
 
 
 def drill(

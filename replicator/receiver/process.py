@@ -41,6 +41,7 @@ from replicator.receiver.acceptance import Refused, accept
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.receiver.drift import Drift, one_for_each_journal
 from replicator.receiver.drift_watch import DriftWatch
+from replicator.receiver.drill_hold import DrillHold
 from replicator.receiver.intake import Intake
 from replicator.receiver.local_offers import serve_offers
 from replicator.receiver.position_file import PositionFile
@@ -167,6 +168,7 @@ class Receiver:
             Home(arguments.home).bell,
             wanted=arguments.watch != config.WATCH_OFF,
         )
+        self.drill_hold = DrillHold(self.replica)
         self._intake = Intake(spool, self.replica, found.received, self._received_page, self._news_here)
         self._reporter = Reporter(self.replica, self._intake, spool)
         self.replica.answered = self._reporter.hurry
@@ -208,10 +210,12 @@ class Receiver:
     async def restore_begins(self, restore: str) -> None:
         """The copy stands still until `restore_ends` or `restored`, and is durable as it is now."""
         await self.replica.hold_for(restore)
+        self.drill_hold.keep()
 
     async def restore_ends(self, restore: str) -> None:
         """The copy is what it was, and goes on."""
         await self.replica.release(restore)
+        self.drill_hold.keep()
 
     def drop_peer(self, uuid: str) -> None:
         """That agent is trusted no more: a session with it ends at once."""
@@ -348,6 +352,7 @@ class Receiver:
                 nursery.start_soon(self.replica.keep_durable)
                 nursery.start_soon(self.replica.keep_secure)
                 nursery.start_soon(self._drift_watch.run)
+                nursery.start_soon(self.drill_hold.run)
                 task_status.started()
                 async with trio.open_nursery() as working:
                     working.start_soon(self._apply)
@@ -557,6 +562,9 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def restore_ends(restore: str) -> None:
         await receiver.restore_ends(restore)
 
+    async def drill_goes_on(restore: str) -> None:
+        receiver.drill_hold.keep(restore)
+
     async def restored(restore: str, epoch: int, source_uuid: str = "") -> None:
         await receiver.restored(restore, epoch, source_uuid)
 
@@ -593,6 +601,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "set_orphans": set_orphans,
         "restore_begins": restore_begins,
         "restore_ends": restore_ends,
+        "drill_goes_on": drill_goes_on,
         "restored": restored,
         "shut": shut,
         "reopen": reopen,

@@ -63,7 +63,7 @@ from replicator.receiver.replica_tree import Tree
 from replicator.receiver.shared_value import SharedValue
 from replicator.receiver.spool import Spool, Spooled
 from replicator.states import APPLY, DATA, ApplyEvent, DataEvent, Machine, step
-from replicator.status import TargetDataState, TargetStatus
+from replicator.status import TargetDataState, TargetLock, TargetStatus
 from replicator.world import World
 
 _TARGET_IS_ILL = frozenset(
@@ -670,7 +670,7 @@ class Replica:
                 self.tree = None
             while True:
                 try:
-                    self.tree = self._open_tree(connect)
+                    self.tree = self._open_tree(self._as_locked(connect))
                     self.tree.suspect(self.state.suspect_since_ns)
                     self.tree.mirror_since(self.state.mirror_since_ns)
                     break
@@ -697,6 +697,11 @@ class Replica:
                 positions = self._positions
                 await self._world.in_thread(partial(positions.save, positions.marks, wall_ns))
             await self._save(connect=connect)
+
+    def _as_locked(self, connect: Connect) -> Connect:
+        """What programs of this host have in use is locked no more, whatever the former source wanted."""
+        in_use = self.is_promoted and not self.state.closed
+        return msgspec.structs.replace(connect, lock=TargetLock.NONE) if in_use else connect
 
     async def _begin_mirror(self, begin: MirrorBegin) -> None:
         assert self.tree is not None
