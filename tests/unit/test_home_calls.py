@@ -82,14 +82,21 @@ async def test_another_agent_is_not_home() -> None:
 async def test_it_is_asked_for_five_minutes(autojump_clock: trio.testing.MockClock) -> None:
     wire = Wire({OWN: ALPHA})
     wire.silent_for = 100
-    assert await calls(wire).promotion(monitor(), 4) is None
+    assert await calls(wire).promotion(monitor(), 4, "try") is None
     assert 40 < trio.current_time() < 60  # two ways in each try
     assert wire.asked[-1] == (OWN, RECORD)
     wire.at.clear()
     began_s = trio.current_time()
     with pytest.raises(UnreachableError):
-        await calls(wire).promotion(monitor(), 4)
+        await calls(wire).retire(monitor())
     assert 295 < trio.current_time() - began_s <= 301
+
+
+async def test_whether_home_was_promoted_is_asked_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    wire = Wire({OWN: ALPHA})
+    wire.silent_for = 100_000
+    assert await calls(wire).promotion(monitor(), 4, "try") is None
+    assert trio.current_time() > 10_000
 
 
 # --- scripts at home ---

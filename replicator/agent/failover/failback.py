@@ -79,7 +79,9 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HomeSide(Protocol):
-    """`home_calls.py`: the other agent. Everything raises UnreachableError if it cannot be asked."""
+    """`home_calls.py`: the other agent. Everything raises UnreachableError if it cannot be asked. `attempt`:
+    the uuid of this try; what comes late, of one that has ended, does nothing (`home_tries.py`).
+    """
 
     async def look(self, monitor: Monitor) -> Home:
         """As it is. Raises nothing: `Home.unreached`."""
@@ -91,16 +93,16 @@ class HomeSide(Protocol):
         """
         ...
 
-    async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
+    async def hold(self, monitor: Monitor, order: TakeOver, attempt: str, say: Say) -> Held:
         """Its copies take what has arrived, are durable, and stand still until `release`."""
         ...
 
-    async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
+    async def promote(self, monitor: Monitor, order: TakeOver, attempt: str) -> Promotion:
         """It owns the group: the record is durable there. The same order again gives the same record."""
         ...
 
-    async def promotion(self, monitor: Monitor, epoch: int) -> Promotion | None:
-        """The record, if it is durable there."""
+    async def promotion(self, monitor: Monitor, epoch: int, attempt: str) -> Promotion | None:
+        """The record, if it is durable there. Else this try has ended: it never will be."""
         ...
 
     async def open(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
@@ -111,19 +113,19 @@ class HomeSide(Protocol):
         """The forward connections go on from the hand-over: their copies follow."""
         ...
 
-    async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
+    async def take(self, monitor: Monitor, attempt: str, *, forced: bool, say: Say) -> Taken:
         """Its own addresses are there again, and announced."""
         ...
 
-    async def give_up(self, monitor: Monitor) -> None:
+    async def give_up(self, monitor: Monitor, attempt: str) -> None:
         """Undo `take`."""
         ...
 
-    async def adopt(self, monitor: Monitor) -> None:
+    async def adopt(self, monitor: Monitor, attempt: str) -> None:
         """It watches this agent, with these settings. Undo: `disown`."""
         ...
 
-    async def disown(self, monitor: Monitor) -> None: ...
+    async def disown(self, monitor: Monitor, attempt: str) -> None: ...
 
     async def retire(self, monitor: Monitor) -> None:
         """It is no source any more: its forward connections end, and nobody watches it."""
@@ -215,7 +217,9 @@ class Errands(Protocol):
         ...
 
     async def post_release(self, monitor: Monitor, order: TakeOver, attempt: str) -> None:
-        """Undo `HomeSide.hold`, and a vote: whoever takes back a failback does not wait for home."""
+        """Undo `HomeSide.hold` and `take`, and a vote: whoever takes back a failback does not wait for home,
+        which does it as soon as it hears of it.
+        """
         ...
 
     async def settle(self, group: str) -> None:
@@ -408,7 +412,11 @@ class _Steps:
         async def turned(run: Run) -> bool | None:
             return await own.has_turned(monitor) or None
 
-        adopt = Step(ADOPT, lambda run: home.adopt(monitor), undo=lambda run: home.disown(monitor))
+        adopt = Step(
+            ADOPT,
+            lambda run: home.adopt(monitor, run.uuid),
+            undo=lambda run: home.disown(monitor, run.uuid),
+        )
         turn = Step(TURN, lambda run: own.turn_around(monitor), commits=True, was_done=turned)
         retire = Step(RETIRE, lambda run: home.retire(monitor))
         return [self._prepare(), self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn, retire]
@@ -453,12 +461,16 @@ class _Steps:
         async def back(run: Run) -> None:
             await here.take(monitor, forced=True, say=run.say)
 
+        async def give_up(run: Run) -> None:
+            await self._release(run)  # if home does not hear of it now
+            await home.give_up(monitor, run.uuid)
+
         return [
             Step(GIVE_UP, lambda run: here.give_up(monitor, run.say), undo=back if undo else None),
             Step(
                 TAKE,
-                lambda run: home.take(monitor, forced=run.forced, say=run.say),
-                undo=(lambda run: home.give_up(monitor)) if undo else None,
+                lambda run: home.take(monitor, run.uuid, forced=run.forced, say=run.say),
+                undo=give_up if undo else None,
             ),
         ]
 
@@ -479,7 +491,7 @@ class _Steps:
         return Held(marks=await self._parts.own.drain(self._monitor, run.say))
 
     async def _hold(self, run: Run) -> Held:
-        held = await self._parts.home.hold(self._monitor, self._order, run.say)
+        held = await self._parts.home.hold(self._monitor, self._order, run.uuid, run.say)
         wrong = disagreement(run.result(DRAIN, Held).marks, held.marks)
         if wrong:
             raise ReplicatorError(wrong)
@@ -497,10 +509,10 @@ class _Steps:
 
     async def _promote(self, run: Run) -> Promotion:
         order = msgspec.structs.replace(self._order, vote=run.result(VOTE, Vote).vote, reason=run.reason)
-        return await self._parts.home.promote(self._monitor, order)
+        return await self._parts.home.promote(self._monitor, order, run.uuid)
 
     async def _was_promoted(self, run: Run) -> Promotion | None:
-        return await self._parts.home.promotion(self._monitor, self._order.epoch)
+        return await self._parts.home.promotion(self._monitor, self._order.epoch, run.uuid)
 
     async def _follow(self, run: Run) -> None:
         mounts = run.result(FREEZE, Frozen).mounts
