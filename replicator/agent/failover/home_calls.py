@@ -83,6 +83,12 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     promotion: Promotion | None = None
 
 
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """A script. `problem`: how it failed; "": it has not."""
+
+    problem: str = ""
+
+
 class Nothing(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
@@ -224,17 +230,17 @@ class HomeCalls:
     async def retire(self, monitor: Monitor) -> None:
         await self._ask(monitor, RETIRE, About(agent=self._agent, monitor=monitor), Nothing)
 
-    async def do(self, errand: Errand) -> None:
+    async def do(self, errand: Errand) -> str:
         """One try: see `errands.Do`."""
         monitor, attempt = errand.monitor, errand.attempt
         address = self._found.get(monitor.uuid) or (await self._find(monitor))[0]
-        body: About
+        timeout_s = limits.FAILBACK_CALL_S
         if errand.facts is not None:
             facts = errand.facts
-            body = AboutScript(agent=self._agent, monitor=monitor, facts=facts, attempt=attempt)
-            action = SCRIPT
-        else:
-            assert errand.order is not None
-            body = AboutOrder(agent=self._agent, monitor=monitor, order=errand.order, attempt=attempt)
-            action = RELEASE
-        await self._calls.ask(address, action, monitor.uuid, body, Nothing, limits.FAILBACK_CALL_S)
+            script = AboutScript(agent=self._agent, monitor=monitor, facts=facts, attempt=attempt)
+            ran = await self._calls.ask(address, SCRIPT, monitor.uuid, script, Ran, timeout_s)
+            return ran.problem
+        assert errand.order is not None
+        order = AboutOrder(agent=self._agent, monitor=monitor, order=errand.order, attempt=attempt)
+        await self._calls.ask(address, RELEASE, monitor.uuid, order, Nothing, timeout_s)
+        return ""

@@ -42,6 +42,7 @@ from replicator.agent.failover.home_calls import (
     AboutTaking,
     AboutTry,
     Nothing,
+    Ran,
     Recorded,
 )
 from replicator.agent.failover.home_tries import HomeTries
@@ -50,6 +51,7 @@ from replicator.agent.state import Connection, Mount
 from replicator.agent.supervisor import Child, ChildError
 from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError
 from replicator.failover.handback import Home, HomeCopy, Mark
+from replicator.failover.script_result import ScriptResult
 from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
 from replicator.queue.cursor import Cursor
 from replicator.sender.arguments import Restored
@@ -95,7 +97,7 @@ class Deeds(NamedTuple):
     source of that group any more.
     """
 
-    run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]]
+    run_script: Callable[[Facts, str], Awaitable[ScriptResult]]
     bundles: Callable[[str], Awaitable[tuple[str, ...]]]
     withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]]
     adopt: Callable[[Monitor, Guard], Awaitable[None]]
@@ -376,11 +378,13 @@ class Homecoming:
         if guard is not None:
             await self._addresses.drop(group, [address.address for address in guard.addresses])
 
-    async def _script(self, group: str, about: AboutScript, caller: Caller) -> Nothing:
-        """Answered when it was started, or when it has ended, if it is waited for."""
+    async def _script(self, group: str, about: AboutScript, caller: Caller) -> Ran:
+        """Answered when it was started, or when it has ended, if it is waited for. That it has failed is an
+        answer: it is not run again.
+        """
         with trio.move_on_after(limits.FAILBACK_CALL_S / 2):  # else the next try asks how this one does
-            await self._deeds.run_script(about.facts, about.attempt, lambda text: None)
-            return Nothing()
+            result = await self._deeds.run_script(about.facts, about.attempt)
+            return Ran(problem="" if result.succeeded else f"{result.path}: {result.how()}")
         raise ReplicatorError("it still runs")
 
     # --- reversal ---

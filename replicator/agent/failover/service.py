@@ -109,7 +109,7 @@ class FailoverService:
             self.procedure,
             self.drills.all,
         )
-        self.errands = Errands(core, self._do_errand)
+        self.errands = Errands(core, self._do_errand, self.groups.note)
         self._home_calls = HomeCalls(self.calls, core.identity.uuid, self._ways_home)
         self.failback = Failback(
             self.procedures, self.groups.get, core.identity.name, self._failback_parts(connections, mounts)
@@ -182,8 +182,8 @@ class FailoverService:
             Address(monitor.settings.source_host, port),
         ]
 
-    async def _do_errand(self, errand: Errand) -> None:
-        await self._home_calls.do(errand)
+    async def _do_errand(self, errand: Errand) -> str:
+        return await self._home_calls.do(errand)
 
     async def run(self) -> None:
         """Until cancelled."""
