@@ -131,7 +131,7 @@ def errands(tmp_path: Path, tell: Callable[[Errand], Awaitable[str]], events: li
         return SimpleNamespace(text=events[-1])
 
     async def note(monitor: object, what: str, text: str) -> None:
-        assert what == "script-failed" and text == events[-1]
+        assert what in ("errand-failed", "errand-waits") and text == events[-1]
 
     core = SimpleNamespace(home=HomeDirectory(str(tmp_path)), events=SimpleNamespace(add=add))
     return Errands(core, tell, note)  # type: ignore[arg-type]

@@ -101,19 +101,20 @@ class Errands:
                 ended = events.ERRAND_FAILED
         except ReplicatorError as error:
             if time.time() - errand.since < limits.ERRAND_GIVE_UP_S:
-                self._tell_why(errand, str(error))
+                await self._tell_why(errand, str(error))
                 return
             ended, problem = events.ERRAND_GIVEN_UP, str(error)
         await self._done(errand)
         event = self._core.events.add(ended, reason=problem, **_fields(errand))
         if problem:
-            await self._note(errand.monitor, "script-failed" if errand.facts else "errand-failed", event.text)
+            await self._note(errand.monitor, "errand-failed", event.text)
 
-    def _tell_why(self, errand: Errand, reason: str) -> None:
+    async def _tell_why(self, errand: Errand, reason: str) -> None:
         """Once for each reason."""
         if self._told.get(errand.attempt) != reason:
             self._told[errand.attempt] = reason
-            self._core.events.add(events.ERRAND_WAITS, reason=reason, **_fields(errand))
+            event = self._core.events.add(events.ERRAND_WAITS, reason=reason, **_fields(errand))
+            await self._note(errand.monitor, "errand-waits", event.text)
 
     async def _done(self, errand: Errand) -> None:
         async with self._lock:
