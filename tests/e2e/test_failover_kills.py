@@ -11,7 +11,8 @@ from kit.campaign import amount
 from kit.failover_lab import failover_lab
 from kit.kill_rounds import Kill, Rounds, noted, scripts_of
 
-from replicator.agent.failover import failback, procedure
+from replicator.agent.failover import failback_steps as failback
+from replicator.agent.failover import procedure
 
 pytestmark = [
     pytest.mark.e2e,

@@ -9,7 +9,7 @@ import trio
 
 from kit.disk import MemoryDisk, ProcessDied, SteppingClock
 from kit.plans import InlineWorld
-from replicator.agent.failover.failback import Held, Parts
+from replicator.agent.failover.failback_parts import Held, Parts
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.errors import ReplicatorError
 from replicator.failover.handback import Behind, Home, HomeCopy, Mark

@@ -15,7 +15,7 @@ from replicator import limits
 from replicator.addresses import Address
 from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.errands import Errand
-from replicator.agent.failover.failback import Held, Say
+from replicator.agent.failover.failback_parts import Held, Say
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.bounds import Id
 from replicator.errors import ReplicatorError, UnreachableError

@@ -15,7 +15,7 @@ import trio
 from replicator import events, limits
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Caller, Calls, Handler
-from replicator.agent.failover.failback import Held
+from replicator.agent.failover.failback_parts import Held
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.handing_over import marks_of

@@ -23,7 +23,8 @@ from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.dropping import Dropping
 from replicator.agent.failover.errands import Errand, Errands
 from replicator.agent.failover.failback import Failback
-from replicator.agent.failover.failback import Parts as FailbackParts
+from replicator.agent.failover.failback_parts import Parts as FailbackParts
+from replicator.agent.failover.failover_plan import Failover
 from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.following import Following
@@ -41,7 +42,7 @@ from replicator.agent.failover.homecoming import Homecoming
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
 from replicator.agent.failover.narration import Narration
-from replicator.agent.failover.procedure import Failover, Parts
+from replicator.agent.failover.procedure import Parts
 from replicator.agent.failover.procedures import Procedures
 from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
