@@ -12,9 +12,10 @@ import stat
 import sys
 from array import array
 from collections.abc import Sequence
+from itertools import compress, count, repeat
 from typing import NamedTuple
 
-from replicator.fs.attributes import read_xattrs
+from replicator.fs.attributes import is_replicated_xattr, read_xattrs
 
 AVAILABLE = sys.byteorder == "little"
 """Columns travel as they lie in memory."""
@@ -41,6 +42,7 @@ _COLUMNS = (_LINKS_AND_UID, _GID_AND_MODE, _SIZE, _MTIME_S, _MTIME_NS)
 
 _LISTXATTRAT = 465  # the same number on every architecture; since Linux 6.13
 _AT_SYMLINK_NOFOLLOW = 0x100
+_XATTR_LIST_BYTES = 64  # names of extended attributes of a file; what has more is looked at by itself
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _statx = _libc.statx
@@ -65,11 +67,19 @@ class ManyStates(NamedTuple):
 
     def plain(self) -> list[bool]:
         """Which are regular files with one name."""
-        modes, links = self.words[_GID_AND_MODE::_STATX_WORDS], self.words[_LINKS_AND_UID::_STATX_WORDS]
-        return [
-            mode >> 32 & 0o170000 == stat.S_IFREG and link & 0xFFFFFFFF == 1
-            for mode, link in zip(modes.tolist(), links.tolist(), strict=True)
-        ]
+        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        links = self.words[_LINKS_AND_UID::_STATX_WORDS].tolist()
+        # There are few modes, owners and groups in a directory: each is looked at once.
+        regular = {mode for mode in set(modes) if mode >> 32 & 0o170000 == stat.S_IFREG}
+        single = {link for link in set(links) if link & 0xFFFFFFFF == 1}
+        if regular.issuperset(modes) and single.issuperset(links):
+            return [True] * len(modes)
+        return [mode in regular and link in single for mode, link in zip(modes, links, strict=True)]
+
+    def directories(self) -> list[bool]:
+        """Which are directories."""
+        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        return [mode >> 32 & 0o170000 == stat.S_IFDIR for mode in modes]
 
     def whole_kinds(self) -> list[int]:
         """Of each S_IFREG or S_IFLNK; 0 for anything else, and for files with holes, by the space they
@@ -124,28 +134,41 @@ class ManyStates(NamedTuple):
 
 def read_states(directory: int, names: Sequence[bytes]) -> ManyStates:
     """Of names of an open directory; links are not followed. OSError if the directory cannot be read."""
-    buffer = ctypes.create_string_buffer(max(len(names), 1) * _STATX_WORDS * WORD_BYTES)
-    address = ctypes.addressof(buffer)
-    for name in names:
-        if _statx(directory, name, _FLAGS, _MASK, address):
+    size = _STATX_WORDS * WORD_BYTES
+    buffer = ctypes.create_string_buffer(max(len(names), 1) * size)
+    begin = ctypes.addressof(buffer)
+    places = range(begin, begin + len(names) * size, size)
+    # One expression: the interpreter would take as long as the kernel.
+    failed = compress(count(), map(_statx, repeat(directory), names, repeat(_FLAGS), repeat(_MASK), places))
+    for index in list(failed):
+        if _statx(directory, names[index], _FLAGS, _MASK, places[index]):
             number = ctypes.get_errno()
             if number not in (errno.ENOENT, errno.ENOTDIR):
-                raise OSError(number, os.strerror(number), name)
-        address += _STATX_WORDS * WORD_BYTES
-    return ManyStates(names, memoryview(buffer)[: len(names) * _STATX_WORDS * WORD_BYTES].cast("B").cast("Q"))
+                raise OSError(number, os.strerror(number), names[index])
+    return ManyStates(names, memoryview(buffer)[: len(names) * size].cast("B").cast("Q"))
 
 
 def with_xattrs(directory: int, names: Sequence[bytes]) -> list[int]:
     """Indices of those that have replicated extended attributes; what is not there has none."""
+    buffer = ctypes.create_string_buffer(max(len(names), 1) * _XATTR_LIST_BYTES)
+    begin = ctypes.addressof(buffer)
+    places = range(begin, begin + len(names) * _XATTR_LIST_BYTES, _XATTR_LIST_BYTES)
+    sizes = map(
+        _listxattrat,
+        *(repeat(_LISTXATTRAT), repeat(directory), names),
+        *(repeat(_AT_SYMLINK_NOFOLLOW), places, repeat(_XATTR_LIST_BYTES)),
+    )
     found: list[int] = []
-    for index, name in enumerate(names):
-        size = _listxattrat(_LISTXATTRAT, directory, name, _AT_SYMLINK_NOFOLLOW, None, 0)
-        if not size:
-            continue
-        if size < 0 and ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
-            continue
+    for index, size in [(index, size) for index, size in enumerate(sizes) if size]:
+        if size > 0:
+            start = index * _XATTR_LIST_BYTES
+            if not any(map(is_replicated_xattr, buffer[start : start + size].split(b"\0"))):
+                continue  # a label of a security module
+        elif _listxattrat(_LISTXATTRAT, directory, names[index], _AT_SYMLINK_NOFOLLOW, None, 0) < 0:
+            if ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
+                continue
         try:
-            if read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name)):
+            if read_xattrs(b"/proc/self/fd/%d/%s" % (directory, names[index])):
                 found.append(index)
         except FileNotFoundError:
             continue

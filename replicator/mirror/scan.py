@@ -37,6 +37,7 @@ from replicator.repset import Filter
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NO_FILE = _GONE | {errno.ENXIO}  # a socket
+_LINKS_WITHOUT_DIRECTORIES = 2  # its name and its "."; a file system that does not count "..", says 1
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -393,17 +394,7 @@ class Source:
             if state.st_dev != self.root.device:
                 return Found(path, problem="another file system is mounted here: protect it by itself")
             xattrs = read_xattrs(directory_fd)
-            directories: list[bytes] = []
-            names: list[bytes] = []
-            with os.scandir(directory_fd) as entries:
-                for entry in entries:
-                    name = os.fsencode(entry.name)
-                    child = join(path, name)
-                    if entry.is_dir(follow_symlinks=False):
-                        if self.filter.may_contain(child):
-                            directories.append(child)
-                    elif self.filter.includes(child):
-                        names.append(name)
+            directories, names = self._names_in(directory_fd, path, state)
             directories.sort()
             names.sort()
             read = self._step(directory_fd, path, names, 0, choice)
@@ -420,6 +411,26 @@ class Source:
         listed = tuple(names) + sub_names if exact or orphans else ()
         listing = Listing(path, attributes_of(state), xattrs, sub_names, exact, listed, orphans)
         return Directory(listing, directories, names[read.names :], parent_times, read, times)
+
+    def _names_in(
+        self, directory_fd: int, path: bytes, state: os.stat_result
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Full paths of the sub-directories, and names of everything else, in the set."""
+        everything = self.filter.everything_below(path)
+        if everything and state.st_nlink == _LINKS_WITHOUT_DIRECTORIES:
+            return [], os.listdir(b"/proc/self/fd/%d" % directory_fd)
+        directories: list[bytes] = []
+        names: list[bytes] = []
+        with os.scandir(b"/proc/self/fd/%d" % directory_fd) as entries:  # names as they are, not as text
+            for entry in entries:
+                name = entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    child = join(path, name)
+                    if everything or self.filter.may_contain(child):
+                        directories.append(child)
+                elif everything or self.filter.includes(join(path, name)):
+                    names.append(name)
+        return directories, names
 
     def _read(self, directory_fd: int, name: bytes, path: bytes, choice: Choice) -> Found:
         state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
