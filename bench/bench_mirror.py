@@ -212,8 +212,11 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
     )
     ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
     table.row("seconds", rounds, harness.median_text(mine, 2), harness.median_text(theirs, 2), f"{ratio:.2f}")
+
     def processor_s(*sides: str) -> list[float]:
-        return [sum(one.processor_s for one in turn) for turn in zip(*(used[s][1:] for s in sides), strict=True)]
+        return [
+            sum(one.processor_s for one in turn) for turn in zip(*(used[s][1:] for s in sides), strict=True)
+        ]
 
     for name, sides in (("source", ["source"]), ("target", ["target"]), ("both", ["source", "target"])):
         mine, theirs = processor_s(*sides), processor_s(*(f"rsync {side}" for side in sides))

@@ -425,9 +425,7 @@ def make_names(directory: Path, links: int, symlinks: int, *, per_directory: int
         os.symlink(f"../../one/d{number // 100}/f{number}", parent / f"s{number}")
 
 
-def make_sparse_files(
-    directory: Path, count: int, *, per_directory: int = 100, size_max: int = 8192
-) -> None:
+def make_sparse_files(directory: Path, count: int, *, per_directory: int = 100, size_max: int = 8192) -> None:
     """`count` files that take no space, with sizes up to `size_max`."""
     for number in range(count):
         parent = directory / f"d{number // per_directory}"

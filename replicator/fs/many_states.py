@@ -10,8 +10,9 @@ import errno
 import os
 import stat
 import sys
+import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import compress, count, repeat
 from typing import NamedTuple
 
@@ -44,15 +45,47 @@ _LISTXATTRAT = 465  # the same number on every architecture; since Linux 6.13
 _AT_SYMLINK_NOFOLLOW = 0x100
 _XATTR_LIST_BYTES = 64  # names of extended attributes of a file; what has more is looked at by itself
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_statx = _libc.statx
-_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
-_listxattrat = _libc.syscall
-_listxattrat.argtypes = (
-    *(ctypes.c_long, ctypes.c_int, ctypes.c_char_p),
-    *(ctypes.c_uint, ctypes.c_void_p, ctypes.c_size_t),
-)
-_listxattrat.restype = ctypes.c_long
+
+class _Calls:
+    """The two calls, of one way to make them."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.statx = library.statx
+        self.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+        self.listxattrat = library.syscall
+        self.listxattrat.argtypes = (
+            *(ctypes.c_long, ctypes.c_int, ctypes.c_char_p),
+            *(ctypes.c_uint, ctypes.c_void_p, ctypes.c_size_t),
+        )
+        self.listxattrat.restype = ctypes.c_long
+
+
+_LETTING_GO = _Calls(ctypes.CDLL(None, use_errno=True))
+_HOLDING = _Calls(ctypes.PyDLL(None))
+_HELD = 32  # calls
+_HELD_NS = 500_000
+
+
+class _Lock:
+    """Whether the interpreter lock is held during the next calls.
+
+    To let it go costs more than a call whose answer is in memory, many times more if another thread wants it.
+    So it is held for a few calls at a time as long as these are quick: not while a disk is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._quick = True
+
+    def chunks(self, count: int) -> Iterator[tuple[int, int, _Calls]]:
+        """(start, end) of the calls to make next, and how; until there are none of `count` left."""
+        for start in range(0, count, _HELD):
+            end = min(start + _HELD, count)
+            before_ns = time.perf_counter_ns()
+            yield start, end, _HOLDING if self._quick else _LETTING_GO
+            self._quick = time.perf_counter_ns() - before_ns < _HELD_NS
+
+
+_lock = _Lock()
 
 
 class ManyStates(NamedTuple):
@@ -110,6 +143,15 @@ class ManyStates(NamedTuple):
     def sizes(self) -> list[int]:
         return self.words[_SIZE::_STATX_WORDS].tolist()
 
+    def bytes_of_files(self) -> int:
+        """Of the regular ones, together."""
+        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        sizes = self.sizes()
+        if any(mode >> 32 & 0o170000 != stat.S_IFREG for mode in set(modes)):
+            both = zip(modes, sizes, strict=True)
+            return sum(size for mode, size in both if mode >> 32 & 0o170000 == stat.S_IFREG)
+        return sum(sizes)
+
     def changed_since(self, since_ns: int) -> list[bool]:
         """Which have such a ctime, or a later one."""
         return [time_ns >= since_ns for time_ns in self._times_ns(_CTIME_S, _CTIME_NS)]
@@ -138,10 +180,14 @@ def read_states(directory: int, names: Sequence[bytes]) -> ManyStates:
     buffer = ctypes.create_string_buffer(max(len(names), 1) * size)
     begin = ctypes.addressof(buffer)
     places = range(begin, begin + len(names) * size, size)
-    # One expression: the interpreter would take as long as the kernel.
-    failed = compress(count(), map(_statx, repeat(directory), names, repeat(_FLAGS), repeat(_MASK), places))
-    for index in list(failed):
-        if _statx(directory, names[index], _FLAGS, _MASK, places[index]):
+    failed: list[int] = []
+    for start, end, calls in _lock.chunks(len(names)):
+        # One expression: the interpreter would take as long as the kernel.
+        constant = repeat(_FLAGS), repeat(_MASK)
+        done = map(calls.statx, repeat(directory), names[start:end], *constant, places[start:end])
+        failed += compress(range(start, end), done)
+    for index in failed:
+        if _LETTING_GO.statx(directory, names[index], _FLAGS, _MASK, places[index]):
             number = ctypes.get_errno()
             if number not in (errno.ENOENT, errno.ENOTDIR):
                 raise OSError(number, os.strerror(number), names[index])
@@ -153,18 +199,20 @@ def with_xattrs(directory: int, names: Sequence[bytes]) -> list[int]:
     buffer = ctypes.create_string_buffer(max(len(names), 1) * _XATTR_LIST_BYTES)
     begin = ctypes.addressof(buffer)
     places = range(begin, begin + len(names) * _XATTR_LIST_BYTES, _XATTR_LIST_BYTES)
-    sizes = map(
-        _listxattrat,
-        *(repeat(_LISTXATTRAT), repeat(directory), names),
-        *(repeat(_AT_SYMLINK_NOFOLLOW), places, repeat(_XATTR_LIST_BYTES)),
-    )
+    sizes: list[int] = []
+    for start, end, calls in _lock.chunks(len(names)):
+        called = repeat(_LISTXATTRAT), repeat(directory), names[start:end], repeat(_AT_SYMLINK_NOFOLLOW)
+        sizes += map(calls.listxattrat, *called, places[start:end], repeat(_XATTR_LIST_BYTES))
     found: list[int] = []
-    for index, size in [(index, size) for index, size in enumerate(sizes) if size]:
+    for index in compress(count(), sizes):
+        size = sizes[index]
         if size > 0:
             start = index * _XATTR_LIST_BYTES
             if not any(map(is_replicated_xattr, buffer[start : start + size].split(b"\0"))):
                 continue  # a label of a security module
-        elif _listxattrat(_LISTXATTRAT, directory, names[index], _AT_SYMLINK_NOFOLLOW, None, 0) < 0:
+        elif (
+            _LETTING_GO.listxattrat(_LISTXATTRAT, directory, names[index], _AT_SYMLINK_NOFOLLOW, None, 0) < 0
+        ):
             if ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
                 continue
         try:

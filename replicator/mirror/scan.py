@@ -15,6 +15,7 @@ from typing import NamedTuple
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
+from replicator.fs.many_states import read_states
 from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
@@ -357,7 +358,6 @@ class Source:
         stack = [root]
         while stack:
             directory = stack.pop()
-            files = size = 0
             try:
                 directory_fd = self.root.open_directory(directory)
             except NotADirectoryError:
@@ -366,24 +366,15 @@ class Source:
             except OSError:
                 continue
             try:
-                with os.scandir(directory_fd) as entries:
-                    for entry in entries:
-                        path = join(directory, os.fsencode(entry.name))
-                        if entry.is_dir(follow_symlinks=False):
-                            if self._size_filter.may_contain(path):
-                                stack.append(path)
-                        elif self._size_filter.includes(path):
-                            files += 1
-                            if entry.is_file(follow_symlinks=False):
-                                try:
-                                    size += entry.stat(follow_symlinks=False).st_size
-                                except OSError:
-                                    pass  # gone: it does not count
+                state = os.fstat(directory_fd)
+                directories, names = _names_in(self._size_filter, directory_fd, directory, state)
+                stack += directories
+                size = read_states(directory_fd, names).bytes_of_files()
             except OSError:
-                pass  # the mirror itself reports what cannot be read
+                continue  # the mirror itself reports what cannot be read
             finally:
                 os.close(directory_fd)
-            yield files, size
+            yield len(names), size
 
     # --- reading ---
 
@@ -394,7 +385,7 @@ class Source:
             if state.st_dev != self.root.device:
                 return Found(path, problem="another file system is mounted here: protect it by itself")
             xattrs = read_xattrs(directory_fd)
-            directories, names = self._names_in(directory_fd, path, state)
+            directories, names = _names_in(self.filter, directory_fd, path, state)
             directories.sort()
             names.sort()
             read = self._step(directory_fd, path, names, 0, choice)
@@ -411,26 +402,6 @@ class Source:
         listed = tuple(names) + sub_names if exact or orphans else ()
         listing = Listing(path, attributes_of(state), xattrs, sub_names, exact, listed, orphans)
         return Directory(listing, directories, names[read.names :], parent_times, read, times)
-
-    def _names_in(
-        self, directory_fd: int, path: bytes, state: os.stat_result
-    ) -> tuple[list[bytes], list[bytes]]:
-        """Full paths of the sub-directories, and names of everything else, in the set."""
-        everything = self.filter.everything_below(path)
-        if everything and state.st_nlink == _LINKS_WITHOUT_DIRECTORIES:
-            return [], os.listdir(b"/proc/self/fd/%d" % directory_fd)
-        directories: list[bytes] = []
-        names: list[bytes] = []
-        with os.scandir(b"/proc/self/fd/%d" % directory_fd) as entries:  # names as they are, not as text
-            for entry in entries:
-                name = entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    child = join(path, name)
-                    if everything or self.filter.may_contain(child):
-                        directories.append(child)
-                elif everything or self.filter.includes(join(path, name)):
-                    names.append(name)
-        return directories, names
 
     def _read(self, directory_fd: int, name: bytes, path: bytes, choice: Choice) -> Found:
         state = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
@@ -547,6 +518,27 @@ class Transfer:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _names_in(
+    rules: Filter, directory_fd: int, path: bytes, state: os.stat_result
+) -> tuple[list[bytes], list[bytes]]:
+    """Full paths of the sub-directories, and names of everything else, in the set."""
+    everything = rules.everything_below(path)
+    if everything and state.st_nlink == _LINKS_WITHOUT_DIRECTORIES:
+        return [], os.listdir(b"/proc/self/fd/%d" % directory_fd)
+    directories: list[bytes] = []
+    names: list[bytes] = []
+    with os.scandir(b"/proc/self/fd/%d" % directory_fd) as entries:  # names as they are, not as text
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                child = join(path, name)
+                if everything or rules.may_contain(child):
+                    directories.append(child)
+            elif everything or rules.includes(join(path, name)):
+                names.append(name)
+    return directories, names
 
 
 def _read_extents(descriptor: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ...]]:

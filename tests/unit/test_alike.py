@@ -19,7 +19,13 @@ NAMES = [b"f%02d" % number for number in range(20)]
 
 # Version 2; (tag, permissions, id) of owner, a user, group, mask, others: acl(5), linux/posix_acl_xattr.h.
 ACCESS_LIST = struct.pack(
-    "<I" + "HHI" * 5, 2, *(1, 6, 2**32 - 1), *(2, 4, 12), *(4, 4, 2**32 - 1), *(16, 4, 2**32 - 1), *(32, 0, 2**32 - 1)
+    "<I" + "HHI" * 5,
+    2,
+    *(1, 6, 2**32 - 1),
+    *(2, 4, 12),
+    *(4, 4, 2**32 - 1),
+    *(16, 4, 2**32 - 1),
+    *(32, 0, 2**32 - 1),
 )
 
 
