@@ -12,8 +12,8 @@ which none of them does.
 - `large`: one large file.
 - `links`: files with two names each, and symbolic links; against `rsync -aH`, as its copy is to be equal.
 - `unchanged`: a difference mirror of files that are there already; memory is the peak of the largest process
-  of a side. "Processor" is the time of all processes that mirror, of both sides: it says more than seconds where
-  others work on the machine, too.
+  of a side. "Processor" is the time of all processes that mirror: it says more than seconds where others work
+  on the machine, too.
 """
 
 import os
@@ -32,7 +32,7 @@ from kit.dtd import free_port
 
 
 class Usage(NamedTuple):
-    """Of a process that has ended, and those it has waited for: the largest peak of memory, processor time."""
+    """Of a process that has ended, with those it has waited for: the largest peak of memory."""
 
     peak_bytes: int
     processor_s: float

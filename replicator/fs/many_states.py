@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from itertools import compress, count, repeat
 from typing import NamedTuple
 
-from replicator.fs.attributes import is_replicated_xattr, read_xattrs
+from replicator.fs.attributes import read_xattrs
 
 AVAILABLE = sys.byteorder == "little"
 """Columns travel as they lie in memory."""
@@ -25,6 +25,7 @@ WORD_BYTES = 8
 STATE_WORDS = 5
 
 _STATX_WORDS = 32
+_STATX_BYTES = _STATX_WORDS * WORD_BYTES
 _FLAGS = 0x100 | 0x800  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT
 _MASK = 0xFFF  # STATX_BASIC_STATS, STATX_BTIME
 # Words of struct statx (linux/stat.h).
@@ -43,27 +44,22 @@ _COLUMNS = (_LINKS_AND_UID, _GID_AND_MODE, _SIZE, _MTIME_S, _MTIME_NS)
 
 _LISTXATTRAT = 465  # the same number on every architecture; since Linux 6.13
 _AT_SYMLINK_NOFOLLOW = 0x100
-_XATTR_LIST_BYTES = 64  # names of extended attributes of a file; what has more is looked at by itself
 
 
 class _Calls:
-    """The two calls, of one way to make them."""
+    """The two calls, of one way to make them. They have no types: to convert arguments would take as long as
+    the calls. A number is an int, a name bytes, an address a `c_void_p`.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.statx = library.statx
-        self.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
-        self.listxattrat = library.syscall
-        self.listxattrat.argtypes = (
-            *(ctypes.c_long, ctypes.c_int, ctypes.c_char_p),
-            *(ctypes.c_uint, ctypes.c_void_p, ctypes.c_size_t),
-        )
-        self.listxattrat.restype = ctypes.c_long
+        self.syscall = library.syscall
 
 
 _LETTING_GO = _Calls(ctypes.CDLL(None, use_errno=True))
 _HOLDING = _Calls(ctypes.PyDLL(None))
-_HELD = 32  # calls
-_HELD_NS = 500_000
+_HELD = 64  # calls
+_HELD_NS = 1_000_000
 
 
 class _Lock:
@@ -76,16 +72,28 @@ class _Lock:
     def __init__(self) -> None:
         self._quick = True
 
-    def chunks(self, count: int) -> Iterator[tuple[int, int, _Calls]]:
-        """(start, end) of the calls to make next, and how; until there are none of `count` left."""
-        for start in range(0, count, _HELD):
-            end = min(start + _HELD, count)
+    def chunks(self, names: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes], _Calls]]:
+        """A part of the names, the index of its first, and how to ask for it; until there are none left."""
+        for start in range(0, len(names), _HELD):
             before_ns = time.perf_counter_ns()
-            yield start, end, _HOLDING if self._quick else _LETTING_GO
+            yield start, names[start : start + _HELD], _HOLDING if self._quick else _LETTING_GO
             self._quick = time.perf_counter_ns() - before_ns < _HELD_NS
 
 
 _lock = _Lock()
+
+
+class _Buffer:
+    """Room for `_HELD` structures statx, and where each of them lies."""
+
+    def __init__(self) -> None:
+        self.memory = ctypes.create_string_buffer(_HELD * _STATX_BYTES)
+        first = ctypes.addressof(self.memory)
+        self.places = [ctypes.c_void_p(first + index * _STATX_BYTES) for index in range(_HELD)]
+
+
+_spare: list[_Buffer] = []
+"""Those that no thread uses at this moment."""
 
 
 class ManyStates(NamedTuple):
@@ -168,7 +176,7 @@ class ManyStates(NamedTuple):
         """Only these of the names."""
         if len(indices) == len(self.names):
             return self
-        size = _STATX_WORDS * WORD_BYTES
+        size = _STATX_BYTES
         raw = self.words.cast("B")
         kept = b"".join([raw[index * size : (index + 1) * size] for index in indices])
         return ManyStates([self.names[index] for index in indices], memoryview(kept).cast("Q"))
@@ -176,51 +184,41 @@ class ManyStates(NamedTuple):
 
 def read_states(directory: int, names: Sequence[bytes]) -> ManyStates:
     """Of names of an open directory; links are not followed. OSError if the directory cannot be read."""
-    size = _STATX_WORDS * WORD_BYTES
-    buffer = ctypes.create_string_buffer(max(len(names), 1) * size)
-    begin = ctypes.addressof(buffer)
-    places = range(begin, begin + len(names) * size, size)
-    failed: list[int] = []
-    for start, end, calls in _lock.chunks(len(names)):
+    read: list[bytes] = []
+    buffer = _spare.pop() if _spare else _Buffer()
+    for _, some, calls in _lock.chunks(names):
         # One expression: the interpreter would take as long as the kernel.
         constant = repeat(_FLAGS), repeat(_MASK)
-        done = map(calls.statx, repeat(directory), names[start:end], *constant, places[start:end])
-        failed += compress(range(start, end), done)
-    for index in failed:
-        if _LETTING_GO.statx(directory, names[index], _FLAGS, _MASK, places[index]):
-            number = ctypes.get_errno()
-            if number not in (errno.ENOENT, errno.ENOTDIR):
-                raise OSError(number, os.strerror(number), names[index])
-    return ManyStates(names, memoryview(buffer)[: len(names) * size].cast("B").cast("Q"))
+        failed = map(calls.statx, repeat(directory), some, *constant, buffer.places)
+        for index in list(compress(count(), failed)):
+            ctypes.memset(buffer.places[index], 0, _STATX_BYTES)
+            if _LETTING_GO.statx(directory, some[index], _FLAGS, _MASK, buffer.places[index]):
+                number = ctypes.get_errno()
+                if number not in (errno.ENOENT, errno.ENOTDIR):
+                    raise OSError(number, os.strerror(number), some[index])
+        read.append(memoryview(buffer.memory)[: len(some) * _STATX_BYTES].tobytes())
+    _spare.append(buffer)
+    return ManyStates(names, memoryview(b"".join(read)).cast("Q"))
 
 
 def with_xattrs(directory: int, names: Sequence[bytes]) -> list[int]:
     """Indices of those that have replicated extended attributes; what is not there has none."""
-    buffer = ctypes.create_string_buffer(max(len(names), 1) * _XATTR_LIST_BYTES)
-    begin = ctypes.addressof(buffer)
-    places = range(begin, begin + len(names) * _XATTR_LIST_BYTES, _XATTR_LIST_BYTES)
-    sizes: list[int] = []
-    for start, end, calls in _lock.chunks(len(names)):
-        called = repeat(_LISTXATTRAT), repeat(directory), names[start:end], repeat(_AT_SYMLINK_NOFOLLOW)
-        sizes += map(calls.listxattrat, *called, places[start:end], repeat(_XATTR_LIST_BYTES))
     found: list[int] = []
-    for index in compress(count(), sizes):
-        size = sizes[index]
-        if size > 0:
-            start = index * _XATTR_LIST_BYTES
-            if not any(map(is_replicated_xattr, buffer[start : start + size].split(b"\0"))):
-                continue  # a label of a security module
-        elif (
-            _LETTING_GO.listxattrat(_LISTXATTRAT, directory, names[index], _AT_SYMLINK_NOFOLLOW, None, 0) < 0
-        ):
-            if ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
-                continue
-        try:
-            if read_xattrs(b"/proc/self/fd/%d/%s" % (directory, names[index])):
-                found.append(index)
-        except FileNotFoundError:
-            continue
-    return found
+    for start, some, calls in _lock.chunks(names):
+        called = repeat(_LISTXATTRAT), repeat(directory), some, repeat(_AT_SYMLINK_NOFOLLOW)
+        sizes = map(calls.syscall, *called, repeat(None), repeat(0))
+        found += compress(count(start), sizes)
+    return [index for index in found if _has_xattrs(directory, names[index])]
+
+
+def _has_xattrs(directory: int, name: bytes) -> bool:
+    size = _LETTING_GO.syscall(_LISTXATTRAT, directory, name, _AT_SYMLINK_NOFOLLOW, None, 0)
+    if size < 0 and ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
+        return False
+    try:
+        return bool(read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name)))
+    except FileNotFoundError:
+        return False
 
 
 def differing(one: bytes, other: bytes) -> list[int]:
