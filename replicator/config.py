@@ -88,6 +88,7 @@ class Mirror(msgspec.Struct, frozen=True):
     replication_ratio: int = 0  # RP-05: frames of changes per step of a mirror
     remap_links: bool = limits.REMAP_LINKS
     checksum_all: bool = limits.CHECKSUM_ALL  # of this source: mirrors with checksum compare all files
+    local_copy: bool = limits.LOCAL_COPY  # of this source: to a target on this host the kernel copies
 
 
 class Verify(msgspec.Struct, frozen=True):
@@ -118,8 +119,8 @@ class Security(msgspec.Struct, frozen=True):
 
 
 class Failover(msgspec.Struct, frozen=True):
-    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. And how
-    much room divergence bundles may take, in bytes.
+    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. How
+    much room divergence bundles may take, in bytes. As whom an etcd that is the witness is asked.
     """
 
     question: str = ""
@@ -133,6 +134,9 @@ class Failover(msgspec.Struct, frozen=True):
     script_on_failure: str = limits.SCRIPT_ON_FAILURE[0]
     scripts_for_others: str = limits.SCRIPTS_FOR_OTHERS  # other agents may start those in here; "": none
     divergence_size_max: int | None = None  # None: as much as the disk has
+    etcd_user: str = ""  # "": etcd wants none
+    etcd_password_file: str = limits.ETCD_PASSWORD_FILE
+    etcd_authorities: str = ""  # certificates that are believed with etcds://; "": those of the system
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -344,6 +348,7 @@ _CHECKS: dict[str, Check] = {
     "mirror.remap_links": _flag,
     "mirror.replication_ratio": _number(0, limits.REPLICATION_RATIO_MAX),
     "mirror.checksum_all": _flag,
+    "mirror.local_copy": _flag,
     "verify.log_directory": _directory_or_default,
     "verify.log_name": _file_name,
     "verify.log_size_max": _size(limits.VERIFY_LOG_MIN_BYTES),
@@ -367,6 +372,9 @@ _CHECKS: dict[str, Check] = {
     "failover.script_on_failure": _one_of(*limits.SCRIPT_ON_FAILURE),
     "failover.scripts_for_others": _directory_or_default,
     "failover.divergence_size_max": _size(0, unlimited=True),
+    "failover.etcd_user": _text,
+    "failover.etcd_password_file": _directory,
+    "failover.etcd_authorities": _file,
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),
 }

@@ -180,6 +180,12 @@ COPY_HAS_NEW_OWNER = EventType(
 SIBLING_NOT_TOLD = EventType(
     9375, _W, "the copy of {repset} on {where} does not know its new owner: {reason}"
 )
+SIBLING_TOLD = EventType(
+    9376,
+    _W,
+    "monitor {name}: {where} keeps a copy of {repset} as {source} has left it: dtctl failover adopt {name}"
+    " {where} has it follow this host",
+)
 RETURN_BEGINS = EventType(9373, _I, "connection {id}: the former owner is prepared, what was changed is sent")
 DIVERGENCE_SAVED = EventType(
     9381,
@@ -193,6 +199,7 @@ ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} was asked in vai
 ERRAND_WAITS = EventType(
     9386, _W, "monitor {name}: {source} was asked and has not yet acknowledged: {what}: {reason}"
 )
+ERRAND_FAILED = EventType(9387, _W, "monitor {name}: {source} was asked, and failed: {what}: {reason}")
 HANDED_BACK_HOME = EventType(
     9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
 )
@@ -261,6 +268,7 @@ SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know 
 ADDRESSES_NOT_DROPPED = EventType(
     9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
 )
+GUARD_RELEASED = EventType(9362, _W, "{name}: a person has released this host from {target}: it asks nobody")
 WITNESS_GROUP = EventType(9400, _I, "this agent is the witness of group {group} from now on, asked by {name}")
 WITNESS_VOTED = EventType(9401, _W, "witness of group {group}: {name} may own it from epoch {epoch} on")
 WITNESS_LEARNED = EventType(9402, _I, "witness of group {group}: {name} owns it since epoch {epoch}")

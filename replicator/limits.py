@@ -347,6 +347,11 @@ ELSEWHERE_VAIN = (
     64  # such searches in vain, beyond those that found something: no more of them in this mirror
 )
 ELSEWHERE_ASKED = 200_000  # files that were looked for, at most, in one mirror
+LOCAL_COPY = True
+LOCAL_COPY_BYTES = 4 * MIB  # of a large file that the kernel copies within one host, in one step
+LOCAL_OFFERS = 64  # files for that, on their way
+BEGUN_MIN_BYTES = 16 * MIB  # of a larger file what has arrived is kept over kills and cuts
+BEGUN_QUESTIONS = 16  # large files asked for after one of these: few can have been on their way
 COMPARE_MIN_BYTES = 16 * KIB  # smaller files that differ are sent whole
 CHECKSUM_ALL = False  # MR-05
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
@@ -494,6 +499,7 @@ SCRIPT_ARGUMENTS = 64
 SCRIPT_TIMEOUT_MAX_S = 86400.0
 DRILL_HOST_BYTES = 256 * MIB  # that a drill may write to its view of the host, beside the copies
 DRILL_TIMEOUT_S = 300.0  # of its check
+DRILL_HOLD_S = 60.0  # that a copy stands still for a drill whose agent is not heard of
 DRILL_KEEP_S = 3600.0  # that a room stays for a person
 DRILL_START_S = 60.0  # for the room to be there; copying is not counted
 DRILL_END_S = 15.0  # for it to be gone
@@ -536,6 +542,7 @@ WITNESS_CALL_S = 2.0  # for it to answer
 WITNESS_SEEN_S = 3600.0  # a group whose agents have asked since is not forgotten
 ETCD_TRIES = 5  # of a change that others come before
 ETCD_ANSWER_BYTES = 1 * MIB
+ETCD_PASSWORD_FILE = "/etc/replicator/etcd-password"
 WITNESS_GROUPS = 1024
 WITNESS_CLAIMS = 1024  # journals and addresses that go with one group
 WITNESS_LOG = 16  # promotions that a witness remembers of a group

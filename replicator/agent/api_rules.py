@@ -114,6 +114,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", _MONITOR + "/reports"): _LOOK,
     ("GET", _MONITOR + "/siblings"): _LOOK,
     ("POST", _MONITOR + "/siblings"): _change("failover {action} {name} {host}"),
+    ("GET", "/v1/failover/addresses"): _LOOK,
     ("GET", "/v1/failover/history"): _LOOK,
     ("GET", "/v1/failover/witness"): _LOOK,
     ("GET", "/v1/failover/witness/{group}"): _LOOK,

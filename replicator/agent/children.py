@@ -449,6 +449,7 @@ class Children:
                 newer=connection.options.newer,
                 checksum=connection.options.checksum,
                 checksum_all=self._config.mirror.checksum_all,
+                local_copy=self._config.mirror.local_copy,
                 replicate=connection.options.replicate,
                 remap_links=connection.options.remap_links,
                 orphans=connection.options.orphans,

@@ -1,5 +1,6 @@
 """The target tree of a connection: one applier and one placer per journal, over the mapped directories."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -10,9 +11,10 @@ import msgspec
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.fs import target_lock
-from replicator.fs.apply import Applier
+from replicator.fs.apply import Applier, incoming_name
 from replicator.fs.beneath import Root
 from replicator.fs.deleted import Deleted
+from replicator.mirror.begun import remove_begun
 from replicator.mirror.checks import CheckBatch, Finding
 from replicator.mirror.compare import Comparer
 from replicator.mirror.links import LinkTable
@@ -90,6 +92,10 @@ class Tree(Protocol):
         """A mirror has ended: nobody keeps what it knows of hard links up to date."""
         ...
 
+    def give_up_transfers(self) -> None:
+        """A mirror has ended: nothing more comes for large files of which only a part is here. OSError."""
+        ...
+
     def suspect(self, since_ns: int | None) -> None:
         """Files changed here since then (ctime) may hold anything, whatever they look like."""
         ...
@@ -102,6 +108,10 @@ class Tree(Protocol):
         """Files made here after that (btime) were brought by the full mirror that runs, or by
         predecessors that it continues. None: it is no such mirror.
         """
+        ...
+
+    def offer(self, journal: int, path: bytes, number: int) -> int | None:
+        """Lend a file without a name for a transfer from this host. From any thread. ReplicatorError."""
         ...
 
     def sync(self) -> None:
@@ -120,8 +130,19 @@ class Tree(Protocol):
 
 
 def release(connect: Connect) -> None:
-    """Its copy is no longer kept here: everybody may use it again. OSError."""
+    """Everybody may use its copy again. OSError."""
     target_lock.release([path_map.target for path_map in connect.maps])
+
+
+def remove_unfinished(connect: Connect) -> None:
+    """Its copy is no longer kept here: what is unfinished goes. OSError."""
+    for target in dict.fromkeys(path_map.target for path_map in connect.maps):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), Root(target) as root:
+            remove_begun(root.descriptor, incoming_name(_tag(connect)))
+
+
+def _tag(connect: Connect) -> bytes:
+    return connect.connection_uuid[:8].encode()
 
 
 def release_all(home: Home) -> list[str]:
@@ -195,7 +216,7 @@ class ReplicaTree:
                 source_root = journal.root if connect.remap_links else None
                 links = LinkTable(os.path.join(directory, f"{LINKS_PREFIX}{index}.sqlite"))
                 self._links.append(links)
-                tag = f"{connect.connection_uuid[:8]}-{index}".encode()
+                tag = b"%s-%d" % (_tag(connect), index)
                 applier = Applier(maps, source_root=source_root, tag=tag)
                 self._appliers.append(applier)
                 rules = _rules(connect, journal)
@@ -269,11 +290,15 @@ class ReplicaTree:
     def begin_mirror(self) -> None:
         self.forget_links()
         for placer in self._placers:
-            placer.give_up_transfers()
+            placer.leave_transfers()
 
     def forget_links(self) -> None:
         for links in self._links:
             links.clear()
+
+    def give_up_transfers(self) -> None:
+        for placer in self._placers:
+            placer.give_up_transfers()
 
     def suspect(self, since_ns: int | None) -> None:
         for placer in self._placers:
@@ -288,6 +313,9 @@ class ReplicaTree:
     def mirror_since(self, since_ns: int | None) -> None:
         for placer in self._placers:
             placer.mirror_since_ns = since_ns
+
+    def offer(self, journal: int, path: bytes, number: int) -> int | None:
+        return self._placers[journal].offer(path, number) if journal < len(self._placers) else None
 
     def sync(self) -> None:
         self._unsynced.sync(self._sync_file_systems)

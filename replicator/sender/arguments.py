@@ -38,6 +38,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksum_all: bool = False  # such mirrors compare those of all files
     replicate: bool = True
     remap_links: bool = False
+    local_copy: bool = True  # large files are copied by the kernel where the target is on this host
     orphans: str = "keep"  # keep, delete: names the source does not have
     automatic_recovery: bool = True  # a recovery begins by itself
     recovery_share: float = (

@@ -1,6 +1,7 @@
 """Certificate authorities that live as long as a test."""
 
 import datetime
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ class Issuer:
         self, name: x509.Name, key: Any, *, authority: bool, days: float = 1, agent_uuid: str = ""
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
-        names: list[x509.GeneralName] = [x509.DNSName("localhost")]
+        names: list[x509.GeneralName] = [
+            x509.DNSName("localhost"),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
         if agent_uuid:
             names.append(x509.UniformResourceIdentifier(f"urn:uuid:{agent_uuid}"))
         builder = (
