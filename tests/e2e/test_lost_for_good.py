@@ -1,5 +1,6 @@
 """Hosts that are lost for good, with real agents: how whoever is left goes on, by the documented commands."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def taken_over(lab: FailoverLab) -> None:
     lab.target.agent.json("failover", "now", MONITOR, "--force")
     lab.phase_becomes(Phase.ACTIVE)
     (lab.target.root / "new").write_bytes(b"of the owner")
+
+
+def part(lab: FailoverLab, name: str) -> dict[str, str]:
+    """What a dry run says of it."""
+    found = json.loads(lab.target.agent.dtctl("failover", "test", MONITOR, "--json").out)
+    (one,) = (check for check in found["checks"] if check["name"] == name)
+    assert isinstance(one, dict)
+    return one
 
 
 def refused(lab_agent: object, *words: str) -> str:
@@ -86,8 +95,10 @@ def test_a_source_whose_target_and_witness_are_lost(tmp_path: Path) -> None:
         source = lab.source.agent
         assert "has a lease" in refused(source, "failover", "release", MONITOR, "--even-if-two-masters")
         assert lab.witness is not None
-        lab.cut(lab.target)
+        assert part(lab, "witness")["result"] == "ok"
         lab.cut(lab.witness)
+        assert part(lab, "witness")["result"] == "failed"
+        lab.cut(lab.target)
         until(lambda: not source.json("failover", "guards")[0]["is_open"], 30, 0.2)
         assert "--even-if-two-masters" in refused(source, "failover", "release", MONITOR)
         found = source.json("failover", "release", MONITOR, "--even-if-two-masters")
