@@ -56,8 +56,11 @@ TARGET_PAUSED = EventType(4026, _I, "applying paused for {count} connections by 
 TARGET_RESUMED = EventType(4027, _I, "applying resumed for {count} connections by request")
 TRANSMISSION_STARTED = EventType(4014, _I, "connection {id}: transmission started")
 TRANSMISSION_STOPPED = EventType(4015, _I, "connection {id}: transmission {how}")
-CALENDAR_CHANGED = EventType(9121, _I, "connection {id}: calendar of limits: {labels}")
-SCHEDULE_CHANGED = EventType(9120, _I, "connection {id}: transmission schedule: {text}")
+CALENDAR_CHANGED = EventType(9121, _I, "{what}: calendar of limits: {labels}")
+SCHEDULE_CHANGED = EventType(9120, _I, "{what}: transmission schedule: {text}")
+LEVELS_UNAVAILABLE = EventType(
+    4047, _W, "connection {id}: {target} does not understand compression: everything is sent as it is"
+)
 TRANSMISSION_SET = EventType(9035, _I, "{what}: compression {compression}, bandwidth {limit}")
 REPSET_MODIFIED = EventType(99, _I, "replication set {repset} modified: generation {generation}")  # RS-24
 REPSET_DELETED = EventType(9001, _I, "replication set {repset} deleted")
@@ -310,6 +313,9 @@ PAIRING_FAILED = EventType(9205, _W, "pairing with {peer} failed: {reason}")
 PAIRED = EventType(9206, _I, "paired with {name} ({fingerprint}) at {peer}")
 REVOKED = EventType(
     9207, _W, "the certificate of {name} ({fingerprint}) is revoked: nothing of it is accepted"
+)
+REVOKED_BY_AUTHORITY = EventType(
+    9212, _W, "agent {uuid}: {reason}: its sessions end, and nothing of it is accepted"
 )
 GRANTED = EventType(9208, _W, "{name} may {what}")
 RENEWAL_BEGINS = EventType(

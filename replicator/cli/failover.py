@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import time
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +10,7 @@ import typer
 from replicator.addresses import parse_host_port
 from replicator.cli import complete, failover_addresses, failover_trials, output
 from replicator.cli.client import Client
+from replicator.cli.following import until_over
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failover_settings import ip_of, parse_address, parse_check
@@ -26,8 +26,6 @@ from replicator.failovers import (
     Take,
     WatchedAddress,
 )
-
-_POLL_S = 0.1
 
 app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
 
@@ -507,18 +505,21 @@ def _begin(
 
 def _over(client: Client, uuid: str, *, quiet: bool) -> Any:
     """Its view when nothing is under way any more, or waits for a person; what each step says is told as it
-    comes. Ctrl-C ends the waiting only.
+    comes.
     """
     told: set[str] = set()
-    while True:
-        found = client.get("failover", "monitors", uuid)
+
+    def tell(found: Any) -> None:
         for line in _lines(found["report"]):
             if not quiet and line not in told:
                 told.add(line)
                 output.say(line)
-        if found["phase"] != Phase.TAKING_OVER or found["halted"]:
-            return found
-        time.sleep(_POLL_S)
+
+    return until_over(
+        lambda: client.get("failover", "monitors", uuid),
+        lambda found: found["phase"] != Phase.TAKING_OVER or found["halted"],
+        tell,
+    )
 
 
 def _lines(report: Any) -> list[str]:

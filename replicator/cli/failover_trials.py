@@ -1,6 +1,5 @@
 """`dtctl failover drill` and `dtctl failover test`: would it work?"""
 
-import time
 from typing import Annotated, Any
 
 import typer
@@ -8,10 +7,10 @@ import typer
 from replicator.cli import output
 from replicator.cli.client import Client
 from replicator.cli.failover_scripts import Monitor
+from replicator.cli.following import until_over
 from replicator.cli.options import Json, agent
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 
-_POLL_S = 0.2
 _KEPT = "kept"
 
 
@@ -89,9 +88,10 @@ def drill(
         body["timeout_s"] = timeout
     found: dict[str, Any] = client.post(*path, body=body)
     uuid = found["uuid"]
-    while found["state"] != _KEPT and not found["ended"]:
-        time.sleep(_POLL_S)
-        found = next(d for d in client.get(*path) if d["uuid"] == uuid)
+    found = until_over(
+        lambda: next(d for d in client.get(*path) if d["uuid"] == uuid),
+        lambda drill: drill["state"] == _KEPT or bool(drill["ended"]),
+    )
     output.emit(found, json, "drill")
     if found["state"] not in ("passed", _KEPT):
         raise typer.Exit(ExitCode.FAILED)

@@ -26,6 +26,7 @@ from replicator.mirror.mirroring import FORCED, FULL, OVERRULING
 from replicator.mirror.pieces import (
     Alike,
     Batch,
+    Begun,
     Digests,
     Listing,
     Names,
@@ -728,6 +729,7 @@ class Replica:
         self.refused = deque(r for r in self.refused if r.batches >= self.applied.batches)
         self._save_refused(list(self.refused))
         self.tree.forget_links()
+        await self._world.in_thread(partial(_give_up_transfers, self.tree))
         decide = partial(
             self.tree.orphans.end,
             end.mirror_id,
@@ -956,6 +958,13 @@ def _placed(tree: Tree, batch: Batch) -> list[Refused]:
         return [Refused(batch.journal, e.path, NO_IDENTITY, _reason(error), False) for e in batch.entries]
 
 
+def _give_up_transfers(tree: Tree) -> None:
+    try:
+        tree.give_up_transfers()
+    except OSError as error:  # they only take room
+        print(f"unfinished files are left: {_reason(error)}", file=sys.stderr, flush=True)
+
+
 def takes_long(batch: Batch) -> bool:
     """Whether heartbeats could be late: removing what the source lacks may mean whole trees, and files that
     are compared have to be read.
@@ -966,7 +975,7 @@ def takes_long(batch: Batch) -> bool:
             isinstance(entry, Listing)
             and (entry.exact or entry.orphans or len(entry.directories) > limits.STEP_FILES)
         )
-        or isinstance(entry, Names | Digests)
+        or isinstance(entry, Names | Digests | Begun)
         or (isinstance(entry, Same) and (entry.digest or entry.claim is Claim.ELSEWHERE))
         for entry in batch.entries
     )

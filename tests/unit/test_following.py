@@ -1,134 +1,63 @@
-"""Whether a superseded agent follows by itself: by what it wrote, and by the policy of its group."""
+"""How commands wait for the end of something: often at first, and over a restart of the agent."""
 
-import uuid
-from types import SimpleNamespace
-from typing import Any, cast
-
-import msgspec
 import pytest
-import trio
 
-from replicator.agent.failover.following import Following
-from replicator.agent.failover.former_owner import Tails
-from replicator.agent.failover.return_way import ReturnWay
-from replicator.errors import ReplicatorError
-from replicator.failovers import Guard, Policy, Promotion
-from replicator.ops import Identity
-from replicator.queue.dirty import Dirty, DirtyMap, Scope
-
-ME, OWNER, GROUP, CON = (str(uuid.UUID(int=n)) for n in range(1, 5))
-RECORD = Promotion(group=GROUP, epoch=1, parent_epoch=0, owner=OWNER, owner_name="beta", vote="gamma")
-GUARD = Guard(group=GROUP, name="web", target_uuid=OWNER, copies=(CON,), superseded=RECORD)
+from replicator.cli import following
+from replicator.errors import ReplicatorError, UnreachableError
 
 
-def written() -> DirtyMap:
-    found = DirtyMap()
-    found.include_entry(b"file", Dirty(b"file", Scope.FILES, Identity(1, 1)))
-    return found
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, pause_s: float) -> None:
+        self.pauses.append(pause_s)
+        self.now_s += pause_s
 
 
-class Agent:
-    """Its guard, and a former owner as which it acts."""
-
-    def __init__(self, tail: DirtyMap | None, policy: Policy, prefer_node: str = "", vote: str = "") -> None:
-        record = msgspec.structs.replace(RECORD, vote=vote)
-        self.guard = msgspec.structs.replace(GUARD, superseded=record)
-        self.on_superseded: list[object] = []
-        self.tail = tail
-        self.way = SimpleNamespace(policy=policy, prefer_node=prefer_node)
-        self.follows = False
-        self.told: list[str] = []
-        self.identity = SimpleNamespace(uuid=ME, name="alpha")
-        self.events = SimpleNamespace(add=lambda type_, **fields: self.told.append(fields["reason"]))
-
-    def all(self) -> tuple[Guard, ...]:
-        return (self.guard,)
-
-    def find(self, key: str) -> Guard:
-        return self.guard
-
-    async def change(self, group: str, **fields: Any) -> Guard:
-        self.guard = msgspec.structs.replace(self.guard, **fields)
-        return self.guard
-
-    def is_prepared(self, record: Promotion) -> bool:
-        return self.follows
-
-    async def tails(self, record: Promotion) -> dict[str, Tails]:
-        await trio.lowlevel.checkpoint()
-        return {CON: {"mount": self.tail}}
-
-    async def ways(self, record: Promotion) -> list[ReturnWay]:
-        return [cast(ReturnWay, self.way)]
-
-    async def prepare(self, record: Promotion, save: object) -> None:
-        self.follows = True
-
-    def following(self) -> Following:
-        me = cast(Any, self)
-        return Following(me, me, me, cast(Any, None))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(following, "time", clock)
+    return clock
 
 
-async def settle(agent: Agent) -> Following:
-    following = agent.following()
-    with trio.move_on_after(20):
-        await following.run()
-    return following
+def test_it_looks_until_it_is_over(clock: Clock) -> None:
+    values = iter(range(100))
+    told: list[int] = []
+    assert following.until_over(lambda: next(values), lambda value: value == 30, told.append) == 30
+    assert told == list(range(31))
+    assert clock.pauses[0] < 0.1 and clock.pauses[-1] == 0.5 and clock.pauses == sorted(clock.pauses)
 
 
-@pytest.mark.parametrize(
-    ("policy", "prefer_node", "vote"),
-    [
-        (Policy.PREFER_NEWER_EPOCH, "", ""),
-        (Policy.PREFER_NODE, OWNER, ""),
-        (Policy.PREFER_NODE, "beta", ""),  # as people write it
-        (Policy.PREFER_WITNESS_VOTE, "", "gamma"),
-    ],
-)
-async def test_the_policy_lets_the_owner_survive(
-    autojump_clock: object, policy: Policy, prefer_node: str, vote: str
-) -> None:
-    agent = Agent(written(), policy, prefer_node, vote)
-    await settle(agent)
-    assert agent.follows and agent.told == []
+def test_an_agent_may_be_started_again(clock: Clock) -> None:
+    def look() -> str:
+        if 1 < clock.now_s < 15 or 20 < clock.now_s < 35:
+            raise UnreachableError("no agent")
+        return "done" if clock.now_s > 40 else "at work"
+
+    assert following.until_over(look, lambda value: value == "done") == "done"
 
 
-@pytest.mark.parametrize("node", [ME, "alpha"])
-async def test_this_branch_is_to_lead(autojump_clock: object, node: str) -> None:
-    """Nobody promotes it behind a person's back: it stays fenced, and says once what can be done."""
-    agent = Agent(written(), Policy.PREFER_NODE, node)
-    following = await settle(agent)
-    assert not agent.follows and len(agent.told) == 1
-    assert "what was written here is to survive" in agent.told[0] and "fenced-mounts.md" in agent.told[0]
-    await following.follow("web")  # the person decides otherwise
-    with trio.move_on_after(20):
-        await following.run()
-    assert agent.follows and following.reason(GROUP) == ""
+def test_an_agent_that_stays_away_is_told(clock: Clock) -> None:
+    def look() -> str:
+        if clock.now_s > 1:
+            raise UnreachableError("no agent")
+        return ""
+
+    with pytest.raises(UnreachableError):
+        following.until_over(look, bool)
+    assert 20 < clock.now_s < 25
 
 
-@pytest.mark.parametrize(
-    ("tail", "policy", "prefer_node"),
-    [
-        (written(), Policy.MANUAL, ""),
-        (written(), Policy.DISCARD_ZERO_CHANGES, ""),
-        (written(), Policy.PREFER_MOST_CHANGES, ""),
-        (written(), Policy.PREFER_WITNESS_VOTE, ""),
-        (written(), Policy.PREFER_NODE, "misspelled"),
-        (None, Policy.PREFER_NEWER_EPOCH, ""),  # nobody knows what was written
-    ],
-)
-async def test_a_person_is_asked(
-    autojump_clock: object, tail: DirtyMap | None, policy: Policy, prefer_node: str
-) -> None:
-    agent = Agent(tail, policy, prefer_node)
-    await settle(agent)
-    assert not agent.follows and "dtctl failover follow web" in agent.told[0] and len(agent.told) == 1
+def test_what_the_agent_says_is_told_at_once(clock: Clock) -> None:
+    def look() -> str:
+        raise ReplicatorError("no such run")
 
-
-async def test_what_wrote_nothing_follows_at_once(autojump_clock: object) -> None:
-    agent = Agent(DirtyMap(), Policy.MANUAL)
-    following = await settle(agent)
-    assert agent.follows
-    agent.guard = msgspec.structs.replace(agent.guard, superseded=None)
-    with pytest.raises(ReplicatorError, match="nobody has taken over"):
-        await following.follow("web")
+    with pytest.raises(ReplicatorError, match="no such run"):
+        following.until_over(look, bool)
+    assert not clock.pauses
