@@ -206,6 +206,8 @@ def _state(situation: Situation) -> list[str]:
     behind = {entry.connection: entry for entry in situation.behind}
     for copy in home.copies:
         places = ", ".join(copy.places)
+        if not places:
+            continue  # its connection has ended: only addresses have moved
         if not copy.prepared:
             how = "is not prepared yet"
         else:

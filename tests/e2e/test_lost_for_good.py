@@ -136,3 +136,26 @@ def test_a_source_that_is_lost(tmp_path: Path) -> None:
         destination = f"{third.agent.address}:{copy}"
         target.json("protect", lab.target.root, destination, "--wait")
         assert (copy / "after").read_bytes() == b"of the only one"
+
+
+@pytest.mark.timeout_s(900)
+def test_a_source_whose_copies_are_gone(tmp_path: Path) -> None:
+    """It is watched still: addresses move, and nothing holds its programs up; the way home is the same."""
+    with failover_lab(tmp_path) as lab:
+        protect(lab)
+        lab.monitor(automatic=False, serve=False)
+        source, target = lab.source.agent, lab.target.agent
+        until(lambda: source.json("failover", "guards"), 20, 0.2)
+        assert source.dtctl("disconnect", "1").code == 0
+        target.json("failover", "now", MONITOR, "--force")
+        lab.phase_becomes(Phase.ACTIVE)
+        lab.only_holder_becomes("target")
+        (guard,) = source.json("failover", "guards")
+        assert guard["superseded"] is not None and guard["is_open"]
+        (lab.source.root / "after").write_bytes(b"nobody else has a copy")
+        report = target.json("failback", MONITOR, "--yes")
+        assert report["outcome"] == "completed", report
+        lab.only_holder_becomes("source")
+        assert lab.phase_becomes(Phase.WATCHING)["epoch"] == 2
+        (guard,) = source.json("failover", "guards")
+        assert guard["superseded"] is None or guard["epoch"] >= guard["superseded"]["epoch"]
