@@ -199,6 +199,7 @@ ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} was asked in vai
 ERRAND_WAITS = EventType(
     9386, _W, "monitor {name}: {source} was asked and has not yet acknowledged: {what}: {reason}"
 )
+ERRAND_FAILED = EventType(9387, _W, "monitor {name}: {source} was asked, and failed: {what}: {reason}")
 HANDED_BACK_HOME = EventType(
     9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
 )

@@ -284,11 +284,24 @@ class FailoverLab:
         return min((point for point in points if point is not None), default=None)
 
     def fail_back(self, order: str) -> dict[str, Any]:
-        """Returns the report. `order`: "restore-first", "failback-first"."""
-        command = ("failback", MONITOR, "--order", order, "--yes")
-        report = self.target.agent.json(*command)
+        """Returns the report. `order`: "restore-first", "failback-first", or "stay", which swaps `source` and
+        `target`.
+        """
+        how = ("--stay",) if order == "stay" else ("--order", order)
+        report = self.target.agent.json("failback", MONITOR, *how, "--yes")
         assert isinstance(report, dict)
+        if order == "stay" and report["outcome"] == "completed":
+            self.source, self.target = self.target, self.source
         return report
+
+    def home_has_everything(self) -> None:
+        """The former source follows, and lacks nothing that the target has."""
+
+        def exact() -> bool:
+            shown = self.target.agent.dtctl("failback", MONITOR, "--dry-run", "--json")
+            return shown.code == 0 and "has everything" in " ".join(shown.json["preview"]["state"])
+
+        until(exact, 90, 0.3)
 
     def history(self) -> list[str]:
         """What happened to the monitor: a word each."""

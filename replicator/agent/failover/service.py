@@ -24,7 +24,8 @@ from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.dropping import Dropping
 from replicator.agent.failover.errands import Errand, Errands
 from replicator.agent.failover.failback import Failback
-from replicator.agent.failover.failback import Parts as FailbackParts
+from replicator.agent.failover.failback_parts import Parts as FailbackParts
+from replicator.agent.failover.failover_plan import Failover
 from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.following import Following
@@ -42,7 +43,7 @@ from replicator.agent.failover.homecoming import Homecoming
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
 from replicator.agent.failover.narration import Narration
-from replicator.agent.failover.procedure import Failover, Parts
+from replicator.agent.failover.procedure import Parts
 from replicator.agent.failover.procedures import Procedures
 from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
@@ -116,7 +117,7 @@ class FailoverService:
             self.procedure,
             self.drills.all,
         )
-        self.errands = Errands(core, self._do_errand)
+        self.errands = Errands(core, self._do_errand, self.groups.note)
         self._home_calls = HomeCalls(self.calls, core.identity.uuid, self._ways_home)
         self.failback = Failback(
             self.procedures, self.groups.get, core.identity.name, self._failback_parts(connections, mounts)
@@ -201,8 +202,8 @@ class FailoverService:
             Address(monitor.settings.source_host, port),
         ]
 
-    async def _do_errand(self, errand: Errand) -> None:
-        await self._home_calls.do(errand)
+    async def _do_errand(self, errand: Errand) -> str:
+        return await self._home_calls.do(errand)
 
     async def run(self) -> None:
         """Until cancelled."""
