@@ -14,8 +14,9 @@ from typing import Protocol
 import trio
 
 from replicator import events, limits
-from replicator.agent.core import Core
+from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover import syslog
+from replicator.agent.failover.contained import OUTSIDE, reason_of
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.heartbeats import HeartbeatAsker
 from replicator.errors import ReplicatorError
@@ -52,6 +53,7 @@ class _Driven:
         self.reason = ""  # why the source counts as failed
         self.attempt: _Attempt | None = None  # to fail over by itself
         self.commands: set[Probe] = set()  # under way, without their numbers
+        self.trouble = ""  # why nothing could be decided at the last look
 
 
 class _Attempt:
@@ -78,6 +80,7 @@ class Watching:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._driven.clear()
         async with trio.open_nursery() as self._nursery:
             while True:
                 changed = self._groups.changed
@@ -163,8 +166,11 @@ class Watching:
                     if not assuming:
                         await self._note(monitor, changes)
                         await self._decide(monitor, driven)
-                except ReplicatorError:
-                    pass  # the state could not be saved, or the monitor is gone: looked at again
+                    driven.trouble = ""
+                except NotFoundError:
+                    pass  # it was removed just now
+                except OUTSIDE as error:  # the state cannot be saved: looked at again
+                    driven.trouble = self._trouble(monitor, reason_of(error), driven.trouble)
                 with trio.move_on_after(driven.machine.period_s):
                     await changed.wait()
             probes.cancel_scope.cancel()
@@ -276,8 +282,8 @@ class Watching:
     async def _run_question_script(self, monitor: Monitor, reason: str) -> None:
         try:
             await self.run_question_script(monitor, reason)
-        except ReplicatorError as error:
-            self.tell(events.ADVICE, text=f"monitor {monitor.name}: its question script: {error}")
+        except OUTSIDE as error:
+            self.tell(events.ADVICE, text=f"monitor {monitor.name}: its question script: {reason_of(error)}")
 
     async def _take_over(
         self, uuid: str, reason: str, forced: bool, attempt: _Attempt, order: Order = Order.PERSON
@@ -291,12 +297,34 @@ class Watching:
                 raise ReplicatorError("this agent cannot take over")
             self.tell(events.FAILOVER_STARTED, name=monitor.name, source=source, reason=reason)
             await self._groups.note(monitor, "begun", f"failover of {source}: {reason}")
-            await self.taking_over.fail_over(uuid, reason=reason, forced=forced, order=order)
-        except ReplicatorError as error:
-            attempt.error = error
-            await self._could_not(uuid, str(error))
+            await self._fail_over(monitor, self.taking_over, reason, forced, order)
+        except OUTSIDE as error:
+            known = error if isinstance(error, ReplicatorError) else ReplicatorError(reason_of(error))
+            attempt.error = known
+            await self._could_not(uuid, str(known))
         finally:
             attempt.ended.set()
+
+    async def _fail_over(
+        self, monitor: Monitor, taking_over: TakesOver, reason: str, forced: bool, order: Order
+    ) -> None:
+        """Of what begins by itself a disk that takes no note makes no question: it is begun when that does."""
+        said = ""
+        while order is not Order.MONITOR or self.has_failed(monitor.uuid):
+            try:
+                await taking_over.fail_over(monitor.uuid, reason=reason, forced=forced, order=order)
+                return
+            except OSError as error:
+                if order is not Order.MONITOR:
+                    raise
+                said = self._trouble(monitor, reason_of(error), said)
+            await trio.sleep(limits.FAILOVER_AGAIN_S)
+
+    def _trouble(self, monitor: Monitor, reason: str, said: str) -> str:
+        """Tells what holds a decision up, once. Returns what is said now."""
+        if reason != said:
+            self.tell(events.FAILOVER_TASK_FAILED, what=f"monitor {monitor.name}", reason=reason)
+        return reason
 
     async def _could_not(self, uuid: str, reason: str) -> None:
         """Not even begun: a person is asked."""
