@@ -1,8 +1,9 @@
 """A target takes over a copy of so many files, with the address of its source: when programs can write, when
 clients can come, and where the time goes.
 
-Source and target are network namespaces on one switch, with one disk. The copy is complete and on the disk, then
-all processes of the source are killed, and a failover is asked for. Counted from its start, by the target's events:
+Source and target are network namespaces on one switch, with one disk. The copy is complete and on the disk,
+then all processes of the source are killed, and a failover is asked for. Counted from its start, by the
+target's events:
 
 - open: the copy is mounted, captured, and tracked for the way home
 - address: clients find this host
@@ -73,9 +74,7 @@ def measure(work: Path, quick: bool, rounds: int, files: int) -> None:
     table = harness.Table("A copy is taken over", "files", *columns)
     for count, values in found.items():
         names = ("open", "address", "all", "drain")
-        table.row(
-            f"{count:,}", len(values), *(harness.median_text([v[n] for v in values], 3) for n in names)
-        )
+        table.row(f"{count:,}", len(values), *(harness.median_text([v[n] for v in values], 3) for n in names))
 
 
 if __name__ == "__main__":

@@ -513,6 +513,10 @@ ADDRESS_TELL_TRIES = 60  # to tell the owner of addresses that they were dropped
 ADDRESS_FREE_S = 5.0  # that nobody had it so long ago is good enough
 ADDRESS_ANNOUNCED_S = (0.1, 0.5, 2.0, 5.0, 10.0)  # after it was taken and announced, again
 ETHERNET_FRAME_BYTES = 2048  # of one that is looked at
+FAILOVER_READY_S = 0.5  # before a source counts as failed, what does no harm is begun
+ADDRESS_AHEAD_S = (
+    1.5  # an address that was free so long ago, when its source was silent already, need not be asked for
+)
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 DRAIN_LOOK_S = 0.01  # between two looks at a copy that applies what is left
 FOLLOW_RETRY_S = 5.0  # a former owner tries again to follow the new one

@@ -181,8 +181,8 @@ class Service:
             await self._core.children.start_receiver(uuid, patient=True)
 
     async def load_failover(self) -> None:
-        """To be done once, when children run: to import it takes a part of the time in which they start, and no
-        program waits for it. Where it cannot be (a file of it is damaged), all else goes on without.
+        """To be done once, when children run: to import it takes a part of the time in which they start, and
+        no program waits for it. Where it cannot be (a file of it is damaged), all else goes on without.
         """
         module = await trio.to_thread.run_sync(import_module, "replicator.agent.failover.service")
         try:

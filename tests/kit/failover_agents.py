@@ -553,7 +553,7 @@ class TargetAgent(Agent):
                 yield from self.set_phase(GroupEvent.SOURCE_ANSWERS)
             for probe in self.monitor.due(now_s):
                 self.host.spawn(self.probe(probe))
-            yield Sleep(self.monitor.period_s)
+            yield Sleep(self.monitor.pause_s)
 
     def probe(self, probe: Any) -> Program:
         answer = yield Ask(S, "probe", None, CALL_S)

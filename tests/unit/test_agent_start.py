@@ -1,4 +1,4 @@
-"""What an agent has imported when it starts its children: programs on mounts wait for that, so it is little."""
+"""What an agent has imported when it starts its children: programs on mounts wait for that."""
 
 import subprocess
 import sys

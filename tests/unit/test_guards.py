@@ -222,7 +222,7 @@ async def test_a_capture_that_knows_no_fences_is_not_counted_on(bench: Bench) ->
 async def test_a_restart_of_the_agent_changes_nothing(
     bench: Bench, clock: Advance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Returning, "_was_up", lambda self, mount: True)
+    monkeypatch.setattr(FencedStart, "_was_up", lambda self, mount: True)
     bench.answers["target"] = grant(10.0)
     await bench.watch(lapse=Lapse.READ_ONLY, lease_s=10.0)
     await bench.ask()

@@ -1,9 +1,9 @@
 """Tasks of failover, and what the outside does to them.
 
-A disk that is full, a peer that answers nonsense, an interface that goes away meanwhile, a file that is damaged:
-none of it ends the agent, which has leases to renew and others to watch. Who meets it is told of once for each
-reason, and begun again. Everything else is a bug: it ends the agent, whose children go on, and the next one starts
-from what is durable.
+A disk that is full, a peer that answers nonsense, an interface that goes away meanwhile, a file that is
+damaged: none of it ends the agent, which has leases to renew and others to watch. Who meets it is told of,
+once for each reason, and begun again. Everything else is a bug: it ends the agent, whose children go on, and
+the next one starts from what is durable.
 """
 
 from collections.abc import Awaitable, Callable, Iterator

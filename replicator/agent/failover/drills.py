@@ -18,11 +18,11 @@ import trio
 
 from replicator import events, limits
 from replicator.agent.core import Core
+from replicator.agent.failover.contained import OUTSIDE, reason_of
 from replicator.agent.failover.drill_file import DrillFiles
 from replicator.agent.failover.drill_order import Command, CommandEnd, Findings, Order, Place
 from replicator.agent.failover.drill_process import RoomError, RoomProcess
 from replicator.agent.failover.group_copies import GroupCopies, GroupCopy
-from replicator.agent.failover.contained import OUTSIDE, reason_of
 from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
 from replicator.agent.state import new_uuid

@@ -1,6 +1,6 @@
-"""A source that comes back starts fenced: an agent that knows of a group, and whose mounts are not up already,
-brings them up read-only. A grant of target or witness opens them (`leases.py`). Whoever owns the group by now
-supersedes it (`returning.py`).
+"""A source that comes back starts fenced: an agent that knows of a group, and whose mounts are not up
+already, brings them up read-only. A grant of target or witness opens them (`leases.py`). Whoever owns the
+group by now supersedes it (`returning.py`).
 """
 
 import trio

@@ -1,5 +1,5 @@
-"""What of failover has to be there before mounts come up: whether this agent still owns what is below them, and
-the fences that follow from that.
+"""What of failover has to be there before mounts come up: whether this agent still owns what is below them,
+and the fences that follow from that.
 
 All else is in `service.py`. It is loaded once mounts serve and connections run: no program waits for it.
 """
@@ -24,7 +24,7 @@ class Ownership:
         self._contained = Contained(core.events)
 
     async def before_mounts(self) -> None:
-        """When the agent starts. A mount without its fence would be open to programs: it waits for a disk that
-        has no room for that.
+        """When the agent starts. A mount without its fence would be open to programs: it waits for a disk
+        that has no room for one.
         """
         await self._contained.keep("fences of mounts", self._start.before_mounts)

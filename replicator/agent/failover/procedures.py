@@ -214,9 +214,7 @@ class Procedures:
                 event = kind.completed if outcome is Outcome.COMPLETED else kind.taken_back
                 await self._insist(group, partial(self._happen, group, event))
                 await self._ended(under_way.report)
-                await self._insist(
-                    group, partial(self._world.in_thread, partial(self._keep, under_way))
-                )
+                await self._insist(group, partial(self._world.in_thread, partial(self._keep, under_way)))
                 del self._under_way[group]
         except Exception as error:  # tried again with the agent's next start, or when somebody asks
             if not isinstance(error, ReplicatorError | OSError):
@@ -232,7 +230,9 @@ class Procedures:
                 return await run.go_on()
             except OSError as error:
                 if not run.halted:
-                    self._warn(f"{run.plan.kind}: its notes cannot be kept: {error.strerror}; it waits for that")
+                    self._warn(
+                        f"{run.plan.kind}: its notes cannot be kept: {error.strerror}; it waits for that"
+                    )
                 run.halted = f"its notes cannot be kept: {error.strerror}"
                 await trio.sleep(limits.PLAN_UNDO_PAUSE_S)
                 try:

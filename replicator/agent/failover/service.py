@@ -1,8 +1,8 @@
 """Failover, assembled: `Service.failover`.
 
 Each part is made here, registers what it answers to other agents (`calls.py`), and has its `run` started in
-`FailoverService.run` if it does something by itself. What mounts need before they come up is in `ownership.py`;
-this is loaded later.
+`FailoverService.run` if it does something by itself. What mounts need before they come up is in
+`ownership.py`; this is loaded later.
 """
 
 from functools import partial
@@ -131,6 +131,7 @@ class FailoverService:
         self.monitors.report_of = self.procedures.report
         self.monitors.is_armed = self.agreement.is_armed
         self.monitors.watching.taking_over = self.procedure
+        self.monitors.watching.get_ready = self.addresses.probe_ahead
 
     async def _reach_witness(self, monitor: Monitor) -> None:
         """Raises ReplicatorError: its witness does not answer."""

@@ -40,7 +40,7 @@ class TakesOver(Protocol):
     ) -> object: ...
 
 
-async def _nothing(monitor: Monitor, reason: str) -> None:
+async def _nothing(monitor: Monitor, reason: str = "") -> None:
     pass
 
 
@@ -53,6 +53,7 @@ class _Driven:
         self.reason = ""  # why the source counts as failed
         self.attempt: _Attempt | None = None  # to fail over by itself
         self.commands: set[Probe] = set()  # under way, without their numbers
+        self.is_ready = False  # to fail over at once
         self.trouble = ""  # why nothing could be decided at the last look
 
 
@@ -66,12 +67,13 @@ class _Attempt:
 
 class Watching:
     """Of one agent. `taking_over`: who fails a group over. `run_question_script`: tells a script that a
-    person is asked.
+    person is asked. `get_ready`: a group may soon be failed over; it raises nothing.
     """
 
     def __init__(self, core: Core, groups: Groups, heartbeats: HeartbeatAsker) -> None:
         self.taking_over: TakesOver | None = None
         self.run_question_script: Callable[[Monitor, str], Awaitable[None]] = _nothing
+        self.get_ready: Callable[[Monitor], Awaitable[None]] = _nothing
         self._core = core
         self._groups = groups
         self._heartbeats = heartbeats
@@ -171,11 +173,20 @@ class Watching:
                     pass  # it was removed just now
                 except OUTSIDE as error:  # the state cannot be saved: looked at again
                     driven.trouble = self._trouble(monitor, reason_of(error), driven.trouble)
-                with trio.move_on_after(driven.machine.period_s):
+                self._get_ready(monitor, driven)
+                with trio.move_on_after(driven.machine.pause_s):
                     await changed.wait()
             probes.cancel_scope.cancel()
         del self._driven[uuid]
         self._heartbeats.forget(uuid)
+
+    def _get_ready(self, monitor: Monitor, driven: _Driven) -> None:
+        """What takes time and does no harm is begun while the last answers may still come."""
+        assert driven.machine is not None
+        before, driven.is_ready = driven.is_ready, driven.machine.fails_within(limits.FAILOVER_READY_S)
+        if driven.is_ready and not before and monitor.settings.automatic and monitor.phase is Phase.WATCHING:
+            assert self._nursery is not None
+            self._nursery.start_soon(self.get_ready, monitor)
 
     async def _probe_for(
         self, driven: _Driven, monitor: Monitor, machine: SourceMonitor, asked: Probe
@@ -308,7 +319,7 @@ class Watching:
     async def _fail_over(
         self, monitor: Monitor, taking_over: TakesOver, reason: str, forced: bool, order: Order
     ) -> None:
-        """Of what begins by itself a disk that takes no note makes no question: it is begun when that does."""
+        """What begins by itself does so once the disk takes its notes: no person is asked about that."""
         said = ""
         while order is not Order.MONITOR or self.has_failed(monitor.uuid):
             try:
