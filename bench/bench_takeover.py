@@ -5,7 +5,7 @@ Source and target are network namespaces on one switch, with one disk. The copy 
 then all processes of the source are killed, and a failover is asked for. Counted from its start, by the
 target's events:
 
-- open: the copy is mounted, captured, and tracked for the way home
+- opened: the copy is mounted, captured, and tracked for the way home
 - address: clients find this host
 - all: everybody who can be reached was told
 """
@@ -53,7 +53,7 @@ def timeline(agent: dtd.Agent) -> dict[str, float]:
     for event in agent.json("events"):
         at.setdefault(event["id"], event["time"])
     found = {
-        "open": at[OPENED] - at[BEGUN],
+        "opened": at[OPENED] - at[BEGUN],
         "address": at[ADDRESS] - at[BEGUN],
         "all": at[COMPLETED] - at[BEGUN],
     }
@@ -62,7 +62,7 @@ def timeline(agent: dtd.Agent) -> dict[str, float]:
 
 
 def measure(work: Path, quick: bool, rounds: int, files: int) -> None:
-    counts = [100, files]
+    counts = sorted({100, files})
     found: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
     for number in range(rounds):
         for count in counts:
@@ -70,10 +70,10 @@ def measure(work: Path, quick: bool, rounds: int, files: int) -> None:
             shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in found[count][-1].items())
             harness.say(f"{count:,} files: {shown}")
             subprocess.run(["rm", "-rf", work / f"{count}-{number}"], check=True)
-    columns = ("rounds", "open, s", "address, s", "all, s", "drain, s")
+    columns = ("rounds", "opened, s", "address, s", "all, s", "drain, s")
     table = harness.Table("A copy is taken over", "files", *columns)
     for count, values in found.items():
-        names = ("open", "address", "all", "drain")
+        names = ("opened", "address", "all", "drain")
         table.row(f"{count:,}", len(values), *(harness.median_text([v[n] for v in values], 3) for n in names))
 
 
