@@ -36,7 +36,7 @@ class HomeCopy(msgspec.Struct, frozen=True, kw_only=True):
     """What home has of one connection of the group. `connection`: uuid of the forward one.
 
     `prepared`: its own tail is kept, and it may be brought what differs. `problem`: why it can never become
-    exact as it is; "": it can.
+    exact as it is; "": it can. `silent`: what keeps it does not answer, which may be because it just starts.
     """
 
     connection: str
@@ -46,6 +46,7 @@ class HomeCopy(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = False
     data_state: str = ""
     problem: str = ""
+    silent: bool = False
 
 
 class Home(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,10 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_prepared(self) -> bool:
         return all(copy.prepared for copy in self.copies)
+
+    @property
+    def is_silent(self) -> bool:
+        return any(copy.silent for copy in self.copies)
 
 
 class Behind(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +155,11 @@ def _refusals(situation: Situation) -> list[str]:
         copy = copies.get(connection)
         if copy is None:
             found.append(f"{home.name} has nothing of connection {connection}: restore to it first")
+        elif copy.silent:
+            found.append(
+                f"{copy.repset} on {home.name} does not answer yet: {copy.problem}. Its agent goes on"
+                f" starting it: try again, and look there (dtctl events on {home.name}) if it stays so"
+            )
         elif copy.problem:
             found.append(f"{copy.repset} on {home.name}: {copy.problem}")
     return found

@@ -277,11 +277,22 @@ class Failback:
                 owner=self._owner,
                 order=order,
                 then=then,
-                home=await self._parts.home.look(monitor),
+                home=await self._look_home(monitor),
                 behind=tuple(await self._parts.own.behind(monitor)),
                 connections=self._parts.own.connections(monitor),
             )
         )
+
+    async def _look_home(self, monitor: Monitor) -> Home:
+        """A copy whose receiver does not answer is given time: it starts when its agent does, and when home
+        has just become a copy.
+        """
+        deadline_s = trio.current_time() + limits.FAILBACK_PREPARE_S
+        while (home := await self._parts.home.look(monitor)).is_silent:
+            if trio.current_time() > deadline_s:
+                break
+            await trio.sleep(limits.FAILBACK_LOOK_S / 4)
+        return home
 
     async def fail_back(
         self, group: str, *, order: Order, then: Then, reason: str, forced: bool = False

@@ -6,14 +6,15 @@ may be asked for again, also after a crash of either agent. Only the agent that 
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import trio
 
 from replicator import events, limits
 from replicator.agent.core import Core
-from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.calls import Caller, Calls, Handler
 from replicator.agent.failover.failback import Held
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.guards import Guards
@@ -44,6 +45,7 @@ from replicator.agent.failover.home_calls import (
 )
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.agent.state import Connection, Mount
+from replicator.agent.supervisor import Child, ChildError
 from replicator.errors import NotPermittedError, ReplicatorError
 from replicator.failover.handback import Home, HomeCopy, Mark
 from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
@@ -124,20 +126,32 @@ class Homecoming:
         self._deeds = deeds
         self._promoting = trio.Lock()
         self._given_up: set[tuple[str, int]] = set()  # (group, epoch): the owner was told that it is none
-        calls.register(LOOK, About, self._look)
-        calls.register(PREPARE, About, self._prepare)
-        calls.register(HOLD, AboutOrder, self._hold)
-        calls.register(RELEASE, AboutOrder, self._release)
-        calls.register(PROMOTE, AboutOrder, self._promote)
-        calls.register(RECORD, AboutEpoch, self._record)
-        calls.register(OPEN, AboutPromotion, self._open)
-        calls.register(RESUME, AboutPromotion, self._resume)
-        calls.register(TAKE, AboutTaking, self._take)
-        calls.register(GIVE_UP, About, self._give_up)
-        calls.register(ADOPT, About, self._adopt)
-        calls.register(DISOWN, About, self._disown)
-        calls.register(RETIRE, About, self._retire)
-        calls.register(SCRIPT, AboutScript, self._script)
+        answers: tuple[tuple[str, type[About], Handler[Any]], ...] = (
+            (LOOK, About, self._look),
+            (PREPARE, About, self._prepare),
+            (HOLD, AboutOrder, self._hold),
+            (RELEASE, AboutOrder, self._release),
+            (PROMOTE, AboutOrder, self._promote),
+            (RECORD, AboutEpoch, self._record),
+            (OPEN, AboutPromotion, self._open),
+            (RESUME, AboutPromotion, self._resume),
+            (TAKE, AboutTaking, self._take),
+            (GIVE_UP, About, self._give_up),
+            (ADOPT, About, self._adopt),
+            (DISOWN, About, self._disown),
+            (RETIRE, About, self._retire),
+            (SCRIPT, AboutScript, self._script),
+        )
+        for action, body, answer in answers:
+            calls.register(action, body, partial(self._once_up, answer))
+
+    async def _once_up(self, answer: Handler[Any], group: str, about: About, caller: Caller) -> object:
+        """An agent that starts knows its copies and mounts a moment later. Raises ReplicatorError."""
+        with trio.move_on_after(limits.FAILOVER_CALL_S / 2) as waiting:
+            await self._core.up.wait()
+        if waiting.cancelled_caught:
+            raise ReplicatorError(f"{self._core.identity.name} is still starting")
+        return await answer(group, about, caller)
 
     # --- looking ---
 
@@ -173,7 +187,8 @@ class Homecoming:
         try:
             status = await child.call("status")
         except ReplicatorError as error:
-            return msgspec.structs.replace(found, problem=str(error))
+            silent = isinstance(error, ChildError)
+            return msgspec.structs.replace(found, problem=str(error), silent=silent)
         state = status["target_data_state"]
         return msgspec.structs.replace(found, data_state=state, exact=state == TargetDataState.OK)
 
@@ -204,14 +219,24 @@ class Homecoming:
         self._check(group, about, caller)
         order = self._returning(about.order)
         self._given_up.discard((group, about.order.epoch))
+        for connection in about.order.copies:
+            await self._receiver(connection)
         await self._promotions.drain(order)
         marks = {}
         for connection in about.order.copies:
-            child = self._core.children.receiver(return_of(connection))
-            if child is None:
-                raise ReplicatorError(f"there is no copy of connection {return_of(connection)} here")
+            child = await self._receiver(connection)
             marks[connection] = marks_of((await child.call("status"))["positions"])
         return Held(marks=marks)
+
+    async def _receiver(self, connection: str) -> Child:
+        """Of the copy that is kept here of what a forward connection has sent, once it answers: it may just
+        be starting. Raises ReplicatorError.
+        """
+        child = self._core.children.receiver(return_of(connection))
+        if child is None:
+            raise ReplicatorError(f"there is no copy of connection {return_of(connection)} here")
+        await child.wait_running(limits.FAILBACK_PATIENCE_S)
+        return child
 
     async def _release(self, group: str, about: AboutOrder, caller: Caller) -> Nothing:
         self._check(group, about, caller)
