@@ -64,8 +64,10 @@ class GroupAddresses:
         with suppress(ReplicatorError, OSError):
             wanted = addresses.wanted(monitor.settings)
             async with self._probing.setdefault(monitor.uuid, trio.Lock()):
-                found, _ = await self._probed(wanted, False, lambda text: None)
-                self._ahead[tuple(found)] = trio.current_time()
+                found = await addresses.places(wanted, await addresses.look())
+                if not _are_fresh(found, self._ahead, limits.ADDRESS_AHEAD_S / 2):
+                    found, _ = await self._probed(wanted, False, lambda text: None)
+                    self._ahead[tuple(found)] = trio.current_time()
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
         """See `procedure.Addresses`. What can be taken is taken, also if something else cannot."""
@@ -262,8 +264,9 @@ class GroupAddresses:
 
     def _were_free(self, found: Sequence[Place], asked: dict[tuple[Place, ...], float], old_s: float) -> bool:
         """A moment ago, in the same failover: asking once more would only cost time."""
-        asked_s = asked.pop(tuple(found), None)
-        return asked_s is not None and trio.current_time() - asked_s < old_s
+        fresh = _are_fresh(found, asked, old_s)
+        asked.pop(tuple(found), None)
+        return fresh
 
     async def _clear(self, group: str, say: Say) -> None:
         async with self._lock:
@@ -281,3 +284,8 @@ class GroupAddresses:
 
     def _tell(self, type_: EventType, **fields: object) -> None:
         self._add_event(type_, **fields)
+
+
+def _are_fresh(found: Sequence[Place], asked: dict[tuple[Place, ...], float], old_s: float) -> bool:
+    asked_s = asked.get(tuple(found))
+    return asked_s is not None and trio.current_time() - asked_s < old_s

@@ -307,6 +307,8 @@ class Watching:
             if self.taking_over is None:
                 raise ReplicatorError("this agent cannot take over")
             self.tell(events.FAILOVER_STARTED, name=monitor.name, source=source, reason=reason)
+            assert self._nursery is not None
+            self._nursery.start_soon(self.get_ready, monitor)
             await self._groups.note(monitor, "begun", f"failover of {source}: {reason}")
             await self._fail_over(monitor, self.taking_over, reason, forced, order)
         except OUTSIDE as error:
