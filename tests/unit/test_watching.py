@@ -261,7 +261,6 @@ async def test_what_takes_time_is_begun_a_moment_before(
         while 100 not in world.event_ids:  # noqa: ASYNC110  # FAILOVER_CONDITION
             await trio.sleep(0.01)
         failed_s = trio.current_time()
-        assert len(begun) == automatic
         assert not begun or 0.3 <= failed_s - begun[0] <= 0.7
         await trio.sleep(30)
         assert len(begun) == 2 * automatic  # and when it begins, for a failover that nobody saw coming
