@@ -23,7 +23,9 @@ from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.contained import Contained, reason_of
 from replicator.agent.failover.drill_order import Findings
 from replicator.agent.failover.drills import Drills
+from replicator.agent.failover.dropping import Dropping
 from replicator.agent.failover.errands import Errand, Errands, Left
+from replicator.agent.failover.etcd import EtcdWitness, parse_etcd
 from replicator.agent.failover.procedures import Kind, Procedures
 from replicator.agent.state import State, StateError
 from replicator.agent.watch import Watch
@@ -404,3 +406,35 @@ async def test_whoever_asks_hears_what_this_host_cannot_do(monkeypatch: pytest.M
     calls.register("dropped", Body, handler)
     assert await calls.serve(GROUP, cast(Any, SimpleNamespace(peer=None))) == ""
     assert said[0].error == "this agent cannot do that now: No space left on device"
+
+
+@pytest.mark.parametrize(
+    "kvs", [5, [5], [{}], [{"value": 5, "mod_revision": "1"}], [{"value": "e30=", "mod_revision": []}]]
+)
+async def test_an_etcd_that_answers_nonsense(kvs: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one that does not answer."""
+    witness = EtcdWitness(parse_etcd("etcd://127.0.0.1:1/prefix"))
+    monkeypatch.setattr(witness, "_request", lambda *_: {"kvs": kvs})
+    with pytest.raises(UnreachableError, match="damaged"):
+        await witness.watch(GROUP)
+
+
+async def test_addresses_that_are_given_back_while_others_are_dropped(autojump_clock: object) -> None:
+    """By a call of their owner, between two looks at them."""
+
+    class Own:
+        async def drop(self, group: str, wanted: object) -> list[str]:
+            await trio.lowlevel.checkpoint()
+            dropping._unwanted.pop("b", None)
+            return []
+
+    class Guards:
+        def get(self, group: str) -> object:
+            return SimpleNamespace(is_superseded=True, superseded=None)
+
+    own = cast(Any, Own())
+    dropping = Dropping(Calls(cast(Any, None)), cast(Any, None), cast(Any, Guards()), own)
+    dropping._unwanted = {"a": ("10.0.0.5/24",), "b": ("10.0.0.6/24",)}
+    with trio.move_on_after(1):
+        await dropping.run()
+    assert list(dropping._unwanted) == ["a"]

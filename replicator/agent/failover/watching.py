@@ -191,7 +191,9 @@ class Watching:
     async def _probe_for(
         self, driven: _Driven, monitor: Monitor, machine: SourceMonitor, asked: Probe
     ) -> None:
-        address = next(a for a in monitor.settings.addresses if a.address == asked.address)
+        address = next((a for a in monitor.settings.addresses if a.address == asked.address), None)
+        if address is None:
+            return None  # it was removed just now
         timeout_s = min(address.timeout_s, limits.MONITOR_PROBE_MAX_S)
         if asked.check.kind is not CheckKind.COMMAND:
             return await self._probe(monitor, machine, asked, timeout_s)
