@@ -1,4 +1,4 @@
-"""Mirrors against `rsync -a` to an rsync daemon.
+"""Mirrors against `rsync -a` to an rsync daemon, and `rclone sync` where that is installed.
 
 All go over loopback, from the same source to the same kind of disk, and take turns at going first. The source
 has just been made and lies in the page cache; rsync reads it beneath the mount. "mirror" is `dtctl mirror
@@ -7,6 +7,9 @@ start` and `dtctl wait` on a connection that stands, as rsync's daemon does; "co
 
 First copies go to a fresh ext4 for every run. "On disk" adds the sync of the target's file system afterwards,
 which none of them does.
+
+rclone copies from directory to directory, in one process without a network: it has no daemon that keeps
+owners and modes. It knows no hard links.
 
 - `small`: small files.
 - `large`: one large file.
@@ -69,6 +72,19 @@ def _listens(port: int) -> bool:
     return True
 
 
+def rclone(below: Path, copy: Path) -> None:
+    """With modes, owners and times, which it has to be asked for."""
+    command = ["rclone", "sync", "--metadata", "--links", "--config=", below, copy]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def has_rclone() -> bool:
+    if shutil.which("rclone") is None:
+        harness.say("rclone is not installed: left out")
+        return False
+    return True
+
+
 def timed(disk: harness.Disk, copy: Callable[[], None]) -> tuple[float, float]:
     """Seconds until it returned, and until everything was on disk."""
     start = time.perf_counter()
@@ -124,7 +140,13 @@ def measure_tree(
                 command = ["rsync", options, f"{below}/", address]
                 times["rsync"].append(timed(disk, lambda: subprocess.run(command, check=True) and None))
 
+        def with_rclone(disk: harness.Disk) -> None:
+            times["rclone"].append(timed(disk, lambda: rclone(below, disk.path / "copy")))
+
         ways = [with_mirror, with_rsync, with_connect]
+        if options == "-a" and has_rclone():
+            times["rclone"] = []
+            ways.append(with_rclone)
         for number in range(rounds):
             for turn in range(len(ways)):
                 subprocess.run(["sync"], check=True)
@@ -134,12 +156,15 @@ def measure_tree(
             last = ", ".join(f"{way} {seconds[-1][0]:.2f} s" for way, seconds in times.items())
             harness.say(f"{label}: {last}")
     subprocess.run(["umount", below], check=True)
-    for way in ("mirror", "connect"):
+    ways_and_others = [("mirror", "rsync"), ("connect", "rsync")]
+    if "rclone" in times:
+        ways_and_others.append(("mirror", "rclone"))
+    for way, other in ways_and_others:
         for column, when in enumerate(("copied", "on disk")):
-            mine, theirs = ([pair[column] for pair in times[who]] for who in (way, "rsync"))
+            mine, theirs = ([pair[column] for pair in times[who]] for who in (way, other))
             ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
             table.row(
-                f"{label}, {way}, {when}",
+                f"{label}, {way}, {when}" + (" (rclone)" if other == "rclone" else ""),
                 rounds,
                 harness.median_text(mine, 2),
                 harness.median_text(theirs, 2),
@@ -151,7 +176,7 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
     below = work / "below"
     below.mkdir(exist_ok=True)
     subprocess.run(["mount", "--bind", source, below], check=True)
-    times: dict[str, list[float]] = {"mirror": [], "rsync": []}
+    times: dict[str, list[float]] = {"mirror": [], "rsync": [], "rclone": []}
     memory: dict[str, list[int]] = {"source": [], "target": [], "rsync source": [], "rsync target": []}
     with (
         harness.pair(work) as agents,
@@ -182,10 +207,16 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
                 memory["rsync source"].append(_ended(process))
                 times["rsync"].append(time.perf_counter() - start)
 
+        def with_rclone() -> None:
+            start = time.perf_counter()
+            rclone(below, copy)
+            times["rclone"].append(time.perf_counter() - start)
+
+        ways = [mirror, rsync, *([with_rclone] if has_rclone() else [])]
         for number in range(rounds + 1):  # the first one warms the caches
-            for who in (mirror, rsync) if number % 2 else (rsync, mirror):
-                who()
-            last = ", ".join(f"{who} {seconds[-1]:.2f} s" for who, seconds in times.items())
+            for turn in range(len(ways)):
+                ways[(number + turn) % len(ways)]()
+            last = ", ".join(f"{who} {seconds[-1]:.2f} s" for who, seconds in times.items() if seconds)
             harness.say(f"{files:,} files unchanged: {last}")
         harness.assert_equal(below, copy)
     subprocess.run(["umount", below], check=True)
@@ -200,6 +231,10 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
     )
     ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
     table.row("seconds", rounds, harness.median_text(mine, 2), harness.median_text(theirs, 2), f"{ratio:.2f}")
+    if others := times["rclone"][1:]:
+        ratio = statistics.median(a / b for a, b in zip(mine, others, strict=True))
+        texts = (harness.median_text(values, 2) for values in (mine, others))
+        table.row("seconds (rclone)", rounds, *texts, f"{ratio:.2f}")
     for side in ("source", "target"):
         mib = [[b / harness.MIB for b in memory[who][1:]] for who in (side, f"rsync {side}")]
         table.row(
@@ -217,7 +252,7 @@ def measure(work: Path, quick: bool, cases: list[str], rounds: int, files: int, 
             "what",
             "pairs",
             "replicator",
-            "rsync -a",
+            "rsync -a, or rclone sync",
             "median of the pairs' ratios",
         )
     for case in first:

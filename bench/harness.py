@@ -288,7 +288,8 @@ def pair(
     hosts: tuple[Host, Host] | None = None,
 ) -> Iterator[Pair]:
     """Two agents, started; everything of theirs is taken down afterwards. `settings`: from [queue] on.
-    `hosts`: where they run, the source first; otherwise both use loopback.
+    `hosts`: where they run, the source first; otherwise both use loopback. They stand for two hosts, so the
+    kernel copies nothing.
     """
     source = dtd.Agent(work / "source-home", "source", hosts and hosts[0])
     target = dtd.Agent(target_home or work / "target-home", "target", hosts and hosts[1])
@@ -297,7 +298,9 @@ def pair(
             agent.home.mkdir(mode=0o700, exist_ok=True)
             memory = work / "memory" / agent.name
             memory.mkdir(exist_ok=True)
-            (agent.home / "replicator.toml").write_text(f'{settings}memory_directory = "{memory}"\n')
+            (agent.home / "replicator.toml").write_text(
+                f'[mirror]\nlocal_copy = false\n{settings}memory_directory = "{memory}"\n'
+            )
             agent.start()
         yield Pair(source, target)
     finally:

@@ -149,6 +149,10 @@ class Home:
         """What this host wrote behind the fork point of that group, as its former owner."""
         return os.path.join(self.failover, group, "tails.json")
 
+    def tries(self, group: str) -> str:
+        """Tries of failbacks of that group to this host."""
+        return os.path.join(self.failover, group, "tries.json")
+
     def siblings(self, group: str) -> str:
         """Other targets of the source of that group, as it said last."""
         return os.path.join(self.failover, group, "siblings.json")

@@ -16,6 +16,7 @@ from replicator.cli import (
     events,
     failback,
     failover,
+    failover_addresses,
     failover_scripts,
     failover_trials,
     guards,
@@ -140,6 +141,7 @@ app.add_typer(divergence.app, name="divergence")
 app.add_typer(recovery.app, name="recovery")
 failover.app.add_typer(failover_scripts.app, name="scripts")
 failover_trials.register(failover.app)
+failover_addresses.register(failover.app)
 guards.register(failover.app)
 siblings.register(failover.app)
 app.add_typer(failover.app, name="failover")

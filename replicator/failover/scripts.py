@@ -68,19 +68,26 @@ def check(script: Script) -> None:
         raise UsageError(f"{script.path}: its failure can only stop what waits for it")
 
 
-def problems(script: Script) -> list[str]:
-    """What would keep it from being run now, or lets others than root change it. For people."""
+def obstacle(script: Script) -> str:
+    """Why it cannot be started now, as far as one look shows; "": it can. For people."""
     try:
-        state = os.stat(script.path)
+        os.stat(script.path)
     except OSError as error:
-        return [f"{script.path}: {error.strerror}"]
+        return f"{script.path}: {error.strerror}"
     if not os.path.isfile(script.path):
-        return [f"{script.path} is no file"]
-    found = []
+        return f"{script.path} is no file"
     if not os.access(script.path, os.X_OK):
-        found.append(f"{script.path} is not executable: chmod +x {script.path}")
-    if state.st_uid != 0 or state.st_mode & 0o022:
-        found.append(f"{script.path} can be changed by others than root, who runs it")
+        return f"{script.path} is not executable: chmod +x {script.path}"
+    return ""
+
+
+def problems(script: Script) -> list[str]:
+    """The same, and whether others than root can change it."""
+    found = [text] if (text := obstacle(script)) else []
+    with suppress(OSError):
+        state = os.stat(script.path)
+        if os.path.isfile(script.path) and (state.st_uid != 0 or state.st_mode & 0o022):
+            found.append(f"{script.path} can be changed by others than root, who runs it")
     return found
 
 
@@ -114,6 +121,10 @@ class Scripts:
                 return ScriptResult(kind=occasion.kind, path=script.path, outcome=Outcome.STARTED)
         await run.ended()
         return self._told(run)
+
+    def has_begun(self, attempt: str) -> bool:
+        """Whether to run this attempt is to learn how it is doing."""
+        return Attempt(self._directory, attempt).is_known
 
     async def stop(self, attempt: str) -> None:
         """End a script that runs: SIGTERM, then SIGKILL, to its process group."""

@@ -18,10 +18,12 @@ from replicator.fs.beneath import Root
 from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
+from replicator.mirror.local_copy import LocalCopy
 from replicator.mirror.order import parent_of
 from replicator.mirror.pieces import (
     NO_CONTENT,
     AnyEntry,
+    Begun,
     Content,
     File,
     Finish,
@@ -331,8 +333,8 @@ class Source:
         finally:
             os.close(directory_fd)
 
-    def open_transfer(self, path: bytes, number: int) -> "Transfer | None":
-        """Start to read a large file; None if there is no regular file at `path` now.
+    def open_transfer(self, path: bytes, number: int, now_ns: int) -> "Transfer | None":
+        """Start to read a large file; None if there is no regular file at `path` now. `now_ns`: wall clock.
 
         OSError: it cannot be read.
         """
@@ -349,7 +351,25 @@ class Source:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             return None
-        return Transfer(path, descriptor, number)
+        return Transfer(path, descriptor, number, now_ns)
+
+    def ask_begun(self, path: bytes, now_ns: int, distrust_ns: int | None) -> "Found | None":
+        """Whether the target has a part of this large file: what to ask it. None: it is not worth it.
+        `distrust_ns`: a file with a later ctime may have lost content since. OSError: it cannot be read.
+        """
+        transfer = self.open_transfer(path, 0, now_ns)
+        if transfer is None:
+            return None
+        try:
+            changed_ns = transfer.changed_ns
+            if changed_ns is None:
+                return None
+            if distrust_ns is not None and changed_ns >= distrust_ns:
+                changed_ns = 0
+            entry = Begun(path, transfer.identity, transfer.links, 0, changed_ns)
+            return Found(path, entry, transfer.identity, transfer.links, transfer.size)
+        finally:
+            transfer.close()
 
     def walk_sizes(self, root: bytes) -> Iterator[tuple[int, int]]:
         """(files, bytes) of each directory below `root`: an estimate for the progress, never an error."""
@@ -488,15 +508,52 @@ class Transfer:
     path: bytes
     descriptor: int
     number: int
+    now_ns: int
     offset: int = 0
     started: bool = False
     identity: Identity = field(init=False)
     links: int = field(init=False)
+    size: int = field(init=False)
+    changed_ns: int | None = field(init=False)  # see `Part`
+    copied: int = 0  # bytes that the last step brought, and that are in no part
+    _local: LocalCopy | None = None
 
     def __post_init__(self) -> None:
         state = os.fstat(self.descriptor)
         self.identity = identity_of(state)
         self.links = state.st_nlink
+        self.size = state.st_size
+        self.changed_ns = None
+        if state.st_size >= limits.BEGUN_MIN_BYTES:
+            # Quiet: whatever was done to it is in the journal, and the next change has another ctime.
+            quiet = state.st_ctime_ns < self.now_ns - limits.FILE_CLOCK_STEP_NS
+            self.changed_ns = state.st_ctime_ns if quiet else 0
+
+    def copy_to(self, descriptor: int) -> bool:
+        """Put the content there, as long as that works; takes it over. Before the first step. False: it is on
+        another file system.
+        """
+        try:
+            self._local = LocalCopy(self.descriptor, descriptor)
+        except OSError:
+            return False
+        return True
+
+    def _copy(self, size: int) -> bool:
+        """False: it has to be read."""
+        self.copied = 0
+        if self._local is not None and self.offset < size:
+            try:
+                self.offset, self.copied = self._local.go_on(self.offset, size, limits.LOCAL_COPY_BYTES)
+                return True
+            except OSError:  # what it means for the target, that will say
+                self._end_copy()
+        return False
+
+    def _end_copy(self) -> None:
+        if self._local is not None:
+            self._local.close()
+            self._local = None
 
     def next(self, bytes_max: int = limits.PART_BYTES) -> Part | Finish:
         """The next part of the content, or the end.
@@ -505,6 +562,8 @@ class Transfer:
         """
         state = os.fstat(self.descriptor)
         first, self.started = not self.started, True
+        if self._copy(state.st_size):
+            return Part(self.path, self.identity, self.number, first, (), NO_CONTENT, None, first)
         if self.offset < state.st_size:
             try:
                 start = os.lseek(self.descriptor, self.offset, os.SEEK_DATA)
@@ -518,7 +577,8 @@ class Transfer:
                 data = os.pread(self.descriptor, min(bytes_max, end - start), start)
                 self.offset = start + len(data) if data else state.st_size
                 extents = ((start, len(data)),) if data else ()
-                return Part(self.path, self.identity, self.number, first, extents, Content(data))
+                changed_ns = self.changed_ns if first else None
+                return Part(self.path, self.identity, self.number, first, extents, Content(data), changed_ns)
             self.offset = start
         if first:
             return Part(self.path, self.identity, self.number, True, (), NO_CONTENT)
@@ -533,6 +593,7 @@ class Transfer:
         )
 
     def close(self) -> None:
+        self._end_copy()
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

@@ -280,7 +280,8 @@ class SourceAgent(Agent):
         self.has_address = True  # as configured in its operating system
 
     def start(self) -> None:
-        came_back = self.until_s is None
+        # Booted (None), or the agent before had only fenced them for its start: see `FencedStart._was_up`.
+        came_back = not self.until_s
         self.owner = Owner(
             S,
             self.guard,

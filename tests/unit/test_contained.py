@@ -184,12 +184,16 @@ async def test_a_vote_cannot_be_struck_off(tmp_path: Path, monkeypatch: pytest.M
 async def test_an_errand_cannot_be_struck_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outside = Outside(StateError("full"), FULL)
 
-    async def do(errand: Errand) -> None:
+    async def do(errand: Errand) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    async def note(monitor: Monitor, what: str, text: str) -> None:
         await trio.lowlevel.checkpoint()
 
     order = TakeOver(group=GROUP, copies=(), parent_epoch=1)
     left = Left(errands=(Errand(monitor=MONITOR, attempt="a", since=0.0, order=order),))
-    sent = Errands(core_of(outside, tmp_path), do)
+    sent = Errands(core_of(outside, tmp_path), do, note)
     sent._left = left
     fails_to_save(errands, outside, monkeypatch)
     await keeps(outside, sent.run, lambda: not sent.left)

@@ -9,8 +9,9 @@ import trio.testing
 from kit.disk import ProcessDied
 from kit.two_sides import CONNECTION, TwoSides, monitor
 
-from replicator.agent.failover import failback
-from replicator.agent.failover.failback import Failback, _Steps
+from replicator.agent.failover import failback_steps as failback
+from replicator.agent.failover.failback import Failback
+from replicator.agent.failover.failback_steps import FailbackSteps
 from replicator.agent.failover.procedures import Procedures
 from replicator.failover.handback import Home, HomeCopy, Order, Then
 from replicator.failover.plan import Outcome
@@ -270,8 +271,8 @@ async def test_planted_mistakes_are_found(
     order: Order, wrong: Callable[[list[Step]], list[Step]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "restore_first" if order is Order.RESTORE_FIRST else "failback_first"
-    right = getattr(_Steps, name)
-    monkeypatch.setattr(_Steps, name, lambda self: wrong(right(self)))
+    right = getattr(FailbackSteps, name)
+    monkeypatch.setattr(FailbackSteps, name, lambda self: wrong(right(self)))
     with pytest.raises((AssertionError, KeyError)):
         sides = TwoSides()
         await to_the_end(sides, order)

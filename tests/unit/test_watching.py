@@ -272,6 +272,12 @@ async def test_answers(autojump_clock: object, tmp_path: Path, monkeypatch: pyte
         people = Monitors.__new__(Monitors)
         people._groups, people.watching = world.groups, world.watching
         people.report_of, people.is_armed = lambda group: None, lambda monitor: False
+        left: list[str] = []
+
+        async def leave(group: str) -> None:
+            left.append(group)
+
+        people.leave_addresses = leave
         with pytest.raises(ReplicatorError, match="asks nothing"):
             await people.answer("web", yes=True, forced=False)
         world.answer = Silent("no answer")
@@ -291,9 +297,10 @@ async def test_answers(autojump_clock: object, tmp_path: Path, monkeypatch: pyte
             await people.edit("web", MonitorRequest(settings=moved))
         with pytest.raises(ReplicatorError, match="--even-if-owner"):
             await people.remove("web")
+        uuid = people.get("web").uuid
         await people.remove("web", even_if_owner=True)
         await trio.sleep(1)
-        assert people.all() == []
+        assert people.all() == [] and left == [uuid]  # the owner keeps them
 
 
 async def test_now_needs_no_silence_and_a_refusal_is_told(

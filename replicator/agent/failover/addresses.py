@@ -204,6 +204,13 @@ class GroupAddresses:
         if book.host_name is not None and book.host_name.group not in owned:
             await self.reset_host_name(book.host_name.group)
 
+    async def leave(self, group: str) -> None:
+        """What is here for a group stays, host name included, and is this host's own from now on."""
+        book = await self._opened()
+        await trio.to_thread.run_sync(book.forget, group)
+        if book.host_name is not None and book.host_name.group == group:
+            await trio.to_thread.run_sync(book.set_host_name, None)
+
     async def held(self, group: str) -> list[str]:
         """What this host has for a group, as ADDRESS on INTERFACE."""
         return [f"{entry.address} on {entry.interface}" for entry in (await self._opened()).of(group)]

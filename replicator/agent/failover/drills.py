@@ -11,6 +11,7 @@ A failover goes first: it ends a drill at once (`give_way`).
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -185,6 +186,8 @@ class Drills:
         await self._save(under_way)
         self._core.events.add(events.DRILL_STARTED, group=monitor.name, count=len(copies))
         under_way.held_since_s = trio.current_time()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._keep_up, under_way)
         for copy in copies:
             receiver = self._copies.receiver(copy.connection)
             await receiver.call("restore_begins", limits.RESTORE_CALL_S, restore=under_way.hold)
@@ -279,6 +282,17 @@ class Drills:
         if under_way.held_since_s is not None:
             under_way.set(still_s=round(trio.current_time() - under_way.held_since_s, 3))
             under_way.held_since_s = None
+
+    async def _keep_up(self, under_way: _UnderWay) -> None:
+        """Else the copies go on by themselves (`receiver/drill_hold.py`)."""
+        while not under_way.free.is_set() and under_way.held_since_s is not None:
+            for connection in under_way.drill.held:
+                child = self._core.children.receiver(connection)
+                if child is not None:
+                    with suppress(ReplicatorError):  # it is being started, and counts from then on
+                        await child.call("drill_goes_on", restore=under_way.hold)
+            with trio.move_on_after(limits.DRILL_HOLD_S / 3):
+                await under_way.free.wait()
 
     async def _save(self, under_way: _UnderWay) -> None:
         drill = under_way.drill

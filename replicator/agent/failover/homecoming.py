@@ -15,7 +15,7 @@ import trio
 from replicator import events, limits
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Caller, Calls, Handler
-from replicator.agent.failover.failback import Held
+from replicator.agent.failover.failback_parts import Held
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.handing_over import marks_of
@@ -40,14 +40,18 @@ from replicator.agent.failover.home_calls import (
     AboutPromotion,
     AboutScript,
     AboutTaking,
+    AboutTry,
     Nothing,
+    Ran,
     Recorded,
 )
+from replicator.agent.failover.home_tries import HomeTries
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.agent.state import Connection, Mount
 from replicator.agent.supervisor import Child, ChildError
-from replicator.errors import NotPermittedError, ReplicatorError
+from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError
 from replicator.failover.handback import Home, HomeCopy, Mark
+from replicator.failover.script_result import ScriptResult
 from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
 from replicator.queue.cursor import Cursor
 from replicator.sender.arguments import Restored
@@ -93,7 +97,7 @@ class Deeds(NamedTuple):
     source of that group any more.
     """
 
-    run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]]
+    run_script: Callable[[Facts, str], Awaitable[ScriptResult]]
     bundles: Callable[[str], Awaitable[tuple[str, ...]]]
     withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]]
     adopt: Callable[[Monitor, Guard], Awaitable[None]]
@@ -124,8 +128,8 @@ class Homecoming:
         self._following = following
         self._addresses = addresses
         self._deeds = deeds
-        self._promoting = trio.Lock()
-        self._given_up: set[tuple[str, int]] = set()  # (group, epoch): the owner was told that it is none
+        self._tries = HomeTries(core.home)
+        self._deciding = trio.Lock()  # whether a try ends, or holds and becomes final: one after the other
         answers: tuple[tuple[str, type[About], Handler[Any]], ...] = (
             (LOOK, About, self._look),
             (PREPARE, About, self._prepare),
@@ -136,9 +140,9 @@ class Homecoming:
             (OPEN, AboutPromotion, self._open),
             (RESUME, AboutPromotion, self._resume),
             (TAKE, AboutTaking, self._take),
-            (GIVE_UP, About, self._give_up),
-            (ADOPT, About, self._adopt),
-            (DISOWN, About, self._disown),
+            (GIVE_UP, AboutTry, self._give_up),
+            (ADOPT, AboutTry, self._adopt),
+            (DISOWN, AboutTry, self._disown),
             (RETIRE, About, self._retire),
             (SCRIPT, AboutScript, self._script),
         )
@@ -146,11 +150,11 @@ class Homecoming:
             calls.register(action, body, partial(self._once_up, answer))
 
     async def _once_up(self, answer: Handler[Any], group: str, about: About, caller: Caller) -> object:
-        """An agent that starts knows its copies and mounts a moment later. Raises ReplicatorError."""
+        """An agent that starts knows its copies and mounts a moment later. Raises UnreachableError."""
         with trio.move_on_after(limits.FAILOVER_CALL_S / 2) as waiting:
             await self._core.up.wait()
         if waiting.cancelled_caught:
-            raise ReplicatorError(f"{self._core.identity.name} is still starting")
+            raise UnreachableError(f"{self._core.identity.name} is still starting")
         return await answer(group, about, caller)
 
     # --- looking ---
@@ -217,11 +221,11 @@ class Homecoming:
 
     async def _hold(self, group: str, about: AboutOrder, caller: Caller) -> Held:
         self._check(group, about, caller)
-        order = self._returning(about.order)
-        self._given_up.discard((group, about.order.epoch))
-        for connection in about.order.copies:
-            await self._receiver(connection)
-        await self._promotions.drain(order)
+        async with self._deciding:
+            await self._tries.begin(group, about.attempt)
+            for connection in about.order.copies:
+                await self._receiver(connection)
+            await self._promotions.drain(self._returning(about.order))
         marks = {}
         for connection in about.order.copies:
             child = await self._receiver(connection)
@@ -239,12 +243,16 @@ class Homecoming:
         return child
 
     async def _release(self, group: str, about: AboutOrder, caller: Caller) -> Nothing:
+        """The try is taken back, all of it: what home was asked for so far, and what it is still to hear."""
         self._check(group, about, caller)
-        known = self._promotions.record(group)
-        if known is None or known.epoch < about.order.epoch:
-            await self._promotions.release(self._returning(about.order))
-            if about.attempt:
-                await self._deeds.withdraw(about.monitor, about.order, about.attempt)
+        async with self._deciding:
+            known = self._promotions.record(group)
+            if known is not None and known.epoch >= about.order.epoch:
+                return Nothing()
+            if await self._tries.end(group, about.attempt):
+                await self._promotions.release(self._returning(about.order))
+                await self._drop_addresses(group)
+        await self._deeds.withdraw(about.monitor, about.order, about.attempt)
         return Nothing()
 
     async def _promote(self, group: str, about: AboutOrder, caller: Caller) -> Promotion:
@@ -252,19 +260,20 @@ class Homecoming:
         known = self._promotions.record(group)
         if known is None or known.epoch != about.order.epoch:
             self._check(group, about, caller)
-        async with self._promoting:
-            if (group, about.order.epoch) in self._given_up:
-                raise ReplicatorError("that hand-over was given up")
+        async with self._deciding:
+            known = self._promotions.record(group)
+            if known is None or known.epoch < about.order.epoch:
+                self._tries.check_present(group, about.attempt)
             return await self._promotions.promote(self._returning(about.order))
 
     async def _record(self, group: str, about: AboutEpoch, caller: Caller) -> Recorded:
         """Whoever is told that there is none goes on owning the group. So a promotion that is under way ends
-        first, and one that is asked for late is refused (until another try has held the copies again).
+        first, and one that is asked for late is refused.
         """
-        async with self._promoting:
+        async with self._deciding:
             record = self._promotions.record(group)
             if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
-                self._given_up.add((group, about.epoch))
+                await self._tries.end(group, about.attempt)
                 return Recorded()
             return Recorded(promotion=record)
 
@@ -352,28 +361,39 @@ class Homecoming:
             await child.call("status")
 
     async def _take(self, group: str, about: AboutTaking, caller: Caller) -> Taken:
-        return await self._addresses.put_back(group, forced=about.forced, say=lambda text: None)
-
-    async def _give_up(self, group: str, about: About, caller: Caller) -> Nothing:
         self._check(group, about, caller)
+        async with self._deciding:
+            await self._tries.begin(group, about.attempt)
+            return await self._addresses.put_back(group, forced=about.forced, say=lambda text: None)
+
+    async def _give_up(self, group: str, about: AboutTry, caller: Caller) -> Nothing:
+        self._check(group, about, caller)
+        async with self._deciding:
+            if await self._tries.end(group, about.attempt):
+                await self._drop_addresses(group)
+        return Nothing()
+
+    async def _drop_addresses(self, group: str) -> None:
         guard = self._guards.get(group)
         if guard is not None:
             await self._addresses.drop(group, [address.address for address in guard.addresses])
-        return Nothing()
 
-    async def _script(self, group: str, about: AboutScript, caller: Caller) -> Nothing:
-        """Answered when it was started, or when it has ended, if it is waited for."""
+    async def _script(self, group: str, about: AboutScript, caller: Caller) -> Ran:
+        """Answered when it was started, or when it has ended, if it is waited for. That it has failed is an
+        answer: it is not run again.
+        """
         with trio.move_on_after(limits.FAILBACK_CALL_S / 2):  # else the next try asks how this one does
-            await self._deeds.run_script(about.facts, about.attempt, lambda text: None)
-            return Nothing()
+            result = await self._deeds.run_script(about.facts, about.attempt)
+            return Ran(problem="" if result.succeeded else f"{result.path}: {result.how()}")
         raise ReplicatorError("it still runs")
 
     # --- reversal ---
 
-    async def _adopt(self, group: str, about: About, caller: Caller) -> Nothing:
+    async def _adopt(self, group: str, about: AboutTry, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        guard = self._guards.find(group)
-        await self._deeds.adopt(about.monitor, guard)
+        async with self._deciding:
+            await self._tries.begin(group, about.attempt)
+            await self._deeds.adopt(about.monitor, self._guards.find(group))
         return Nothing()
 
     async def _retire(self, group: str, about: About, caller: Caller) -> Nothing:
@@ -383,9 +403,11 @@ class Homecoming:
             await self._deeds.retire(guard)
         return Nothing()
 
-    async def _disown(self, group: str, about: About, caller: Caller) -> Nothing:
+    async def _disown(self, group: str, about: AboutTry, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        await self._deeds.disown(group)
+        async with self._deciding:
+            if await self._tries.end(group, about.attempt):
+                await self._deeds.disown(group)
         return Nothing()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import trio
 
 from replicator import limits
@@ -20,7 +21,7 @@ from replicator.failover.plan_journal import PlanJournal
 from replicator.failover.plan_runner import Plan, PlanRun
 from replicator.failover.report_file import ReportFile
 from replicator.failover.reporting import report_of
-from replicator.failover_reports import Report
+from replicator.failover_reports import Report, StepOutcome
 from replicator.failovers import Monitor, Phase
 from replicator.states import step as next_state
 from replicator.world import World
@@ -268,7 +269,14 @@ class Procedures:
         opened = notes[0]
         assert isinstance(opened, Opened)
         monitor = self._groups.get(opened.subject)
-        return report_of(under_way.run.plan.shapes, notes, name=monitor.name if monitor else "")
+        report = report_of(under_way.run.plan.shapes, notes, name=monitor.name if monitor else "")
+        steps = tuple(
+            msgspec.structs.replace(step, said=under_way.run.said)
+            if step.outcome is StepOutcome.RUNNING
+            else step
+            for step in report.steps
+        )
+        return msgspec.structs.replace(report, steps=steps)
 
     def _keep(self, under_way: _UnderWay) -> None:
         assert under_way.report is not None

@@ -35,10 +35,17 @@ class NotReadyError(ReplicatorError):
     """A copy cannot be promoted, or not unless a person forces it."""
 
 
+async def _nothing(record: Promotion) -> None:
+    pass
+
+
 class Promotions:
-    """Of one agent: of the copies that it keeps, and, in a failback, of those of return connections."""
+    """Of one agent: of the copies that it keeps, and, in a failback, of those of return connections.
+    `before_opening`: what else ends with a promotion; called again as often as `open` is.
+    """
 
     def __init__(self, core: Core, mounts: Mounts, connections: Connections) -> None:
+        self.before_opening: Callable[[Promotion], Awaitable[None]] = _nothing
         self._core = core
         self.opening = self._opening = Opening(core, mounts)
 
@@ -168,6 +175,7 @@ class Promotions:
         record = self.record(group)
         if record is None or record.owner != self._core.identity.uuid:
             raise NotReadyError("this agent does not own the group")
+        await self.before_opening(record)
         for copy in record.copies:
             await self._opening.open(record, copy.connection)
         order = TakeOver(group=group, copies=tuple(c.connection for c in record.copies), epoch=record.epoch)

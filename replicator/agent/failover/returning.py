@@ -56,7 +56,8 @@ class Returning:
             owner = guard.target_name or guard.target_host
             raise ReplicatorError(
                 f"{guard.name}: what is here has become a copy of what {owner} owns, which writes it:"
-                f" go home with `dtctl failback` on {owner}"
+                f" go home with `dtctl failback` on {owner}, or, if that is lost for good, take over from it:"
+                f" dtctl failover now {guard.name} --source-is-off"
             )
         allowed = self._guards.right_of(guard)
         if allowed.holds(boottime_s()):

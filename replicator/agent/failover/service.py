@@ -19,12 +19,14 @@ from replicator.agent.failover.arbiter import Arbiter
 from replicator.agent.failover.checkup import Checkup
 from replicator.agent.failover.contained import Contained
 from replicator.agent.failover.copies_again import CopiesAgain
+from replicator.agent.failover.deposed import Deposed
 from replicator.agent.failover.divergences import Divergences
 from replicator.agent.failover.drills import Drills
 from replicator.agent.failover.dropping import Dropping
 from replicator.agent.failover.errands import Errand, Errands
 from replicator.agent.failover.failback import Failback
-from replicator.agent.failover.failback import Parts as FailbackParts
+from replicator.agent.failover.failback_parts import Parts as FailbackParts
+from replicator.agent.failover.failover_plan import Failover
 from replicator.agent.failover.fence_command import FenceCommand
 from replicator.agent.failover.following import Following
 from replicator.agent.failover.former_owner import FormerOwner
@@ -41,12 +43,15 @@ from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
 from replicator.agent.failover.narration import Narration
 from replicator.agent.failover.ownership import Ownership
-from replicator.agent.failover.procedure import Failover, Parts
+from replicator.agent.failover.procedure import Parts
 from replicator.agent.failover.procedures import Procedures
 from replicator.agent.failover.promotion import Promotions
 from replicator.agent.failover.questions import tell_script
+from replicator.agent.failover.releasing import Releasing
 from replicator.agent.failover.returning import Returning
 from replicator.agent.failover.siblings import Siblings
+from replicator.agent.failover.source_addresses import SourceAddresses
+from replicator.agent.failover.taking_back import TakingBack
 from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witness_service import WitnessService
 from replicator.agent.failover.witnesses import Witnesses
@@ -74,7 +79,8 @@ class FailoverService:
         self.monitors = Monitors(core, self.groups, self.calls)
         self.monitors.default_scripts = self.scripts.defaults
         self.monitors.watching.run_question_script = partial(tell_script, self.scripts)
-        self.witnesses = Witnesses(self.calls)
+        self.source_addresses = SourceAddresses(core.identity.uuid, self.calls)
+        self.witnesses = Witnesses(self.calls, lambda: core.config.failover)
         self.witness = WitnessService(core, self.calls)
         self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
         self.promotions = Promotions(core, mounts, connections)
@@ -85,8 +91,10 @@ class FailoverService:
         )
         self.grants = Grants(core, self.calls, self.groups, self.copies, self.promotions.record)
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
+        self.monitors.leave_addresses = self.addresses.leave
         self.dropping = Dropping(self.calls, self.groups, self.guards, self.addresses)
         self.returning = Returning(core, self.guards, self.dropping.superseded)
+        self.releasing = Releasing(core, self.guards, self.former, self.addresses)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
         narration = Narration(core, self.groups)
@@ -110,11 +118,14 @@ class FailoverService:
             self.procedure,
             self.drills.all,
         )
-        self.errands = Errands(core, self._do_errand)
+        self.errands = Errands(core, self._do_errand, self.groups.note)
         self._home_calls = HomeCalls(self.calls, core.identity.uuid, self._ways_home)
         self.failback = Failback(
             self.procedures, self.groups.get, core.identity.name, self._failback_parts(connections, mounts)
         )
+        deeds = HomeDeeds(
+            *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
+        ).deeds()
         self.homecoming = Homecoming(
             core,
             self.calls,
@@ -124,10 +135,13 @@ class FailoverService:
             self.former,
             self.following,
             self.dropping,
-            HomeDeeds(
-                *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
-            ).deeds(),
+            deeds,
         )
+        self.taking_back = TakingBack(
+            *(core, self.guards, self.groups, self.monitors, deeds, self.scripts.defaults)
+        )
+        self.promotions.before_opening = self.taking_back.before_opening
+        self.deposed = Deposed(core, self.guards, self.groups, self.promotions, self.addresses)
         self.monitors.report_of = self.procedures.report
         self.monitors.is_armed = self.agreement.is_armed
         self.monitors.watching.taking_over = self.procedure
@@ -184,8 +198,8 @@ class FailoverService:
             Address(monitor.settings.source_host, port),
         ]
 
-    async def _do_errand(self, errand: Errand) -> None:
-        await self._home_calls.do(errand)
+    async def _do_errand(self, errand: Errand) -> str:
+        return await self._home_calls.do(errand)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -207,6 +221,7 @@ class FailoverService:
             nursery.start_soon(keep, "scripts", self.scripts.serve)
             nursery.start_soon(keep, "failbacks", self.failback.run)
             nursery.start_soon(keep, "errands", self.errands.run)
+            nursery.start_soon(keep, "groups that another host has taken meanwhile", self.deposed.run)
             nursery.start_soon(keep, "following a new owner", self.following.run)
             nursery.start_soon(keep, "other targets", self.siblings.run)
             nursery.start_soon(keep, "what sources are told", self.grants.run)

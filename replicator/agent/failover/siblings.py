@@ -144,6 +144,13 @@ class Siblings:
                 )
         else:
             self._told.add((sibling.connection, record.epoch))
+            self._core.events.add(
+                events.SIBLING_TOLD,
+                name=monitor.name,
+                where=sibling.address,
+                repset=sibling.repset,
+                source=monitor.source_name or monitor.settings.source_host,
+            )
 
     # --- by a person, on the new owner ---
 
