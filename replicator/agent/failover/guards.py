@@ -181,7 +181,7 @@ class Guards:
             epoch=guard.epoch,
             lapse=guard.lapse.value,
             lease_s=round(guard.lease_s, 3),
-            is_open=allowed.holds(now_s),
+            is_open=allowed.holds(now_s) or not self.mounts_of(guard),  # copies that are gone guard none
             left_s=None if allowed.until_s == inf else round(max(allowed.until_s - now_s, 0), 3),
             reason="opened by hand" if guard.by_hand and not guard.is_superseded else allowed.reason,
             by_hand=guard.by_hand,
