@@ -104,6 +104,18 @@ class Scene:
         found: list[dict[str, Any]] = agent.json("events", "--limit", str(limits.EVENTS_KEPT))
         return found
 
+    def told_otherwise(self) -> list[tuple[str, str, list[str], list[str]]]:
+        """Attacks of which an agent has not told just what is expected: (agent, address, expected, told)."""
+        found = []
+        for agent in self.agents:
+            texts = [event["text"] for event in self.events(agent)]
+            for (name, address), expected in self.expected.items():
+                told = [text for text in texts if re.search(rf"\b{re.escape(address)}\b", text)]
+                same = len(told) == len(expected) and all(e in t for e, t in zip(expected, told, strict=True))
+                if name == agent.name and not same:
+                    found.append((name, address, expected, told))
+        return found
+
     def told_of(self, agent: Agent, address: str) -> list[str]:
         return [e["text"] for e in self.events(agent) if re.search(rf"\b{re.escape(address)}\b", e["text"])]
 
@@ -136,7 +148,8 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
                 agent.close()
 
 
-@pytest.mark.timeout_s(300)
+@pytest.mark.soak  # a minute
+@pytest.mark.timeout_s(600)
 def test_nothing_gets_in_and_everything_is_told_once(scene: Scene, tmp_path: Path) -> None:
     with mallory(scene.hosts[3].command, TESTS) as attack:
         relay = scene.address()
@@ -171,11 +184,7 @@ def test_nothing_gets_in_and_everything_is_told_once(scene: Scene, tmp_path: Pat
         be_a_hostile_source(scene, attack)
         for _ in range(ROUNDS):
             press(scene, attack)
-        for (name, address), texts in scene.expected.items():
-            agent = next(agent for agent in scene.agents if agent.name == name)
-            told = until(lambda a=agent, w=address: scene.told_of(a, w), 20)
-            assert len(told) == len(texts), (name, address, told, texts)
-            assert all(text in line for text, line in zip(texts, told, strict=True)), (told, texts)
+        assert scene.told_otherwise() == []
         for agent in scene.agents:
             assert state_of(agent) == before[agent.name], agent.name
             assert memory_bytes(agent) < settled[agent.name] + GROWTH_BYTES, agent.name
@@ -217,8 +226,8 @@ def scan_port_of_agents(scene: Scene, attack: Mallory, agent: Agent) -> None:
     knock("plain", "", bytes="GET / HTTP/1.1\r\n\r\n")
     knock("plain", "", bytes="\x16\x03\x01\xff\xff" + "\0" * 400, half=True)
     knock("plain", "", bytes="REPLICATOR 1 " + "x" * 300)
-    knock("plain", "did not say", bytes="")
     if agent is scene.beta:
+        knock("plain", "did not say", bytes="")
         credentials = str(Home(str(scene.revoked.home)).credentials)
         knock("tls", "is revoked here", certificate=credentials, bytes=greeting)
 
@@ -245,7 +254,7 @@ def scan_port_of_clients(scene: Scene, attack: Mallory) -> None:
     status = [("GET", "/v1/connections")]
     changes = [key for key, rule in RULES.items() if rule.words and not key[1].startswith("/v1/log")]
     filled = [(method, re.sub(r"\{\w+\}", "1", path)) for method, path in changes]
-    assert ask(status + filled[:3], ()) == ["401"] * 4  # nobody has said who it is
+    assert ask(status + filled[:3], ()) == ["401"] * 4  # dtctl asks like that before it logs in
     assert not ask(status, ("",), certificate=str(scene.theirs.issue("root")[0]))[0].isdigit()
     assert not ask(status, ("",), certificate=expired)[0].isdigit()
     assert not ask(status, ("",), certificate=str(listed))[0].isdigit()
@@ -316,7 +325,7 @@ def be_a_hostile_source(scene: Scene, attack: Mallory) -> None:
             continue
         assert ended and "refused" not in ended, (what, ended)
         log = scene.beta.home / "log" / f"receiver-{connection}.log"
-        told = [line for line in log.read_text().splitlines() if "session" in line or "ended" in line]
+        told = [line for line in log.read_text().splitlines() if line != "connected to source"]
         assert len(told) == 1, (what, log.read_text())
     (connection,) = scene.alpha.json("status")
     stolen = attack(

@@ -9,10 +9,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from kit.certificates import Issuer
 
+from replicator.agent.peers import Peers
+from replicator.agent.state import AgentIdentity
 from replicator.errors import ReplicatorError
+from replicator.events import EventRing
+from replicator.paths import Home
 from replicator.security.revocation import Revocations, parse
+from replicator.security.settings import SecuritySettings
 
 DAY_S = 86400
+UUID = "11111111-1111-4111-8111-111111111111"
 
 
 def test_without_lists_nothing_is_revoked(tmp_path: Path) -> None:
@@ -67,3 +73,24 @@ def test_of_two_lists_the_newer_one_counts(tmp_path: Path) -> None:
     ours.revoke(next_update=datetime.timedelta(days=2))
     both = ours.path.read_text() + older[older.index("-----BEGIN X509 CRL") :]
     assert parse(both, "ca.pem").objection(certificate.public_bytes(Encoding.DER)) == ""
+
+
+async def test_sessions_of_an_agent_end_when_its_authority_revokes_it(tmp_path: Path) -> None:
+    ours = Issuer(tmp_path, "ours")
+    path, certificate = ours.issue("alpha", agent_uuid=UUID)
+    settings = SecuritySettings(identity=str(path), trust=str(tmp_path / "trust"), ca=str(ours.path))
+    ring = EventRing(time.time_ns, lambda line: None)
+    peers = Peers(Home(str(tmp_path)), AgentIdentity(uuid=UUID, name="beta"), settings, ring, lambda: 0)
+    dropped: list[str] = []
+
+    async def drop(uuid: str) -> None:
+        dropped.append(uuid)
+
+    peers.drop = drop
+    peers._signed[UUID] = certificate.public_bytes(Encoding.DER)
+    await peers._end_revoked()
+    assert dropped == []
+    ours.revoke(certificate)
+    await peers._end_revoked()
+    await peers._end_revoked()
+    assert dropped == [UUID]

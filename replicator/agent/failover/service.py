@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from replicator.addresses import Address
+from replicator.addresses import Address, parse_host_port
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.address_keeper import AddressKeeper
@@ -54,7 +54,7 @@ from replicator.agent.failover.source_addresses import SourceAddresses
 from replicator.agent.failover.taking_back import TakingBack
 from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witness_service import WitnessService
-from replicator.agent.failover.witnesses import Witnesses
+from replicator.agent.failover.witnesses import ETCD, Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
 from replicator.failovers import Monitor, return_of
@@ -148,8 +148,14 @@ class FailoverService:
         self.monitors.watching.get_ready = self.addresses.probe_ahead
 
     async def _reach_witness(self, monitor: Monitor) -> None:
-        """Raises ReplicatorError: its witness does not answer."""
-        await self.witnesses.at(monitor.settings.witness).watch(monitor.uuid)
+        """Raises ReplicatorError: its witness does not answer. An agent is asked for something that changes
+        nothing there.
+        """
+        witness = monitor.settings.witness
+        if witness.startswith(ETCD):
+            await self.witnesses.at(witness).watch(monitor.uuid)
+        else:
+            await self.source_addresses.of(parse_host_port(witness))
 
     def _parts(self) -> Parts:
         """What does the steps of a failover."""
