@@ -87,6 +87,7 @@ class Bench:
         self.answers: dict[str, Callable[[Renew], Answer]] = {}
         self.asked: list[Renew] = []
         self.dropped: list[str] = []
+        self.answers_after_s = 0.0  # the target
         self.restart()
 
     def restart(self) -> None:
@@ -109,6 +110,7 @@ class Bench:
         await trio.lowlevel.checkpoint()
         assert action == "renew"
         self.asked.append(body)
+        await trio.sleep(self.answers_after_s)
         if "target" not in self.answers:
             raise UnreachableError("away")
         return self.answers["target"](body)
@@ -262,6 +264,24 @@ async def test_a_source_that_comes_back(bench: Bench, clock: Advance, witness: s
     else:
         assert 9355 in bench.events()
     assert bench.mode is None
+
+
+@pytest.mark.parametrize("lapse", [Lapse.NONE, Lapse.SUSPEND])
+async def test_an_answer_may_come_when_the_next_request_is_due(
+    bench: Bench, clock: Advance, lapse: Lapse
+) -> None:
+    """On a slow line none would ever come otherwise: each request was given up for the next one."""
+    await bench.watch(lapse=lapse, lease_s=1.0)
+    bench.restart()
+    await bench.returning.before_mounts()
+    assert bench.mode is not None
+    bench.answers["target"], bench.answers_after_s = grant(1.0), 0.5  # a third of a lease is its turn
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.leases.run)
+        with trio.fail_after(30):
+            while bench.mode is not None:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_superseded_by_whoever_says_so(bench: Bench) -> None:

@@ -48,6 +48,7 @@ class Leases:
         self._contained = Contained(core.events)
         self._kept: set[str] = set()
         self._waits_said: set[str] = set()
+        self._patient: set[tuple[str, str]] = set()  # groups and granters of requests that may take long
 
     async def run(self) -> None:
         self._kept.clear()
@@ -68,21 +69,25 @@ class Leases:
 
     async def _keep(self, group: str) -> None:
         """Until nobody watches it any more."""
-        while (guard := self._guards.get(group)) is not None:
-            owner = self._guards.standing(guard).owner
-            changed = self._guards.news.event
-            now_s = boottime_s()
-            await self._guards.settle()  # who is asked may count on what the fences say by then
-            async with trio.open_nursery() as nursery:
-                for granter in owner.due(now_s):
-                    nursery.start_soon(self._ask, guard, granter)
+        async with trio.open_nursery() as nursery:
+            while (guard := self._guards.get(group)) is not None:
+                owner = self._guards.standing(guard).owner
+                changed = self._guards.news.event
+                now_s = boottime_s()
+                await self._guards.settle()  # who is asked may count on what the fences say by then
+                asked = [(granter, trio.Event()) for granter in owner.due(now_s)]
+                for granter, ended in asked:
+                    nursery.start_soon(self._ask_in_time, guard, granter, ended)
                 # Whoever does not answer at once is not to hold up the next request to the other.
-                nursery.cancel_scope.deadline = trio.current_time() + self._period_s(guard)
-            await self._look(group)
-            with trio.move_on_after(
-                max(now_s + self._period_s(guard) - boottime_s(), limits.LEASE_ASK_MIN_S)
-            ):
-                await changed.wait()
+                with trio.move_on_after(self._period_s(guard)):
+                    for _, ended in asked:
+                        await ended.wait()
+                await self._look(group)
+                with trio.move_on_after(
+                    max(now_s + self._period_s(guard) - boottime_s(), limits.LEASE_ASK_MIN_S)
+                ):
+                    await changed.wait()
+            nursery.cancel_scope.cancel()
         self._kept.discard(group)
 
     def _period_s(self, guard: Guard) -> float:
@@ -90,6 +95,26 @@ class Leases:
         if guard.is_held or (guard.lapse is Lapse.NONE and not owner.came_back):
             return max(owner.renew_s, limits.GUARD_LOOK_S)  # nobody counts on it: to hear what has happened
         return owner.renew_s
+
+    async def _ask_in_time(self, guard: Guard, granter: str, ended: trio.Event) -> None:
+        """Before the next one is due; but one of them at a time may take longer. On a slow line, or between
+        hosts that are overloaded, none would ever be answered otherwise. Those after it see at once when a
+        line is there again: a connection that is not answered is tried more and more seldom.
+        """
+        key, limit_s = (guard.group, granter), self._period_s(guard)
+        is_patient = key not in self._patient
+        if is_patient:
+            self._patient.add(key)
+            holds = self._guards.right_of(guard).holds(boottime_s())
+            # Later than that the answer is no lease any more. But it says who owns the group.
+            limit_s = max(limit_s, guard.lease_s if holds else limits.FAILOVER_CALL_S)
+        try:
+            with trio.move_on_after(limit_s):
+                await self._ask(guard, granter)
+        finally:
+            if is_patient:
+                self._patient.discard(key)
+            ended.set()
 
     async def _ask(self, guard: Guard, granter: str) -> None:
         owner = self._guards.standing(guard).owner
