@@ -1,4 +1,4 @@
-"""Mirrors against `rsync -a` to an rsync daemon.
+"""Mirrors against `rsync -a` to an rsync daemon, and `rclone sync` where that is installed.
 
 All go over loopback, from the same source to the same kind of disk, and take turns at going first. The source
 has just been made and lies in the page cache; rsync reads it beneath the mount. "mirror" is `dtctl mirror
@@ -8,11 +8,15 @@ start` and `dtctl wait` on a connection that stands, as rsync's daemon does; "co
 First copies go to a fresh ext4 for every run. "On disk" adds the sync of the target's file system afterwards,
 which none of them does.
 
+rclone copies from directory to directory, in one process without a network: it has no daemon that keeps
+owners and modes. It knows no hard links.
+
 - `small`: small files.
 - `large`: one large file.
 - `links`: files with two names each, and symbolic links; against `rsync -aH`, as its copy is to be equal.
 - `unchanged`: a difference mirror of files that are there already; memory is the peak of the largest process
-  of a side.
+  of a side. "Processor" is the time of all processes that mirror: it says more than seconds where others work
+  on the machine, too.
 """
 
 import os
@@ -24,16 +28,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import harness
 from kit.dtd import free_port
 
 
-def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Wait for it. Its peak of memory, or that of the largest of the processes it has waited for; bytes."""
+class Usage(NamedTuple):
+    """Of a process that has ended, with those it has waited for: the largest peak of memory."""
+
+    peak_bytes: int
+    processor_s: float
+
+
+def _ended(process: subprocess.Popen[bytes]) -> Usage:
+    """Wait for it."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * 1024
+    return Usage(usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
 
 
 def _forked() -> None:
@@ -41,8 +53,8 @@ def _forked() -> None:
 
 
 @contextmanager
-def rsync_daemon(work: Path, copy: Path, memory: list[int] | None = None) -> Iterator[str]:
-    """Where `copy` can be reached with rsync. `memory` gets its peak of memory at the end, in bytes."""
+def rsync_daemon(work: Path, copy: Path, used: list[Usage] | None = None) -> Iterator[str]:
+    """Where `copy` can be reached with rsync. `used` gets what it has used, at the end."""
     port = free_port()
     configuration = work / "rsyncd.conf"
     configuration.write_text(
@@ -56,15 +68,28 @@ def rsync_daemon(work: Path, copy: Path, memory: list[int] | None = None) -> Ite
         yield f"rsync://127.0.0.1:{port}/copy/"
     finally:
         daemon.terminate()
-        peak_bytes = _ended(daemon)
-        if memory is not None:
-            memory.append(peak_bytes)
+        usage = _ended(daemon)
+        if used is not None:
+            used.append(usage)
 
 
 def _listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:
+        return False
+    return True
+
+
+def rclone(below: Path, copy: Path) -> None:
+    """With modes, owners and times, which it has to be asked for."""
+    command = ["rclone", "sync", "--metadata", "--links", "--config=", below, copy]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def has_rclone() -> bool:
+    if shutil.which("rclone") is None:
+        harness.say("rclone is not installed: left out")
         return False
     return True
 
@@ -124,7 +149,13 @@ def measure_tree(
                 command = ["rsync", options, f"{below}/", address]
                 times["rsync"].append(timed(disk, lambda: subprocess.run(command, check=True) and None))
 
+        def with_rclone(disk: harness.Disk) -> None:
+            times["rclone"].append(timed(disk, lambda: rclone(below, disk.path / "copy")))
+
         ways = [with_mirror, with_rsync, with_connect]
+        if options == "-a" and has_rclone():
+            times["rclone"] = []
+            ways.append(with_rclone)
         for number in range(rounds):
             for turn in range(len(ways)):
                 subprocess.run(["sync"], check=True)
@@ -134,12 +165,15 @@ def measure_tree(
             last = ", ".join(f"{way} {seconds[-1][0]:.2f} s" for way, seconds in times.items())
             harness.say(f"{label}: {last}")
     subprocess.run(["umount", below], check=True)
-    for way in ("mirror", "connect"):
+    ways_and_others = [("mirror", "rsync"), ("connect", "rsync")]
+    if "rclone" in times:
+        ways_and_others.append(("mirror", "rclone"))
+    for way, other in ways_and_others:
         for column, when in enumerate(("copied", "on disk")):
-            mine, theirs = ([pair[column] for pair in times[who]] for who in (way, "rsync"))
+            mine, theirs = ([pair[column] for pair in times[who]] for who in (way, other))
             ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
             table.row(
-                f"{label}, {way}, {when}",
+                f"{label}, {way}, {when}" + (" (rclone)" if other == "rclone" else ""),
                 rounds,
                 harness.median_text(mine, 2),
                 harness.median_text(theirs, 2),
@@ -151,8 +185,8 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
     below = work / "below"
     below.mkdir(exist_ok=True)
     subprocess.run(["mount", "--bind", source, below], check=True)
-    times: dict[str, list[float]] = {"mirror": [], "rsync": []}
-    memory: dict[str, list[int]] = {"source": [], "target": [], "rsync source": [], "rsync target": []}
+    times: dict[str, list[float]] = {"mirror": [], "rsync": [], "rclone": []}
+    used: dict[str, list[Usage]] = {"source": [], "target": [], "rsync source": [], "rsync target": []}
     with (
         harness.pair(work) as agents,
         harness.disk(work / "disk", 6 * harness.GIB, inodes=files + files // 50 + 100_000) as disk,
@@ -165,27 +199,36 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
 
         def mirror() -> None:
             harness.dtctl(agent, "connect", "bench", address, "--map", f"{source}={copy}", "--no-mirror")
+            processes = agents.processes()
+            sides = {"source": processes["sender"], "target": processes["receiver"]}
+            before_s = {side: harness.processor_s(process_id) for side, process_id in sides.items()}
             start = time.perf_counter()
             harness.dtctl(agent, "mirror", "start", "bench", "difference")
             harness.dtctl(agent, "wait", "bench")
             times["mirror"].append(time.perf_counter() - start)
-            processes = agents.processes()
-            memory["source"].append(harness.memory_bytes(processes["sender"], "VmHWM"))
-            memory["target"].append(harness.memory_bytes(processes["receiver"], "VmHWM"))
+            for side, process_id in sides.items():
+                processor_s = harness.processor_s(process_id) - before_s[side]
+                used[side].append(Usage(harness.memory_bytes(process_id, "VmHWM"), processor_s))
             agents.disconnect()
 
         def rsync() -> None:
-            with rsync_daemon(work, copy, memory["rsync target"]) as address:
+            with rsync_daemon(work, copy, used["rsync target"]) as address:
                 command = ["rsync", "-a", f"{below}/", address]
                 start = time.perf_counter()
                 process = subprocess.Popen(command, preexec_fn=_forked)
-                memory["rsync source"].append(_ended(process))
+                used["rsync source"].append(_ended(process))
                 times["rsync"].append(time.perf_counter() - start)
 
+        def with_rclone() -> None:
+            start = time.perf_counter()
+            rclone(below, copy)
+            times["rclone"].append(time.perf_counter() - start)
+
+        ways = [mirror, rsync, *([with_rclone] if has_rclone() else [])]
         for number in range(rounds + 1):  # the first one warms the caches
-            for who in (mirror, rsync) if number % 2 else (rsync, mirror):
-                who()
-            last = ", ".join(f"{who} {seconds[-1]:.2f} s" for who, seconds in times.items())
+            for turn in range(len(ways)):
+                ways[(number + turn) % len(ways)]()
+            last = ", ".join(f"{who} {seconds[-1]:.2f} s" for who, seconds in times.items() if seconds)
             harness.say(f"{files:,} files unchanged: {last}")
         harness.assert_equal(below, copy)
     subprocess.run(["umount", below], check=True)
@@ -200,8 +243,23 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
     )
     ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
     table.row("seconds", rounds, harness.median_text(mine, 2), harness.median_text(theirs, 2), f"{ratio:.2f}")
+
+    def processor_s(*sides: str) -> list[float]:
+        return [
+            sum(one.processor_s for one in turn) for turn in zip(*(used[s][1:] for s in sides), strict=True)
+        ]
+
+    for name, sides in (("source", ["source"]), ("target", ["target"]), ("both", ["source", "target"])):
+        mine, theirs = processor_s(*sides), processor_s(*(f"rsync {side}" for side in sides))
+        ratio = statistics.median(mine) / statistics.median(theirs)
+        texts = harness.median_text(mine, 2), harness.median_text(theirs, 2)
+        table.row(f"processor, {name}, seconds", rounds, *texts, f"{ratio:.2f}")
+    if others := times["rclone"][1:]:
+        ratio = statistics.median(a / b for a, b in zip(mine, others, strict=True))
+        texts = (harness.median_text(values, 2) for values in (mine, others))
+        table.row("seconds (rclone)", rounds, *texts, f"{ratio:.2f}")
     for side in ("source", "target"):
-        mib = [[b / harness.MIB for b in memory[who][1:]] for who in (side, f"rsync {side}")]
+        mib = [[one.peak_bytes / harness.MIB for one in used[who][1:]] for who in (side, f"rsync {side}")]
         table.row(
             f"memory of the {side}, MiB",
             rounds,
@@ -217,7 +275,7 @@ def measure(work: Path, quick: bool, cases: list[str], rounds: int, files: int, 
             "what",
             "pairs",
             "replicator",
-            "rsync -a",
+            "rsync -a, or rclone sync",
             "median of the pairs' ratios",
         )
     for case in first:

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from replicator import limits
+from replicator import limits, transmission
 from replicator.addresses import parse_host_port
 from replicator.errors import ConfigError, UsageError
 from replicator.plain import is_entry
@@ -64,6 +64,7 @@ class Target(msgspec.Struct, frozen=True):
 
     root: str = limits.TARGET_ROOT
     watch: str = "auto"  # whether changes of others in a copy are looked for: WATCHES
+    keep_deleted: str = ""  # directory for what deletions take out of copies; "": it is removed
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -74,11 +75,20 @@ class Connection(msgspec.Struct, frozen=True):
     auto_remirror: str = limits.AUTO_REMIRROR
 
 
+class Transmission(msgspec.Struct, frozen=True):
+    """[transmission]: of connections that are made without saying it. Texts: see `transmission.py`."""
+
+    compression: str = ""  # "": off
+    bandwidth: str = ""  # "": unlimited
+
+
 class Mirror(msgspec.Struct, frozen=True):
     """[mirror]"""
 
+    replication_ratio: int = 0  # RP-05: frames of changes per step of a mirror
     remap_links: bool = limits.REMAP_LINKS
     checksum_all: bool = limits.CHECKSUM_ALL  # of this source: mirrors with checksum compare all files
+    local_copy: bool = limits.LOCAL_COPY  # of this source: to a target on this host the kernel copies
 
 
 class Verify(msgspec.Struct, frozen=True):
@@ -109,8 +119,8 @@ class Security(msgspec.Struct, frozen=True):
 
 
 class Failover(msgspec.Struct, frozen=True):
-    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. And how
-    much room divergence bundles may take, in bytes.
+    """[failover]: scripts of monitors that are added from now on (FO-10), as command lines; "": none. How
+    much room divergence bundles may take, in bytes. As whom an etcd that is the witness is asked.
     """
 
     question: str = ""
@@ -124,6 +134,9 @@ class Failover(msgspec.Struct, frozen=True):
     script_on_failure: str = limits.SCRIPT_ON_FAILURE[0]
     scripts_for_others: str = limits.SCRIPTS_FOR_OTHERS  # other agents may start those in here; "": none
     divergence_size_max: int | None = None  # None: as much as the disk has
+    etcd_user: str = ""  # "": etcd wants none
+    etcd_password_file: str = limits.ETCD_PASSWORD_FILE
+    etcd_authorities: str = ""  # certificates that are believed with etcds://; "": those of the system
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -140,6 +153,7 @@ class Config(msgspec.Struct, frozen=True):
     queue: Queue = Queue()
     target: Target = Target()
     connection: Connection = Connection()
+    transmission: Transmission = Transmission()
     mirror: Mirror = Mirror()
     verify: Verify = Verify()
     meter: Meter = Meter()
@@ -278,6 +292,22 @@ def _command_line(value: Any) -> str:
     return str(value)
 
 
+def _compression(value: Any) -> str:
+    return _understood(value, lambda text: text and transmission.parse_compression(text))
+
+
+def _bandwidth(value: Any) -> str:
+    return _understood(value, transmission.parse_limit)
+
+
+def _understood(value: Any, parse: Callable[[str], object]) -> str:
+    try:
+        parse(_text(value))
+    except UsageError as error:
+        raise _Wrong(str(error)) from None
+    return str(value)
+
+
 def _one_of(*allowed: str) -> Check:
     def check(value: Any) -> str:
         if value not in allowed:
@@ -309,11 +339,16 @@ _CHECKS: dict[str, Check] = {
     "queue.alert_percent": _number(1, 100),
     "target.root": _directory,
     "target.watch": _one_of(*WATCHES),
+    "target.keep_deleted": _directory_or_default,
+    "transmission.compression": _compression,
+    "transmission.bandwidth": _bandwidth,
     "connection.auto_reconnect": _flag,
     "connection.reconnect_at_start": _flag,
     "connection.auto_remirror": _one_of(*limits.REMIRROR),
     "mirror.remap_links": _flag,
+    "mirror.replication_ratio": _number(0, limits.REPLICATION_RATIO_MAX),
     "mirror.checksum_all": _flag,
+    "mirror.local_copy": _flag,
     "verify.log_directory": _directory_or_default,
     "verify.log_name": _file_name,
     "verify.log_size_max": _size(limits.VERIFY_LOG_MIN_BYTES),
@@ -337,6 +372,9 @@ _CHECKS: dict[str, Check] = {
     "failover.script_on_failure": _one_of(*limits.SCRIPT_ON_FAILURE),
     "failover.scripts_for_others": _directory_or_default,
     "failover.divergence_size_max": _size(0, unlimited=True),
+    "failover.etcd_user": _text,
+    "failover.etcd_password_file": _directory,
+    "failover.etcd_authorities": _file,
     "log.size_max": _size(limits.LOG_MIN_BYTES),
     "log.files": _number(1, 999),
 }

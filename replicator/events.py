@@ -56,8 +56,11 @@ TARGET_PAUSED = EventType(4026, _I, "applying paused for {count} connections by 
 TARGET_RESUMED = EventType(4027, _I, "applying resumed for {count} connections by request")
 TRANSMISSION_STARTED = EventType(4014, _I, "connection {id}: transmission started")
 TRANSMISSION_STOPPED = EventType(4015, _I, "connection {id}: transmission {how}")
-CALENDAR_CHANGED = EventType(9121, _I, "connection {id}: calendar of limits: {labels}")
-SCHEDULE_CHANGED = EventType(9120, _I, "connection {id}: transmission schedule: {text}")
+CALENDAR_CHANGED = EventType(9121, _I, "{what}: calendar of limits: {labels}")
+SCHEDULE_CHANGED = EventType(9120, _I, "{what}: transmission schedule: {text}")
+LEVELS_UNAVAILABLE = EventType(
+    4047, _W, "connection {id}: {target} does not understand compression: everything is sent as it is"
+)
 TRANSMISSION_SET = EventType(9035, _I, "{what}: compression {compression}, bandwidth {limit}")
 REPSET_MODIFIED = EventType(99, _I, "replication set {repset} modified: generation {generation}")  # RS-24
 REPSET_DELETED = EventType(9001, _I, "replication set {repset} deleted")
@@ -177,6 +180,12 @@ COPY_HAS_NEW_OWNER = EventType(
 SIBLING_NOT_TOLD = EventType(
     9375, _W, "the copy of {repset} on {where} does not know its new owner: {reason}"
 )
+SIBLING_TOLD = EventType(
+    9376,
+    _W,
+    "monitor {name}: {where} keeps a copy of {repset} as {source} has left it: dtctl failover adopt {name}"
+    " {where} has it follow this host",
+)
 RETURN_BEGINS = EventType(9373, _I, "connection {id}: the former owner is prepared, what was changed is sent")
 DIVERGENCE_SAVED = EventType(
     9381,
@@ -190,6 +199,7 @@ ERRAND_GIVEN_UP = EventType(9384, _E, "monitor {name}: {source} was asked in vai
 ERRAND_WAITS = EventType(
     9386, _W, "monitor {name}: {source} was asked and has not yet acknowledged: {what}: {reason}"
 )
+ERRAND_FAILED = EventType(9387, _W, "monitor {name}: {source} was asked, and failed: {what}: {reason}")
 HANDED_BACK_HOME = EventType(
     9385, _W, "group {name}: {owner} has handed it back; this host owns it (epoch {epoch})"
 )
@@ -224,6 +234,8 @@ ADDRESS_DROPPED = EventType(9322, _W, "this host has dropped {address}: another 
 HOST_NAME_TAKEN = EventType(9323, _W, "this host is called {name} now, no longer {former}")
 ADDRESS_CONFLICT = EventType(9324, _E, "addresses of {name} are not put up again: {reason}")
 FAILOVER_COMPLETED = EventType(9325, _W, "monitor {name}: {kind} completed after {seconds:.1f} s: {text}")
+FAILOVER_NOT_LOADED = EventType(9328, _E, "this agent takes no part in failover: {reason}")
+FAILOVER_TASK_FAILED = EventType(9329, _E, "{what}: {reason}; it is tried again")
 FAILOVER_HALTED = EventType(9326, _E, "monitor {name}: {kind} waits for a person: {text}")
 FAILOVER_TAKEN_BACK = EventType(9327, _E, "monitor {name}: {kind} was taken back: {text}")
 SCRIPT_ENDED = EventType(
@@ -258,6 +270,7 @@ SOURCE_NOT_TOLD = EventType(9360, _W, "monitor {name}: the source does not know 
 ADDRESSES_NOT_DROPPED = EventType(
     9361, _E, "{name}: addresses that another host has taken could not be dropped here: {reason}"
 )
+GUARD_RELEASED = EventType(9362, _W, "{name}: a person has released this host from {target}: it asks nobody")
 WITNESS_GROUP = EventType(9400, _I, "this agent is the witness of group {group} from now on, asked by {name}")
 WITNESS_VOTED = EventType(9401, _W, "witness of group {group}: {name} may own it from epoch {epoch} on")
 WITNESS_LEARNED = EventType(9402, _I, "witness of group {group}: {name} owns it since epoch {epoch}")
@@ -303,6 +316,9 @@ PAIRING_FAILED = EventType(9205, _W, "pairing with {peer} failed: {reason}")
 PAIRED = EventType(9206, _I, "paired with {name} ({fingerprint}) at {peer}")
 REVOKED = EventType(
     9207, _W, "the certificate of {name} ({fingerprint}) is revoked: nothing of it is accepted"
+)
+REVOKED_BY_AUTHORITY = EventType(
+    9212, _W, "agent {uuid}: {reason}: its sessions end, and nothing of it is accepted"
 )
 GRANTED = EventType(9208, _W, "{name} may {what}")
 RENEWAL_BEGINS = EventType(

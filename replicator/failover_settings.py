@@ -10,7 +10,7 @@ import msgspec
 from replicator import limits
 from replicator.addresses import parse_host_port
 from replicator.errors import UsageError
-from replicator.failovers import Check, CheckKind, Lapse, MonitorSettings, WatchedAddress
+from replicator.failovers import Check, CheckKind, Lapse, MonitorSettings, Policy, WatchedAddress
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _INTERFACE_CHARS = 15  # IFNAMSIZ of linux/if.h, without its NUL
@@ -71,8 +71,17 @@ def check_settings(settings: MonitorSettings) -> None:
     _check_addresses(settings.addresses)
     if not 0 <= settings.drain_s <= limits.FAILOVER_DRAIN_MAX_S:
         raise UsageError(f"drain: must be from 0 to {limits.FAILOVER_DRAIN_MAX_S:.0f} s")
+    if settings.policy is Policy.PREFER_NODE and not settings.prefer_node:
+        raise UsageError("policy prefer-node: which agent is preferred? (--prefer-node AGENT)")
     if settings.witness.startswith(_ETCD):
-        hosts = settings.witness.partition("://")[2].partition("/")[0]
+        hosts, _, prefix = settings.witness.partition("://")[2].partition("/")
+        if "@" in hosts:
+            raise UsageError(
+                f"witness {hosts.rpartition('@')[2]}: the user and the password of an etcd stand in the"
+                " configuration (failover.etcd_user)"
+            )
+        if not prefix.strip("/"):
+            raise UsageError(f"witness {settings.witness!r}: must be etcd://HOST:PORT[,HOST:PORT]/PREFIX")
         for host in hosts.split(","):
             parse_host_port(host)
     elif settings.witness:

@@ -69,6 +69,12 @@ def check(entries: Sequence[LimitEntry]) -> None:
         raise UsageError("each entry of the calendar needs a label of its own")
 
 
+def limit_now(entries: Sequence[LimitEntry], now: float, zone: tzinfo, otherwise: str) -> str:
+    """The text of the limit that holds: of an entry, or `otherwise`."""
+    entry = in_force(entries, now, zone).entry
+    return entry.limit if entry is not None else otherwise
+
+
 class _Firing(NamedTuple):
     begins: float
     ends: float | None

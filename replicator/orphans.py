@@ -95,6 +95,8 @@ def described(report: OrphanReport) -> str:
             f"orphans, preview: {report.files} files ({report.bytes} bytes) and {report.directories}"
             f" directories would go, {report.kept} would stay"
         )
+    if report.phase is OrphanPhase.HALTED and not (report.done_files or report.done_directories):
+        return f"orphans {report.phase}, all are still there: {report.reason}"
     verb = "moved" if report.action is OrphanAction.MOVE else "deleted"
     text = (
         f"orphans {report.phase}: {verb} {report.done_files} files ({report.done_bytes} bytes) and"

@@ -128,7 +128,7 @@ class Home:
 
     @property
     def failover(self) -> str:
-        """Directory of what is remembered of failover besides the state; made when something is."""
+        """Directory of what is remembered of failover besides the state."""
         return os.path.join(self.path, "failover")
 
     @property
@@ -148,6 +148,10 @@ class Home:
     def tails(self, group: str) -> str:
         """What this host wrote behind the fork point of that group, as its former owner."""
         return os.path.join(self.failover, group, "tails.json")
+
+    def tries(self, group: str) -> str:
+        """Tries of failbacks of that group to this host."""
+        return os.path.join(self.failover, group, "tries.json")
 
     def siblings(self, group: str) -> str:
         """Other targets of the source of that group, as it said last."""
@@ -227,7 +231,8 @@ class Home:
 
         Others may pass through the home, to its control API, and see or enter nothing else in it.
         """
-        for directory in (self.path, self.run, self.log, self.queue, self.targets, self.trust):
+        own = (self.run, self.log, self.queue, self.targets, self.trust, self.failover)
+        for directory in (self.path, *own):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         os.chmod(self.path, 0o711)
 

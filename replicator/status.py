@@ -357,6 +357,7 @@ class ScheduleStatus(msgspec.Struct, frozen=True, kw_only=True):
     """When a connection transmits, and what its schedule does next. Times are seconds since the epoch."""
 
     settings: TransmissionSchedule = TransmissionSchedule()  # as their user wrote them
+    target: str = ""  # the host of whose connections this is the schedule; "": it is the connection's own
     holds: bool = False  # it transmits in sessions only
     session_began: float | None = None  # the one that is under way
     session_why: str = ""  # it began

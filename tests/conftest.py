@@ -3,7 +3,7 @@
 A test that hangs on a dead mount must not hang the run, and a mount, process or memory directory that
 outlives its test would make the next one fail for no reason of its own. So the session sweeps before it
 starts (what killed sessions left) and after it ends (what its own tests left: that is an error, and is
-reported as one).
+reported as one). Descriptors count as well.
 """
 
 import faulthandler
@@ -22,10 +22,13 @@ from replicator import states
 
 TEST_TIMEOUT_S = 120.0
 UMASK = 0o022  # whoever runs the tests: what they make by hand is compared with what agents make
+DESCRIPTORS_MAX = 40  # that a session may have more at its end than before its tests: libraries keep some
 HARD_EXIT_AFTER_S = 60.0  # after the time limit: the process sits in the kernel and hears no signal
 
 _stderr_descriptor = pytest.StashKey[int]()
 _left_behind = pytest.StashKey[list[str]]()
+_descriptors = pytest.StashKey[int]()
+_opened = pytest.StashKey[list[tuple[int, str]]]()
 _swept = pytest.StashKey[list[str]]()
 _too_late = pytest.StashKey[str]()
 
@@ -82,6 +85,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """What is imported by now stays for good: collecting after each test need not look at it again."""
     gc.collect()
     gc.freeze()
+    session.config.stash[_descriptors] = _descriptor_count()
+    session.config.stash[_opened] = []
+
+
+def _descriptor_count() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,6 +113,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         else:
             raise TestTimeoutError(item.stash[_too_late])
 
+    descriptors = _descriptor_count()
     previous = signal.signal(signal.SIGALRM, too_late)
     # Repeats: code that swallows the exception, or a tear-down that hangs as well, is interrupted again.
     signal.setitimer(signal.ITIMER_REAL, limit_s, 10.0)
@@ -116,6 +126,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
+        more = _descriptor_count() - descriptors
+        if more > 0:
+            item.config.stash[_opened].append((more, item.nodeid))
 
 
 def _cancel_main_task() -> None:
@@ -143,6 +156,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     factory = getattr(session.config, "_tmp_path_factory", None)
     base: Path | None = getattr(factory, "_basetemp", None)  # None: no test asked for a temporary directory
     left = leftovers.sweep(base) if base is not None else []
+    more = _descriptor_count() - session.config.stash.get(_descriptors, _descriptor_count())
+    if more > DESCRIPTORS_MAX:
+        most = sorted(session.config.stash[_opened], reverse=True)[:20]
+        left = [*left, f"{more} descriptors; most by", *(f"  {count} by {test}" for count, test in most)]
     session.config.stash[_left_behind] = left
     if left and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -150,4 +167,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for what in config.stash.get(_left_behind, []):
-        terminalreporter.write_line(f"LEFT BEHIND by a test, now removed: {what}", red=True)
+        terminalreporter.write_line(f"LEFT BEHIND by tests, and removed where it can be: {what}", red=True)

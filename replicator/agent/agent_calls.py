@@ -31,6 +31,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     result: Any = None
 
 
+_KINDS: dict[int, type[ReplicatorError]] = {
+    ExitCode.USAGE: UsageError,
+    ExitCode.UNREACHABLE: UnreachableError,  # "not yet": who asks again may get what it wants
+}
+
+
 class Conversation:
     """A channel after its first line. `rest`: what was read beyond it."""
 
@@ -107,8 +113,7 @@ async def calling(
         except MALFORMED:
             raise UnreachableError(f"{address} is no agent that understands this") from None
         if answer.error:
-            kind = UsageError if answer.exit_code == ExitCode.USAGE else ReplicatorError
-            raise kind(answer.error)
+            raise _KINDS.get(answer.exit_code, ReplicatorError)(answer.error)
         yield answer.result, conversation
 
 

@@ -25,14 +25,14 @@ from replicator.agent.api_body import ActionBody, Body, BodyTooLargeError, Empty
 from replicator.agent.api_body import check_action as _action
 from replicator.agent.api_body import read_body as _body
 from replicator.agent.api_sockets import ApiSockets
-from replicator.agent.calendar_service import CalendarRequest
+from replicator.agent.calendar_service import CalendarRequest, TargetCalendarRequest
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.control_tls import ControlTls, Tls
 from replicator.agent.core import NotFoundError
 from replicator.agent.failover.api import FailoverApi
 from replicator.agent.gate import Gate, Peer
 from replicator.agent.protect import ProtectRequest
-from replicator.agent.schedule_service import ScheduleRequest
+from replicator.agent.schedule_service import ScheduleRequest, TargetScheduleRequest
 from replicator.agent.service import Service
 from replicator.agent.transmissions import TargetRequest, TransmissionRequest
 from replicator.agent.verify_service import VerifyRequest
@@ -429,6 +429,18 @@ class Api:
         body = await _body(request, ScheduleRequest)
         return await self._service.schedules.act(request.path_params["connection"], body)
 
+    async def target_schedule(self, request: Request) -> object:
+        return self._service.schedules.show_target(_target(request))
+
+    async def set_target_schedule(self, request: Request) -> object:
+        return await self._service.schedules.act_on_target(await _body(request, TargetScheduleRequest))
+
+    async def target_calendar(self, request: Request) -> object:
+        return self._service.calendars.show_target(_target(request))
+
+    async def set_target_calendar(self, request: Request) -> object:
+        return await self._service.calendars.act_on_target(await _body(request, TargetCalendarRequest))
+
     async def calendar(self, request: Request) -> object:
         return await self._service.calendars.show(request.path_params["connection"])
 
@@ -571,6 +583,8 @@ class Api:
             "/v1/pairing": {"GET": self.pairing, "POST": self.act_on_pairing},
             "/v1/pair": {"POST": self.pair},
             "/v1/transmission": {"GET": self.transmissions, "POST": self.set_target_transmission},
+            "/v1/schedule": {"GET": self.target_schedule, "POST": self.set_target_schedule},
+            "/v1/calendar": {"GET": self.target_calendar, "POST": self.set_target_calendar},
             "/v1/why": {"GET": self.why},
             "/v1/protect": {"POST": self.protect},
             "/v1/queues": {"GET": self.queues},
@@ -594,6 +608,13 @@ async def _cancel_when_gone(request: Request, scope: trio.CancelScope) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
+
+
+def _target(request: Request) -> str:
+    target = request.query_params.get("target")
+    if target is None or len(request.query_params) != 1:
+        raise UsageError("say which target: ?target=HOST, and nothing else")
+    return target
 
 
 def _generation(request: Request, given: int | None) -> int | None:

@@ -1,4 +1,6 @@
-"""Calendars of bandwidth limits, as an administrator asks for them. The senders carry them out."""
+"""Calendars of bandwidth limits, as an administrator asks for them: of a connection, or of a target. Senders
+carry them out.
+"""
 
 import time
 
@@ -8,6 +10,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.state import Connection
+from replicator.agent.transmissions import known_target
 from replicator.errors import UsageError
 from replicator.limit_calendar import LimitEntry, check, in_force, parse_days
 from replicator.transmission import parse_limit
@@ -23,6 +26,10 @@ class CalendarRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     start: str = ""
     end: str = ""
     limit: str = ""
+
+
+class TargetCalendarRequest(CalendarRequest, frozen=True, kw_only=True):
+    target: str
 
 
 class CalendarView(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +51,10 @@ class CalendarService:
     async def show(self, key: str) -> CalendarView:
         return _view(self._connections.find(key).options.limit_calendar)
 
+    def show_target(self, host: str) -> CalendarView:
+        state = self._core.state
+        return _view(state.calendar_of(known_target(state, host)))
+
     async def act(self, key: str, request: CalendarRequest) -> CalendarView:
         """It holds when this returns."""
         async with self._core.change() as change:
@@ -53,14 +64,32 @@ class CalendarService:
             other = msgspec.structs.replace(connection, options=options)
             known = self._core.state.connections
             await change.save(connections=tuple(other if c.uuid == other.uuid else c for c in known))
-        labels = ", ".join(entry.label for entry in entries) or "none"
-        self._core.events.add(events.CALENDAR_CHANGED, id=other.id, labels=labels)
+        self._note(f"connection {other.id}", entries)
         await self._tell(other)
         return _view(entries)
 
+    async def act_on_target(self, request: TargetCalendarRequest) -> CalendarView:
+        """The same for the limit that all connections to a target share."""
+        async with self._core.change() as change:
+            state = self._core.state
+            host = known_target(state, request.target)
+            entries = changed(state.calendar_of(host), request)
+            others = {name: known for name, known in state.limit_calendars.items() if name != host}
+            await change.save(limit_calendars=others | ({host: entries} if entries else {}))
+        self._note(f"target {host}", entries)
+        for connection in self._core.state.connections:
+            if connection.host == host:
+                await self._tell(connection)
+        return _view(entries)
+
+    def _note(self, what: str, entries: tuple[LimitEntry, ...]) -> None:
+        labels = ", ".join(entry.label for entry in entries) or "none"
+        self._core.events.add(events.CALENDAR_CHANGED, what=what, labels=labels)
+
     async def _tell(self, connection: Connection) -> None:
-        entries = msgspec.to_builtins(connection.options.limit_calendar)
-        await self._core.children.tell_sender(connection, "set_limit_calendar", entries=entries)
+        own = msgspec.to_builtins(connection.options.limit_calendar)
+        target = msgspec.to_builtins(self._core.state.calendar_of(connection.host))
+        await self._core.children.tell_sender(connection, "set_limit_calendar", entries=own, target=target)
 
 
 def _view(entries: tuple[LimitEntry, ...]) -> CalendarView:

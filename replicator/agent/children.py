@@ -373,6 +373,7 @@ class Children:
                     reconnect=settings.auto_reconnect,
                     checksum_all=self._config.mirror.checksum_all,
                     verify_log=msgspec.to_builtins(self._verify_log()),
+                    replication_ratio=self._config.mirror.replication_ratio,
                 )
             with suppress(ReplicatorError):
                 now = next((c for c in self._state().connections if c.uuid == connection.uuid), connection)
@@ -448,6 +449,7 @@ class Children:
                 newer=connection.options.newer,
                 checksum=connection.options.checksum,
                 checksum_all=self._config.mirror.checksum_all,
+                local_copy=self._config.mirror.local_copy,
                 replicate=connection.options.replicate,
                 remap_links=connection.options.remap_links,
                 orphans=connection.options.orphans,
@@ -458,8 +460,10 @@ class Children:
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,
                 verify_log=self._verify_log(),
-                schedule=connection.options.schedule,
+                replication_ratio=self._config.mirror.replication_ratio,
+                schedule=self._state().schedule_of(connection),
                 limit_calendar=connection.options.limit_calendar,
+                target_calendar=self._state().calendar_of(connection.host),
                 transmission=self.transmission_orders(connection),
             ),
             connection_id=connection.id,
@@ -636,9 +640,14 @@ class Children:
             disk_bytes=queue.disk_size_max,
             disk_free_min_bytes=queue.disk_free_min,
             watch=self._config.target.watch,
+            keep_deleted=self._keep_deleted(uuid) if restore is None else "",
             orphans=self._orphans(restore),
             keeps_existing=restore is not None and restore.request.existing is Existing.MISSING,
         )
+
+    def _keep_deleted(self, uuid: str) -> str:
+        directory = self._config.target.keep_deleted
+        return os.path.join(directory, uuid) if directory else ""
 
     def _orphans(self, restore: Restore | None) -> OrphanSettings:
         """What becomes of names that the source, or the copy that is restored, does not have."""

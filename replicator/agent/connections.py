@@ -108,6 +108,14 @@ class Connections:
             connection = await self.make(change, request)
         return await self.status(connection)
 
+    def _with_defaults(self, request: ConnectRequest, address: Address | None) -> ConnectRequest:
+        """With what [transmission] says, where neither the request does nor its target has a word on it."""
+        settings = self._core.config.transmission
+        said = self._core.state.transmission_of(address.host.lower() if address is not None else "localhost")
+        compression = request.compression or ("" if said.compression else settings.compression)
+        bandwidth = request.bandwidth or ("" if said.bandwidth else settings.bandwidth)
+        return msgspec.structs.replace(request, compression=compression, bandwidth=bandwidth)
+
     async def make(self, change: Change, request: ConnectRequest) -> Connection:
         """A step of a change."""
         repset = self._repsets.find(request.repset)
@@ -117,6 +125,7 @@ class Connections:
         maps = self._maps(request, repset, sources)
         if is_nowhere(request.target) and request.mirror is not None:
             request = msgspec.structs.replace(request, mirror="full", newer=False, checksum=False)
+        request = self._with_defaults(request, address)
         options = _options(request, address, remap_links=self._core.config.mirror.remap_links)
         host = await self.host_of(address)
         wanted = planning.places_of(repset.name, sources, maps, host)
@@ -425,7 +434,7 @@ class Connections:
         return self._completed(connection, lag, room, status.state_reason)
 
     def _completed(self, connection: Connection, lag: Lag, room: int | None, waits_for: str) -> Lag:
-        scheduled, meter = connection.options.schedule.holds, self._core.config.meter
+        scheduled, meter = self._core.state.schedule_of(connection).holds, self._core.config.meter
         return forecast.completed(lag, meter, room, scheduled=scheduled, waits_for=waits_for)
 
     def _is_synchronous(self, connection: Connection) -> bool:

@@ -12,6 +12,7 @@ from replicator.agent.core import Core
 from replicator.agent.state import Connection
 from replicator.errors import ReplicatorError, UsageError
 from replicator.orphans import FORCE, PREVIEW, START, OrphanReport, OrphanSettings, check, settings_text
+from replicator.receiver.replica_paths import RefusedTarget, check_target
 from replicator.repset import overlapping
 
 
@@ -72,7 +73,10 @@ class OrphanService:
 
     def _check_directory(self, directory: str, copies: list[str]) -> None:
         """OR-03: outside of every copy; nor where the changes would be captured. Blocks. UsageError."""
-        real = os.path.realpath(directory)
+        try:
+            real = check_target(directory)
+        except RefusedTarget as error:
+            raise UsageError(f"orphans cannot be moved there: {error}") from None
         taken = [(copy, f"the copy in {copy}") for copy in copies]
         for mount in self._core.state.mounts:
             taken += [(place, f"{place}, which is captured,") for place in (mount.path, mount.mountpoint)]

@@ -31,6 +31,7 @@ from replicator.security.channel import (
     introduce,
 )
 from replicator.security.settings import SecuritySettings, Successor
+from replicator.security.tls import TlsStream
 from replicator.security.trust import KnownCertificate, KnownPeer, Peer, TrustStore
 
 PURPOSE = "introduce"
@@ -45,7 +46,7 @@ def load_certificates() -> Any:
 
 
 def settings_of(home: Home, config: Config, *, insecure: bool) -> SecuritySettings:
-    """`insecure`: plain text with everybody."""
+    """`insecure`: plain text with everybody, but paired agents, which are spoken to in TLS."""
     security = config.security
     return SecuritySettings(
         identity=home.credentials,
@@ -55,6 +56,7 @@ def settings_of(home: Home, config: Config, *, insecure: bool) -> SecuritySettin
         key=security.key,
         allow_plain=(*security.allow_plain, *(EVERYBODY if insecure else ())),
         loopback_plain=security.loopback_plain,
+        insecure=insecure,
     )
 
 
@@ -119,6 +121,9 @@ class Peers:
         self.drop: Callable[[str], Awaitable[None]] = _nobody  # ends the sessions of an agent
         self.changed = trio.Event()  # who is revoked, or what is shown; then replaced
         self._refusals: dict[tuple[str, str], float] = {}
+        self._signed: dict[
+            str, bytes
+        ] = {}  # by uuid: certificates (DER) of the authority's that were accepted
         self._told: dict[str, str] = {}  # by uuid: digest of the newest certificate of ours that it knows
 
     def check_files(self) -> None:
@@ -193,6 +198,11 @@ class Peers:
         """Remember what a peer has said of certificates."""
         assert channel.peer is not None
         self._told[channel.peer.uuid] = theirs.knows
+        if channel.peer.by_authority and isinstance(channel.stream, TlsStream):
+            self._signed.pop(channel.peer.uuid, None)
+            self._signed[channel.peer.uuid] = channel.stream.peer_certificate
+            if len(self._signed) > limits.SIGNED_REMEMBERED:
+                del self._signed[next(iter(self._signed))]
         if theirs.successor and not channel.peer.by_authority:
             await trio.to_thread.run_sync(self._take_successor, channel.peer.uuid, theirs)
 
@@ -328,8 +338,18 @@ class Peers:
                 old = time.time() > successor.since + limits.RENEWAL_DAYS * 86400
                 if old or not self._untold():
                     await trio.to_thread.run_sync(self._show_new, successor)
+            await self._end_revoked()
             with trio.move_on_after(limits.RENEWAL_RETRY_S):
                 await changed.wait()
+
+    async def _end_revoked(self) -> None:
+        """Sessions of agents whose authority has revoked them meanwhile."""
+        for uuid, certificate in list(self._signed.items()):
+            objection = await trio.to_thread.run_sync(self.door.objection, certificate)
+            if objection:
+                del self._signed[uuid]
+                self.ring.add(events.REVOKED_BY_AUTHORITY, uuid=uuid, reason=objection)
+                await self.drop(uuid)
 
     async def _tell(self, address: str) -> None:
         for _ in range(2):  # the second time it says that it knows

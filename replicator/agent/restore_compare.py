@@ -1,16 +1,17 @@
 """A copy, and what is here: compared by listing both, in bounded memory. The bytes stay where they are."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
 from replicator import limits
-from replicator.addresses import Address
+from replicator.addresses import Address, normalise_path
 from replicator.agent.copy_keeper import open_sources
 from replicator.agent.peers import Peers
 from replicator.agent.restore_calls import Call, calling
 from replicator.agent.restore_checks import Job
+from replicator.errors import ReplicatorError
 from replicator.mirror.inventory import Item, items
 from replicator.mirror.restore_plan import Action, Change, changes, outermost
 from replicator.ops import shown
@@ -47,6 +48,8 @@ def _here(job: Job, index: int, place: str) -> Iterator[Item]:
     (source,) = open_sources(job.repset, [Root(job.roots[index].source, place)], False)
     try:
         yield from items(source)
+    except OSError as error:
+        raise ReplicatorError(f"{place} cannot be looked through: {error.strerror}") from None
     finally:
         source.close()
 
@@ -62,6 +65,20 @@ async def first_newer(peers: Peers, address: Address, copy: str, job: Job, reque
 
     await compare(peers, address, copy, job, request.existing, visit, removes=False)
     return found[0] if found else ""
+
+
+async def not_there(peers: Peers, address: Address, copy: str, job: Job, paths: Sequence[str]) -> list[str]:
+    """Those of the `paths` asked for that the copy does not have. Raises ReplicatorError."""
+    wanted = [normalise_path(path, "path") for path in paths]
+    call = Call(action="inventory", repset=job.repset, roots=job.roots)
+    async with calling(peers, address, copy, call) as (_, conversation):
+        for root in job.roots:
+            while wanted and (part := await conversation.receive_items()):
+                found = {os.path.join(root.source, os.fsdecode(item.path)).rstrip("/") for item in part}
+                wanted = [path for path in wanted if path not in found]
+            if not wanted:
+                break
+    return wanted
 
 
 async def plan_of(peers: Peers, address: Address, copy: str, job: Job, request: RestoreRequest) -> Plan:

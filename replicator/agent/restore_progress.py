@@ -8,7 +8,7 @@ from replicator.agent.state import Restore
 from replicator.errors import ReplicatorError
 from replicator.orphans import OrphanPhase, OrphanReport, described
 from replicator.restores import Existing, RestoreView
-from replicator.status import MirrorStatus, TargetDataState, TransmitMode
+from replicator.status import MirrorStatus, TargetDataState, TargetStatus, TransmitMode
 
 _LEFT = "left as it is"  # of a file that is not newer in the copy: no problem
 
@@ -67,8 +67,10 @@ def view_of(restore: Restore, told: Any) -> RestoreView:
     status = told["connection"]
     progress = status["mirror"]
     orphans = msgspec.convert(told["orphans"], OrphanReport)
+    waits = status["target_status_reason"] if status["target_status"] == TargetStatus.RETRYING else ""
     return msgspec.structs.replace(
         view,
+        reason=view.reason or (f"waits, and tries again: {waits}" if waits else ""),
         connected=status["connected_since"] is not None,
         paused=status["mirror_status"] == MirrorStatus.PAUSED,
         percent=progress["percent"],

@@ -25,14 +25,16 @@ from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
 from replicator.agent.restore_calls import ANY_COPY, Call, ask, calling
 from replicator.agent.restore_checks import Facts, Job, check_request, job_of, refusal
-from replicator.agent.restore_compare import first_newer, plan_of, what_differs
+from replicator.agent.restore_compare import first_newer, not_there, plan_of, what_differs
 from replicator.agent.restore_ending import Ending, lacking_everything
 from replicator.agent.restore_progress import how_it_goes, view_of
 from replicator.agent.state import Connection, Mount, Restore, new_uuid
 from replicator.errors import ReplicatorError, UnreachableError, UsageError
 from replicator.orphans import OrphanAction
+from replicator.receiver.replica_paths import check_target
 from replicator.restores import CopyView, Danger, Existing, Phase, Plan, RestoreRequest, RestoreView
 from replicator.status import ConnectionState
+from replicator.world import local_zone
 
 _ACTS = {
     "pause": ("mirror_pause", events.RESTORE_PAUSED),
@@ -98,10 +100,14 @@ class Restores:
         await self._runs.wait()
         connection, address, copy = await self._copy_of(request)
         job = job_of(request, copy)
-        places = [await trio.to_thread.run_sync(os.path.realpath, place) for place in job.places]
+        places = [await trio.to_thread.run_sync(check_target, place) for place in job.places]
         job = job._replace(places=tuple(places))
         whole = not request.paths and request.existing is Existing.OVERWRITE
         over_source = connection is not None and whole and job.is_at_home
+        if request.paths:
+            missing = await not_there(self._core.peers, address, copy.uuid, job, request.paths)
+            if missing:
+                raise UsageError(f"the copy has no {missing[0]}")
         facts = await self._facts(request, connection, address, copy, job, over_source)
         refused = refusal(copy, facts, request.even_if)
         if request.dry_run:
@@ -314,7 +320,9 @@ class Restores:
             await trio.sleep(limits.RESTORE_LOOK_S)
 
     def _with_orders(self, call: Call, restore: Restore) -> Call:
-        own, target = self._core.state.transmission_from(restore.copy, restore.host)
+        own, target = self._core.state.transmission_from(
+            restore.copy, restore.host, time.time(), local_zone()
+        )
         return msgspec.structs.replace(call, own=own, target=target)
 
     async def _is_connected(self, restore: Restore) -> bool:

@@ -1,5 +1,5 @@
-"""Transmission schedules, as an administrator asks for them. They are kept with the connection, and carried
-out by its sender.
+"""Transmission schedules, as an administrator asks for them. They are kept with the connection, or with the
+target that several connections have in common, and carried out by the senders.
 """
 
 from datetime import datetime
@@ -11,6 +11,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.state import Connection
+from replicator.agent.transmissions import known_target
 from replicator.errors import UsageError
 from replicator.status import ScheduleStatus
 from replicator.transmission_schedule import (
@@ -22,6 +23,7 @@ from replicator.transmission_schedule import (
 )
 from replicator.world import local_zone
 
+NOTHING = TransmissionSchedule()
 CLEARABLE = ("start", "stop", "window", "all")
 
 
@@ -42,6 +44,10 @@ class ScheduleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     what: str = "all"  # of `clear`
 
 
+class TargetScheduleRequest(ScheduleRequest, frozen=True, kw_only=True):
+    target: str
+
+
 class ScheduleService:
     """See the module."""
 
@@ -52,8 +58,20 @@ class ScheduleService:
     async def show(self, key: str) -> ScheduleStatus:
         connection = self._connections.find(key)
         status = await self._connections.status(connection)
+        state = self._core.state
         # What its sender does not say, if it does not run.
-        return msgspec.structs.replace(status.schedule, settings=connection.options.schedule)
+        shared = connection.options.schedule == NOTHING and connection.host in state.schedules
+        return msgspec.structs.replace(
+            status.schedule,
+            settings=state.schedule_of(connection),
+            target=connection.host if shared else "",
+        )
+
+    def show_target(self, host: str) -> ScheduleStatus:
+        """What connections to it obey that have no schedule of their own."""
+        host = known_target(self._core.state, host)
+        settings = self._core.state.schedules.get(host, NOTHING)
+        return ScheduleStatus(settings=settings, holds=settings.holds, target=host)
 
     async def act(self, key: str, request: ScheduleRequest) -> ScheduleStatus:
         """Change the settings. They hold when this returns."""
@@ -67,14 +85,30 @@ class ScheduleService:
                     other if c.uuid == connection.uuid else c for c in self._core.state.connections
                 )
             )
-        self._core.events.add(events.SCHEDULE_CHANGED, id=connection.id, text=described(wanted))
-        await self._tell(other, wanted)
+        self._note(f"connection {connection.id}", wanted)
+        await self._tell(other)
         return await self.show(key)
 
-    async def _tell(self, connection: Connection, wanted: TransmissionSchedule) -> None:
-        await self._core.children.tell_sender(
-            connection, "set_schedule", schedule=msgspec.to_builtins(wanted)
-        )
+    async def act_on_target(self, request: TargetScheduleRequest) -> ScheduleStatus:
+        """The same for a target (TX-03): for all connections to it without a schedule of their own."""
+        async with self._core.change() as change:
+            state = self._core.state
+            host = known_target(state, request.target)
+            wanted = changed(state.schedules.get(host, NOTHING), request)
+            others = {name: known for name, known in state.schedules.items() if name != host}
+            await change.save(schedules=others | ({} if wanted == NOTHING else {host: wanted}))
+        self._note(f"target {host}", wanted)
+        for connection in self._core.state.connections:
+            if connection.host == host:
+                await self._tell(connection)
+        return self.show_target(host)
+
+    def _note(self, what: str, wanted: TransmissionSchedule) -> None:
+        self._core.events.add(events.SCHEDULE_CHANGED, what=what, text=described(wanted))
+
+    async def _tell(self, connection: Connection) -> None:
+        wanted = msgspec.to_builtins(self._core.state.schedule_of(connection))
+        await self._core.children.tell_sender(connection, "set_schedule", schedule=wanted)
 
 
 def changed(known: TransmissionSchedule, request: ScheduleRequest) -> TransmissionSchedule:
@@ -82,7 +116,7 @@ def changed(known: TransmissionSchedule, request: ScheduleRequest) -> Transmissi
     given = {
         name: getattr(request, name)
         for name in ScheduleRequest.__struct_fields__
-        if name not in ("action", "what") and getattr(request, name) not in ("", None)
+        if name not in ("action", "what", "target") and getattr(request, name) not in ("", None)
     }
     values: dict[str, Any] = {}
     if request.action == "start":

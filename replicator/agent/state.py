@@ -7,6 +7,7 @@ the new one. A damaged file is never overwritten: the agent refuses to start and
 import os
 import socket
 import uuid
+from datetime import tzinfo
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.failovers import Guard, Monitor, Promotion
-from replicator.limit_calendar import LimitEntry
+from replicator.limit_calendar import LimitEntry, limit_now
 from replicator.mount_options import MountOptions
 from replicator.orphans import OrphanSettings
 from replicator.repset import ReplicationSet
@@ -157,6 +158,8 @@ class State(_Versioned, frozen=True, kw_only=True):
     recovery_speed: Speed = Speed.NORMAL
     priorities: dict[str, Priority] = {}  # of sets, by name; without those that have the default
     transmissions: dict[str, TransmissionSettings] = {}  # of target hosts; without those that say nothing
+    schedules: dict[str, TransmissionSchedule] = {}  # the same
+    limit_calendars: dict[str, tuple[LimitEntry, ...]] = {}  # the same
 
     orphans: OrphanSettings = OrphanSettings()  # of the copies that are kept here
     restores: tuple[Restore, ...] = ()  # to this host; those at work, and the last that have ended
@@ -193,16 +196,35 @@ class State(_Versioned, frozen=True, kw_only=True):
     def transmission_of(self, host: str) -> TransmissionSettings:
         return self.transmissions.get(host, TransmissionSettings())
 
+    def schedule_of(self, connection: Connection) -> TransmissionSchedule:
+        """Its own one, if it says anything, else that of its target (TX-03)."""
+        own = connection.options.schedule
+        nothing = TransmissionSchedule()
+        return own if own != nothing else self.schedules.get(connection.host, nothing)
+
+    def calendar_of(self, host: str) -> tuple[LimitEntry, ...]:
+        """Of a target: it acts on the limit that all connections to it share."""
+        return self.limit_calendars.get(host, ())
+
     def transmission_from(
-        self, connection_uuid: str, host: str
+        self, connection_uuid: str, host: str, now: float, zone: tzinfo
     ) -> tuple[TransmissionSettings, TransmissionSettings]:
         """What a restore from the copy of this connection, which `host` keeps, is to obey: (the connection's
-        own, those of the host), for it is the same line.
+        own, those of the host), for it is the same line. Limits are those that calendars say at this moment.
         """
+        own, host = TransmissionSettings(), host.lower()
+        entries: tuple[LimitEntry, ...] = ()
         for connection in self.connections:
             if connection.uuid == connection_uuid:
-                return connection.options.transmission, self.transmission_of(connection.host)
-        return TransmissionSettings(), self.transmission_of(host.lower())
+                own, entries = connection.options.transmission, connection.options.limit_calendar
+                host = connection.host
+        target = self.transmission_of(host)
+        return (
+            msgspec.structs.replace(own, bandwidth=limit_now(entries, now, zone, own.bandwidth)),
+            msgspec.structs.replace(
+                target, bandwidth=limit_now(self.calendar_of(host), now, zone, target.bandwidth)
+            ),
+        )
 
     def priority_of(self, connection: Connection) -> Priority:
         return self.priorities.get(connection.repset.name, Priority.REGULAR)

@@ -10,7 +10,7 @@ import msgspec
 from replicator import events, transmission
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core, NotFoundError
-from replicator.agent.state import Connection
+from replicator.agent.state import Connection, State
 from replicator.errors import UsageError
 from replicator.status import ConnectionStatus
 from replicator.transmission import TransmissionSettings, TransmissionStatus
@@ -88,13 +88,9 @@ class Transmissions:
 
     async def set_target(self, host: str, request: TransmissionRequest) -> TransmissionView:
         """Of a target, for all connections to it."""
-        host = host.strip().lower()
         async with self._core.change() as change:
             state = self._core.state
-            known = {c.host for c in state.connections} | set(state.transmissions)
-            if host not in known:
-                hosts = ", ".join(sorted(known)) or "none"
-                raise NotFoundError(f"no connection to a target {host!r}; targets: {hosts}")
+            host = known_target(state, host)
             settings = changed(state.transmission_of(host), request)
             others = {name: known for name, known in state.transmissions.items() if name != host}
             said = {} if settings == TransmissionSettings() else {host: settings}
@@ -117,6 +113,17 @@ class Transmissions:
         await self._core.children.tell_sender(
             connection, "set_transmission", orders=msgspec.to_builtins(orders)
         )
+
+
+def known_target(state: State, text: str) -> str:
+    """A target as settings name it, of what a person calls it. Raises NotFoundError if there is none."""
+    host = text.strip().lower()
+    said = {*state.transmissions, *state.schedules, *state.limit_calendars}
+    known = {connection.host for connection in state.connections} | said
+    if host not in known:
+        hosts = ", ".join(sorted(known)) or "none"
+        raise NotFoundError(f"no connection to a target {host!r}; targets: {hosts}")
+    return host
 
 
 def changed(settings: TransmissionSettings, request: TransmissionRequest) -> TransmissionSettings:

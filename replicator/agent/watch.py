@@ -3,6 +3,7 @@ sender rings, and from time to time.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ from replicator.status import (
     VerifyPhase,
 )
 from replicator.synchrony import SyncState
+from replicator.transmission import OFF, TransmissionStatus
 from replicator.transmission_schedule import BY_HAND
 from replicator.world import FifoBell
 
@@ -101,12 +103,18 @@ def connection_changes(before: ConnectionStatus, now: ConnectionStatus) -> Itera
 
 
 def _transmission_changes(before: ConnectionStatus, now: ConnectionStatus) -> Iterator[Change]:
-    """TX-14, of sessions of a schedule; what a person does is told when he does it."""
+    """TX-14, of sessions of a schedule; what a person does is told when he does it. And CP-02."""
     began, ended = now.schedule.session_began, before.schedule.session_began
     if ended is not None and ended != began and now.transmit_mode is TransmitMode.SCHEDULED:
         yield events.TRANSMISSION_STOPPED, {"id": now.id, "how": f"stopped: {now.schedule.last_end}"}
     if began is not None and began != ended and now.schedule.session_why != BY_HAND:
         yield events.TRANSMISSION_STARTED, {"id": now.id}
+    if _is_not_understood(now.transmission) and not _is_not_understood(before.transmission):
+        yield events.LEVELS_UNAVAILABLE, {"id": now.id, "target": now.target}
+
+
+def _is_not_understood(transmission: TransmissionStatus) -> bool:
+    return transmission.peer_understands is False and transmission.compression != OFF
 
 
 def _more(before: int, now: int) -> int:
@@ -193,7 +201,10 @@ class Watch:
             if uuid in self._seen:
                 self._add(connection_changes(self._seen[uuid], status))
             if status.promotion is not None and self._superseded is not None:
-                await self._superseded(uuid, status.promotion)
+                with suppress(
+                    ReplicatorError
+                ):  # the state cannot be saved now: fences are closed, it is said again
+                    await self._superseded(uuid, status.promotion)
         self._seen = connections
         seen: dict[str, QueueView] = {}
         for queue in await self._queues.all():

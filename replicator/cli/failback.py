@@ -1,16 +1,15 @@
 """`dtctl failback`: the way home after a failover, guided."""
 
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from replicator.cli import output
+from replicator.cli.following import until_over
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
 
-_POLL_S = 0.3
 _ENDED = ("completed", "taken back", "waits for a person")
 _ORDERS = ("restore-first", "failback-first")
 _THENS = ("monitor", "stop")
@@ -75,8 +74,8 @@ def failback(
             _ask(name)
     group = client.get("failover", "monitors", name)["uuid"]
     body = {"order": chosen, "then": then, "forced": force, "reason": "dtctl failback"}
-    report = client.post(*path, body=body)
-    report = _followed(client, group, report, quiet=json)
+    client.post(*path, body=body)
+    report = _followed(client, group, quiet=json)
     if json:
         output.print_json(report)
     else:
@@ -97,16 +96,17 @@ def _ask(name: str) -> None:
         raise typer.Exit(1)
 
 
-def _followed(client: Any, group: str, report: Mapping[str, Any], *, quiet: bool) -> Mapping[str, Any]:
+def _followed(client: Any, group: str, *, quiet: bool) -> Mapping[str, Any]:
     """Its end; each step is told as it begins."""
     told: set[str] = set()
-    while True:
+
+    def tell(report: Mapping[str, Any]) -> None:
         for step in report["steps"]:
             key = f"{step['name']}: {step['outcome']}"
             if not quiet and step["outcome"] not in ("pending", "done") and key not in told:
                 told.add(key)
                 output.say(f"  {key}{' (' + step['text'] + ')' if step['text'] else ''}")
-        if report["outcome"] in _ENDED:
-            return report
-        time.sleep(_POLL_S)
-        report = client.get("failover", "failbacks", group)
+
+    return until_over(
+        lambda: client.get("failover", "failbacks", group), lambda report: report["outcome"] in _ENDED, tell
+    )

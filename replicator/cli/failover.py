@@ -2,15 +2,15 @@
 
 import os
 import shlex
-import time
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from replicator.addresses import parse_host_port
-from replicator.cli import complete, output
+from replicator.cli import complete, failover_addresses, failover_trials, output
 from replicator.cli.client import Client
+from replicator.cli.following import until_over
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failover_settings import ip_of, parse_address, parse_check
@@ -26,8 +26,6 @@ from replicator.failovers import (
     Take,
     WatchedAddress,
 )
-
-_POLL_S = 0.1
 
 app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
 
@@ -56,7 +54,7 @@ Interval = Annotated[
     float | None, typer.Option("--interval", metavar="SECONDS", help="Between two signs of life (5).")
 ]
 Misses = Annotated[
-    int | None, typer.Option("--misses", metavar="N", help="How many of them may be missing (5).")
+    int | None, typer.Option("--misses", metavar="N", min=1, help="How many of them may be missing (5).")
 ]
 Checks = Annotated[
     list[str] | None,
@@ -124,7 +122,8 @@ PolicyOption = Annotated[
     typer.Option("--policy", metavar="|".join(Policy), help="Which side survives when both wrote (manual)."),
 ]
 PreferNode = Annotated[
-    str | None, typer.Option("--prefer-node", metavar="AGENT", help="The one that --policy prefers.")
+    str | None,
+    typer.Option("--prefer-node", metavar="AGENT", help="Name of the one that --policy prefer-node prefers."),
 ]
 Copies = Annotated[
     list[str] | None,
@@ -182,7 +181,9 @@ def add(
     """Watch a source, to take its place when it fails. It goes on whether anybody looks or not."""
     host = parse_host_port(source)
     if not address:
-        raise UsageError("--address is missing: which address of the source do clients use (IP/PREFIX)?")
+        raise UsageError(failover_addresses.which(agent(context), source))
+    address = failover_addresses.with_prefixes(agent(context), source, address)
+    also = failover_addresses.with_prefixes(agent(context), source, also or [])
     settings = MonitorSettings(
         source_host=host.host,
         source_port=host.port,
@@ -206,7 +207,11 @@ def add(
         copies=tuple(copy) if copy else None,
     )
     settings = _scripted(settings, script)
-    _emit(agent(context).post("failover", "monitors", body=_body(settings, name, even_if_silent)), json)
+    client = agent(context)
+    made = client.post("failover", "monitors", body=_body(settings, name, even_if_silent))
+    _emit(made, json)
+    if not json:
+        failover_trials.advise(client, made["uuid"])
 
 
 @app.command("edit", epilog="Example: dtctl failover edit alpha --for 10.0.0.5 --interval 1 --check ping")
@@ -292,7 +297,13 @@ def remove(
 ) -> None:
     """Stop watching a source, and forget it."""
     found = agent(context).delete("failover", "monitors", monitor, body={"even_if_owner": even_if_owner})
-    _say(found, json, f"monitor {found['name']} is removed")
+    text = f"monitor {found['name']} is removed"
+    if found["phase"] == Phase.ACTIVE:
+        text += (
+            "; this host stays the owner: write its addresses into the network configuration (they go with"
+            f" the next boot), and end the connections to {found['source']} (dtctl status, dtctl disconnect)"
+        )
+    _say(found, json, text)
 
 
 @app.command("stop", epilog="Example: dtctl failover stop alpha")
@@ -430,6 +441,10 @@ def _timed(
 def _chosen(settings: MonitorSettings, **given: Any) -> MonitorSettings:
     """What is None stays. Raises UsageError."""
     fields = {name: value for name, value in given.items() if value is not None}
+    for name, allowed in (("fail_when", FailWhen), ("take", Take), ("lapse", Lapse), ("policy", Policy)):
+        if fields.get(name, allowed) is not allowed and fields[name] not in list(allowed):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {fields[name]}: must be one of {', '.join(allowed)}")
     known = msgspec.to_builtins(settings)
     try:
         return msgspec.convert({**known, **fields}, MonitorSettings)
@@ -443,7 +458,10 @@ def _scripted(settings: MonitorSettings, texts: list[str] | None) -> MonitorSett
         kind, separator, line = text.partition("=")
         if not separator or kind not in list(ScriptKind):
             raise UsageError(f"--script {text}: write it as KIND=COMMAND; kinds: {', '.join(ScriptKind)}")
-        words = shlex.split(line)
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"--script {text}: {error}: quote it as in a shell") from None
         if words:
             known = chosen.get(ScriptKind(kind), Script(path=""))
             chosen[ScriptKind(kind)] = msgspec.structs.replace(
@@ -479,19 +497,35 @@ def _begin(
     body = {"action": action, "forced": force, "source_is_off": source_is_off}
     found = client.post("failover", "monitors", monitor, body=body)
     if wait:
-        found = _over(client, found["uuid"])
+        found = _over(client, found["uuid"], quiet=json)
     _say(found, json, f"monitor {found['name']}: {found['doing']}")
     if wait and found["phase"] != Phase.ACTIVE:
         raise ReplicatorError(f"this host has not taken over: dtctl failover history {found['name']}")
 
 
-def _over(client: Client, uuid: str) -> Any:
-    """Its view when nothing is under way any more, or waits for a person. Ctrl-C ends the waiting only."""
-    while True:
-        found = client.get("failover", "monitors", uuid)
-        if found["phase"] != Phase.TAKING_OVER or found["halted"]:
-            return found
-        time.sleep(_POLL_S)
+def _over(client: Client, uuid: str, *, quiet: bool) -> Any:
+    """Its view when nothing is under way any more, or waits for a person; what each step says is told as it
+    comes.
+    """
+    told: set[str] = set()
+
+    def tell(found: Any) -> None:
+        for line in _lines(found["report"]):
+            if not quiet and line not in told:
+                told.add(line)
+                output.say(line)
+
+    return until_over(
+        lambda: client.get("failover", "monitors", uuid),
+        lambda found: found["phase"] != Phase.TAKING_OVER or found["halted"],
+        tell,
+    )
+
+
+def _lines(report: Any) -> list[str]:
+    """What the steps of a procedure under way have said, or why they failed."""
+    steps = report["steps"] if report is not None else []
+    return [f"  {step['name']}: {text}" for step in steps for text in (*step["said"], step["text"]) if text]
 
 
 def _emit(document: Any, as_json: bool) -> None:

@@ -1,16 +1,16 @@
 """`dtctl failover drill` and `dtctl failover test`: would it work?"""
 
-import time
 from typing import Annotated, Any
 
 import typer
 
 from replicator.cli import output
+from replicator.cli.client import Client
 from replicator.cli.failover_scripts import Monitor
+from replicator.cli.following import until_over
 from replicator.cli.options import Json, agent
-from replicator.errors import ExitCode, UsageError
+from replicator.errors import ExitCode, ReplicatorError, UsageError
 
-_POLL_S = 0.2
 _KEPT = "kept"
 
 
@@ -30,6 +30,21 @@ def test(context: typer.Context, monitor: Monitor, json: Json = False) -> None:
     output.emit(found, json, "failover_test")
     if not found["ready"]:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def advise(client: Client, monitor: str) -> None:
+    """What would keep a monitor that was just made from taking over, a line each. Not that its source has not
+    heard of it yet.
+    """
+    try:
+        found = client.post("failover", "monitors", monitor, "test")
+    except ReplicatorError:
+        return
+    for check in found["checks"]:
+        if check["name"] == "permission":
+            continue
+        if check["result"] == "failed" or (check["result"] == "warning" and check["name"].endswith("script")):
+            output.say(f"careful: {check['name']}: {check['text']}")
 
 
 def drill(
@@ -73,9 +88,10 @@ def drill(
         body["timeout_s"] = timeout
     found: dict[str, Any] = client.post(*path, body=body)
     uuid = found["uuid"]
-    while found["state"] != _KEPT and not found["ended"]:
-        time.sleep(_POLL_S)
-        found = next(d for d in client.get(*path) if d["uuid"] == uuid)
+    found = until_over(
+        lambda: next(d for d in client.get(*path) if d["uuid"] == uuid),
+        lambda drill: drill["state"] == _KEPT or bool(drill["ended"]),
+    )
     output.emit(found, json, "drill")
     if found["state"] not in ("passed", _KEPT):
         raise typer.Exit(ExitCode.FAILED)

@@ -1,4 +1,4 @@
-"""`dtctl failover guards`, `open` and `follow`: groups in which this host is the source."""
+"""`dtctl failover guards`, `open`, `release` and `follow`: groups in which this host is the source."""
 
 from typing import Annotated
 
@@ -22,6 +22,7 @@ Confirmed = Annotated[
 def register(app: typer.Typer) -> None:
     app.command("guards", epilog="Example: dtctl failover guards")(guards)
     app.command("open", epilog="Example: dtctl failover open web --even-if-two-masters")(open_)
+    app.command("release", epilog="Example: dtctl failover release web --even-if-two-masters")(release)
     app.command("follow", epilog="Example: dtctl failover follow web")(follow)
 
 
@@ -47,3 +48,14 @@ def follow(context: typer.Context, name: Name, json: Json = False) -> None:
     """
     body = {"action": "follow"}
     output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_follows")
+
+
+def release(
+    context: typer.Context, name: Name, even_if_two_masters: Confirmed = False, json: Json = False
+) -> None:
+    """Obey the host that watches this one no more, because it is lost for good: its leases and fences end.
+
+    Without the option it says what that means, and what else can be done.
+    """
+    body = {"action": "release", "even_if_two_masters": even_if_two_masters}
+    output.emit(agent(context).post("failover", "guards", name, body=body), json, "guard_released")

@@ -58,6 +58,16 @@ class Logins:
         except FileNotFoundError:
             pass
 
+    def forget_all(self) -> int:
+        """Returns how many there were."""
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return 0
+        for name in names:
+            os.unlink(os.path.join(self._directory, name))
+        return len(names)
+
     def _path(self, server: Address, user: str) -> str:
         name = hashlib.sha256(f"{user}@{server}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
         return os.path.join(self._directory, name)

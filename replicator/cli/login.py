@@ -67,10 +67,20 @@ def login(
         output.say(f"User access level set to {found['level']}")
 
 
-def logout(context: typer.Context) -> None:
+def logout(
+    context: typer.Context,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Forget all logins of yours that are kept here, to whatever server.")
+    ] = False,
+) -> None:
     """End the login to an agent of another host (--server)."""
+    from replicator.cli.known_servers import Logins
     from replicator.cli.remote import RemoteClient
 
+    if everywhere:
+        count = Logins().forget_all()
+        output.say(f"{count} logins forgotten; what nobody uses ends at its agent by itself")
+        return
     client = agent(context)
     if not isinstance(client, RemoteClient):
         raise UsageError("nobody logs in on an agent's own host; give --server HOST")

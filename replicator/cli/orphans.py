@@ -1,17 +1,16 @@
 """`dtctl orphans`, `dtctl target orphans`: what a copy has and its source does not."""
 
-import time
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from replicator.cli import output
+from replicator.cli.following import until_over
 from replicator.cli.options import Connection, Json, agent
 from replicator.errors import ReplicatorError
-from replicator.orphans import OrphanReport, OrphanSettings, described, settings_text
+from replicator.orphans import OrphanAction, OrphanReport, OrphanSettings, described, settings_text
 
-_POLL_S = 0.1
 app = typer.Typer(help="Orphans: names in a copy that the source does not have.")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would happen.")]
@@ -44,8 +43,12 @@ def start(
     else:
         output.say(f"connection {connection}: looks for orphans")
     if report["phase"] in ("halted", "stopped") and (dry_run or wait):
-        advice = f": dtctl orphans start {connection} --over-limit" if report["phase"] == "halted" else ""
+        advice = ""
+        if report["phase"] == "halted" and report["action"] != OrphanAction.KEEP:
+            advice = f": dtctl orphans start {connection} --over-limit"
         raise ReplicatorError(f"orphans {report['phase']}: {report['reason']}{advice}")
+    if report["problems"] and wait:
+        raise ReplicatorError(f"{report['problems']} orphans are still there: {report['reason']}")
 
 
 def _act(context: typer.Context, connection: str, action: str, done: str, json: bool) -> None:
@@ -134,11 +137,10 @@ def settings(
 
 def _ended(client: Any, connection: str, run: str) -> Any:
     """The report of that run, when it has ended."""
-    while True:
-        report = client.get("connections", connection, "orphans")
-        if report["run"] == run and report["phase"] in ("halted", "stopped", "complete"):
-            return report
-        time.sleep(_POLL_S)
+    return until_over(
+        lambda: client.get("connections", connection, "orphans"),
+        lambda report: report["run"] == run and report["phase"] in ("halted", "stopped", "complete"),
+    )
 
 
 def _print(found: Any) -> None:

@@ -112,6 +112,10 @@ def monitor(found: Mapping[str, Any]) -> RenderableType:
     grid.add_row("source", found["source"] + name)
     since = f" since {_time(found['since'])}" if found["since"] else ""
     grid.add_row("status", Text(found["doing"] + since, style=_PHASES[found["phase"]]))
+    for step in found["report"]["steps"] if found["report"] is not None else ():
+        if step["outcome"] not in ("pending", "done"):
+            said = "; ".join(filter(None, (step["text"], *step["said"][-1:])))
+            grid.add_row("step", f"{step['name']}: {step['outcome']}{f' ({said})' if said else ''}")
     grid.add_row("epoch", str(found["epoch"]))
     grid.add_row("addresses", countdowns(found))
     for address in found["addresses"]:

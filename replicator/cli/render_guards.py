@@ -43,6 +43,16 @@ def guard_opened(guard: Mapping[str, Any]) -> RenderableType:
     return Text(f"{guard['name']}: mounts of this host may be written again")
 
 
+def guard_released(found: Mapping[str, Any]) -> RenderableType:
+    lines = [f"{found['name']}: {found['target']} does not count for this host any more"]
+    for number in found["connections"]:
+        lines.append(
+            f"connection {number} still leads there: dtctl disconnect {number}, then dtctl protect to another"
+            " host"
+        )
+    return Text("\n".join([*lines, *found["problems"]]))
+
+
 def guard_follows(guard: Mapping[str, Any]) -> RenderableType:
     owner = guard["superseded"]["owner_name"]
     return Text(
@@ -53,3 +63,12 @@ def guard_follows(guard: Mapping[str, Any]) -> RenderableType:
 def adopted(found: Mapping[str, Any]) -> RenderableType:
     numbers = ", ".join(str(number) for number in found["connections"])
     return Text(f"connection {numbers}: a difference mirror brings that copy up to date")
+
+
+def source_addresses(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("address", "interface there"):
+        table.add_column(heading)
+    for each in found:
+        table.add_row(Text(each["address"]), Text(each["interface"]))
+    return table

@@ -28,6 +28,8 @@ def schedule(found: Mapping[str, Any]) -> RenderableType:
         f"after {stop['sent_bytes']}" if stop["sent_bytes"] else "",
         "when the queue is empty",
     ]
+    if found["target"]:
+        grid.add_row("of", f"target {found['target']}")
     grid.add_row("start", ", ".join(filter(None, starts)) or "–")
     grid.add_row("stop", ", ".join(filter(None, stops)))
     grid.add_row("window", f"{window['opens']} to {window['closes']}" if window["opens"] else "–")

@@ -23,8 +23,8 @@ def verification(report: Mapping[str, Any]) -> RenderableType:
         lines += _found(report)
     if report["waits_for"]:
         lines.append(Text(f"waits: {report['waits_for']}", style="yellow"))
-    if report["next_run"] is not None:
-        lines.append(Text(f"next: {_when(report['next_run'])}, {report['schedule']}"))
+    if text := next_run(report):
+        lines.append(Text(f"next: {text}"))
     if report["background_bytes_per_s"]:
         lines.append(Text(_background(report)))
     return Group(*lines)
@@ -38,8 +38,8 @@ def verified(report: Mapping[str, Any]) -> str:
         result = f"{count_text(count)} paths differ" if count else "equal"
         when = _when(report["finished"]) if report["finished"] else f"since {_when(report['started'])}"
         parts.append(f"{report['phase']} {when}: {result}")
-    if report.get("next_run") is not None:
-        parts.append(f"next {_when(report['next_run'])}, {report['schedule']}")
+    if text := next_run(report):
+        parts.append(f"next {text}")
     if report.get("background_bytes_per_s"):
         parts.append(_background(report))
     return "; ".join(parts) or "–"
@@ -151,3 +151,9 @@ def verifications(reports: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="seconds")
+
+
+def next_run(report: Mapping[str, Any]) -> str:
+    """When it begins by schedule, and how often; "": none is scheduled."""
+    when = report.get("next_run")
+    return f"{_when(when)}, {report['schedule']}" if when is not None else ""

@@ -1,16 +1,15 @@
 """`dtctl restore`: the data of a copy is brought home."""
 
-import time
 from typing import Annotated, Any
 
 import typer
 
 from replicator.cli import output
+from replicator.cli.following import until_over
 from replicator.cli.options import NEWER_WARNING, Json, absolute, agent
 from replicator.errors import ReplicatorError, UsageError
 from replicator.restores import Danger
 
-_POLL_S = 0.2
 _START_TIMEOUT_S = 3600.0  # both trees may have to be compared first
 _ENDED = ("complete", "stopped", "failed")
 
@@ -137,19 +136,24 @@ def _pair(text: str) -> dict[str, str]:
 
 
 def _ended(client: Any, restore: str, *, quiet: bool) -> Any:
-    """Its view when it has ended; progress for those who watch. Ctrl-C ends the waiting only."""
+    """Its view when it has ended; progress for those who watch."""
     shows = not quiet and output.is_terminal()
-    last = ""
-    while True:
-        found = client.get("restores", restore)
-        if found["phase"] in _ENDED:
-            return found
+    last = said = ""
+
+    def tell(found: Any) -> None:
+        nonlocal last, said
+        if found["reason"] != said and not quiet and not shows and found["phase"] not in _ENDED:
+            said = found["reason"]
+            if said:
+                output.warn(said)
         percent = found["percent"]
         text = f"{percent:.0f} %, {found['done_files']} files" if percent is not None else found["phase"]
-        if shows and text != last:
+        text += f"; {found['reason']}" if found["reason"] else ""
+        if shows and text != last and found["phase"] not in _ENDED:
             output.warn(text)
             last = text
-        time.sleep(_POLL_S)
+
+    return until_over(lambda: client.get("restores", restore), lambda found: found["phase"] in _ENDED, tell)
 
 
 @app.command("status", epilog="Example: dtctl restore status")

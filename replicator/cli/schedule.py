@@ -1,11 +1,12 @@
-"""`dtctl schedule`: when a connection transmits."""
+"""`dtctl schedule`: when a connection transmits, or all connections to a target."""
 
 from typing import Annotated, Any
 
 import typer
 
 from replicator.cli import output
-from replicator.cli.options import Connection, Json, agent
+from replicator.cli.options import Json, agent
+from replicator.cli.transmission import Target, Whose, act, ask, whose
 
 app = typer.Typer(
     help="When a connection transmits: start and stop criteria, and a window.",
@@ -13,8 +14,14 @@ app = typer.Typer(
 )
 
 
-def _act(context: typer.Context, connection: str, body: dict[str, object], json: bool) -> None:
-    found: Any = agent(context).post("connections", connection, "schedule", body=body)
+def _act(
+    context: typer.Context,
+    connection: str | None,
+    target: str | None,
+    body: dict[str, object],
+    json: bool,
+) -> None:
+    found: Any = act(agent(context), "schedule", connection, target, body)
     settings = found["settings"]
     if settings["window"]["opens"] and not any(settings["start"].values()):
         output.warn("a window alone starts nothing: add a start criterion with `dtctl schedule start`")
@@ -24,7 +31,7 @@ def _act(context: typer.Context, connection: str, body: dict[str, object], json:
 @app.command("start", epilog="Example: dtctl schedule start 1 --queue-bytes '10 MB'")
 def start(
     context: typer.Context,
-    connection: Connection,
+    connection: Whose = None,
     at: Annotated[
         str, typer.Option("--at", metavar="TIME", help="Date and time, or 'now'. Nothing starts before it.")
     ] = "",
@@ -38,6 +45,7 @@ def start(
     queue_bytes: Annotated[
         str, typer.Option("--queue-bytes", metavar="SIZE", help="When so much is queued: '10 MB'.")
     ] = "",
+    target: Target = None,
     json: Json = False,
 ) -> None:
     """Say what starts a session. It replaces all start criteria there were."""
@@ -48,59 +56,71 @@ def start(
         "queue_percent": queue_percent,
         "queue_bytes": queue_bytes,
     }
-    _act(context, connection, body, json)
+    _act(context, connection, target, body, json)
 
 
 @app.command("stop", epilog="Example: dtctl schedule stop 1 --after '2 hours' --bytes '10 MB'")
 def stop(
     context: typer.Context,
-    connection: Connection,
+    connection: Whose = None,
     after: Annotated[
         str, typer.Option("--after", metavar="TIME", help="It has lasted so long: '2 hours'.")
     ] = "",
     sent: Annotated[str, typer.Option("--bytes", metavar="SIZE", help="It has sent so much: '10 MB'.")] = "",
+    target: Target = None,
     json: Json = False,
 ) -> None:
     """Say what ends a session before the queue is empty. It replaces all stop criteria there were."""
-    _act(context, connection, {"action": "stop", "after": after, "sent_bytes": sent}, json)
+    _act(context, connection, target, {"action": "stop", "after": after, "sent_bytes": sent}, json)
 
 
 @app.command("window", epilog="Example: dtctl schedule window 1 21:00 04:00")
 def window(
     context: typer.Context,
-    connection: Connection,
-    opens: Annotated[str, typer.Argument(metavar="OPENS", help="Local time of day, '21:00'.")],
-    closes: Annotated[str, typer.Argument(metavar="CLOSES", help="The same; may be on the next day.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CON] OPENS CLOSES",
+            help="Local times of day, '21:00'; the second may be on the next day.",
+        ),
+    ],
+    target: Target = None,
     json: Json = False,
 ) -> None:
     """Say between which times of day sessions may be. Alone it starts none."""
-    _act(context, connection, {"action": "window", "opens": opens, "closes": closes}, json)
+    connection, (opens, closes) = whose(words, target, "OPENS", "CLOSES")
+    _act(context, connection, target, {"action": "window", "opens": opens, "closes": closes}, json)
 
 
 @app.command("clear", epilog="Example: dtctl schedule clear 1 window")
 def clear(
     context: typer.Context,
-    connection: Connection,
-    what: Annotated[str, typer.Argument(metavar="start|stop|window|all")],
+    words: Annotated[list[str], typer.Argument(metavar="[CON] start|stop|window|all", show_default=False)],
+    target: Target = None,
     json: Json = False,
 ) -> None:
-    """Forget one kind of criteria, or all: then data flows at once again."""
-    _act(context, connection, {"action": "clear", "what": what}, json)
+    """Forget one kind of criteria, or all: then data flows at once again, or as the target's says."""
+    connection, (what,) = whose(words, target, "start|stop|window|all")
+    _act(context, connection, target, {"action": "clear", "what": what}, json)
 
 
 @app.command("enable", epilog="Example: dtctl schedule enable 1")
-def enable(context: typer.Context, connection: Connection, json: Json = False) -> None:
+def enable(
+    context: typer.Context, connection: Whose = None, target: Target = None, json: Json = False
+) -> None:
     """Let the criteria hold (again)."""
-    _act(context, connection, {"action": "enable"}, json)
+    _act(context, connection, target, {"action": "enable"}, json)
 
 
 @app.command("disable", epilog="Example: dtctl schedule disable 1")
-def disable(context: typer.Context, connection: Connection, json: Json = False) -> None:
+def disable(
+    context: typer.Context, connection: Whose = None, target: Target = None, json: Json = False
+) -> None:
     """Let data flow at once, and keep the criteria for later."""
-    _act(context, connection, {"action": "disable"}, json)
+    _act(context, connection, target, {"action": "disable"}, json)
 
 
 @app.command("show", epilog="Example: dtctl schedule show 1")
-def show(context: typer.Context, connection: Connection, json: Json = False) -> None:
+def show(context: typer.Context, connection: Whose = None, target: Target = None, json: Json = False) -> None:
     """Show the criteria, and what happens next, when and why."""
-    output.emit(agent(context).get("connections", connection, "schedule"), json, "schedule")
+    output.emit(ask(agent(context), "schedule", connection, target), json, "schedule")

@@ -1,9 +1,10 @@
-"""What `dtctl compression` and `dtctl limit` share: whose settings they change."""
+"""What `dtctl compression`, `limit` and `schedule` share: whose settings they change."""
 
 from typing import Annotated, Any
 
 import typer
 
+from replicator.cli import complete
 from replicator.cli.client import Client
 from replicator.errors import UsageError
 
@@ -11,6 +12,16 @@ Target = Annotated[
     str | None,
     typer.Option(
         "--target", metavar="HOST", help="All connections to this host, instead of one connection CON."
+    ),
+]
+
+Whose = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CON]",
+        help="A connection; or give --target.",
+        show_default=False,
+        autocompletion=complete.connections,
     ),
 ]
 
@@ -24,6 +35,40 @@ def split(words: list[str], target: str | None, what: str) -> tuple[str | None, 
     if len(words) != 2:
         raise UsageError(f"two words are needed: a connection (or --target HOST), and {what}")
     return words[0], words[1]
+
+
+def whose(words: list[str], target: str | None, *wanted: str) -> tuple[str | None, list[str]]:
+    """(connection, values) of words of which the first is a connection unless there is `--target`. Raises
+    UsageError.
+    """
+    count = len(wanted) + (target is None)
+    if len(words) != count:
+        names = " ".join(wanted if target is not None else ("CON", *wanted))
+        raise UsageError(f"say {names}" + ("" if target is not None else ", or with --target HOST no CON"))
+    return (None, words) if target is not None else (words[0], words[1:])
+
+
+def ask(client: Client, what: str, connection: str | None, target: str | None) -> Any:
+    """The schedule, or calendar, of one of both. Raises UsageError."""
+    _one(connection, target)
+    if connection is None:
+        return client.get(what, target=target)
+    return client.get("connections", connection, what)
+
+
+def act(
+    client: Client, what: str, connection: str | None, target: str | None, body: dict[str, object]
+) -> Any:
+    """Change it. Raises UsageError."""
+    _one(connection, target)
+    if connection is None:
+        return client.post(what, body={**body, "target": target})
+    return client.post("connections", connection, what, body=body)
+
+
+def _one(connection: str | None, target: str | None) -> None:
+    if (connection is None) == (target is None):
+        raise UsageError("name a connection, or --target HOST")
 
 
 def tell(

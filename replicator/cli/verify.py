@@ -1,16 +1,15 @@
 """`dtctl verify`, `dtctl runs`: whether a copy is what its source is, and how runs ended."""
 
-import time
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from replicator.cli import output
+from replicator.cli.following import until_over
 from replicator.cli.options import NEWER_WARNING, Connection, Json, agent
 from replicator.errors import ExitCode, ReplicatorError
 
-_POLL_S = 0.1
 _OVER = ("stopped", "complete")
 
 
@@ -66,15 +65,15 @@ def run(
 
 
 def _ended(client: Any, connection: str, started: str) -> Any:
-    while True:
+    def look() -> Any:
         report = client.get("connections", connection, "verify")
         if report["run"] != started:
             raise ReplicatorError(
                 f"another verification has begun meanwhile: dtctl verify history {connection}"
             )
-        if report["phase"] in _OVER:
-            return report
-        time.sleep(_POLL_S)
+        return report
+
+    return until_over(look, lambda report: report["phase"] in _OVER)
 
 
 def _differs(report: Any) -> bool:
@@ -160,7 +159,14 @@ def schedule(
         _say(context, connection, {"action": "unschedule"}, "no verification is scheduled", json)
         return
     body = {"action": "schedule", "at": at, "every": every, **_options(checksum, remirror, newer)}
-    _say(context, connection, body, "verification scheduled: dtctl verify status shows when", json)
+    report = agent(context).post("connections", connection, "verify", body=body)["report"]
+    if json:
+        output.print_json(report)
+        return
+    from replicator.cli.render_verify import next_run
+
+    text = next_run(report)
+    output.say(f"connection {connection}: next verification {text or 'now, and no other'}")
 
 
 @app.command("background", epilog="Example: dtctl verify background 1 4194304")

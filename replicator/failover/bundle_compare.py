@@ -69,7 +69,7 @@ def differences(bundle: str, manifest: Manifest, path: str = "") -> Iterator[Dif
 def _of_root(reader: RootReader, there: Root) -> Iterator[tuple[Difference, bytes]]:
     for item in reader.items():
         if isinstance(item, Absent):
-            if _open(there, item.path) is not None:
+            if _exists(there, item.path):
                 yield Difference("", What.ONLY_HERE), item.path
         elif item.saved.part is not Part.ABOVE:
             found = _compared(reader, there, item)
@@ -184,6 +184,13 @@ def _open(root: Root, path: bytes) -> int | None:
         if error.errno in MISSING:
             return None
         raise
+
+
+def _exists(root: Root, path: bytes) -> bool:
+    descriptor = _open(root, path)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
 
 
 def _names(root: Root, directory: bytes) -> Iterator[bytes]:

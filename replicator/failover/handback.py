@@ -36,7 +36,7 @@ class HomeCopy(msgspec.Struct, frozen=True, kw_only=True):
     """What home has of one connection of the group. `connection`: uuid of the forward one.
 
     `prepared`: its own tail is kept, and it may be brought what differs. `problem`: why it can never become
-    exact as it is; "": it can.
+    exact as it is; "": it can. `silent`: what keeps it does not answer, which may be because it just starts.
     """
 
     connection: str
@@ -46,6 +46,7 @@ class HomeCopy(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = False
     data_state: str = ""
     problem: str = ""
+    silent: bool = False
 
 
 class Home(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,10 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_prepared(self) -> bool:
         return all(copy.prepared for copy in self.copies)
+
+    @property
+    def is_silent(self) -> bool:
+        return any(copy.silent for copy in self.copies)
 
 
 class Behind(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,14 +130,20 @@ def disagreement(heads: Mapping[str, Mapping[str, Mark]], held: Mapping[str, Map
     return ""
 
 
+_OWNS = (Phase.ACTIVE, Phase.HANDING_BACK)
+
+
 def _refusals(situation: Situation) -> list[str]:
     monitor, home = situation.monitor, situation.home
     name = monitor.name
-    if monitor.phase not in (Phase.ACTIVE, Phase.HANDING_BACK):
+    if monitor.phase not in _OWNS:
         return [f"{name} is {monitor.phase}: there is nothing to hand back"]
     if home.unreached:
         source = monitor.source_name or monitor.settings.source_host
-        return [f"{source} does not answer: {home.unreached}. Start its agent, or name another way with --at"]
+        return [
+            f"{source} does not answer: {home.unreached}. Start its agent; if it is lost for good, this host"
+            f" stays the owner: dtctl failover remove {name} --even-if-owner"
+        ]
     found = []
     if monitor.source_uuid and home.agent != monitor.source_uuid:
         found.append(
@@ -150,6 +161,11 @@ def _refusals(situation: Situation) -> list[str]:
         copy = copies.get(connection)
         if copy is None:
             found.append(f"{home.name} has nothing of connection {connection}: restore to it first")
+        elif copy.silent:
+            found.append(
+                f"{copy.repset} on {home.name} does not answer yet: {copy.problem}. Its agent goes on"
+                f" starting it: try again, and look there (dtctl events on {home.name}) if it stays so"
+            )
         elif copy.problem:
             found.append(f"{copy.repset} on {home.name}: {copy.problem}")
     return found
@@ -178,6 +194,10 @@ def _warnings(situation: Situation) -> list[str]:
 
 def _state(situation: Situation) -> list[str]:
     monitor, home = situation.monitor, situation.home
+    if monitor.phase not in _OWNS:
+        return [
+            f"{situation.owner} has not taken over from {monitor.source_name or monitor.settings.source_host}"
+        ]
     lines = [f"{situation.owner} owns {monitor.name} since epoch {monitor.epoch}, and serves"]
     if home.unreached:
         return [*lines, f"{monitor.source_name or monitor.settings.source_host}: {home.unreached}"]
@@ -186,6 +206,8 @@ def _state(situation: Situation) -> list[str]:
     behind = {entry.connection: entry for entry in situation.behind}
     for copy in home.copies:
         places = ", ".join(copy.places)
+        if not places:
+            continue  # its connection has ended: only addresses have moved
         if not copy.prepared:
             how = "is not prepared yet"
         else:

@@ -68,6 +68,11 @@ class Run:
         if len(self._said) < limits.PLAN_LINES:
             self._said.append(one_line(text, limits.PLAN_LINE_CHARS))
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """So far."""
+        return tuple(self._said)
+
     def take_said(self) -> tuple[str, ...]:
         said, self._said = tuple(self._said), []
         return said
@@ -131,6 +136,7 @@ class PlanRun:
     journal: PlanJournal
     world: World
     halted: str = ""  # why it waits for a person
+    _running: Run | None = None  # of the step that is being done
     _unwritten: list[Note] = field(default_factory=list)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _decided: trio.Lock = field(default_factory=trio.Lock)
@@ -151,6 +157,11 @@ class PlanRun:
             time=self._now(),
         )
         await self._note(note)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What the step that is being done has printed so far."""
+        return self._running.said if self._running is not None else ()
 
     async def restart(self) -> None:
         """After a crash: what was begun is completed or taken back by the next `go_on`."""
@@ -213,7 +224,7 @@ class PlanRun:
             await self._note(plans.Doing(step=step.name, about=msgspec.to_builtins(about), time=self._now()))
             self._scope = trio.CancelScope()
         began_ns = self.world.clock.monotonic_ns()
-        run = Run(self.notes)
+        self._running = run = Run(self.notes)
         with self._scope:
             for left in reversed(range(step.tries)):
                 try:

@@ -10,6 +10,7 @@ once in any case: it has to bear being run again.
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -67,19 +68,26 @@ def check(script: Script) -> None:
         raise UsageError(f"{script.path}: its failure can only stop what waits for it")
 
 
-def problems(script: Script) -> list[str]:
-    """What would keep it from being run now, or lets others than root change it. For people."""
+def obstacle(script: Script) -> str:
+    """Why it cannot be started now, as far as one look shows; "": it can. For people."""
     try:
-        state = os.stat(script.path)
+        os.stat(script.path)
     except OSError as error:
-        return [f"{script.path}: {error.strerror}"]
+        return f"{script.path}: {error.strerror}"
     if not os.path.isfile(script.path):
-        return [f"{script.path} is no file"]
-    found = []
+        return f"{script.path} is no file"
     if not os.access(script.path, os.X_OK):
-        found.append(f"{script.path} is not executable: chmod +x {script.path}")
-    if state.st_uid != 0 or state.st_mode & 0o022:
-        found.append(f"{script.path} can be changed by others than root, who runs it")
+        return f"{script.path} is not executable: chmod +x {script.path}"
+    return ""
+
+
+def problems(script: Script) -> list[str]:
+    """The same, and whether others than root can change it."""
+    found = [text] if (text := obstacle(script)) else []
+    with suppress(OSError):
+        state = os.stat(script.path)
+        if os.path.isfile(script.path) and (state.st_uid != 0 or state.st_mode & 0o022):
+            found.append(f"{script.path} can be changed by others than root, who runs it")
     return found
 
 
@@ -90,6 +98,7 @@ class Scripts:
         self._directory = Path(directory)
         self._add_event = add_event
         self._unwatched = trio.Event()  # a script runs that nobody waits for
+        self._told_of: set[str] = set()  # attempts; a disk may be too full to note it
 
     async def run(self, script: Script, occasion: Occasion, attempt: str) -> ScriptResult:
         """Run it, or learn how this attempt is doing. Waits for its end if the script says so, and for its
@@ -112,6 +121,10 @@ class Scripts:
                 return ScriptResult(kind=occasion.kind, path=script.path, outcome=Outcome.STARTED)
         await run.ended()
         return self._told(run)
+
+    def has_begun(self, attempt: str) -> bool:
+        """Whether to run this attempt is to learn how it is doing."""
+        return Attempt(self._directory, attempt).is_known
 
     async def stop(self, attempt: str) -> None:
         """End a script that runs: SIGTERM, then SIGKILL, to its process group."""
@@ -142,9 +155,11 @@ class Scripts:
 
     def _told(self, run: Attempt) -> ScriptResult:
         result = run.judged()
-        if not run.told:
+        if not run.told and run.name not in self._told_of:
             self._add_event(_event_of(result), **_fields(result, run.group))
-            run.told = True
+            self._told_of.add(run.name)
+            with suppress(OSError):  # then the next agent tells it once more
+                run.told = True
         return result
 
     def _attempts(self) -> list[Attempt]:

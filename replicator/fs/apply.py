@@ -104,6 +104,11 @@ class Place(NamedTuple):
     path: bytes
 
 
+def incoming_name(tag: bytes) -> bytes:
+    """What names of unfinished files begin with: those of `tag`."""
+    return b".replicator-incoming-" + tag
+
+
 class PathMaps:
     """Where the paths of one journal lie on the target. The longest prefix decides."""
 
@@ -170,7 +175,7 @@ class Applier:
     ) -> None:
         """`tag` makes the names of unfinished files this connection's own."""
         self.maps = PathMaps(maps)
-        self.incoming = b".replicator-incoming-" + tag
+        self.incoming = incoming_name(tag)
         """Name of a file that is not complete, where there are no files without name."""
         self.links = links
         self.transfers = transfers
@@ -481,6 +486,8 @@ class Applier:
         if tolerant:
             return Outcome.APPLIED if self.remove(record.path) else Outcome.IGNORED
         root, path = self.maps.place_name(record.path)
+        if root.keeper is not None and root.keeper(root, path):
+            return Outcome.APPLIED
         directory, name = root.parent(path)
         try:
             os.unlink(name, dir_fd=directory)

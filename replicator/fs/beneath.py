@@ -76,6 +76,8 @@ class Root:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.descriptor = descriptor
         self.device = os.fstat(self.descriptor).st_dev
+        self.keeper: Callable[[Root, bytes], bool] | None = None
+        """Told of what is about to be removed as a whole; returns whether its name is gone already."""
         self._directories: OrderedDict[bytes, int] = OrderedDict()
         self._files: OrderedDict[bytes, int] = OrderedDict()
         self._directories_max = max(directories_max, 2)  # a rename borrows two at a time
@@ -211,10 +213,11 @@ class Root:
             if error.errno in MISSING:
                 return False
             raise
+        kept = self.keeper is not None and self.keeper(self, path)
         try:
             os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
-            return False
+            return kept
         except IsADirectoryError:
             self._remove_directory(path)
             return True

@@ -12,6 +12,7 @@ Its memory is what the capture had touched when it was made, shared with it as l
 """
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ import resource
 import select
 import signal
 import stat
+import time
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -32,6 +34,8 @@ _NAME = b"capture-holder"
 _POLLIN = 1
 _poll = _libc.poll
 _exit = _libc._exit
+_BEGIN_S = 0.5  # for a holder to come up
+_TRIES = 20
 _END_S = 5.0  # for a killed holder to be gone
 
 
@@ -56,8 +60,22 @@ class Held:
 def start() -> int:
     """A holder of this process's descriptors, now and later; its process id. Raises OSError.
 
-    It is a copy of the calling thread alone, so what it does is limited to sleeping.
+    It is a copy of the calling thread alone, so what it does is limited to sleeping. If another thread had
+    just asked for the interpreter lock, the copy waits for ever for a thread that it does not have to take
+    it (CPython's drop_gil), before it does anything: that one is no good, and another is made.
     """
+    for _ in range(_TRIES):
+        pid = _copy()
+        if _sleeps(pid):
+            return pid
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    raise OSError(
+        errno.EAGAIN, "no holder of descriptors comes up: they are not kept if this process is killed"
+    )
+
+
+def _copy() -> int:
     title = _Title()
     owner = _Poll(_pidfd(os.getpid()), _POLLIN, 0)
     pid = calls.clone(calls.CLONE_FILES)
@@ -65,6 +83,17 @@ def start() -> int:
         title.set()
         _sleep(owner)
     return pid
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether it has come as far as to sleep, in time: it takes its name last."""
+    until = time.monotonic() + _BEGIN_S
+    while time.monotonic() < until:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            if file.read().rstrip() == _NAME:
+                return True
+        time.sleep(0.001)
+    return False
 
 
 class _Title:
@@ -101,9 +130,9 @@ def _sleep(owner: _Poll) -> None:
     Nothing may be closed or opened here: the table is the capture's.
     """
     _libc.setsid()
-    _libc.prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     everything = ctypes.create_string_buffer(b"\xff" * 128, 128)
     _libc.sigprocmask(signal.SIG_SETMASK, everything, None)  # but SIGKILL, which nobody can block
+    _libc.prctl(_PR_SET_NAME, _NAME, 0, 0, 0)  # last: `start` waits for it
     while not owner.revents & _POLLIN:
         _poll(ctypes.byref(owner), 1, -1)
     _poll(None, 0, int(limits.HOLDER_GIVE_UP_S * 1000))
@@ -156,7 +185,9 @@ def end(held: Held) -> None:
     try:
         if start_time(held.pid) == held.started:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            select.select([descriptor], [], [], _END_S)
+            ended = select.poll()  # select(2) takes no number above 1,023
+            ended.register(descriptor, select.POLLIN)
+            ended.poll(_END_S * 1000)
     except OSError:
         pass
     finally:

@@ -20,12 +20,17 @@ _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EI
 def begin(directory: int, hidden: bytes) -> tuple[int, bytes | None]:
     """A descriptor of an empty file for reading and writing, and `hidden` if it has that name. OSError."""
     try:
-        return os.open(b".", _NAMELESS_FLAGS, UNFINISHED_MODE, dir_fd=directory), None
+        return begin_nameless(directory), None
     except OSError as error:
         if error.errno not in _NO_NAMELESS:
             raise
     unlink_quietly(directory, hidden)
     return os.open(hidden, CREATE_FLAGS, UNFINISHED_MODE, dir_fd=directory), hidden
+
+
+def begin_nameless(directory: int) -> int:
+    """The same without a name. OSError: also where there are no such files."""
+    return os.open(b".", _NAMELESS_FLAGS, UNFINISHED_MODE, dir_fd=directory)
 
 
 def finish(descriptor: int, hidden: bytes | None, directory: int, name: bytes) -> None:

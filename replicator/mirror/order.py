@@ -112,6 +112,8 @@ class Order:
         self.asked_objects = self.asked_bytes = 0  # ever, by `require_regions`
         self.names_unknown = False
         """A file is not repaired that may have names which nobody here knows: only comparing all can tell."""
+        self.begun_questions = 0
+        """How often it is worth asking whether the target has a part of a large file."""
 
     # --- the scanner's side ---
 
@@ -254,6 +256,33 @@ class Order:
             request.elsewhere = request.moved = request.probed = True
         if former is not None:
             self._void_patch(former)
+
+    def require_begun(self, path: bytes, identity: Identity, number: int, *, multilink: bool) -> None:
+        """The target may have a part of a file, and is asked; bring what it lacks. `number` as above."""
+        self.require_compared(path, identity, number, multilink=multilink)
+        request = self._patches.comparison(number)
+        if request is not None:
+            self._patches.ask_begun(request)
+
+    def goes_on(self, number: int, end: int, *, compare: bool) -> bool:
+        """The target has it up to `end`, which is to be compared. False: nobody wants to know any more."""
+        request = self._patches.comparison(number)
+        if request is None:
+            return False
+        self._patches.goes_on(request, end, compare=compare)
+        return True
+
+    def begun_answered(self, number: int) -> None:
+        """The target has answered whether it has a part of a file."""
+        request = self._patches.comparison(number)
+        if request is not None:
+            self._patches.answered(request, 0)
+
+    def asks_begun(self) -> bool:
+        """Whether it is worth asking if the target has a part of a large file; the caller does."""
+        worth = self.begun_questions > 0
+        self.begun_questions -= worth
+        return worth
 
     def differ(self, number: int, blocks: Iterable[Block]) -> PatchRequest | None:
         """The target found these blocks of a comparison different. None: of one that is over, or void."""

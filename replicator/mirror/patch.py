@@ -38,7 +38,8 @@ Dress = Callable[[Root, bytes, int, bytes, Attributes, Mapping[bytes, bytes]], N
 class NotAsClaimed(Exception):
     """The target does not have what the piece builds on: it has to be sent whole. Of a directory, `names`; of
     a file that it has an old copy of, with so many `links`, its blocks are compared, or only `blocks` sent.
-    `size`: of the files that were claimed to be right, and are not.
+    `size`: of the files that were claimed to be right, and are not. `begun`: a part of it is here, up to
+    there.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class NotAsClaimed(Exception):
         links: int = 0,
         blocks: tuple[Block, ...] = (),
         size: int = 0,
+        begun: int = 0,
     ) -> None:
         super().__init__(reason)
         self.names = names
         self.links = links
         self.blocks = blocks
         self.size = size
+        self.begun = begun
 
 
 class Patcher:
@@ -123,11 +126,13 @@ class Patcher:
     # --- one object ---
 
     def place_patch(self, entry: Patch) -> None:
+        begun = False
         if entry.rebuild:
             transfer = self._transfers.numbered(entry.rebuild)
             if transfer is None:
                 raise NotAsClaimed("this target does not know the file that is built")
             descriptor, state = transfer.descriptor, os.fstat(transfer.descriptor)
+            begun = transfer.kept_in is not None
         else:
             descriptor, state = self._file(entry.path, entry.identity)
         for offset, length in entry.holes:
@@ -136,17 +141,23 @@ class Patcher:
             if offset < state.st_size and length:
                 allocate(descriptor, _PUNCH, offset, length)
         fill(descriptor, entry.extents, entry.data.buffer)
-        if os.fstat(descriptor).st_size != entry.size:
+        # One that was begun says by its size how far it is.
+        if not begun and os.fstat(descriptor).st_size != entry.size:
             os.ftruncate(descriptor, entry.size)
         if state.st_mtime_ns == UNLIKE_NS:
             set_times(descriptor, None, UNLIKE_NS)
 
-    def place_digests(self, entry: Digests) -> None:
-        """Raises NotAsClaimed with the blocks that differ."""
+    def place_digests(self, entry: Digests, begun: int | None = None) -> None:
+        """`begun`: of a part of a file that does not have its name yet. Raises NotAsClaimed with the blocks
+        that differ.
+        """
         _check_digests(entry)
-        descriptor, state = self._file(entry.path, entry.identity)
-        if state.st_size != entry.size:
-            os.ftruncate(descriptor, entry.size)
+        if begun is None:
+            descriptor, state = self._file(entry.path, entry.identity)
+            if state.st_size != entry.size:
+                os.ftruncate(descriptor, entry.size)
+        else:
+            descriptor = begun
         for offset, length in digests.gaps(entry.start, entry.end, entry.extents):
             if offset < entry.size and _has_data(descriptor, offset, offset + length):
                 allocate(descriptor, _PUNCH, offset, length)
@@ -154,7 +165,8 @@ class Patcher:
             descriptor, entry.start, entry.end, entry.block_bytes, entry.extents, entry.digests
         )
         if blocks:
-            set_times(descriptor, None, UNLIKE_NS)
+            if begun is None:
+                set_times(descriptor, None, UNLIKE_NS)
             raise NotAsClaimed("blocks differ", blocks=tuple(blocks))
 
     def open_old(self, entry: Digests) -> int:

@@ -71,6 +71,7 @@ class PatchRequest:
     moved: bool = False  # what differs is looked for at other places of the target's copy
     elsewhere: bool = False  # the target has a copy that may be this one, under another name
     rebuilt: bool = False  # the target was told to build another file of it
+    begun: bool = False  # that one is what is there of a transfer that broke off
     answered_bytes: int = 0  # in a row, of which
     differing_bytes: int = 0  # so many differ
 
@@ -140,6 +141,17 @@ class Patches:
         self._comparisons[number] = request
         return former
 
+    def ask_begun(self, request: PatchRequest) -> None:
+        """The target is asked whether it has a part of the file: nothing is read until it has answered."""
+        request.ranges, request.compare = [(0, TO_END)], []
+        request.begun = request.rebuilt = request.probed = request.probing = True
+        request.unanswered = 1
+
+    def goes_on(self, request: PatchRequest, end: int, *, compare: bool) -> None:
+        """It has it up to `end`."""
+        request.ranges = [(end, TO_END)]
+        request.compare = [(0, end)] if compare else []
+
     def comparison(self, number: int) -> PatchRequest | None:
         """The comparison that has this number, if it is not void and not at its end."""
         return self._comparisons.get(number)
@@ -169,6 +181,8 @@ class Patches:
 
     def _look_for_moved(self, request: PatchRequest) -> None:
         """Where most differs, look for it at other places, as long as that finds something."""
+        if request.begun:
+            return
         most = request.differing_bytes * 2 > request.answered_bytes
         if not most:
             request.answered_bytes = request.differing_bytes = 0

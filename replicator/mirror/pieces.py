@@ -98,7 +98,9 @@ class File(Entry, frozen=True, tag=3):
 class Part(Entry, frozen=True, tag=4):
     """Some content of a file too large for one entry.
 
-    Parts of a transfer come in order; `first` opens it.
+    Parts of a transfer come in order; `first` opens it. `changed_ns` of that: a part of this file is worth
+    keeping over a kill (see `begun.py`); it is its ctime, or 0: it may be changed at this moment. `offered`:
+    its content is in the file that was offered for this transfer (see `local_copy.py`), or will be.
     """
 
     identity: Identity
@@ -106,6 +108,8 @@ class Part(Entry, frozen=True, tag=4):
     first: bool
     extents: Extents
     data: Content
+    changed_ns: I64 | None = None
+    offered: bool = False
 
 
 class Finish(Entry, frozen=True, tag=5):
@@ -264,6 +268,20 @@ class Links(Entry, frozen=True, tag=16):
     inodes: bytes
 
 
+class Begun(Entry, frozen=True, tag=17):
+    """A question: is a part of this large file here, of a transfer that broke off? Then that is the copy of
+    it from here on, and what it lacks comes as patches whose `rebuild` is this `number`.
+
+    `changed_ns`: its ctime now, 0 if that proves nothing. The answer is a `Refused` with the `number` and
+    `begun`, or without: nothing is here.
+    """
+
+    identity: Identity
+    links: Count
+    number: Count
+    changed_ns: I64
+
+
 NAME_TYPES = b"dfl-"
 """Directory, regular file, symlink, anything else."""
 
@@ -284,6 +302,7 @@ AnyEntry = (
     | Alike
     | Files
     | Links
+    | Begun
 )
 
 
@@ -305,6 +324,8 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     problem to show. `names`: it is these names of the directory `path` that are to be sent. `links`: the
     target has an old copy of the file with so many names, whose blocks are to be compared. `number`: of a
     comparison, which found these `blocks` different. `size`: of the files of which a claim does not hold.
+    `begun`: a part of the file is here, up to there, a multiple of 4 KiB; it has to be compared if there are
+    `links`.
     """
 
     journal: Count
@@ -317,6 +338,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True):
     number: Count = 0
     blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=limits.BLOCKS)] = ()
     size: Size = 0
+    begun: Size = 0
 
 
 _LENGTH = struct.Struct("<I")  # of the encoded entries

@@ -7,11 +7,10 @@ gives the same tree, which is what a receiver does after a kill.
 """
 
 import errno
-import fcntl
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from replicator import limits
@@ -19,16 +18,17 @@ from replicator.errors import ReplicatorError
 from replicator.fs import unfinished
 from replicator.fs.apply import Applier, OutsideError
 from replicator.fs.attributes import (
-    data_extents,
     read_xattrs,
     set_attributes,
     set_times,
     write_xattrs,
 )
 from replicator.fs.beneath import MISSING, Root, check_name
-from replicator.fs.many_states import read_states, sizes_of
+from replicator.fs.copying import clone, copy_on
+from replicator.fs.many_states import AVAILABLE, read_states, sizes_of
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
 from replicator.mirror import alike
+from replicator.mirror.begun import MARK, BegunFiles, keeping_mtime
 from replicator.mirror.comparison import Claim
 from replicator.mirror.digests import digest_of_file
 from replicator.mirror.elsewhere import Candidate, FileIndex, open_candidate
@@ -38,11 +38,13 @@ from replicator.mirror.order import parent_of
 from replicator.mirror.orphans import Finder
 from replicator.mirror.packed_place import TARGET_IS_ILL, ManyPlacer, Plainly
 from replicator.mirror.patch import NotAsClaimed, Patcher, dress_directory, fill
+from replicator.mirror.patches import ALIGN_BYTES
 from replicator.mirror.pieces import (
     Abandon,
     Alike,
     AnyEntry,
     Batch,
+    Begun,
     Digests,
     Entry,
     File,
@@ -66,7 +68,6 @@ from replicator.ops import NO_IDENTITY, AttributeMask, Attributes, Identity, sho
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ALL = int(AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME)
-_FICLONE = 0x40049409
 _NO_CLAIM = frozenset({Claim.NOTHING, Claim.ELSEWHERE})  # that something is right already
 
 
@@ -91,10 +92,12 @@ class Placer:
         self._maps = applier.maps
         self._applier = applier
         self._links = links
-        self._transfers = OpenTransfers()
+        self._incoming = applier.incoming
+        self._transfers = OpenTransfers(self._incoming + MARK)
         applier.links = links
         applier.transfers = self._transfers
-        self._incoming = applier.incoming
+        self._begun = BegunFiles(applier.maps.roots, self._incoming)
+        self._offers: dict[int, int] = {}  # descriptors by the number of the transfer they are for
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._interrupted: tuple[Batch, int, list[Refused]] | None = None
         self._index: FileIndex | None = None  # once something was looked for
@@ -123,6 +126,7 @@ class Placer:
             Patch: patcher.place_patch,
             Patched: self._place_patched,
             Digests: self._place_digests,
+            Begun: self._place_begun,
         }
 
     def place(self, batch: Batch) -> list[Refused]:
@@ -166,17 +170,29 @@ class Placer:
         return refused
 
     def close(self) -> None:
-        """Nothing is left open."""
-        self.give_up_transfers()
+        """Nothing is left open. What may be gone on with stays."""
+        self.leave_transfers()
+        for number in list(self._offers):
+            self.withdraw(number)
 
-    def give_up_transfers(self) -> None:
-        """Nothing more comes for those that are open."""
+    def leave_transfers(self) -> None:
+        """Whoever goes on with those that are open asks for them."""
         self._origins.clear()
         if self._index is not None:
             self._index.close()
             self._index = None
         for number in self._transfers.numbers():
-            self._give_up(number)
+            transfer = self._transfers.numbered(number)
+            if transfer is not None and transfer.kept_in is not None:
+                self._transfers.pop(number)
+                transfer.close()
+            else:
+                self._give_up(number)
+
+    def give_up_transfers(self) -> None:
+        """Nothing more comes for any of them. OSError."""
+        self.leave_transfers()
+        self._begun.remove_all()
 
     # --- only what is missing ---
 
@@ -184,7 +200,7 @@ class Placer:
         """Whether something is there that stays as it is, whatever it is. ReplicatorError: it is in the
         way.
         """
-        if isinstance(entry, Part | Abandon | Alike):  # the last speaks of several
+        if isinstance(entry, Part | Abandon | Alike | Begun):  # of these one speaks of several
             return False
         if isinstance(entry, Times):
             return entry.path not in self._made
@@ -254,7 +270,7 @@ class Placer:
                 if len(self._made) > limits.DIRECTORIES_MADE:
                     self._made.popitem(last=False)
             return
-        for name in entry.directories:
+        for name in self._missing_directories(directory, entry.directories):
             child = _join(path, name)
             if self._maps.is_root(_join(entry.path, name)):
                 continue
@@ -268,6 +284,13 @@ class Placer:
                     directory = root.directory(path)
                     os.mkdir(name, 0o700, dir_fd=directory)
         self._plainly.dressed(entry.path)
+
+    def _missing_directories(self, directory: int, names: Sequence[bytes]) -> list[bytes]:
+        """Those of these names that may be no directories in the open one."""
+        if not (names and AVAILABLE):
+            return list(names)
+        there = read_states(directory, names).directories()
+        return [name for name, is_directory in zip(names, there, strict=True) if not is_directory]
 
     def ensure_directory(self, root: Root, path: bytes) -> int:
         try:
@@ -301,7 +324,8 @@ class Placer:
             if error.errno not in MISSING:
                 raise
             return  # moved or removed meanwhile: it is brought again, with its times
-        set_times(descriptor, None, entry.mtime_ns)
+        if os.fstat(descriptor).st_mtime_ns != entry.mtime_ns:
+            set_times(descriptor, None, entry.mtime_ns)
 
     # --- files ---
 
@@ -345,8 +369,74 @@ class Placer:
         if earlier is not None:
             self._give_up(earlier)
         directory, _ = self._parent(root, path)
-        descriptor, name = unfinished.begin(directory, self._incoming + b"-%d" % entry.transfer)
-        self._transfers.add(entry.transfer, OpenTransfer(descriptor, entry.identity, entry.path, name))
+        kept_in: Root | None = None
+        name: bytes | None = None
+        if entry.offered:
+            found = self._offers.pop(entry.transfer, None)
+            if found is None:
+                raise NotAsClaimed("the file that was to have its content is not here any more")
+            descriptor = found
+        elif entry.changed_ns is not None and os.fstat(directory).st_dev == root.device:
+            kept_in = root
+            descriptor, name = self._begun.begin(root, entry.identity, entry.changed_ns)
+        else:
+            descriptor, name = unfinished.begin(directory, self._incoming + b"-%d" % entry.transfer)
+        transfer = OpenTransfer(
+            descriptor, entry.identity, entry.path, name, kept_in=kept_in, offered=entry.offered
+        )
+        self._transfers.add(entry.transfer, transfer)
+
+    def offer(self, path: bytes, number: int) -> int | None:
+        """Lend a file without a name for a transfer that will come; None: there is none. From any thread."""
+        root, below = self._maps.place_name(path)
+        directory = -1
+        try:
+            try:
+                directory = root.open_directory(below.rpartition(b"/")[0])
+                descriptor = unfinished.begin_nameless(directory)
+            except OSError:  # its directory may come later
+                descriptor = unfinished.begin_nameless(root.descriptor)
+        except OSError:
+            return None
+        finally:
+            if directory >= 0:
+                os.close(directory)
+        self.withdraw(number)
+        while len(self._offers) >= limits.LOCAL_OFFERS:
+            os.close(self._offers.pop(next(iter(self._offers))))
+        self._offers[number] = descriptor
+        return descriptor
+
+    def withdraw(self, number: int) -> None:
+        """Nobody wants it."""
+        descriptor = self._offers.pop(number, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _place_begun(self, entry: Begun) -> None:
+        """Answered by what is raised: it is here up to some place, or not at all."""
+        root, _ = self._maps.place_name(entry.path)
+        earlier = self._transfers.number_of(entry.identity)
+        if earlier is not None:
+            transfer = self._transfers.numbered(earlier)
+            if transfer is not None and transfer.kept_in is not None:
+                self._transfers.pop(earlier)
+                transfer.close()
+            else:
+                self._give_up(earlier)
+        found = self._begun.find(root, entry.identity, entry.changed_ns)
+        if found is None:
+            raise NotAsClaimed("nothing of it is here")
+        state = os.fstat(found.descriptor)
+        end = state.st_size // ALIGN_BYTES * ALIGN_BYTES
+        if not (stat.S_ISREG(state.st_mode) and end):
+            os.close(found.descriptor)
+            raise NotAsClaimed("nothing of it is here")
+        transfer = OpenTransfer(found.descriptor, entry.identity, entry.path, found.name, kept_in=root)
+        self._transfers.add(entry.number, transfer)
+        torn = self.suspect_since_ns is not None and state.st_ctime_ns >= self.suspect_since_ns
+        compared = torn or not found.unchanged
+        raise NotAsClaimed("a part of it is here", links=max(entry.links, 1) if compared else 0, begun=end)
 
     def _place_finish(self, entry: Finish) -> None:
         transfer = self._transfers.numbered(entry.transfer)
@@ -360,12 +450,20 @@ class Placer:
         directory, name = self._parent(root, path)
         descriptor = transfer.descriptor
         os.ftruncate(descriptor, entry.size)
-        self._dress_new(directory, descriptor, entry.path, entry.attributes, entry.xattrs)
+        kept_in = transfer.kept_in
+        made_here = kept_in is None and not transfer.offered
+        self._dress_new(
+            directory, descriptor, entry.path, entry.attributes, entry.xattrs, made_here=made_here
+        )
         if transfer.name is None:
             self._name_nameless(root, path, directory, name, descriptor)
         else:
             try:
-                self._take_name(root, path, directory, transfer.name)
+                if kept_in is None:
+                    self._take_name(root, path, directory, transfer.name)
+                else:
+                    with keeping_mtime(kept_in.descriptor):
+                        self._take_name(root, path, directory, transfer.name, kept_in.descriptor)
             except FileNotFoundError:
                 self._give_up(number)
                 raise NotAsClaimed("the unfinished copy was removed") from None
@@ -390,7 +488,9 @@ class Placer:
         if transfer is None:
             return
         transfer.close()
-        if transfer.name is not None:
+        if transfer.name is not None and transfer.kept_in is not None:
+            self._begun.remove(transfer.kept_in, transfer.name)
+        elif transfer.name is not None:
             root, path = self._maps.place_name(transfer.path)
             try:
                 directory, _ = root.parent(path)
@@ -401,10 +501,11 @@ class Placer:
     # --- files of which much has moved ---
 
     def _place_digests(self, entry: Digests) -> None:
-        if not entry.anchors:
-            self._patcher.place_digests(entry)
-            return
         transfer = self._transfers.numbered(entry.number)
+        if not entry.anchors:
+            kept = transfer is not None and transfer.kept_in is not None
+            self._patcher.place_digests(entry, transfer.descriptor if transfer is not None and kept else None)
+            return
         if entry.begins:
             self._give_up(entry.number)
             transfer = self._begin_rebuild(entry)
@@ -506,16 +607,16 @@ class Placer:
         for name in self._links.names_in(entry.path).intersection(entry.names):
             self._links.forget(_join(entry.path, name))  # it has one name now, so no other is a link to it
         if self._finder is not None:
-            for name in entry.names:
-                self._finder.is_the_sources(_join(entry.path, name))
-        sizes = sizes_of(entry.states)
+            self._finder.are_the_sources(entry.path, entry.names)
         try:
             others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
         except OSError as error:
             if error.errno in TARGET_IS_ILL:
                 raise
-            raise NotAsClaimed(error.strerror or str(error), entry.names, size=sum(sizes)) from None
+            size = sum(sizes_of(entry.states))
+            raise NotAsClaimed(error.strerror or str(error), entry.names, size=size) from None
         if others:
+            sizes = sizes_of(entry.states)
             size = sum(sizes[index] for index in others)
             names = tuple(entry.names[index] for index in others)
             raise NotAsClaimed("some are not as claimed", names, size=size)
@@ -763,15 +864,19 @@ class Placer:
     def _remove_incoming(self, directory: int) -> None:
         unlink_quietly(directory, self._incoming)
 
-    def _take_name(self, root: Root, path: bytes, directory: int, temporary: bytes) -> None:
-        """Rename what is ready over whatever has the name."""
+    def _take_name(
+        self, root: Root, path: bytes, directory: int, temporary: bytes, made_in: int | None = None
+    ) -> None:
+        """Rename what is ready over whatever has the name. `made_in`: another directory that it is in."""
         name = path.rpartition(b"/")[2]
+        source = directory if made_in is None else made_in
         try:
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(temporary, name, src_dir_fd=source, dst_dir_fd=directory)
         except IsADirectoryError:
             root.remove(path)
             directory, name = root.parent(path)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            source = directory if made_in is None else made_in
+            os.rename(temporary, name, src_dir_fd=source, dst_dir_fd=directory)
         root.forget(path)
 
     def _name_nameless(self, root: Root, path: bytes, directory: int, name: bytes, descriptor: int) -> None:
@@ -786,11 +891,18 @@ class Placer:
     # --- attributes ---
 
     def _dress_new(
-        self, directory: int, descriptor: int, path: bytes, attributes: Attributes, xattrs: Xattrs
+        self,
+        directory: int,
+        descriptor: int,
+        path: bytes,
+        attributes: Attributes,
+        xattrs: Xattrs,
+        *,
+        made_here: bool = True,
     ) -> None:
-        """Attributes of a file made just now, whose content is complete."""
+        """Attributes of a file made just now, whose content is complete. `made_here`: in that directory."""
         head = path.rpartition(b"/")[0]
-        inherits = self._plainly.passes_on(head, directory, descriptor)
+        inherits = not made_here or self._plainly.passes_on(head, directory, descriptor)
         mask, mode, uid, gid = attributes[:4]
         if mask & _ALL != _ALL:
             set_attributes(descriptor, attributes)
@@ -850,9 +962,10 @@ def _refusal(batch: Batch, entry: AnyEntry, reason: str, *, claim: NotAsClaimed 
         reason,
         names=claim.names,
         links=claim.links,
-        number=entry.number if isinstance(entry, Digests) else 0,
+        number=entry.number if isinstance(entry, Digests | Begun) else 0,
         blocks=claim.blocks,
         size=size,
+        begun=claim.begun,
     )
 
 
@@ -862,19 +975,9 @@ def _join(directory: bytes, name: bytes) -> bytes:
 
 def _copy_content(source: int, descriptor: int, size: int) -> None:
     """A copy on the same file system: shared blocks where it can, else extent by extent, holes left out."""
-    try:
-        fcntl.ioctl(descriptor, _FICLONE, source)
-        return
-    except OSError:
-        pass  # no reflinks here
-    os.ftruncate(descriptor, size)
-    for offset, length in data_extents(source, size):
-        end = offset + length
-        while offset < end:
-            count = os.copy_file_range(source, descriptor, end - offset, offset, offset)
-            if not count:
-                break
-            offset += count
+    if not clone(source, descriptor):
+        os.ftruncate(descriptor, size)
+        copy_on(source, descriptor, 0, size, size)
 
 
 def _make_object(directory: int, name: bytes, entry: Object, text: bytes) -> None:

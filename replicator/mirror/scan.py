@@ -15,13 +15,16 @@ from typing import NamedTuple
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
+from replicator.fs.many_states import read_states
 from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
+from replicator.mirror.local_copy import LocalCopy
 from replicator.mirror.order import parent_of
 from replicator.mirror.pieces import (
     NO_CONTENT,
     AnyEntry,
+    Begun,
     Content,
     File,
     Finish,
@@ -37,6 +40,7 @@ from replicator.repset import Filter
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NO_FILE = _GONE | {errno.ENXIO}  # a socket
+_LINKS_WITHOUT_DIRECTORIES = 2  # its name and its "."; a file system that does not count "..", says 1
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -331,8 +335,8 @@ class Source:
         finally:
             os.close(directory_fd)
 
-    def open_transfer(self, path: bytes, number: int) -> "Transfer | None":
-        """Start to read a large file; None if there is no regular file at `path` now.
+    def open_transfer(self, path: bytes, number: int, now_ns: int) -> "Transfer | None":
+        """Start to read a large file; None if there is no regular file at `path` now. `now_ns`: wall clock.
 
         OSError: it cannot be read.
         """
@@ -349,14 +353,31 @@ class Source:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             return None
-        return Transfer(path, descriptor, number)
+        return Transfer(path, descriptor, number, now_ns)
+
+    def ask_begun(self, path: bytes, now_ns: int, distrust_ns: int | None) -> "Found | None":
+        """Whether the target has a part of this large file: what to ask it. None: it is not worth it.
+        `distrust_ns`: a file with a later ctime may have lost content since. OSError: it cannot be read.
+        """
+        transfer = self.open_transfer(path, 0, now_ns)
+        if transfer is None:
+            return None
+        try:
+            changed_ns = transfer.changed_ns
+            if changed_ns is None:
+                return None
+            if distrust_ns is not None and changed_ns >= distrust_ns:
+                changed_ns = 0
+            entry = Begun(path, transfer.identity, transfer.links, 0, changed_ns)
+            return Found(path, entry, transfer.identity, transfer.links, transfer.size)
+        finally:
+            transfer.close()
 
     def walk_sizes(self, root: bytes) -> Iterator[tuple[int, int]]:
         """(files, bytes) of each directory below `root`: an estimate for the progress, never an error."""
         stack = [root]
         while stack:
             directory = stack.pop()
-            files = size = 0
             try:
                 directory_fd = self.root.open_directory(directory)
             except NotADirectoryError:
@@ -365,24 +386,15 @@ class Source:
             except OSError:
                 continue
             try:
-                with os.scandir(directory_fd) as entries:
-                    for entry in entries:
-                        path = join(directory, os.fsencode(entry.name))
-                        if entry.is_dir(follow_symlinks=False):
-                            if self._size_filter.may_contain(path):
-                                stack.append(path)
-                        elif self._size_filter.includes(path):
-                            files += 1
-                            if entry.is_file(follow_symlinks=False):
-                                try:
-                                    size += entry.stat(follow_symlinks=False).st_size
-                                except OSError:
-                                    pass  # gone: it does not count
+                state = os.fstat(directory_fd)
+                directories, names = _names_in(self._size_filter, directory_fd, directory, state)
+                stack += directories
+                size = read_states(directory_fd, names).bytes_of_files()
             except OSError:
-                pass  # the mirror itself reports what cannot be read
+                continue  # the mirror itself reports what cannot be read
             finally:
                 os.close(directory_fd)
-            yield files, size
+            yield len(names), size
 
     # --- reading ---
 
@@ -393,17 +405,7 @@ class Source:
             if state.st_dev != self.root.device:
                 return Found(path, problem="another file system is mounted here: protect it by itself")
             xattrs = read_xattrs(directory_fd)
-            directories: list[bytes] = []
-            names: list[bytes] = []
-            with os.scandir(directory_fd) as entries:
-                for entry in entries:
-                    name = os.fsencode(entry.name)
-                    child = join(path, name)
-                    if entry.is_dir(follow_symlinks=False):
-                        if self.filter.may_contain(child):
-                            directories.append(child)
-                    elif self.filter.includes(child):
-                        names.append(name)
+            directories, names = _names_in(self.filter, directory_fd, path, state)
             directories.sort()
             names.sort()
             read = self._step(directory_fd, path, names, 0, choice)
@@ -488,15 +490,52 @@ class Transfer:
     path: bytes
     descriptor: int
     number: int
+    now_ns: int
     offset: int = 0
     started: bool = False
     identity: Identity = field(init=False)
     links: int = field(init=False)
+    size: int = field(init=False)
+    changed_ns: int | None = field(init=False)  # see `Part`
+    copied: int = 0  # bytes that the last step brought, and that are in no part
+    _local: LocalCopy | None = None
 
     def __post_init__(self) -> None:
         state = os.fstat(self.descriptor)
         self.identity = identity_of(state)
         self.links = state.st_nlink
+        self.size = state.st_size
+        self.changed_ns = None
+        if state.st_size >= limits.BEGUN_MIN_BYTES:
+            # Quiet: whatever was done to it is in the journal, and the next change has another ctime.
+            quiet = state.st_ctime_ns < self.now_ns - limits.FILE_CLOCK_STEP_NS
+            self.changed_ns = state.st_ctime_ns if quiet else 0
+
+    def copy_to(self, descriptor: int) -> bool:
+        """Put the content there, as long as that works; takes it over. Before the first step. False: it is on
+        another file system.
+        """
+        try:
+            self._local = LocalCopy(self.descriptor, descriptor)
+        except OSError:
+            return False
+        return True
+
+    def _copy(self, size: int) -> bool:
+        """False: it has to be read."""
+        self.copied = 0
+        if self._local is not None and self.offset < size:
+            try:
+                self.offset, self.copied = self._local.go_on(self.offset, size, limits.LOCAL_COPY_BYTES)
+                return True
+            except OSError:  # what it means for the target, that will say
+                self._end_copy()
+        return False
+
+    def _end_copy(self) -> None:
+        if self._local is not None:
+            self._local.close()
+            self._local = None
 
     def next(self, bytes_max: int = limits.PART_BYTES) -> Part | Finish:
         """The next part of the content, or the end.
@@ -505,6 +544,8 @@ class Transfer:
         """
         state = os.fstat(self.descriptor)
         first, self.started = not self.started, True
+        if self._copy(state.st_size):
+            return Part(self.path, self.identity, self.number, first, (), NO_CONTENT, None, first)
         if self.offset < state.st_size:
             try:
                 start = os.lseek(self.descriptor, self.offset, os.SEEK_DATA)
@@ -518,7 +559,8 @@ class Transfer:
                 data = os.pread(self.descriptor, min(bytes_max, end - start), start)
                 self.offset = start + len(data) if data else state.st_size
                 extents = ((start, len(data)),) if data else ()
-                return Part(self.path, self.identity, self.number, first, extents, Content(data))
+                changed_ns = self.changed_ns if first else None
+                return Part(self.path, self.identity, self.number, first, extents, Content(data), changed_ns)
             self.offset = start
         if first:
             return Part(self.path, self.identity, self.number, True, (), NO_CONTENT)
@@ -533,9 +575,31 @@ class Transfer:
         )
 
     def close(self) -> None:
+        self._end_copy()
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _names_in(
+    rules: Filter, directory_fd: int, path: bytes, state: os.stat_result
+) -> tuple[list[bytes], list[bytes]]:
+    """Full paths of the sub-directories, and names of everything else, in the set."""
+    everything = rules.everything_below(path)
+    if everything and state.st_nlink == _LINKS_WITHOUT_DIRECTORIES:
+        return [], os.listdir(b"/proc/self/fd/%d" % directory_fd)
+    directories: list[bytes] = []
+    names: list[bytes] = []
+    with os.scandir(b"/proc/self/fd/%d" % directory_fd) as entries:  # names as they are, not as text
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                child = join(path, name)
+                if everything or rules.may_contain(child):
+                    directories.append(child)
+            elif everything or rules.includes(join(path, name)):
+                names.append(name)
+    return directories, names
 
 
 def _read_extents(descriptor: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ...]]:

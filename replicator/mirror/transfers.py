@@ -1,21 +1,26 @@
-"""Copies of large files that a target is building, part by part, without a name."""
+"""Copies of large files that a target is building, part by part, without a name that anybody knows."""
 
 import os
 from dataclasses import dataclass
 
+from replicator.fs.beneath import Root
 from replicator.mirror.moved import OldCopy
 from replicator.ops import NO_IDENTITY, Identity
 
 
 @dataclass
 class OpenTransfer:
-    """A copy being built. `name` is that of a temporary file where files without a name are not supported."""
+    """A copy being built. `name` is that of a temporary file: in `kept_in`, where a successor of this process
+    finds it (`begun.py`), or beside the file, where files without a name are not supported.
+    """
 
     descriptor: int
     identity: Identity
     path: bytes
     name: bytes | None
     old: OldCopy | None = None  # what it is built from
+    kept_in: Root | None = None
+    offered: bool = False  # it was made elsewhere, for a sender that puts its content there
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -26,7 +31,9 @@ class OpenTransfer:
 class OpenTransfers:
     """Copies being built: by number for parts, by identity for the records that change them meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: bytes) -> None:
+        """`kept`: what names of files begin with that are kept over a kill, open or not."""
+        self._kept = kept
         self._by_number: dict[int, OpenTransfer] = {}
         self._by_identity: dict[Identity, OpenTransfer] = {}
 
@@ -62,4 +69,6 @@ class OpenTransfers:
         return list(self._by_number)
 
     def has_name(self, name: bytes) -> bool:
-        return any(transfer.name == name for transfer in self._by_number.values())
+        """Whether it is one of those, which no source has."""
+        open_ones = self._by_number.values()
+        return name.startswith(self._kept) or any(transfer.name == name for transfer in open_ones)

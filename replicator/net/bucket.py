@@ -3,8 +3,9 @@
 An even limit is the virtual scheduling of the generic cell rate algorithm (ITU-T I.371): the bucket is one
 moment, at which all that was granted so far will have had its time. Whoever takes is given the next part of
 the line from that moment on, so that any number of takers share it exactly, in the order in which they came,
-whatever their clocks wake them late by. A limit with seconds is a window: it begins with the first byte, and
-what is used up in it is there again when it is over.
+whatever their clocks wake them late by. Who is later than that, as on a host under load, gets the lost time
+back over the next minute, so that the average is kept as well. A limit with seconds is a window: it begins
+with the first byte, and what is used up in it is there again when it is over.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from replicator.transmission import Limit
 @dataclass
 class Bucket:
     """`due_ns`: when all that was granted has had its time; of a limit with seconds: when its window is over.
-    `used`: bytes of that window.
+    `used`: bytes of that window. `arrears_ns`: time of an even limit that nobody has used.
     """
 
     due_ns: int = 0
     used: int = 0
+    arrears_ns: int = 0
 
     def room(self, limit: Limit, now_ns: int) -> int:
         """How much may be taken in one go, at most; 0: nothing before `due_ns`."""
@@ -37,9 +39,13 @@ class Bucket:
                 self.due_ns, self.used = now_ns + int(limit.seconds * 1e9), 0
             self.used += count
             return now_ns
-        # Who comes late by no more than the slack has missed nothing: the average is kept.
+        # Who comes late by no more than the slack has missed nothing. More of it comes back little by little,
+        # or a second would get too much.
         at_ns = max(self.due_ns, now_ns - limits.LIMIT_SLACK_NS)
-        self.due_ns = at_ns + int(count * 1e9 / limit.bytes_per_s)
+        arrears_ns = min(self.arrears_ns + at_ns - self.due_ns, limits.LIMIT_ARREARS_NS)
+        takes_ns = int(count * 1e9 / limit.bytes_per_s)
+        repaid_ns = min(arrears_ns, int(takes_ns * limits.LIMIT_REPAID))
+        self.due_ns, self.arrears_ns = at_ns + takes_ns - repaid_ns, arrears_ns - repaid_ns
         return at_ns
 
 

@@ -15,7 +15,7 @@ from replicator.transmission import Limit
 from replicator.world import Clock, SharedMemory
 
 PAGE_BYTES = 64
-_KEY, _DUE, _USED = range(3)
+_KEY, _DUE, _USED, _ARREARS = range(4)
 
 
 class SharedBucket:
@@ -34,11 +34,14 @@ class SharedBucket:
         words = self._words
         with self._page.lock():
             fresh = words[_KEY] != key
-            bucket = Bucket() if fresh else Bucket(words[_DUE], words[_USED])
-            if fresh:
-                bucket.due_ns = 0 if limit.seconds else now_ns
+            bucket = Bucket() if fresh else Bucket(words[_DUE], words[_USED], words[_ARREARS])
+            if fresh and not limit.seconds:
+                # Those who share it hear of another limit one after the other. Until all have, each begins
+                # anew all the time, and must not have something for nothing each time.
+                bucket.due_ns = now_ns + int(limits.LIMIT_SLICE_S * 1e9)
             step(bucket)
-            words[_KEY], words[_DUE], words[_USED] = key, bucket.due_ns, bucket.used
+            words[_KEY], words[_DUE] = key, bucket.due_ns
+            words[_USED], words[_ARREARS] = bucket.used, bucket.arrears_ns
 
     def close(self) -> None:
         self._words.release()
@@ -86,6 +89,7 @@ class Limiter:
         of a frame, and take this side for dead.
         """
         began_s = trio.current_time()
+        trickle_s = began_s + limits.HEARTBEAT_S
         try:
             while True:
                 changed = self._changed
@@ -96,11 +100,10 @@ class Limiter:
                     granted, until_ns = self._reserved
                     if until_ns <= now_ns:
                         return self._use(min(granted, wanted))
-                over_s = trio.current_time() - began_s
-                if over_s >= limits.HEARTBEAT_S:
+                if trio.current_time() >= trickle_s:
                     return self._trickle(wanted, now_ns)
-                pause_s = min((until_ns - now_ns) / 1e9, limits.HEARTBEAT_S - over_s)
-                with trio.move_on_after(max(pause_s, 0)):
+                until_s = trio.current_time() + max(until_ns - now_ns, 0) / 1e9
+                with trio.move_on_at(min(until_s, trickle_s)):
                     await changed.wait()
         finally:
             self.waited_ns += int((trio.current_time() - began_s) * 1e9)

@@ -21,4 +21,5 @@ class ReceiverArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     watch: str = "off"  # for changes of others in the copy: config.WATCHES
     disk_free_min_bytes: int = limits.DISK_FREE_MIN_BYTES
     orphans: OrphanSettings = OrphanSettings()
+    keep_deleted: str = ""  # directory for what deletions take out of the copy; "": it is removed
     keeps_existing: bool = False  # of a restore: only what is missing is made

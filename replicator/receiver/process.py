@@ -28,6 +28,7 @@ from replicator.errors import (
 )
 from replicator.failovers import Promotion
 from replicator.fs import credentials
+from replicator.mirror.local_copy import Wanted
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection, Secure
 from replicator.net.session import PeerLeft, Session, SessionEnded
@@ -40,13 +41,15 @@ from replicator.receiver.acceptance import Refused, accept
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.receiver.drift import Drift, one_for_each_journal
 from replicator.receiver.drift_watch import DriftWatch
+from replicator.receiver.drill_hold import DrillHold
 from replicator.receiver.intake import Intake
+from replicator.receiver.local_offers import serve_offers
 from replicator.receiver.position_file import PositionFile
 from replicator.receiver.recovery import Remains, open_page
 from replicator.receiver.refused_file import RefusedFile
 from replicator.receiver.replica import Replica
 from replicator.receiver.replica_state import Marks, ReplicaState, StateFile
-from replicator.receiver.replica_tree import ReplicaTree, Tree, release
+from replicator.receiver.replica_tree import ReplicaTree, Tree, release, remove_unfinished
 from replicator.receiver.reporter import Reporter
 from replicator.receiver.spool import Spool
 from replicator.security.channel import Handover, take_over
@@ -165,6 +168,7 @@ class Receiver:
             Home(arguments.home).bell,
             wanted=arguments.watch != config.WATCH_OFF,
         )
+        self.drill_hold = DrillHold(self.replica)
         self._intake = Intake(spool, self.replica, found.received, self._received_page, self._news_here)
         self._reporter = Reporter(self.replica, self._intake, spool)
         self.replica.answered = self._reporter.hurry
@@ -206,10 +210,12 @@ class Receiver:
     async def restore_begins(self, restore: str) -> None:
         """The copy stands still until `restore_ends` or `restored`, and is durable as it is now."""
         await self.replica.hold_for(restore)
+        self.drill_hold.keep()
 
     async def restore_ends(self, restore: str) -> None:
         """The copy is what it was, and goes on."""
         await self.replica.release(restore)
+        self.drill_hold.keep()
 
     def drop_peer(self, uuid: str) -> None:
         """That agent is trusted no more: a session with it ends at once."""
@@ -267,6 +273,14 @@ class Receiver:
         """How orphans are handled from now on; what was decided already goes on."""
         self.replica.orphan_settings = settings
         self.replica.tell()
+
+    def offer(self, wanted: Wanted) -> int | None:
+        """To a sender on this host."""
+        tree = self.replica.tree
+        try:
+            return tree.offer(*msgspec.structs.astuple(wanted)) if tree is not None else None
+        except ReplicatorError:  # it is none of the copy's places
+            return None
 
     def stop(self) -> None:
         """End `run` cleanly; the next process goes on here."""
@@ -338,6 +352,7 @@ class Receiver:
                 nursery.start_soon(self.replica.keep_durable)
                 nursery.start_soon(self.replica.keep_secure)
                 nursery.start_soon(self._drift_watch.run)
+                nursery.start_soon(self.drill_hold.run)
                 task_status.started()
                 async with trio.open_nursery() as working:
                     working.start_soon(self._apply)
@@ -366,11 +381,17 @@ class Receiver:
             self._remove_everything()
 
     def _release(self) -> None:
+        connect = self.replica.state.connect
+        if connect is None:
+            return
         try:
-            if self.replica.state.connect is not None:
-                release(self.replica.state.connect)
+            release(connect)
         except OSError as error:
             self._log(f"the copy may still be locked, see findmnt: {error}")
+        try:
+            remove_unfinished(connect)
+        except OSError as error:
+            self._log(f"unfinished files are left in the copy: {error}")
 
     async def _apply(self) -> None:
         while True:
@@ -541,6 +562,9 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
     async def restore_ends(restore: str) -> None:
         await receiver.restore_ends(restore)
 
+    async def drill_goes_on(restore: str) -> None:
+        receiver.drill_hold.keep(restore)
+
     async def restored(restore: str, epoch: int, source_uuid: str = "") -> None:
         await receiver.restored(restore, epoch, source_uuid)
 
@@ -577,6 +601,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         "set_orphans": set_orphans,
         "restore_begins": restore_begins,
         "restore_ends": restore_ends,
+        "drill_goes_on": drill_goes_on,
         "restored": restored,
         "shut": shut,
         "reopen": reopen,
@@ -591,7 +616,11 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
 
 async def serve(world: World, arguments: ReceiverArguments) -> None:
     """The whole process: control socket and receiver."""
-    receiver = Receiver(world, arguments, partial(ReplicaTree, keeps_existing=arguments.keeps_existing))
+    receiver = Receiver(
+        world,
+        arguments,
+        partial(ReplicaTree, keeps_existing=arguments.keeps_existing, keep_deleted=arguments.keep_deleted),
+    )
     socket_path = Home(arguments.home).socket("receiver", arguments.connection_uuid)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -601,6 +630,7 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
                     receiver.stop()
 
             nursery.start_soon(stop_on_signal)
+            nursery.start_soon(serve_offers, arguments.connection_uuid, receiver.offer)
             await nursery.start(partial(control.serve, socket_path, handlers(receiver)))
             await receiver.run()
             nursery.cancel_scope.cancel()

@@ -26,6 +26,7 @@ from replicator.mirror.mirroring import FORCED, FULL, OVERRULING
 from replicator.mirror.pieces import (
     Alike,
     Batch,
+    Begun,
     Digests,
     Listing,
     Names,
@@ -62,7 +63,7 @@ from replicator.receiver.replica_tree import Tree
 from replicator.receiver.shared_value import SharedValue
 from replicator.receiver.spool import Spool, Spooled
 from replicator.states import APPLY, DATA, ApplyEvent, DataEvent, Machine, step
-from replicator.status import TargetDataState, TargetStatus
+from replicator.status import TargetDataState, TargetLock, TargetStatus
 from replicator.world import World
 
 _TARGET_IS_ILL = frozenset(
@@ -215,8 +216,8 @@ class Replica:
             self.state = msgspec.structs.replace(self.state, restoring=restore)
             self._wake.set()
         await self._save(restoring=restore)
-        while self.status is not TargetStatus.PAUSED and not self._stopping:  # noqa: ASYNC110  # rarely
-            await trio.sleep(limits.CHILD_POLL_S)
+        while self.status is not TargetStatus.PAUSED and not self._stopping:
+            await self._idle.wait()
         await self.make_durable()  # the source will be what is there now
 
     async def release(self, restore: str) -> None:
@@ -315,6 +316,7 @@ class Replica:
         """`run` returns after the operation in progress."""
         self._stopping = self._held = True
         self._wake.set()
+        self._stir()
 
     # --- applying ---
 
@@ -669,7 +671,7 @@ class Replica:
                 self.tree = None
             while True:
                 try:
-                    self.tree = self._open_tree(connect)
+                    self.tree = self._open_tree(self._as_locked(connect))
                     self.tree.suspect(self.state.suspect_since_ns)
                     self.tree.mirror_since(self.state.mirror_since_ns)
                     break
@@ -697,6 +699,11 @@ class Replica:
                 await self._world.in_thread(partial(positions.save, positions.marks, wall_ns))
             await self._save(connect=connect)
 
+    def _as_locked(self, connect: Connect) -> Connect:
+        """What programs of this host have in use is locked no more, whatever the former source wanted."""
+        in_use = self.is_promoted and not self.state.closed
+        return msgspec.structs.replace(connect, lock=TargetLock.NONE) if in_use else connect
+
     async def _begin_mirror(self, begin: MirrorBegin) -> None:
         assert self.tree is not None
         self.refused.clear()
@@ -723,6 +730,7 @@ class Replica:
         self.refused = deque(r for r in self.refused if r.batches >= self.applied.batches)
         self._save_refused(list(self.refused))
         self.tree.forget_links()
+        await self._world.in_thread(partial(_give_up_transfers, self.tree))
         decide = partial(
             self.tree.orphans.end,
             end.mirror_id,
@@ -951,6 +959,13 @@ def _placed(tree: Tree, batch: Batch) -> list[Refused]:
         return [Refused(batch.journal, e.path, NO_IDENTITY, _reason(error), False) for e in batch.entries]
 
 
+def _give_up_transfers(tree: Tree) -> None:
+    try:
+        tree.give_up_transfers()
+    except OSError as error:  # they only take room
+        print(f"unfinished files are left: {_reason(error)}", file=sys.stderr, flush=True)
+
+
 def takes_long(batch: Batch) -> bool:
     """Whether heartbeats could be late: removing what the source lacks may mean whole trees, and files that
     are compared have to be read.
@@ -961,7 +976,7 @@ def takes_long(batch: Batch) -> bool:
             isinstance(entry, Listing)
             and (entry.exact or entry.orphans or len(entry.directories) > limits.STEP_FILES)
         )
-        or isinstance(entry, Names | Digests)
+        or isinstance(entry, Names | Digests | Begun)
         or (isinstance(entry, Same) and (entry.digest or entry.claim is Claim.ELSEWHERE))
         for entry in batch.entries
     )

@@ -1,5 +1,6 @@
 """The target tree of a connection: one applier and one placer per journal, over the mapped directories."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -10,8 +11,10 @@ import msgspec
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.fs import target_lock
-from replicator.fs.apply import Applier
+from replicator.fs.apply import Applier, incoming_name
 from replicator.fs.beneath import Root
+from replicator.fs.deleted import Deleted
+from replicator.mirror.begun import remove_begun
 from replicator.mirror.checks import CheckBatch, Finding
 from replicator.mirror.compare import Comparer
 from replicator.mirror.links import LinkTable
@@ -25,7 +28,7 @@ from replicator.orphans import OrphanSettings
 from replicator.paths import Home
 from replicator.receiver.replica_state import StateFile
 from replicator.receiver.unsynced import Unsynced
-from replicator.repset import Filter, ReplicationSet, compile_filter
+from replicator.repset import Filter, ReplicationSet, compile_filter, is_inside
 from replicator.status import TargetLock
 from replicator.world import World
 
@@ -89,6 +92,10 @@ class Tree(Protocol):
         """A mirror has ended: nobody keeps what it knows of hard links up to date."""
         ...
 
+    def give_up_transfers(self) -> None:
+        """A mirror has ended: nothing more comes for large files of which only a part is here. OSError."""
+        ...
+
     def suspect(self, since_ns: int | None) -> None:
         """Files changed here since then (ctime) may hold anything, whatever they look like."""
         ...
@@ -101,6 +108,10 @@ class Tree(Protocol):
         """Files made here after that (btime) were brought by the full mirror that runs, or by
         predecessors that it continues. None: it is no such mirror.
         """
+        ...
+
+    def offer(self, journal: int, path: bytes, number: int) -> int | None:
+        """Lend a file without a name for a transfer from this host. From any thread. ReplicatorError."""
         ...
 
     def sync(self) -> None:
@@ -119,8 +130,19 @@ class Tree(Protocol):
 
 
 def release(connect: Connect) -> None:
-    """Its copy is no longer kept here: everybody may use it again. OSError."""
+    """Everybody may use its copy again. OSError."""
     target_lock.release([path_map.target for path_map in connect.maps])
+
+
+def remove_unfinished(connect: Connect) -> None:
+    """Its copy is no longer kept here: what is unfinished goes. OSError."""
+    for target in dict.fromkeys(path_map.target for path_map in connect.maps):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), Root(target) as root:
+            remove_begun(root.descriptor, incoming_name(_tag(connect)))
+
+
+def _tag(connect: Connect) -> bytes:
+    return connect.connection_uuid[:8].encode()
 
 
 def release_all(home: Home) -> list[str]:
@@ -163,10 +185,14 @@ def _clock_ns(root: Root) -> int:
 class ReplicaTree:
     """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
 
-    def __init__(self, connect: Connect, directory: str, *, keeps_existing: bool = False) -> None:
-        """`directory`: where tables of hard links are kept. `keeps_existing`: see `Placer`. OSError if a
-        mapped directory cannot be opened, LockError if it cannot be locked as the connection wants it.
+    def __init__(
+        self, connect: Connect, directory: str, *, keeps_existing: bool = False, keep_deleted: str = ""
+    ) -> None:
+        """`directory`: where tables of hard links are kept. `keeps_existing`: see `Placer`. `keep_deleted`:
+        where deleted files go; "": nowhere. OSError if a mapped directory cannot be opened, LockError if it
+        cannot be locked as the connection wants it.
         """
+        self._deleted = Deleted(keep_deleted) if keep_deleted else None
         self._roots: dict[bytes, Root] = {}
         self._links: list[LinkTable] = []
         self._appliers: list[Applier] = []
@@ -178,14 +204,19 @@ class ReplicaTree:
             targets = list(dict.fromkeys(path_map.target for path_map in connect.maps))
             descriptors = target_lock.open_beneath(targets)
             for target, descriptor in zip(targets, descriptors, strict=True):
-                self._roots[target] = Root(target, descriptor=descriptor)
+                root = self._roots[target] = Root(target, descriptor=descriptor)
+                root.keeper = self._deleted
+                if is_inside(keep_deleted, root_text := os.fsdecode(target)):
+                    raise ReplicatorError(
+                        f"target.keep_deleted ({keep_deleted}) lies in the copy {root_text}"
+                    )
             target_lock.hold(TargetLock(connect.lock), targets)
             for index, journal in enumerate(connect.journals):
                 maps = [(m.source, self._roots[m.target]) for m in connect.maps if m.journal == index]
                 source_root = journal.root if connect.remap_links else None
                 links = LinkTable(os.path.join(directory, f"{LINKS_PREFIX}{index}.sqlite"))
                 self._links.append(links)
-                tag = f"{connect.connection_uuid[:8]}-{index}".encode()
+                tag = b"%s-%d" % (_tag(connect), index)
                 applier = Applier(maps, source_root=source_root, tag=tag)
                 self._appliers.append(applier)
                 rules = _rules(connect, journal)
@@ -259,11 +290,15 @@ class ReplicaTree:
     def begin_mirror(self) -> None:
         self.forget_links()
         for placer in self._placers:
-            placer.give_up_transfers()
+            placer.leave_transfers()
 
     def forget_links(self) -> None:
         for links in self._links:
             links.clear()
+
+    def give_up_transfers(self) -> None:
+        for placer in self._placers:
+            placer.give_up_transfers()
 
     def suspect(self, since_ns: int | None) -> None:
         for placer in self._placers:
@@ -278,6 +313,9 @@ class ReplicaTree:
     def mirror_since(self, since_ns: int | None) -> None:
         for placer in self._placers:
             placer.mirror_since_ns = since_ns
+
+    def offer(self, journal: int, path: bytes, number: int) -> int | None:
+        return self._placers[journal].offer(path, number) if journal < len(self._placers) else None
 
     def sync(self) -> None:
         self._unsynced.sync(self._sync_file_systems)
@@ -307,4 +345,6 @@ class ReplicaTree:
             self._orphans.close()
         for root in self._roots.values():
             root.close()
+        if self._deleted is not None:
+            self._deleted.close()
         self._unsynced.close()

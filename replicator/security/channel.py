@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -22,6 +22,8 @@ from replicator import limits, plain
 from replicator.addresses import Address
 from replicator.errors import ReplicatorError
 from replicator.security import pem, tls
+from replicator.security.revocation import Revocations
+from replicator.security.revocation import parse as parse_revocations
 from replicator.security.settings import SecuritySettings
 from replicator.security.tls import TlsError, TlsStream
 from replicator.security.trust import KnownPeer, NotTrusted, Peer, TrustStore, judge
@@ -106,9 +108,9 @@ class Contexts:
         self._settings = settings
         self._store = TrustStore(settings.trust)
         self._stamp: object = None
-        self._made: tuple[ssl.SSLContext, list[KnownPeer]] | None = None
+        self._made: _Made | None = None
 
-    def get(self) -> tuple[ssl.SSLContext, list[KnownPeer]]:
+    def get(self) -> "_Made":
         """Raises ReplicatorError if a file is damaged or not there, and never was another one."""
         stamp = (self._store.stamp(), *map(_stamp, (self._settings.ca, *self._settings.credentials)))
         if self._made is None or stamp != self._stamp:
@@ -129,20 +131,26 @@ def _stamp(path: str | None) -> object:
     return state and (state.st_ino, state.st_mtime_ns, state.st_size)
 
 
-def _make(
-    settings: SecuritySettings, kind: Callable[[str, str | None, str], ssl.SSLContext]
-) -> tuple[ssl.SSLContext, list[KnownPeer]]:
+class _Made(NamedTuple):
+    context: ssl.SSLContext
+    known: list[KnownPeer]
+    revocations: Revocations
+
+
+def _make(settings: SecuritySettings, kind: Callable[[str, str | None, str], ssl.SSLContext]) -> _Made:
     known = TrustStore(settings.trust).all()
     anchors = [tls.anchor(certificate.pem) for peer in known for certificate in peer.certificates]
     certificate, key = settings.credentials
-    name = certificate
+    name, revocations = certificate, Revocations()
     try:
         if settings.ca:
             name = settings.ca
             with open(settings.ca) as file:
-                anchors.append(file.read())
+                text = file.read()
+            revocations = parse_revocations(text, settings.ca)
+            anchors += pem.certificates_in(text)
             name = certificate
-        return kind(certificate, key, "".join(anchors)), known
+        return _Made(kind(certificate, key, "".join(anchors)), known, revocations)
     except OSError as error:  # ssl.SSLError is one
         reason = error.strerror if not isinstance(error, ssl.SSLError) else error.reason
         raise ReplicatorError(f"{name}: cannot be used: {reason or error}") from None
@@ -165,13 +173,15 @@ async def dial(address: Address, settings: SecuritySettings) -> Channel:
 
 async def secure(stream: trio.SocketStream, address: Address, settings: SecuritySettings) -> Channel:
     """The same on a socket that stands."""
-    if not settings.identity or may_be_plain(stream, settings, address.host):
+    if not settings.identity:
         return Channel(stream, server=False)
-    context, known = await trio.to_thread.run_sync(_make, settings, tls.client_context)
-    secured = TlsStream(stream, context, server=False)
+    if may_be_plain(stream, settings, address.host) and not _was_paired(address, settings):
+        return Channel(stream, server=False)
+    made = await trio.to_thread.run_sync(_make, settings, tls.client_context)
+    secured = TlsStream(stream, made.context, server=False)
     try:
         await secured.handshake()
-        peer = _judge(secured, known, settings)
+        peer = _judge(secured, made, settings)
         if peer.by_authority:
             _check_host(secured, address.host)
     except TlsError as error:
@@ -184,14 +194,27 @@ async def secure(stream: trio.SocketStream, address: Address, settings: Security
     return Channel(secured, server=False, peer=peer)
 
 
+def _was_paired(address: Address, settings: SecuritySettings) -> bool:
+    """Whether plain text is spoken for want of a pairing only (`--insecure`), and there is one: so agents get
+    from the one to the other without being stopped at the same time.
+    """
+    if not settings.insecure:
+        return False
+    paired = (peer for peer in TrustStore(settings.trust).all() if peer.certificates and not peer.revoked)
+    return any(peer.address == str(address) for peer in paired)
+
+
 def broken(error: trio.BrokenResourceError) -> OSError:
     cause = error.__cause__
     return cause if isinstance(cause, OSError) else OSError(errno.ECONNRESET, "the connection broke")
 
 
-def _judge(stream: TlsStream, known: list[KnownPeer], settings: SecuritySettings) -> Peer:
-    parsed = stream.parsed_certificate
-    return judge(stream.peer_certificate, parsed, known, authority=bool(settings.ca))
+def _judge(stream: TlsStream, made: _Made, settings: SecuritySettings) -> Peer:
+    der = stream.peer_certificate
+    peer = judge(der, stream.parsed_certificate, made.known, authority=bool(settings.ca))
+    if peer.by_authority and (objection := made.revocations.objection(der)):
+        raise NotTrusted(f"the certificate of {peer.name} ({pem.short(peer.fingerprint)}): {objection}")
+    return peer
 
 
 def _check_host(stream: TlsStream, host: str) -> None:
@@ -253,15 +276,15 @@ class Door:
         """
         if await stream.socket.recv(1, socket.MSG_PEEK) != _HANDSHAKE or not self._settings.identity:
             return Channel(stream, server=True)
-        context, known = self._contexts.get()
-        secured = TlsStream(stream, context, server=True)
+        made = self._contexts.get()
+        secured = TlsStream(stream, made.context, server=True)
         try:
             await secured.handshake()
         except TlsError as error:
             raise NotTrusted(str(error)) from None
         channel = Channel(secured, server=True)
         try:
-            channel.peer = _judge(secured, known, self._settings)
+            channel.peer = _judge(secured, made, self._settings)
         except NotTrusted as error:
             await channel.send(Introduction(error=str(error)))
             # What it says meanwhile is read: a socket that is closed with something unread loses the error.
@@ -269,6 +292,10 @@ class Door:
                 await secured.receive_some()
             raise
         return channel
+
+    def objection(self, certificate: bytes) -> str:
+        """What is to be said by now against one (DER) that was accepted as the authority's; "": nothing."""
+        return self._contexts.get().revocations.objection(certificate)
 
     def check_plain(self, stream: trio.SocketStream) -> None:
         """Raises NotTrusted."""

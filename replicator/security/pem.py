@@ -21,6 +21,11 @@ def certificate_of(text: str) -> str:
     return match[0].strip() + "\n"
 
 
+def certificates_in(text: str) -> list[str]:
+    """All of them."""
+    return [match[0].strip() + "\n" for match in _CERTIFICATE.finditer(text)]
+
+
 def der_of(certificate: str) -> bytes:
     """Raises ReplicatorError."""
     try:

@@ -21,6 +21,9 @@ class SecuritySettings(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""  # file: its private key
     allow_plain: tuple[str, ...] = ()  # hosts and networks with which plain text is spoken
     loopback_plain: bool = True  # the same of connections that do not leave the host
+    insecure: bool = (
+        False  # the same of everybody, but of paired agents that are dialled where they said they are
+    )
 
     @property
     def credentials(self) -> tuple[str, str | None]:

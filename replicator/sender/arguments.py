@@ -38,6 +38,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksum_all: bool = False  # such mirrors compare those of all files
     replicate: bool = True
     remap_links: bool = False
+    local_copy: bool = True  # large files are copied by the kernel where the target is on this host
     orphans: str = "keep"  # keep, delete: names the source does not have
     automatic_recovery: bool = True  # a recovery begins by itself
     recovery_share: float = (
@@ -49,7 +50,9 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconnect_at_start: bool = True  # the same, after the source's host was down
     verify_log: VerifyLogSettings = VerifyLogSettings()
     schedule: TransmissionSchedule = TransmissionSchedule()
+    replication_ratio: int = 0  # frames of changes for each step of a mirror, see `mix.py`
     limit_calendar: tuple[LimitEntry, ...] = ()
+    target_calendar: tuple[LimitEntry, ...] = ()  # of the limit that all connections to the target share
     transmission: TransmissionOrders = TransmissionOrders()
 
 

@@ -41,6 +41,7 @@ class OpenTransfer:
     started: bool = False  # its first part is queued
     sent: bool = False  # its first part is in the stream
     ended: bool = False  # nothing of it may follow
+    counted_bytes: int = 0  # in the stream, of one that is not complete there
 
 
 @dataclass
@@ -89,6 +90,8 @@ class Flow:
         self.passed_wall_ns = 0  # when that was done; 0: not known
         self.pieces: deque[QueuedPiece] = deque()
         self.transfers: list[OpenTransfer] = []  # being read, or read and waiting for their places
+        self.copies_locally = True  # no reason against it was found in this session
+        self.broken_off_bytes = 0  # counted of those that a session left unfinished
         self.again: dict[bytes, set[bytes]] = {}  # names to read again, by directory
         self.links_seen: set[Identity] = set()  # hard-linked files the scanner has read under one name
         self.times_again: set[bytes] = set()  # directories whose mtime has to be sent again
@@ -269,10 +272,12 @@ class Flow:
         self.touched.abort_place()
         self.end_transfers()
         self._open_place = None
+        self.copies_locally = True
 
     def end_transfers(self) -> None:
         for transfer in self.transfers:
             transfer.ended = True  # the scanner, which owns the descriptor, closes it when it sees this
+            self.broken_off_bytes += transfer.counted_bytes
         self.transfers.clear()
 
     def end_transfer(self, transfer: OpenTransfer) -> None:

@@ -43,6 +43,8 @@ class LimitWatch:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await trio.sleep(limits.SCHEDULE_LOOK_S)
+            # When a second begins: others that share a limit look at the same time.
+            now_s = self._world.clock.wall_ns() / 1e9
+            await trio.sleep(limits.SCHEDULE_LOOK_S - now_s % limits.SCHEDULE_LOOK_S)
             if self._entries:
                 self.look()

@@ -5,6 +5,8 @@ All between two checkpoints: `out` are the frames that are sent next.
 
 from array import array
 
+import msgspec
+
 from replicator import limits
 from replicator.mirror.comparison import Claim
 from replicator.mirror.mirroring import MirrorRun
@@ -14,6 +16,7 @@ from replicator.mirror.pieces import (
     Abandon,
     Alike,
     Batch,
+    Begun,
     Digests,
     Files,
     Finish,
@@ -141,6 +144,9 @@ class MirrorStream:
                 if entry is None:
                     continue
             self._enter(flow, piece, found, piece.transfer)
+            if isinstance(entry, Begun):
+                number = self._mirrors.ask_begun(flow, found.path, found.identity, found.links)
+                found = found._replace(entry=msgspec.structs.replace(entry, number=number))
             if entry is not None:
                 entries.append(found)
         return entries
@@ -199,15 +205,21 @@ class MirrorStream:
                 assert transfer is not None
                 transfer.sent = True
                 order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            if transfer is not None:
+                transfer.counted_bytes += found.size
             run.done_bytes += found.size
-            run.sent_bytes += found.size
+            run.sent_bytes += len(entry.data)
+            run.skipped_bytes += found.size - len(entry.data)  # copied within this host
         elif isinstance(entry, Finish):
+            if transfer is not None:
+                transfer.counted_bytes = 0
             order.transfer_sent(found.path, found.identity)
             run.done_files += 1
             if transfer in flow.transfers:
                 flow.transfers.remove(transfer)
         elif isinstance(entry, Abandon):
             assert transfer is not None
+            run.done_bytes -= transfer.counted_bytes
             _void(flow, transfer)
         elif isinstance(entry, Times):
             return
@@ -240,6 +252,9 @@ class MirrorStream:
             if elsewhere:
                 order.asks_elsewhere(found.identity)
             self._mirrors.compare(flow, found.path, found.identity, found.links, elsewhere=elsewhere)
+        elif isinstance(entry, Begun):
+            order.file_sent(found.path, found.identity, whole=True, links=found.links, complete=False)
+            run.found_whole(found.size)
         elif isinstance(entry, Digests):
             data_bytes = sum(length for _, length in entry.extents)
             run.compared(max(min(entry.end, entry.size) - entry.start, 0), data_bytes)
@@ -276,6 +291,8 @@ class MirrorStream:
         for transfer in list(flow.transfers):
             if transfer.sent and name_change_touches(record, transfer.path):
                 flow.end_transfer(transfer)
+                if self._mirrors.run is not None:
+                    self._mirrors.run.done_bytes -= transfer.counted_bytes
                 _void(flow, transfer)
                 self._send(flow, [Found(transfer.path, Abandon(transfer.path, transfer.number))], out)
 

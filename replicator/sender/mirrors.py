@@ -29,6 +29,7 @@ from replicator.sender.changes import Changes, Wake
 from replicator.sender.dirt import Dirt
 from replicator.sender.flow import Flow
 from replicator.sender.known_copy import KnownCopy
+from replicator.sender.mix import Mix
 from replicator.sender.pace import Pace
 from replicator.sender.sender_state import SenderStateFile
 from replicator.sender.sent_pieces import SentPieces
@@ -71,6 +72,7 @@ class Mirrors:
         self.checksum_all = checksum_all
         self.automatic = automatic
         self.pace = pace
+        self.mix = Mix(flows)
         self.run: MirrorRun | None = None
         self.last: MirrorRun | None = None
         self.was_exact = False
@@ -134,6 +136,7 @@ class Mirrors:
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
             flow.forget_mirror()
+            flow.broken_off_bytes = 0
             flow.all_required = True
             flow.order.begin(flow.filter.roots)
         self.drift(run, True)
@@ -277,6 +280,13 @@ class Mirrors:
             path, identity, self._comparisons, multilink=links > 1, elsewhere=elsewhere
         )
         self._scanner.ring()
+
+    def ask_begun(self, flow: Flow, path: bytes, identity: Identity, links: int) -> int:
+        """The target may have a part of that file: bring what it lacks. Returns the number it is asked by."""
+        self._comparisons += 1
+        flow.order.require_begun(path, identity, self._comparisons, multilink=links > 1)
+        self._scanner.ring()
+        return self._comparisons
 
     def distrust_since(self, wall_ns: int, now: bool) -> None:
         """Operations since then did not come into the stream: whoever compares instead of bringing what they
@@ -426,13 +436,24 @@ class Mirrors:
             self._to_settle = connected.mirror_id
         elif state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
+        if self.run is not None and connected.mirroring:
+            self._go_on_with_begun()
         self.hold()
+
+    def _go_on_with_begun(self) -> None:
+        """The target was interrupted in a mirror: it may have parts of large files."""
+        for flow in self._flows:
+            flow.order.begun_questions = limits.BEGUN_QUESTIONS
+            flow.times_again.update(flow.filter.roots)  # it may have died when it had made or named one there
 
     def take_up(self, connected: Connected) -> None:
         """The run under way goes on: what the target did not receive of it is brought again."""
         run, sent = self.run, self._sent
         if run is None:
             return
+        for flow in self._flows:
+            run.done_bytes -= flow.broken_off_bytes
+            flow.broken_off_bytes = 0
         known = connected.mirroring and connected.mirror_id == run.run_id
         sent.forget_after(connected.stream_batches if known else 0)
         if not known:
@@ -675,6 +696,9 @@ class Mirrors:
             elif self._sent.may_send():
                 pause_s = self.pace.pause_s(in_flight=self._sent.queued > 0)
                 if pause_s == 0:
-                    return
+                    if not self.mix.holds:
+                        self.mix.step()
+                        return
+                    pause_s = limits.MIX_LOOK_S
             with trio.move_on_after(float("inf") if pause_s is None else pause_s):
                 await self._changes.wait()

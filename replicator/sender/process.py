@@ -129,6 +129,7 @@ class Sender:
             automatic=options.automatic_recovery,
             checksum_all=options.checksum_all,
         )
+        mirrors.mix.ratio = options.replication_ratio
         self._tracker = tracker = Tracker(
             world,
             flows,
@@ -221,6 +222,8 @@ class Sender:
         self._synchronous = synchronous = Synchronous(flows, copy, self._readiness, shipper.hurry)
         self._transmission = transmission = TransmissionControl(world, options.transmission)
         self._limit_watch = LimitWatch(world, options.limit_calendar, transmission.set_bandwidth)
+        for_target = partial(transmission.set_bandwidth, target=True)
+        self._target_limit_watch = LimitWatch(world, options.target_calendar, for_target)
         self._schedule = SessionSchedule(
             world, home.schedule(uuid), options.schedule, flows, copy, states, totals
         )
@@ -309,6 +312,7 @@ class Sender:
             nursery.start_soon(self.verify.run)
             nursery.start_soon(self._schedule.run)
             nursery.start_soon(self._limit_watch.run)
+            nursery.start_soon(self._target_limit_watch.run)
             await self._sessions.run()
             nursery.cancel_scope.cancel()
         self._transmission.close()
@@ -438,18 +442,25 @@ class Sender:
         self._transmission.obey(msgspec.convert(orders, TransmissionOrders))
         self._changes.notify()
 
-    def set_limit_calendar(self, entries: object) -> None:
-        """TX-06. It holds when this returns."""
+    def set_limit_calendar(self, entries: object, target: object = ()) -> None:
+        """TX-06. They hold when this returns. `target`: of the limit that all connections to it share."""
         self._limit_watch.set(msgspec.convert(entries, list[LimitEntry]))
+        self._target_limit_watch.set(msgspec.convert(target, list[LimitEntry]))
 
     def configure(
-        self, remirror: str, reconnect: bool, checksum_all: bool = False, verify_log: object = None
+        self,
+        remirror: str,
+        reconnect: bool,
+        checksum_all: bool = False,
+        verify_log: object = None,
+        replication_ratio: int = 0,
     ) -> None:
         """The agent's configuration may be another than when this process began."""
         if verify_log is not None:
             self.verify.log.settings = msgspec.convert(verify_log, VerifyLogSettings)
         self.mirrors.remirror = remirror
         self.mirrors.checksum_all = checksum_all
+        self.mirrors.mix.ratio = replication_ratio
         self._sessions.reconnect = reconnect
 
     def replicate_start(self) -> None:

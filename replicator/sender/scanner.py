@@ -15,6 +15,7 @@ from replicator import limits
 from replicator.fs.many_states import AVAILABLE, sizes_of
 from replicator.mirror.alike import without
 from replicator.mirror.comparison import Claim
+from replicator.mirror.local_copy import LocalTarget
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.names import names_changed
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
@@ -54,6 +55,7 @@ class Scanner:
         self._shipper = shipper
         self._amender = Amender(world, run, may_scan, self._queue, pace)
         self._transfers = 0
+        self.local: LocalTarget | None = None  # the target, if it is on this host; of the session
         self.idle = True  # has nothing under way that is on no list
 
     async def run(self) -> None:
@@ -250,6 +252,8 @@ class Scanner:
 
     async def _bring_large(self, flow: Flow, path: bytes) -> None:
         """A file of its own transfer, part by part, each at a place of its own."""
+        if flow.order.asks_begun() and await self._ask_begun(flow, path):
+            return
         self._transfers += 1
         transfer = OpenTransfer(path, self._transfers)
         flow.transfers.append(transfer)
@@ -265,12 +269,44 @@ class Scanner:
             if transfer.read is not None:
                 transfer.read.close()
 
+    async def _ask_begun(self, flow: Flow, path: bytes) -> bool:
+        """Ask whether the target has a part of it. False: it is not worth it."""
+        run = self._mirror_run()
+        distrust_ns = run.distrust_ctime_after_ns if run is not None else None
+        try:
+            await self._may_scan()
+            place = flow.open_place()
+            now_ns = self._world.clock.wall_ns()
+            ask = partial(_ask_begun, flow.source, path, now_ns, distrust_ns)
+            found = await self._world.in_thread(ask)
+        except BaseException:
+            flow.abort_place()
+            flow.read_again(path)
+            raise
+        changes = flow.close_place()
+        if found is None:
+            return False
+        if _touched(changes, path):
+            flow.order.require(path)
+            self._shipper.ring()
+        else:
+            self._widen(flow, found)
+            self._queue(flow, QueuedPiece(place, [found]))
+        return True
+
     async def _transfer_step(self, flow: Flow, transfer: OpenTransfer) -> None:
         path = transfer.path
         place = flow.open_place()
         try:
             found = await self._world.in_thread(
-                partial(_read_parts, flow.source, transfer, self._pace.part_bytes)
+                partial(
+                    _read_parts,
+                    flow,
+                    transfer,
+                    self._pace.part_bytes,
+                    self._world.clock.wall_ns(),
+                    self.local,
+                )
             )
         except BaseException:
             flow.abort_place()
@@ -286,7 +322,7 @@ class Scanner:
             self._report(path, found)
             found = [Found(path)]
         if transfer.read is not None and found and found[-1].entry is not None:
-            size = sum(f.size for f in found)
+            size = sum(len(f.entry.data) for f in found if isinstance(f.entry, Part))
             self._widen(flow, found[0])
             self._queue(flow, QueuedPiece(place, found, transfer=transfer, bytes=size))
             transfer.started = True
@@ -418,23 +454,36 @@ def _look(source: Source, paths: list[bytes], choice: Choice, clock: Clock) -> l
     return seen
 
 
-def _read_parts(source: Source, transfer: OpenTransfer, part_bytes: int) -> list[Found] | str:
+def _ask_begun(source: Source, path: bytes, now_ns: int, distrust_ns: int | None) -> Found | None:
+    try:
+        return source.ask_begun(path, now_ns, distrust_ns)
+    except OSError:
+        return None  # who reads it says why
+
+
+def _read_parts(
+    flow: Flow, transfer: OpenTransfer, part_bytes: int, now_ns: int, local: LocalTarget | None
+) -> list[Found] | str:
     """Parts of about `part_bytes` together; a reason if the file cannot be read; nothing if it is no
     file now.
 
-    The first call opens it: it has to be what has the name at the place of that step.
+    The first call opens it: it has to be what has the name at the place of that step. `local`: where it
+    might be copied to instead.
     """
     found: list[Found] = []
     total = 0
     try:
         if transfer.read is None:
-            transfer.read = source.open_transfer(transfer.path, transfer.number)
+            transfer.read = flow.source.open_transfer(transfer.path, transfer.number, now_ns)
             if transfer.read is None:
                 return []
+            if local is not None and flow.copies_locally:
+                offered = local.offer(flow.index, transfer.path, transfer.number)
+                flow.copies_locally = offered is not None and transfer.read.copy_to(offered)
         read = transfer.read
         while total < part_bytes and len(found) < limits.STEP_FILES:
             entry = read.next(part_bytes - total)
-            size = len(entry.data) if isinstance(entry, Part) else 0
+            size = len(entry.data) + read.copied if isinstance(entry, Part) else 0
             links = entry.links if isinstance(entry, Finish) else read.links
             found.append(Found(transfer.path, entry, read.identity, links, size, whole=True))
             total += size

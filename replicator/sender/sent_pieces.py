@@ -14,6 +14,7 @@ from replicator.mirror.pieces import (
     NO_CONTENT,
     Abandon,
     Alike,
+    Begun,
     Digests,
     Files,
     Links,
@@ -99,6 +100,8 @@ class SentPieces:
                 elif isinstance(found.entry, Digests):
                     assert batch.patch is not None
                     batch.flow.order.digests_answered(batch.patch, found.entry.end - found.entry.start)
+                elif isinstance(found.entry, Begun):
+                    batch.flow.order.begun_answered(found.entry.number)
 
     def is_settled(self, number: int) -> bool:
         """Whether what the target refuses of that batch is known, or no matter: refusals are told before the
@@ -160,7 +163,7 @@ class SentPieces:
 
 def _without_data(found: Found) -> Found:
     entry = found.entry
-    if isinstance(entry, Times | Listing | Abandon | Patched):
+    if isinstance(entry, Times | Listing | Abandon | Patched | Begun):
         return found
     if isinstance(entry, Names):
         return found._replace(entry=msgspec.structs.replace(entry, names=(), types=b"", kept=()))

@@ -5,6 +5,7 @@ the tracking begins.
 """
 
 import errno
+from functools import partial
 from math import inf
 
 import trio
@@ -12,6 +13,7 @@ import trio
 from replicator import limits
 from replicator.errors import ProtocolError, ReplicatorError
 from replicator.failovers import Promotion
+from replicator.mirror.local_copy import reach
 from replicator.net.engine import Engine, Role
 from replicator.net.session import KeysUsed, Session, SessionEnded
 from replicator.sender.arguments import SenderArguments
@@ -226,6 +228,9 @@ class Sessions:
                 self.connected_since = self._world.clock.wall_ns() / 1e9
                 self.receiver_pid = connected.receiver_pid
                 self._states.connected()
+                if arguments.options.local_copy:
+                    where = partial(reach, arguments.connection_uuid, connected.receiver_pid)
+                    self._scanner.local = await self._world.in_thread(where)
                 nursery.start_soon(self._shipper.run, session, self._may_ship)
                 nursery.start_soon(self._scanner.run)
                 nursery.start_soon(count_sizes, self._world, self._flows, self._mirrors, self._changes)
@@ -271,6 +276,9 @@ class Sessions:
         self.receiver_pid = None
         self._verifier.session_over()
         self._transmission.session_over()
+        if self._scanner.local is not None:
+            self._scanner.local.close()
+            self._scanner.local = None
         for flow in self._flows:
             flow.session_ended()
         self._states.session_over()

@@ -102,6 +102,8 @@ class Shipper:
                     for shipment in shipments:
                         saved_bytes = await session.send(shipment.frame, shipment.data)
                         self._totals.shipped(shipment, saved_bytes)
+                        if isinstance(shipment.frame, Records):
+                            self._mirrors.mix.shipped()
                     self._lag.sent()
                     if self._halted is not None:
                         raise self._halted

@@ -146,6 +146,10 @@ class TargetReports:
         if run is None or not flow.order.active:
             return
         order = flow.order
+        if refused.begun:
+            if order.goes_on(refused.number, refused.begun, compare=refused.links > 0) and not refused.links:
+                run.matched(refused.begun)
+            return
         if refused.number:
             request = order.differ(refused.number, refused.blocks)
             run.differed(sum(length for _, length, _ in refused.blocks) if request is not None else 0)

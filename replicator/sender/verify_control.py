@@ -255,4 +255,4 @@ class VerifyControl:
 def check(options: VerifyOptions) -> None:
     """UsageError unless they make sense."""
     if options.newer and not options.remirror:
-        raise UsageError("newer: says what is brought, so it needs remirror")
+        raise UsageError("newer says which files are brought, and nothing is: add remirror (--remirror)")

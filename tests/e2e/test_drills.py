@@ -16,6 +16,7 @@ from kit.leftovers import mounts_below
 from kit.protected import Protected, protected, until
 from kit.trees import assert_same_tree
 
+from replicator import limits
 from replicator.cli.client import Client
 
 pytestmark = [pytest.mark.fs, pytest.mark.e2e]
@@ -214,6 +215,20 @@ def test_an_agent_that_is_killed_in_the_middle_cleans_up_when_it_is_back(drilled
     assert not (pair.beta.home / "failover" / "drills" / uuid).exists()
     pair.assert_equal()
     assert (pair.copy / "file").read_text() == "two"
+
+
+@pytest.mark.soak
+def test_the_copies_go_on_while_the_agent_stays_dead(drilled: Drilled) -> None:
+    pair = drilled.pair
+    (pair.source / "file").write_text("one")
+    pair.drained()
+    drilled.begin("sleep 1000")
+    pair.beta.kill()
+    (pair.source / "file").write_text("two")
+    until(lambda: (pair.copy / "file").read_text() == "two", limits.DRILL_HOLD_S + 60)
+    pair.beta.start()
+    assert drilled.over()["state"] == "interrupted"
+    pair.assert_equal()
 
 
 def test_a_person_can_keep_it_look_around_and_end_it(drilled: Drilled) -> None:

@@ -1,16 +1,23 @@
 """An etcd as the witness, from the Debian package etcd-server."""
 
+import base64
+import json
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import pytest
 import trio
+from kit.certificates import Issuer
 
-from replicator.agent.failover.etcd import EtcdWitness, parse_etcd
+from replicator.agent.failover.etcd import Access, EtcdWitness, parse_etcd
 from replicator.errors import UnreachableError
 from replicator.failover.lease import Renew, lapse_s
 from replicator.failover.witness import Ballot, Tell, Withdraw, WitnessRefusedError
@@ -23,6 +30,7 @@ pytestmark = [
 
 G, S, T = "group", "source", "target"
 LEASE_S = 1.0
+NO_USER = Access()
 RENEWAL = Renew(agent=S, other=T, epoch=0, lease_s=LEASE_S, enforced=True, holds_lease=True)
 BALLOT = Ballot(
     agent=T, candidate=T, owner=S, parent_epoch=0, epoch=1, attempt="1", lease_s=LEASE_S, armed=True
@@ -33,11 +41,20 @@ RECORD = Promotion(group=G, epoch=1, parent_epoch=0, owner=T, owner_name="beta")
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[str]:
     """`etcd://…` of one that runs."""
-    clients, peers = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
-    with (tmp_path / "log").open("wb") as log:
+    with running(tmp_path) as (address, _):
+        yield f"etcd://{address}/replicator"
+
+
+@contextmanager
+def running(directory: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """HOST:PORT. `options` with a certificate: it speaks TLS."""
+    scheme = "https" if options else "http"
+    address, peers = (f"127.0.0.1:{_free_port()}" for _ in range(2))
+    clients, peers = f"{scheme}://{address}", f"http://{peers}"
+    with (directory / "log").open("ab") as log:
         process = subprocess.Popen(
             [
-                *("etcd", "--data-dir", str(tmp_path / "data"), "--log-outputs", "stderr"),
+                *("etcd", "--data-dir", str(directory / "data"), "--log-outputs", "stderr", *options),
                 *("--listen-client-urls", clients, "--advertise-client-urls", clients),
                 *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
                 *("--initial-cluster", f"default={peers}"),
@@ -47,7 +64,7 @@ def etcd(tmp_path: Path) -> Iterator[str]:
             env={"PATH": "/usr/bin:/bin", "ETCD_UNSUPPORTED_ARCH": "arm64"},
         )
     try:
-        yield clients.replace("http://", "etcd://") + "/replicator"
+        yield address, process
     finally:
         process.kill()
         process.wait()
@@ -59,9 +76,9 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-async def an_agent(name: str) -> EtcdWitness:
+async def an_agent(name: str, access: Access = NO_USER) -> EtcdWitness:
     """What one agent has of it: the other one has another."""
-    witness = EtcdWitness(parse_etcd(name))
+    witness = EtcdWitness(parse_etcd(name), access=lambda: access)
     with trio.fail_after(20):
         while True:
             try:
@@ -146,3 +163,88 @@ async def test_an_etcd_that_is_not_there_is_no_answer() -> None:
     witness = EtcdWitness(parse_etcd(f"etcd://127.0.0.1:{_free_port()}/replicator"))
     with pytest.raises(UnreachableError):
         await witness.renew(G, RENEWAL)
+
+
+class Guarded:
+    """An etcd that speaks TLS and lets in one user, who may only write below the prefix."""
+
+    def __init__(self, directory: Path, address: str, authority: Path) -> None:
+        self.name = f"etcds://{address}/replicator"
+        self._url = f"https://{address}/v3/auth/"
+        self._tls = ssl.create_default_context(cafile=str(authority))
+        self._password = directory / "etcd-password"
+        self._password.write_text("s3cret\n")
+        self.access = Access("agents", str(self._password), str(authority))
+
+    def set_up(self) -> None:
+        """As `etcdctl user add …` and so on does it."""
+        prefix = base64.b64encode(b"replicator/").decode()
+        end = base64.b64encode(b"replicator0").decode()
+        right = {"permType": "READWRITE", "key": prefix, "range_end": end}
+        for what, body in (
+            ("user/add", {"name": "root", "password": "another"}),
+            ("user/grant", {"user": "root", "role": "root"}),
+            ("role/add", {"name": "witness"}),
+            ("role/grant", {"name": "witness", "perm": right}),
+            ("user/add", {"name": "agents", "password": "s3cret"}),
+            ("user/grant", {"user": "agents", "role": "witness"}),
+            ("enable", {}),
+        ):
+            self._post(what, body)
+
+    def _post(self, what: str, body: object) -> None:
+        deadline_s = time.monotonic() + 20
+        while True:
+            try:
+                with urlopen(Request(self._url + what, json.dumps(body).encode()), context=self._tls):
+                    return
+            except URLError as error:
+                if "refused" not in str(error) or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.1)  # it starts
+
+
+@contextmanager
+def guarded(directory: Path) -> Iterator[Guarded]:
+    authority = Issuer(directory, "authority")
+    pair, _ = authority.issue("localhost")
+    options = ("--cert-file", str(pair), "--key-file", str(pair))
+    with running(directory, *options) as (address, _):
+        found = Guarded(directory, address, authority.path)
+        found.set_up()
+        yield found
+
+
+async def test_by_tls_and_as_a_user(tmp_path: Path) -> None:
+    with guarded(tmp_path) as etcd:
+        source, target = await an_agent(etcd.name, etcd.access), await an_agent(etcd.name, etcd.access)
+        assert (await source.renew(G, RENEWAL)).granted
+        source._token = target._token = "of a time before etcd was started again"
+        assert (await source.renew(G, RENEWAL)).granted
+        await target.watch(G)
+        await trio.sleep(lapse_s(LEASE_S))
+        assert (await target.vote(G, BALLOT)).given
+        assert not (await source.renew(G, RENEWAL)).granted
+
+
+async def test_who_is_not_let_in_is_told_why(tmp_path: Path) -> None:
+    with guarded(tmp_path) as etcd:
+        await an_agent(etcd.name, etcd.access)
+        wrong = tmp_path / "wrong"
+        wrong.write_text("guessed")
+        for access, why in (
+            (Access("agents", str(wrong), etcd.access.authorities), "authentication failed"),
+            (Access("", "", etcd.access.authorities), r"failover\.etcd_user"),
+            (Access("agents", str(tmp_path / "no"), etcd.access.authorities), "failover.etcd_password_file"),
+            (Access("agents", str(wrong), str(tmp_path / "no")), "failover.etcd_authorities"),
+            (Access("agents", str(wrong), ""), "CERTIFICATE_VERIFY_FAILED"),
+        ):
+            witness = EtcdWitness(parse_etcd(etcd.name), access=lambda access=access: access)
+            with pytest.raises(UnreachableError, match=why) as told:
+                await witness.renew(G, RENEWAL)
+            assert "s3cret" not in str(told.value) and "guessed" not in str(told.value)
+        elsewhere = EtcdWitness(
+            parse_etcd(etcd.name.replace("/replicator", "/others")), access=lambda: etcd.access
+        )
+        with pytest.raises(UnreachableError, match="permission denied"):
+            await elsewhere.renew(G, RENEWAL)

@@ -1,18 +1,17 @@
 """The way home: only what was changed travels, clients wait for some seconds, and both sides are equal."""
 
 import os
-import random
 import time
 from pathlib import Path
 
 import pytest
 from kit import machine
-from kit.failover_lab import FailoverLab, Machine, failover_lab
+from kit.bulk import BLOCK_BYTES, build_bulk, change_bulk
+from kit.failover_lab import FailoverLab, failover_lab
 from kit.failover_rounds import fail_back, fail_over
 from kit.protected import until
 
 from replicator.failovers import Phase
-from replicator.limits import MIB
 
 pytestmark = [
     pytest.mark.e2e,
@@ -21,28 +20,8 @@ pytestmark = [
 ]
 
 ORDERS = ("restore-first", pytest.param("failback-first", marks=pytest.mark.soak))
-BULK_FILES, BLOCK_BYTES = 64, 4096
-SHARE = 0.01
 RATIO_MAX = 1.3
 GAP_MAX_S = 5.0
-
-
-def build_bulk(root: Path) -> None:
-    (root / "bulk").mkdir()
-    for number in range(BULK_FILES):
-        (root / "bulk" / f"f{number}").write_bytes(os.urandom(MIB))
-
-
-def change_bulk(machine: Machine) -> int:
-    """Blocks of 4 KiB at random places. Returns bytes changed."""
-    chance = random.Random(1)
-    places = [(file, block) for file in range(BULK_FILES) for block in range(MIB // BLOCK_BYTES)]
-    chosen = chance.sample(places, int(len(places) * SHARE))
-    for file, block in chosen:
-        with open(machine.root / "bulk" / f"f{file}", "r+b") as target:
-            target.seek(block * BLOCK_BYTES)
-            target.write(os.urandom(BLOCK_BYTES))
-    return len(chosen) * BLOCK_BYTES
 
 
 def assert_protected_again(lab: FailoverLab) -> None:
@@ -57,7 +36,6 @@ def assert_protected_again(lab: FailoverLab) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_only_differences_travel(tmp_path: Path, order: str) -> None:
     with failover_lab(tmp_path, witness=True) as lab:
-        lab.source.root.mkdir()
         build_bulk(lab.source.root)
         lab.protect()
         lab.become_cold()
@@ -65,7 +43,7 @@ def test_only_differences_travel(tmp_path: Path, order: str) -> None:
         (lab.source.root / "late").write_bytes(os.urandom(BLOCK_BYTES))  # there is a tail, perhaps
         lab.source.lose_power()
         lab.phase_becomes(Phase.ACTIVE)
-        changed = change_bulk(lab.target)
+        changed = change_bulk(lab.target.root)
         sent = lab.target.host.sent_bytes
         lab.source.boot()
         lab.follow()

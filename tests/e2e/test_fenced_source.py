@@ -28,6 +28,7 @@ ADDRESS = "10.77.0.100/24"  # by which clients reach the source
 
 WAIT_S = 20.0
 LEASE = ("--interval", "1", "--misses", "3")  # 1.8 seconds
+LONG_LEASE = ("--interval", "10", "--misses", "3")  # 19.6
 
 
 class Pair:
@@ -117,10 +118,11 @@ def protected(tmp_path: Path) -> Iterator[Pair]:
 
 def test_mounts_obey_leases(protected: Pair) -> None:
     alpha, beta = protected.alpha, protected.beta
-    protected.watch(*LEASE, "--lapse", "read-only")
+    protected.watch(*LONG_LEASE, "--lapse", "read-only")
     until(lambda: protected.fence.get("left_s") is not None, lambda: protected.guard)
     assert protected.is_open()
-    # Agents and captures that are killed and started again change nothing, while leases go on.
+    # Agents and captures that are killed and started again change nothing, while leases go on: who is away
+    # for longer than one of them is stopped, however long an agent takes to start here.
     capture = alpha.json("mount", "list")[0]["pid"]
     alpha.kill()
     os.kill(capture, 9)
@@ -129,6 +131,8 @@ def test_mounts_obey_leases(protected: Pair) -> None:
         assert protected.is_open()
         time.sleep(0.1)
     # Nobody grants any more.
+    beta.json("failover", "edit", "web", *LEASE, "--even-if-silent")
+    until(lambda: protected.guard["lease_s"] < 2, lambda: protected.guard)
     beta.kill()
     until(protected.is_read_only)
     assert (protected.source / "file").read_text() == "try"

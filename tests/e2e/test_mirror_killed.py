@@ -16,6 +16,9 @@ pytestmark = pytest.mark.e2e
 LONG = amount("MIRROR_KILLS", 50)
 FILES = 9000  # what is on its way (16 MiB, and a transfer) is below 4 % of them
 FILE_BYTES = 64 * 1024
+MIB = 1024 * 1024
+LARGE_MIB = amount("MIRROR_KILLS_LARGE_MIB", 256)
+ON_ITS_WAY = 24 * MIB  # pieces that were read, and are not on the target
 READ_TWICE = 0.05  # of the tree, at most
 MIRROR_S = 60.0  # for a moment to come
 
@@ -50,6 +53,7 @@ class Victim:
         self.pair = pair
         self.size = size
         self.fresh_bytes = 0  # that a new sender reads before it has anything to do: Python, mostly
+        self.twice = READ_TWICE
         self.reads: list[float] = []  # bytes read of each mirror, as a share of the tree
 
     def process(self, side: str) -> int:
@@ -71,21 +75,22 @@ class Victim:
             agent.kill()
             agent.start()
 
-    def round(self, chance: random.Random, side: str) -> None:
+    def round(self, chance: random.Random, side: str, first: float = 0.0) -> None:
+        """`first`: the share of the tree that is read before the kill, at least."""
         pair = self.pair
         sender = self.process("sender")
         before = read_bytes(sender)
         pair.alpha.json("mirror", "start", pair.id, "full")
         victim = self.process(side)
-        moment = before + chance.random() * self.size
+        moment = before + (first + (0.9 - first) * chance.random() if first else chance.random()) * self.size
         until(lambda: read_bytes(sender) >= moment, MIRROR_S, 0.001)
         if side == "sender":
             os.kill(victim, signal.SIGSTOP)
-            first = read_bytes(victim) - before
+            read_first = read_bytes(victim) - before
             os.kill(victim, signal.SIGKILL)
             until(lambda: self.process("sender") not in (0, victim))
             pair.drained()
-            total = first + read_bytes(self.process("sender")) - self.fresh_bytes
+            total = read_first + read_bytes(self.process("sender")) - self.fresh_bytes
         else:
             os.kill(victim, signal.SIGKILL)
             until(lambda: self.process("receiver") not in (0, victim))
@@ -94,7 +99,7 @@ class Victim:
         assert pair.status["target_data_state"] == "OK", pair.status
         self.reads.append(total / self.size)
         print(f"{side} killed after {(moment - before) / self.size:.2f}, read {self.reads[-1]:.3f}")
-        assert total <= (1 + READ_TWICE) * self.size, (side, self.reads)
+        assert total <= (1 + self.twice) * self.size, (side, self.reads)
 
 
 @pytest.fixture
@@ -123,6 +128,29 @@ def kill_often(victim: Victim, count: int) -> None:
 @pytest.mark.timeout_s(300)
 def test_some_kills(victim: Victim) -> None:
     kill_often(victim, 5)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[Victim]:
+    """A pair with one file."""
+    (tmp_path / "source").mkdir()
+    with open(tmp_path / "source" / "large", "wb") as file:
+        content = random.Random(2).randbytes(MIB)
+        for number in range(LARGE_MIB):
+            file.write(number.to_bytes(8, "big") + content[8:])
+    with protected(tmp_path, configuration="[mirror]\nlocal_copy = false\n") as pair:
+        victim = Victim(pair, LARGE_MIB * MIB)
+        victim.measure_fresh()
+        yield victim
+
+
+@pytest.mark.timeout_s(300)
+def test_one_large_file_goes_on(large: Victim) -> None:
+    """Killed when most of it has been read."""
+    large.twice = ON_ITS_WAY / large.size
+    for side in ("sender", "receiver"):
+        large.round(random.Random(1), side, first=0.6)
+        large.pair.assert_equal()
 
 
 @pytest.mark.soak

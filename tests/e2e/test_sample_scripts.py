@@ -16,7 +16,7 @@ from kit.machine import is_root
 
 pytestmark = pytest.mark.fs
 ETC = Path(__file__).parents[2] / "etc"
-SAMPLES = ("postgresql", "nfs", "samba", "nginx")
+SAMPLES = ("postgresql", "nfs", "samba", "nginx", "snmptrap")
 KINDS = ("pre-failover", "post-failover", "pre-failback", "post-failback", "source-post-failback")
 OCF_ROOT = Path("/usr/lib/ocf")
 
@@ -106,6 +106,18 @@ def test_each_says_what_it_wants_and_what_is_missing(name: str, tmp_path: Path) 
     bare = {"PATH": str(tmp_path / "bin"), "REPLICATOR_ROOTS": "1", "REPLICATOR_ROOT_1": "/nowhere"}
     done = run(name, "--check", **bare, PG_BIN="/nowhere")
     assert done.returncode == 1 and "missing here:" in done.stderr, done
+
+
+@pytest.mark.parametrize("kind", ("question", *KINDS))
+def test_a_trap_says_what_happens(kind: str, stand_ins: StandIns) -> None:
+    stand_ins.make("snmptrap")
+    told = {"REPLICATOR_SCRIPT": kind, "REPLICATOR_GROUP": "web", "REPLICATOR_REASON": "no answer"}
+    well("snmptrap", PATH=stand_ins.path, SNMPTRAP_HOST="10.0.0.9", **told)
+    (call,) = stand_ins.calls()
+    assert call.startswith("snmptrap -v 2c -c public 10.0.0.9 ")
+    assert f" s {kind} " in call and " s web " in call and call.endswith(" s no answer")
+    well("snmptrap", PATH=stand_ins.path, SNMPTRAP_HOST="10.0.0.9", REPLICATOR_TEST="1", **told)
+    assert len(stand_ins.calls()) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

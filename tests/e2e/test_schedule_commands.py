@@ -47,3 +47,25 @@ def test_between_sessions_nothing_leaves(tmp_path) -> None:  # type: ignore[no-u
         alpha.json(*calendar, "clear", pair.id)
         assert pair.status["transmission"]["limit"] == ""
         pair.assert_equal()
+
+        # Of the target (TX-03): for connections that have none of their own, and for later ones.
+        host = ("--target", "127.0.0.1")
+        shown = alpha.json("schedule", "start", *host, "--queue-bytes", "1 MB")
+        assert shown["target"] == "127.0.0.1" and shown["holds"]
+        assert alpha.json("schedule", "show", pair.id)["target"] == "", "it was disabled for this one"
+        shown = alpha.json("schedule", "enable", pair.id)
+        assert shown["target"] == "127.0.0.1" and shown["settings"]["start"]["queue_bytes"] == "1 MB"
+        until(lambda: pair.status["state"] == "Scheduled")
+        alpha.kill_all()
+        alpha.start()
+        until(lambda: pair.status["sender_pid"] is not None and pair.status["state"] == "Scheduled")
+        assert "target 127.0.0.1" in alpha.dtctl("schedule", "show", *host).out
+        alpha.json(*calendar, "add", *host, "all", "3 MB/s", "--start", "00:00")
+        assert pair.status["transmission"]["limit"] == "3 MB/s"
+        alpha.json(*calendar, "remove", *host, "all")
+        alpha.json("schedule", "clear", *host, "all")
+        until(lambda: pair.status["state"] == "Started")
+        pair.assert_equal()
+        for words in (("show",), ("show", pair.id, *host), ("window", *host, "1:00"), ("clear", *host)):
+            assert alpha.dtctl("schedule", *words).code == 2, words
+        assert alpha.dtctl("schedule", "show", "--target", "elsewhere").code == 2

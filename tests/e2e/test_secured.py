@@ -204,6 +204,27 @@ def test_renewal_and_revocation_while_it_replicates(tmp_path: Path) -> None:
         tested.assert_equal()
 
 
+def test_from_plain_text_to_tls_one_host_after_the_other(tmp_path: Path) -> None:
+    insecure = SECURED + "[agent]\ninsecure = true\n"
+    with dtd.running(tmp_path, "alpha", "beta", configuration=insecure) as (alpha, beta):
+        tested = protect(tmp_path, alpha, beta)
+        assert not events_of(beta, "alpha (127.0.0.1"), "nobody has proved to be alpha"
+        pair(alpha, beta)
+        alpha.json("transmit", "stop", tested.id)
+        alpha.json("transmit", "start", tested.id)
+        (tested.source / "paired").write_text("in TLS, although plain text would be spoken")
+        tested.drained()
+        assert events_of(beta, "alpha (127.0.0.1")
+        for agent in (beta, alpha):
+            agent.stop()
+            (agent.home / "replicator.toml").write_text(SECURED)
+            agent.start()
+            (tested.source / agent.name).write_text("now it refuses plain text")
+            tested.drained()
+        assert not events_of(beta, "plain text is refused")
+        tested.assert_equal()
+
+
 def test_an_authority_signs_agents(tmp_path: Path) -> None:
     names = ("alpha", "beta", "gamma")
     agents = [Agent(tmp_path / name, name) for name in names]

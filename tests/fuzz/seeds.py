@@ -80,6 +80,8 @@ def entries() -> list[pieces.AnyEntry]:
         pieces.Digests(b"a/f", ID, 1, 9, 0, 9, 4096, ((0, 9),), bytes(8), bytes(32), True, ((0, 3),)),
         pieces.Alike(b"a", (b"f",), states),
         pieces.Files(b"a", (b"f",), states, content),
+        pieces.Part(b"a/l", ID, 2, True, ((0, 3),), content, 5),
+        pieces.Begun(b"a/l", ID, 1, 3, 5),
     ]
 
 

@@ -9,12 +9,14 @@ import struct
 import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 import xxhash
+from kit.certificates import Issuer
 
 from fuzz import seeds
 from replicator import addresses, config, repset
@@ -27,7 +29,7 @@ from replicator.child import control
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.failover import heartbeat, lease, witness
 from replicator.failover_settings import check_settings
-from replicator.failovers import Check, CheckKind, MonitorSettings, WatchedAddress
+from replicator.failovers import Check, CheckKind, Guard, Monitor, MonitorSettings, WatchedAddress
 from replicator.fs.whole_file import WholeFile
 from replicator.mirror import alike, checks, digests, packed, pieces
 from replicator.mirror.inventory import Item
@@ -41,6 +43,11 @@ from replicator.queue.validity import impossible
 from replicator.receiver.intake import Intake
 from replicator.receiver.replica import takes_long
 from replicator.receiver.replica_state import Received
+from replicator.security import certificates, pem, revocation
+from replicator.security.channel import Introduction
+from replicator.security.pairing import PairHello, PairProof
+from replicator.security.trust import KnownPeer
+from replicator.transmission_schedule import TransmissionSchedule, Window
 
 ReturnsNothing = Callable[[bytes], None]
 
@@ -347,7 +354,15 @@ def _states() -> list[bytes]:
         created=1.5,
     )
     mount = state.Mount(id=seeds.UUID, path="/a", mountpoint="/a")
-    whole = state.State(mounts=(mount,), repsets=(seeds.SET,), connections=(connection,))
+    group = MonitorSettings(source_host="alpha", addresses=(WatchedAddress(address="10.0.0.5/24"),))
+    whole = state.State(
+        mounts=(mount,),
+        repsets=(seeds.SET,),
+        connections=(connection,),
+        monitors=(Monitor(uuid=seeds.UUID, name="web", settings=group),),
+        guards=(Guard(group=seeds.UUID, name="web", lease_s=3.0, witness="gamma:1500"),),
+        schedules={"backup": TransmissionSchedule(window=Window(opens="21:00", closes="04:00"))},
+    )
     replica = ReplicaState(connection_uuid=seeds.UUID, connect=seeds.connect())
     return [msgspec.json.encode(value) for value in (whole, replica, state.State())]
 
@@ -452,6 +467,45 @@ def _failover() -> list[bytes]:
         msgspec.json.encode(request),
         msgspec.json.encode(failover_calls.Call(action="heartbeat", body=msgspec.Raw(begin))),
         b'{"action":"watch","body":{"name":"web","target_uuid":"u","target_name":"beta","addresses":[]}}',
+    ]
+
+
+def trust(data: bytes) -> None:
+    """What strangers and peers say before data flows, and files of an authority."""
+    for type_ in (Introduction, PairHello, PairProof, KnownPeer):
+        try:
+            found = msgspec.json.decode(data, type=type_)
+        except MALFORMED:
+            continue
+        if isinstance(found, PairHello):
+            try:
+                certificates.check(found.certificate, found.uuid)
+            except ReplicatorError:
+                pass
+    text = data.decode("latin-1")
+    try:
+        revocation.parse(text, "ca.pem").objection(_leaf())
+    except ReplicatorError as error:
+        assert "\n" not in str(error)
+
+
+@cache
+def _leaf() -> bytes:
+    return pem.der_of(certificates.make(seeds.UUID, "agent").decode())
+
+
+def _trust() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as directory:
+        issuer = Issuer(Path(directory), "ca")
+        _, certificate = issuer.issue("alpha")
+        issuer.revoke(certificate)
+        authority = issuer.path.read_bytes()
+    shown = pem.certificate_of(certificates.make(seeds.UUID, "agent").decode())
+    hello = PairHello(uuid=seeds.UUID, name="alpha", certificate=shown, nonce="00" * 16)
+    return [
+        authority,
+        msgspec.json.encode(hello),
+        msgspec.json.encode(Introduction(uuid=seeds.UUID, name="a")),
     ]
 
 
@@ -590,6 +644,7 @@ TARGETS: dict[str, Target] = {
     "sets": Target(sets, _sets),
     "restores": Target(restores, _restores),
     "failover": Target(failover, _failover),
+    "trust": Target(trust, _trust, memory_factor=200),
     "control": Target(control_calls, _control_calls),
 }
 

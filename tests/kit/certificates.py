@@ -1,6 +1,7 @@
 """Certificate authorities that live as long as a test."""
 
 import datetime
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,16 @@ class Issuer:
         self.path = directory / f"{name}.pem"
         self.path.write_bytes(self._certificate.public_bytes(_PEM))
 
-    def _sign(self, name: x509.Name, key: Any, *, authority: bool) -> x509.Certificate:
+    def _sign(
+        self, name: x509.Name, key: Any, *, authority: bool, days: float = 1, agent_uuid: str = ""
+    ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
-        names = [x509.DNSName("localhost")]
+        names: list[x509.GeneralName] = [
+            x509.DNSName("localhost"),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
+        if agent_uuid:
+            names.append(x509.UniformResourceIdentifier(f"urn:uuid:{agent_uuid}"))
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -34,17 +42,19 @@ class Issuer:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _DAY)
-            .not_valid_after(now + _DAY)
+            .not_valid_after(now + days * _DAY)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
         )
         return builder.sign(self._key, hashes.SHA256())
 
-    def issue(self, name: str, file: str = "") -> tuple[Path, x509.Certificate]:
-        """A file with certificate and key for `name`."""
+    def issue(
+        self, name: str, file: str = "", *, days: float = 1, agent_uuid: str = ""
+    ) -> tuple[Path, x509.Certificate]:
+        """A file with certificate and key for `name`, valid for so many days, or an agent's."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key.public_key(), authority=False)
+        certificate = self._sign(subject, key.public_key(), authority=False, days=days, agent_uuid=agent_uuid)
         path = self._directory / (file or f"{name}-by-{self.path.stem}.pem")
         path.touch(0o600)
         path.write_bytes(
@@ -57,14 +67,14 @@ class Issuer:
         )
         return path, certificate
 
-    def revoke(self, *certificates: x509.Certificate) -> None:
-        """Put a list of them behind the authority's own certificate."""
+    def revoke(self, *certificates: x509.Certificate, next_update: datetime.timedelta = _DAY) -> None:
+        """Put a list of them behind the authority's own certificate, which is good for so long."""
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self._name)
             .last_update(now - _DAY)
-            .next_update(now + _DAY)
+            .next_update(now + next_update)
         )
         for certificate in certificates:
             one = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)

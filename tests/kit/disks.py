@@ -1,6 +1,7 @@
 """Disks that are small, and what fills them."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,10 +44,25 @@ def resize(directory: Path, size: str) -> None:
 @contextmanager
 def ext4(directory: Path, size_mib: int) -> Iterator[None]:
     """A disk of its own, with a real file system."""
+    with _made(directory, size_mib, ["mkfs.ext4", "-q", "-m", "0"]):
+        yield
+
+
+@contextmanager
+def xfs(directory: Path, size_mib: int = 320) -> Iterator[None]:
+    """The same, of files that can share blocks. At least 300 MiB."""
+    if shutil.which("mkfs.xfs") is None:
+        pytest.skip("no mkfs.xfs (Debian: xfsprogs)")
+    with _made(directory, size_mib, ["mkfs.xfs", "-q", "-m", "reflink=1"]):
+        yield
+
+
+@contextmanager
+def _made(directory: Path, size_mib: int, command: list[str]) -> Iterator[None]:
     image = directory.with_suffix(".image")
     with open(image, "wb") as file:
         file.truncate(size_mib * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, timeout=30)
+    subprocess.run([*command, image], check=True, timeout=30)
     directory.mkdir()
     mounted = subprocess.run(["mount", "-o", "loop", image, directory], capture_output=True, timeout=30)
     if mounted.returncode:

@@ -63,7 +63,7 @@ start)
 stop)
     pid=$(cat {note}) || exit 0
     kill "$pid"
-    while kill -0 "$pid"; do sleep 0.05; done 2>/dev/null
+    while grep -qs . "/proc/$pid/cmdline"; do sleep 0.05; done  # empty: it has ended, whoever waits for it
     ;;
 esac
 """
@@ -174,7 +174,7 @@ class FailoverLab:
         self.witness = others[0] if others else None
         self.machines = machines
         self.mode = mode  # SQLite's journal mode
-        self._client_host = client_host
+        self.client_host = client_host
         self._serial = 0
         self._services: list[subprocess.Popen[bytes]] = []
 
@@ -284,11 +284,24 @@ class FailoverLab:
         return min((point for point in points if point is not None), default=None)
 
     def fail_back(self, order: str) -> dict[str, Any]:
-        """Returns the report. `order`: "restore-first", "failback-first"."""
-        command = ("failback", MONITOR, "--order", order, "--yes")
-        report = self.target.agent.json(*command)
+        """Returns the report. `order`: "restore-first", "failback-first", or "stay", which swaps `source` and
+        `target`.
+        """
+        how = ("--stay",) if order == "stay" else ("--order", order)
+        report = self.target.agent.json("failback", MONITOR, *how, "--yes")
         assert isinstance(report, dict)
+        if order == "stay" and report["outcome"] == "completed":
+            self.source, self.target = self.target, self.source
         return report
+
+    def home_has_everything(self) -> None:
+        """The former source follows, and lacks nothing that the target has."""
+
+        def exact() -> bool:
+            shown = self.target.agent.dtctl("failback", MONITOR, "--dry-run", "--json")
+            return shown.code == 0 and "has everything" in " ".join(shown.json["preview"]["state"])
+
+        until(exact, 90, 0.3)
 
     def history(self) -> list[str]:
         """What happened to the monitor: a word each."""
@@ -332,7 +345,7 @@ class FailoverLab:
     def client(self, machine: Machine | None = None) -> Iterator[Client]:
         """On a host of its own, or on that of `machine`: that one's network may be cut."""
         self._serial += 1
-        host = machine.host if machine else self._client_host
+        host = machine.host if machine else self.client_host
         first = self._serial * 1_000_000_000
         arguments = (VIRTUAL, str(SERVICE_PORT), str(first))
         writer = Writer(self.directory / f"client-{self._serial}", "kit.ledger_client", *arguments, host=host)
@@ -359,7 +372,7 @@ class FailoverLab:
     def served_rows(self) -> list[int]:
         """As the service itself tells a client."""
         program = f"from urllib.request import urlopen; print(urlopen('http://{VIRTUAL}:{SERVICE_PORT}/').read().decode())"
-        return [int(line) for line in self._client_host.run(sys.executable, "-c", program).split()]
+        return [int(line) for line in self.client_host.run(sys.executable, "-c", program).split()]
 
     # --- what happens ---
 
@@ -428,9 +441,11 @@ raw.send(b"\\xff" * 6 + mac + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 1)
 
 @contextmanager
 def failover_lab(
-    directory: Path, *, witness: bool = False, mode: str = "wal", start: bool = True
+    directory: Path, *, witness: bool = False, mode: str = "wal", start: bool = True, planted: str = ""
 ) -> Iterator[FailoverLab]:
-    """Agents started, nothing protected; everything is down afterwards. `mode`: SQLite's journal mode."""
+    """Agents started, nothing protected; everything is down afterwards. `mode`: SQLite's journal mode.
+    `planted`: a mistake that all agents have, see `kit/boot`.
+    """
     names = ["source", "target"] + ["witness"] * witness
     with ExitStack() as stack:
         *hosts, client_host = stack.enter_context(lan(*names, "client"))
@@ -439,6 +454,7 @@ def failover_lab(
             disk = stack.enter_context(power_disk(directory / f"{name}-disk", DISK_BYTES))
             stack.enter_context(small_disk(directory / f"{name}-memory", MEMORY_DISK))
             machines.append(Machine(directory, name, host, disk))
+            machines[-1].agent.planted = planted
         pair(*(machine.agent for machine in machines))
         lab = FailoverLab(directory, machines, client_host, mode)
         try:

@@ -1,13 +1,17 @@
 """A service as clients know it, HTTP over SQLite: it appends numbers, and says so once they are committed.
 
-    python -m kit.ledger DIRECTORY ADDRESS PORT JOURNAL_MODE HOST    # until SIGTERM
+    python -m kit.ledger DIRECTORY ADDRESS PORT JOURNAL_MODE HOST [--frail]    # until SIGTERM
     POST /17     appends the row 17; 200 after COMMIT (synchronous = FULL), with the name of the host
     GET /        all rows, one per line
 
-`kit.ledger_client` is a client that never rests; `rows` reads what a copy of the database holds.
+`--frail`: it ends with the first write that fails, as a service that somebody starts again.
+`kit.ledger_client` is a client that never rests; `rows` reads what a copy of the database holds,
+`rows_in` what any bytes of one do.
 """
 
 import http.server
+import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +21,13 @@ from pathlib import Path
 
 NAME = "ledger.db"
 BUSY_TIMEOUT_S = 60.0
+TEXT_BYTES = 200
+_ROW = re.compile(rb"row (\d+) x")
+
+
+def text_of(number: int) -> str:
+    """The row's text: in any page or log frame that has the row it stands as it is, see `rows_in`."""
+    return f"row {number} ".ljust(TEXT_BYTES, "x")
 
 
 def open_ledger(directory: Path, journal_mode: str) -> sqlite3.Connection:
@@ -44,16 +55,24 @@ def rows(directory: Path, scratch: Path) -> list[int]:
         shutil.rmtree(scratch)
 
 
+def rows_in(file: Path) -> set[int]:
+    """Rows whose text stands somewhere in a file: a part of a database or of its log, say."""
+    return {int(number) for number in _ROW.findall(file.read_bytes())}
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: "_Server"
 
     def do_POST(self) -> None:
         try:
             self.server.ledger.execute(
-                "insert or ignore into entry values (?, ?)", (int(self.path[1:]), "x" * 200)
+                "insert or ignore into entry values (?, ?)", (number := int(self.path[1:]), text_of(number))
             )
         except sqlite3.Error as error:  # the mount is fenced, or gone: the client is told
             self._answer(503, str(error))
+            if self.server.is_frail:
+                print(f"{self.server.host}: {error}", flush=True)
+                os._exit(1)
         else:
             self._answer(200, self.server.host)
 
@@ -80,6 +99,7 @@ class _Server(http.server.HTTPServer):
     """One request after the other: what is answered first is committed first."""
 
     ledger: sqlite3.Connection
+    is_frail = False
 
     def __init__(self, address: str, port: int, host: str) -> None:
         self.host = host
@@ -96,9 +116,10 @@ class _Server(http.server.HTTPServer):
 
 
 def main() -> None:
-    directory, address, port, journal_mode, host = sys.argv[1:]
+    directory, address, port, journal_mode, host, *frail = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _Server(address, int(port), host) as server:
+        server.is_frail = bool(frail)
         server.ledger = open_ledger(Path(directory), journal_mode)
         server.serve_forever(poll_interval=0.05)
 

@@ -1,6 +1,6 @@
 """A client of `kit.ledger` that never rests, and notes what it was told is done.
 
-    python -m kit.ledger_client ADDRESS PORT FIRST    # until SIGTERM; each answer is a line:
+    python -m kit.ledger_client ADDRESS PORT FIRST [PAUSE_S]    # until SIGTERM; each answer is a line:
     <number> <sent> <answered> <host that answered>
 
 Times are seconds of CLOCK_MONOTONIC, which all hosts of a test share; `Acknowledged` reads them. Each number
@@ -86,6 +86,7 @@ def owners(answers: Iterable[Answer]) -> list[str]:
 
 def main() -> None:
     address, port, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) - 1
+    pause_s = float(sys.argv[4]) if len(sys.argv) > 4 else PAUSE_S
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     while not stopping:
@@ -102,7 +103,7 @@ def main() -> None:
             connection.close()
         if host:
             os.write(1, f"{number} {sent_s:.6f} {time.monotonic():.6f} {host}\n".encode())
-        time.sleep(PAUSE_S if host else AFTER_FAILURE_S)
+        time.sleep(pause_s if host else max(pause_s, AFTER_FAILURE_S))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import trio
 
 from kit.disk import MemoryDisk, ProcessDied, SteppingClock
 from kit.plans import InlineWorld
-from replicator.agent.failover.failback import Held, Parts
+from replicator.agent.failover.failback_parts import Held, Parts
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.errors import ReplicatorError
 from replicator.failover.handback import Behind, Home, HomeCopy, Mark
@@ -163,7 +163,7 @@ class _Home(_Part):
     async def prepare(self, monitor: Monitor) -> None:
         await self.sides.happen("prepare", lambda: None)
 
-    async def hold(self, monitor: Monitor, order: TakeOver, say: object) -> Held:
+    async def hold(self, monitor: Monitor, order: TakeOver, attempt: str, say: object) -> Held:
         sides = self.sides
 
         def effect() -> None:
@@ -172,7 +172,7 @@ class _Home(_Part):
         await sides.happen("hold", effect)
         return Held(marks={CONNECTION: {"journal": (sides.arrived, sides.arrived)}})
 
-    async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
+    async def promote(self, monitor: Monitor, order: TakeOver, attempt: str) -> Promotion:
         sides = self.sides
         record = Promotion(
             group=order.group,
@@ -195,7 +195,7 @@ class _Home(_Part):
         assert sides.record is not None
         return sides.record
 
-    async def promotion(self, monitor: Monitor, epoch: int) -> Promotion | None:
+    async def promotion(self, monitor: Monitor, epoch: int, attempt: str) -> Promotion | None:
         return self.sides.record
 
     async def open(self, monitor: Monitor, promotion: Promotion, say: object) -> None:
@@ -212,26 +212,26 @@ class _Home(_Part):
 
         await self.sides.happen("resume", effect)
 
-    async def take(self, monitor: Monitor, *, forced: bool, say: object) -> Taken:
+    async def take(self, monitor: Monitor, attempt: str, *, forced: bool, say: object) -> Taken:
         def effect() -> None:
             self.sides.home.address = True
 
         await self.sides.happen("home takes", effect)
         return Taken(taken=(ADDRESS,))
 
-    async def give_up(self, monitor: Monitor) -> None:
+    async def give_up(self, monitor: Monitor, attempt: str) -> None:
         def effect() -> None:
             self.sides.home.address = False
 
         await self.sides.happen("home gives up", effect)
 
-    async def adopt(self, monitor: Monitor) -> None:
+    async def adopt(self, monitor: Monitor, attempt: str) -> None:
         def effect() -> None:
             self.sides.home_monitor = monitor
 
         await self.sides.happen("adopt", effect)
 
-    async def disown(self, monitor: Monitor) -> None:
+    async def disown(self, monitor: Monitor, attempt: str) -> None:
         def effect() -> None:
             self.sides.home_monitor = None
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from replicator.access import AccessView
 from replicator.agent import api
-from replicator.agent.calendar_service import CalendarRequest, CalendarView
+from replicator.agent.calendar_service import CalendarRequest, CalendarView, TargetCalendarRequest
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.failover.api import MonitorActionBody, RemoveMonitorBody
 from replicator.agent.failover.divergence_api import DivergenceBody
@@ -26,7 +26,7 @@ from replicator.agent.mounts import MountView
 from replicator.agent.protect import ProtectRequest
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
-from replicator.agent.schedule_service import ScheduleRequest
+from replicator.agent.schedule_service import ScheduleRequest, TargetScheduleRequest
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
 from replicator.agent.transmissions import (
@@ -95,6 +95,8 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
     ("POST", "/v1/connections/{connection}/schedule"): ScheduleRequest,
     ("POST", "/v1/connections/{connection}/calendar"): CalendarRequest,
+    ("POST", "/v1/schedule"): TargetScheduleRequest,
+    ("POST", "/v1/calendar"): TargetCalendarRequest,
     ("POST", "/v1/connections/{connection}/diagnostics"): api.ActionBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/failover/monitors/{name}/scripts/{kind}"): ScriptRequest,
@@ -188,6 +190,8 @@ def test_every_request_body_is_known_here() -> None:
         ConnectRequest,
         ProtectRequest,
         ScheduleRequest,
+        TargetCalendarRequest,
+        TargetScheduleRequest,
         VerifyRequest,
         RestoreRequest,
         TransmissionRequest,

@@ -10,6 +10,7 @@ from test_cli import FakeAgent, dtctl, fake, home
 
 from replicator.agent.failover.monitors import MonitorView
 from replicator.failover.monitor import SourceMonitor
+from replicator.failover_reports import Report, StepOutcome, StepReport
 from replicator.failovers import (
     Check,
     CheckKind,
@@ -79,6 +80,44 @@ def test_add(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (sent(fake, "POST")["name"], sent(fake, "POST")["even_if_silent"]) == ("web", True)
 
 
+OWN = [{"address": "10.0.0.5/24", "interface": "eth0"}, {"address": "fd00::5/64", "interface": "eth0"}]
+
+
+def test_the_addresses_of_a_source(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer("GET", "failover/addresses", OWN)
+    assert dtctl(home, "failover", "addresses", "alpha") == 0
+    assert "10.0.0.5/24" in capsys.readouterr().out
+    assert dtctl(home, "failover", "add", "alpha") == 2
+    assert "--address is missing" in (line := capsys.readouterr().err) and "10.0.0.5/24 (eth0)" in line
+    fake.answer("POST", "failover/monitors", view())
+    options = "--address 10.0.0.5@eth1 --address fd00::5 --address 10.0.0.9 --also 10.0.0.7/16 --json"
+    assert dtctl(home, "failover", "add", "alpha", *options.split()) == 0
+    found = [(each.address, each.interface) for each in settings_sent(fake, "POST").addresses]
+    assert found == [
+        ("10.0.0.5/24", "eth1"), ("fd00::5/64", ""), ("10.0.0.9/32", ""), ("10.0.0.7/16", ""),
+    ]  # fmt: skip
+
+
+def test_a_new_monitor_that_could_not_take_over(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [
+        {"name": name, "result": result, "text": f"about {name}"}
+        for name, result in (
+            ("takes 10.0.0.5/24", "failed"), ("permission", "failed"), ("last drill", "warning"),
+            ("post-failover script", "warning"), ("witness", "ok"),
+        )
+    ]  # fmt: skip
+    fake.answer("POST", "failover/monitors", view())
+    fake.answer("POST", "failover/monitors/0b6c/test", {"checks": checks})
+    assert dtctl(home, "failover", "add", "alpha", "--address", "10.0.0.5/24") == 0
+    careful = [line for line in capsys.readouterr().out.splitlines() if line.startswith("careful:")]
+    assert careful == [
+        "careful: takes 10.0.0.5/24: about takes 10.0.0.5/24",
+        "careful: post-failover script: about post-failover script",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "changed"),
     [
@@ -112,6 +151,9 @@ def test_what_makes_no_sense_is_not_sent(
         "failover add alpha --address x",
         "failover add alpha --address 10.0.0.5/24 --check tcp",
         "failover add alpha --address 10.0.0.5/24 --policy none",
+        "failover add alpha --address 10.0.0.5/24 --take some",
+        "failover add alpha --address 10.0.0.5/24 --misses 0",
+        "failover add alpha --address 10.0.0.5/24 --script post-failover='unbalanced",
         "failover edit web --for 10.0.0.9 --misses 3",
         "failover answer web perhaps",
     ):
@@ -147,6 +189,26 @@ def test_show(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -
         "every 5.0 s, 5 may be missing", "all addresses", "a person is asked", "gamma", "/srv/start",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_what_a_failover_waits_for_is_told(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = (
+        StepReport(name="check", outcome=StepOutcome.DONE),
+        StepReport(name="vote", outcome=StepOutcome.RUNNING, said=("the witness does not answer: no route",)),
+        StepReport(name="drain"),
+    )
+    report = Report(uuid="7c1d", kind="failover", group="0b6c", began=1.0, steps=steps)
+    fake.answer("POST", "failover/monitors/web", view(Phase.TAKING_OVER))
+    fake.answer("GET", "failover/monitors/0b6c", view(Phase.TAKING_OVER, report=report, halted="x"))
+    assert dtctl(home, "failover", "now", "web") == 1
+    assert "  vote: the witness does not answer: no route\n" in capsys.readouterr().out
+    fake.answer("GET", "failover/monitors/web", view(Phase.TAKING_OVER, report=report))
+    assert dtctl(home, "failover", "show", "web") == 0
+    assert "vote: running (the witness does not answer: no route)" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_whoever_begins_waits_for_the_end(

@@ -2,18 +2,22 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import trio.testing
 from kit.disk import ProcessDied
 from kit.two_sides import CONNECTION, TwoSides, monitor
 
-from replicator.agent.failover import failback
-from replicator.agent.failover.failback import Failback, _Steps
+from replicator.agent.failover import failback_steps as failback
+from replicator.agent.failover.failback import Failback
+from replicator.agent.failover.failback_steps import FailbackSteps
 from replicator.agent.failover.procedures import Procedures
-from replicator.failover.handback import Order, Then
+from replicator.failover.handback import Home, HomeCopy, Order, Then
 from replicator.failover.plan import Outcome
 from replicator.failover.plan_journal import PlanJournal
 from replicator.failover.plan_runner import PlanRun, Step
+from replicator.failovers import Monitor
 
 PATH = "/home/failover/group.plan"
 HOMEWARD = (Order.RESTORE_FIRST, Order.FAILBACK_FIRST)
@@ -36,9 +40,9 @@ class Groups:
         return self._sides.monitor
 
 
-def failback_of(sides: TwoSides) -> Failback:
+def failback_of(sides: TwoSides, **parts: Any) -> Failback:
     procedures = Procedures("/home/failover", Groups(sides), sides.world)  # type: ignore[arg-type]
-    return Failback(procedures, lambda group: sides.monitor, "beta", sides.parts())
+    return Failback(procedures, lambda group: sides.monitor, "beta", sides.parts()._replace(**parts))
 
 
 async def live(sides: TwoSides, order: Order, then: Then, retries: int = 6) -> Outcome | None:
@@ -192,6 +196,34 @@ async def test_reversal_interrupted_at_every_step() -> None:
             assert (outcome is Outcome.COMPLETED) == (sides.monitor is None) == watched, (name, how)
 
 
+# --- looking ---
+
+
+class StartingHome:
+    """Its copies answer after so many looks."""
+
+    def __init__(self, silent_for: int) -> None:
+        self.silent_for = silent_for
+
+    async def look(self, monitor: Monitor) -> Home:
+        self.silent_for -= 1
+        silent = self.silent_for >= 0
+        copy = HomeCopy(
+            connection=CONNECTION, repset="web", problem="it does not run" * silent, silent=silent
+        )
+        return Home(agent="agent-alpha", name="alpha", epoch=3, follows=True, copies=(copy,))
+
+
+async def test_a_copy_that_just_starts_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    found = failback_of(TwoSides(), home=StartingHome(5))
+    assert (await found.look("group", Order.RESTORE_FIRST, Then.MONITOR)).refused == ()
+    began_s = trio.current_time()
+    found = failback_of(TwoSides(), home=StartingHome(10**6))
+    refused = (await found.look("group", Order.RESTORE_FIRST, Then.MONITOR)).refused
+    assert "does not answer yet: it does not run" in " ".join(refused)
+    assert 30 <= trio.current_time() - began_s < 32
+
+
 # --- planted mistakes ---
 
 
@@ -239,8 +271,8 @@ async def test_planted_mistakes_are_found(
     order: Order, wrong: Callable[[list[Step]], list[Step]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "restore_first" if order is Order.RESTORE_FIRST else "failback_first"
-    right = getattr(_Steps, name)
-    monkeypatch.setattr(_Steps, name, lambda self: wrong(right(self)))
+    right = getattr(FailbackSteps, name)
+    monkeypatch.setattr(FailbackSteps, name, lambda self: wrong(right(self)))
     with pytest.raises((AssertionError, KeyError)):
         sides = TwoSides()
         await to_the_end(sides, order)

@@ -12,7 +12,7 @@ from kit.disk import MemoryDisk, ProcessDied, SteppingClock
 from kit.plans import InlineWorld
 
 from replicator import limits
-from replicator.agent.failover import procedure
+from replicator.agent.failover.failover_plan import Failover, FailoverSteps
 from replicator.agent.failover.group_copies import GroupCopy
 from replicator.agent.failover.procedure import (
     ADDRESSES,
@@ -22,7 +22,6 @@ from replicator.agent.failover.procedure import (
     PROBE,
     PROMOTE,
     Facts,
-    Failover,
     Parts,
     Question,
     Say,
@@ -454,15 +453,15 @@ def _notes_are_not_synced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _promotes_before_the_copies_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = procedure._Steps.all
+    real = FailoverSteps.all
 
-    def all_(self: procedure._Steps) -> list[Step]:
+    def all_(self: FailoverSteps) -> list[Step]:
         steps = list(real(self))
         at = [step.name for step in steps].index(DRAIN)
         steps[at], steps[at + 1] = steps[at + 1], steps[at]
         return steps
 
-    monkeypatch.setattr(procedure._Steps, "all", all_)
+    monkeypatch.setattr(FailoverSteps, "all", all_)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from replicator.errors import UsageError
 from replicator.failover_settings import check_name, check_settings, parse_address, parse_check
-from replicator.failovers import Check, CheckKind, MonitorSettings, Take, WatchedAddress
+from replicator.failovers import Check, CheckKind, MonitorSettings, Policy, Take, WatchedAddress
 
 ADDRESS = WatchedAddress(address="10.0.0.5/24", interface="eth0")
 
@@ -109,6 +109,9 @@ def test_settings_that_can_be() -> None:
         ),
         (settings(witness="a:b:c"), "address"),
         (settings(witness="etcd://a:x/y"), "port"),
+        (settings(witness="etcd://a:2379"), "PREFIX"),
+        (settings(witness="etcds://agents:s3cret@a:2379/y"), "etcd_user"),
+        (settings(policy=Policy.PREFER_NODE), "--prefer-node"),
         (settings(host_name="a_b c"), "host name"),
         (settings(drain_s=-1.0), "drain"),
     ],

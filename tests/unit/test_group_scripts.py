@@ -140,13 +140,13 @@ async def test_a_step_of_a_procedure(setting: Setting) -> None:
     stops = Script(path=path, on_failure=OnFailure.STOP)
     with pytest.raises(ReplicatorError, match=r"the post-failover script .* failed: exit code 1"):
         await setting.scripts.run(setting.facts(POST, stops), "two", said.append)
+    assert setting.notes == 2 * [f"the post-failover script {path} failed: exit code 1"]
 
 
 async def test_another_agent_starts_what_lies_in_one_directory_and_nothing_else(setting: Setting) -> None:
-    said: list[str] = []
     allowed = setting.write('echo "$REPLICATOR_ROOT_1 $REPLICATOR_SOURCE_ROOT_1"', setting.for_others)
-    await setting.scripts.run_for_other(setting.facts(HOME, Script(path=allowed)), "one", said.append)
-    assert said[1:] == ["/srv/data /srv/data"]  # on the source the data is where it captures it
+    ran = await setting.scripts.run_for_other(setting.facts(HOME, Script(path=allowed)), "one")
+    assert ran.output == "/srv/data /srv/data\n"  # on the source the data is where it captures it
     elsewhere = setting.write(f"touch {setting.directory}/ran")
     (setting.for_others / "link").symlink_to(elsewhere)
     for path in (
@@ -157,5 +157,19 @@ async def test_another_agent_starts_what_lies_in_one_directory_and_nothing_else(
         "/bin/sh",
     ):
         with pytest.raises(NotPermittedError, match="scripts_for_others"):
-            await setting.scripts.run_for_other(setting.facts(HOME, Script(path=path)), "two", said.append)
+            await setting.scripts.run_for_other(setting.facts(HOME, Script(path=path)), "two")
     assert not (setting.directory / "ran").exists()
+
+
+async def test_another_agent_is_told_how_it_failed_and_asks_again_for_what_did_not_start(
+    setting: Setting,
+) -> None:
+    script = Script(path=setting.write("exit 3", setting.for_others), on_failure=OnFailure.STOP)
+    facts = setting.facts(HOME, script)
+    setting.for_others.joinpath("script").chmod(0o644)
+    with pytest.raises(ReplicatorError, match="not executable: chmod"):
+        await setting.scripts.run_for_other(facts, "one")
+    setting.for_others.joinpath("script").chmod(0o755)
+    assert (await setting.scripts.run_for_other(facts, "one")).how() == "exit code 3"
+    setting.for_others.joinpath("script").unlink()
+    assert (await setting.scripts.run_for_other(facts, "one")).how() == "exit code 3"  # it did run

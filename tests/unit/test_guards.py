@@ -1,7 +1,8 @@
 """What a source makes of what it hears of its groups: fences, records, leases. Only pages are real."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,18 +12,20 @@ import pytest
 import trio
 
 from replicator import limits
-from replicator.agent.core import Core
+from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover import guards as guards_module
 from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.fenced_start import FencedStart
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Answer
 from replicator.agent.failover.guards import Guards, Unwatch, Watch
 from replicator.agent.failover.leases import Leases
+from replicator.agent.failover.releasing import Releasing
 from replicator.agent.failover.returning import Returning
 from replicator.agent.state import Away, Connection, Mount, State
 from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError
 from replicator.failover.lease import Renew, Renewed
-from replicator.failovers import Lapse, Promotion
+from replicator.failovers import GuardedAddress, Lapse, Promotion
 from replicator.fences import FenceMode
 from replicator.fs.fence import FencePage
 from replicator.paths import Home
@@ -67,6 +70,10 @@ class FakeCore:
         await trio.lowlevel.checkpoint()
         self.superseded.append(reason)
 
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[Any]:
+        yield SimpleNamespace(save=self.save)
+
     async def save(self, **fields: Any) -> None:
         await trio.lowlevel.checkpoint()
         # Survives what a restart does to it.
@@ -91,7 +98,8 @@ class Bench:
         self.guards = Guards(core, self.calls, self.fencing)
         witnesses = SimpleNamespace(at=lambda name: SimpleNamespace(renew=self._renew_at_witness))
         self.leases = Leases(core, self.calls, self.guards, self.fencing, cast(Any, witnesses))
-        self.returning = Returning(core, self.guards, self.fencing, self._drop)
+        self.start = FencedStart(core, self.guards, self.fencing)
+        self.returning = Returning(core, self.guards, self._drop)
 
     async def _drop(self, group: str, wanted: Any) -> None:
         await trio.lowlevel.checkpoint()
@@ -220,14 +228,14 @@ async def test_a_capture_that_knows_no_fences_is_not_counted_on(bench: Bench) ->
 async def test_a_restart_of_the_agent_changes_nothing(
     bench: Bench, clock: Advance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Returning, "_was_up", lambda self, mount: True)
+    monkeypatch.setattr(FencedStart, "_was_up", lambda self, mount: True)
     bench.answers["target"] = grant(10.0)
     await bench.watch(lapse=Lapse.READ_ONLY, lease_s=10.0)
     await bench.ask()
     until_ns = bench.fencing.until_ns(MOUNT)
     del bench.answers["target"]
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     await bench.ask()
     assert bench.fencing.until_ns(MOUNT) == until_ns and bench.mode is None
     clock(10.1)
@@ -238,7 +246,7 @@ async def test_a_restart_of_the_agent_changes_nothing(
 async def test_a_source_that_comes_back(bench: Bench, clock: Advance, witness: str) -> None:
     await bench.watch(witness=witness)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.READ_ONLY and 9354 in bench.events()
     await bench.ask()
     assert bench.mode is FenceMode.READ_ONLY
@@ -271,9 +279,9 @@ async def test_superseded_by_whoever_says_so(bench: Bench) -> None:
     # Again, and after a restart: it stays so, and is said once at each start.
     assert not await bench.guards.supersede(GROUP, record())
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.READ_ONLY
-    await bench.returning.after_mounts()
+    await bench.returning.begin()
     assert bench.events().count(4018) == 1
     await bench.guards.forget(GROUP)  # its monitor is removed: the data is not this host's again
     assert bench.mode is FenceMode.READ_ONLY
@@ -327,7 +335,7 @@ async def test_a_copy_of_what_another_owns_is_not_opened(bench: Bench) -> None:
 async def test_opened_by_a_person_needs_no_lease_until_one_comes(bench: Bench, clock: Advance) -> None:
     await bench.watch(lapse=Lapse.SUSPEND, lease_s=5.0)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     await bench.returning.open("web", even_if_two_masters=True)
     clock(100)
     await bench.ask()
@@ -338,6 +346,99 @@ async def test_opened_by_a_person_needs_no_lease_until_one_comes(bench: Bench, c
     assert bench.asked[-1].enforced
     clock(6)
     assert bench.mode is FenceMode.SUSPEND
+
+
+async def test_a_group_whose_copies_are_gone(bench: Bench, clock: Advance) -> None:
+    """Its addresses are left: nothing is fenced, whatever becomes of it, and its leases hold nothing up."""
+    await bench.watch(lapse=Lapse.SUSPEND, lease_s=5.0)
+    bench.answers["target"] = grant()
+    await bench.ask()
+    await bench.ask()
+    assert bench.asked[-1].enforced
+    await bench.core.save(connections=())  # disconnected
+    await bench.guards.settle()
+    clock(100)
+    assert bench.mode is None
+    await bench.watch(lapse=Lapse.SUSPEND, lease_s=5.0, terms=1)  # the target says so again, without copies
+    (guard,) = bench.guards.all()
+    assert bench.guards.mounts_of(guard) == () and bench.mode is None
+    bench.restart()
+    await bench.start.before_mounts()
+    assert bench.mode is None
+    await bench.guards.supersede(GROUP, record(1))
+    assert bench.mode is None and bench.core.superseded == []
+    assert bench.dropped == []  # it had none
+    await bench.guards.change(GROUP, addresses=(GuardedAddress(address="10.0.0.5/24"),))
+    await bench.returning.begin()
+    assert bench.dropped == ["10.0.0.5/24"]
+
+
+class Sent:
+    """Addresses, as `GroupAddresses`, and what a former owner ends."""
+
+    def __init__(self, core: FakeCore) -> None:
+        self.core = core
+        self.put_back_groups: list[str] = []
+        self.ended: list[Promotion] = []
+        self.problem = ""
+
+    async def put_back(self, group: str, *, forced: bool, say: object) -> None:
+        await trio.lowlevel.checkpoint()
+        self.put_back_groups.append(group)
+        if self.problem:
+            raise ReplicatorError(self.problem)
+
+    async def end(self, promotion: Promotion) -> None:
+        self.ended.append(promotion)
+        await self.core.save(away=())
+
+
+def releasing(bench: Bench) -> tuple[Releasing, Sent, list[str]]:
+    sent, started = Sent(bench.core), []
+
+    async def start(what: Any, patient: bool = False) -> None:
+        await trio.lowlevel.checkpoint()
+        started.append(what.uuid if isinstance(what, Connection) else what.id)
+
+    bench.core.children.start_sender = bench.core.children.start_capture = start
+    bench.core.children.receiver = lambda uuid: None
+    core = cast(Core, bench.core)
+    return Releasing(core, bench.guards, cast(Any, sent), cast(Any, sent)), sent, started
+
+
+async def test_a_source_is_released_from_a_target_that_is_lost(bench: Bench, clock: Advance) -> None:
+    await bench.watch(lapse=Lapse.SUSPEND, lease_s=5.0)
+    release, sent, started = releasing(bench)
+    bench.answers["target"] = grant()
+    await bench.ask()
+    await bench.ask()
+    with pytest.raises(ReplicatorError, match=r"has a lease.*dtctl failover remove web on beta"):
+        await release.release("web", even_if_two_masters=True)  # the target counts on its stop
+    del bench.answers["target"]
+    clock(60)
+    assert bench.mode is FenceMode.SUSPEND
+    with pytest.raises(ReplicatorError, match="--even-if-two-masters") as told:
+        await release.release("web", even_if_two_masters=False)
+    assert "\n" not in str(told.value) and bench.mode is FenceMode.SUSPEND
+    sent.problem = "10.0.0.5/24 is in use"
+    found = await release.release("web", even_if_two_masters=True)
+    assert found.connections == (1,) and found.problems == ("addresses are not back: 10.0.0.5/24 is in use",)
+    assert bench.guards.all() == () and bench.mode is None and 9362 in bench.events()
+    assert sent.put_back_groups == [GROUP] and started == [CON] and sent.ended == []
+    with pytest.raises(NotFoundError):
+        await release.release("web", even_if_two_masters=True)
+
+
+async def test_a_copy_of_a_lost_owner_is_this_hosts_own_again(bench: Bench) -> None:
+    await bench.watch()
+    await bench.guards.supersede(GROUP, record(1))
+    away = Away(connection=CON, copy="r", group=GROUP, epoch=1, mounts=(MOUNT,), told=True)
+    await bench.core.save(away=(away,))
+    release, sent, started = releasing(bench)
+    with pytest.raises(ReplicatorError, match="may be writing still"):
+        await release.release("web", even_if_two_masters=False)
+    await release.release("web", even_if_two_masters=True)
+    assert sent.ended == [record(1)] and started == [MOUNT, CON] and bench.mode is None
 
 
 async def test_who_is_believed(bench: Bench) -> None:
@@ -382,7 +483,7 @@ async def test_frozen_until_thawed(bench: Bench, clock: Advance) -> None:
     await bench.ask()  # a lease opens nothing
     assert bench.mode is FenceMode.FROZEN
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.FROZEN
     await bench.ask()
     assert bench.mode is FenceMode.FROZEN
@@ -401,7 +502,7 @@ async def test_fences_that_others_have_closed_stay_so(bench: Bench) -> None:
     await bench.guards.settle()
     assert bench.mode is FenceMode.READ_ONLY
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.READ_ONLY
     await bench.fencing.remove([MOUNT])
     assert bench.mode is None
@@ -411,7 +512,7 @@ async def test_a_lapsing_fence_without_group_goes(bench: Bench) -> None:
     """What a crash may leave of a group that nobody watches any more."""
     await bench.fencing.set_mode([MOUNT], FenceMode.SUSPEND, 1)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.fencing.state(MOUNT) is None
 
 
@@ -421,7 +522,7 @@ async def test_a_freeze_holds_over_boots(bench: Bench, monkeypatch: pytest.Monke
     await bench.fencing.freeze([MOUNT])
     monkeypatch.setattr(fence, "_boot_id", lambda: b"b" * 36)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.FROZEN and FencePage.find(bench.core.home.fence(MOUNT)) is not None
     await bench.fencing.thaw([MOUNT])
     assert bench.mode is None and bench.fencing.state(MOUNT) is None
@@ -434,5 +535,5 @@ async def test_a_page_of_another_boot_goes(bench: Bench, monkeypatch: pytest.Mon
     await bench.fencing.set_mode([MOUNT], FenceMode.SUSPEND, 1)
     monkeypatch.setattr(fence, "_boot_id", lambda: b"b" * 36)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert not Path(bench.core.home.fence(MOUNT)).exists()

@@ -77,6 +77,7 @@ def test_staying() -> None:
         ({"home": home(follows=False)}, "has not accepted yet that beta owns web"),
         ({"home": home(copies=())}, "alpha has nothing of connection"),
         ({"home": home(copies=(msgspec.structs.replace(COPY, problem="it is full"),))}, "it is full"),
+        ({"home": home(copies=(msgspec.structs.replace(COPY, silent=True),))}, "does not answer yet"),
         ({"monitor": msgspec.structs.replace(monitor(), phase=Phase.WATCHING)}, "nothing to hand back"),
     ],
 )

@@ -15,6 +15,7 @@ from replicator.agent.failover.errands import Errand, Errands
 from replicator.agent.failover.home_calls import LOOK, RECORD, HomeCalls, Recorded
 from replicator.agent.failover.procedure import Facts
 from replicator.errors import UnreachableError
+from replicator.events import EventType
 from replicator.failover.handback import Home
 from replicator.failovers import ScriptKind
 from replicator.paths import Home as HomeDirectory
@@ -82,14 +83,21 @@ async def test_another_agent_is_not_home() -> None:
 async def test_it_is_asked_for_five_minutes(autojump_clock: trio.testing.MockClock) -> None:
     wire = Wire({OWN: ALPHA})
     wire.silent_for = 100
-    assert await calls(wire).promotion(monitor(), 4) is None
+    assert await calls(wire).promotion(monitor(), 4, "try") is None
     assert 40 < trio.current_time() < 60  # two ways in each try
     assert wire.asked[-1] == (OWN, RECORD)
     wire.at.clear()
     began_s = trio.current_time()
     with pytest.raises(UnreachableError):
-        await calls(wire).promotion(monitor(), 4)
+        await calls(wire).retire(monitor())
     assert 295 < trio.current_time() - began_s <= 301
+
+
+async def test_whether_home_was_promoted_is_asked_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    wire = Wire({OWN: ALPHA})
+    wire.silent_for = 100_000
+    assert await calls(wire).promotion(monitor(), 4, "try") is None
+    assert trio.current_time() > 10_000
 
 
 # --- scripts at home ---
@@ -104,21 +112,29 @@ def facts() -> Facts:
 class Told:
     """Home: fails so often, then runs what it is told."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, problem: str = "") -> None:
         self.failures = failures
+        self.problem = problem
         self.attempts: list[str] = []
 
-    async def __call__(self, errand: Errand) -> None:
+    async def __call__(self, errand: Errand) -> str:
         if self.failures:
             self.failures -= 1
             raise UnreachableError("it is down")
         self.attempts.append(errand.attempt)
+        return self.problem
 
 
-def errands(tmp_path: Path, tell: Callable[[Errand], Awaitable[None]], events: list[str]) -> Errands:
-    ring = SimpleNamespace(add=lambda event, **fields: events.append(event.text.format(**fields)))
-    core = SimpleNamespace(home=HomeDirectory(str(tmp_path)), events=ring)
-    return Errands(core, tell)  # type: ignore[arg-type]
+def errands(tmp_path: Path, tell: Callable[[Errand], Awaitable[str]], events: list[str]) -> Errands:
+    def add(event: EventType, **fields: object) -> SimpleNamespace:
+        events.append(event.text.format(**fields))
+        return SimpleNamespace(text=events[-1])
+
+    async def note(monitor: object, what: str, text: str) -> None:
+        assert what in ("errand-failed", "errand-waits") and text == events[-1]
+
+    core = SimpleNamespace(home=HomeDirectory(str(tmp_path)), events=SimpleNamespace(add=add))
+    return Errands(core, tell, note)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +171,17 @@ async def test_it_survives_the_agent(tmp_path: Path) -> None:
     await run_until_nothing_is_left(errands(tmp_path, told, []))
     assert told.attempts == ["one"]
     assert errands(tmp_path, told, []).left == ()
+
+
+async def test_one_that_fails_there_is_told_of_and_not_asked_for_again(tmp_path: Path) -> None:
+    told, events = Told(0, "/start: exit code 3"), list[str]()
+    found = errands(tmp_path, told, events)
+    await found.post_script(facts(), "one")
+    await run_until_nothing_is_left(found)
+    assert told.attempts == ["one"]
+    assert events == [
+        "monitor web: alpha was asked, and failed: run its source-post-failback script: /start: exit code 3"
+    ]
 
 
 async def test_after_a_month_a_person_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

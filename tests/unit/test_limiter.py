@@ -99,6 +99,39 @@ async def test_a_limit_is_kept_by_a_task_that_wakes_late(lateness_s: float, auto
     assert worst_second(log, 30) <= 1_200_000
 
 
+@pytest.mark.parametrize("share", [False, True])
+async def test_the_average_is_kept_on_a_host_under_load(share: bool, autojump_clock: Any) -> None:
+    """Every six seconds somebody wakes a quarter of a second late: half of that was lost."""
+    (limiter,) = sharing(1) if share else [Limiter(MockedClock())]
+    if not share:
+        limiter.set_limits(Limit(100_000), None, None)
+    rate = 1_000_000 if share else 100_000
+    log: Log = []
+    with trio.move_on_after(60):
+        late_s = 6.0
+        while True:
+            count = await limiter.grant(1 << 20)
+            if trio.current_time() > late_s:
+                await trio.sleep(0.25)
+                late_s += 6.0
+            log.append((trio.current_time(), count))
+    whole = sum(count for _, count in log)
+    assert whole == pytest.approx(60 * rate, rel=0.01)
+    assert worst_second(log, 60) <= 1.2 * rate
+
+
+async def test_a_sender_that_was_idle_gets_no_more_than_it_may(autojump_clock: Any) -> None:
+    limiter, log = Limiter(MockedClock()), []
+    limiter.set_limits(Limit(1_000_000), None, None)
+    await trio.sleep(3600)
+    began_s = trio.current_time()
+    with trio.move_on_after(30):
+        await spend(limiter, log)
+    log = [(when - began_s, count) for when, count in log]
+    assert sum(count for _, count in log) == pytest.approx(30_000_000, rel=0.03)
+    assert worst_second(log, 30) <= 1_200_000
+
+
 def sharing(count: int) -> list[Limiter]:
     clock, disk = MockedClock(), MemoryDisk()
     disk.makedirs("/run")

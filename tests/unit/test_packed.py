@@ -146,7 +146,7 @@ def test_a_name_that_was_a_link_is_one_no_more(
 def test_a_name_that_is_known_and_gone_is_one_of_another_file_no_more(
     source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
 ) -> None:
-    """Others have removed it: nothing is in the way, and the next name of that file must not be made of it."""
+    """Removed by others: nothing is in the way, and the next name of that file must not be made of it."""
     _, descriptor = source
     target, places, links = placer
     (target / "d").mkdir()

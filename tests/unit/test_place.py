@@ -24,6 +24,7 @@ from replicator.mirror.pieces import (
     Abandon,
     AnyEntry,
     Batch,
+    Begun,
     Content,
     Digests,
     File,
@@ -67,6 +68,14 @@ class Target:
         self.placer.close()
         self.root.close()
         self.links.close()
+
+    def restart(self) -> None:
+        """As after a kill: nothing is known but what lies in the tree."""
+        self.close()
+        self.root = Root(self.base)
+        self.links = LinkTable()
+        self.applier = Applier([(b"", self.root)])
+        self.placer = Placer(self.applier, self.links)
 
     def place(self, *entries: AnyEntry) -> list[Refused]:
         return self.placer.place(decode_batch(b"".join(encode_batch(Batch(1, 3, entries)))))
@@ -329,6 +338,139 @@ def test_a_transfer_started_again_leaves_nothing_behind(target: Target) -> None:
     target.placed(first, second, *again)
     assert [r.retry for r in target.place(finish)] == [True]
     assert target.names() == ["x"]
+
+
+# --- large files that are kept over a kill ---
+
+_PAGES = [b"a" * 4096, b"b" * 4096, b"c" * 4096]
+_CHANGED_NS = 1_700_000_000_000_000_001
+
+
+def _begin(target: Target, changed_ns: int = _CHANGED_NS, path: bytes = b"d/x") -> None:
+    """Two pages of three, and a bit of the last one."""
+    first = Part(path, _ID, 1, True, ((0, 8192),), Content(_PAGES[0] + _PAGES[1]), changed_ns)
+    target.placed(Listing(b"d", _DIRECTORY, {}), first)
+    target.placed(Part(path, _ID, 1, False, ((8192, 5),), Content(b"ccccc")))
+
+
+def _ask(target: Target, changed_ns: int = _CHANGED_NS, number: int = 7, path: bytes = b"d/x") -> Refused:
+    (answer,) = target.place(Begun(path, _ID, 1, number, changed_ns))
+    assert answer.retry and answer.number == number
+    return answer
+
+
+def _finish_begun(target: Target, data: bytes = _PAGES[2], number: int = 7, path: bytes = b"d/x") -> None:
+    target.placed(Patch(path, _ID, 1, 12288, ((8192, len(data)),), (), Content(data), number))
+    target.placed(Patched(path, _ID, 1, _FILE, {b"user.a": b"1"}, 12288, number))
+
+
+@pytest.mark.parametrize("way", ["kill", "begins anew", "cut"])
+def test_a_large_file_goes_on_where_it_was(target: Target, way: str) -> None:
+    _begin(target)
+    root_ns = (target.base).stat().st_mtime_ns
+    if way == "kill":
+        target.restart()
+    elif way == "begins anew":
+        target.placer.leave_transfers()
+    answer = _ask(target)
+    assert (answer.begun, answer.links) == (8192, 0)
+    if way == "kill":  # what is placed again gives the same
+        target.restart()
+        assert _ask(target) == answer
+    write = make_record(Kind.WRITE, b"d/x", payload=b"W", arg0=1, inode=5)
+    assert target.applier.apply(write, tolerant=True) is Outcome.APPLIED
+    _finish_begun(target)
+    content = b"".join(_PAGES)
+    assert target.read("d/x") == content[:1] + b"W" + content[2:]
+    node = snapshot(target.base)[b"d/x"]
+    assert (node.mode, node.owner, node.mtime_ns) == (0o4640, (1000, 1001), _MTIME_NS)
+    assert target.names() == ["d", "d/x"]
+    assert target.base.stat().st_mtime_ns == root_ns
+
+
+def test_a_large_file_gets_nothing_of_the_directory_in_which_it_was_begun(target: Target) -> None:
+    os.setxattr(target.base, "system.posix_acl_default", acl(4711, 7, 0o777))
+    _begin(target)
+    target.restart()
+    _ask(target)
+    _finish_begun(target)
+    assert read_xattrs(os.fsencode(target.base / "d" / "x")) == {b"user.a": b"1"}
+    assert snapshot(target.base)[b"d/x"].mode == 0o4640
+
+
+def test_a_large_file_says_by_its_size_how_far_it_is(target: Target) -> None:
+    """Until its end comes, whatever size the source has."""
+    _begin(target)
+    target.restart()
+    assert _ask(target).begun == 8192
+    target.placed(
+        Patch(b"d/x", _ID, 1, 1 << 30, ((8192, 4096),), ((4096 * 10, 4096),), Content(_PAGES[2]), 7)
+    )
+    target.restart()
+    assert (_ask(target).begun, _ask(target).links) == (12288, 0)
+
+
+@pytest.mark.parametrize("how", ["ctime", "not quiet", "was not quiet", "power"])
+def test_one_that_may_have_changed_is_compared(target: Target, how: str) -> None:
+    _begin(target, 0 if how == "was not quiet" else _CHANGED_NS)
+    target.restart()
+    if how == "power":
+        target.placer.suspect_since_ns = time.time_ns() - 10**9
+    answer = _ask(
+        target, {"ctime": _CHANGED_NS + 1, "not quiet": 0, "was not quiet": 0}.get(how, _CHANGED_NS)
+    )
+    assert (answer.begun, answer.links) == (8192, 1)
+    changed = target.base / "content"
+    changed.write_bytes(_PAGES[0] + b"B" * 4096)
+    with open(changed, "rb") as file:
+        claimed, _ = digest_blocks(file.fileno(), [(0, 8192)], 4096)
+    changed.unlink()
+    (refusal,) = target.place(Digests(b"d/x", _ID, 7, 12288, 0, 8192, 4096, ((0, 8192),), claimed))
+    assert [block[:2] for block in refusal.blocks] == [(4096, 4096)]
+    target.placed(Patch(b"d/x", _ID, 1, 12288, ((4096, 4096),), (), Content(b"B" * 4096), 7))
+    target.restart()  # what was mended is not proved
+    assert _ask(target, _CHANGED_NS + 1).links == 1
+    _finish_begun(target)
+    assert target.read("d/x") == _PAGES[0] + b"B" * 4096 + _PAGES[2]
+
+
+def test_nothing_of_another_file_is_gone_on_with(target: Target) -> None:
+    assert _ask(target).begun == 0
+    _begin(target)
+    target.restart()
+    (answer,) = target.place(Begun(b"d/x", Identity(55, 0), 1, 7, _CHANGED_NS))
+    assert answer.begun == 0
+    target.placed(*_parts(b"small", 3, Identity(6, 0)))  # whose parts are not worth keeping
+    assert _ask(target).begun == 8192
+
+
+def test_what_was_begun_is_no_name_of_the_copy(target: Target) -> None:
+    _begin(target)
+    target.restart()
+    target.placed(Listing(b"", _DIRECTORY, {}, (b"d",), True, (b"d",)))
+    target.placed(Names(b"", _DIRECTORY, {}, b"", b"", (b"d",), b"d"))
+    assert _ask(target).begun == 8192
+    target.placed(Abandon(b"d/x", 7))
+    assert target.names() == ["d"]
+
+
+def test_nothing_is_left_when_a_mirror_has_ended(target: Target) -> None:
+    _begin(target)
+    _begin(target, _CHANGED_NS + 1, b"d/y")
+    target.restart()
+    before_ns = target.base.stat().st_mtime_ns
+    target.placer.give_up_transfers()
+    assert target.names() == ["d"] and target.base.stat().st_mtime_ns == before_ns
+
+
+def test_a_part_of_a_file_may_not_be_what_has_its_name(target: Target) -> None:
+    """Whoever can write into the copy has put something in its place."""
+    _begin(target)
+    (name,) = [name for name in target.names() if name.startswith(".")]
+    target.restart()
+    (target.base / name).unlink()
+    (target.base / name).symlink_to("/etc/hostname")
+    assert _ask(target).begun == 0
 
 
 # --- claims ---

@@ -46,6 +46,10 @@ def test_a_login_is_its_users_alone(tmp_path: Path) -> None:
     logins.forget(SERVER, "alice")
     logins.forget(SERVER, "alice")
     assert list(tmp_path.rglob("logins/*")) == []
+    for user in ("alice", "bob"):
+        logins.keep(SERVER, user, "token")
+    assert (logins.forget_all(), logins.forget_all()) == (2, 0)  # CL-09
+    assert list(tmp_path.rglob("logins/*")) == []
 
 
 def test_a_login_that_is_a_link_is_none(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Where a restore writes, and every danger it is refused for."""
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
@@ -8,6 +10,7 @@ from replicator.agent.restore_calls import Call
 from replicator.agent.restore_checks import Facts, check_request, dangers, job_of, refusal, restricted
 from replicator.agent.state import Connection, ConnectionOptions, State
 from replicator.errors import UsageError
+from replicator.limit_calendar import LimitEntry
 from replicator.orphans import OrphanAction
 from replicator.repset import ReplicationSet, Rule, compile_filter
 from replicator.restores import CopyView, Danger, Existing, RestoreRequest, Root
@@ -64,9 +67,19 @@ def test_it_is_sent_as_the_line_to_its_host_allows() -> None:
         created=0.0,
     )
     state = State(connections=(connection,), transmissions={"backup": target})
-    assert state.transmission_from("u", "10.0.0.7") == (own, target)
-    assert state.transmission_from("other", "BACKUP") == (TransmissionSettings(), target)
-    assert state.transmission_from("other", "else") == (TransmissionSettings(), TransmissionSettings())
+    nothing, noon = TransmissionSettings(), datetime(2026, 12, 1, 12, tzinfo=UTC).timestamp()
+    assert state.transmission_from("u", "10.0.0.7", noon, UTC) == (own, target)
+    assert state.transmission_from("other", "BACKUP", noon, UTC) == (nothing, target)
+    assert state.transmission_from("other", "else", noon, UTC) == (nothing, nothing)
+    # As calendars say at that moment: of the connection, and of the target.
+    day = LimitEntry(label="day", start="08:00", end="18:00", limit="100 kB/s")
+    options = msgspec.structs.replace(connection.options, limit_calendar=(day,))
+    limited = msgspec.structs.replace(connection, options=options)
+    state = msgspec.structs.replace(state, connections=(limited,), limit_calendars={"backup": (day,)})
+    for now, of_connection, of_target in ((noon, "100 kB/s", "100 kB/s"), (noon + 7 * 3600, "1 MB/s", "")):
+        found = state.transmission_from("u", "10.0.0.7", now, UTC)
+        assert [settings.bandwidth for settings in found] == [of_connection, of_target]
+        assert found[1].compression == "auto"
     orders = orders_of(Call(action="attach", own=own, target=target))
     assert (orders.compression, orders.own, orders.target, orders.target_page) == ("auto", own, target, "")
     off = msgspec.structs.replace(own, limiting=False)

@@ -71,6 +71,7 @@ def test_rules_of_the_returning_set() -> None:
     roots = [Root("/srv/a", "/copy/[a]"), Root("/srv/b/deep", "/copy/b")]
     found = returning_set(repset, roots, ["web-return"])
     assert found.name == "web-return 2"
+    assert returning_set(ReplicationSet("web-return", 1, repset.rules), roots, []).name == "web"
     assert found.rules == (
         Rule("/copy/\\[a]"),
         Rule("/copy/\\[a]/*.tmp", include=False),

@@ -2,6 +2,7 @@
 
 from starlette.requests import Request
 
+from replicator.addresses import parse_host_port
 from replicator.agent.api_body import ActionBody, Body, Handler, check_action, read_body
 from replicator.agent.failover.divergence_api import DivergenceApi
 from replicator.agent.failover.failback_api import FailbackApi
@@ -51,7 +52,9 @@ class FailoverApi:
         name, monitors = request.path_params["name"], self._service.failover.monitors
         action = check_action(body, "yes", "no", "now", "abandon", "start", "stop")
         if action == "now":
-            return await monitors.now(name, forced=body.forced, source_is_off=body.source_is_off)
+            return await self._service.failover.taking_back.now(
+                name, forced=body.forced, source_is_off=body.source_is_off
+            )
         if action == "abandon":
             await self._service.failover.procedure.abandon(self._service.failover.groups.find(name).uuid)
             return monitors.get(name)
@@ -60,6 +63,10 @@ class FailoverApi:
         return await monitors.answer(
             name, yes=action == "yes", forced=body.forced, source_is_off=body.source_is_off
         )
+
+    async def addresses(self, request: Request) -> object:
+        source = parse_host_port(request.query_params.get("source", ""))
+        return await self._service.failover.source_addresses.of(source)
 
     async def history(self, request: Request) -> object:
         return await self._service.failover.groups.history(request.query_params.get("group", ""))
@@ -79,6 +86,7 @@ class FailoverApi:
                 "POST": self.act_on_monitor,
             },
             "/v1/failover/monitors/{name}/reports": {"GET": self.reports},
+            "/v1/failover/addresses": {"GET": self.addresses},
             "/v1/failover/history": {"GET": self.history},
             **FailbackApi(self._service).routes(),
             **DivergenceApi(self._service).routes(),

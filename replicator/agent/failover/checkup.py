@@ -15,10 +15,11 @@ import trio
 
 from replicator import limits
 from replicator.agent.failover import procedure
+from replicator.agent.failover.failover_plan import Failover
 from replicator.agent.failover.group_copies import GroupCopies, GroupCopy
 from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
-from replicator.agent.failover.procedure import Arbiter, Data, Failover, Question
+from replicator.agent.failover.procedure import Arbiter, Data, Question
 from replicator.agent.state import new_uuid
 from replicator.errors import ReplicatorError
 from replicator.failover import addresses

@@ -33,8 +33,8 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
         return f"run its {self.facts.kind} script" if self.facts is not None else "let its copies go on"
 
 
-Do = Callable[[Errand], Awaitable[None]]
-"""Asks once. Raises ReplicatorError."""
+Do = Callable[[Errand], Awaitable[str]]
+"""Asks once. Returns how it failed, for good; "": it has not. Raises ReplicatorError: to be asked again."""
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,9 +46,11 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 class Errands:
     """Of one agent. `run` goes on with what is left."""
 
-    def __init__(self, core: Core, do: Do) -> None:
+    def __init__(self, core: Core, do: Do, note: Callable[[Monitor, str, str], Awaitable[None]]) -> None:
+        """`note`: see `Groups.note`."""
         self._core = core
         self._ask = do
+        self._note = note
         self._path = os.path.join(core.home.failover, "errands.json")
         self._left = load_document(self._path, Left) or Left()
         self._told: dict[str, str] = {}  # by attempt: why it is still to be done
@@ -92,26 +94,27 @@ class Errands:
                 await self._more.wait()
 
     async def _do(self, errand: Errand) -> None:
-        problem = ""
+        ended, problem = events.ERRAND_DONE, ""
         try:
-            await self._ask(errand)
+            problem = await self._ask(errand)
+            if problem:
+                ended = events.ERRAND_FAILED
         except ReplicatorError as error:
             if time.time() - errand.since < limits.ERRAND_GIVE_UP_S:
-                self._tell_why(errand, str(error))
+                await self._tell_why(errand, str(error))
                 return
-            problem = str(error)
+            ended, problem = events.ERRAND_GIVEN_UP, str(error)
         await self._done(errand)
-        fields = _fields(errand)
+        event = self._core.events.add(ended, reason=problem, **_fields(errand))
         if problem:
-            self._core.events.add(events.ERRAND_GIVEN_UP, reason=problem, **fields)
-        else:
-            self._core.events.add(events.ERRAND_DONE, **fields)
+            await self._note(errand.monitor, "errand-failed", event.text)
 
-    def _tell_why(self, errand: Errand, reason: str) -> None:
+    async def _tell_why(self, errand: Errand, reason: str) -> None:
         """Once for each reason."""
         if self._told.get(errand.attempt) != reason:
             self._told[errand.attempt] = reason
-            self._core.events.add(events.ERRAND_WAITS, reason=reason, **_fields(errand))
+            event = self._core.events.add(events.ERRAND_WAITS, reason=reason, **_fields(errand))
+            await self._note(errand.monitor, "errand-waits", event.text)
 
     async def _done(self, errand: Errand) -> None:
         async with self._lock:

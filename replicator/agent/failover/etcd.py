@@ -7,9 +7,9 @@ whatever lease that revision stands for was asked for before. Its vote is a swap
 fails if the owner has renewed meanwhile. So a vote takes as long as one of an agent, if the candidate begins
 to watch the key at the first sign of life that is missing (`watch`).
 
-Spoken is the JSON gateway of etcd 3.4 and later (etcd.io/docs, "gRPC gateway": /v3/kv/range and /v3/kv/txn,
-keys and values in base64), by the standard library: two short requests are no reason for a client library,
-and the one that is known best (etcd3) has had no release since 2019.
+Spoken is the JSON gateway of etcd 3.4 and later (etcd.io/docs, "gRPC gateway": /v3/kv/range, /v3/kv/txn and
+/v3/auth/authenticate, keys and values in base64), by the standard library: three short requests are no reason
+for a client library, and the one that is known best (etcd3) has had no release since 2019.
 """
 
 import base64
@@ -26,7 +26,7 @@ import trio
 
 from replicator import limits
 from replicator.addresses import Address, parse_host_port
-from replicator.bounds import MALFORMED
+from replicator.bounds import MALFORMED, one_line
 from replicator.errors import UnreachableError, UsageError
 from replicator.failover.lease import Renew, Renewed
 from replicator.failover.witness import (
@@ -48,8 +48,16 @@ SCHEMES = ("etcd://", "etcds://")
 T = TypeVar("T")
 
 
+class Access(NamedTuple):
+    """How this agent comes in: see `config.Failover`. `authorities` "": those that the system trusts."""
+
+    user: str = ""
+    password_file: str = ""
+    authorities: str = ""
+
+
 class Etcd(NamedTuple):
-    """`etcd://HOST:PORT[,HOST:PORT]/PREFIX`; `etcds`: by TLS, with the authorities that the system trusts."""
+    """`etcd://HOST:PORT[,HOST:PORT]/PREFIX`; `etcds`: by TLS."""
 
     endpoints: tuple[Address, ...]
     prefix: str
@@ -80,11 +88,15 @@ def boot_s() -> float:
 class EtcdWitness:
     """One etcd. See `witnesses.WitnessClient`."""
 
-    def __init__(self, etcd: Etcd, now_s: Callable[[], float] = boot_s) -> None:
+    def __init__(
+        self, etcd: Etcd, now_s: Callable[[], float] = boot_s, access: Callable[[], Access] = Access
+    ) -> None:
         self._etcd = etcd
         self._now_s = now_s
+        self._access = access
         self._observer = Observer()
-        self._tls = ssl.create_default_context() if etcd.tls else None
+        self._tls: ssl.SSLContext | None = None  # made when it is needed
+        self._token = ""  # of the user, until etcd does not know it any more
 
     async def renew(self, group: str, request: Renew) -> Renewed:
         return await self._change(group, lambda entry: renewed(entry, group, request))
@@ -127,7 +139,7 @@ class EtcdWitness:
             try:
                 value = base64.b64decode(pairs[0]["value"])
                 kept = Kept(int(pairs[0]["mod_revision"]), msgspec.json.decode(value, type=Entry))
-            except (KeyError, ValueError, *MALFORMED) as error:
+            except (KeyError, TypeError, ValueError, *MALFORMED) as error:
                 raise UnreachableError(f"etcd: the key of the group is damaged: {error}") from None
         self._observer.see(group, kept.revision, self._now_s())
         return kept
@@ -154,32 +166,79 @@ class EtcdWitness:
             for address in self._etcd.endpoints:
                 try:
                     return await trio.to_thread.run_sync(
-                        partial(self._request, address, path, body), abandon_on_cancel=True
+                        partial(self._as_user, address, path, body), abandon_on_cancel=True
                     )
-                except (OSError, http.client.HTTPException, ValueError) as error:
+                except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                     problem = f"{address}: {error}"
         raise UnreachableError(f"etcd does not answer: {problem or 'it takes too long'}")
 
-    def _request(self, address: Address, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """In a thread. OSError, HTTPException, ValueError."""
+    def _as_user(self, address: Address, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """In a thread. OSError, HTTPException, ValueError, RecursionError."""
+        access = self._access()
+        if not access.user:
+            return self._request(address, path, body)
+        if self._token:
+            try:
+                return self._request(address, path, body, self._token)
+            except _NotKnownError:
+                pass  # tokens are for minutes, and go with a restart of etcd
+        try:
+            with open(access.password_file, encoding="utf-8") as file:
+                password = file.read().strip("\r\n")
+        except OSError as error:
+            raise OSError(f"{access.password_file} (failover.etcd_password_file): {error.strerror}") from None
+        login = {"name": access.user, "password": password}
+        self._token = str(self._request(address, "/v3/auth/authenticate", login).get("token", ""))
+        return self._request(address, path, body, self._token)
+
+    def _request(self, address: Address, path: str, body: dict[str, Any], token: str = "") -> dict[str, Any]:
+        """As `_as_user`."""
         timeout_s = limits.WITNESS_CALL_S / len(self._etcd.endpoints)
         connection: http.client.HTTPConnection
-        if self._tls is not None:
-            connection = http.client.HTTPSConnection(*address, timeout=timeout_s, context=self._tls)
+        if self._etcd.tls:
+            connection = http.client.HTTPSConnection(*address, timeout=timeout_s, context=self._context())
         else:
             connection = http.client.HTTPConnection(*address, timeout=timeout_s)
+        headers = {"Content-Type": "application/json", **({"Authorization": token} if token else {})}
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", path, json.dumps(body), headers)
             response = connection.getresponse()
             data = response.read(limits.ETCD_ANSWER_BYTES)
         finally:
             connection.close()
         if response.status != 200:
-            raise OSError(f"HTTP status {response.status}: {data[:200]!r}")
+            reason = _reason(response.status, data)
+            raise _NotKnownError(reason) if response.status == http.client.UNAUTHORIZED else OSError(reason)
         found = json.loads(data)
         if not isinstance(found, dict):
             raise ValueError("no answer of etcd")
         return found
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            authorities = self._access().authorities
+            try:
+                self._tls = ssl.create_default_context(cafile=authorities or None)
+            except OSError as error:  # also those of ssl
+                what = error.strerror or str(error)
+                raise OSError(f"{authorities} (failover.etcd_authorities): {what}") from None
+        return self._tls
+
+
+class _NotKnownError(OSError):
+    """etcd does not know this user, or its token (any more)."""
+
+
+def _reason(status: int, data: bytes) -> str:
+    """Of an answer that is none, for people."""
+    try:
+        found = json.loads(data)
+        text = str(found.get("message") or found["error"])
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return f"HTTP status {status}: {data[:200]!r}"
+    if "user name is empty" in text:
+        text += ": it wants to know who asks (failover.etcd_user in the configuration)"
+    return one_line(text, limits.NAME_CHARS * 2)
 
 
 def _told(entry: Entry) -> tuple[Entry, Told]:

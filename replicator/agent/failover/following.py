@@ -65,6 +65,12 @@ class Following:
             if guard.follows != record.epoch:
                 tails = await self._former.tails(record)
                 verdict = self._verdict(guard, record, tails, (await self._former.ways(record))[0])
+                if verdict.action is Action.LEAD:
+                    raise ReplicatorError(
+                        f"{verdict.reason} what was written here is to survive: a person has to see to that"
+                        f" (docs/administrators/fenced-mounts.md), or gives it up with dtctl failover follow"
+                        f" {guard.name}"
+                    )
                 if verdict.action is not Action.FOLLOW:
                     raise ReplicatorError(
                         f"{verdict.reason} (dtctl failover follow {guard.name}: what was written here is kept"
@@ -92,12 +98,13 @@ class Following:
             promotion=record,
         )
         history = History.LOST if changes is None else History.SAME
+        names = {self._core.identity.name: identity, record.owner_name: record.owner}
         return rejoin(
             Meeting(
                 mine=mine,
                 theirs=theirs,
                 history=history,
                 policy=way.policy,
-                prefer_node=way.prefer_node,
+                prefer_node=names.get(way.prefer_node, way.prefer_node),
             )
         )

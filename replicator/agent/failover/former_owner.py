@@ -322,6 +322,7 @@ class FormerOwner:
         child = self._core.children.receiver(copy)
         if child is None:
             raise ReplicatorError(f"{self._core.identity.name} keeps no copy of connection {copy}")
+        await child.wait_running(limits.FAILOVER_CALL_S / 2)  # it may just be starting
         status = await child.call("status")
         if caller.peer is not None and caller.peer.uuid != status["source_uuid"]:
             raise NotPermittedError(f"copy {copy} belongs to another source")

@@ -91,6 +91,17 @@ class GroupScripts:
 
     async def run(self, facts: Facts, attempt: str, say: Callable[[str], None]) -> None:
         """The script of a step: see `procedure.Scripts`."""
+        result = await self._run(facts, attempt)
+        say(f"{result.path}: {result.how()} after {result.duration_s:.1f} s")
+        for line in result.output.splitlines():
+            say(line)
+        if not result.succeeded:
+            text = f"the {facts.kind} script {result.path} failed: {result.how()}"
+            await self._groups.note(facts.monitor, "script-failed", text)
+            if result.stop:
+                raise ReplicatorError(text)
+
+    async def _run(self, facts: Facts, attempt: str) -> ScriptResult:
         script = facts.monitor.settings.scripts[facts.kind]
         point = min((c.applied_until for c in facts.copies if c.applied_until is not None), default=None)
         occasion = await self.occasion(
@@ -98,25 +109,23 @@ class GroupScripts:
         )
         if facts.kind is ScriptKind.SOURCE_POST_FAILBACK:
             occasion = msgspec.structs.replace(occasion, roots=self._roots_at_home(facts))
-        result = await self.scripts.run(script, occasion, attempt)
-        say(f"{script.path}: {result.how()} after {result.duration_s:.1f} s")
-        for line in result.output.splitlines():
-            say(line)
-        if result.stop:
-            raise ReplicatorError(f"the {facts.kind} script {script.path} failed: {result.how()}")
+        return await self.scripts.run(script, occasion, attempt)
 
-    async def run_for_other(self, facts: Facts, attempt: str, say: Callable[[str], None]) -> None:
+    async def run_for_other(self, facts: Facts, attempt: str) -> ScriptResult:
         """The same for another agent, which has chosen the script: it may start what is in one directory, and
-        nothing else. Raises ReplicatorError.
+        nothing else. Raises ReplicatorError: it was not started, and may be later.
         """
         allowed = self._core.config.failover.scripts_for_others
-        path = facts.monitor.settings.scripts[facts.kind].path
+        script = facts.monitor.settings.scripts[facts.kind]
+        path = script.path
         if not allowed or not await trio.to_thread.run_sync(_is_below, path, allowed):
             raise NotPermittedError(
                 f"{self._core.identity.name} runs no {path} for other agents: only what is in"
                 f" {allowed or 'no directory at all'} (failover.scripts_for_others)"
             )
-        await self.run(facts, attempt, say)
+        if not self.scripts.has_begun(attempt) and (reason := scripts.obstacle(script)):
+            raise ReplicatorError(reason)
+        return await self._run(facts, attempt)
 
     def _roots_at_home(self, facts: Facts) -> tuple[ScriptRoot, ...]:
         """On the source, where the data is what it captures."""

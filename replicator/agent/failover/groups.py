@@ -98,6 +98,9 @@ class Groups:
         )
 
     async def history(self, key: str = "") -> list[Entry]:
-        """Oldest first; of one group, by its name or uuid, also if it was removed."""
+        """Oldest first; of one group, by its name or uuid, also if it was removed. Raises NotFoundError."""
         found = await self._history.read()
-        return [entry for entry in found if not key or key in (entry.group, entry.name)]
+        of_it = [entry for entry in found if not key or key in (entry.group, entry.name)]
+        if key and not of_it:
+            self.find(key)
+        return of_it

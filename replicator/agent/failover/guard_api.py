@@ -26,10 +26,12 @@ class GuardApi:
 
     async def act(self, request: Request) -> object:
         body = await read_body(request, GuardActionBody)
-        check_action(body, "open", "follow")
+        check_action(body, "open", "follow", "release")
         failover, key = self._service.failover, request.path_params["guard"]
         if body.action == "follow":
             return failover.guards.view(await failover.following.follow(key))
+        if body.action == "release":
+            return await failover.releasing.release(key, even_if_two_masters=body.even_if_two_masters)
         opened = await failover.returning.open(key, even_if_two_masters=body.even_if_two_masters)
         return failover.guards.view(opened)
 

@@ -9,7 +9,7 @@ import trio
 from replicator import limits
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
-from replicator.agent.failover.failback import Say
+from replicator.agent.failover.failback_parts import Say
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from replicator.agent.failover.failback import Say
+from replicator.agent.failover.failback_parts import Say
 from replicator.agent.failover.witnesses import Witnesses
 from replicator.errors import ReplicatorError, UnreachableError
 from replicator.failover.terms import terms_of

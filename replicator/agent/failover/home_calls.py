@@ -5,6 +5,7 @@ with the uuid of the source's agent: by the way of the return connection, or at 
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from replicator import limits
 from replicator.addresses import Address
 from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.errands import Errand
-from replicator.agent.failover.failback import Held, Say
+from replicator.agent.failover.failback_parts import Held, Say
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.bounds import Id
 from replicator.errors import ReplicatorError, UnreachableError
@@ -49,18 +50,23 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     monitor: Monitor
 
 
-class AboutOrder(About, frozen=True, kw_only=True):
-    """`order.copies`: uuids of the forward connections. `attempt`: by which the witness was asked."""
+class AboutTry(About, frozen=True, kw_only=True):
+    """`attempt`: a uuid for this failback (`home_tries.py`); by it the witness was asked, too."""
+
+    attempt: Id
+
+
+class AboutOrder(AboutTry, frozen=True, kw_only=True):
+    """`order.copies`: uuids of the forward connections."""
 
     order: TakeOver
-    attempt: Id = ""
 
 
 class AboutPromotion(About, frozen=True, kw_only=True):
     promotion: Promotion
 
 
-class AboutEpoch(About, frozen=True, kw_only=True):
+class AboutEpoch(AboutTry, frozen=True, kw_only=True):
     epoch: int
 
 
@@ -69,12 +75,18 @@ class AboutScript(About, frozen=True, kw_only=True):
     attempt: str
 
 
-class AboutTaking(About, frozen=True, kw_only=True):
+class AboutTaking(AboutTry, frozen=True, kw_only=True):
     forced: bool = False
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     promotion: Promotion | None = None
+
+
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """A script. `problem`: how it failed; "": it has not."""
+
+    problem: str = ""
 
 
 class Nothing(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +122,7 @@ class HomeCalls:
             about = About(agent=self._agent, monitor=monitor)
             try:
                 home = await self._calls.ask(address, LOOK, monitor.uuid, about, Home)
+                home = msgspec.structs.replace(home, host=str(address))  # it knows only where it listens
             except ReplicatorError as error:
                 reasons.append(str(error))
                 continue
@@ -160,17 +173,22 @@ class HomeCalls:
                 raise ReplicatorError(f"{home.name}: {waits}")
             await trio.sleep(limits.FAILBACK_LOOK_S)
 
-    async def hold(self, monitor: Monitor, order: TakeOver, say: Say) -> Held:
-        body = AboutOrder(agent=self._agent, monitor=monitor, order=order)
+    async def hold(self, monitor: Monitor, order: TakeOver, attempt: str, say: Say) -> Held:
+        body = AboutOrder(agent=self._agent, monitor=monitor, order=order, attempt=attempt)
         return await self._ask(monitor, HOLD, body, Held, limits.FAILBACK_PATIENCE_S)  # programs wait
 
-    async def promote(self, monitor: Monitor, order: TakeOver) -> Promotion:
-        body = AboutOrder(agent=self._agent, monitor=monitor, order=order)
+    async def promote(self, monitor: Monitor, order: TakeOver, attempt: str) -> Promotion:
+        body = AboutOrder(agent=self._agent, monitor=monitor, order=order, attempt=attempt)
         return await self._ask(monitor, PROMOTE, body, Promotion)
 
-    async def promotion(self, monitor: Monitor, epoch: int) -> Promotion | None:
-        body = AboutEpoch(agent=self._agent, monitor=monitor, epoch=epoch)
-        return (await self._ask(monitor, RECORD, body, Recorded)).promotion
+    async def promotion(self, monitor: Monitor, epoch: int, attempt: str) -> Promotion | None:
+        """However long that takes: programs wait, but nobody else can know."""
+        body = AboutEpoch(agent=self._agent, monitor=monitor, epoch=epoch, attempt=attempt)
+        while True:
+            try:
+                return (await self._ask(monitor, RECORD, body, Recorded, inf)).promotion
+            except ReplicatorError:  # its disk is full, or whatever it may be
+                await trio.sleep(limits.FAILBACK_RETRY_S)
 
     async def open(self, monitor: Monitor, promotion: Promotion, say: Say) -> None:
         body = AboutPromotion(agent=self._agent, monitor=monitor, promotion=promotion)
@@ -180,9 +198,9 @@ class HomeCalls:
         body = AboutPromotion(agent=self._agent, monitor=monitor, promotion=promotion)
         await self._ask(monitor, RESUME, body, Nothing)
 
-    async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
+    async def take(self, monitor: Monitor, attempt: str, *, forced: bool, say: Say) -> Taken:
         """Whoever had an address until now may just be heard a last time."""
-        body = AboutTaking(agent=self._agent, monitor=monitor, forced=forced)
+        body = AboutTaking(agent=self._agent, monitor=monitor, attempt=attempt, forced=forced)
         deadline_s = trio.current_time() + limits.FAILBACK_PATIENCE_S
         while True:
             try:
@@ -198,30 +216,32 @@ class HomeCalls:
             say(f"home has {address}")
         return taken
 
-    async def give_up(self, monitor: Monitor) -> None:
-        about = About(agent=self._agent, monitor=monitor)
+    async def give_up(self, monitor: Monitor, attempt: str) -> None:
+        about = AboutTry(agent=self._agent, monitor=monitor, attempt=attempt)
         await self._ask(monitor, GIVE_UP, about, Nothing, limits.FAILBACK_PATIENCE_S)
 
-    async def adopt(self, monitor: Monitor) -> None:
-        await self._ask(monitor, ADOPT, About(agent=self._agent, monitor=monitor), Nothing)
+    async def adopt(self, monitor: Monitor, attempt: str) -> None:
+        about = AboutTry(agent=self._agent, monitor=monitor, attempt=attempt)
+        await self._ask(monitor, ADOPT, about, Nothing)
 
-    async def disown(self, monitor: Monitor) -> None:
-        await self._ask(monitor, DISOWN, About(agent=self._agent, monitor=monitor), Nothing)
+    async def disown(self, monitor: Monitor, attempt: str) -> None:
+        about = AboutTry(agent=self._agent, monitor=monitor, attempt=attempt)
+        await self._ask(monitor, DISOWN, about, Nothing)
 
     async def retire(self, monitor: Monitor) -> None:
         await self._ask(monitor, RETIRE, About(agent=self._agent, monitor=monitor), Nothing)
 
-    async def do(self, errand: Errand) -> None:
+    async def do(self, errand: Errand) -> str:
         """One try: see `errands.Do`."""
         monitor, attempt = errand.monitor, errand.attempt
         address = self._found.get(monitor.uuid) or (await self._find(monitor))[0]
-        body: About
+        timeout_s = limits.FAILBACK_CALL_S
         if errand.facts is not None:
             facts = errand.facts
-            body = AboutScript(agent=self._agent, monitor=monitor, facts=facts, attempt=attempt)
-            action = SCRIPT
-        else:
-            assert errand.order is not None
-            body = AboutOrder(agent=self._agent, monitor=monitor, order=errand.order, attempt=attempt)
-            action = RELEASE
-        await self._calls.ask(address, action, monitor.uuid, body, Nothing, limits.FAILBACK_CALL_S)
+            script = AboutScript(agent=self._agent, monitor=monitor, facts=facts, attempt=attempt)
+            ran = await self._calls.ask(address, SCRIPT, monitor.uuid, script, Ran, timeout_s)
+            return ran.problem
+        assert errand.order is not None
+        order = AboutOrder(agent=self._agent, monitor=monitor, order=errand.order, attempt=attempt)
+        await self._calls.ask(address, RELEASE, monitor.uuid, order, Nothing, timeout_s)
+        return ""

@@ -4,17 +4,18 @@ Home was the source; its copies of the return connections have what the owner's 
 may be asked for again, also after a crash of either agent. Only the agent that owns the group is listened to.
 """
 
-import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import trio
 
-from replicator import events, limits
+from replicator import limits
 from replicator.agent.core import Core
-from replicator.agent.failover.calls import Caller, Calls
-from replicator.agent.failover.failback import Held
+from replicator.agent.failover import home_opening
+from replicator.agent.failover.calls import Caller, Calls, Handler
+from replicator.agent.failover.failback_parts import Held
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.handing_over import marks_of
@@ -39,18 +40,21 @@ from replicator.agent.failover.home_calls import (
     AboutPromotion,
     AboutScript,
     AboutTaking,
+    AboutTry,
     Nothing,
+    Ran,
     Recorded,
 )
+from replicator.agent.failover.home_opening import HomeOpening
+from replicator.agent.failover.home_tries import HomeTries
 from replicator.agent.failover.procedure import Facts, Taken
-from replicator.agent.state import Connection, Mount
-from replicator.errors import NotPermittedError, ReplicatorError
-from replicator.failover.handback import Home, HomeCopy, Mark
+from replicator.agent.state import Connection
+from replicator.agent.supervisor import Child, ChildError
+from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError
+from replicator.failover.handback import Home, HomeCopy
+from replicator.failover.script_result import ScriptResult
 from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
-from replicator.queue.cursor import Cursor
-from replicator.sender.arguments import Restored
 from replicator.status import TargetDataState
-from replicator.world import World
 
 
 class Following(Protocol):
@@ -69,13 +73,10 @@ class Promotions(Protocol):
     async def promote(self, order: TakeOver) -> Promotion: ...
 
 
-class Former(Protocol):
+class Former(home_opening.Former, Protocol):
     """`former_owner.py`."""
 
     def is_prepared(self, record: Promotion) -> bool: ...
-    async def end(self, record: Promotion) -> None:
-        """It is no former owner any more: what was held goes on, mounts may come up."""
-        ...
 
 
 class OwnAddresses(Protocol):
@@ -91,7 +92,7 @@ class Deeds(NamedTuple):
     source of that group any more.
     """
 
-    run_script: Callable[[Facts, str, Callable[[str], None]], Awaitable[None]]
+    run_script: Callable[[Facts, str], Awaitable[ScriptResult]]
     bundles: Callable[[str], Awaitable[tuple[str, ...]]]
     withdraw: Callable[[Monitor, TakeOver, str], Awaitable[None]]
     adopt: Callable[[Monitor, Guard], Awaitable[None]]
@@ -116,28 +117,40 @@ class Homecoming:
     ) -> None:
         self._core = core
         self._guards = guards
-        self._fencing = fencing
         self._promotions = promotions
         self._former = former
         self._following = following
         self._addresses = addresses
         self._deeds = deeds
-        self._promoting = trio.Lock()
-        self._given_up: set[tuple[str, int]] = set()  # (group, epoch): the owner was told that it is none
-        calls.register(LOOK, About, self._look)
-        calls.register(PREPARE, About, self._prepare)
-        calls.register(HOLD, AboutOrder, self._hold)
-        calls.register(RELEASE, AboutOrder, self._release)
-        calls.register(PROMOTE, AboutOrder, self._promote)
-        calls.register(RECORD, AboutEpoch, self._record)
-        calls.register(OPEN, AboutPromotion, self._open)
-        calls.register(RESUME, AboutPromotion, self._resume)
-        calls.register(TAKE, AboutTaking, self._take)
-        calls.register(GIVE_UP, About, self._give_up)
-        calls.register(ADOPT, About, self._adopt)
-        calls.register(DISOWN, About, self._disown)
-        calls.register(RETIRE, About, self._retire)
-        calls.register(SCRIPT, AboutScript, self._script)
+        self._opening = HomeOpening(core, guards, fencing, promotions, former)
+        self._tries = HomeTries(core.home)
+        self._deciding = trio.Lock()  # whether a try ends, or holds and becomes final: one after the other
+        answers: tuple[tuple[str, type[About], Handler[Any]], ...] = (
+            (LOOK, About, self._look),
+            (PREPARE, About, self._prepare),
+            (HOLD, AboutOrder, self._hold),
+            (RELEASE, AboutOrder, self._release),
+            (PROMOTE, AboutOrder, self._promote),
+            (RECORD, AboutEpoch, self._record),
+            (OPEN, AboutPromotion, self._open),
+            (RESUME, AboutPromotion, self._resume),
+            (TAKE, AboutTaking, self._take),
+            (GIVE_UP, AboutTry, self._give_up),
+            (ADOPT, AboutTry, self._adopt),
+            (DISOWN, AboutTry, self._disown),
+            (RETIRE, About, self._retire),
+            (SCRIPT, AboutScript, self._script),
+        )
+        for action, body, answer in answers:
+            calls.register(action, body, partial(self._once_up, answer))
+
+    async def _once_up(self, answer: Handler[Any], group: str, about: About, caller: Caller) -> object:
+        """An agent that starts knows its copies and mounts a moment later. Raises UnreachableError."""
+        with trio.move_on_after(limits.FAILOVER_CALL_S / 2) as waiting:
+            await self._core.up.wait()
+        if waiting.cancelled_caught:
+            raise UnreachableError(f"{self._core.identity.name} is still starting")
+        return await answer(group, about, caller)
 
     # --- looking ---
 
@@ -173,7 +186,8 @@ class Homecoming:
         try:
             status = await child.call("status")
         except ReplicatorError as error:
-            return msgspec.structs.replace(found, problem=str(error))
+            silent = isinstance(error, ChildError)
+            return msgspec.structs.replace(found, problem=str(error), silent=silent)
         state = status["target_data_state"]
         return msgspec.structs.replace(found, data_state=state, exact=state == TargetDataState.OK)
 
@@ -202,24 +216,38 @@ class Homecoming:
 
     async def _hold(self, group: str, about: AboutOrder, caller: Caller) -> Held:
         self._check(group, about, caller)
-        order = self._returning(about.order)
-        self._given_up.discard((group, about.order.epoch))
-        await self._promotions.drain(order)
+        async with self._deciding:
+            await self._tries.begin(group, about.attempt)
+            for connection in about.order.copies:
+                await self._receiver(connection)
+            await self._promotions.drain(self._returning(about.order))
         marks = {}
         for connection in about.order.copies:
-            child = self._core.children.receiver(return_of(connection))
-            if child is None:
-                raise ReplicatorError(f"there is no copy of connection {return_of(connection)} here")
+            child = await self._receiver(connection)
             marks[connection] = marks_of((await child.call("status"))["positions"])
         return Held(marks=marks)
 
+    async def _receiver(self, connection: str) -> Child:
+        """Of the copy that is kept here of what a forward connection has sent, once it answers: it may just
+        be starting. Raises ReplicatorError.
+        """
+        child = self._core.children.receiver(return_of(connection))
+        if child is None:
+            raise ReplicatorError(f"there is no copy of connection {return_of(connection)} here")
+        await child.wait_running(limits.FAILBACK_PATIENCE_S)
+        return child
+
     async def _release(self, group: str, about: AboutOrder, caller: Caller) -> Nothing:
+        """The try is taken back, all of it: what home was asked for so far, and what it is still to hear."""
         self._check(group, about, caller)
-        known = self._promotions.record(group)
-        if known is None or known.epoch < about.order.epoch:
-            await self._promotions.release(self._returning(about.order))
-            if about.attempt:
-                await self._deeds.withdraw(about.monitor, about.order, about.attempt)
+        async with self._deciding:
+            known = self._promotions.record(group)
+            if known is not None and known.epoch >= about.order.epoch:
+                return Nothing()
+            if await self._tries.end(group, about.attempt):
+                await self._promotions.release(self._returning(about.order))
+                await self._drop_addresses(group)
+        await self._deeds.withdraw(about.monitor, about.order, about.attempt)
         return Nothing()
 
     async def _promote(self, group: str, about: AboutOrder, caller: Caller) -> Promotion:
@@ -227,19 +255,21 @@ class Homecoming:
         known = self._promotions.record(group)
         if known is None or known.epoch != about.order.epoch:
             self._check(group, about, caller)
-        async with self._promoting:
-            if (group, about.order.epoch) in self._given_up:
-                raise ReplicatorError("that hand-over was given up")
+        async with self._deciding:
+            known = self._promotions.record(group)
+            if known is None or known.epoch < about.order.epoch:
+                self._tries.check_present(group, about.attempt)
             return await self._promotions.promote(self._returning(about.order))
 
     async def _record(self, group: str, about: AboutEpoch, caller: Caller) -> Recorded:
         """Whoever is told that there is none goes on owning the group. So a promotion that is under way ends
-        first, and one that is asked for late is refused (until another try has held the copies again).
+        first, and one that is asked for late is refused.
         """
-        async with self._promoting:
+        async with self._deciding:
             record = self._promotions.record(group)
             if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
-                self._given_up.add((group, about.epoch))
+                self._check(group, about, caller)
+                await self._tries.end(group, about.attempt)
                 return Recorded()
             return Recorded(promotion=record)
 
@@ -250,105 +280,47 @@ class Homecoming:
     # --- after it ---
 
     async def _open(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
-        """Programs may write, and forward connections go on from where the journals stand at that moment:
-        both sides are equal there. The mounts are frozen until that is durable: nothing comes in between.
-        """
-        record = about.promotion
-        self._check_own(group, record)
-        returning = {copy.connection for copy in record.copies}
-        forward = [c for c in self._core.state.connections if return_of(c.uuid) in returning]
-        mounts = {j.mount.id: j.mount for c in forward for j in self._core.children.journals(c)}
-        if not all(_is_noted(connection, record) for connection in forward):
-            await self._fencing.freeze(mounts)
-        await self._guards.supersede(group, record)
-        await self._former.end(record)
-        for copy in returning:
-            child = self._core.children.receiver(copy)
-            if child is not None:
-                await child.call("forget")
-        await self._bring_up(list(mounts.values()))
-        await self._note_where_they_go_on(forward, record)
-        await self._guards.settle()
-        await self._fencing.thaw(mounts)
-        guard = self._guards.get(group)
-        name = guard.name if guard is not None else group
-        self._core.events.add(events.HANDED_BACK_HOME, name=name, owner=caller.name, epoch=record.epoch)
+        await self._opening.open(about.promotion, caller.name)
         return Nothing()
 
     async def _resume(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
-        """Forward connections send from now on: their copies are prepared. An agent that has started again
-        meanwhile has begun with that by itself.
-        """
-        self._check_own(group, about.promotion)
-        returning = {copy.connection for copy in about.promotion.copies}
-        for connection in self._core.state.connections:
-            if return_of(connection.uuid) in returning:
-                await self._core.children.start_sender(connection, patient=True)
+        await self._opening.resume(about.promotion)
         return Nothing()
 
-    async def _note_where_they_go_on(self, forward: list[Connection], record: Promotion) -> None:
-        async with self._core.change() as change:
-            known = {}
-            for connection in forward:
-                if not _is_noted(connection, record):
-                    known[connection.uuid] = await self._restored(connection, record)
-            connections = tuple(known.get(c.uuid, c) for c in self._core.state.connections)
-            await change.save(connections=connections)
-        for uuid_ in known:  # one that an agent has begun which was killed in the middle of this
-            await self._core.children.stop_sender(uuid_)
-
-    def _check_own(self, group: str, record: Promotion) -> None:
-        known = self._promotions.record(group)
-        if known is None or known.owner != self._core.identity.uuid or known.epoch != record.epoch:
-            raise NotPermittedError(f"{self._core.identity.name} does not own this group")
-
-    async def _restored(self, connection: Connection, record: Promotion) -> Connection:
-        heads: dict[str, Mark] = {}
-        for journal in self._core.children.journals(connection):
-            heads[journal.mount.id] = await trio.to_thread.run_sync(self._head, journal.mount)
-        restored = Restored(restore=_name_of(connection, record), heads=heads)
-        return msgspec.structs.replace(connection, epoch=record.epoch, restored=restored)
-
-    def _head(self, mount: Mount) -> Mark:
-        """Where its journal ends. Raises JournalError."""
-        cursor = Cursor.open(World(), self._core.children.journal_settings(mount), mount.id, None)
-        try:
-            head = cursor.head()
-        finally:
-            cursor.close()
-        return head.sequence, head.chain
-
-    async def _bring_up(self, mounts: list[Mount]) -> None:
-        """Raises ReplicatorError: one does not serve."""
-        children = self._core.children
-        captures = [await children.start_capture(mount, patient=True) for mount in mounts]
-        for child in captures:
-            await child.wait_running()
-            await child.call("status")
-
     async def _take(self, group: str, about: AboutTaking, caller: Caller) -> Taken:
-        return await self._addresses.put_back(group, forced=about.forced, say=lambda text: None)
-
-    async def _give_up(self, group: str, about: About, caller: Caller) -> Nothing:
         self._check(group, about, caller)
+        async with self._deciding:
+            await self._tries.begin(group, about.attempt)
+            return await self._addresses.put_back(group, forced=about.forced, say=lambda text: None)
+
+    async def _give_up(self, group: str, about: AboutTry, caller: Caller) -> Nothing:
+        self._check(group, about, caller)
+        async with self._deciding:
+            if await self._tries.end(group, about.attempt):
+                await self._drop_addresses(group)
+        return Nothing()
+
+    async def _drop_addresses(self, group: str) -> None:
         guard = self._guards.get(group)
         if guard is not None:
             await self._addresses.drop(group, [address.address for address in guard.addresses])
-        return Nothing()
 
-    async def _script(self, group: str, about: AboutScript, caller: Caller) -> Nothing:
-        """Answered when it was started, or when it has ended, if it is waited for."""
+    async def _script(self, group: str, about: AboutScript, caller: Caller) -> Ran:
+        """Answered when it was started, or when it has ended, if it is waited for. That it has failed is an
+        answer: it is not run again.
+        """
         with trio.move_on_after(limits.FAILBACK_CALL_S / 2):  # else the next try asks how this one does
-            await self._deeds.run_script(about.facts, about.attempt, lambda text: None)
-            return Nothing()
+            result = await self._deeds.run_script(about.facts, about.attempt)
+            return Ran(problem="" if result.succeeded else f"{result.path}: {result.how()}")
         raise ReplicatorError("it still runs")
 
     # --- reversal ---
 
-    async def _adopt(self, group: str, about: About, caller: Caller) -> Nothing:
+    async def _adopt(self, group: str, about: AboutTry, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        guard = self._guards.find(group)
-        await self._deeds.adopt(about.monitor, guard)
+        async with self._deciding:
+            await self._tries.begin(group, about.attempt)
+            await self._deeds.adopt(about.monitor, self._guards.find(group))
         return Nothing()
 
     async def _retire(self, group: str, about: About, caller: Caller) -> Nothing:
@@ -358,17 +330,9 @@ class Homecoming:
             await self._deeds.retire(guard)
         return Nothing()
 
-    async def _disown(self, group: str, about: About, caller: Caller) -> Nothing:
+    async def _disown(self, group: str, about: AboutTry, caller: Caller) -> Nothing:
         self._check(group, about, caller)
-        await self._deeds.disown(group)
+        async with self._deciding:
+            if await self._tries.end(group, about.attempt):
+                await self._deeds.disown(group)
         return Nothing()
-
-
-def _name_of(connection: Connection, record: Promotion) -> str:
-    """Of what a connection goes on after, as `Restored.restore`."""
-    return str(uuid.uuid5(uuid.UUID(connection.uuid), f"hand-over {record.epoch}"))
-
-
-def _is_noted(connection: Connection, record: Promotion) -> bool:
-    restored = connection.restored
-    return restored is not None and restored.restore == _name_of(connection, record)

@@ -6,7 +6,7 @@
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
@@ -65,13 +65,20 @@ class MonitorView(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+async def _nothing(group: str) -> None:
+    pass
+
+
 class Monitors:
-    """`run` watches. `report_of`: the procedure under way of a group. `default_scripts`: of a new monitor."""
+    """`run` watches. `report_of`: the procedure under way of a group. `default_scripts`: of a new monitor.
+    `leave_addresses`: those of a group that nobody watches any more stay where they are.
+    """
 
     def __init__(self, core: Core, groups: Groups, calls: Calls) -> None:
         self.report_of: Callable[[str], Report | None] = lambda group: None
         self.is_armed: Callable[[Monitor], bool] = lambda monitor: False
         self.default_scripts: Callable[[], dict[ScriptKind, Script]] = dict
+        self.leave_addresses: Callable[[str], Awaitable[None]] = _nothing
         self._core = core
         self._groups = groups
         self._keeper = HeartbeatKeeper(core, calls)
@@ -186,6 +193,8 @@ class Monitors:
                 f" could lead it home. dtctl failback {monitor.name}, or --even-if-owner"
             )
         view = self._view(monitor)
+        if monitor.phase in OWNING:
+            await self.leave_addresses(monitor.uuid)  # first: else the next start would take them away
         await self._groups.remove(monitor.uuid)
         text = self.watching.tell(events.MONITOR_REMOVED, name=monitor.name, source=view.source)
         await self._groups.note(monitor, "removed", text)

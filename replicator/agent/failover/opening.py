@@ -74,6 +74,7 @@ class Opening:
                 await change.save(
                     mounts=(*state.mounts, *made),
                     connections=(*others, connection),
+                    away=tuple(away for away in state.away if away.copy != uuid),  # its mounts serve again
                     last_connection_id=max(state.last_connection_id, connection.id),
                 )
             assert connection.restored is not None

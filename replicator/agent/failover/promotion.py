@@ -35,10 +35,17 @@ class NotReadyError(ReplicatorError):
     """A copy cannot be promoted, or not unless a person forces it."""
 
 
+async def _nothing(record: Promotion) -> None:
+    pass
+
+
 class Promotions:
-    """Of one agent: of the copies that it keeps, and, in a failback, of those of return connections."""
+    """Of one agent: of the copies that it keeps, and, in a failback, of those of return connections.
+    `before_opening`: what else ends with a promotion; called again as often as `open` is.
+    """
 
     def __init__(self, core: Core, mounts: Mounts, connections: Connections) -> None:
+        self.before_opening: Callable[[Promotion], Awaitable[None]] = _nothing
         self._core = core
         self.opening = self._opening = Opening(core, mounts)
 
@@ -48,7 +55,7 @@ class Promotions:
 
     async def look(self, order: TakeOver) -> Report:
         """The copies as they are, and the epoch that a promotion would reach. Changes nothing."""
-        copies = [await self._look(uuid, order) for uuid in order.copies]
+        copies = await self._look_at_all(order)
         epoch = order.epoch or 1 + max([order.parent_epoch, *(copy.epoch for copy in copies)])
         return Report(group=order.group, epoch=epoch, copies=tuple(copies))
 
@@ -73,7 +80,7 @@ class Promotions:
         except ReplicatorError:
             await self.release(order)
             raise
-        copies = [await self._look(uuid, order) for uuid in order.copies]
+        copies = await self._look_at_all(order)
         kept = {copy.connection: copy.problem for copy in report.copies}
         copies = [msgspec.structs.replace(copy, problem=kept[copy.connection]) for copy in copies]
         took_s = trio.current_time() - began_s
@@ -168,6 +175,7 @@ class Promotions:
         record = self.record(group)
         if record is None or record.owner != self._core.identity.uuid:
             raise NotReadyError("this agent does not own the group")
+        await self.before_opening(record)
         for copy in record.copies:
             await self._opening.open(record, copy.connection)
         order = TakeOver(group=group, copies=tuple(c.connection for c in record.copies), epoch=record.epoch)
@@ -184,6 +192,15 @@ class Promotions:
         if child is None:
             raise NotReadyError(f"{self._core.identity.name} keeps no copy of connection {uuid}")
         return child
+
+    async def _look_at_all(self, order: TakeOver) -> list[CopyReport]:
+        found: dict[str, CopyReport] = {}
+
+        async def look(uuid: str) -> None:
+            found[uuid] = await self._look(uuid, order)
+
+        await _at_once(order.copies, look)
+        return [found[uuid] for uuid in order.copies]
 
     async def _look(self, uuid: str, order: TakeOver) -> CopyReport:
         try:

@@ -13,6 +13,7 @@ from replicator.queue.dirty import Dirty, DirtyMap, Scope
 from replicator.repset import ReplicationSet, Rule, escape, is_inside, unique_name
 from replicator.restores import Root
 
+_RETURN = "-return"
 _NAMES = Scope.NAMES | Scope.FILES
 
 
@@ -62,9 +63,9 @@ def returning_set(repset: ReplicationSet, roots: Sequence[Root], taken: Iterable
         if root is not None:
             below = rule.path[len(escape(root.source).rstrip("/")) :]
             rules.append(Rule(escape(root.replica).rstrip("/") + below, rule.include, rule.recursive))
-    return ReplicationSet(
-        name=unique_name(f"{repset.name}-return", list(taken)), generation=1, rules=tuple(rules)
-    )
+    there = repset.name.endswith(_RETURN)  # then this is the way back of a way back
+    name = repset.name.removesuffix(_RETURN) if there else repset.name + _RETURN
+    return ReplicationSet(name=unique_name(name, list(taken)), generation=1, rules=tuple(rules))
 
 
 class ReturnWay(msgspec.Struct, frozen=True, kw_only=True):

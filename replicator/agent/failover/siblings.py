@@ -106,8 +106,8 @@ class Siblings:
             for monitor in self._groups.all():
                 try:
                     await self._look_after(monitor)
-                except ReplicatorError:
-                    pass  # the source is away, or of another version
+                except (ReplicatorError, OSError):
+                    pass  # the source is away, or of another version; or this host's disk takes nothing
             await trio.sleep(limits.SIBLINGS_LOOK_S)
 
     async def _look_after(self, monitor: Monitor) -> None:
@@ -144,6 +144,13 @@ class Siblings:
                 )
         else:
             self._told.add((sibling.connection, record.epoch))
+            self._core.events.add(
+                events.SIBLING_TOLD,
+                name=monitor.name,
+                where=sibling.address,
+                repset=sibling.repset,
+                source=monitor.source_name or monitor.settings.source_host,
+            )
 
     # --- by a person, on the new owner ---
 

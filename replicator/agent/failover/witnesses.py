@@ -4,6 +4,7 @@ witness = witnesses.at(settings.witness)
 answer = await witness.renew(group, Renew(…))      # `failover/lease.py`, `failover/witness.py`: what is said
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -11,6 +12,7 @@ from replicator import limits
 from replicator.addresses import Address, parse_host_port
 from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.witness_service import PROMOTED, RENEW, VOTE, WITHDRAW
+from replicator.config import Failover
 from replicator.failover.lease import Renew, Renewed
 from replicator.failover.witness import Ballot, Tell, Told, Voted, Withdraw
 
@@ -40,20 +42,28 @@ class WitnessClient(Protocol):
 
 
 class Witnesses:
-    """Of one agent."""
+    """Of one agent. `settings`: the present configuration."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, settings: Callable[[], Failover] = Failover) -> None:
         self._calls = calls
+        self._settings = settings
         self._known: dict[str, WitnessClient] = {}
 
     def at(self, name: str) -> WitnessClient:
         """As `MonitorSettings.witness` spells it. Raises UsageError."""
         if name not in self._known:
             if name.startswith(ETCD):
-                self._known[name] = cast(WitnessClient, _etcd().EtcdWitness(_etcd().parse_etcd(name)))
+                etcd = _etcd()
+                witness = etcd.EtcdWitness(etcd.parse_etcd(name), access=self._access)
+                self._known[name] = cast(WitnessClient, witness)
             else:
                 self._known[name] = AgentWitness(self._calls, parse_host_port(name))
         return self._known[name]
+
+    def _access(self) -> Any:
+        settings = self._settings()
+        user, file = settings.etcd_user, settings.etcd_password_file
+        return _etcd().Access(user, file, settings.etcd_authorities)
 
 
 def check(name: str) -> None:
