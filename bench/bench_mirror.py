@@ -15,7 +15,8 @@ owners and modes. It knows no hard links.
 - `large`: one large file.
 - `links`: files with two names each, and symbolic links; against `rsync -aH`, as its copy is to be equal.
 - `unchanged`: a difference mirror of files that are there already; memory is the peak of the largest process
-  of a side.
+  of a side. "Processor" is the time of all processes that mirror: it says more than seconds where others work
+  on the machine, too.
 """
 
 import os
@@ -27,16 +28,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import harness
 from kit.dtd import free_port
 
 
-def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Wait for it. Its peak of memory, or that of the largest of the processes it has waited for; bytes."""
+class Usage(NamedTuple):
+    """Of a process that has ended, with those it has waited for: the largest peak of memory."""
+
+    peak_bytes: int
+    processor_s: float
+
+
+def _ended(process: subprocess.Popen[bytes]) -> Usage:
+    """Wait for it."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * 1024
+    return Usage(usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
 
 
 def _forked() -> None:
@@ -44,8 +53,8 @@ def _forked() -> None:
 
 
 @contextmanager
-def rsync_daemon(work: Path, copy: Path, memory: list[int] | None = None) -> Iterator[str]:
-    """Where `copy` can be reached with rsync. `memory` gets its peak of memory at the end, in bytes."""
+def rsync_daemon(work: Path, copy: Path, used: list[Usage] | None = None) -> Iterator[str]:
+    """Where `copy` can be reached with rsync. `used` gets what it has used, at the end."""
     port = free_port()
     configuration = work / "rsyncd.conf"
     configuration.write_text(
@@ -59,9 +68,9 @@ def rsync_daemon(work: Path, copy: Path, memory: list[int] | None = None) -> Ite
         yield f"rsync://127.0.0.1:{port}/copy/"
     finally:
         daemon.terminate()
-        peak_bytes = _ended(daemon)
-        if memory is not None:
-            memory.append(peak_bytes)
+        usage = _ended(daemon)
+        if used is not None:
+            used.append(usage)
 
 
 def _listens(port: int) -> bool:
@@ -177,7 +186,7 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
     below.mkdir(exist_ok=True)
     subprocess.run(["mount", "--bind", source, below], check=True)
     times: dict[str, list[float]] = {"mirror": [], "rsync": [], "rclone": []}
-    memory: dict[str, list[int]] = {"source": [], "target": [], "rsync source": [], "rsync target": []}
+    used: dict[str, list[Usage]] = {"source": [], "target": [], "rsync source": [], "rsync target": []}
     with (
         harness.pair(work) as agents,
         harness.disk(work / "disk", 6 * harness.GIB, inodes=files + files // 50 + 100_000) as disk,
@@ -190,21 +199,24 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
 
         def mirror() -> None:
             harness.dtctl(agent, "connect", "bench", address, "--map", f"{source}={copy}", "--no-mirror")
+            processes = agents.processes()
+            sides = {"source": processes["sender"], "target": processes["receiver"]}
+            before_s = {side: harness.processor_s(process_id) for side, process_id in sides.items()}
             start = time.perf_counter()
             harness.dtctl(agent, "mirror", "start", "bench", "difference")
             harness.dtctl(agent, "wait", "bench")
             times["mirror"].append(time.perf_counter() - start)
-            processes = agents.processes()
-            memory["source"].append(harness.memory_bytes(processes["sender"], "VmHWM"))
-            memory["target"].append(harness.memory_bytes(processes["receiver"], "VmHWM"))
+            for side, process_id in sides.items():
+                processor_s = harness.processor_s(process_id) - before_s[side]
+                used[side].append(Usage(harness.memory_bytes(process_id, "VmHWM"), processor_s))
             agents.disconnect()
 
         def rsync() -> None:
-            with rsync_daemon(work, copy, memory["rsync target"]) as address:
+            with rsync_daemon(work, copy, used["rsync target"]) as address:
                 command = ["rsync", "-a", f"{below}/", address]
                 start = time.perf_counter()
                 process = subprocess.Popen(command, preexec_fn=_forked)
-                memory["rsync source"].append(_ended(process))
+                used["rsync source"].append(_ended(process))
                 times["rsync"].append(time.perf_counter() - start)
 
         def with_rclone() -> None:
@@ -231,12 +243,23 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
     )
     ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
     table.row("seconds", rounds, harness.median_text(mine, 2), harness.median_text(theirs, 2), f"{ratio:.2f}")
+
+    def processor_s(*sides: str) -> list[float]:
+        return [
+            sum(one.processor_s for one in turn) for turn in zip(*(used[s][1:] for s in sides), strict=True)
+        ]
+
+    for name, sides in (("source", ["source"]), ("target", ["target"]), ("both", ["source", "target"])):
+        mine, theirs = processor_s(*sides), processor_s(*(f"rsync {side}" for side in sides))
+        ratio = statistics.median(mine) / statistics.median(theirs)
+        texts = harness.median_text(mine, 2), harness.median_text(theirs, 2)
+        table.row(f"processor, {name}, seconds", rounds, *texts, f"{ratio:.2f}")
     if others := times["rclone"][1:]:
         ratio = statistics.median(a / b for a, b in zip(mine, others, strict=True))
         texts = (harness.median_text(values, 2) for values in (mine, others))
         table.row("seconds (rclone)", rounds, *texts, f"{ratio:.2f}")
     for side in ("source", "target"):
-        mib = [[b / harness.MIB for b in memory[who][1:]] for who in (side, f"rsync {side}")]
+        mib = [[one.peak_bytes / harness.MIB for one in used[who][1:]] for who in (side, f"rsync {side}")]
         table.row(
             f"memory of the {side}, MiB",
             rounds,

@@ -226,8 +226,8 @@ class Pair:
         self.source.post("mounts", body={"path": str(source), "mountpoint": None, "binding": "auto"})
         self.source.post("repsets", body={"name": "bench", "rules": [{"path": str(source)}]})
 
-    def connect(self, source: Path, copy: Path, *, mirror: str = "full") -> None:
-        """Connect the set, and wait until the copy equals it."""
+    def connect(self, source: Path, copy: Path, *, mirror: str | None = "full") -> None:
+        """Connect the set, and wait until the copy equals it. `mirror` None: nothing is copied."""
         address = self.target_agent.address
         maps = [{"source": str(source), "target": str(copy)}]
         self.source.post(
@@ -338,6 +338,11 @@ def memory_bytes(process_id: int, field: str) -> int:
     return _number(Path(f"/proc/{process_id}/status").read_text(), field) * 1024
 
 
+def begin_peak(process_id: int) -> None:
+    """The peak of its memory (VmHWM) is that from now on: proc(5), clear_refs."""
+    Path(f"/proc/{process_id}/clear_refs").write_text("5")
+
+
 def _number(text: str, field: str) -> int:
     found = re.search(rf"^{field}:\s*(\d+)", text, re.MULTILINE)
     assert found, field
@@ -423,14 +428,14 @@ def make_names(directory: Path, links: int, symlinks: int, *, per_directory: int
         os.symlink(f"../../one/d{number // 100}/f{number}", parent / f"s{number}")
 
 
-def make_sparse_files(directory: Path, count: int, *, per_directory: int = 100) -> None:
-    """`count` files that take no space, with sizes up to 8 KiB."""
+def make_sparse_files(directory: Path, count: int, *, per_directory: int = 100, size_max: int = 8192) -> None:
+    """`count` files that take no space, with sizes up to `size_max`."""
     for number in range(count):
         parent = directory / f"d{number // per_directory}"
         if number % per_directory == 0:
             parent.mkdir(parents=True)
         descriptor = os.open(parent / f"f{number}", os.O_WRONLY | os.O_CREAT)
-        os.ftruncate(descriptor, number * 7919 % 8193)
+        os.ftruncate(descriptor, number * 7919 % (size_max + 1))
         os.close(descriptor)
 
 

@@ -355,6 +355,7 @@ BEGUN_QUESTIONS = 16  # large files asked for after one of these: few can have b
 COMPARE_MIN_BYTES = 16 * KIB  # smaller files that differ are sent whole
 CHECKSUM_ALL = False  # MR-05
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
+SIZE_COUNT_RESTS = 3.0  # it pauses for so many times as long as it has worked
 ESTIMATE_WINDOW_NS = 60_000_000_000  # the end of a mirror is estimated from how fast it was within this time
 ESTIMATE_MARK_NS = 2_000_000_000
 FILE_WORK_BYTES = 64 * KIB  # a file takes as long as so many bytes of a large one, besides its own
@@ -513,6 +514,8 @@ PLAN_TRIES = 20  # of a step after which there is no way back, and that works so
 PLAN_TRY_PAUSE_S = 0.5
 PLAN_UNDO_TRIES = 3  # until what cannot be taken back is left to a person
 PLAN_UNDO_PAUSE_S = 1.0
+FAILOVER_AGAIN_S = 1.0  # until a task is begun again that met a full disk, a peer's nonsense and the like
+FAILOVER_WORKED_S = 60.0  # a task that went on for so long had worked: what stops it then is told again
 FAILOVER_TELL_S = 2.0  # for each of those who are told of a new owner
 FAILOVER_REPORTS = 50  # of a group, kept
 ADDRESS_PROBES = 3  # before an address is taken
@@ -522,6 +525,10 @@ ADDRESS_TELL_TRIES = 60  # to tell the owner of addresses that they were dropped
 ADDRESS_FREE_S = 5.0  # that nobody had it so long ago is good enough
 ADDRESS_ANNOUNCED_S = (0.1, 0.5, 2.0, 5.0, 10.0)  # after it was taken and announced, again
 ETHERNET_FRAME_BYTES = 2048  # of one that is looked at
+FAILOVER_READY_S = 0.5  # before a source counts as failed, what does no harm is begun
+ADDRESS_AHEAD_S = (
+    1.5  # an address that was free so long ago, when its source was silent already, need not be asked for
+)
 FAILOVER_DRAIN_S = 30.0  # a copy that is promoted may take so long to apply what has arrived
 DRAIN_LOOK_S = 0.01  # between two looks at a copy that applies what is left
 FOLLOW_RETRY_S = 5.0  # a former owner tries again to follow the new one

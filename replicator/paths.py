@@ -128,7 +128,7 @@ class Home:
 
     @property
     def failover(self) -> str:
-        """Directory of what is remembered of failover besides the state; made when something is."""
+        """Directory of what is remembered of failover besides the state."""
         return os.path.join(self.path, "failover")
 
     @property
@@ -231,7 +231,8 @@ class Home:
 
         Others may pass through the home, to its control API, and see or enter nothing else in it.
         """
-        for directory in (self.path, self.run, self.log, self.queue, self.targets, self.trust):
+        own = (self.run, self.log, self.queue, self.targets, self.trust, self.failover)
+        for directory in (self.path, *own):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         os.chmod(self.path, 0o711)
 

@@ -62,6 +62,7 @@ class CopyKeeper:
             call = msgspec.json.decode(line, type=Call)
             _check_id(call.restore)
             await self._core.up.wait()
+            await self._start_of(copy)
             if call.action != "copies":
                 await self._check_owner(copy, channel.peer)
             if call.action == "inventory":
@@ -153,6 +154,13 @@ class CopyKeeper:
         if state is None or state.connect is None:
             raise ReplicatorError(f"{self._core.identity.name} has nothing of copy {copy} yet")
         return state.connect
+
+    async def _start_of(self, copy: str) -> None:
+        """Its receiver may just be starting, as its agent does. If it does not, whoever needs it says so."""
+        child = self._core.children.receiver(copy)
+        if child is not None:
+            with suppress(ReplicatorError):
+                await child.wait_running(limits.RESTORE_RETRY_S)
 
     def _receiver(self, copy: str) -> Child:
         child = self._core.children.receiver(copy)

@@ -220,17 +220,18 @@ async def run_agent(
                 async with trio.open_nursery() as starting:
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)
                     async with trio.open_nursery() as both:
-                        both.start_soon(service.start)
-                        await answering.start(_serve_api, service, home)
-                    greeter = Greeter(children.adopt, service.answering, ring, peers, service.pairing)
-                    await nursery.start(greeter.serve, listeners)
+                        both.start_soon(answering.start, _serve_api, service, home)
+                        await service.start()
+                        # Data goes first: sources are let in while all else is still being loaded.
+                        greeter = Greeter(children.adopt, service.answering, ring, peers, service.pairing)
+                        await nursery.start(greeter.serve, listeners)
                     nursery.start_soon(peers.run, service.other_agents)
                     nursery.start_soon(
-                        Watch(core, service.connections, service.queues, service.failover.guards.learn).run
+                        Watch(core, service.connections, service.queues, service.ownership.guards.learn).run
                     )
                     nursery.start_soon(service.recovery.run)
                     nursery.start_soon(service.restores.run)
-                    nursery.start_soon(service.failover.run)
+                    nursery.start_soon(service.run_failover)
                     _notify_systemd("READY=1")
                     starting.cancel_scope.cancel()
                 await service.stop_requested.wait()
@@ -247,6 +248,7 @@ async def _serve_api(
     """What it needs takes as long to import as to start the children, and nobody's data waits for it."""
     with trio.move_on_after(limits.API_PATIENCE_S):
         await service.running()
+    await service.load_failover()
     api = await trio.to_thread.run_sync(import_module, "replicator.agent.api")
     await api.serve(service, home.api_socket, task_status=task_status)
 

@@ -141,7 +141,9 @@ class _Server:
 
 def _import(role: Role) -> None:
     with suppress(Exception):  # a child meets the same, and says so in its log
-        import_module(program(role))
+        module = import_module(program(role))
+        if role == "capture":
+            module.preload()
 
 
 def _fork_sibling() -> int:

@@ -5,6 +5,8 @@ What mounts, replication sets, connections and targets share, and the rule for c
 
 import os
 import time
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -20,7 +22,7 @@ from replicator.agent.copy_keeper import CopyKeeper
 from replicator.agent.core import Core
 from replicator.agent.diagnostics_service import DiagnosticsService
 from replicator.agent.failover import calls as failover_calls
-from replicator.agent.failover.service import FailoverService
+from replicator.agent.failover.ownership import Ownership
 from replicator.agent.gate import Gate
 from replicator.agent.mounts import Mounts
 from replicator.agent.orphan_service import OrphanService
@@ -39,7 +41,11 @@ from replicator.agent.verify_service import VerifyService
 from replicator.diagnostics import is_nowhere
 from replicator.errors import ReplicatorError
 from replicator.events import EventRing
+from replicator.security.channel import Channel
 from replicator.status import ConnectionStatus
+
+if TYPE_CHECKING:
+    from replicator.agent.failover.service import FailoverService
 
 
 class AgentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +79,7 @@ class Service:
         self.orphans = OrphanService(core, self.connections)
         self.copies = CopyKeeper(core)
         self.restores = Restores(core, self.connections, self.mounts, self.repsets)
-        self.failover = FailoverService(core, self.connections, self.mounts, self.repsets)
+        self.ownership = Ownership(core)
         self.schedules = ScheduleService(core, self.connections)
         self.calendars = CalendarService(core, self.connections)
         self.diagnostics = DiagnosticsService(core, self.connections)
@@ -84,18 +90,33 @@ class Service:
         self.stop_requested = trio.Event()
         self._core = core
         self._started = time.time()
+        self._failover: FailoverService | None = None
+        self._failover_problem = "it is being loaded"
+        self._failover_was_loaded = trio.Event()
 
     @property
     def events(self) -> EventRing:
         return self._core.events
 
     @property
+    def failover(self) -> "FailoverService":
+        """Raises ReplicatorError: it could not be loaded."""
+        if self._failover is None:
+            raise ReplicatorError(f"this agent does not take part in failover: {self._failover_problem}")
+        return self._failover
+
+    @property
     def answering(self) -> dict[str, Answering]:
         """Who answers other agents, by the purpose of their call."""
         return {
             restore_calls.PURPOSE: self.copies.serve,
-            failover_calls.PURPOSE: self.failover.calls.serve,
+            failover_calls.PURPOSE: self._answer_about_failover,
         }
+
+    async def _answer_about_failover(self, group: str, channel: Channel) -> str:
+        """Whoever asks while it is being loaded waits that moment."""
+        await self._failover_was_loaded.wait()
+        return await self.ownership.calls.serve(group, channel)
 
     async def protect(self, request: ProtectRequest) -> ConnectionStatus:
         """See `protect.py`."""
@@ -139,7 +160,7 @@ class Service:
 
     async def _start(self) -> None:
         await self._core.children.adopt_strays()
-        await self.failover.returning.before_mounts()
+        await self.ownership.before_mounts()
         async with trio.open_nursery() as nursery:
             for mount in self._core.state.mounts:
                 if not self._core.state.is_restored(mount=mount.id):
@@ -154,11 +175,29 @@ class Service:
                 repset=connection.repset.name,
                 target=connection.target,
             )
-        await self.failover.returning.after_mounts()
         self._core.children.forget_places()
         for uuid in self._core.children.receivers_known():
             await self._core.children.end_outdated_receiver(uuid)
             await self._core.children.start_receiver(uuid, patient=True)
+
+    async def load_failover(self) -> None:
+        """To be done once, when children run: to import it takes a part of the time in which they start, and
+        no program waits for it. Where it cannot be (a file of it is damaged), all else goes on without.
+        """
+        module = await trio.to_thread.run_sync(import_module, "replicator.agent.failover.service")
+        try:
+            self._failover = module.FailoverService(
+                self._core, self.ownership, self.connections, self.mounts, self.repsets
+            )
+        except ReplicatorError as error:
+            self._failover_problem = f"{error}; mend that, and start the agent again"
+            self._core.events.add(events.FAILOVER_NOT_LOADED, reason=str(error))
+        self._failover_was_loaded.set()
+
+    async def run_failover(self) -> None:
+        """After `load_failover`, until cancelled."""
+        if self._failover is not None:
+            await self._failover.run()
 
     async def running(self) -> None:
         """Wait until all that should run does, or is tried again."""

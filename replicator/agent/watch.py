@@ -3,6 +3,7 @@ sender rings, and from time to time.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -200,7 +201,10 @@ class Watch:
             if uuid in self._seen:
                 self._add(connection_changes(self._seen[uuid], status))
             if status.promotion is not None and self._superseded is not None:
-                await self._superseded(uuid, status.promotion)
+                with suppress(
+                    ReplicatorError
+                ):  # the state cannot be saved now: fences are closed, it is said again
+                    await self._superseded(uuid, status.promotion)
         self._seen = connections
         seen: dict[str, QueueView] = {}
         for queue in await self._queues.all():

@@ -525,6 +525,12 @@ def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
+def preload() -> None:
+    """Import what nearly every capture uses: for whoever forks captures, so that none of them has to."""
+    if choose("auto") == "kernel":
+        import_module("replicator.fs.kernel_session")
+
+
 def run(arguments_file: str) -> int:
     """Its exit code. `arguments_file`: CaptureSettings as JSON."""
     with open(arguments_file, "rb") as file:

@@ -1,6 +1,7 @@
 """`dtctl protect`, `connect`, `disconnect`: connections come and go."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ from replicator.cli.options import (
     absolute,
     agent,
 )
+from replicator.cli.units import target_text
 from replicator.errors import UsageError
 
 
@@ -61,7 +63,7 @@ def protect(
         from replicator.cli.progress import wait_for
 
         status = wait_for(client, str(status["uuid"]), timeout, quiet=json)
-    output.emit(status, json, "connected")
+    _tell(status, json)
 
 
 def connect(
@@ -122,7 +124,15 @@ def connect(
         body["route"] = route
     body |= _transmission(compression, limit)
     status = agent(context).post("connections", body=body)
-    output.emit(status, json, "connected")
+    _tell(status, json)
+
+
+def _tell(status: Mapping[str, Any], as_json: bool) -> None:
+    """What was made. In plain text, for which nothing needs to be loaded."""
+    if as_json:
+        output.print_json(status)
+    else:
+        output.say(f"connection {status['id']}: {status['repset']} → {target_text(status)}")
 
 
 def disconnect(context: typer.Context, connection: Connection, json: Json = False) -> None:

@@ -505,7 +505,7 @@ def _begin(
 
 def _over(client: Client, uuid: str, *, quiet: bool) -> Any:
     """Its view when nothing is under way any more, or waits for a person; what each step says is told as it
-    comes. Ctrl-C ends the waiting only.
+    comes.
     """
     told: set[str] = set()
 

@@ -2,44 +2,13 @@
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
-from replicator.cli import (
-    compression,
-    connect,
-    connection,
-    console,
-    diagnostics,
-    divergence,
-    events,
-    failback,
-    failover,
-    failover_addresses,
-    failover_scripts,
-    failover_trials,
-    guards,
-    lag,
-    limit,
-    login,
-    monitor,
-    mount,
-    orphans,
-    queue,
-    recovery,
-    repset,
-    restore,
-    schedule,
-    siblings,
-    status,
-    story,
-    trust,
-    verify,
-    why,
-    witness,
-)
 from replicator.cli.client import Client
+from replicator.cli.commands import add_commands
 from replicator.cli.run import run
 from replicator.errors import UsageError
 from replicator.paths import DEFAULT_HOME, HOME_VARIABLE
@@ -133,31 +102,20 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-for _module in (connect, status, connection, lag, queue, story, why, verify, trust):
-    _module.register(app)
-app.add_typer(orphans.app, name="orphans")
-app.add_typer(restore.app, name="restore")
-app.add_typer(divergence.app, name="divergence")
-app.add_typer(recovery.app, name="recovery")
-failover.app.add_typer(failover_scripts.app, name="scripts")
-failover_trials.register(failover.app)
-failover_addresses.register(failover.app)
-guards.register(failover.app)
-siblings.register(failover.app)
-app.add_typer(failover.app, name="failover")
-app.add_typer(witness.app, name="witness")
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(diagnostics.app, name="diagnostics")
-app.add_typer(verify.app, name="verify")
-app.add_typer(trust.identity_app, name="identity")
-app.add_typer(trust.app, name="trust")
-app.add_typer(compression.app, name="compression")
-app.add_typer(limit.app, name="limit")
-app.add_typer(mount.app, name="mount")
-app.add_typer(repset.app, name="repset")
-for _module in (failback, login, events, monitor, console):
-    _module.register(app)
+_VALUES = frozenset({"--home", "--server", "--user", "--ca", "--cert"})
+
+
+def command(words: Sequence[str] = ()) -> Any:
+    """`dtctl` as click sees it, with what a command line of these words may need."""
+    add_commands(app, words, _VALUES)
+    return typer.main.get_command(app)
 
 
 def main() -> None:
-    sys.exit(run(typer.main.get_command(app), sys.argv[1:]))
+    words = sys.argv[1:]
+    sys.exit(run(command(() if _is_completion() else words), words))
+
+
+def _is_completion() -> bool:
+    """A shell asks what could come next: it says so in the environment."""
+    return any(name.endswith("DTCTL_COMPLETE") for name in os.environ)

@@ -5,7 +5,15 @@ rich is imported only when something is rendered: scripts that ask for --json do
 
 import json
 import sys
+from importlib import import_module
 from typing import Any
+
+_VIEWS = (
+    *("render", "render_verify", "render_schedule", "render_diagnostics", "render_transmission"),
+    *("render_failover_trials", "render_failover_reports", "render_guards", "render_divergence"),
+    *("render_failback", "render_witness"),
+)
+"""Modules with views, the most wanted first: they are imported up to the one that has what is shown."""
 
 
 def emit(document: Any, as_json: bool, view: str) -> None:
@@ -13,26 +21,13 @@ def emit(document: Any, as_json: bool, view: str) -> None:
     if as_json:
         print_json(document)
         return
-    from replicator.cli import (
-        render,
-        render_diagnostics,
-        render_divergence,
-        render_failback,
-        render_failover_reports,
-        render_failover_trials,
-        render_guards,
-        render_schedule,
-        render_transmission,
-        render_verify,
-        render_witness,
-    )
+    for name in _VIEWS:
+        module = import_module(f"replicator.cli.{name}")
+        if hasattr(module, view):
+            break
+    from replicator.cli import render
 
-    modules = (
-        *(render, render_verify, render_schedule, render_diagnostics, render_transmission),
-        *(render_failover_trials, render_failover_reports, render_guards, render_divergence),
-        *(render_failback, render_witness),
-    )
-    render.show(getattr(next(module for module in modules if hasattr(module, view)), view)(document))
+    render.show(getattr(module, view)(document))
 
 
 def print_json(document: Any) -> None:

@@ -16,7 +16,7 @@ from replicator.cli import render_transmission
 from replicator.cli.render_guards import fence
 from replicator.cli.render_recovery import ends_text
 from replicator.cli.render_verify import verified
-from replicator.cli.units import bytes_text, count_text, seconds_text
+from replicator.cli.units import bytes_text, count_text, seconds_text, target_text
 
 _PIPE_COLUMNS = 240  # nobody wraps a pipe: cells are never cut there
 
@@ -121,7 +121,7 @@ def connection(status: Mapping[str, Any]) -> RenderableType:
     rows: list[tuple[str, RenderableType]] = [
         ("connection", Text(f"{status['id']}  ({status['uuid']})")),
         ("replication set", Text(str(status["repset"]))),
-        ("target", Text(_target(status))),
+        ("target", Text(target_text(status))),
         ("state", _state(status["state"])),
         ("target data state", _state(status["target_data_state"])),
         ("target status", _state(status["target_status"])),
@@ -283,11 +283,6 @@ def _bars(values: Sequence[tuple[float, float]], step_s: int) -> str:
     )
 
 
-def connected(status: Mapping[str, Any]) -> RenderableType:
-    """What `connect` and `protect` have made."""
-    return Text(f"connection {status['id']}: {status['repset']} → {_target(status)}")
-
-
 def mirror_text(status: Mapping[str, Any]) -> Text:
     """CS-06: while the size is known, the percentage stands in place of "Mirroring"."""
     name = str(status["mirror_status"])
@@ -344,11 +339,6 @@ def _notes(status: Mapping[str, Any]) -> list[Text]:
         text = f"{status['id']} {status['repset']}: {count} problems in the mirror; {where}"
         notes.append(Text(text, style="yellow"))
     return notes
-
-
-def _target(status: Mapping[str, Any]) -> str:
-    name, address = str(status["target"]), str(status.get("target_address") or "")
-    return name if address in ("", name) else f"{name} ({address})"
 
 
 def _queued(status: Mapping[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""Quantities as people read them."""
+"""Quantities and names as people read them."""
+
+from collections.abc import Mapping
+from typing import Any
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -29,3 +32,9 @@ def seconds_text(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def target_text(status: Mapping[str, Any]) -> str:
+    """Which agent gets the copy of a connection."""
+    name, address = str(status["target"]), str(status.get("target_address") or "")
+    return name if address in ("", name) else f"{name} ({address})"

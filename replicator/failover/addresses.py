@@ -6,6 +6,7 @@ Several addresses are probed at the same time; they are added one after the othe
 
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -224,14 +225,12 @@ async def announce_again(found: Sequence[Place]) -> None:
     """
     for pause_s in arp.pauses_s():
         await trio.sleep(pause_s)
-        host = await look()
-        for place in found:
-            if host.has(place.address) is None:
-                continue
-            try:
-                await arp.announce(place.address.ip, place.link)
-            except OSError:
-                pass  # the interface is gone, or down; the next time may do
+        with suppress(OSError):  # no descriptors, no memory; the next time may do
+            host = await look()
+            for place in found:
+                if host.has(place.address) is not None:
+                    with suppress(OSError):  # the interface is gone, or down
+                        await arp.announce(place.address.ip, place.link)
 
 
 async def remove(addresses: Iterable[IpInterface]) -> list[str]:

@@ -130,14 +130,20 @@ def disagreement(heads: Mapping[str, Mapping[str, Mark]], held: Mapping[str, Map
     return ""
 
 
+_OWNS = (Phase.ACTIVE, Phase.HANDING_BACK)
+
+
 def _refusals(situation: Situation) -> list[str]:
     monitor, home = situation.monitor, situation.home
     name = monitor.name
-    if monitor.phase not in (Phase.ACTIVE, Phase.HANDING_BACK):
+    if monitor.phase not in _OWNS:
         return [f"{name} is {monitor.phase}: there is nothing to hand back"]
     if home.unreached:
         source = monitor.source_name or monitor.settings.source_host
-        return [f"{source} does not answer: {home.unreached}. Start its agent, or name another way with --at"]
+        return [
+            f"{source} does not answer: {home.unreached}. Start its agent; if it is lost for good, this host"
+            f" stays the owner: dtctl failover remove {name} --even-if-owner"
+        ]
     found = []
     if monitor.source_uuid and home.agent != monitor.source_uuid:
         found.append(
@@ -188,6 +194,10 @@ def _warnings(situation: Situation) -> list[str]:
 
 def _state(situation: Situation) -> list[str]:
     monitor, home = situation.monitor, situation.home
+    if monitor.phase not in _OWNS:
+        return [
+            f"{situation.owner} has not taken over from {monitor.source_name or monitor.settings.source_host}"
+        ]
     lines = [f"{situation.owner} owns {monitor.name} since epoch {monitor.epoch}, and serves"]
     if home.unreached:
         return [*lines, f"{monitor.source_name or monitor.settings.source_host}: {home.unreached}"]
@@ -196,6 +206,8 @@ def _state(situation: Situation) -> list[str]:
     behind = {entry.connection: entry for entry in situation.behind}
     for copy in home.copies:
         places = ", ".join(copy.places)
+        if not places:
+            continue  # its connection has ended: only addresses have moved
         if not copy.prepared:
             how = "is not prepared yet"
         else:

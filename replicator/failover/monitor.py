@@ -12,6 +12,7 @@ of them had a while for its answer (`MONITOR_GRACE` of an interval), and one mor
 answer that has come and is not read yet is read between two looks. Meanwhile the countdown stands at 0.
 """
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -87,28 +88,35 @@ class _Countdown:
         self._misses = max(1, check.misses or address.misses)
         self._interval_s = address.interval_s
         self.timeout_s = self._interval_s * self._misses
-        self.due_s = now_s
+        self.due_s = self._regular_s = now_s
         self.reason = ""
         self.number = 0
         self.has_answered = False  # since it is watched
         self.failed = False
         self._is_over = False  # at the last look
+        self._is_fresh = False  # an answer has come since then
         self._reset_s = watched_s
         self._sent: list[tuple[int, float]] = []  # the first `misses` probes since the last answer
 
     def send(self, watched_s: float, now_s: float) -> int:
         self.number += 1
         # After a pause there is one probe, not one for each that was missed.
-        self.due_s = max(self.due_s + self._interval_s, now_s + self._interval_s / 2)
+        self._regular_s = max(self._regular_s + self._interval_s, now_s + self._interval_s / 2)
+        self.due_s = self._regular_s
         if len(self._sent) < self._misses:
             self._sent.append((self.number, watched_s))
+            if len(self._sent) == self._misses - 1:  # the next one is the last: its answer is to come in time
+                last_s = now_s + self.remaining_s(watched_s) - self._interval_s * limits.MONITOR_GRACE
+                self.due_s = min(self.due_s, max(last_s, now_s + self._interval_s / 2))
         return self.number
 
     def answered(self, watched_s: float) -> None:
         self.has_answered = True
         self.failed = self._is_over = False
         self._reset_s = watched_s
+        self._is_fresh = True
         self._sent.clear()
+        self.due_s = self._regular_s
         self.reason = ""
 
     def unable(self, number: int, reason: str) -> None:
@@ -125,7 +133,14 @@ class _Countdown:
         overdue_s = self._interval_s * (1 + limits.MONITOR_GRACE)
         return silent_s >= self.timeout_s * limits.MONITOR_YELLOW and silent_s > overdue_s
 
+    @property
+    def is_nearly_failed(self) -> bool:
+        """The countdown is over; one more look decides."""
+        return self._is_over and not self.failed
+
     def look(self, watched_s: float) -> None:
+        if self._is_fresh:  # it came since the look before, perhaps just now
+            self._is_fresh, self._reset_s = False, watched_s
         before, self._is_over = self._is_over, self._is_over_at(watched_s)
         self.failed = before and self._is_over  # what was there at the look before has been read since
 
@@ -167,6 +182,11 @@ class _Watch:
         """Of each check that has one, or that nobody answers."""
         found = ((each, each.reason or ("no answer" if each.failed else "")) for each in self.countdowns)
         return "; ".join(f"{name_of(each.check)}: {reason}" for each, reason in found if reason)
+
+    def remaining_s(self, watched_s: float) -> float:
+        """Until it fails."""
+        parts = (max(each.remaining_s(watched_s) for each in group) for group in self._needed)
+        return min(parts, default=math.inf)
 
     def view(self, watched_s: float) -> AddressView:
         settings = self.settings
@@ -222,6 +242,18 @@ class SourceMonitor:
             self._watches[address.address] = same
 
     @property
+    def pause_s(self) -> float:
+        """Until the next look: what has arrived is read within a part of the usual time."""
+        nearly = any(each.is_nearly_failed for watch in self._watches.values() for each in watch.countdowns)
+        return self.period_s * (limits.MONITOR_GRACE if nearly else 1.0)
+
+    def fails_within(self, seconds: float) -> bool:
+        """Whether it counts as failed then, unless an answer comes."""
+        watches = [watch for watch in self._watches.values() if watch.settings.monitored]
+        soon = [watch.remaining_s(self._watched_s) <= seconds for watch in watches]
+        return any(soon) if self._settings.fail_when is FailWhen.ANY else bool(soon) and all(soon)
+
+    @property
     def period_s(self) -> float:
         """Looks are to come so often; whatever time passes without is not watched."""
         shortest_s = min((a.interval_s for a in self._settings.addresses), default=limits.MONITOR_INTERVAL_S)
@@ -229,9 +261,8 @@ class SourceMonitor:
 
     def look(self, now_s: float) -> list[Change]:
         """What is different from the last look: addresses first, then the whole."""
-        elapsed_s = max(0.0, now_s - self._looked_s)
+        self._watched_s = self._watched_at(now_s)
         self._looked_s = max(now_s, self._looked_s)
-        self._watched_s += min(elapsed_s, self.period_s * limits.MONITOR_LATE)
         changes = [change for watch in self._watches.values() if (change := watch.look(self._watched_s))]
         before, self.failed = self.failed, self._has_failed()
         self.is_alive = self._is_alive()
@@ -240,6 +271,10 @@ class SourceMonitor:
             reason = "; ".join(f"{w.settings.address}: {w.reason}" for w in failed)
             changes.append(Change(News.FAILED if self.failed else News.ALIVE, reason=reason))
         return changes
+
+    def _watched_at(self, now_s: float) -> float:
+        elapsed_s = max(0.0, now_s - self._looked_s)
+        return self._watched_s + min(elapsed_s, self.period_s * limits.MONITOR_LATE)
 
     def _has_failed(self) -> bool:
         watched = [watch.failed for watch in self._watches.values() if watch.settings.monitored]
@@ -260,7 +295,7 @@ class SourceMonitor:
     def due(self, now_s: float) -> list[Probe]:
         """What is to be sent now; it counts as sent."""
         return [
-            Probe(address, each.check, each.send(self._watched_s, now_s))
+            Probe(address, each.check, each.send(self._watched_at(now_s), now_s))
             for address, watch in self._watches.items()
             for each in watch.countdowns
             if each.due_s <= now_s

@@ -13,6 +13,7 @@ import trio
 
 import replicator
 from replicator import limits
+from replicator.bounds import MALFORMED
 from replicator.errors import UsageError
 from replicator.failover.held_lock import is_held
 from replicator.failover.occasion import Occasion, environment
@@ -43,7 +44,12 @@ class Attempt:
 
     @property
     def was_ordered(self) -> bool:
-        return (self._path / "about.json").exists()
+        """What a loss of power has left of an order, or a full disk, is none."""
+        try:
+            self._about()
+        except (OSError, *MALFORMED):
+            return False
+        return True
 
     @property
     def ordered_ns(self) -> int:

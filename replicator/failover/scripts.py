@@ -98,6 +98,7 @@ class Scripts:
         self._directory = Path(directory)
         self._add_event = add_event
         self._unwatched = trio.Event()  # a script runs that nobody waits for
+        self._told_of: set[str] = set()  # attempts; a disk may be too full to note it
 
     async def run(self, script: Script, occasion: Occasion, attempt: str) -> ScriptResult:
         """Run it, or learn how this attempt is doing. Waits for its end if the script says so, and for its
@@ -154,9 +155,11 @@ class Scripts:
 
     def _told(self, run: Attempt) -> ScriptResult:
         result = run.judged()
-        if not run.told:
+        if not run.told and run.name not in self._told_of:
             self._add_event(_event_of(result), **_fields(result, run.group))
-            run.told = True
+            self._told_of.add(run.name)
+            with suppress(OSError):  # then the next agent tells it once more
+                run.told = True
         return result
 
     def _attempts(self) -> list[Attempt]:

@@ -10,8 +10,10 @@ import errno
 import os
 import stat
 import sys
+import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import compress, count, repeat
 from typing import NamedTuple
 
 from replicator.fs.attributes import read_xattrs
@@ -23,6 +25,7 @@ WORD_BYTES = 8
 STATE_WORDS = 5
 
 _STATX_WORDS = 32
+_STATX_BYTES = _STATX_WORDS * WORD_BYTES
 _FLAGS = 0x100 | 0x800  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT
 _MASK = 0xFFF  # STATX_BASIC_STATS, STATX_BTIME
 # Words of struct statx (linux/stat.h).
@@ -42,15 +45,55 @@ _COLUMNS = (_LINKS_AND_UID, _GID_AND_MODE, _SIZE, _MTIME_S, _MTIME_NS)
 _LISTXATTRAT = 465  # the same number on every architecture; since Linux 6.13
 _AT_SYMLINK_NOFOLLOW = 0x100
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_statx = _libc.statx
-_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
-_listxattrat = _libc.syscall
-_listxattrat.argtypes = (
-    *(ctypes.c_long, ctypes.c_int, ctypes.c_char_p),
-    *(ctypes.c_uint, ctypes.c_void_p, ctypes.c_size_t),
-)
-_listxattrat.restype = ctypes.c_long
+
+class _Calls:
+    """The two calls, of one way to make them. They have no types: to convert arguments would take as long as
+    the calls. A number is an int, a name bytes, an address a `c_void_p`.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.statx = library.statx
+        self.syscall = library.syscall
+
+
+_LETTING_GO = _Calls(ctypes.CDLL(None, use_errno=True))
+_HOLDING = _Calls(ctypes.PyDLL(None))
+_HELD = 64  # calls
+_HELD_NS = 1_000_000
+
+
+class _Lock:
+    """Whether the interpreter lock is held during the next calls.
+
+    To let it go costs more than a call whose answer is in memory, many times more if another thread wants it.
+    So it is held for a few calls at a time as long as these are quick: not while a disk is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._quick = True
+
+    def chunks(self, names: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes], _Calls]]:
+        """A part of the names, the index of its first, and how to ask for it; until there are none left."""
+        for start in range(0, len(names), _HELD):
+            before_ns = time.perf_counter_ns()
+            yield start, names[start : start + _HELD], _HOLDING if self._quick else _LETTING_GO
+            self._quick = time.perf_counter_ns() - before_ns < _HELD_NS
+
+
+_lock = _Lock()
+
+
+class _Buffer:
+    """Room for `_HELD` structures statx, and where each of them lies."""
+
+    def __init__(self) -> None:
+        self.memory = ctypes.create_string_buffer(_HELD * _STATX_BYTES)
+        first = ctypes.addressof(self.memory)
+        self.places = [ctypes.c_void_p(first + index * _STATX_BYTES) for index in range(_HELD)]
+
+
+_spare: list[_Buffer] = []
+"""Those that no thread uses at this moment."""
 
 
 class ManyStates(NamedTuple):
@@ -65,11 +108,19 @@ class ManyStates(NamedTuple):
 
     def plain(self) -> list[bool]:
         """Which are regular files with one name."""
-        modes, links = self.words[_GID_AND_MODE::_STATX_WORDS], self.words[_LINKS_AND_UID::_STATX_WORDS]
-        return [
-            mode >> 32 & 0o170000 == stat.S_IFREG and link & 0xFFFFFFFF == 1
-            for mode, link in zip(modes.tolist(), links.tolist(), strict=True)
-        ]
+        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        links = self.words[_LINKS_AND_UID::_STATX_WORDS].tolist()
+        # There are few modes, owners and groups in a directory: each is looked at once.
+        regular = {mode for mode in set(modes) if mode >> 32 & 0o170000 == stat.S_IFREG}
+        single = {link for link in set(links) if link & 0xFFFFFFFF == 1}
+        if regular.issuperset(modes) and single.issuperset(links):
+            return [True] * len(modes)
+        return [mode in regular and link in single for mode, link in zip(modes, links, strict=True)]
+
+    def directories(self) -> list[bool]:
+        """Which are directories."""
+        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        return [mode >> 32 & 0o170000 == stat.S_IFDIR for mode in modes]
 
     def whole_kinds(self) -> list[int]:
         """Of each S_IFREG or S_IFLNK; 0 for anything else, and for files with holes, by the space they
@@ -100,6 +151,15 @@ class ManyStates(NamedTuple):
     def sizes(self) -> list[int]:
         return self.words[_SIZE::_STATX_WORDS].tolist()
 
+    def bytes_of_files(self) -> int:
+        """Of the regular ones, together."""
+        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        sizes = self.sizes()
+        if any(mode >> 32 & 0o170000 != stat.S_IFREG for mode in set(modes)):
+            both = zip(modes, sizes, strict=True)
+            return sum(size for mode, size in both if mode >> 32 & 0o170000 == stat.S_IFREG)
+        return sum(sizes)
+
     def changed_since(self, since_ns: int) -> list[bool]:
         """Which have such a ctime, or a later one."""
         return [time_ns >= since_ns for time_ns in self._times_ns(_CTIME_S, _CTIME_NS)]
@@ -116,7 +176,7 @@ class ManyStates(NamedTuple):
         """Only these of the names."""
         if len(indices) == len(self.names):
             return self
-        size = _STATX_WORDS * WORD_BYTES
+        size = _STATX_BYTES
         raw = self.words.cast("B")
         kept = b"".join([raw[index * size : (index + 1) * size] for index in indices])
         return ManyStates([self.names[index] for index in indices], memoryview(kept).cast("Q"))
@@ -124,32 +184,41 @@ class ManyStates(NamedTuple):
 
 def read_states(directory: int, names: Sequence[bytes]) -> ManyStates:
     """Of names of an open directory; links are not followed. OSError if the directory cannot be read."""
-    buffer = ctypes.create_string_buffer(max(len(names), 1) * _STATX_WORDS * WORD_BYTES)
-    address = ctypes.addressof(buffer)
-    for name in names:
-        if _statx(directory, name, _FLAGS, _MASK, address):
-            number = ctypes.get_errno()
-            if number not in (errno.ENOENT, errno.ENOTDIR):
-                raise OSError(number, os.strerror(number), name)
-        address += _STATX_WORDS * WORD_BYTES
-    return ManyStates(names, memoryview(buffer)[: len(names) * _STATX_WORDS * WORD_BYTES].cast("B").cast("Q"))
+    read: list[bytes] = []
+    buffer = _spare.pop() if _spare else _Buffer()
+    for _, some, calls in _lock.chunks(names):
+        # One expression: the interpreter would take as long as the kernel.
+        constant = repeat(_FLAGS), repeat(_MASK)
+        failed = map(calls.statx, repeat(directory), some, *constant, buffer.places)
+        for index in list(compress(count(), failed)):
+            ctypes.memset(buffer.places[index], 0, _STATX_BYTES)
+            if _LETTING_GO.statx(directory, some[index], _FLAGS, _MASK, buffer.places[index]):
+                number = ctypes.get_errno()
+                if number not in (errno.ENOENT, errno.ENOTDIR):
+                    raise OSError(number, os.strerror(number), some[index])
+        read.append(memoryview(buffer.memory)[: len(some) * _STATX_BYTES].tobytes())
+    _spare.append(buffer)
+    return ManyStates(names, memoryview(b"".join(read)).cast("Q"))
 
 
 def with_xattrs(directory: int, names: Sequence[bytes]) -> list[int]:
     """Indices of those that have replicated extended attributes; what is not there has none."""
     found: list[int] = []
-    for index, name in enumerate(names):
-        size = _listxattrat(_LISTXATTRAT, directory, name, _AT_SYMLINK_NOFOLLOW, None, 0)
-        if not size:
-            continue
-        if size < 0 and ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
-            continue
-        try:
-            if read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name)):
-                found.append(index)
-        except FileNotFoundError:
-            continue
-    return found
+    for start, some, calls in _lock.chunks(names):
+        called = repeat(_LISTXATTRAT), repeat(directory), some, repeat(_AT_SYMLINK_NOFOLLOW)
+        sizes = map(calls.syscall, *called, repeat(None), repeat(0))
+        found += compress(count(start), sizes)
+    return [index for index in found if _has_xattrs(directory, names[index])]
+
+
+def _has_xattrs(directory: int, name: bytes) -> bool:
+    size = _LETTING_GO.syscall(_LISTXATTRAT, directory, name, _AT_SYMLINK_NOFOLLOW, None, 0)
+    if size < 0 and ctypes.get_errno() in (errno.EOPNOTSUPP, errno.ENOENT):
+        return False
+    try:
+        return bool(read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name)))
+    except FileNotFoundError:
+        return False
 
 
 def differing(one: bytes, other: bytes) -> list[int]:

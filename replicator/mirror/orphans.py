@@ -9,7 +9,7 @@ import datetime
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 
 import msgspec
 
@@ -113,6 +113,13 @@ class Finder:
         """A piece puts something of the source's there."""
         if self._table:
             self._table.source_has(self._journal, path)
+
+    def are_the_sources(self, directory: bytes, names: Sequence[bytes]) -> None:
+        """The same for several in one directory."""
+        if self._table:
+            start = directory + b"/" if directory else b""
+            for name in names:
+                self._table.source_has(self._journal, start + name)
 
     def remove_others(self, path: bytes, forget: Callable[[bytes], None]) -> None:
         """Remove what is at `path`, a name that the source does not have, with all below; but what the rules

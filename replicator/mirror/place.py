@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from replicator import limits
@@ -25,7 +25,7 @@ from replicator.fs.attributes import (
 )
 from replicator.fs.beneath import MISSING, Root, check_name
 from replicator.fs.copying import clone, copy_on
-from replicator.fs.many_states import read_states, sizes_of
+from replicator.fs.many_states import AVAILABLE, read_states, sizes_of
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
 from replicator.mirror import alike
 from replicator.mirror.begun import MARK, BegunFiles, keeping_mtime
@@ -270,7 +270,7 @@ class Placer:
                 if len(self._made) > limits.DIRECTORIES_MADE:
                     self._made.popitem(last=False)
             return
-        for name in entry.directories:
+        for name in self._missing_directories(directory, entry.directories):
             child = _join(path, name)
             if self._maps.is_root(_join(entry.path, name)):
                 continue
@@ -284,6 +284,13 @@ class Placer:
                     directory = root.directory(path)
                     os.mkdir(name, 0o700, dir_fd=directory)
         self._plainly.dressed(entry.path)
+
+    def _missing_directories(self, directory: int, names: Sequence[bytes]) -> list[bytes]:
+        """Those of these names that may be no directories in the open one."""
+        if not (names and AVAILABLE):
+            return list(names)
+        there = read_states(directory, names).directories()
+        return [name for name, is_directory in zip(names, there, strict=True) if not is_directory]
 
     def ensure_directory(self, root: Root, path: bytes) -> int:
         try:
@@ -317,7 +324,8 @@ class Placer:
             if error.errno not in MISSING:
                 raise
             return  # moved or removed meanwhile: it is brought again, with its times
-        set_times(descriptor, None, entry.mtime_ns)
+        if os.fstat(descriptor).st_mtime_ns != entry.mtime_ns:
+            set_times(descriptor, None, entry.mtime_ns)
 
     # --- files ---
 
@@ -599,16 +607,16 @@ class Placer:
         for name in self._links.names_in(entry.path).intersection(entry.names):
             self._links.forget(_join(entry.path, name))  # it has one name now, so no other is a link to it
         if self._finder is not None:
-            for name in entry.names:
-                self._finder.is_the_sources(_join(entry.path, name))
-        sizes = sizes_of(entry.states)
+            self._finder.are_the_sources(entry.path, entry.names)
         try:
             others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
         except OSError as error:
             if error.errno in TARGET_IS_ILL:
                 raise
-            raise NotAsClaimed(error.strerror or str(error), entry.names, size=sum(sizes)) from None
+            size = sum(sizes_of(entry.states))
+            raise NotAsClaimed(error.strerror or str(error), entry.names, size=size) from None
         if others:
+            sizes = sizes_of(entry.states)
             size = sum(sizes[index] for index in others)
             names = tuple(entry.names[index] for index in others)
             raise NotAsClaimed("some are not as claimed", names, size=size)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
+from replicator.fs.many_states import read_states
 from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
@@ -39,6 +40,7 @@ from replicator.repset import Filter
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NO_FILE = _GONE | {errno.ENXIO}  # a socket
+_LINKS_WITHOUT_DIRECTORIES = 2  # its name and its "."; a file system that does not count "..", says 1
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -376,7 +378,6 @@ class Source:
         stack = [root]
         while stack:
             directory = stack.pop()
-            files = size = 0
             try:
                 directory_fd = self.root.open_directory(directory)
             except NotADirectoryError:
@@ -385,24 +386,15 @@ class Source:
             except OSError:
                 continue
             try:
-                with os.scandir(directory_fd) as entries:
-                    for entry in entries:
-                        path = join(directory, os.fsencode(entry.name))
-                        if entry.is_dir(follow_symlinks=False):
-                            if self._size_filter.may_contain(path):
-                                stack.append(path)
-                        elif self._size_filter.includes(path):
-                            files += 1
-                            if entry.is_file(follow_symlinks=False):
-                                try:
-                                    size += entry.stat(follow_symlinks=False).st_size
-                                except OSError:
-                                    pass  # gone: it does not count
+                state = os.fstat(directory_fd)
+                directories, names = _names_in(self._size_filter, directory_fd, directory, state)
+                stack += directories
+                size = read_states(directory_fd, names).bytes_of_files()
             except OSError:
-                pass  # the mirror itself reports what cannot be read
+                continue  # the mirror itself reports what cannot be read
             finally:
                 os.close(directory_fd)
-            yield files, size
+            yield len(names), size
 
     # --- reading ---
 
@@ -413,17 +405,7 @@ class Source:
             if state.st_dev != self.root.device:
                 return Found(path, problem="another file system is mounted here: protect it by itself")
             xattrs = read_xattrs(directory_fd)
-            directories: list[bytes] = []
-            names: list[bytes] = []
-            with os.scandir(directory_fd) as entries:
-                for entry in entries:
-                    name = os.fsencode(entry.name)
-                    child = join(path, name)
-                    if entry.is_dir(follow_symlinks=False):
-                        if self.filter.may_contain(child):
-                            directories.append(child)
-                    elif self.filter.includes(child):
-                        names.append(name)
+            directories, names = _names_in(self.filter, directory_fd, path, state)
             directories.sort()
             names.sort()
             read = self._step(directory_fd, path, names, 0, choice)
@@ -597,6 +579,27 @@ class Transfer:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _names_in(
+    rules: Filter, directory_fd: int, path: bytes, state: os.stat_result
+) -> tuple[list[bytes], list[bytes]]:
+    """Full paths of the sub-directories, and names of everything else, in the set."""
+    everything = rules.everything_below(path)
+    if everything and state.st_nlink == _LINKS_WITHOUT_DIRECTORIES:
+        return [], os.listdir(b"/proc/self/fd/%d" % directory_fd)
+    directories: list[bytes] = []
+    names: list[bytes] = []
+    with os.scandir(b"/proc/self/fd/%d" % directory_fd) as entries:  # names as they are, not as text
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                child = join(path, name)
+                if everything or rules.may_contain(child):
+                    directories.append(child)
+            elif everything or rules.includes(join(path, name)):
+                names.append(name)
+    return directories, names
 
 
 def _read_extents(descriptor: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ...]]:

@@ -216,8 +216,8 @@ class Replica:
             self.state = msgspec.structs.replace(self.state, restoring=restore)
             self._wake.set()
         await self._save(restoring=restore)
-        while self.status is not TargetStatus.PAUSED and not self._stopping:  # noqa: ASYNC110  # rarely
-            await trio.sleep(limits.CHILD_POLL_S)
+        while self.status is not TargetStatus.PAUSED and not self._stopping:
+            await self._idle.wait()
         await self.make_durable()  # the source will be what is there now
 
     async def release(self, restore: str) -> None:
@@ -316,6 +316,7 @@ class Replica:
         """`run` returns after the operation in progress."""
         self._stopping = self._held = True
         self._wake.set()
+        self._stir()
 
     # --- applying ---
 

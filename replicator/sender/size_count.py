@@ -15,6 +15,8 @@ from replicator.sender.flow import Flow
 from replicator.sender.mirrors import Mirrors
 from replicator.world import World
 
+_DIRECTORIES = 64  # at a time
+
 
 async def count_sizes(world: World, flows: list[Flow], mirrors: Mirrors, changes: Changes) -> None:
     """For each run that brings a whole set, until cancelled."""
@@ -30,11 +32,17 @@ async def count_sizes(world: World, flows: list[Flow], mirrors: Mirrors, changes
         for flow in flows:
             for root in flow.filter.roots:
                 walk = flow.source.walk_sizes(root)
-                while chunk := await world.in_thread(partial(_some, walk)):
+                while True:
+                    before_s = trio.current_time()
+                    chunk = await world.in_thread(partial(_some, walk))
+                    if not chunk:
+                        break
                     files += sum(c[0] for c in chunk)
                     size += sum(c[1] for c in chunk)
+                    # It takes from what it counts for: where nothing differs, as long as the mirror itself.
+                    await trio.sleep((trio.current_time() - before_s) * limits.SIZE_COUNT_RESTS)
         run.total_files, run.total_bytes, run.total_known = files, size, True
 
 
 def _some(walk: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
-    return list(itertools.islice(walk, 256))
+    return list(itertools.islice(walk, _DIRECTORIES))

@@ -149,55 +149,53 @@ def test_scripts_that_misbehave_and_are_not_to_stop_anything(stage: Stage) -> No
 
 
 @pytest.mark.soak
-@pytest.mark.timeout_s(1500)
-def test_each_kind_in_each_way_not_to_stop(stage: Stage) -> None:
+@pytest.mark.parametrize("turn", range(1, len(MISBEHAVIOURS)))
+def test_each_kind_in_each_way_not_to_stop(stage: Stage, turn: int) -> None:
     ways = list(MISBEHAVIOURS)
-    for turn in range(1, len(ways)):
-        goes_on(stage, {kind: ways[(turn + number) % len(ways)] for number, kind in enumerate(KINDS)})
+    goes_on(stage, {kind: ways[(turn + number) % len(ways)] for number, kind in enumerate(KINDS)})
 
 
 @pytest.mark.soak
-@pytest.mark.timeout_s(1500)
-def test_scripts_that_are_to_stop_it(stage: Stage) -> None:
+@pytest.mark.parametrize("how", MISBEHAVIOURS)
+def test_scripts_that_are_to_stop_it(stage: Stage, how: str) -> None:
     """Before anything is final it is taken back, later it waits for a person, who has repaired the script."""
     lab = stage.lab
-    for how in MISBEHAVIOURS:
-        for kind in KINDS:
-            stage.choose(kind, how, "--stop", "--wait")
-        # Before the failover: the source goes on.
-        view = stage.fail_over()
-        assert view["phase"] in (Phase.ASKING, Phase.WATCHING) and "taken-back" in lab.history()
-        stage.is_told(PRE_OVER, how)
-        (lab.source.root / "goes on").write_text(how)
-        lab.only_holder_becomes("source")
-        stage.repair(PRE_OVER)
-        # After it: everything is there but the service.
-        view = stage.fail_over()
-        assert view["phase"] == Phase.TAKING_OVER and str(stage.path(POST_OVER)) in view["halted"], view
-        stage.is_told(POST_OVER, how)
-        assert "waits-for-a-person" in lab.history()
-        lab.only_holder_becomes("target")
-        (lab.target.root / "new").write_text(how)
-        stage.repair(POST_OVER)
-        assert stage.fail_over()["phase"] == Phase.ACTIVE
-        # Before the failback: the target goes on.
-        stage.follow()
-        assert stage.fail_back()["phase"] == Phase.ACTIVE
-        stage.is_told(PRE_BACK, how)
-        (lab.target.root / "goes on as well").write_text(how)
-        lab.only_holder_becomes("target")
-        stage.repair(PRE_BACK)
-        # After it: home owns and serves, the target has its copy.
-        view = stage.fail_back()
-        assert view["phase"] == Phase.HANDING_BACK and str(stage.path(POST_BACK)) in view["halted"], view
-        stage.is_told(POST_BACK, how)
-        lab.only_holder_becomes("source")
-        (lab.source.root / "served").write_text(how)
-        stage.repair(POST_BACK)
-        assert stage.fail_back()["phase"] == Phase.WATCHING
-        stage.is_told(AT_HOME, how)
-        stage.repair(AT_HOME)
-        is_home(stage)
+    for kind in KINDS:
+        stage.choose(kind, how, "--stop", "--wait")
+    # Before the failover: the source goes on.
+    view = stage.fail_over()
+    assert view["phase"] in (Phase.ASKING, Phase.WATCHING) and "taken-back" in lab.history()
+    stage.is_told(PRE_OVER, how)
+    (lab.source.root / "goes on").write_text(how)
+    lab.only_holder_becomes("source")
+    stage.repair(PRE_OVER)
+    # After it: everything is there but the service.
+    view = stage.fail_over()
+    assert view["phase"] == Phase.TAKING_OVER and str(stage.path(POST_OVER)) in view["halted"], view
+    stage.is_told(POST_OVER, how)
+    assert "waits-for-a-person" in lab.history()
+    lab.only_holder_becomes("target")
+    (lab.target.root / "new").write_text(how)
+    stage.repair(POST_OVER)
+    assert stage.fail_over()["phase"] == Phase.ACTIVE
+    # Before the failback: the target goes on.
+    stage.follow()
+    assert stage.fail_back()["phase"] == Phase.ACTIVE
+    stage.is_told(PRE_BACK, how)
+    (lab.target.root / "goes on as well").write_text(how)
+    lab.only_holder_becomes("target")
+    stage.repair(PRE_BACK)
+    # After it: home owns and serves, the target has its copy.
+    view = stage.fail_back()
+    assert view["phase"] == Phase.HANDING_BACK and str(stage.path(POST_BACK)) in view["halted"], view
+    stage.is_told(POST_BACK, how)
+    lab.only_holder_becomes("source")
+    (lab.source.root / "served").write_text(how)
+    stage.repair(POST_BACK)
+    assert stage.fail_back()["phase"] == Phase.WATCHING
+    stage.is_told(AT_HOME, how)
+    stage.repair(AT_HOME)
+    is_home(stage)
 
 
 @pytest.mark.soak

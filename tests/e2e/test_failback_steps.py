@@ -46,6 +46,7 @@ def check_home(lab: FailoverLab, epoch: int) -> None:
     assert lab.phase_becomes(Phase.WATCHING)["epoch"] == epoch
 
 
+@pytest.mark.soak  # what is changed, and an owner at home, are looked at each day by others of these
 def test_home_and_back_to_work(tmp_path: Path) -> None:
     with failover_lab(tmp_path) as lab:
         build_bulk(lab.source.root)

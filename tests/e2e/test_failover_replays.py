@@ -1,7 +1,7 @@
 """Seeded histories of the simulation on real hosts: `tests/kit/replay.py` says how.
 
 SOAK_FAILOVER_REPLAYS says how many of them, SOAK_FAILOVER_REPLAYS_SEED where they begin; seconds of the
-simulation in a real one are SOAK_FAILOVER_REPLAYS_SPEED (3): less of it for a machine that is slow.
+simulation in a real one are SOAK_FAILOVER_REPLAYS_SPEED (2): less of it for a machine that is slow.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Hosts that are lost for good, with real agents: how whoever is left goes on, by the documented commands."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def taken_over(lab: FailoverLab) -> None:
     (lab.target.root / "new").write_bytes(b"of the owner")
 
 
+def part(lab: FailoverLab, name: str) -> dict[str, str]:
+    """What a dry run says of it."""
+    found = json.loads(lab.target.agent.dtctl("failover", "test", MONITOR, "--json").out)
+    (one,) = (check for check in found["checks"] if check["name"] == name)
+    assert isinstance(one, dict)
+    return one
+
+
 def refused(lab_agent: object, *words: str) -> str:
     """The one line that says what to do."""
     done = lab_agent.dtctl(*words)  # type: ignore[attr-defined]
@@ -60,8 +69,7 @@ def test_an_owner_that_is_lost_and_comes_back_all_the_same(tmp_path: Path) -> No
         assert source.json("failover", "guards") == []
         source.kill_all()
         source.start()
-        (mount,) = source.json("mount", "list")
-        assert mount["state"] == "serving", mount
+        until(lambda: source.json("mount", "list")[0]["state"] == "serving", 60, 0.5)
         (lab.source.root / "later").write_bytes(b"captured still")
 
         lab.target.boot()
@@ -86,8 +94,10 @@ def test_a_source_whose_target_and_witness_are_lost(tmp_path: Path) -> None:
         source = lab.source.agent
         assert "has a lease" in refused(source, "failover", "release", MONITOR, "--even-if-two-masters")
         assert lab.witness is not None
-        lab.cut(lab.target)
+        assert part(lab, "witness")["result"] == "ok"
         lab.cut(lab.witness)
+        assert part(lab, "witness")["result"] == "failed"
+        lab.cut(lab.target)
         until(lambda: not source.json("failover", "guards")[0]["is_open"], 30, 0.2)
         assert "--even-if-two-masters" in refused(source, "failover", "release", MONITOR)
         found = source.json("failover", "release", MONITOR, "--even-if-two-masters")
@@ -125,3 +135,26 @@ def test_a_source_that_is_lost(tmp_path: Path) -> None:
         destination = f"{third.agent.address}:{copy}"
         target.json("protect", lab.target.root, destination, "--wait")
         assert (copy / "after").read_bytes() == b"of the only one"
+
+
+@pytest.mark.timeout_s(900)
+def test_a_source_whose_copies_are_gone(tmp_path: Path) -> None:
+    """It is watched still: addresses move, and nothing holds its programs up; the way home is the same."""
+    with failover_lab(tmp_path) as lab:
+        protect(lab)
+        lab.monitor(automatic=False, serve=False)
+        source, target = lab.source.agent, lab.target.agent
+        until(lambda: source.json("failover", "guards"), 20, 0.2)
+        assert source.dtctl("disconnect", "1").code == 0
+        target.json("failover", "now", MONITOR, "--force")
+        lab.phase_becomes(Phase.ACTIVE)
+        lab.only_holder_becomes("target")
+        (guard,) = source.json("failover", "guards")
+        assert guard["superseded"] is not None and guard["is_open"]
+        (lab.source.root / "after").write_bytes(b"nobody else has a copy")
+        report = target.json("failback", MONITOR, "--yes")
+        assert report["outcome"] == "completed", report
+        lab.only_holder_becomes("source")
+        assert lab.phase_becomes(Phase.WATCHING)["epoch"] == 2
+        (guard,) = source.json("failover", "guards")
+        assert guard["superseded"] is None or guard["epoch"] >= guard["superseded"]["epoch"]

@@ -280,7 +280,8 @@ class SourceAgent(Agent):
         self.has_address = True  # as configured in its operating system
 
     def start(self) -> None:
-        came_back = self.until_s is None
+        # Booted (None), or the agent before had only fenced them for its start: see `FencedStart._was_up`.
+        came_back = not self.until_s
         self.owner = Owner(
             S,
             self.guard,
@@ -553,7 +554,7 @@ class TargetAgent(Agent):
                 yield from self.set_phase(GroupEvent.SOURCE_ANSWERS)
             for probe in self.monitor.due(now_s):
                 self.host.spawn(self.probe(probe))
-            yield Sleep(self.monitor.period_s)
+            yield Sleep(self.monitor.pause_s)
 
     def probe(self, probe: Any) -> Program:
         answer = yield Ask(S, "probe", None, CALL_S)

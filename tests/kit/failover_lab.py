@@ -63,7 +63,7 @@ start)
 stop)
     pid=$(cat {note}) || exit 0
     kill "$pid"
-    while kill -0 "$pid"; do sleep 0.05; done 2>/dev/null
+    while grep -qs . "/proc/$pid/cmdline"; do sleep 0.05; done  # empty: it has ended, whoever waits for it
     ;;
 esac
 """

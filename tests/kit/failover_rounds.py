@@ -132,8 +132,9 @@ def there_and_back(lab: FailoverLab, order: str) -> Homeward:
         client.first_answer(lab.cut(lab.source))
     sent = lab.target.host.sent_bytes
     changed = change_bulk(lab.target.root)
-    lab.end_service(lab.source)
     lab.source.host.mend()
+    lab.restore_is_required()  # until then what it writes waits
+    lab.end_service(lab.source)
     lab.follow()
     lab.home_has_everything()
     sent = lab.target.host.sent_bytes - sent

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -34,7 +33,7 @@ from kit.replay_judge import Watcher, judge
 from kit.replay_people import People
 from kit.replay_service import Clients, Service, etcd_command
 
-SPEED = float(os.environ.get("SOAK_FAILOVER_REPLAYS_SPEED", "3"))
+SPEED = float(os.environ.get("SOAK_FAILOVER_REPLAYS_SPEED", "2"))
 INTERVAL_MIN_S = 0.3
 BEFORE_S, AFTER_S = 1.0, 2.0  # real, without faults
 REPAIR_S = 180.0  # real
@@ -200,13 +199,13 @@ class Stage:
             self.run_until(time.monotonic() + 0.1)
 
     def _play(self, history: History) -> None:
-        """Ends with the last of its faults."""
+        """From its first fault to its last. What it takes to cut a host's power and to boot it is no time of
+        the history.
+        """
         faults = [fault for fault in history.faults if not self._is_idle(history, fault)]
-        start_s = time.monotonic()
-        offset_s = faults[0].at_s if faults else 0.0
-        for fault in faults:
-            self.at(start_s + (fault.at_s - offset_s) / SPEED, partial(self.befall, fault))
-        self.run_until(start_s + ((faults[-1].at_s - offset_s) / SPEED if faults else 0.0))
+        for before, fault in zip([faults[0], *faults] if faults else [], faults, strict=False):
+            self.run_until(time.monotonic() + (fault.at_s - before.at_s) / SPEED)
+            self.befall(fault)
 
     def _is_idle(self, history: History, fault: Fault) -> bool:
         """What happens to a witness that nobody asks."""
@@ -219,11 +218,11 @@ class Stage:
 
     def run_until(self, moment_s: float) -> None:
         while (now_s := time.monotonic()) < moment_s or (self._heap and self._heap[0][0] <= moment_s):
+            self.tick()
             if self._heap and self._heap[0][0] <= now_s:
                 heapq.heappop(self._heap)[2]()
             else:
-                self.tick()
-                time.sleep(TICK_S)
+                time.sleep(min(TICK_S, max(moment_s - now_s, 0.0)))
 
     def tick(self) -> None:
         for host in self.hosts.values():

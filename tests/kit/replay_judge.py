@@ -5,6 +5,7 @@
   (`History.is_guarded`).
 - *Epochs* never fall. *One address*: who is superseded and knows it has none, and two hosts that are alive,
   with all others in reach, do not both have it for long.
+- No process of an agent ends with an exception that it did not expect.
 - In the end both trees are equal, and whatever a client was told is done is with the owner, or in a bundle:
   SQLite syncs before it says so, hence not even a loss of power excuses anything.
 """
@@ -135,6 +136,7 @@ def judge(stage: "Stage", history: History, epoch: int, summary: "Summary", watc
     if watcher.violations:
         raise Violation(watcher.violations[0])
     _judge_data(stage, answers, summary)
+    _judge_logs(stage)
     return summary
 
 
@@ -153,6 +155,18 @@ def _judge_data(stage: "Stage", answers: Sequence[Answer], summary: "Summary") -
     summary.bundled, summary.lost = len(lost & bundled), len(lost - bundled)
     if nowhere := sorted(lost - bundled):
         raise Violation(f"{len(nowhere)} acknowledged writes are nowhere: {nowhere[:5]}")
+
+
+def _judge_logs(stage: "Stage") -> None:
+    """No process of an agent has come upon what it did not know."""
+    for machine in stage.lab.machines:
+        home = machine.agent.home
+        for file in (home / "dtd.out", *(home / "log").iterdir()):
+            _, found, rest = file.read_bytes().partition(b"Traceback (most recent call last)")
+            if found:
+                raise Violation(
+                    f"{machine.name}: an exception, {file.name}: {rest[-1000:].decode(errors='replace')}"
+                )
 
 
 def bundled_rows(stage: "Stage") -> set[int]:

@@ -9,8 +9,6 @@ have journaled. Same seed, same run.
 import contextlib
 import os
 import random
-import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +22,7 @@ from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
 from kit.links import LinkStream, Network
 from kit.losing_source import LosingSource
 from kit.recording import Source
+from kit.simulated_directory import simulated_directory
 from kit.stories import check_story
 from kit.trees import assert_same_tree
 from replicator.capture.activity_keeper import ActivityKeeper
@@ -377,9 +376,7 @@ async def simulate(
 
     `rules` makes the set's rules from the source directory. `losing`: the source is a `LosingSource`.
     """
-    umask = os.umask(0)
-    directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
-    try:
+    with simulated_directory() as directory:
         async with trio.open_nursery() as nursery:
             made = rules(directory / "source") if rules else []
             simulation = Simulation(
@@ -394,6 +391,3 @@ async def simulate(
                     check_story(simulation.sender.story.since())
             finally:
                 nursery.cancel_scope.cancel()
-    finally:
-        os.umask(umask)
-        shutil.rmtree(directory)

@@ -14,9 +14,7 @@ All mounts are on the host "source"; each connection ends on a host of its own n
 import contextlib
 import os
 import random
-import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -29,6 +27,7 @@ import trio
 from kit.disk import Process, ProcessDied
 from kit.links import Network
 from kit.recording import Source
+from kit.simulated_directory import simulated_directory
 from kit.simulation import PORT, SimulatedWorld, run_receiver, simulated_world
 from kit.stories import check_story
 from kit.trees import assert_same_tree
@@ -451,9 +450,7 @@ class Topology:
 @contextlib.asynccontextmanager
 async def topology(seed: int = 1, *, power_fails: bool = False) -> AsyncIterator[Topology]:
     """Its trees are removed in the end."""
-    umask = os.umask(0)
-    directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
-    try:
+    with simulated_directory() as directory:
         async with trio.open_nursery() as nursery:
             try:
                 net = Topology(seed, directory, nursery)
@@ -464,6 +461,3 @@ async def topology(seed: int = 1, *, power_fails: bool = False) -> AsyncIterator
                         check_story(connection.sender.story.since())
             finally:
                 nursery.cancel_scope.cancel()
-    finally:
-        os.umask(umask)
-        shutil.rmtree(directory)

@@ -4,9 +4,7 @@ anything in it. Kills of either side at random moments; it ends exact, and the c
 
 import os
 import random
-import shutil
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -21,6 +19,7 @@ import trio.testing
 from kit.links import Network
 from kit.random_changes import RandomChanges
 from kit.recording import Source
+from kit.simulated_directory import simulated_directory
 from kit.simulation import PORT, run_receiver, simulated_world
 from kit.trees import assert_same_tree, differences, snapshot
 
@@ -150,15 +149,10 @@ class Restoring:
 
 @asynccontextmanager
 async def restoring(seed: int) -> AsyncIterator[Restoring]:
-    umask = os.umask(0)
-    directory = Path(tempfile.mkdtemp(prefix="replicator-test-sim-", dir="/dev/shm"))
-    try:
+    with simulated_directory() as directory:
         async with trio.open_nursery() as nursery:
             yield Restoring(seed, directory, nursery)
             nursery.cancel_scope.cancel()
-    finally:
-        os.umask(umask)
-        shutil.rmtree(directory)
 
 
 def copied(root: Path, place: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,18 @@ from replicator.mirror.comparison import Claim
 from replicator.mirror.pieces import Alike
 
 NAMES = [b"f%02d" % number for number in range(20)]
+
+
+# Version 2; (tag, permissions, id) of owner, a user, group, mask, others: acl(5), linux/posix_acl_xattr.h.
+ACCESS_LIST = struct.pack(
+    "<I" + "HHI" * 5,
+    2,
+    *(1, 6, 2**32 - 1),
+    *(2, 4, 12),
+    *(4, 4, 2**32 - 1),
+    *(16, 4, 2**32 - 1),
+    *(32, 0, 2**32 - 1),
+)
 
 
 def make(directory: Path) -> int:
@@ -77,6 +90,8 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "gid": lambda path: os.chown(path, -1, 12),
     "a second name": lambda path: os.link(path, path.with_name("second")),
     "an extended attribute": lambda path: os.setxattr(path, "user.a", b"b"),
+    "long names of attributes": lambda path: os.setxattr(path, "user." + "a" * 200, b"b"),
+    "an access list": lambda path: os.setxattr(path, "system.posix_acl_access", ACCESS_LIST),
     "gone": lambda path: path.unlink(),
     "another type": replaced_by_link,
 }
@@ -94,7 +109,13 @@ def test_each_difference_is_found(what: str, two: tuple[Path, int, int]) -> None
     assert alike.unlike(other, claimed, None, None) == [7]
 
 
-@pytest.mark.parametrize("what", ["a second name", "an extended attribute", "gone", "another type"])
+SPECIAL = [
+    *("a second name", "gone", "another type"),
+    *("an extended attribute", "long names of attributes", "an access list"),
+]
+
+
+@pytest.mark.parametrize("what", SPECIAL)
 def test_what_is_special_is_not_claimed(what: str, two: tuple[Path, int, int]) -> None:
     directory, _, other = two
     CHANGES[what](directory / "f07")
@@ -102,6 +123,15 @@ def test_what_is_special_is_not_claimed(what: str, two: tuple[Path, int, int]) -
     assert claimed.alike is not None and b"f07" not in claimed.alike.names and claimed.others == [b"f07"]
     assert len(claimed.inodes) == len(claimed.alike.names) == 19
     assert alike.is_well_formed(claimed.alike)
+
+
+def test_a_label_of_a_security_module_is_nothing_special(two: tuple[Path, int, int]) -> None:
+    directory, _, other = two
+    try:
+        os.setxattr(directory / "f07", "security.label", b"of this host")
+    except OSError:
+        pytest.skip("only root sets it, and not on every file system")
+    assert claim(other).others == []
 
 
 def test_what_may_have_changed_is_not_claimed(two: tuple[Path, int, int]) -> None:

@@ -14,14 +14,13 @@ from typing import Any
 
 import msgspec
 import pytest
-import typer
 from rich.console import Console
 
 from replicator.agent.transmissions import ConnectionTransmission, TransmissionView
 from replicator.cli import render, render_transmission, units
 from replicator.cli.client import Client
 from replicator.cli.console import Shell
-from replicator.cli.main import app
+from replicator.cli.main import command
 from replicator.cli.monitor import View
 from replicator.cli.run import run
 from replicator.errors import NotPermittedError, UnreachableError
@@ -76,7 +75,7 @@ STATUS = ConnectionStatus(
 )
 
 
-DTCTL = typer.main.get_command(app)
+DTCTL = command()
 
 
 class FakeAgent(socketserver.ThreadingUnixStreamServer):

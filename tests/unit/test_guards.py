@@ -15,6 +15,7 @@ from replicator import limits
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover import guards as guards_module
 from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.fenced_start import FencedStart
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Answer
 from replicator.agent.failover.guards import Guards, Unwatch, Watch
@@ -97,7 +98,8 @@ class Bench:
         self.guards = Guards(core, self.calls, self.fencing)
         witnesses = SimpleNamespace(at=lambda name: SimpleNamespace(renew=self._renew_at_witness))
         self.leases = Leases(core, self.calls, self.guards, self.fencing, cast(Any, witnesses))
-        self.returning = Returning(core, self.guards, self.fencing, self._drop)
+        self.start = FencedStart(core, self.guards, self.fencing)
+        self.returning = Returning(core, self.guards, self._drop)
 
     async def _drop(self, group: str, wanted: Any) -> None:
         await trio.lowlevel.checkpoint()
@@ -226,14 +228,14 @@ async def test_a_capture_that_knows_no_fences_is_not_counted_on(bench: Bench) ->
 async def test_a_restart_of_the_agent_changes_nothing(
     bench: Bench, clock: Advance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Returning, "_was_up", lambda self, mount: True)
+    monkeypatch.setattr(FencedStart, "_was_up", lambda self, mount: True)
     bench.answers["target"] = grant(10.0)
     await bench.watch(lapse=Lapse.READ_ONLY, lease_s=10.0)
     await bench.ask()
     until_ns = bench.fencing.until_ns(MOUNT)
     del bench.answers["target"]
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     await bench.ask()
     assert bench.fencing.until_ns(MOUNT) == until_ns and bench.mode is None
     clock(10.1)
@@ -244,7 +246,7 @@ async def test_a_restart_of_the_agent_changes_nothing(
 async def test_a_source_that_comes_back(bench: Bench, clock: Advance, witness: str) -> None:
     await bench.watch(witness=witness)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.READ_ONLY and 9354 in bench.events()
     await bench.ask()
     assert bench.mode is FenceMode.READ_ONLY
@@ -277,9 +279,9 @@ async def test_superseded_by_whoever_says_so(bench: Bench) -> None:
     # Again, and after a restart: it stays so, and is said once at each start.
     assert not await bench.guards.supersede(GROUP, record())
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.READ_ONLY
-    await bench.returning.after_mounts()
+    await bench.returning.begin()
     assert bench.events().count(4018) == 1
     await bench.guards.forget(GROUP)  # its monitor is removed: the data is not this host's again
     assert bench.mode is FenceMode.READ_ONLY
@@ -333,7 +335,7 @@ async def test_a_copy_of_what_another_owns_is_not_opened(bench: Bench) -> None:
 async def test_opened_by_a_person_needs_no_lease_until_one_comes(bench: Bench, clock: Advance) -> None:
     await bench.watch(lapse=Lapse.SUSPEND, lease_s=5.0)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     await bench.returning.open("web", even_if_two_masters=True)
     clock(100)
     await bench.ask()
@@ -361,13 +363,13 @@ async def test_a_group_whose_copies_are_gone(bench: Bench, clock: Advance) -> No
     (guard,) = bench.guards.all()
     assert bench.guards.mounts_of(guard) == () and bench.mode is None
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is None
     await bench.guards.supersede(GROUP, record(1))
     assert bench.mode is None and bench.core.superseded == []
     assert bench.dropped == []  # it had none
     await bench.guards.change(GROUP, addresses=(GuardedAddress(address="10.0.0.5/24"),))
-    await bench.returning.after_mounts()
+    await bench.returning.begin()
     assert bench.dropped == ["10.0.0.5/24"]
 
 
@@ -481,7 +483,7 @@ async def test_frozen_until_thawed(bench: Bench, clock: Advance) -> None:
     await bench.ask()  # a lease opens nothing
     assert bench.mode is FenceMode.FROZEN
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.FROZEN
     await bench.ask()
     assert bench.mode is FenceMode.FROZEN
@@ -500,7 +502,7 @@ async def test_fences_that_others_have_closed_stay_so(bench: Bench) -> None:
     await bench.guards.settle()
     assert bench.mode is FenceMode.READ_ONLY
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.READ_ONLY
     await bench.fencing.remove([MOUNT])
     assert bench.mode is None
@@ -510,7 +512,7 @@ async def test_a_lapsing_fence_without_group_goes(bench: Bench) -> None:
     """What a crash may leave of a group that nobody watches any more."""
     await bench.fencing.set_mode([MOUNT], FenceMode.SUSPEND, 1)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.fencing.state(MOUNT) is None
 
 
@@ -520,7 +522,7 @@ async def test_a_freeze_holds_over_boots(bench: Bench, monkeypatch: pytest.Monke
     await bench.fencing.freeze([MOUNT])
     monkeypatch.setattr(fence, "_boot_id", lambda: b"b" * 36)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is FenceMode.FROZEN and FencePage.find(bench.core.home.fence(MOUNT)) is not None
     await bench.fencing.thaw([MOUNT])
     assert bench.mode is None and bench.fencing.state(MOUNT) is None
@@ -533,5 +535,5 @@ async def test_a_page_of_another_boot_goes(bench: Bench, monkeypatch: pytest.Mon
     await bench.fencing.set_mode([MOUNT], FenceMode.SUSPEND, 1)
     monkeypatch.setattr(fence, "_boot_id", lambda: b"b" * 36)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert not Path(bench.core.home.fence(MOUNT)).exists()

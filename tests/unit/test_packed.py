@@ -143,6 +143,21 @@ def test_a_name_that_was_a_link_is_one_no_more(
     assert links.names(Identity(99, 0)) == [b"other"]
 
 
+def test_a_name_that_is_known_and_gone_is_one_of_another_file_no_more(
+    source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable]
+) -> None:
+    """Removed by others: nothing is in the way, and the next name of that file must not be made of it."""
+    _, descriptor = source
+    target, places, links = placer
+    (target / "d").mkdir()
+    links.add(Identity(99, 0), b"d/f07")
+    read = pack(descriptor)
+    assert read.files is not None and place(places, read.files) == []
+    assert links.names(Identity(99, 0)) == []
+    (refused,) = place(places, Links(b"d", (b"new",), (99).to_bytes(8, "little")))
+    assert refused.path == b"d/new" and not (target / "d" / "new").exists()
+
+
 def test_one_that_cannot_be_made_is_refused_alone(
     source: tuple[Path, int], placer: tuple[Path, Placer, LinkTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:

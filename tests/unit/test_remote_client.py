@@ -9,7 +9,7 @@ import pytest
 from replicator.addresses import Address
 from replicator.cli import remote
 from replicator.cli.known_servers import KnownServers, Logins
-from replicator.cli.main import app
+from replicator.cli.main import command
 from replicator.cli.run import run
 from replicator.errors import UsageError
 
@@ -111,10 +111,9 @@ def test_a_password_of_a_file_or_a_descriptor(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, code: int, text: str
 ) -> None:
-    import typer
 
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert run(typer.main.get_command(app), line.split()) == code
+    assert run(command(), line.split()) == code
     err = capsys.readouterr().err
     assert text in err and err.count("\n") == 1
 
@@ -122,8 +121,7 @@ def test_mistakes_are_one_line(
 def test_an_agent_named_by_hand_goes_before_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import typer
 
     monkeypatch.setenv("REPLICATOR_SERVER", "localhost:1")
-    assert run(typer.main.get_command(app), ["--home", str(tmp_path), "status"]) == 3
+    assert run(command(), ["--home", str(tmp_path), "status"]) == 3
     assert f"no agent answers for {tmp_path}" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What follows of a source's silence: questions, answers, failovers; over restarts and full disks."""
 
+import errno
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from replicator import events
 from replicator.agent.core import Core
 from replicator.agent.failover import syslog, watching
 from replicator.agent.failover.groups import Groups
@@ -46,6 +48,7 @@ class World:
         self.home = Home(str(directory))
         self.events = EventRing(lambda: 0, lambda event: None)
         self.disk_is_full = False
+        self.notes_fail = False  # those of a procedure
         self.answer: Exception | None = None
         self.begun: list[tuple[str, bool]] = []  # (reason, forced)
         self.refusal = ""
@@ -63,6 +66,8 @@ class World:
         self.state = msgspec.structs.replace(self.state, **fields)
 
     async def fail_over(self, group: str, *, reason: str, forced: bool, order: Order) -> None:
+        if self.notes_fail:
+            raise OSError(errno.ENOSPC, "No space left on device")
         if self.refusal:
             raise ReplicatorError(self.refusal)
         self.begun.append((reason, forced))
@@ -179,6 +184,86 @@ async def test_what_does_not_work_by_itself_is_asked_about(
         assert world.phase is Phase.ASKING and len(world.begun) == (0 if refusal else 1)
         assert world.event_ids.count(9303) == 1 and world.event_ids.count(101) == 1
         assert world.event_ids.count(9310) == (1 if refusal else 0)
+
+
+async def test_a_disk_that_takes_no_notes_holds_up_what_begins_by_itself(
+    autojump_clock: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes no question of it, and is told once."""
+    world = World(tmp_path, monitor(automatic=True, even_if_partitioned=True))
+    async with world.agent(monkeypatch):
+        world.answer, world.notes_fail = Silent("no answer"), True
+        await trio.sleep(60)
+        assert world.phase is Phase.WATCHING and world.begun == []
+        assert world.event_ids.count(9329) == 1 and world.event_ids.count(101) == 1
+        world.notes_fail = False
+        await trio.sleep(5)
+        assert world.phase is Phase.ACTIVE and len(world.begun) == 1 and world.scripts == []
+
+
+async def test_a_person_is_told_at_once_that_the_disk_takes_no_notes(
+    autojump_clock: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monitor())
+    world.notes_fail = True
+    async with world.agent(monkeypatch):
+        with pytest.raises(ReplicatorError, match="No space left"):
+            await world.watching.begin(UUID, "asked for", forced=False)
+        await trio.sleep(60)
+        assert world.phase is Phase.WATCHING and world.event_ids.count(9310) == 1
+
+
+async def test_a_source_that_answers_again_is_not_taken_over_when_the_disk_has_room(
+    autojump_clock: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monitor(automatic=True, even_if_partitioned=True))
+    async with world.agent(monkeypatch):
+        world.answer, world.notes_fail = Silent("no answer"), True
+        await trio.sleep(10)
+        world.answer = None
+        await trio.sleep(3)
+        world.notes_fail = False
+        await trio.sleep(10)
+        assert world.phase is Phase.WATCHING and world.begun == []
+
+
+async def test_a_script_that_cannot_be_run_ends_nothing(
+    autojump_clock: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monitor())
+    async with world.agent(monkeypatch):
+
+        async def script(monitor: Monitor, reason: str) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        world.watching.run_question_script = script
+        world.answer = Silent("no answer")
+        await trio.sleep(10)
+        assert world.phase is Phase.ASKING and world.event_ids.count(events.ADVICE.id) == 1
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+async def test_what_takes_time_is_begun_a_moment_before(
+    autojump_clock: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, automatic: bool
+) -> None:
+    """And only where nobody is asked."""
+    world, begun = World(tmp_path, monitor(automatic=automatic, even_if_partitioned=automatic)), list[float]()
+
+    async def get_ready(monitor: Monitor) -> None:
+        await trio.lowlevel.checkpoint()
+        begun.append(trio.current_time())
+
+    async with world.agent(monkeypatch):
+        world.watching.get_ready = get_ready
+        await trio.sleep(30)
+        assert begun == []
+        world.answer = Silent("no answer")
+        while 100 not in world.event_ids:  # noqa: ASYNC110  # FAILOVER_CONDITION
+            await trio.sleep(0.01)
+        failed_s = trio.current_time()
+        assert not begun or 0.3 <= failed_s - begun[0] <= 0.7
+        await trio.sleep(30)
+        assert len(begun) == 2 * automatic  # and when it begins, for a failover that nobody saw coming
 
 
 async def test_answers(autojump_clock: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ this host has is in a book (`replicator/failover/address_book.py`) before it is 
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -32,6 +33,8 @@ class GroupAddresses:
         self._add_event = add_event
         self._book: AddressBook | None = None
         self._clean: dict[tuple[Place, ...], float] = {}  # when nobody else had them; trio's time
+        self._ahead: dict[tuple[Place, ...], float] = {}  # the same, before a failover
+        self._probing: dict[str, trio.Lock] = {}  # by group
         self._announcing: trio.Nursery | None = None
         self._again: set[str] = set()  # groups whose addresses are being announced
         self._lock = trio.Lock()  # one changes addresses at a time
@@ -48,8 +51,23 @@ class GroupAddresses:
         """See `procedure.Addresses`."""
         wanted = addresses.wanted(monitor.settings)
         await self._refuse_own(monitor.uuid, wanted)
-        found, _ = await self._probed(wanted, forced, say)
+        async with self._probing.setdefault(monitor.uuid, trio.Lock()):  # what was begun ahead ends first
+            found = await addresses.places(wanted, await addresses.look())
+            if not self._were_free(found, self._ahead, limits.ADDRESS_AHEAD_S):
+                found, _ = await self._probed(wanted, forced, say)
         self._clean[tuple(found)] = trio.current_time()
+
+    async def probe_ahead(self, monitor: Monitor) -> None:
+        """Of a source that will soon count as failed: then `probe` need not wait. Whatever else comes of it
+        `probe` finds again.
+        """
+        with suppress(ReplicatorError, OSError):
+            wanted = addresses.wanted(monitor.settings)
+            async with self._probing.setdefault(monitor.uuid, trio.Lock()):
+                found = await addresses.places(wanted, await addresses.look())
+                if not _are_fresh(found, self._ahead, limits.ADDRESS_AHEAD_S / 2):
+                    found, _ = await self._probed(wanted, False, lambda text: None)
+                    self._ahead[tuple(found)] = trio.current_time()
 
     async def take(self, monitor: Monitor, *, forced: bool, say: Say) -> Taken:
         """See `procedure.Addresses`. What can be taken is taken, also if something else cannot."""
@@ -227,7 +245,7 @@ class GroupAddresses:
             book = await self._opened()
             host = await addresses.look()
             found = await addresses.places(wanted, host)
-            if not self._were_free(found):
+            if not self._were_free(found, self._clean, limits.ADDRESS_FREE_S):
                 found, host = await self._probed(wanted, forced, say)
             entries = [
                 Entry(group=group, address=str(place.address), interface=place.link.name) for place in found
@@ -251,10 +269,11 @@ class GroupAddresses:
             raise ReplicatorError("; ".join(problems))
         return Taken(taken=tuple(str(place) for place in found))
 
-    def _were_free(self, found: Sequence[Place]) -> bool:
+    def _were_free(self, found: Sequence[Place], asked: dict[tuple[Place, ...], float], old_s: float) -> bool:
         """A moment ago, in the same failover: asking once more would only cost time."""
-        asked_s = self._clean.pop(tuple(found), None)
-        return asked_s is not None and trio.current_time() - asked_s < limits.ADDRESS_FREE_S
+        fresh = _are_fresh(found, asked, old_s)
+        asked.pop(tuple(found), None)
+        return fresh
 
     async def _clear(self, group: str, say: Say) -> None:
         async with self._lock:
@@ -272,3 +291,8 @@ class GroupAddresses:
 
     def _tell(self, type_: EventType, **fields: object) -> None:
         self._add_event(type_, **fields)
+
+
+def _are_fresh(found: Sequence[Place], asked: dict[tuple[Place, ...], float], old_s: float) -> bool:
+    asked_s = asked.get(tuple(found))
+    return asked_s is not None and trio.current_time() - asked_s < old_s

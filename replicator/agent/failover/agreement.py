@@ -88,7 +88,10 @@ class Agreement:
             failed=self._monitors.has_failed(monitor.uuid),
             owns=monitor.phase in OWNING,
             rival=rival.owner_name if rival else "",
-            copies=tuple(CopyFacts(name=name, flaw=flaw) for name, flaw in question.flaws.items()),
+            copies=tuple(
+                CopyFacts(name=name, flaw=flaw.removeprefix(f"{name}: "))  # it names itself
+                for name, flaw in question.flaws.items()
+            ),
             fence_command=bool(settings.fence_command),
             fenced=question.fenced,
             armed=self.is_armed(monitor),

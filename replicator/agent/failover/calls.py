@@ -98,6 +98,8 @@ class Calls:
             return f"asked about failover in an unknown way: {error}"
         except ReplicatorError as error:
             await conversation.send_line(Answer(error=str(error), exit_code=int(error.exit_code)))
+        except OSError as error:  # of this host: its disk, its network
+            await conversation.send_line(Answer(error=f"this agent cannot do that now: {error.strerror}"))
         return ""
 
     async def _answer(self, group: str, line: bytes, caller: Caller) -> object:

@@ -19,6 +19,7 @@ import trio
 
 from replicator import events, limits
 from replicator.agent.core import Core
+from replicator.agent.failover.contained import OUTSIDE, reason_of
 from replicator.agent.failover.drill_file import DrillFiles
 from replicator.agent.failover.drill_order import Command, CommandEnd, Findings, Order, Place
 from replicator.agent.failover.drill_process import RoomError, RoomProcess
@@ -159,8 +160,8 @@ class Drills:
             with under_way.scope:
                 try:
                     await self._try(monitor, under_way, room)
-                except (ReplicatorError, OSError) as error:
-                    under_way.set(state=DrillState.IMPOSSIBLE, reason=str(error))
+                except OUTSIDE as error:  # MALFORMED: what the room could write of a result to a full disk
+                    under_way.set(state=DrillState.IMPOSSIBLE, reason=reason_of(error))
             agent_ends = False
         finally:
             under_way.at_once = under_way.at_once or agent_ends
@@ -169,11 +170,13 @@ class Drills:
                 if agent_ends:
                     ended, why = DrillState.INTERRUPTED, _AGENT_ENDED
                 under_way.set(state=ended, reason=why)
-            with trio.CancelScope(shield=True):
-                await self._finish(under_way, room, agent_ends=agent_ends)
-            del self._under_way[monitor.uuid]
-            under_way.free.set()
-            under_way.done.set()
+            try:
+                with trio.CancelScope(shield=True):
+                    await self._finish(under_way, room, agent_ends=agent_ends)
+            finally:  # nobody waits for it for ever, a failover least of all
+                del self._under_way[monitor.uuid]
+                under_way.free.set()
+                under_way.done.set()
 
     async def _try(self, monitor: Monitor, under_way: _UnderWay, room: RoomProcess) -> None:
         request = under_way.drill.request
@@ -239,10 +242,8 @@ class Drills:
         """The room is gone, nothing of it is left, and the copies go on."""
         try:
             await room.end(at_once=under_way.at_once)
-        except RoomError as error:
-            self._core.events.add(
-                events.UNDO_FAILED, reason=str(error)
-            )  # its view is its own: the copies go on
+        except (RoomError, OSError) as error:  # its view is its own: the copies go on
+            self._core.events.add(events.UNDO_FAILED, reason=reason_of(error))
         with trio.move_on_after(_STOP_S if agent_ends else limits.DRILL_END_S) as deadline:
             await self._let_go(under_way)
             under_way.free.set()

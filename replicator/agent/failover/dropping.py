@@ -94,12 +94,12 @@ class Dropping:
                 await self._more.wait()
 
     async def _look_again(self, group: str) -> None:
-        guard = self._guards.get(group)
-        if guard is None or not guard.is_superseded:
+        guard, wanted = self._guards.get(group), self._unwanted.get(group, ())
+        if guard is None or not guard.is_superseded or not wanted:  # or given back meanwhile
             self._unwanted.pop(group, None)
             return
         try:
-            if await self._addresses.drop(group, self._unwanted[group]):
+            if await self._addresses.drop(group, wanted):
                 self._owed[group] = limits.ADDRESS_TELL_TRIES
         except (ReplicatorError, OSError):
             pass  # whoever has asked for it was told; it may do the next time

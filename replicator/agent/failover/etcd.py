@@ -139,7 +139,7 @@ class EtcdWitness:
             try:
                 value = base64.b64decode(pairs[0]["value"])
                 kept = Kept(int(pairs[0]["mod_revision"]), msgspec.json.decode(value, type=Entry))
-            except (KeyError, ValueError, *MALFORMED) as error:
+            except (KeyError, TypeError, ValueError, *MALFORMED) as error:
                 raise UnreachableError(f"etcd: the key of the group is damaged: {error}") from None
         self._observer.see(group, kept.revision, self._now_s())
         return kept
@@ -168,12 +168,12 @@ class EtcdWitness:
                     return await trio.to_thread.run_sync(
                         partial(self._as_user, address, path, body), abandon_on_cancel=True
                     )
-                except (OSError, http.client.HTTPException, ValueError) as error:
+                except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                     problem = f"{address}: {error}"
         raise UnreachableError(f"etcd does not answer: {problem or 'it takes too long'}")
 
     def _as_user(self, address: Address, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """In a thread. OSError, HTTPException, ValueError."""
+        """In a thread. OSError, HTTPException, ValueError, RecursionError."""
         access = self._access()
         if not access.user:
             return self._request(address, path, body)

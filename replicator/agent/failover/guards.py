@@ -2,7 +2,7 @@
 
 A target tells its source that it watches it, and with what settings (`watch`, `unwatch`); the source believes
 that of the agent that keeps its copies, and of nobody else. What the fence of a mount says follows from all
-groups of the mount, see `settle`.
+groups of the mount, see `guard_fences.py`.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from replicator.addresses import Address
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover.calls import Caller, Calls
 from replicator.agent.failover.fencing import Fencing
+from replicator.agent.failover.guard_fences import GuardFences
 from replicator.agent.state import load_document
 from replicator.bounds import Count, Id
 from replicator.errors import NotPermittedError, ReplicatorError
@@ -24,7 +25,7 @@ from replicator.failover.lease import Seconds
 from replicator.failover.owner import Owner
 from replicator.failover.writing import Right
 from replicator.failovers import Guard, GuardedAddress, Lapse, Promotion, superseded_reason
-from replicator.fences import FOREVER_NS, MODE_OF, STRICTNESS, FenceMode
+from replicator.fences import MODE_OF, FenceMode
 from replicator.fs.fence import boottime_ns
 
 
@@ -90,11 +91,6 @@ def boottime_s() -> float:
     return boottime_ns() / 1e9
 
 
-def to_ns(until_s: float) -> int:
-    """Of a fence."""
-    return FOREVER_NS if until_s == inf else int(until_s * 1e9)
-
-
 class GuardView(msgspec.Struct, frozen=True, kw_only=True):
     """A group in which this host is the source, for users."""
 
@@ -118,10 +114,9 @@ class Guards:
 
     def __init__(self, core: Core, calls: Calls, fencing: Fencing) -> None:
         self._core = core
-        self._fencing = fencing
+        self._fences = GuardFences(core, fencing, self)
         self._standings: dict[str, Standing] = {}
         self._changing = trio.Lock()
-        self._fenced: set[str] = set()  # mounts whose fences are of groups: others may have some, too
         self.news = _News()
         self.on_superseded: list[Any] = []  # async (guard, promotion): what else is to be done
         calls.register("watch", Watch, self._watch)
@@ -186,22 +181,13 @@ class Guards:
             epoch=guard.epoch,
             lapse=guard.lapse.value,
             lease_s=round(guard.lease_s, 3),
-            is_open=allowed.holds(now_s),
+            is_open=allowed.holds(now_s) or not self.mounts_of(guard),  # copies that are gone guard none
             left_s=None if allowed.until_s == inf else round(max(allowed.until_s - now_s, 0), 3),
             reason="opened by hand" if guard.by_hand and not guard.is_superseded else allowed.reason,
             by_hand=guard.by_hand,
             copies=guard.copies,
             superseded=guard.superseded if guard.is_held else None,
         )
-
-    def begin_fences(self) -> None:
-        """When the agent starts: fences of an earlier one are taken up, or end with their groups. One that is
-        just closed is of whoever closed it, if no group guards it.
-        """
-        guarded = {mount for guard in self.all() for mount in self.mounts_of(guard)}
-        for mount in self._core.state.mounts:
-            if mount.id in guarded or self._fencing.until_ns(mount.id):
-                self._fenced.add(mount.id)
 
     # --- what follows ---
 
@@ -219,62 +205,26 @@ class Guards:
             return Right(max(allowed.until_s, standing.inherited_s), allowed.reason)
         return allowed
 
-    def _closed_for_good(self, guard: Guard) -> bool:
+    def is_closed_for_good(self, guard: Guard) -> bool:
         return bool(self.standing(guard).superseded_by) or guard.is_superseded
 
     def mode_of(self, guard: Guard) -> FenceMode:
         """What its mounts do when they may not."""
-        if self._closed_for_good(guard) or self.standing(guard).owner.came_back:
+        if self.is_closed_for_good(guard) or self.standing(guard).owner.came_back:
             return FenceMode.READ_ONLY
         return MODE_OF[guard.lapse]
 
+    def begin_fences(self) -> None:
+        """See `GuardFences.begin`."""
+        self._fences.begin()
+
     async def settle(self) -> None:
         """Write what holds now into the fences of all mounts."""
-        for guard in self.all():
-            self._note(guard, self.right_of(guard))
-        for mount in self._core.state.mounts:
-            # Decided and written without a checkpoint in between: what was decided earlier never wins.
-            fence = self._fence_of(mount.id)
-            if fence is None:
-                if mount.id in self._fenced:
-                    self._fenced.discard(mount.id)
-                    await self._fencing.remove([mount.id])
-            else:
-                self._fenced.add(mount.id)
-                for_good = any(
-                    self._closed_for_good(guard) and mount.id in self.mounts_of(guard) for guard in self.all()
-                )
-                await self._fencing.set_mode([mount.id], *fence, for_good=for_good)
-
-    def _fence_of(self, mount: str) -> tuple[FenceMode, int, str] | None:
-        """Of several groups the one decides whose right ends first, and of these the strictest."""
-        found: list[tuple[int, int, str]] = []
-        for guard in self.all():
-            allowed = self.right_of(guard)
-            if allowed.until_s < inf and mount in self.mounts_of(guard):
-                found.append((-to_ns(allowed.until_s), STRICTNESS.index(self.mode_of(guard)), allowed.reason))
-        if not found:
-            return None
-        earlier, strictness, reason = max(found)
-        return STRICTNESS[strictness], -earlier, reason
-
-    def _note(self, guard: Guard, allowed: Right) -> None:
-        """Events of what opens and closes."""
-        standing = self.standing(guard)
-        is_open = allowed.holds(boottime_s())
-        if is_open is standing.is_open:
-            return
-        standing.is_open = is_open
-        if is_open:
-            self._core.events.add(events.FENCE_OPENED, name=guard.name)
-        else:
-            mode = self.mode_of(guard).name.lower().replace("_", "-")
-            self._core.events.add(events.FENCE_CLOSED, name=guard.name, mode=mode, reason=allowed.reason)
+        await self._fences.settle()
 
     def look(self) -> None:
         """Events of leases that have lapsed meanwhile."""
-        for guard in self.all():
-            self._note(guard, self.right_of(guard))
+        self._fences.look()
 
     # --- what changes it ---
 

@@ -122,6 +122,7 @@ class HomeCalls:
             about = About(agent=self._agent, monitor=monitor)
             try:
                 home = await self._calls.ask(address, LOOK, monitor.uuid, about, Home)
+                home = msgspec.structs.replace(home, host=str(address))  # it knows only where it listens
             except ReplicatorError as error:
                 reasons.append(str(error))
                 continue

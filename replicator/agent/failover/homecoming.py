@@ -4,7 +4,6 @@ Home was the source; its copies of the return connections have what the owner's 
 may be asked for again, also after a crash of either agent. Only the agent that owns the group is listened to.
 """
 
-import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -12,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import trio
 
-from replicator import events, limits
+from replicator import limits
 from replicator.agent.core import Core
+from replicator.agent.failover import home_opening
 from replicator.agent.failover.calls import Caller, Calls, Handler
 from replicator.agent.failover.failback_parts import Held
 from replicator.agent.failover.fencing import Fencing
@@ -45,18 +45,16 @@ from replicator.agent.failover.home_calls import (
     Ran,
     Recorded,
 )
+from replicator.agent.failover.home_opening import HomeOpening
 from replicator.agent.failover.home_tries import HomeTries
 from replicator.agent.failover.procedure import Facts, Taken
-from replicator.agent.state import Connection, Mount
+from replicator.agent.state import Connection
 from replicator.agent.supervisor import Child, ChildError
 from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError
-from replicator.failover.handback import Home, HomeCopy, Mark
+from replicator.failover.handback import Home, HomeCopy
 from replicator.failover.script_result import ScriptResult
 from replicator.failovers import Guard, Monitor, Promotion, Report, TakeOver, return_of
-from replicator.queue.cursor import Cursor
-from replicator.sender.arguments import Restored
 from replicator.status import TargetDataState
-from replicator.world import World
 
 
 class Following(Protocol):
@@ -75,13 +73,10 @@ class Promotions(Protocol):
     async def promote(self, order: TakeOver) -> Promotion: ...
 
 
-class Former(Protocol):
+class Former(home_opening.Former, Protocol):
     """`former_owner.py`."""
 
     def is_prepared(self, record: Promotion) -> bool: ...
-    async def end(self, record: Promotion) -> None:
-        """It is no former owner any more: what was held goes on, mounts may come up."""
-        ...
 
 
 class OwnAddresses(Protocol):
@@ -122,12 +117,12 @@ class Homecoming:
     ) -> None:
         self._core = core
         self._guards = guards
-        self._fencing = fencing
         self._promotions = promotions
         self._former = former
         self._following = following
         self._addresses = addresses
         self._deeds = deeds
+        self._opening = HomeOpening(core, guards, fencing, promotions, former)
         self._tries = HomeTries(core.home)
         self._deciding = trio.Lock()  # whether a try ends, or holds and becomes final: one after the other
         answers: tuple[tuple[str, type[About], Handler[Any]], ...] = (
@@ -273,6 +268,7 @@ class Homecoming:
         async with self._deciding:
             record = self._promotions.record(group)
             if record is None or record.owner != self._core.identity.uuid or record.epoch != about.epoch:
+                self._check(group, about, caller)
                 await self._tries.end(group, about.attempt)
                 return Recorded()
             return Recorded(promotion=record)
@@ -284,81 +280,12 @@ class Homecoming:
     # --- after it ---
 
     async def _open(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
-        """Programs may write, and forward connections go on from where the journals stand at that moment:
-        both sides are equal there. The mounts are frozen until that is durable: nothing comes in between.
-        """
-        record = about.promotion
-        self._check_own(group, record)
-        returning = {copy.connection for copy in record.copies}
-        forward = [c for c in self._core.state.connections if return_of(c.uuid) in returning]
-        mounts = {j.mount.id: j.mount for c in forward for j in self._core.children.journals(c)}
-        if not all(_is_noted(connection, record) for connection in forward):
-            await self._fencing.freeze(mounts)
-        await self._guards.supersede(group, record)
-        await self._former.end(record)
-        for copy in returning:
-            child = self._core.children.receiver(copy)
-            if child is not None:
-                await child.call("forget")
-        await self._bring_up(list(mounts.values()))
-        await self._note_where_they_go_on(forward, record)
-        await self._guards.settle()
-        await self._fencing.thaw(mounts)
-        guard = self._guards.get(group)
-        name = guard.name if guard is not None else group
-        self._core.events.add(events.HANDED_BACK_HOME, name=name, owner=caller.name, epoch=record.epoch)
+        await self._opening.open(about.promotion, caller.name)
         return Nothing()
 
     async def _resume(self, group: str, about: AboutPromotion, caller: Caller) -> Nothing:
-        """Forward connections send from now on: their copies are prepared. An agent that has started again
-        meanwhile has begun with that by itself.
-        """
-        self._check_own(group, about.promotion)
-        returning = {copy.connection for copy in about.promotion.copies}
-        for connection in self._core.state.connections:
-            if return_of(connection.uuid) in returning:
-                await self._core.children.start_sender(connection, patient=True)
+        await self._opening.resume(about.promotion)
         return Nothing()
-
-    async def _note_where_they_go_on(self, forward: list[Connection], record: Promotion) -> None:
-        async with self._core.change() as change:
-            known = {}
-            for connection in forward:
-                if not _is_noted(connection, record):
-                    known[connection.uuid] = await self._restored(connection, record)
-            connections = tuple(known.get(c.uuid, c) for c in self._core.state.connections)
-            await change.save(connections=connections)
-        for uuid_ in known:  # one that an agent has begun which was killed in the middle of this
-            await self._core.children.stop_sender(uuid_)
-
-    def _check_own(self, group: str, record: Promotion) -> None:
-        known = self._promotions.record(group)
-        if known is None or known.owner != self._core.identity.uuid or known.epoch != record.epoch:
-            raise NotPermittedError(f"{self._core.identity.name} does not own this group")
-
-    async def _restored(self, connection: Connection, record: Promotion) -> Connection:
-        heads: dict[str, Mark] = {}
-        for journal in self._core.children.journals(connection):
-            heads[journal.mount.id] = await trio.to_thread.run_sync(self._head, journal.mount)
-        restored = Restored(restore=_name_of(connection, record), heads=heads)
-        return msgspec.structs.replace(connection, epoch=record.epoch, restored=restored)
-
-    def _head(self, mount: Mount) -> Mark:
-        """Where its journal ends. Raises JournalError."""
-        cursor = Cursor.open(World(), self._core.children.journal_settings(mount), mount.id, None)
-        try:
-            head = cursor.head()
-        finally:
-            cursor.close()
-        return head.sequence, head.chain
-
-    async def _bring_up(self, mounts: list[Mount]) -> None:
-        """Raises ReplicatorError: one does not serve."""
-        children = self._core.children
-        captures = [await children.start_capture(mount, patient=True) for mount in mounts]
-        for child in captures:
-            await child.wait_running()
-            await child.call("status")
 
     async def _take(self, group: str, about: AboutTaking, caller: Caller) -> Taken:
         self._check(group, about, caller)
@@ -409,13 +336,3 @@ class Homecoming:
             if await self._tries.end(group, about.attempt):
                 await self._deeds.disown(group)
         return Nothing()
-
-
-def _name_of(connection: Connection, record: Promotion) -> str:
-    """Of what a connection goes on after, as `Restored.restore`."""
-    return str(uuid.uuid5(uuid.UUID(connection.uuid), f"hand-over {record.epoch}"))
-
-
-def _is_noted(connection: Connection, record: Promotion) -> bool:
-    restored = connection.restored
-    return restored is not None and restored.restore == _name_of(connection, record)

@@ -2,6 +2,7 @@
 target and of the witness. One grant is enough. What follows for the mounts is in `guards.py`.
 """
 
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -11,6 +12,7 @@ from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent.core import Core
 from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.contained import Contained
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Answer
 from replicator.agent.failover.guards import Guards, boottime_s
@@ -43,17 +45,24 @@ class Leases:
         self._guards = guards
         self._fencing = fencing
         self._witnesses = witnesses
+        self._contained = Contained(core.events)
         self._kept: set[str] = set()
         self._waits_said: set[str] = set()
 
     async def run(self) -> None:
+        self._kept.clear()
         async with trio.open_nursery() as nursery:
             while True:
                 changed = self._guards.news.event
                 for guard in self._guards.all():
                     if guard.group not in self._kept:
                         self._kept.add(guard.group)
-                        nursery.start_soon(self._keep, guard.group)
+                        nursery.start_soon(
+                            self._contained.keep,
+                            f"leases of {guard.name}",
+                            partial(self._keep, guard.group),
+                            limits.LEASE_ASK_MIN_S,
+                        )
                 await self._guards.settle()
                 await changed.wait()
 

@@ -6,13 +6,14 @@ under way for a group. It goes on when whoever asked for it has gone, and when i
 
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import trio
 
 from replicator import limits
-from replicator.agent.state import new_uuid
+from replicator.agent.state import StateError, new_uuid
 from replicator.errors import ReplicatorError
 from replicator.failover.phases import GROUP, GroupEvent
 from replicator.failover.plan import Opened, Outcome
@@ -178,7 +179,7 @@ class Procedures:
                 self._warn(f"{journal.path}: steps of other software are passed over: {', '.join(unknown)}")
             if run.outcome is None:
                 await run.restart()
-        except (ReplicatorError, OSError, msgspec.ValidationError) as error:
+        except (ReplicatorError, OSError, ValueError, KeyError, TypeError) as error:
             self._unclear[group] = str(error)
             self._warn(f"a procedure of group {group} cannot go on: {error}")
             return
@@ -204,20 +205,22 @@ class Procedures:
         under_way.error = None
         try:
             if run.outcome is None:
-                await self._happen(group, kind.begins)
+                await self._insist(group, partial(self._happen, group, kind.begins))
             outcome = await self._whatever_the_disk_does(run)
             under_way.report = self._report_of(under_way)
             if outcome is None:
-                await self._happen(group, GroupEvent.HALTED)
+                await self._insist(group, partial(self._happen, group, GroupEvent.HALTED))
                 await self._ended(under_way.report)
             else:
-                await self._happen(group, kind.completed if outcome is Outcome.COMPLETED else kind.taken_back)
+                event = kind.completed if outcome is Outcome.COMPLETED else kind.taken_back
+                await self._insist(group, partial(self._happen, group, event))
                 await self._ended(under_way.report)
-                await self._world.in_thread(lambda: self._keep(under_way))
+                await self._insist(group, partial(self._world.in_thread, partial(self._keep, under_way)))
                 del self._under_way[group]
         except Exception as error:  # tried again with the agent's next start, or when somebody asks
             if not isinstance(error, ReplicatorError | OSError):
                 traceback.print_exception(error)
+            self._warn(f"{kind.name} of group {group} stands still: {error!r}")
             under_way.error = error
         under_way.ended.set()
 
@@ -227,12 +230,28 @@ class Procedures:
             try:
                 return await run.go_on()
             except OSError as error:
+                if not run.halted:
+                    self._warn(
+                        f"{run.plan.kind}: its notes cannot be kept: {error.strerror}; it waits for that"
+                    )
                 run.halted = f"its notes cannot be kept: {error.strerror}"
                 await trio.sleep(limits.PLAN_UNDO_PAUSE_S)
                 try:
                     await run.restart()
                 except OSError:
                     continue
+
+    async def _insist(self, group: str, work: Callable[[], Awaitable[None]]) -> None:
+        """The same, of what is kept of a group elsewhere."""
+        said = ""
+        while True:
+            try:
+                return await work()
+            except (StateError, OSError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    self._warn(f"a procedure of group {group} waits: {said}")
+            await trio.sleep(limits.PLAN_UNDO_PAUSE_S)
 
     async def _happen(self, group: str, event: GroupEvent) -> None:
         """A group that nobody knows any more has no phase."""

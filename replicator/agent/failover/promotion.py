@@ -55,7 +55,7 @@ class Promotions:
 
     async def look(self, order: TakeOver) -> Report:
         """The copies as they are, and the epoch that a promotion would reach. Changes nothing."""
-        copies = [await self._look(uuid, order) for uuid in order.copies]
+        copies = await self._look_at_all(order)
         epoch = order.epoch or 1 + max([order.parent_epoch, *(copy.epoch for copy in copies)])
         return Report(group=order.group, epoch=epoch, copies=tuple(copies))
 
@@ -80,7 +80,7 @@ class Promotions:
         except ReplicatorError:
             await self.release(order)
             raise
-        copies = [await self._look(uuid, order) for uuid in order.copies]
+        copies = await self._look_at_all(order)
         kept = {copy.connection: copy.problem for copy in report.copies}
         copies = [msgspec.structs.replace(copy, problem=kept[copy.connection]) for copy in copies]
         took_s = trio.current_time() - began_s
@@ -192,6 +192,15 @@ class Promotions:
         if child is None:
             raise NotReadyError(f"{self._core.identity.name} keeps no copy of connection {uuid}")
         return child
+
+    async def _look_at_all(self, order: TakeOver) -> list[CopyReport]:
+        found: dict[str, CopyReport] = {}
+
+        async def look(uuid: str) -> None:
+            found[uuid] = await self._look(uuid, order)
+
+        await _at_once(order.copies, look)
+        return [found[uuid] for uuid in order.copies]
 
     async def _look(self, uuid: str, order: TakeOver) -> CopyReport:
         try:

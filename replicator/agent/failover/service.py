@@ -1,22 +1,23 @@
 """Failover, assembled: `Service.failover`.
 
 Each part is made here, registers what it answers to other agents (`calls.py`), and has its `run` started in
-`FailoverService.run` if it does something by itself.
+`FailoverService.run` if it does something by itself. What mounts need before they come up is in
+`ownership.py`; this is loaded later.
 """
 
 from functools import partial
 
 import trio
 
-from replicator.addresses import Address
+from replicator.addresses import Address, parse_host_port
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.failover.address_keeper import AddressKeeper
 from replicator.agent.failover.addresses import GroupAddresses
 from replicator.agent.failover.agreement import Agreement
 from replicator.agent.failover.arbiter import Arbiter
-from replicator.agent.failover.calls import Calls
 from replicator.agent.failover.checkup import Checkup
+from replicator.agent.failover.contained import Contained
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.deposed import Deposed
 from replicator.agent.failover.divergences import Divergences
@@ -27,14 +28,12 @@ from replicator.agent.failover.failback import Failback
 from replicator.agent.failover.failback_parts import Parts as FailbackParts
 from replicator.agent.failover.failover_plan import Failover
 from replicator.agent.failover.fence_command import FenceCommand
-from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.following import Following
 from replicator.agent.failover.former_owner import FormerOwner
 from replicator.agent.failover.grants import Grants
 from replicator.agent.failover.group_copies import GroupCopies
 from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
-from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.handing_over import HandingOver
 from replicator.agent.failover.handing_over_vote import HandingOverVote
 from replicator.agent.failover.home_calls import HomeCalls
@@ -43,6 +42,7 @@ from replicator.agent.failover.homecoming import Homecoming
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.monitors import Monitors
 from replicator.agent.failover.narration import Narration
+from replicator.agent.failover.ownership import Ownership
 from replicator.agent.failover.procedure import Parts
 from replicator.agent.failover.procedures import Procedures
 from replicator.agent.failover.promotion import Promotions
@@ -54,7 +54,7 @@ from replicator.agent.failover.source_addresses import SourceAddresses
 from replicator.agent.failover.taking_back import TakingBack
 from replicator.agent.failover.telling import TellingAll
 from replicator.agent.failover.witness_service import WitnessService
-from replicator.agent.failover.witnesses import Witnesses
+from replicator.agent.failover.witnesses import ETCD, Witnesses
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
 from replicator.failovers import Monitor, return_of
@@ -64,9 +64,13 @@ from replicator.world import World
 class FailoverService:
     """Of one agent, whatever it is to others: source, target, witness."""
 
-    def __init__(self, core: Core, connections: Connections, mounts: Mounts, repsets: Repsets) -> None:
+    def __init__(
+        self, core: Core, ownership: Ownership, connections: Connections, mounts: Mounts, repsets: Repsets
+    ) -> None:
         self._core = core
-        self.calls = Calls(core.peers)
+        self.calls = ownership.calls
+        self.fencing = ownership.fencing
+        self.guards = ownership.guards
         self.groups = Groups(core)
         self.divergences = Divergences(core)
         self.copies = GroupCopies(core)
@@ -78,9 +82,6 @@ class FailoverService:
         self.source_addresses = SourceAddresses(core.identity.uuid, self.calls)
         self.witnesses = Witnesses(self.calls, lambda: core.config.failover)
         self.witness = WitnessService(core, self.calls)
-        self.fencing = Fencing(core)
-        core.fence_state = self.fencing.state
-        self.guards = Guards(core, self.calls, self.fencing)
         self.leases = Leases(core, self.calls, self.guards, self.fencing, self.witnesses)
         self.promotions = Promotions(core, mounts, connections)
         self.former = FormerOwner(core, self.calls, self.promotions.opening)
@@ -92,7 +93,7 @@ class FailoverService:
         self.addresses = GroupAddresses(World().disk, core.home.failover_addresses, core.events.add)
         self.monitors.leave_addresses = self.addresses.leave
         self.dropping = Dropping(self.calls, self.groups, self.guards, self.addresses)
-        self.returning = Returning(core, self.guards, self.fencing, self.dropping.superseded)
+        self.returning = Returning(core, self.guards, self.dropping.superseded)
         self.releasing = Releasing(core, self.guards, self.former, self.addresses)
         self.arbiter = Arbiter(core, self.witnesses, self.grants)
         self.telling = TellingAll(self.witnesses)
@@ -144,10 +145,17 @@ class FailoverService:
         self.monitors.report_of = self.procedures.report
         self.monitors.is_armed = self.agreement.is_armed
         self.monitors.watching.taking_over = self.procedure
+        self.monitors.watching.get_ready = self.addresses.probe_ahead
 
     async def _reach_witness(self, monitor: Monitor) -> None:
-        """Raises ReplicatorError: its witness does not answer."""
-        await self.witnesses.at(monitor.settings.witness).watch(monitor.uuid)
+        """Raises ReplicatorError: its witness does not answer. An agent is asked for something that changes
+        nothing there.
+        """
+        witness = monitor.settings.witness
+        if witness.startswith(ETCD):
+            await self.witnesses.at(witness).watch(monitor.uuid)
+        else:
+            await self.source_addresses.of(parse_host_port(witness))
 
     def _parts(self) -> Parts:
         """What does the steps of a failover."""
@@ -202,21 +210,24 @@ class FailoverService:
     async def run(self) -> None:
         """Until cancelled."""
         await self._core.up.wait()
+        keep = Contained(self._core.events).keep
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.drills.run)
-            nursery.start_soon(self.addresses.run)
-            nursery.start_soon(self.dropping.run)
-            nursery.start_soon(self.arbiter.run)
+            nursery.start_soon(keep, "drills", self.drills.run)
+            nursery.start_soon(keep, "announcements of addresses", self.addresses.run)
+            nursery.start_soon(keep, "connections of a group that another host owns", self.returning.begin)
+            nursery.start_soon(keep, "addresses of a group that another host owns", self.dropping.run)
+            nursery.start_soon(keep, "votes that were not used", self.arbiter.run)
+            nursery.start_soon(keep, "leases", self.leases.run)
             # What an earlier agent has left half done comes before anything new.
-            nursery.start_soon(self.procedures.run)
+            nursery.start_soon(keep, "procedures", self.procedures.run)
             await self.procedures.ready()
-            nursery.start_soon(AddressKeeper(self._core, self.groups, self.addresses).run)
-            nursery.start_soon(self.monitors.run)
-            nursery.start_soon(self.scripts.serve)
-            nursery.start_soon(self.failback.run)
-            nursery.start_soon(self.errands.run)
-            nursery.start_soon(self.leases.run)
-            nursery.start_soon(self.deposed.run)
-            nursery.start_soon(self.following.run)
-            nursery.start_soon(self.siblings.run)
-            nursery.start_soon(self.grants.run)
+            addresses = AddressKeeper(self._core, self.groups, self.addresses)
+            nursery.start_soon(keep, "addresses of this host's groups", addresses.run)
+            nursery.start_soon(keep, "monitors", self.monitors.run)
+            nursery.start_soon(keep, "scripts", self.scripts.serve)
+            nursery.start_soon(keep, "failbacks", self.failback.run)
+            nursery.start_soon(keep, "errands", self.errands.run)
+            nursery.start_soon(keep, "groups that another host has taken meanwhile", self.deposed.run)
+            nursery.start_soon(keep, "following a new owner", self.following.run)
+            nursery.start_soon(keep, "other targets", self.siblings.run)
+            nursery.start_soon(keep, "what sources are told", self.grants.run)

@@ -106,8 +106,8 @@ class Siblings:
             for monitor in self._groups.all():
                 try:
                     await self._look_after(monitor)
-                except ReplicatorError:
-                    pass  # the source is away, or of another version
+                except (ReplicatorError, OSError):
+                    pass  # the source is away, or of another version; or this host's disk takes nothing
             await trio.sleep(limits.SIBLINGS_LOOK_S)
 
     async def _look_after(self, monitor: Monitor) -> None:

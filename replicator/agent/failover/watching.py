@@ -14,8 +14,9 @@ from typing import Protocol
 import trio
 
 from replicator import events, limits
-from replicator.agent.core import Core
+from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover import syslog
+from replicator.agent.failover.contained import OUTSIDE, reason_of
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.heartbeats import HeartbeatAsker
 from replicator.errors import ReplicatorError
@@ -39,7 +40,7 @@ class TakesOver(Protocol):
     ) -> object: ...
 
 
-async def _nothing(monitor: Monitor, reason: str) -> None:
+async def _nothing(monitor: Monitor, reason: str = "") -> None:
     pass
 
 
@@ -52,6 +53,8 @@ class _Driven:
         self.reason = ""  # why the source counts as failed
         self.attempt: _Attempt | None = None  # to fail over by itself
         self.commands: set[Probe] = set()  # under way, without their numbers
+        self.is_ready = False  # to fail over at once
+        self.trouble = ""  # why nothing could be decided at the last look
 
 
 class _Attempt:
@@ -64,12 +67,13 @@ class _Attempt:
 
 class Watching:
     """Of one agent. `taking_over`: who fails a group over. `run_question_script`: tells a script that a
-    person is asked.
+    person is asked. `get_ready`: a group may soon be failed over; it raises nothing.
     """
 
     def __init__(self, core: Core, groups: Groups, heartbeats: HeartbeatAsker) -> None:
         self.taking_over: TakesOver | None = None
         self.run_question_script: Callable[[Monitor, str], Awaitable[None]] = _nothing
+        self.get_ready: Callable[[Monitor], Awaitable[None]] = _nothing
         self._core = core
         self._groups = groups
         self._heartbeats = heartbeats
@@ -78,6 +82,7 @@ class Watching:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._driven.clear()
         async with trio.open_nursery() as self._nursery:
             while True:
                 changed = self._groups.changed
@@ -163,18 +168,32 @@ class Watching:
                     if not assuming:
                         await self._note(monitor, changes)
                         await self._decide(monitor, driven)
-                except ReplicatorError:
-                    pass  # the state could not be saved, or the monitor is gone: looked at again
-                with trio.move_on_after(driven.machine.period_s):
+                    driven.trouble = ""
+                except NotFoundError:
+                    pass  # it was removed just now
+                except OUTSIDE as error:  # the state cannot be saved: looked at again
+                    driven.trouble = self._trouble(monitor, reason_of(error), driven.trouble)
+                self._get_ready(monitor, driven)
+                with trio.move_on_after(driven.machine.pause_s):
                     await changed.wait()
             probes.cancel_scope.cancel()
         del self._driven[uuid]
         self._heartbeats.forget(uuid)
 
+    def _get_ready(self, monitor: Monitor, driven: _Driven) -> None:
+        """What takes time and does no harm is begun while the last answers may still come."""
+        assert driven.machine is not None
+        before, driven.is_ready = driven.is_ready, driven.machine.fails_within(limits.FAILOVER_READY_S)
+        if driven.is_ready and not before and monitor.settings.automatic and monitor.phase is Phase.WATCHING:
+            assert self._nursery is not None
+            self._nursery.start_soon(self.get_ready, monitor)
+
     async def _probe_for(
         self, driven: _Driven, monitor: Monitor, machine: SourceMonitor, asked: Probe
     ) -> None:
-        address = next(a for a in monitor.settings.addresses if a.address == asked.address)
+        address = next((a for a in monitor.settings.addresses if a.address == asked.address), None)
+        if address is None:
+            return None  # it was removed just now
         timeout_s = min(address.timeout_s, limits.MONITOR_PROBE_MAX_S)
         if asked.check.kind is not CheckKind.COMMAND:
             return await self._probe(monitor, machine, asked, timeout_s)
@@ -276,8 +295,8 @@ class Watching:
     async def _run_question_script(self, monitor: Monitor, reason: str) -> None:
         try:
             await self.run_question_script(monitor, reason)
-        except ReplicatorError as error:
-            self.tell(events.ADVICE, text=f"monitor {monitor.name}: its question script: {error}")
+        except OUTSIDE as error:
+            self.tell(events.ADVICE, text=f"monitor {monitor.name}: its question script: {reason_of(error)}")
 
     async def _take_over(
         self, uuid: str, reason: str, forced: bool, attempt: _Attempt, order: Order = Order.PERSON
@@ -290,13 +309,37 @@ class Watching:
             if self.taking_over is None:
                 raise ReplicatorError("this agent cannot take over")
             self.tell(events.FAILOVER_STARTED, name=monitor.name, source=source, reason=reason)
+            assert self._nursery is not None
+            self._nursery.start_soon(self.get_ready, monitor)
             await self._groups.note(monitor, "begun", f"failover of {source}: {reason}")
-            await self.taking_over.fail_over(uuid, reason=reason, forced=forced, order=order)
-        except ReplicatorError as error:
-            attempt.error = error
-            await self._could_not(uuid, str(error))
+            await self._fail_over(monitor, self.taking_over, reason, forced, order)
+        except OUTSIDE as error:
+            known = error if isinstance(error, ReplicatorError) else ReplicatorError(reason_of(error))
+            attempt.error = known
+            await self._could_not(uuid, str(known))
         finally:
             attempt.ended.set()
+
+    async def _fail_over(
+        self, monitor: Monitor, taking_over: TakesOver, reason: str, forced: bool, order: Order
+    ) -> None:
+        """What begins by itself does so once the disk takes its notes: no person is asked about that."""
+        said = ""
+        while order is not Order.MONITOR or self.has_failed(monitor.uuid):
+            try:
+                await taking_over.fail_over(monitor.uuid, reason=reason, forced=forced, order=order)
+                return
+            except OSError as error:
+                if order is not Order.MONITOR:
+                    raise
+                said = self._trouble(monitor, reason_of(error), said)
+            await trio.sleep(limits.FAILOVER_AGAIN_S)
+
+    def _trouble(self, monitor: Monitor, reason: str, said: str) -> str:
+        """Tells what holds a decision up, once. Returns what is said now."""
+        if reason != said:
+            self.tell(events.FAILOVER_TASK_FAILED, what=f"monitor {monitor.name}", reason=reason)
+        return reason
 
     async def _could_not(self, uuid: str, reason: str) -> None:
         """Not even begun: a person is asked."""
