@@ -68,7 +68,7 @@ def parse(text: str, path: str) -> Revocations:
             name, until = found.issuer.public_bytes(), _until(found)
             if name not in lists or lists[name][1] < until:
                 lists[name] = (frozenset(entry.serial_number for entry in found), until)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise ReplicatorError(
             f"{path}: a list of revoked certificates in it cannot be used: {error}"
         ) from None
