@@ -1,17 +1,23 @@
 #!/bin/sh
-# All tests but the soak campaigns, as two sessions at the same time: those with real mounts and agents mostly wait, those in
-# one process (unit, property, simulation) mostly compute. What the second one printed follows when the first is done.
+# All tests but the soak campaigns, as three sessions at the same time: those with real agents and those with real mounts mostly
+# wait, those in one process (unit, property, simulation) mostly compute. What the others printed follows when the first is done.
 # Usage: scripts/test.sh PYTHON [pytest options]
 python=$1
 shift
-told=$(mktemp) || exit 1
-trap 'rm -f "$told"' EXIT
-"$python" -m pytest -m 'not soak and not fs and not e2e' --durations=15 "$@" >"$told" 2>&1 &
+told=$(mktemp -d) || exit 1
+trap 'rm -rf "$told"' EXIT
+
+"$python" -m pytest -m 'not soak and not fs and not e2e' --durations=15 "$@" >"$told/inside" 2>&1 &
 inside=$!
-trap 'kill "$inside" 2>/dev/null' INT TERM
-"$python" -m pytest -m '(fs or e2e) and not soak' --durations=15 "$@"
-real=$?
+"$python" -m pytest -m 'fs and not e2e and not soak' --durations=15 "$@" >"$told/mounts" 2>&1 &
+mounts=$!
+trap 'kill "$inside" "$mounts" 2>/dev/null' INT TERM
+"$python" -m pytest -m 'e2e and not soak' --durations=15 "$@"
+agents=$?
+wait "$mounts"
+mounts=$?
+cat "$told/mounts"
 wait "$inside"
-simulated=$?
-cat "$told"
-[ "$real" -eq 0 ] && [ "$simulated" -eq 0 ]
+inside=$?
+cat "$told/inside"
+[ "$agents" -eq 0 ] && [ "$mounts" -eq 0 ] && [ "$inside" -eq 0 ]

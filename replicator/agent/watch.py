@@ -201,9 +201,7 @@ class Watch:
             if uuid in self._seen:
                 self._add(connection_changes(self._seen[uuid], status))
             if status.promotion is not None and self._superseded is not None:
-                with suppress(
-                    ReplicatorError
-                ):  # the state cannot be saved now: fences are closed, it is said again
+                with suppress(ReplicatorError):  # it cannot be saved now: fences are closed, it is said again
                     await self._superseded(uuid, status.promotion)
         self._seen = connections
         seen: dict[str, QueueView] = {}

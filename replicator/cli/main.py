@@ -102,12 +102,13 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-_VALUES = frozenset({"--home", "--server", "--user", "--ca", "--cert"})
+VALUES = frozenset({"--home", "--server", "--user", "--ca", "--cert"})
+"""Options before a command that have a value."""
 
 
 def command(words: Sequence[str] = ()) -> Any:
     """`dtctl` as click sees it, with what a command line of these words may need."""
-    add_commands(app, words, _VALUES)
+    add_commands(app, words, VALUES)
     return typer.main.get_command(app)
 
 

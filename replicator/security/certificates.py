@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -20,6 +20,7 @@ from replicator.errors import ReplicatorError
 _URN = "urn:uuid:"
 _BACKDATED = timedelta(days=1)  # two clocks are seldom one
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_MALFORMED = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
 class CertificateError(ReplicatorError):
@@ -65,7 +66,7 @@ def check(certificate: str, agent_uuid: str) -> None:
         constraints = parsed.extensions.get_extension_for_class(x509.BasicConstraints).value
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (*_MALFORMED, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise CertificateError(f"that is no certificate of an agent: {error}") from None
     if constraints.ca:
         raise CertificateError("that is the certificate of an authority, and not of an agent")
@@ -88,6 +89,6 @@ def is_signed(certificate: str, signature: str, data: bytes) -> bool:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             return False
         key.verify(base64.b64decode(signature, validate=True), data, _ALGORITHM)
-    except (ValueError, InvalidSignature):
+    except (*_MALFORMED, InvalidSignature):
         return False
     return True

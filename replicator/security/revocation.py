@@ -34,11 +34,15 @@ class Revocations:
         """
         if not self.lists:
             return ""
-        certificate = _x509().load_der_x509_certificate(der)
-        serials, until = self.lists.get(certificate.issuer.public_bytes(), (None, 0.0))
+        try:
+            certificate = _x509().load_der_x509_certificate(der)
+            issuer, number = certificate.issuer.public_bytes(), certificate.serial_number
+        except _malformed() as error:
+            return f"cannot be read: {error}"
+        serials, until = self.lists.get(issuer, (None, 0.0))
         if serials is None:
             return "there is no list of revoked certificates of its issuer here"
-        if certificate.serial_number in serials:
+        if number in serials:
             return "is revoked by its authority"
         if until < (time.time() if now is None else now):
             return "the list of revoked certificates of its authority is out of date here"
@@ -68,7 +72,7 @@ def parse(text: str, path: str) -> Revocations:
             name, until = found.issuer.public_bytes(), _until(found)
             if name not in lists or lists[name][1] < until:
                 lists[name] = (frozenset(entry.serial_number for entry in found), until)
-    except (ValueError, TypeError) as error:
+    except _malformed() as error:
         raise ReplicatorError(
             f"{path}: a list of revoked certificates in it cannot be used: {error}"
         ) from None
@@ -81,6 +85,11 @@ def _until(found: Any) -> float:
     except AttributeError:  # cryptography before 42
         moment = found.next_update and found.next_update.replace(tzinfo=UTC)
     return float("inf") if moment is None else float(moment.timestamp())
+
+
+def _malformed() -> tuple[type[Exception], ...]:
+    exceptions = import_module("cryptography.exceptions")
+    return ValueError, TypeError, _x509().InvalidVersion, exceptions.UnsupportedAlgorithm
 
 
 def _x509() -> Any:

@@ -45,6 +45,7 @@ ROUNDS = amount("FAILBACK_KILLS", len(WAYS_HOME))
 PER_LAB = 8  # rounds of the same hosts: what one leaves behind another one may meet
 
 
+@pytest.mark.timeout_s(300)
 def test_killed_at_one_step_of_each(tmp_path: Path) -> None:
     with failover_lab(tmp_path) as lab:
         lab.protect()

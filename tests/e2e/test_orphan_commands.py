@@ -36,6 +36,8 @@ def test_a_preview_says_what_happens(pair: Protected, tmp_path: Path) -> None:
     away = tmp_path / "away"
     refused = pair.beta.dtctl("target", "orphans", "--action", "move", "--directory", str(pair.copy / "o"))
     assert refused.code == 2 and "overlap" in refused.err
+    refused = pair.beta.dtctl("target", "orphans", "--action", "move", "--directory", "/proc/orphans")
+    assert refused.code == 2 and "no storage" in refused.err
     kept = pair.alpha.dtctl("orphans", "start", pair.id, "--wait")
     assert kept.code == 1 and "keeps orphans" in kept.err
     options = ("--action", "move", "--directory", str(away), "--older-than", "1", "--limit-percent", "15")

@@ -172,6 +172,12 @@ def test_another_host_and_directory_with_the_definition(made: Set) -> None:
     """Only data and definition come to the other host: it captures nothing, and the source goes on."""
     gamma, place = made.hosts.gamma, made.hosts.below / "on gamma"
     sent = made.status["sent_mirror_bytes"]
+    for wrong, why in (
+        (("--to", "/proc/x"), "no storage"),
+        (("--to", place, "--path", made.sources[1] / "never was"), "the copy has no"),
+    ):
+        refused = gamma.dtctl("restore", "start", made.name, "--from", made.hosts.beta.address, *wrong)
+        assert refused.code and why in refused.err
     options = ("--from", made.hosts.beta.address, "--to", place, "--even-if", "replicating")
     found = made.restore(gamma, made.name, *options, "--definition")
     assert "not replicated" in found["resumed"]

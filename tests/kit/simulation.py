@@ -260,9 +260,11 @@ class Simulation:
         scope = self._sender_scope = trio.CancelScope()
 
         async def run() -> None:
-            with scope:
-                await sender.run()
-            tree.close()
+            try:
+                with scope:
+                    await sender.run()
+            finally:
+                tree.close()
             if not sender.removed:
                 cursor.close()
             lookahead.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 # Of failover, before mounts: who owns what is below them, and the fences that follow.
-AGENT = {"calls", "contained", "fenced_start", "fencing", "guards", "ownership"}
-MACHINES = {"lease", "owner", "writing", "witness", "terms"}
+AGENT = {"calls", "contained", "fenced_start", "fencing", "guard_fences", "guards", "ownership"}
+MACHINES = {"lease", "owner", "writing"}
 LATER = ("starlette", "hypercorn", "sqlite3", "http", "cryptography")
 
 

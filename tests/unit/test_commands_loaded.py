@@ -6,6 +6,7 @@ import sys
 import pytest
 import typer
 
+from replicator.cli import main
 from replicator.cli.commands import add_commands
 
 _VALUES = frozenset({"--home"})
@@ -38,6 +39,17 @@ def test_all_are_there_where_any_may_be_needed(words: list[str]) -> None:
 
 def test_an_option_with_its_value_is_passed_over() -> None:
     assert _loaded("--home=/x", "lag", "1") == {"lag"}
+
+
+def test_all_options_with_a_value_are_known() -> None:
+    options = [option for option in main.command().params if not getattr(option, "is_flag", False)]
+    names = {
+        name
+        for option in options
+        for name in option.opts
+        if getattr(option, "param_type_name", "") == "option"
+    }
+    assert names == main.VALUES
 
 
 def test_other_modules_stay_away() -> None:

@@ -44,6 +44,7 @@ def test_what_is_on_a_list_is_refused_and_nothing_else(tmp_path: Path) -> None:
     # A list is good for so long; one that is withheld must not bring a revoked one back.
     later = time.time() + 2 * DAY_S
     assert "out of date" in found.objection(good, later)
+    assert "cannot be read" in found.objection(b"none")
     assert "revoked by its authority" in found.objection(revoked, later)
 
 

@@ -252,6 +252,12 @@ def test_certificates_of_agents_only() -> None:
             certificates.check(alpha, uuid)
     with pytest.raises(certificates.CertificateError):
         certificates.check("no certificate", ALPHA)
+    der = pem.der_of(alpha)
+    version = der.index(bytes.fromhex("a003020102")) + 4
+    strange = ssl.DER_cert_to_PEM_cert(der[:version] + b"\x22" + der[version + 1 :])
+    with pytest.raises(certificates.CertificateError, match="version"):
+        certificates.check(strange, ALPHA)
+    assert not certificates.is_signed(strange, "", b"this")
     signature = certificates.sign(alpha.encode(), b"this")
     assert certificates.is_signed(alpha, signature, b"this")
     assert not certificates.is_signed(alpha, signature, b"that")
