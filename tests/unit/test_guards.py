@@ -273,7 +273,7 @@ async def test_an_answer_may_come_when_the_next_request_is_due(
     """On a slow line none would ever come otherwise: each request was given up for the next one."""
     await bench.watch(lapse=lapse, lease_s=1.0)
     bench.restart()
-    await bench.returning.before_mounts()
+    await bench.start.before_mounts()
     assert bench.mode is not None
     bench.answers["target"], bench.answers_after_s = grant(1.0), 0.5  # a third of a lease is its turn
     async with trio.open_nursery() as nursery:
