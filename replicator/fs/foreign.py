@@ -1,8 +1,8 @@
 """What other processes change below directories of ours, as the kernel tells it: fanotify(7).
 
 A mark is set on a whole file system, so nothing is walked, no directory needs a watch of its own, and a tree
-of any size takes the same memory. Each event says which process made the change: what this one does itself is
-passed over for certain. The price is that changes elsewhere on that file system are looked at, too.
+of any size takes the same memory. Each event says which process made the change: what our own do is passed
+over for certain. The price is that changes elsewhere on that file system are looked at, too.
 
 Not told: what is written through a shared mapping before its file is closed, and changes made on another host
 (network file systems). Where a file system has no handles and no identity (FUSE, some overlays) it cannot be
@@ -14,7 +14,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 from replicator.errors import ReplicatorError
@@ -93,14 +93,14 @@ class Seen(NamedTuple):
         return self.overflow or any(change.linked for change in self.changes)
 
 
-def events(data: bytes | memoryview, own_process: int) -> Iterator[Event]:
-    """The events of other processes in what was read of a group. An overflow has an empty handle."""
+def events(data: bytes | memoryview, own: Container[int]) -> Iterator[Event]:
+    """The events of other processes than `own` in what was read of a group. An overflow has no handle."""
     offset = 0
     while offset < len(data):
         length, _, _, head, mask, _, process = _EVENT.unpack_from(data, offset)
         if mask & OVERFLOW:
             yield Event(mask, 0, b"", b"")
-        elif process != own_process:
+        elif process not in own:
             event = _described(data, offset + head, offset + length, mask)
             if event is not None:
                 yield event
@@ -122,15 +122,17 @@ def _described(data: bytes | memoryview, offset: int, end: int, mask: int) -> Ev
 class ForeignChanges:
     """Of some open directories. Use from one thread."""
 
-    def __init__(self, directories: Sequence[int]) -> None:
-        """`directories`: descriptors, which stay the caller's. UnwatchableError says why not."""
+    def __init__(self, directories: Sequence[int], own: Container[int]) -> None:
+        """`directories`: descriptors, which stay the caller's. `own`: processes whose changes are ours, asked
+        when events are read. UnwatchableError says why not.
+        """
         flags = _CLOEXEC | _NONBLOCK | _REPORT_DIR_FID | _REPORT_NAME
         self._group = _libc.fanotify_init(flags, os.O_RDONLY | os.O_CLOEXEC)
         if self._group < 0:
             raise UnwatchableError(f"this kernel does not tell of changes: {_reason()}")
         self._roots: list[int] = []
         self._file_systems: list[int] = []
-        self._own_process = os.getpid()
+        self._own = own
         try:
             for directory in directories:
                 self._roots.append(os.open(b".", _DIRECTORY_FLAGS, dir_fd=directory))
@@ -163,7 +165,7 @@ class ForeignChanges:
         places: dict[tuple[int, bytes], tuple[int, bytes] | None] = {}
         found: dict[tuple[int, bytes], int] = {}
         overflow = False
-        for event in events(data, self._own_process):
+        for event in events(data, self._own):
             if event.mask & OVERFLOW:
                 overflow = True
                 continue

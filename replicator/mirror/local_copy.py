@@ -42,11 +42,12 @@ class _Socket(Protocol):
     def getsockopt(self, level: int, option: int, length: int, /) -> bytes: ...
 
 
-def is_ours(sock: _Socket) -> bool:
-    """Whether a process of this user is at the other end."""
+def peer_of_ours(sock: _Socket) -> int | None:
+    """The process at the other end; None: it is another user's, or out of sight (another container's)."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    user: int = _CREDENTIALS.unpack(credentials)[1]
-    return user == os.geteuid()
+    process: int
+    process, user, _ = _CREDENTIALS.unpack(credentials)
+    return process if process > 0 and user == os.geteuid() else None
 
 
 class LocalTarget:
@@ -78,7 +79,7 @@ def reach(connection_uuid: str, receiver_pid: int) -> LocalTarget | None:
     try:
         sock.settimeout(_PATIENCE_S)
         sock.connect(address(connection_uuid, receiver_pid))
-        if is_ours(sock):
+        if peer_of_ours(sock) is not None:
             return LocalTarget(sock)
     except OSError:
         pass

@@ -6,7 +6,7 @@ the copy.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import trio
 
@@ -27,8 +27,11 @@ _NEVER = float("inf")
 class DriftWatch:
     """Of one receiver. `state`: "on", "off", or why it cannot be done."""
 
-    def __init__(self, world: World, replica: Replica, agent_bell: str, *, wanted: bool) -> None:
+    def __init__(
+        self, world: World, replica: Replica, agent_bell: str, own: Container[int], *, wanted: bool
+    ) -> None:
         self.state = OFF
+        self._own = own  # processes whose changes are ours
         self._agent_bell = agent_bell
         self._world = world
         self._replica = replica
@@ -46,7 +49,7 @@ class DriftWatch:
                 await changed.wait()
                 continue
             try:
-                watched = ForeignChanges(tree.directories())
+                watched = ForeignChanges(tree.directories(), self._own)
             except (UnwatchableError, OSError) as error:
                 self.state = str(error)
                 print(f"changes of others are not noticed: {error}", file=sys.stderr, flush=True)

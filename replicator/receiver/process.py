@@ -43,7 +43,7 @@ from replicator.receiver.drift import Drift, one_for_each_journal
 from replicator.receiver.drift_watch import DriftWatch
 from replicator.receiver.drill_hold import DrillHold
 from replicator.receiver.intake import Intake
-from replicator.receiver.local_offers import serve_offers
+from replicator.receiver.local_offers import OwnProcesses, serve_offers
 from replicator.receiver.position_file import PositionFile
 from replicator.receiver.recovery import Remains, open_page
 from replicator.receiver.refused_file import RefusedFile
@@ -162,10 +162,12 @@ class Receiver:
             found.comes_again,
             arguments.orphans,
         )
+        self.own = OwnProcesses()
         self._drift_watch = DriftWatch(
             world,
             self.replica,
             Home(arguments.home).bell,
+            self.own,
             wanted=arguments.watch != config.WATCH_OFF,
         )
         self.drill_hold = DrillHold(self.replica)
@@ -630,7 +632,7 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
                     receiver.stop()
 
             nursery.start_soon(stop_on_signal)
-            nursery.start_soon(serve_offers, arguments.connection_uuid, receiver.offer)
+            nursery.start_soon(serve_offers, arguments.connection_uuid, receiver.offer, receiver.own)
             await nursery.start(partial(control.serve, socket_path, handlers(receiver)))
             await receiver.run()
             nursery.cancel_scope.cancel()

@@ -1,6 +1,7 @@
 """Source and copy on one host and one file system: the kernel copies large files, or they share blocks."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import pytest
 from kit import disks
 from kit.protected import Protected, protected
 
+from replicator import events
+
 pytestmark = pytest.mark.e2e
 
 MIB = 1024 * 1024
 FILE_BYTES = 64 * MIB
+NOTICED_S = 2.0  # what others change in a copy is told after half a second without more
 
 
 def used_bytes(directory: Path) -> int:
@@ -38,6 +42,8 @@ def change_both_ways(pair: Protected) -> None:
     with open(pair.source / "large", "r+b") as file:
         os.pwrite(file.fileno(), b"changed", 5 * MIB)
     pair.assert_equal()
+    time.sleep(NOTICED_S)
+    assert not [e["text"] for e in pair.beta.json("events") if e["id"] == events.FOREIGN_CHANGES_HERE.id]
 
 
 @pytest.mark.timeout_s(120)

@@ -4,8 +4,9 @@ import ctypes
 import errno
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,10 @@ libc = foreign._libc
 
 
 class Watched:
-    def __init__(self, *directories: Path) -> None:
+    def __init__(self, *directories: Path, own: Container[int] = frozenset({os.getpid()})) -> None:
         descriptors = target_lock.open_beneath(directories)
         try:
-            self.changes = ForeignChanges(descriptors)
+            self.changes = ForeignChanges(descriptors, own)
         except UnwatchableError as error:
             pytest.skip(str(error))
         finally:
@@ -118,6 +119,32 @@ def test_changes_beside_it_are_not_told(copy: Path, watched: Watched) -> None:
     beside.mkdir()
     assert watched.after(f"cp -r {copy} {beside}; echo >> {beside}/copy/file; rm -r {beside}/copy/deep") == {}
     assert "moved-in" in watched.after(f"mv {beside}/copy {copy}/moved-in")
+
+
+# Asks to be one of ours, and fills a file without a name; says when it has.
+FILLER = """
+import os, sys
+sys.stdin.readline()
+file = os.open(sys.argv[1], os.O_TMPFILE | os.O_RDWR, 0o600)
+os.write(file, b"content")
+os.close(file)
+"""
+
+
+def test_whoever_fills_files_for_us_is_none_of_the_others(copy: Path) -> None:
+    """A sender on this host (`mirror/local_copy.py`)."""
+    own = {os.getpid()}
+    watched = Watched(copy, own=own)
+    try:
+        for trusted in (True, False):
+            command = [sys.executable, "-c", FILLER, copy]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as filler:
+                if trusted:
+                    own.add(filler.pid)
+                filler.communicate("\n", timeout=10)
+            assert bool(watched.seen()) is not trusted
+    finally:
+        watched.changes.close()
 
 
 def test_several_directories_are_told_apart(copy: Path) -> None:

@@ -48,12 +48,12 @@ def event(mask: int, name: bytes, process: int, handle: bytes = b"handle12") -> 
 def test_events_of_this_process_are_passed_over() -> None:
     data = event(MODIFY, b"a", OWN) + event(CREATE, b"b", OTHER) + event(MODIFY, b"c", OWN)
     handle = struct.pack("=Ii", 8, 1) + b"handle12"
-    assert list(events(data, OWN)) == [Event(CREATE, 7, handle, b"b")]
+    assert list(events(data, {OWN})) == [Event(CREATE, 7, handle, b"b")]
 
 
 def test_an_overflow_is_told_whoever_caused_it() -> None:
     overflow = struct.pack("=IBBHQii", 24, 3, 0, 24, OVERFLOW, -1, 0)
-    (first, second) = events(overflow + event(DELETE, b"b", OTHER), OWN)
+    (first, second) = events(overflow + event(DELETE, b"b", OTHER), {OWN})
     assert first.mask & OVERFLOW
     assert second.name == b"b"
 
