@@ -154,7 +154,7 @@ async def test_a_witness_is_asked_as_an_agent_asks(agent: Agent) -> None:
 
     class Calls:
         async def ask(
-            self, address: object, action: str, group: str, body: Any, answer: type, timeout_s: float
+            self, address: object, action: str, group: str, body: Any, answer: type, timeout_s: float = 0.0
         ) -> Any:
             said = msgspec.json.decode(msgspec.json.encode(body), type=type(body))
             caller = TARGET if said.agent == T else SOURCE
