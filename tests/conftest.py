@@ -22,9 +22,7 @@ from replicator import states
 
 TEST_TIMEOUT_S = 120.0
 UMASK = 0o022  # whoever runs the tests: what they make by hand is compared with what agents make
-DESCRIPTORS_MAX = (
-    400  # more at the end of a session than before it: tests that play a killed process leave some
-)
+DESCRIPTORS_MAX = 400  # more at the end of a session than before it: tests that play a kill leave some
 HARD_EXIT_AFTER_S = 60.0  # after the time limit: the process sits in the kernel and hears no signal
 
 _stderr_descriptor = pytest.StashKey[int]()

@@ -534,10 +534,15 @@ class TargetAgent(Agent):
         return any(isinstance(note, plan.Done) and note.step == step for note in self.notes)
 
     def set_phase(self, event: GroupEvent, **fields: Any) -> Program:
-        phase = GROUP.get(
-            (self.stored.phase, event), self.stored.phase
-        )  # after a crash it may be there already
-        yield Save("monitor", msgspec.structs.replace(self.stored, phase=phase, **fields))
+        def next_one() -> Any:
+            phase = GROUP.get(
+                (self.stored.phase, event), self.stored.phase
+            )  # after a crash it is there already
+            return msgspec.structs.replace(self.stored, phase=phase, **fields)
+
+        yield Save(
+            "monitor", next_one
+        )  # of what is there then: agents change their state one after the other
 
     # --- watching ---
 

@@ -38,7 +38,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Save:
-    """Replace a durable value."""
+    """Replace a durable value. `value`: or a function of no argument that makes it, then, of what is there."""
 
     key: str
     value: Any
@@ -204,7 +204,7 @@ class Host:
             return
 
         def done() -> None:
-            self.disk[key] = value
+            self.disk[key] = value() if callable(value) else value
             if self.crash_at_save:
                 self.crash_at_save -= 1
                 if not self.crash_at_save:
@@ -216,7 +216,7 @@ class Host:
             if life == self._life:
                 self.when(life, done)
             elif self.world.random.random() < 0.5:  # killed meanwhile: it may have been done all the same
-                self.disk[key] = value
+                self.disk[key] = value() if callable(value) else value
 
         self.world.later(self.world.random.uniform(0.0005, 0.02), synced)
 
