@@ -38,7 +38,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Save:
-    """Replace a durable value. `value`: or a function without argument, which makes it then of what is there."""
+    """Replace a durable value. `value`: or a function that makes it then, of what is there."""
 
     key: str
     value: Any
