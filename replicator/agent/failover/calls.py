@@ -35,6 +35,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     body: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+class Nothing(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a request, or an answer, that has nothing to say."""
+
+
 class Caller(NamedTuple):
     """Who asks. `peer` None: in plain text, as the configuration allows. `host`: the IP address that it comes
     from; "": none.

@@ -24,7 +24,7 @@ import trio
 from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent.core import Core
-from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.calls import Caller, Calls, Nothing
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.opening import Opening
 from replicator.agent.failover.return_way import ReturnWay, Way, translated
@@ -59,10 +59,6 @@ class AboutCopy(msgspec.Struct, frozen=True, kw_only=True):
 
     connection: str  # forward
     epoch: int
-
-
-class Done(msgspec.Struct, frozen=True, kw_only=True):
-    pass
 
 
 class _KeptTails(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +151,7 @@ class FormerOwner:
             await self._step_back(record, connection)
         tail = (await self._kept(record)).connections[connection.uuid]
         await self._make_copy(record, connection, fork, way, tail)
-        await self._ask(connection, READY, record, Done)
+        await self._ask(connection, READY, record, Nothing)
         away = self._away(connection.uuid)
         assert away is not None
         await self._save_away(msgspec.structs.replace(away, told=True))
@@ -283,7 +279,7 @@ class FormerOwner:
             raise UnreachableError("the copy is not open yet")
         return way
 
-    async def _ready(self, group: str, about: AboutCopy, caller: Caller) -> Done:
+    async def _ready(self, group: str, about: AboutCopy, caller: Caller) -> Nothing:
         """The former owner is prepared: the return connection may send."""
         await self._check(about.connection, caller)
         self.met[group] = caller.host
@@ -309,7 +305,7 @@ class FormerOwner:
         await child.wait_running()
         await child.call("transmit_start")
         self._core.events.add(events.RETURN_BEGINS, id=connection.id)
-        return Done()
+        return Nothing()
 
     def _host_of(self, connection: Connection, group: str, caller: Caller) -> str:
         """Where the former owner is (FB-03): the address by which it was known may be this host's by now."""

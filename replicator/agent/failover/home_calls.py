@@ -13,7 +13,7 @@ import trio
 
 from replicator import limits
 from replicator.addresses import Address
-from replicator.agent.failover.calls import Calls
+from replicator.agent.failover.calls import Calls, Nothing
 from replicator.agent.failover.errands import Errand
 from replicator.agent.failover.failback_parts import Held, Say
 from replicator.agent.failover.procedure import Facts, Taken
@@ -87,10 +87,6 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
     """A script. `problem`: how it failed; "": it has not."""
 
     problem: str = ""
-
-
-class Nothing(msgspec.Struct, frozen=True, kw_only=True):
-    pass
 
 
 class HomeCalls:

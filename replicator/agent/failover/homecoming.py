@@ -14,7 +14,7 @@ import trio
 from replicator import limits
 from replicator.agent.core import Core
 from replicator.agent.failover import home_opening
-from replicator.agent.failover.calls import Caller, Calls, Handler
+from replicator.agent.failover.calls import Caller, Calls, Handler, Nothing
 from replicator.agent.failover.failback_parts import Held
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.guards import Guards
@@ -41,7 +41,6 @@ from replicator.agent.failover.home_calls import (
     AboutScript,
     AboutTaking,
     AboutTry,
-    Nothing,
     Ran,
     Recorded,
 )

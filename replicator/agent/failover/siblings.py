@@ -20,7 +20,7 @@ from replicator.addresses import Address
 from replicator.agent.connections import Connections, ConnectRequest
 from replicator.agent.copy_keeper import roots_of
 from replicator.agent.core import Core
-from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.calls import Caller, Calls, Nothing
 from replicator.agent.failover.copies_again import CopiesAgain
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
@@ -54,10 +54,6 @@ class Sibling(msgspec.Struct, frozen=True, kw_only=True):
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     siblings: tuple[Sibling, ...] = ()
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    pass
 
 
 class NewOwner(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +92,7 @@ class Siblings:
         self._copies = CopiesAgain(core)
         self._told: set[tuple[str, int]] = set()  # copies, and of which epoch they know
         self._problems: dict[str, str] = {}  # by copy: why it was not told
-        calls.register(ASK, Asked, self._which)
+        calls.register(ASK, Nothing, self._which)
         calls.register(TELL, NewOwner, self._new_owner)
         calls.register(ADOPT, NewOwner, self._adopt)
 
@@ -119,7 +115,7 @@ class Siblings:
         elif monitor.phase is Phase.WATCHING:
             settings = monitor.settings
             address = Address(settings.source_host, settings.source_port)
-            found = await self._calls.ask(address, ASK, monitor.uuid, Asked(), Known)
+            found = await self._calls.ask(address, ASK, monitor.uuid, Nothing(), Known)
             if found != Known(siblings=self.known(monitor)):
                 await trio.to_thread.run_sync(self._remember, monitor, found)
 
@@ -190,7 +186,7 @@ class Siblings:
 
     # --- on the source ---
 
-    async def _which(self, group: str, about: Asked, caller: Caller) -> Known:
+    async def _which(self, group: str, about: Nothing, caller: Caller) -> Known:
         guard = self._guards.find(group)
         if caller.peer is not None and caller.peer.uuid != guard.target_uuid:
             raise NotPermittedError(f"{guard.name} is watched by another agent than {caller.name}")

@@ -6,14 +6,10 @@ Any agent that may ask at all is told: it could as well look at the network.
 import msgspec
 
 from replicator.addresses import Address
-from replicator.agent.failover.calls import Caller, Calls
+from replicator.agent.failover.calls import Caller, Calls, Nothing
 from replicator.failover import addresses
 
 ACTION = "addresses"
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    pass
 
 
 class OwnAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,15 +29,15 @@ class SourceAddresses:
     def __init__(self, agent: str, calls: Calls) -> None:
         self._agent = agent
         self._calls = calls
-        calls.register(ACTION, Asked, self._mine)
+        calls.register(ACTION, Nothing, self._mine)
 
     async def of(self, source: Address) -> tuple[OwnAddress, ...]:
         """Raises UnreachableError, and what that agent refuses."""
         # There is no group yet.
-        found = await self._calls.ask(source, ACTION, self._agent, Asked(), OwnAddresses)
+        found = await self._calls.ask(source, ACTION, self._agent, Nothing(), OwnAddresses)
         return found.addresses
 
-    async def _mine(self, group: str, about: Asked, caller: Caller) -> OwnAddresses:
+    async def _mine(self, group: str, about: Nothing, caller: Caller) -> OwnAddresses:
         host = await addresses.look()
         return OwnAddresses(
             addresses=tuple(
