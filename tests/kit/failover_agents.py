@@ -100,6 +100,12 @@ class Setup:
         )
 
     @property
+    def starts_by_itself(self) -> bool:
+        """What `dtctl` accepts as automatic: somebody or something is certain that the source has stopped."""
+        certain = self.witness or self.fence_command or self.even_if_partitioned or self.lapse != Lapse.NONE
+        return self.automatic and bool(certain)
+
+    @property
     def lease_s(self) -> float:
         return lease.timers(self.interval_s, self.misses).lease_s
 

@@ -107,7 +107,7 @@ class People:
             ),
             *("--witness", witness.get(setup.witness, ""), "--lapse", setup.lapse),
             *("--fence-command", str(stage.switch) if setup.fence_command else ""),
-            "--automatic" if setup.automatic else "--manual",
+            "--automatic" if setup.starts_by_itself else "--manual",
             "--even-if-partitioned" if setup.even_if_partitioned else "--not-if-partitioned",
         )
         until(lambda: not self.unprotected(setup.lapse), 60, 0.1)
