@@ -98,9 +98,11 @@ class Service:
             return None
 
     def close(self) -> None:
+        """What waits for a capture that stands still, of a host that is paused, ends with that."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(60)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
 
 
 def _is_captured(root: Path) -> bool:
