@@ -49,6 +49,10 @@ from replicator.status import TransmitMode
 from replicator.world import World
 
 
+def _no_answer() -> OSError:
+    return OSError(errno.ETIMEDOUT, "no answer in time")
+
+
 class Sessions:
     """`run` until `stop`; everything else may be called from other tasks of the same trio run."""
 
@@ -208,9 +212,7 @@ class Sessions:
         """
         arguments = self._arguments
         self._attempting = True
-        # The other side of a restore dials when it wants to, or can.
-        with trio.fail_after(inf if arguments.is_restore else limits.CONNECT_TIMEOUT_S):
-            stream = await self._world.connect(arguments.target_host, arguments.target_port)
+        stream = await self._connect()
         session = Session(stream, Engine(Role.SOURCE))
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
@@ -242,12 +244,22 @@ class Sessions:
         except BaseExceptionGroup as group:
             raise what_ended(group) from None
         except trio.TooSlowError:
-            raise OSError(errno.ETIMEDOUT, "no answer in time") from None
+            raise _no_answer() from None
         finally:
             with trio.move_on_after(1) as scope:
                 scope.shield = True
                 await session.close("sender stops" if self._stopping else "")
         return True
+
+    async def _connect(self) -> trio.abc.Stream:
+        """Raises OSError, also if nothing answers: where packets are dropped, no host says so."""
+        # The other side of a restore dials when it wants to, or can.
+        timeout_s = inf if self._arguments.is_restore else limits.CONNECT_TIMEOUT_S
+        try:
+            with trio.fail_after(timeout_s):
+                return await self._world.connect(self._arguments.target_host, self._arguments.target_port)
+        except trio.TooSlowError:
+            raise _no_answer() from None
 
     def _know_target(self, uuid: str) -> None:
         """Another agent must not take the place of the one that has the copy, whoever else is trusted."""

@@ -238,7 +238,11 @@ class Simulation:
             repset=self.repset,
             journals=[
                 JournalArguments(
-                    self.journal_id, str(self.source_root), "", "/memory/journal", "/home/queue/journal"
+                    self.journal_id,
+                    str(self.source_root),
+                    "/home/capture",  # not dialled: `tree` is given
+                    "/memory/journal",
+                    "/home/queue/journal",
                 )
             ],
             maps=[MapArguments(0, "", str(self.target_root))],
