@@ -65,7 +65,6 @@ def test_home_and_back_to_work(tmp_path: Path) -> None:
         check_home(lab, 2)
 
 
-@pytest.mark.soak
 def test_staying(tmp_path: Path) -> None:
     """The owner stays; the former source watches it, and keeps its copy."""
     with failover_lab(tmp_path) as lab:
@@ -81,7 +80,14 @@ def test_staying(tmp_path: Path) -> None:
         (connection,) = lab.target.agent.json("status")
         assert lab.target.agent.dtctl("wait", str(connection["id"]), "--timeout", "30").code == 0
         assert (lab.source.root / "later").read_bytes() == b"of the source that it is now"
+        lab.target.agent.kill()
+        lab.target.agent.start()
         assert lab.holders() == ["target"]
+        lab.target.lose_power()
+        lab.target.boot(start=False)
+        assert lab.holders() == []
+        lab.target.agent.start()
+        until(lambda: lab.holders() == ["target"], 20, 0.2)
 
 
 def test_what_both_sides_wrote(tmp_path: Path) -> None:

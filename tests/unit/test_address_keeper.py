@@ -36,7 +36,8 @@ class World:
     def __init__(self, *monitors: Monitor, conflicts: int = 0) -> None:
         self.monitors = {m.uuid: m for m in monitors}
         self.conflicts = conflicts
-        self.kept: set[str] = set()
+        self.guards: dict[str, Guard] = {}
+        self.given_up: set[str] = set()
         self.restored: list[str] = []
         self.told: list[str] = []
 
@@ -46,8 +47,11 @@ class World:
     def get(self, uuid: str) -> Monitor | None:
         return self.monitors.get(uuid)
 
-    async def keep_only(self, groups: Iterable[str]) -> None:
-        self.kept = set(groups)
+    async def groups(self) -> list[str]:
+        return [*self.monitors, *self.guards, "left"]
+
+    async def give_up_all(self, groups: Iterable[str]) -> None:
+        self.given_up = set(groups)
 
     async def restore(self, group: str) -> None:
         if self.conflicts:
@@ -60,23 +64,34 @@ class World:
 
     def keeper(self) -> AddressKeeper:
         core = cast(Core, SimpleNamespace(events=self))
-        return AddressKeeper(core, cast(Groups, self), cast(GroupAddresses, self))
+        guards = cast(Guards, SimpleNamespace(get=self.guards.get))
+        return AddressKeeper(core, cast(Groups, self), guards, cast(GroupAddresses, self))
 
 
 async def test_addresses_of_groups_that_are_owned_are_put_up_and_others_go() -> None:
     phases = {phase.name: phase for phase in Phase}
     world = World(*(monitor(name, phase) for name, phase in phases.items()))
     await world.keeper().run()
-    assert world.kept == {"TAKING_OVER", "ACTIVE", "HANDING_BACK"}
-    assert sorted(world.restored) == ["ACTIVE", "HANDING_BACK"]  # the other one is its procedure's
+    assert world.given_up == {*phases} - {"TAKING_OVER", "ACTIVE", "HANDING_BACK"}
+    assert sorted(world.restored) == ["ACTIVE", "HANDING_BACK", "left"]  # the other one is its procedure's
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+async def test_a_source_keeps_what_it_took_as_a_target(superseded: bool) -> None:
+    """It has stayed the owner, and is watched by the former one now."""
+    world = World()
+    record = PROMOTION if superseded else None
+    world.guards["web"] = Guard(group="web", target_host="10.0.0.2", target_port=1500, superseded=record)
+    await world.keeper().run()
+    assert (world.given_up, "web" in world.restored) == ({"web"} if superseded else set(), not superseded)
 
 
 async def test_one_that_is_in_use_is_tried_again(autojump_clock: object) -> None:
-    world = World(monitor("web", Phase.ACTIVE), conflicts=3)
+    world = World(monitor("web", Phase.ACTIVE), conflicts=6)  # of two groups
     await world.keeper().run()
-    assert world.restored == ["web"]
+    assert sorted(world.restored) == ["left", "web"]
     assert trio.current_time() >= 3 * limits.ADDRESS_RETRY_S
-    assert len(world.told) == 1 and "02:… answers" in world.told[0]
+    assert len(world.told) == 2 and "02:… answers" in world.told[0]
 
 
 async def test_who_learns_that_he_does_not_own_it_any_more_tries_no_more(autojump_clock: object) -> None:
@@ -85,7 +100,7 @@ async def test_who_learns_that_he_does_not_own_it_any_more_tries_no_more(autojum
         nursery.start_soon(world.keeper().run)
         await trio.sleep(3 * limits.ADDRESS_RETRY_S)
         world.monitors["web"] = monitor("web", Phase.IDLE)
-    assert world.restored == []
+    assert "web" not in world.restored
 
 
 # --- a source that drops addresses ---

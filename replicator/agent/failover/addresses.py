@@ -194,15 +194,17 @@ class GroupAddresses:
             self._tell(events.HOST_NAME_TAKEN, name=entry.name, former=entry.former)
         return taken
 
-    async def keep_only(self, groups: Iterable[str]) -> None:
-        """Remove what is here for other groups: their procedure was taken back, or others own them."""
+    async def groups(self) -> list[str]:
+        """For which this host has something, be it only a host name."""
         book = await self._opened()
-        owned = set(groups)
-        for group in book.groups:
-            if group not in owned:
-                await self._clear(group, lambda text: None)
-        if book.host_name is not None and book.host_name.group not in owned:
-            await self.reset_host_name(book.host_name.group)
+        named = [book.host_name.group] if book.host_name is not None else []
+        return sorted({*book.groups, *named})
+
+    async def give_up_all(self, groups: Iterable[str]) -> None:
+        """What is here for these groups: their procedure was taken back, or others own them."""
+        for group in groups:
+            await self._clear(group, lambda text: None)
+            await self.reset_host_name(group)
 
     async def leave(self, group: str) -> None:
         """What is here for a group stays, host name included, and is this host's own from now on."""

@@ -221,7 +221,7 @@ class FailoverService:
             # What an earlier agent has left half done comes before anything new.
             nursery.start_soon(keep, "procedures", self.procedures.run)
             await self.procedures.ready()
-            addresses = AddressKeeper(self._core, self.groups, self.addresses)
+            addresses = AddressKeeper(self._core, self.groups, self.guards, self.addresses)
             nursery.start_soon(keep, "addresses of this host's groups", addresses.run)
             nursery.start_soon(keep, "monitors", self.monitors.run)
             nursery.start_soon(keep, "scripts", self.scripts.serve)
