@@ -1,5 +1,5 @@
-"""After a start of the agent: addresses of groups that others own go, all else that this host has taken is put
-up again.
+"""After a start of the agent: addresses of groups that others own go; all else that this host has taken is
+put up again.
 
 A reboot takes addresses away, and nobody else puts these up. While somebody else answers for one, it is tried
 again: either that host gives it back, or this one learns that it owns the group no longer. Whoever has turned
