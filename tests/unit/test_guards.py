@@ -548,6 +548,32 @@ async def test_a_freeze_holds_over_boots(bench: Bench, monkeypatch: pytest.Monke
     assert bench.mode is None and bench.fencing.state(MOUNT) is None
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_what_was_thawed_is_not_frozen_after_a_power_loss(
+    bench: Bench, clock: Advance, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """Of a mapped page, only what was synced is sure to be on the disk then."""
+    page = Path(bench.core.home.fence(MOUNT))
+    on_disk: list[bytes] = []
+    sync = FencePage.sync
+
+    def synced(self: FencePage) -> None:
+        sync(self)
+        on_disk.append(page.read_bytes())
+
+    monkeypatch.setattr(FencePage, "sync", synced)
+    bench.answers["target"] = grant()
+    if guarded:
+        await bench.watch(lapse=Lapse.SUSPEND, lease_s=5.0)
+        await bench.ask()
+    await bench.fencing.freeze([MOUNT])
+    await bench.fencing.thaw([MOUNT])
+    page.write_bytes(on_disk[-1])  # if it was removed: that may not be on the disk either
+    bench.restart()
+    await bench.start.before_mounts()
+    assert bench.mode is not FenceMode.FROZEN
+
+
 async def test_a_page_of_another_boot_goes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would close a mount that nobody guards any more."""
     from replicator.fs import fence

@@ -67,14 +67,18 @@ class Fencing:
                 )
 
     async def thaw(self, mounts: Iterable[str]) -> None:
-        """Take that back: what waits goes on, or fails if this agent was superseded meanwhile."""
+        """Take that back: what waits goes on, or fails if this agent was superseded meanwhile. Durable, as the
+        freeze was: after a power loss nobody would thaw it again.
+        """
         for mount in mounts:
             if self.is_frozen(mount):
                 wanted = self._wanted.get(mount)
                 if wanted is None:
                     await self._remove(mount)
                 else:
-                    self._page(mount).set(*wanted)
+                    page = self._page(mount)
+                    page.set(*wanted)
+                    await trio.to_thread.run_sync(page.sync)
 
     def is_frozen(self, mount: str) -> bool:
         page = self._pages.get(mount)
@@ -144,6 +148,7 @@ class Fencing:
     async def _remove(self, mount: str) -> None:
         page = self._pages.pop(mount)
         page.set(FenceMode.NONE, FOREVER_NS)
+        await trio.to_thread.run_sync(page.sync)  # a power loss may bring the file back
         page.remove()
         await self._tell(mount)
 
