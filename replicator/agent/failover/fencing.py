@@ -67,8 +67,8 @@ class Fencing:
                 )
 
     async def thaw(self, mounts: Iterable[str]) -> None:
-        """Take that back: what waits goes on, or fails if this agent was superseded meanwhile. Durable, as the
-        freeze was: after a power loss nobody would thaw it again.
+        """Take that back: what waits goes on, or fails if this agent was superseded meanwhile. Durable, as
+        the freeze was: after a power loss nobody would thaw it again.
         """
         for mount in mounts:
             if self.is_frozen(mount):
