@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kit import dtd
 from kit.dtd import Agent
+from kit.patience import until
 
 pytestmark = pytest.mark.e2e
 
@@ -30,15 +30,6 @@ def source(tmp_path: Path) -> Path:
     source.mkdir()
     (source / "file").write_text("content")
     return source
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """What `condition` returns, once that is true."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline_s, "this did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 def reads(path: Path) -> str:
