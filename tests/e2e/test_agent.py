@@ -14,6 +14,7 @@ import pytest
 from kit import dtd
 from kit.dtd import Agent
 from kit.patience import until
+from kit.protected import serves
 
 pytestmark = pytest.mark.e2e
 
@@ -37,15 +38,6 @@ def reads(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def serves(mountpoint: Path) -> bool:
-    """Whether a capture answers there: the name and attributes of a dead mount stay in the kernel's cache."""
-    try:
-        os.statvfs(mountpoint)
-    except OSError:
-        return False
-    return os.path.ismount(mountpoint)
 
 
 def children(agent: Agent) -> dict[str, int]:

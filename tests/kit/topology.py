@@ -25,6 +25,7 @@ from typing import NamedTuple
 import trio
 
 from kit.disk import Process, ProcessDied
+from kit.journals import journal_record
 from kit.links import Network
 from kit.recording import Source
 from kit.simulated_directory import simulated_directory
@@ -111,16 +112,7 @@ class Mount:
         if not self.writer.has_readers:
             return
         try:
-            taken = self.writer.append(
-                record.kind,
-                record.path,
-                path2=record.path2,
-                payload=record.payload,
-                flags=record.flags,
-                inode=record.inode,
-                arg0=record.arg0,
-                arg1=record.arg1,
-            )
+            taken = journal_record(self.writer, record)
         except Exception as error:
             raise AssertionError(f"production first: an application would have seen {error!r}") from error
         self.lost += not taken

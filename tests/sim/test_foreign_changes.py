@@ -119,18 +119,6 @@ class Somebody:
         replica.drift.looked()
 
 
-async def fault(simulation: Simulation, chance: random.Random) -> None:
-    which = chance.choice(("cut", "sender", "receiver", "both"))
-    if which == "cut":
-        simulation.network.cut("source", "target")
-    if which in ("sender", "both"):
-        await simulation.kill_sender()
-        simulation.start_sender()
-    if which in ("receiver", "both"):
-        await simulation.kill_receiver()
-        simulation.start_receiver()
-
-
 async def one_run(seed: int, *, faults: bool, links: bool = True) -> None:
     chance = random.Random(seed)
     random_changes.SIZE_MAX = 400
@@ -163,7 +151,7 @@ async def one_run(seed: int, *, faults: bool, links: bool = True) -> None:
                 if chance.random() < 0.1 and simulation.sender is not None:
                     simulation.sender.mirror_start(chance.choice(("full", "difference")))
                 if faults and chance.random() < 0.15:
-                    await fault(simulation, chance)
+                    await simulation.fault(chance)
             await equal_again(simulation)
 
 
