@@ -24,7 +24,7 @@ from kit.target_host import AGENT, Host, TestTree, die_at_once, mark, some_work
 from kit.trees import assert_same_tree
 
 from replicator import limits
-from replicator.fs.apply import ApplyError
+from replicator.fs.apply_outcome import ApplyError
 from replicator.mirror.pieces import (
     Batch,
     Content,

@@ -5,7 +5,7 @@ import errno
 import msgspec
 from kit.recording import make_record
 
-from replicator.fs.apply import ApplyError
+from replicator.fs.apply_outcome import ApplyError
 from replicator.ops import Kind, shown
 from replicator.receiver.replica import _reason
 from replicator.status import Problem
