@@ -36,7 +36,7 @@ from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.repset import ReplicationSet, Rule, compile_filter
 from replicator.sender.arguments import (
     JournalArguments,

@@ -41,7 +41,7 @@ from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.receiver.replica_tree import ReplicaTree, Tree
 from replicator.repset import Filter, ReplicationSet, Rule, compile_filter
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions

@@ -25,7 +25,7 @@ from kit.trees import assert_same_tree, differences, snapshot
 
 from replicator.orphans import OrphanAction, OrphanSettings
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.receiver.replica_tree import ReplicaTree
 from replicator.repset import ReplicationSet, Rule
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions

@@ -55,7 +55,7 @@ from replicator.ops import (
     Kind,
     Record,
 )
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.status import TargetDataState, TargetStatus
 
 
