@@ -46,7 +46,7 @@ from replicator.sender.arguments import (
     SenderOptions,
 )
 from replicator.sender.flow import Flow
-from replicator.sender.process import Sender
+from replicator.sender.sender import Sender
 from replicator.status import ConnectionStatus, MirrorStatus, TargetDataState
 from replicator.world import World
 

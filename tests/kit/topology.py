@@ -46,7 +46,7 @@ from replicator.receiver.replica_tree import ReplicaTree, Tree
 from replicator.repset import Filter, ReplicationSet, Rule, compile_filter
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.sender.flow import Flow
-from replicator.sender.process import Sender
+from replicator.sender.sender import Sender
 from replicator.status import ConnectionStatus
 
 SEGMENT_BYTES = 64 * 1024

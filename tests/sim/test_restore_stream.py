@@ -30,7 +30,7 @@ from replicator.receiver.replica_tree import ReplicaTree
 from replicator.repset import ReplicationSet, Rule
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.sender.copies import open_copies
-from replicator.sender.process import Sender
+from replicator.sender.sender import Sender
 from replicator.status import ConnectionStatus, TargetDataState
 
 pytestmark = pytest.mark.sim
