@@ -53,7 +53,7 @@ def handlers(receiver: Receiver) -> dict[str, Callable[..., Awaitable[object]]]:
         receiver.resume()
 
     async def use() -> None:
-        await receiver.replica.take_into_use()
+        await receiver.replica.ownership.take_into_use()
 
     async def set_orphans(settings: object) -> None:
         receiver.set_orphans(msgspec.convert(settings, OrphanSettings))

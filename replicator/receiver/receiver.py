@@ -114,7 +114,7 @@ class Receiver:
         self.drill_hold = DrillHold(self.replica)
         self._intake = Intake(spool, self.replica, found.received, self._received_page, self._news_here)
         self._reporter = Reporter(self.replica, self._intake, spool)
-        self.replica.answered = self._reporter.hurry
+        self.replica.durability.answered = self._reporter.hurry
         self._sessions = Sessions(arguments, self.replica, self._intake, self._reporter, self.forget)
         self._restored = ""  # the restore that makes void what was received and not applied
 
@@ -128,19 +128,19 @@ class Receiver:
 
     def pause(self) -> None:
         """PT-01: apply nothing; what arrives is spooled."""
-        self.replica.pause()
+        self.replica.halts.pause()
 
     def resume(self) -> None:
-        self.replica.resume()
+        self.replica.halts.resume()
 
     async def restore_begins(self, restore: str) -> None:
         """The copy stands still until `restore_ends` or `restored`, and is durable as it is now."""
-        await self.replica.hold_for(restore)
+        await self.replica.ownership.hold_for(restore)
         self.drill_hold.keep()
 
     async def restore_ends(self, restore: str) -> None:
         """The copy is what it was, and goes on."""
-        await self.replica.release(restore)
+        await self.replica.ownership.release(restore)
         self.drill_hold.keep()
 
     def drop_peer(self, uuid: str) -> None:
@@ -153,26 +153,26 @@ class Receiver:
         """
         if self.replica.state.restoring != restore:
             return  # it was done already
-        await self.replica.restored(epoch, source_uuid)
+        await self.replica.ownership.restored(epoch, source_uuid)
         self._restored = restore
         self._end("the source was restored from this copy")
 
     async def shut(self, group: str) -> None:
         """No source is let in any more: the copy is being taken over. A session that is there ends."""
-        await self.replica.shut(group)
+        await self.replica.ownership.shut(group)
         self._sessions.break_off(f"{self._arguments.agent_name} is taking over")
 
     async def reopen(self, group: str) -> None:
         """It is not taken over after all."""
-        await self.replica.reopen(group)
+        await self.replica.ownership.reopen(group)
 
     async def promote(self, record: Promotion) -> None:
-        """The data belongs to this host now; see `Replica.promote`."""
-        await self.replica.promote(record)
+        """The data belongs to this host now; see `Ownership.promote`."""
+        await self.replica.ownership.promote(record)
 
     async def learn(self, record: Promotion) -> None:
         """Another host owns what the source of this copy had. A session with that ends."""
-        await self.replica.learn(record)
+        await self.replica.ownership.learn(record)
         self._sessions.break_off(f"{record.owner_name} has taken over")
 
     async def seal(self) -> dict[str, bytes | None]:
@@ -180,9 +180,9 @@ class Receiver:
         as an encoded dirty map in terms of the former source's paths; None: anything.
         """
         replica = self.replica
-        if replica.is_promoted and replica.state.closed:
+        if replica.ownership.is_promoted and replica.state.closed:
             await self._drift_watch.look_now()
-            await replica.seal()
+            await replica.ownership.seal()
             self._drift_watch.look_again()
         return {
             report.journal_id: None if report.dirty is None else report.encoded
@@ -191,12 +191,12 @@ class Receiver:
 
     def set_orphans(self, settings: OrphanSettings) -> None:
         """How orphans are handled from now on; what was decided already goes on."""
-        self.replica.orphan_settings = settings
+        self.replica.orphans.settings = settings
         self.replica.tell()
 
     def offer(self, wanted: Wanted) -> int | None:
         """To a sender on this host."""
-        tree = self.replica.tree
+        tree = self.replica.in_use.tree
         try:
             return tree.offer(*msgspec.structs.astuple(wanted)) if tree is not None else None
         except ReplicatorError:  # it is none of the copy's places
@@ -233,8 +233,8 @@ class Receiver:
         """
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.replica.keep_durable)
-                nursery.start_soon(self.replica.keep_secure)
+                nursery.start_soon(self.replica.durability.keep_durable)
+                nursery.start_soon(self.replica.durability.keep_secure)
                 nursery.start_soon(self._drift_watch.run)
                 nursery.start_soon(self.drill_hold.run)
                 task_status.started()
@@ -246,10 +246,10 @@ class Receiver:
             if self._restored:
                 self.replica.spool_lost()
                 self._intake.spool_lost("the source was restored from this copy")
-                await self.replica.release(self._restored)
+                await self.replica.ownership.release(self._restored)
             if not self.forgotten:
                 try:
-                    await self.replica.make_durable(clean=True)
+                    await self.replica.durability.make_durable(clean=True)
                 except OSError as error:
                     print(f"stopped without sync: {error}", file=sys.stderr, flush=True)
         finally:

@@ -144,11 +144,11 @@ class Sessions:
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, OrphanTask):
-            self._replica.act_on_orphans(event.action)
+            self._replica.orphans.act(event.action)
             return
         if isinstance(event, Secure):
             journals = self._intake.received.journals
-            self._replica.want_secured(dict(zip(journals, event.durable, strict=False)))
+            self._replica.durability.want_secured(dict(zip(journals, event.durable, strict=False)))
             self._reporter.hurry()  # that it was received is an answer, too
             return
         if not isinstance(event, Disconnect):

@@ -20,12 +20,12 @@ async def taken_into_use(simulation: Simulation, *, backlog: bool) -> None:
     receiver = simulation.receiver
     assert receiver is not None
     with pytest.raises(ReplicatorError, match="pause it first"):
-        await receiver.replica.take_into_use()
+        await receiver.replica.ownership.take_into_use()
     receiver.pause()
     if backlog:
         simulation.source.write(b"both", 0, b"queued on the target")
     await trio.sleep(1)
-    await receiver.replica.take_into_use()
+    await receiver.replica.ownership.take_into_use()
     with pytest.raises(ReplicatorError, match="in use"):
         receiver.resume()
     (simulation.target_root / "both").write_bytes(b"changed there")

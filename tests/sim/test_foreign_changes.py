@@ -32,7 +32,7 @@ from replicator.ops import Kind
 from replicator.queue.dirty import DirtyMap, Scope
 from replicator.receiver.drift import Drift
 from replicator.receiver.drift_watch import dirty_map
-from replicator.receiver.replica import Replica
+from replicator.receiver.tree_in_use import TreeInUse
 from replicator.sender.arguments import SenderOptions
 
 pytestmark = pytest.mark.sim
@@ -255,7 +255,7 @@ def renames_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def old_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Replica, "_look_afresh", lambda self: None)
+    monkeypatch.setattr(TreeInUse, "look_afresh", lambda self: None)
 
 
 def linked_files_are_as_others(monkeypatch: pytest.MonkeyPatch) -> None:

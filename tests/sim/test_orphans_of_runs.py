@@ -231,15 +231,16 @@ async def test_paused_resumed_and_stopped(
 
         async def paused(run: str) -> int:
             """Some are gone, and nothing goes on."""
-            await until_async(
-                lambda: (replica.orphans.run, replica.orphans.phase) == (run, OrphanPhase.PAUSED),
-                LONG_S,
-                0.0001,
-            )
-            done = replica.orphans.done_files
+
+            def is_paused() -> bool:
+                report = replica.orphans.report
+                return (report.run, report.phase) == (run, OrphanPhase.PAUSED)
+
+            await until_async(is_paused, LONG_S, 0.0001)
+            done = replica.orphans.report.done_files
             await trio.sleep(60)
-            assert replica.orphans.phase is OrphanPhase.PAUSED
-            assert replica.orphans.done_files == done
+            assert replica.orphans.report.phase is OrphanPhase.PAUSED
+            assert replica.orphans.report.done_files == done
             return done
 
         remove = ReplicaTree.remove_orphans
@@ -247,7 +248,7 @@ async def test_paused_resumed_and_stopped(
         def remove_five(tree: ReplicaTree, *arguments: Any) -> None:
             remove(tree, *arguments)
             if tree.orphans.report.done_files == 5:
-                replica.act_on_orphans("pause")
+                replica.orphans.act("pause")
 
         monkeypatch.setattr(ReplicaTree, "remove_orphans", remove_five)
         run = sender.orphans_start(START)

@@ -21,7 +21,7 @@ from kit.topology import TICK_S, Connection, Mount, Topology, topology
 from replicator import limits
 from replicator.ops import Kind, Record
 from replicator.queue.cursor import Cursor
-from replicator.receiver.replica import Replica
+from replicator.receiver.durability import Durability
 from replicator.sender.arguments import SenderOptions
 from replicator.sender.dirt import Dirt
 from replicator.sender.mirrors import Mirrors
@@ -430,7 +430,7 @@ async def removal(clock: trio.testing.MockClock) -> None:
         await settled(connection, data)
 
 
-async def never_durable(replica: Replica, *, clean: bool = False) -> None:
+async def never_durable(durability: Durability, *, clean: bool = False) -> None:
     raise OSError(errno.EIO, "this disk syncs nothing")
 
 
@@ -445,7 +445,7 @@ async def power_lost_at_the_end(clock: trio.testing.MockClock) -> None:
         await connection.kill_receiver()
         await write_much(data, chance)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Replica, "make_durable", never_durable)
+            patched.setattr(Durability, "make_durable", never_durable)
             connection.start_receiver()
             await until_async(lambda: connection.running.mirrors.run is not None, LONG_S, 0.001)
             await until_async(lambda: connection.running.mirrors.run is None, LONG_S, 0.001)
