@@ -18,7 +18,7 @@ from typing import Any
 import harness
 from kit import dtd
 from kit.hosts import lan
-from kit.protected import until
+from kit.patience import until
 
 BEGUN, OPENED, ADDRESS, COMPLETED = 101, 9370, 9320, 9325
 FILES_PER_DIRECTORY = 1000

@@ -6,12 +6,9 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from replicator import limits
 from replicator.errors import ReplicatorError
 
 DEFAULT_HOME = "/var/lib/replicator"
@@ -235,23 +232,6 @@ class Home:
         for directory in (self.path, *own):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         os.chmod(self.path, 0o711)
-
-
-@contextmanager
-def socket_address(path: str) -> Iterator[str]:
-    """A spelling of `path` that fits into the address of a Unix socket, however deep the home directory lies.
-
-    Good until the end of the block, in this process. OSError if its directory is not there.
-    """
-    if len(os.fsencode(path)) <= limits.UNIX_SOCKET_PATH_BYTES:
-        yield path
-        return
-    directory, name = os.path.split(path)
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{name}"
-    finally:
-        os.close(descriptor)
 
 
 def memory_directory(base: str, agent_uuid: str, *below: str) -> str:

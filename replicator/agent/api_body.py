@@ -16,6 +16,12 @@ T = TypeVar("T", bound=msgspec.Struct)
 Handler = Callable[[Request], Awaitable[object]]
 """Answers a request; what it returns becomes the JSON of the answer."""
 
+Routes = dict[str, dict[str, Handler]]
+"""By path, and then by method."""
+
+RUN_ACTIONS = ("start", "stop", "pause", "resume")
+"""What can be done with something that goes on for a while."""
+
 
 class BodyTooLargeError(UsageError):
     """A request is larger than any sensible one."""

@@ -9,7 +9,6 @@ import errno
 import os
 import socket
 import ssl
-import struct
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -32,13 +31,12 @@ from replicator.agent.listener import open_listeners
 from replicator.agent.throttle import network
 from replicator.errors import ReplicatorError, UsageError
 from replicator.events import EventRing
-from replicator.paths import socket_address
+from replicator.unix_sockets import peer_credentials, socket_address
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 Meet = Callable[[trio.SocketStream], Awaitable[tuple[Stream, Peer]]]
 """What to serve of an accepted connection, and who is there. Raises ReplicatorError, OSError."""
 
-_PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 _NOBODY = 2**32 - 1  # loginuid of a process that no login has started
 
 
@@ -149,8 +147,8 @@ class ApiSockets:
             self._ring.add(events.CONTROL_CLOSED, peer=who, reason=reason)
 
     async def _meet_local(self, stream: trio.SocketStream) -> tuple[Stream, Peer]:
-        pid, uid, _ = peer_credentials(stream)
-        return stream, await self._gate.local(uid, f"local ({origin_of(pid)})")
+        peer = peer_credentials(stream.socket)
+        return stream, await self._gate.local(peer.uid, f"local ({origin_of(peer.pid)})")
 
     def _meet_remote(self, tls: ControlTls) -> Meet:
         async def meet(stream: trio.SocketStream) -> tuple[Stream, Peer]:
@@ -193,13 +191,6 @@ def open_socket(path: str) -> trio.SocketListener:
         raise
 
 
-def peer_credentials(stream: trio.SocketStream) -> tuple[int, int, int]:
-    """(pid, uid, gid) of who has connected, as it was then: SO_PEERCRED, unix(7)."""
-    data = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    pid, uid, gid = _PEER_CREDENTIALS.unpack(data)
-    return pid, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
-
-
 def origin_of(pid: int) -> str:
     """What is known of a process beside its user: its id, and who had logged in before they became that user
     (sudo, su). For people to read; nothing is decided by it.
@@ -215,7 +206,7 @@ def origin_of(pid: int) -> str:
 def _side(stream: trio.SocketStream) -> tuple[str, list[tuple[object, int]]]:
     """(the other side in words, what counts its connections and how many there may be)."""
     if stream.socket.family == socket.AF_UNIX:
-        uid = peer_credentials(stream)[1]
+        uid = peer_credentials(stream.socket).uid
         return f"uid {uid}", [] if uid == 0 else [(uid, limits.API_CLIENTS_OF_ONE)]
     address = str(stream.socket.getpeername()[0])
     return address, [

@@ -1,8 +1,4 @@
-"""Which children an agent has, and what each of them is started with.
-
-The arguments of a child are made anew for every start, so that one that crashed comes back with what holds
-now.
-"""
+"""The children of an agent: captures, senders and receivers, started, told and ended."""
 
 import base64
 import errno
@@ -16,36 +12,30 @@ from math import inf
 import msgspec
 import trio
 
-from replicator import events, limits, transmission
+from replicator import events, limits
 from replicator.addresses import Address
 from replicator.agent import planning
+from replicator.agent.child_arguments import ChildArguments
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
-from replicator.agent.queue_places import Place, QueuePlaces
-from replicator.agent.state import AgentIdentity, Connection, Mount, Restore, State
+from replicator.agent.queue_layout import QueueLayout
+from replicator.agent.queue_places import Place
+from replicator.agent.state import AgentIdentity, Connection, Mount, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
 from replicator.bounds import MALFORMED
 from replicator.capture import held_mount
-from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
-from replicator.failovers import superseded_reason
 from replicator.fs import mounts as fs_mounts
-from replicator.orphans import OrphanAction, OrphanSettings
-from replicator.paths import Home, memory_directory
+from replicator.paths import Home
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
 from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.repset import overlapping
-from replicator.restores import Existing
 from replicator.security.channel import Handover
 from replicator.security.settings import SecuritySettings
-from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
-from replicator.sender.verify_log import VerifyLogSettings
-from replicator.shares import shares
-from replicator.transmission import TransmissionOrders
 from replicator.world import World
 
 
@@ -76,17 +66,14 @@ class Children:
         security: SecuritySettings,
     ) -> None:
         self._home = home
-        self._identity = identity
         self._config = config
-        self._listen = listen
         self._ring = ring
         self._supervisor = supervisor
         self._state = state
-        self._security = security
-        self._places = QueuePlaces(home.places, World().disk)
+        self._queues = QueueLayout(home, identity, config.queue, ring)
+        self.arguments = ChildArguments(home, identity, config, listen, state, security, self._queues)
         self._known_targets: dict[str, list[str]] = {}  # by connection: what was asked for once
         self._room_made_s = -inf
-        self._copied_ahead: set[str] = set()  # queues of which a copy is being made while they are in use
 
     # --- captures ---
 
@@ -98,10 +85,10 @@ class Children:
 
         async def look() -> None:
             await trio.to_thread.run_sync(self._note_stale, mount)
-            await self._settle(mount.id, mount.path, self._wanted_place(mount))
+            await self._queues.settle_journal(mount)
 
         async def tell(child: Child) -> None:
-            await child.call("set_active", **self.active(mount))
+            await child.call("set_active", **self.arguments.active(mount))
             if page := self.fence(mount):
                 await child.call("set_fence", page=page)
             self._drop_lost_readers(mount)
@@ -117,12 +104,21 @@ class Children:
         plan = Plan(
             "capture",
             mount.id,
-            lambda: self._capture_arguments(mount),
+            lambda: self.arguments.capture(mount),
             prepare=look,
             greet=tell,
             give_up=give_up,
         )
         return await self._supervisor.start(plan, patient=patient)
+
+    def journals(self, connection: Connection) -> list[planning.Journal]:
+        return self.arguments.journals(connection)
+
+    def journal_settings(self, mount: Mount) -> JournalSettings:
+        return self._queues.journal_settings(mount)
+
+    def fence(self, mount: Mount) -> str:
+        return self.arguments.fence(mount)
 
     async def stop_capture(self, mount: Mount, *, force: bool, persist: bool) -> None:
         """Unmount.
@@ -161,7 +157,7 @@ class Children:
         settings = self.journal_settings(mount)
         for directory in (settings.memory_directory, settings.disk_directory):
             await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
-        await trio.to_thread.run_sync(self._places.forget, mount.id)
+        await trio.to_thread.run_sync(self._queues.forget, mount.id)
 
     @asynccontextmanager
     async def _receivers_away(self, mount: Mount) -> AsyncIterator[None]:
@@ -186,112 +182,6 @@ class Children:
             for uuid in stopped:
                 await self.start_receiver(uuid, patient=True)
 
-    def active_prefixes(self, mount: Mount) -> list[bytes]:
-        """What of a mount has to be journaled: the parts that connections read."""
-        filters = [
-            journal.filter
-            for connection in self._state().connections
-            for journal in self.journals(connection)
-            if journal.mount.id == mount.id
-        ]
-        return planning.active_prefixes(filters)
-
-    def synchronous(self, mount: Mount) -> dict[str, list[bytes]]:
-        """The connections that the mount waits for if it is synchronous, and where their sets begin in it."""
-        return {
-            connection.uuid: list(journal.filter.roots)
-            for connection in self._state().connections
-            for journal in self.journals(connection)
-            if journal.mount.id == mount.id
-        }
-
-    def active(self, mount: Mount) -> dict[str, object]:
-        """What a capture is told of its readers: the arguments of `set_active`."""
-        return {"prefixes": self.active_prefixes(mount), "synchronous": self.synchronous(mount)}
-
-    def journals(self, connection: Connection) -> list[planning.Journal]:
-        """The mounts a connection reads; none if they are gone."""
-        try:
-            return planning.journals_of(connection.repset, self._state().mounts)
-        except ReplicatorError:
-            return []
-
-    def _capture_arguments(self, mount: Mount) -> CaptureSettings:
-        queue = self._config.queue
-        settings = self.journal_settings(mount)
-        # As it is now: its options may have changed. One that is being made is not in the state yet.
-        mount = next((known for known in self._state().mounts if known.id == mount.id), mount)
-        return CaptureSettings(
-            home=self._home.path,
-            mount_id=mount.id,
-            path=mount.path,
-            mountpoint=mount.mountpoint,
-            binding=mount.binding,
-            options=mount.options,
-            memory_directory=settings.memory_directory,
-            disk_directory=settings.disk_directory,
-            segment_bytes=queue.segment_size,
-            memory_bytes=queue.memory_size,
-            disk_bytes=queue.disk_size_max,
-            disk_free_min_bytes=queue.disk_free_min,
-            readers=self._first_readers(mount),
-            active=self.active_prefixes(mount),
-            synchronous=self.synchronous(mount),
-            fence=self.fence(mount),
-        )
-
-    def _first_readers(self, mount: Mount) -> list[str]:
-        """Connections that have to know of every change from the first one on: see `Restored.heads`."""
-        return [
-            connection.uuid
-            for connection in self._state().connections
-            if connection.restored is not None and mount.id not in connection.restored.heads
-            if any(journal.mount.id == mount.id for journal in self.journals(connection))
-        ]
-
-    def fence(self, mount: Mount) -> str:
-        """The page that says until when programs may change something there; "": there is none."""
-        page = self._home.fence(mount.id)
-        return page if os.path.exists(page) else ""
-
-    def journal_settings(self, mount: Mount) -> JournalSettings:
-        """Where the journal of a mount is, and how large it may become."""
-        return self._settings(self._places.of(mount.id, self._wanted_place(mount)))
-
-    def _wanted_place(self, mount: Mount) -> Place:
-        queue = self._config.queue
-        return Place(
-            memory_directory(queue.memory_directory, self._identity.uuid, mount.id),
-            os.path.join(queue.disk_directory or self._home.queue, mount.id),
-        )
-
-    def _settings(self, place: Place) -> JournalSettings:
-        queue = self._config.queue
-        return JournalSettings(
-            place.memory,
-            place.disk,
-            queue.segment_size,
-            queue.memory_size,
-            queue.disk_size_max,
-            queue.disk_free_min,
-        )
-
-    async def _settle(self, identifier: str, name: str, wanted: Place, first: Place | None = None) -> None:
-        """Bring a queue that nobody uses now to where it shall be. If it cannot be there, it stays. `first`:
-        where it is if that was not noted.
-        """
-        if identifier in self._copied_ahead:
-            return  # its capture was killed just now: programs shall not wait for that
-        try:
-            moved = await trio.to_thread.run_sync(self._places.settle, identifier, wanted, first)
-        except (OSError, ReplicatorError) as error:
-            directory = self._places.of(identifier, first or wanted).disk
-            reason = f"{wanted.disk}: {getattr(error, 'strerror', None) or error}"
-            self._ring.add(events.QUEUE_NOT_MOVED, name=name, directory=directory, reason=reason)
-        else:
-            if moved:
-                self._ring.add(events.QUEUE_MOVED, name=name, directory=wanted.disk)
-
     async def follow_configuration(self, mount: Mount) -> None:
         """Have a capture that was started under another configuration take up what is set for its queue,
         without unmounting.
@@ -300,27 +190,20 @@ class Children:
         if child is None or child.pid is None:
             return
         running = await running_settings(child)
-        wanted = self._wanted_place(mount)
-        if running is None or running == self._settings(Place(running.memory_directory, wanted.disk)):
+        wanted = self._queues.wanted_place(mount)
+        if running is None or running == self._queues.settings(Place(running.memory_directory, wanted.disk)):
             return
         try:
             if running.disk_directory != wanted.disk:
                 for connection in self._state().connections:  # they are started after this
                     if any(journal.mount.id == mount.id for journal in self.journals(connection)):
                         await stop_serving(self._home, "sender", connection.uuid)
-                await self._copy_ahead(mount.id, wanted)
+                await self._queues.copy_ahead(mount)
             await self.reload_capture(mount)
         except (OSError, ReplicatorError) as error:
             self._ring.add(events.QUEUE_SETTINGS_LATER, name=mount.path, reason=str(error))
         else:
             self._ring.add(events.QUEUE_SETTINGS, name=mount.path)
-
-    async def _copy_ahead(self, identifier: str, wanted: Place) -> None:
-        self._copied_ahead.add(identifier)
-        try:
-            await trio.to_thread.run_sync(self._places.prepare, identifier, wanted)
-        finally:
-            self._copied_ahead.discard(identifier)
 
     def _drop_lost_readers(self, mount: Mount) -> None:
         """Readers whose connection ended while the journal was closed: nothing is kept for them any more."""
@@ -372,19 +255,19 @@ class Children:
                     remirror=settings.auto_remirror,
                     reconnect=settings.auto_reconnect,
                     checksum_all=self._config.mirror.checksum_all,
-                    verify_log=msgspec.to_builtins(self._verify_log()),
+                    verify_log=msgspec.to_builtins(self.arguments.verify_log()),
                     replication_ratio=self._config.mirror.replication_ratio,
                 )
             with suppress(ReplicatorError):
                 now = next((c for c in self._state().connections if c.uuid == connection.uuid), connection)
                 await child.call(
-                    "set_transmission", orders=msgspec.to_builtins(self.transmission_orders(now))
+                    "set_transmission", orders=msgspec.to_builtins(self.arguments.transmission_orders(now))
                 )
 
         plan = Plan(
             "sender",
             connection.uuid,
-            lambda: self._sender_arguments(connection),
+            lambda: self.arguments.sender(connection),
             greet=tell,
             may_end=lambda: connection.uuid not in {c.uuid for c in self._state().connections},
         )
@@ -421,90 +304,6 @@ class Children:
                 self._drop_lost_readers(mount)
         return told
 
-    def _sender_arguments(self, connection: Connection) -> SenderArguments:
-        # As it is now: a restore may have ended since.
-        known = (c for c in self._state().connections if c.uuid == connection.uuid)
-        connection = next(known, connection)
-        journals = planning.journals_of(connection.repset, self._state().mounts)
-        address = planning.address_of(connection, self._listen)
-        return SenderArguments(
-            home=self._home.path,
-            connection_uuid=connection.uuid,
-            agent_uuid=self._identity.uuid,
-            agent_name=self._identity.name,
-            target_host=address.host,
-            target_port=address.port,
-            repset=connection.repset,
-            journals=[self._journal_arguments(journal) for journal in journals],
-            maps=[
-                MapArguments(index, source, target)
-                for index, journal in enumerate(journals)
-                for source, target in planning.journal_maps(journal.root, connection.maps)
-            ],
-            epoch=connection.epoch,
-            restored=connection.restored,
-            superseded=self._superseded(connection),
-            options=SenderOptions(
-                mirror=connection.options.mirror,
-                newer=connection.options.newer,
-                checksum=connection.options.checksum,
-                checksum_all=self._config.mirror.checksum_all,
-                local_copy=self._config.mirror.local_copy,
-                replicate=connection.options.replicate,
-                remap_links=connection.options.remap_links,
-                orphans=connection.options.orphans,
-                automatic_recovery=connection.options.automatic_recovery,
-                recovery_share=self._recovery_share(connection),
-                lock=connection.options.lock,
-                remirror=self._config.connection.auto_remirror,
-                reconnect=self._config.connection.auto_reconnect,
-                reconnect_at_start=self._config.connection.reconnect_at_start,
-                verify_log=self._verify_log(),
-                replication_ratio=self._config.mirror.replication_ratio,
-                schedule=self._state().schedule_of(connection),
-                limit_calendar=connection.options.limit_calendar,
-                target_calendar=self._state().calendar_of(connection.host),
-                transmission=self.transmission_orders(connection),
-            ),
-            connection_id=connection.id,
-            security=self._security,
-        )
-
-    def _superseded(self, connection: Connection) -> str:
-        promotion = self._state().superseding(connection.uuid)
-        return superseded_reason(promotion) if promotion is not None else ""
-
-    def transmission_orders(self, connection: Connection) -> TransmissionOrders:
-        """What the sender of this connection is to do."""
-        target = self._state().transmission_of(connection.host)
-        page = self._home.target_limit(connection.host)
-        return transmission.orders(connection.options.transmission, target, page)
-
-    def _verify_log(self) -> VerifyLogSettings:
-        settings = self._config.verify
-        return VerifyLogSettings(
-            directory=settings.log_directory,
-            name=settings.log_name,
-            size_max=settings.log_size_max,
-            append=settings.log_append,
-            files=settings.log_files,
-        )
-
-    def _recovery_share(self, connection: Connection) -> float:
-        """Until it is known what else recovers here, and what programs do."""
-        state = self._state()
-        return shares(state.recovery_speed, [state.priority_of(connection)], busy=False)[0]
-
-    def _journal_arguments(self, journal: planning.Journal) -> JournalArguments:
-        settings = self.journal_settings(journal.mount)
-        return JournalArguments(
-            mount_id=journal.mount.id,
-            root=journal.root,
-            capture_socket=self._home.socket("capture", journal.mount.id),
-            memory_directory=settings.memory_directory,
-            disk_directory=settings.disk_directory,
-        )
-
     # --- senders of restores, which are no connections ---
 
     def sender_of(self, uuid: str) -> Child | None:
@@ -538,14 +337,8 @@ class Children:
         plan = Plan(
             "receiver",
             uuid,
-            lambda: self._receiver_arguments(uuid),
-            prepare=partial(
-                self._settle,
-                uuid,
-                f"the copy of connection {uuid}",
-                self._wanted_spool(uuid),
-                self._former_spool(uuid),
-            ),
+            lambda: self.arguments.receiver(uuid),
+            prepare=partial(self._queues.settle_spool, uuid),
             may_end=lambda: not self._has_target(uuid),
         )
         return await self._supervisor.start(plan, patient=patient)
@@ -592,7 +385,7 @@ class Children:
                 continue
             if not status["source_uuid"] and not status["connected"]:
                 await child.call("forget")
-                await trio.to_thread.run_sync(self._places.forget, child.plan.id)
+                await trio.to_thread.run_sync(self._queues.forget, child.plan.id)
         if len(self.receivers()) >= limits.RECEIVERS:
             raise ReplicatorError(f"{limits.RECEIVERS} connections end here already: no more are accepted")
 
@@ -624,70 +417,17 @@ class Children:
         except OSError:
             return False
 
-    def _receiver_arguments(self, uuid: str, place: Place | None = None) -> ReceiverArguments:
-        queue = self._config.queue
-        place = place or self._places.of(uuid, self._wanted_spool(uuid))
-        restore = self._state().restore_of(uuid)
-        return ReceiverArguments(
-            home=self._home.path,
-            connection_uuid=uuid,
-            agent_uuid=self._identity.uuid,
-            agent_name=self._identity.name,
-            memory_directory=place.memory,
-            disk_directory=place.disk,
-            segment_bytes=queue.segment_size,
-            memory_bytes=queue.memory_size,
-            disk_bytes=queue.disk_size_max,
-            disk_free_min_bytes=queue.disk_free_min,
-            watch=self._config.target.watch,
-            keep_deleted=self._keep_deleted(uuid) if restore is None else "",
-            orphans=self._orphans(restore),
-            keeps_existing=restore is not None and restore.request.existing is Existing.MISSING,
-        )
-
-    def _keep_deleted(self, uuid: str) -> str:
-        directory = self._config.target.keep_deleted
-        return os.path.join(directory, uuid) if directory else ""
-
-    def _orphans(self, restore: Restore | None) -> OrphanSettings:
-        """What becomes of names that the source, or the copy that is restored, does not have."""
-        known = self._state().orphans
-        if restore is None:
-            return known
-        request = restore.request
-        return OrphanSettings(
-            action=request.orphans or OrphanAction.KEEP,
-            directory=request.orphans_directory,
-            older_than_days=request.orphans_older_than_days,
-            log_names=known.log_names,
-            limit_count=0 if request.orphans_over_limit else known.limit_count,
-            limit_percent=0 if request.orphans_over_limit else known.limit_percent,
-        )
-
-    def _wanted_spool(self, uuid: str) -> Place:
-        queue = self._config.queue
-        disk = queue.disk_directory
-        return Place(
-            memory_directory(queue.memory_directory, self._identity.uuid, f"spool-{uuid}"),
-            os.path.join(disk, f"spool-{uuid}") if disk else os.path.join(self._home.target(uuid), "spool"),
-        )
-
-    def _former_spool(self, uuid: str) -> Place:
-        """Where software that did not note it had the spool."""
-        return Place(self._wanted_spool(uuid).memory, os.path.join(self._home.target(uuid), "spool"))
-
     def forget_places(self) -> None:
         """Of queues that are no more."""
         mounts = {mount.id for mount in self._state().mounts}
-        self._places.keep_only(mounts | set(self.receivers_known()))
+        self._queues.keep_only(mounts | set(self.receivers_known()))
 
     async def end_outdated_receiver(self, uuid: str) -> None:
         """End a receiver that an earlier agent has started under another configuration of queues: nothing is
         lost, and another one is started.
         """
-        wanted = self._wanted_spool(uuid)
-        known = self._places.of(uuid, wanted)
-        arguments = self._receiver_arguments(uuid, Place(known.memory, wanted.disk))
+        wanted = Place(self._queues.spool(uuid).memory, self._queues.wanted_spool(uuid).disk)
+        arguments = self.arguments.receiver(uuid, wanted)
         try:
             data = await trio.Path(self._home.arguments("receiver", uuid)).read_bytes()
             running = msgspec.json.decode(data, type=ReceiverArguments)

@@ -185,4 +185,4 @@ class Mounts:
     async def tell_active(self, mount: Mount) -> None:
         child = self._core.children.capture(mount)
         if child is not None:
-            await child.call("set_active", **self._core.children.active(mount))
+            await child.call("set_active", **self._core.children.arguments.active(mount))

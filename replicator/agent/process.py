@@ -4,7 +4,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ import trio
 import replicator
 from replicator import limits
 from replicator.child.control import READY_VARIABLE
-from replicator.paths import Role, socket_address
+from replicator.paths import Role
+from replicator.unix_sockets import peer_credentials, socket_address
 
 NOTIFY_VARIABLE = "NOTIFY_SOCKET"  # of systemd, which listens to the agent only
-_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -154,8 +153,7 @@ def serving_process(path: str) -> Process | None:
         try:
             with socket_address(path) as address:
                 probe.connect(address)
-            data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid = peer_credentials(probe).pid
         except OSError:
             return None
-    pid = _CREDENTIALS.unpack(data)[0]
     return Process.open(pid) if pid > 0 else None

@@ -109,7 +109,7 @@ class Transmissions:
         self._core.events.add(events.TRANSMISSION_SET, what=what, compression=compression, limit=limit)
 
     async def _tell(self, connection: Connection) -> None:
-        orders = self._core.children.transmission_orders(connection)
+        orders = self._core.children.arguments.transmission_orders(connection)
         await self._core.children.tell_sender(
             connection, "set_transmission", orders=msgspec.to_builtins(orders)
         )

@@ -17,7 +17,8 @@ from replicator.errors import (
     UnreachableError,
     UsageError,
 )
-from replicator.paths import Home, socket_address
+from replicator.paths import Home
+from replicator.unix_sockets import socket_address
 
 ANSWER_TIMEOUT_S = 60.0  # mounting, or a peer that has to be asked, may take a while
 

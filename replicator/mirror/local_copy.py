@@ -11,18 +11,16 @@ first piece on, and what was done behind that comes once more: it ends as the so
 import array
 import os
 import socket
-import struct
-from typing import Protocol
 
 import msgspec
 
 from replicator.bounds import Count, Path
 from replicator.fs.copying import clone, copy_on
+from replicator.unix_sockets import HasPeer, peer_credentials
 
 MESSAGE_BYTES = 8192
 OFFERED = b"+"
 _PATIENCE_S = 5.0
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred
 
 
 class Wanted(msgspec.Struct, frozen=True, array_like=True):
@@ -38,16 +36,10 @@ def address(connection_uuid: str, receiver_pid: int) -> bytes:
     return f"\0replicator-copy-{connection_uuid}-{receiver_pid}".encode()
 
 
-class _Socket(Protocol):
-    def getsockopt(self, level: int, option: int, length: int, /) -> bytes: ...
-
-
-def peer_of_ours(sock: _Socket) -> int | None:
+def peer_of_ours(connected: HasPeer) -> int | None:
     """The process at the other end; None: it is another user's, or out of sight (another container's)."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process: int
-    process, user, _ = _CREDENTIALS.unpack(credentials)
-    return process if process > 0 and user == os.geteuid() else None
+    peer = peer_credentials(connected)
+    return peer.pid if peer.pid > 0 and peer.uid == os.geteuid() else None
 
 
 class LocalTarget:

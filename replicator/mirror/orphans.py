@@ -15,8 +15,8 @@ import msgspec
 
 from replicator import limits
 from replicator.fs import relocate
-from replicator.fs.apply import PathMaps
 from replicator.fs.beneath import MISSING, Root
+from replicator.fs.path_maps import PathMaps
 from replicator.mirror.order import name_change_touches
 from replicator.mirror.orphan_table import DONE, GOES, STAYS, OrphanTable, Row, same_inode
 from replicator.ops import NAME_KINDS, Record, shown

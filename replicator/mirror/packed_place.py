@@ -12,9 +12,10 @@ from typing import Protocol
 
 from replicator import limits
 from replicator.errors import ReplicatorError
-from replicator.fs.apply import Applier, PathMaps
+from replicator.fs.apply import Applier
 from replicator.fs.attributes import MIRROR_MASK, write_at
 from replicator.fs.beneath import Root
+from replicator.fs.path_maps import PathMaps
 from replicator.fs.unfinished import CREATE_FLAGS, unlink_quietly
 from replicator.mirror import alike
 from replicator.mirror.links import LinkTable

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import calls
-from replicator.fs.apply import PathMaps, allocate
+from replicator.fs.apply_data import allocate
 from replicator.fs.attributes import data_extents, set_attributes, set_times, write_at, write_xattrs
 from replicator.fs.beneath import MISSING, Root, check_name
+from replicator.fs.path_maps import PathMaps
 from replicator.mirror import digests, moved
 from replicator.mirror.links import LinkTable
 from replicator.mirror.names import type_of_entry

@@ -16,7 +16,7 @@ from typing import Any
 from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import unfinished
-from replicator.fs.apply import Applier, OutsideError
+from replicator.fs.apply import Applier
 from replicator.fs.attributes import (
     read_xattrs,
     set_attributes,
@@ -26,6 +26,7 @@ from replicator.fs.attributes import (
 from replicator.fs.beneath import MISSING, Root, check_name
 from replicator.fs.copying import clone, copy_on
 from replicator.fs.many_states import AVAILABLE, read_states, sizes_of
+from replicator.fs.path_maps import OutsideError
 from replicator.fs.unfinished import CREATE_FLAGS, UNFINISHED_MODE, unlink_quietly
 from replicator.mirror import alike
 from replicator.mirror.begun import MARK, BegunFiles, keeping_mtime

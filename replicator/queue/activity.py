@@ -20,6 +20,7 @@ from replicator.errors import JournalError
 from replicator.ops import Kind, Position, Record
 from replicator.queue import record as records
 from replicator.queue.dirty import DirtyMap
+from replicator.queue.durable_file import read_whole
 from replicator.queue.header import Header
 from replicator.queue.hot import HotSet
 from replicator.queue.segment import TEMPORARY_SUFFIX
@@ -69,11 +70,7 @@ def read(world: World, directory: str, numbers: list[int], limit_bytes: int) -> 
     since: int | None = None
     for number in numbers:
         path = _path_of(directory, number)
-        handle = world.disk.open_read(path)
-        try:
-            data = world.disk.read(handle, world.disk.size(path), 0)
-        finally:
-            world.disk.close(handle)
+        data = read_whole(world.disk, path)
         end = 0
         try:
             for offset, length, note in records.iterate(data, Position(0, number)):

@@ -14,6 +14,7 @@ from replicator.errors import JournalError
 from replicator.ops import Kind, Position, Record
 from replicator.queue import record as records
 from replicator.queue.dirty import DirtyMap
+from replicator.queue.durable_file import read_whole
 from replicator.queue.settings import JournalSettings
 from replicator.world import World
 
@@ -183,11 +184,7 @@ class Losses:
 
     def _read(self, path: str, first: int, last: int) -> DirtyMap | None:
         """The map that a file has of these losses; None if it has not all of them."""
-        handle = self._disk.open_read(path)
-        try:
-            data = self._disk.read(handle, self._disk.size(path), 0)
-        finally:
-            self._disk.close(handle)
+        data = read_whole(self._disk, path)
         number = records.decode(data)[0].sequence
         found = DirtyMap(self._limit_bytes)
         begins = reached = 0

@@ -9,6 +9,7 @@ is, so that it is removed in the end whatever happens.
 import contextlib
 
 from replicator.queue import segment
+from replicator.queue.durable_file import read_whole
 from replicator.queue.recovery import COPY_BYTES
 from replicator.world import Disk
 
@@ -54,7 +55,7 @@ def finish(disk: Disk, new: str) -> str:
     with contextlib.suppress(OSError):
         if not disk.exists(marker):
             return ""
-        former = _read(disk, marker).decode("utf-8", "surrogateescape")
+        former = read_whole(disk, marker).decode("utf-8", "surrogateescape")
         if former and former != new:
             discard(disk, former)
         disk.unlink(marker)
@@ -107,11 +108,3 @@ def _write(disk: Disk, path: str, data: bytes) -> None:
     finally:
         disk.close(handle)
     disk.truncate(path, len(data))
-
-
-def _read(disk: Disk, path: str) -> bytes:
-    handle = disk.open_read(path)
-    try:
-        return disk.read(handle, disk.size(path), 0)
-    finally:
-        disk.close(handle)

@@ -14,6 +14,7 @@ from replicator.errors import JournalError
 from replicator.ops import START, Position
 from replicator.queue import header as headers
 from replicator.queue import record, segment
+from replicator.queue.durable_file import read_whole
 from replicator.queue.header import Flight, Head, Header, State, identify
 from replicator.queue.segment import SegmentHeader
 from replicator.queue.settings import JournalSettings
@@ -278,7 +279,7 @@ class _Finder:
 
         With `head`, that place must hold what was published.
         """
-        data = self._read(part.path)
+        data = read_whole(self._disk, part.path)
         offset = segment.HEADER_BYTES
         position = header.previous
         met = head is None
@@ -311,16 +312,9 @@ class _Finder:
         end = self._scan(part, header, None)
         return (part, end) if end.sequence > head.sequence else None
 
-    def _read(self, path: str) -> bytes:
-        handle = self._disk.open_read(path)
-        try:
-            return self._disk.read(handle, self._disk.size(path), 0)
-        finally:
-            self._disk.close(handle)
-
     def _keep(self, path: str, offset: int) -> int:
         """Keep what is about to be cut, for whoever wants to know what happened. Returns its bytes."""
-        data = self._read(path)[offset:]
+        data = read_whole(self._disk, path)[offset:]
         if data:
             directory = path.rpartition("/")[0]
             for name in self._disk.listdir(directory):

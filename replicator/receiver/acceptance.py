@@ -55,8 +55,8 @@ async def accept(
         raise RemoteProtocolError(f"{len(ids)} journals, or one of them twice")
     _check_epoch(connect, replica)
     _check_places(connect, arguments, replica, others, same_host=hello.agent_uuid == arguments.agent_uuid)
-    await replica.learn_epoch(connect.epoch)
-    await replica.know_source(hello.agent_uuid, one_line(hello.agent_name, limits.NAME_CHARS))
+    await replica.ownership.learn_epoch(connect.epoch)
+    await replica.ownership.know_source(hello.agent_uuid, one_line(hello.agent_name, limits.NAME_CHARS))
     intake.open(connect.epoch)
     if fingerprint(connect) != intake.received.connect:
         await intake.append(connect)
@@ -65,14 +65,14 @@ async def accept(
         Connected(
             _marks(received.marks, ids),
             _marks(replica.applied.marks, ids),
-            _marks(replica.durable, ids),
+            _marks(replica.durability.durable, ids),
             replica.state.data_state,
             received.mirroring,
             received.batches,
             received.mirror_id,
             os.getpid(),
             replica.state.power_lost and not received.mirroring,
-            replica.orphan_settings.automatic,
+            replica.orphans.settings.automatic,
             True,
             True,
             replica.state.epoch,
@@ -93,7 +93,7 @@ def _check_source(proved: str, hello: Hello, replica: Replica) -> None:
 
 
 def _check_closed(arguments: ReceiverArguments, replica: Replica) -> None:
-    if replica.state.closed and not replica.is_promoted:
+    if replica.state.closed and not replica.ownership.is_promoted:
         raise Refused(f"{arguments.agent_name} is taking over", retry=True)
 
 
@@ -104,7 +104,7 @@ def _moment(wall_s: float) -> str:
 def _check_epoch(connect: Connect, replica: Replica) -> None:
     """Two writers never merge silently: a source whose place another has taken may not transmit."""
     epoch, promotion = replica.state.epoch, replica.state.promotion
-    if connect.epoch > epoch and replica.is_promoted:
+    if connect.epoch > epoch and replica.ownership.is_promoted:
         raise Refused(
             f"this copy is in use since epoch {epoch}: what owns it has to follow the source of epoch"
             f" {connect.epoch} first",
@@ -145,7 +145,7 @@ def _check_places(
 ) -> None:
     """The directories that the connection writes to, made if they are missing. Raises Refused."""
     queues = (arguments.memory_directory, arguments.disk_directory)
-    orphans = replica.orphan_settings.directory
+    orphans = replica.orphans.settings.directory
     private = (
         arguments.home,
         *([orphans] if orphans else ()),

@@ -18,7 +18,7 @@ from replicator.bounds import MALFORMED
 from replicator.mirror.order import is_below_or_equal
 from replicator.ops import NAME_KINDS, RENAME_EXCHANGE, Flag, Kind, Record
 from replicator.queue.dirty import CorruptDirtyMap, DirtyMap, Scope
-from replicator.queue.durable_file import replace_durably
+from replicator.queue.durable_file import read_if_there, replace_durably
 from replicator.world import World
 
 _MOVING = frozenset({Kind.RENAME, Kind.LINK})
@@ -196,14 +196,9 @@ class Drift:
         replace_durably(self._world.disk, self._path, [data])
 
     def _load(self) -> bool:
-        disk = self._world.disk
-        if not disk.exists(self._path):
+        data = read_if_there(self._world.disk, self._path)
+        if data is None:
             return True
-        handle = disk.open_read(self._path)
-        try:
-            data = disk.read(handle, disk.size(self._path), 0)
-        finally:
-            disk.close(handle)
         try:
             boot_id, stored = msgspec.msgpack.decode(data, type=_Stored)
             same_boot = boot_id == self._world.clock.boot_id()

@@ -44,7 +44,7 @@ class DriftWatch:
     async def run(self) -> None:
         """Until cancelled, or until what is changed here is no business of the source any more."""
         while self._wanted and not self._is_over:
-            tree, changed = self._replica.tree, self._replica.tree_changed
+            tree, changed = self._replica.in_use.tree, self._replica.in_use.changed
             if tree is None:
                 await changed.wait()
                 continue
@@ -69,7 +69,7 @@ class DriftWatch:
 
     @property
     def _is_over(self) -> bool:
-        return self._replica.is_promoted and not self._replica.state.closed
+        return self._replica.ownership.is_promoted and not self._replica.state.closed
 
     async def look_now(self) -> None:
         """All that was changed before the call is noted on return."""
@@ -80,8 +80,7 @@ class DriftWatch:
 
     def look_again(self) -> None:
         """Whether to go on watching."""
-        self._replica.tree_changed.set()
-        self._replica.tree_changed = trio.Event()
+        self._replica.in_use.tell()
 
     async def _watch(self, watched: ForeignChanges) -> None:
         self._read_ns = self._world.clock.wall_ns()

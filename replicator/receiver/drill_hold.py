@@ -34,7 +34,7 @@ class DrillHold:
                 await heard.wait()
                 continue
             try:
-                await self._replica.release(hold)
+                await self._replica.ownership.release(hold)
             except OSError as error:
                 reason = f"the copy stands still for a drill that is gone: {error.strerror}"
             else:

@@ -155,7 +155,7 @@ class Intake:
                 raise RemoteProtocolError("this copy does not know that its source became equal to it")
             await self.append(event)
             if event.kind in OVERRULING:
-                self._replica.choose_source()
+                self._replica.halts.choose_source()
         elif isinstance(event, MirrorEnd):
             if not self.received.mirroring or event.mirror_id != self.received.mirror_id:
                 raise RemoteProtocolError("the end of a mirror that was not begun")

@@ -4,6 +4,7 @@ import os
 
 import msgspec
 
+from replicator.queue.durable_file import read_if_there, replace
 from replicator.receiver.replica_state import RefusedBatch
 from replicator.world import World
 
@@ -22,23 +23,8 @@ class RefusedFile:
             if disk.exists(self._path):
                 disk.unlink(self._path)
             return
-        data = msgspec.msgpack.encode(refused)
-        temporary = self._path + ".new"
-        handle = disk.open_append(temporary)
-        try:
-            disk.append(handle, [data], 0)
-        finally:
-            disk.close(handle)
-        disk.truncate(temporary, len(data))
-        disk.replace(temporary, self._path)
+        replace(disk, self._path, [msgspec.msgpack.encode(refused)])
 
     def load(self) -> list[RefusedBatch]:
-        disk = self._disk
-        if not disk.exists(self._path):
-            return []
-        handle = disk.open_read(self._path)
-        try:
-            data = disk.read(handle, disk.size(self._path), 0)
-        finally:
-            disk.close(handle)
-        return msgspec.msgpack.decode(data, type=list[RefusedBatch])
+        data = read_if_there(self._disk, self._path)
+        return msgspec.msgpack.decode(data, type=list[RefusedBatch]) if data is not None else []

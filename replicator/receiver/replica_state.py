@@ -17,7 +17,7 @@ from replicator.errors import ReplicatorError
 from replicator.failovers import Promotion
 from replicator.net.frames import Connect
 from replicator.ops import Position
-from replicator.queue.durable_file import replace_durably
+from replicator.queue.durable_file import read_if_there, replace_durably
 from replicator.status import TargetDataState
 from replicator.world import World
 
@@ -122,13 +122,9 @@ class StateFile:
         """None if there is none. Raises ReplicatorError if it is damaged: nothing may be guessed about a
         target.
         """
-        if not self._disk.exists(self._path):
+        data = read_if_there(self._disk, self._path)
+        if data is None:
             return None
-        handle = self._disk.open_read(self._path)
-        try:
-            data = self._disk.read(handle, self._disk.size(self._path), 0)
-        finally:
-            self._disk.close(handle)
         try:
             state = msgspec.json.decode(data, type=ReplicaState)
         except MALFORMED as error:

@@ -54,7 +54,7 @@ class Reporter:
         last_marks: Acknowledge | None = None
         last_state: TargetState | None = None
         replica = self._replica
-        refusals = replica.refusals - len(replica.refused)  # those that are kept are sent again
+        refusals = replica.refusals.count - len(replica.refusals.kept)  # those that are kept are sent again
         last_orphans: tuple[OrphanReport, bool] | None = None
         orphans_at = -1.0
         state_at = last_at = -1.0
@@ -62,13 +62,13 @@ class Reporter:
             while True:
                 self._news, self._hurries = trio.Event(), False
                 # Refusals first: a batch that is acknowledged is done with for the source.
-                new = min(replica.refusals - refusals, len(replica.refused))
-                refusals = replica.refusals
+                new = min(replica.refusals.count - refusals, len(replica.refusals.kept))
+                refusals = replica.refusals.count
                 marks = self._marks_now(ids)
                 state = self._state_now()
                 while replica.checked:
                     await session.send(replica.checked.popleft())
-                for refused in list(replica.refused)[len(replica.refused) - new :]:
+                for refused in list(replica.refusals.kept)[len(replica.refusals.kept) - new :]:
                     await session.send(PiecesRefused(refused.refused, refused.batch))
                 now = trio.current_time()
                 if state != last_state and (
@@ -79,7 +79,7 @@ class Reporter:
                     last_state, state_at = state, now
                     await session.send(state)
                 if ORPHANS_FEATURE in features:
-                    orphans = replica.orphans, replica.orphan_settings.automatic
+                    orphans = replica.orphans.report, replica.orphans.settings.automatic
                     finished = not orphans[0].at_work
                     if orphans != last_orphans and (
                         finished or last_orphans is None or now - orphans_at >= limits.TARGET_STATE_INTERVAL_S
@@ -113,11 +113,11 @@ class Reporter:
         return Acknowledge(
             tuple(received.marks.get(i, nothing).sequence for i in ids),
             tuple(replica.applied.marks.get(i, nothing).sequence for i in ids),
-            tuple(replica.durable.get(i, nothing).sequence for i in ids),
+            tuple(replica.durability.durable.get(i, nothing).sequence for i in ids),
             received.batches,
             replica.applied.batches if same_mirror else 0,
-            replica.settled,
-            tuple(replica.secured.get(i, nothing).sequence for i in ids),
+            replica.durability.settled,
+            tuple(replica.durability.secured.get(i, nothing).sequence for i in ids),
             replica.state.epoch,
         )
 
@@ -143,9 +143,9 @@ class Reporter:
     def _state_now(self) -> TargetState:
         replica = self._replica
         return TargetState(
-            replica.status,
+            replica.halts.status,
             replica.state.data_state,
-            replica.reason[:1000],
+            replica.halts.reason[:1000],
             self._spool.queued_bytes,
             self._intake.full,
         )

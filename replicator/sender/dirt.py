@@ -24,7 +24,7 @@ from replicator.mirror.order import is_below_or_equal, parent_of
 from replicator.mirror.requirements import require_dirty
 from replicator.ops import NAME_KINDS, TWO_PATH_KINDS, Flag, Kind, Record, shown
 from replicator.queue.dirty import Dirty, DirtyMap, Estimate, Scope
-from replicator.queue.durable_file import replace_durably
+from replicator.queue.durable_file import read_if_there, replace_durably
 from replicator.sender.flow import Flow
 from replicator.sender.root_guard import root_change
 from replicator.world import World
@@ -317,14 +317,9 @@ class Dirt:
 
     def _read(self) -> _Saved | None:
         """None: there is none, or nothing whole."""
-        disk = self._disk
-        if not disk.exists(self._path):
+        data = read_if_there(self._disk, self._path)
+        if data is None:
             return None
-        handle = disk.open_read(self._path)
-        try:
-            data = disk.read(handle, disk.size(self._path), 0)
-        finally:
-            disk.close(handle)
         start = len(_MAGIC) + _CHECKSUM_BYTES
         body = data[start:]
         checksum = int.from_bytes(data[len(_MAGIC) : start], "little")

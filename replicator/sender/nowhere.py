@@ -35,6 +35,7 @@ from replicator.net.frames import (
     TargetState,
 )
 from replicator.net.session import Session, SessionEnded
+from replicator.queue.durable_file import read_if_there, replace
 from replicator.status import TargetDataState, TargetStatus
 from replicator.world import World
 
@@ -226,33 +227,22 @@ class Nowhere:
     # --- the file ---
 
     def _load(self) -> NowhereState:
-        disk = self._world.disk
-        if not disk.exists(self._path):
+        data = read_if_there(self._world.disk, self._path)
+        if data is None:
             return NowhereState()
-        handle = disk.open_read(self._path)
         try:
-            return msgspec.json.decode(disk.read(handle, disk.size(self._path), 0), type=NowhereState)
+            return msgspec.json.decode(data, type=NowhereState)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             print(f"{self._path}: damaged, measured anew: {error}", file=sys.stderr, flush=True)
             return NowhereState()
-        finally:
-            disk.close(handle)
 
     def _save(self) -> None:
         """Not durably: what a loss of power takes is measured again."""
         self._saved_s = trio.current_time()
         if self._forgotten:
             return
-        disk, temporary = self._world.disk, self._path + ".new"
-        data = msgspec.json.encode(self._state)
-        disk.makedirs(os.path.dirname(self._path))
-        handle = disk.open_append(temporary)
-        try:
-            disk.append(handle, [data], 0)
-            disk.truncate(temporary, len(data))
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._path)
+        self._world.disk.makedirs(os.path.dirname(self._path))
+        replace(self._world.disk, self._path, [msgspec.json.encode(self._state)])
         self._durable = dict(self._state.marks)
 
     def _remove(self) -> None:

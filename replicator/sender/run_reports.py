@@ -12,7 +12,7 @@ from replicator import limits
 from replicator.bounds import MALFORMED
 from replicator.mirror.mirroring import MirrorRun
 from replicator.orphans import MIRROR, PREVIEW, OrphanReport, described
-from replicator.queue.durable_file import replace_durably
+from replicator.queue.durable_file import read_if_there, replace_durably
 from replicator.status import RunReport
 from replicator.world import World
 
@@ -116,15 +116,9 @@ class RunReports:
             pass  # there is none
 
     def _load(self) -> list[RunReport]:
-        disk = self._world.disk
         try:
-            if not disk.exists(self._path):
-                return []
-            handle = disk.open_read(self._path)
-            try:
-                return _decoder.decode(disk.read(handle, disk.size(self._path), 0))
-            finally:
-                disk.close(handle)
+            data = read_if_there(self._world.disk, self._path)
+            return _decoder.decode(data) if data is not None else []
         except (OSError, *MALFORMED) as error:
             print(f"{self._path}: cannot be read: {error}", file=sys.stderr, flush=True)
             return []

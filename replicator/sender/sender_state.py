@@ -4,7 +4,7 @@ import os
 
 import msgspec
 
-from replicator.queue.durable_file import replace_durably
+from replicator.queue.durable_file import read_if_there, replace_durably
 from replicator.status import TransmitMode
 from replicator.world import World
 
@@ -37,17 +37,11 @@ class SenderStateFile:
 
     def __init__(self, world: World, path: str, first: SenderState) -> None:
         """`first`: the state if there is no file yet. Raises msgspec.DecodeError if the file is damaged."""
-        self._disk = disk = world.disk
+        self._disk = world.disk
         self._path = path
         self._removed = False
-        if not disk.exists(path):
-            self.state = first
-            return
-        handle = disk.open_read(path)
-        try:
-            self.state = msgspec.json.decode(disk.read(handle, 65536, 0), type=SenderState)
-        finally:
-            disk.close(handle)
+        data = read_if_there(self._disk, path)
+        self.state = first if data is None else msgspec.json.decode(data, type=SenderState)
 
     def save(self) -> None:
         """Replace the file durably: what is done next may rely on it, see `replace_durably`.

@@ -14,7 +14,7 @@ import trio
 
 from replicator import limits
 from replicator.local_time import shown
-from replicator.queue.durable_file import replace_durably
+from replicator.queue.durable_file import read_if_there, replace, replace_durably
 from replicator.schedule_outlook import outlook, waits_for
 from replicator.sender.connection_states import ConnectionStates
 from replicator.sender.flow import Flow
@@ -286,17 +286,14 @@ class SessionSchedule:
     # --- the file ---
 
     def _load(self) -> ScheduleState:
-        disk = self._world.disk
-        if not disk.exists(self._path):
+        data = read_if_there(self._world.disk, self._path)
+        if data is None:
             return ScheduleState()
-        handle = disk.open_read(self._path)
         try:
-            return msgspec.json.decode(disk.read(handle, 65536, 0), type=ScheduleState)
+            return msgspec.json.decode(data, type=ScheduleState)
         except msgspec.DecodeError as error:
             print(f"{self._path}: damaged, the schedule begins anew: {error}", file=sys.stderr, flush=True)
             return ScheduleState()
-        finally:
-            disk.close(handle)
 
     def _save(self, *, durably: bool = True) -> None:
         """Not durably: it outlives this process, and maybe not a loss of power."""
@@ -304,19 +301,9 @@ class SessionSchedule:
             return
         disk = self._world.disk
         self._state.seen = self._now()
-        data = msgspec.json.encode(self._state)
         disk.makedirs(os.path.dirname(self._path))
-        if durably:
-            replace_durably(disk, self._path, [data])
-            return
-        temporary = self._path + ".new"
-        handle = disk.open_append(temporary)
-        try:
-            disk.append(handle, [data], 0)
-            disk.truncate(temporary, len(data))
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._path)
+        write = replace_durably if durably else replace
+        write(disk, self._path, [msgspec.json.encode(self._state)])
 
     def remove(self) -> None:
         """The connection is gone for good."""

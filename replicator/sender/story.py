@@ -12,6 +12,7 @@ import msgspec
 
 from replicator import limits
 from replicator.bounds import MALFORMED
+from replicator.queue.durable_file import read_if_there, replace
 from replicator.status import Dimension, StoryEntry
 from replicator.world import World
 
@@ -82,19 +83,12 @@ class Story:
     # --- the file ---
 
     def _load(self) -> None:
-        disk = self._world.disk
         try:
-            if not disk.exists(self._path):
-                return
-            self._size = disk.size(self._path)
-            handle = disk.open_read(self._path)
-            try:
-                data = disk.read(handle, self._size, 0)
-            finally:
-                disk.close(handle)
+            data = read_if_there(self._world.disk, self._path) or b""
         except OSError as error:
             self._say(error)
             return
+        self._size = len(data)
         lines = data.splitlines()
         for line in lines:
             try:
@@ -128,16 +122,8 @@ class Story:
             self._say(error)
 
     def _write_anew(self) -> None:
-        disk = self._world.disk
         data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in self._entries)
-        temporary = self._path + ".new"
-        handle = disk.open_append(temporary)
-        try:
-            disk.append(handle, [data], 0)
-            disk.truncate(temporary, len(data))
-        finally:
-            disk.close(handle)
-        disk.replace(temporary, self._path)
+        replace(self._world.disk, self._path, [data])
         self._size, self._lines = len(data), len(self._entries)
 
     def _say(self, error: OSError) -> None:

@@ -8,7 +8,7 @@ The map knows old names as well (`either`): here it is the source that lacks wha
 the name of a directory is gone is not enough, for a piece below it makes that directory anew.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import trio
@@ -34,6 +34,20 @@ class Tail(msgspec.Struct, frozen=True):
 
     journals: dict[str, bytes | None]
     since_ns: int
+
+
+async def tail_of_all(
+    flows: Sequence[Flow], dirt: Dirt, forks: Mapping[str, tuple[int, int]], since_ns: int
+) -> Tail:
+    """`forks`: by journal id, sequence and chain of the last record that is in the copy; none: it was not
+    exact there. `since_ns`: see `Tail`.
+    """
+    found: dict[str, bytes | None] = {}
+    for flow in flows:
+        known = forks.get(flow.journal_id)
+        tail = await tail_of(flow, dirt, Position(*known) if known is not None else None)
+        found[flow.journal_id] = None if tail is None else tail.encode()
+    return Tail(found, since_ns)
 
 
 async def tail_of(flow: Flow, dirt: Dirt, fork: Position | None) -> DirtyMap | None:

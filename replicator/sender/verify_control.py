@@ -13,7 +13,7 @@ import trio
 from replicator import limits
 from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError, UsageError
-from replicator.queue.durable_file import replace_durably
+from replicator.queue.durable_file import read_if_there, replace_durably
 from replicator.schedules import Schedule, every_text, next_after
 from replicator.sender.run_reports import VERIFY, RunReports
 from replicator.sender.verifier import Verifier
@@ -221,17 +221,14 @@ class VerifyControl:
     # --- the file ---
 
     def _load(self) -> VerifyState:
-        disk = self._world.disk
-        if not disk.exists(self._path):
+        data = read_if_there(self._world.disk, self._path)
+        if data is None:
             return VerifyState()
-        handle = disk.open_read(self._path)
         try:
-            return msgspec.json.decode(disk.read(handle, 65536, 0), type=VerifyState)
+            return msgspec.json.decode(data, type=VerifyState)
         except MALFORMED as error:
             print(f"{self._path}: damaged, schedules are lost: {error}", file=sys.stderr, flush=True)
             return VerifyState()
-        finally:
-            disk.close(handle)
 
     def _save(self) -> None:
         if self._removed:

@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kit import dtd
 from kit.dtd import Agent
+from kit.patience import until
+from kit.protected import serves
 
 pytestmark = pytest.mark.e2e
 
@@ -32,29 +33,11 @@ def source(tmp_path: Path) -> Path:
     return source
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """What `condition` returns, once that is true."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline_s, "this did not happen in time"
-        time.sleep(0.02)
-    return found
-
-
 def reads(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
         return ""
-
-
-def serves(mountpoint: Path) -> bool:
-    """Whether a capture answers there: the name and attributes of a dead mount stay in the kernel's cache."""
-    try:
-        os.statvfs(mountpoint)
-    except OSError:
-        return False
-    return os.path.ismount(mountpoint)
 
 
 def children(agent: Agent) -> dict[str, int]:

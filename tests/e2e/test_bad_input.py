@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from kit import dtd
 from kit.dtd import Agent, Result
-from kit.protected import serves, until
+from kit.patience import until
+from kit.protected import serves
 
 pytestmark = pytest.mark.e2e
 

@@ -20,7 +20,8 @@ from kit import compiling, postgres, probe
 from kit.campaign import amount
 from kit.file_exerciser import TOLD_EVERY
 from kit.file_operations import FILES, History
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 from kit.snapshots import frozen
 from kit.writers import Writer, writing
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 from kit.trees import assert_same_tree
 
 from replicator.config import WATCH_OFF, WATCH_ON

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from kit import dtd
-from kit.protected import until
+from kit.patience import until
 
 from replicator.limits import MIB
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from kit import dtd
 from kit.dtd import Agent
+from kit.patience import until
 
 pytestmark = pytest.mark.e2e
 
@@ -46,14 +47,6 @@ def assert_equal(a: Path, b: Path) -> None:
         [sys.executable, COMPARE, a, b], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def wait_until(condition: object, timeout_s: float = 20.0) -> None:
-    assert callable(condition)
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 def test_protect_wait_change_and_take_down(pair: tuple[Agent, Agent], source: Path, tmp_path: Path) -> None:
@@ -121,7 +114,7 @@ def test_steps_one_by_one(pair: tuple[Agent, Agent], source: Path, tmp_path: Pat
     time.sleep(0.3)
     assert not (copy / "later").exists()
     assert beta.dtctl("target", "resume", uuid).code == 0
-    wait_until((copy / "later").exists)
+    until((copy / "later").exists)
 
     (copy / "dir" / "file").write_bytes(b"tampered")
     assert alpha.dtctl("mirror", "start", con, "--mirror", "full").code == 0
@@ -239,7 +232,7 @@ def test_story_lag_and_why(pair: tuple[Agent, Agent], source: Path, tmp_path: Pa
     assert alpha.dtctl("transmit", "resume", con).code == 0
     assert alpha.dtctl("wait", con, "--timeout", "30").code == 0
     # What the sender publishes now and then may be of just before.
-    wait_until(lambda: alpha.json("lag", con)["recovery_point_seconds"] == 0)
+    until(lambda: alpha.json("lag", con)["recovery_point_seconds"] == 0)
 
     beta.kill()
     told = [(step["event"], step["after"]) for step in alpha.json("story", con)]
@@ -248,7 +241,7 @@ def test_story_lag_and_why(pair: tuple[Agent, Agent], source: Path, tmp_path: Pa
     assert places == sorted(places) and ("the copy is complete", "OK") in told
     pid = alpha.json("status", con)[0]["sender_pid"]
     os.kill(pid, 9)
-    wait_until(lambda: alpha.json("status", con)[0]["sender_pid"] not in (None, pid))
+    until(lambda: alpha.json("status", con)[0]["sender_pid"] not in (None, pid))
     again = [(step["event"], step["after"]) for step in alpha.json("story", con)]
     assert again[: len(told)] == told and ("sender started", "Stopped") in again[len(told) :]
     assert "transmission resumed  (connection Paused → Started" in alpha.dtctl("story", con).out

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from kit import dtd
-from kit.protected import until
+from kit.patience import until
 
 pytestmark = [pytest.mark.fs, pytest.mark.e2e]
 

@@ -12,7 +12,7 @@ import pytest
 from kit import machine
 from kit.dtd import Agent, running
 from kit.hosts import Host, lan
-from kit.protected import until
+from kit.patience import until
 
 from replicator.cli.client import Client
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from kit import postgres
 from kit.leftovers import mounts_below
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 from kit.trees import assert_same_tree
 
 from replicator import limits

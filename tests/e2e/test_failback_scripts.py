@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kit import machine
 from kit.failover_lab import MONITOR, FailoverLab, Machine, failover_lab
-from kit.protected import until
+from kit.patience import until
 
 from replicator.failovers import Phase, ScriptKind
 

@@ -9,7 +9,7 @@ from kit import machine
 from kit.bulk import BLOCK_BYTES, build_bulk, change_bulk
 from kit.failover_lab import FailoverLab, failover_lab
 from kit.failover_rounds import fail_back, fail_over
-from kit.protected import until
+from kit.patience import until
 
 from replicator.failovers import Phase
 

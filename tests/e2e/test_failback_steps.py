@@ -6,7 +6,7 @@ import pytest
 from kit import machine
 from kit.bulk import build_bulk, change_bulk
 from kit.failover_lab import MONITOR, VIRTUAL, FailoverLab, failover_lab
-from kit.protected import until
+from kit.patience import until
 
 from replicator.failovers import Phase
 

@@ -8,7 +8,7 @@ import pytest
 from kit import machine
 from kit.failover_lab import FailoverLab, failover_lab
 from kit.lab_history import Deed, history
-from kit.protected import until
+from kit.patience import until
 
 from replicator.failovers import Phase
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kit import dtd
 from kit.dtd import Agent
-from kit.protected import until
+from kit.patience import until
 
 pytestmark = [pytest.mark.fs, pytest.mark.e2e]
 POST = "post-failover"

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 import trio
 from kit.dtd import Agent, running
 from kit.hosts import lan
+from kit.patience import until
 
 from replicator.child.control import Control
 from replicator.failovers import CopyFork, Promotion
@@ -99,14 +100,6 @@ class Pair:
         return [event["text"] for event in self.alpha.json("events") if event["id"] == number]
 
 
-def until(condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise AssertionError(str(what()))
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def protected(tmp_path: Path) -> Iterator[Pair]:
     with (
@@ -119,7 +112,7 @@ def protected(tmp_path: Path) -> Iterator[Pair]:
 def test_mounts_obey_leases(protected: Pair) -> None:
     alpha, beta = protected.alpha, protected.beta
     protected.watch(*LONG_LEASE, "--lapse", "read-only")
-    until(lambda: protected.fence.get("left_s") is not None, lambda: protected.guard)
+    until(lambda: protected.fence.get("left_s") is not None, what=lambda: protected.guard)
     assert protected.is_open()
     # Agents and captures that are killed and started again change nothing, while leases go on: who is away
     # for longer than one of them is stopped, however long an agent takes to start here.
@@ -132,7 +125,7 @@ def test_mounts_obey_leases(protected: Pair) -> None:
         time.sleep(0.1)
     # Nobody grants any more.
     beta.json("failover", "edit", "web", *LEASE, "--even-if-silent")
-    until(lambda: protected.guard["lease_s"] < 2, lambda: protected.guard)
+    until(lambda: protected.guard["lease_s"] < 2, what=lambda: protected.guard)
     beta.kill()
     until(protected.is_read_only)
     assert (protected.source / "file").read_text() == "try"
@@ -165,7 +158,7 @@ def test_a_source_starts_fenced(protected: Pair) -> None:
     alpha.stop()
     assert alpha.dtd("--stop-mounts").code == 0
     alpha.start()
-    until(lambda: protected.fence != {}, lambda: (alpha.json("events"), protected.guard))
+    until(lambda: protected.fence != {}, what=lambda: (alpha.json("events"), protected.guard))
     assert protected.is_read_only()
     assert "has come back" in protected.guard["reason"]
     assert protected.events(9354)
@@ -176,7 +169,7 @@ def test_a_source_starts_fenced(protected: Pair) -> None:
     refused = alpha.dtctl("failover", "open", "web")
     assert refused.code == 1 and "--even-if-two-masters" in refused.err
     beta.start()
-    until(protected.is_open, lambda: protected.guard)
+    until(protected.is_open, what=lambda: protected.guard)
     until(lambda: protected.fence == {})
 
 
@@ -187,9 +180,9 @@ def test_a_synchronous_mount_promises_nothing_without_a_lease(protected: Pair) -
     alpha, beta = protected.alpha, protected.beta
     options = ("sync=fsync", "sync_timeout=3", "sync_policy=degrade")
     alpha.json("mount", "set", protected.source, *options)
-    until(lambda: protected.connection["synchrony"] == "Synchronous", lambda: protected.connection)
+    until(lambda: protected.connection["synchrony"] == "Synchronous", what=lambda: protected.connection)
     protected.watch(*LEASE, "--lapse", "suspend")
-    until(lambda: protected.fence.get("left_s") is not None, lambda: protected.guard)
+    until(lambda: protected.fence.get("left_s") is not None, what=lambda: protected.guard)
     program = (
         "import os, sys; f = os.open(sys.argv[1], os.O_RDWR); os.write(f, b'x'); os.fsync(f); print('safe')"
     )
@@ -198,7 +191,7 @@ def test_a_synchronous_mount_promises_nothing_without_a_lease(protected: Pair) -
         [sys.executable, "-c", program, protected.source / "file"], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
-            until(lambda: protected.connection["synchrony"] == "Degraded", lambda: protected.connection)
+            until(lambda: protected.connection["synchrony"] == "Degraded", what=lambda: protected.connection)
             time.sleep(1)
             assert process.poll() is None
             assert not protected.fence["is_open"]
@@ -243,7 +236,7 @@ def test_a_source_that_is_superseded_steps_back(protected: Pair) -> None:
     protected.put_address_up()
     assert protected.is_open()
     promote(protected)
-    until(protected.is_read_only, lambda: protected.connection)
+    until(protected.is_read_only, what=lambda: protected.connection)
     until(lambda: protected.events(4018) != [])
     for _ in range(2):
         connection = protected.connection

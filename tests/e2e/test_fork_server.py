@@ -4,15 +4,14 @@ import os
 import re
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from kit.dtd import Agent, running
+from kit.patience import until
 
 from replicator import limits
 from replicator.agent import fork_server, launcher
@@ -26,15 +25,6 @@ from replicator.receiver.arguments import ReceiverArguments
 pytestmark = pytest.mark.e2e
 
 CONNECTION = "11111111-2222-4333-8444-555555555555"
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """What `condition` returns, once that is true."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline_s, "this did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 def command_of(process_id: int) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.protected import Protected, protected, serves, until
+from kit.patience import until
+from kit.protected import Protected, protected, serves
 from kit.workloads import CHECKS
 from kit.writers import writing
 

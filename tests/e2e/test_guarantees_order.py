@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from kit import bank
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 from kit.snapshots import frozen
 from kit.workloads import CHECKS
 from kit.writers import writing

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from kit.disks import resize, small_disk, write
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 
 from replicator.limits import MIB
 

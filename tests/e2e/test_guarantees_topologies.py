@@ -12,7 +12,7 @@ import pytest
 from kit import dtd, machine
 from kit.dtd import Agent
 from kit.hosts import lan
-from kit.protected import until
+from kit.patience import until
 from kit.snapshots import beneath
 from kit.trees import assert_same_tree
 from kit.unused import build_unused, forget_reads, was_read

@@ -22,7 +22,8 @@ from kit.certificates import Issuer
 from kit.dtd import Agent
 from kit.hostile import GREETING, Mallory, mallory
 from kit.hosts import Host, lan
-from kit.protected import Protected, until
+from kit.patience import until
+from kit.protected import Protected
 
 from replicator import limits
 from replicator.agent.api_rules import RULES

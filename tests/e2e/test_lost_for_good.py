@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from kit import machine
 from kit.failover_lab import MONITOR, VIRTUAL, FailoverLab, failover_lab
-from kit.protected import until
+from kit.patience import until
 
 from replicator.failovers import Phase
 

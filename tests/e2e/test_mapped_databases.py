@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from kit import bank, lmdb_bank
-from kit.protected import protected, until
+from kit.patience import until
+from kit.protected import protected
 from kit.snapshots import frozen
 from kit.writers import Writer, writing
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from kit import leftovers
 from kit.campaign import amount
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 
 pytestmark = pytest.mark.e2e
 

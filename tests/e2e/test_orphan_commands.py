@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 
 pytestmark = [pytest.mark.fs, pytest.mark.e2e]
 

@@ -15,8 +15,9 @@ import pytest
 import trio
 from kit import dtd, leftovers
 from kit.campaign import amount
+from kit.patience import until
 from kit.power_cut import Disk, NoDisk
-from kit.protected import Protected, until
+from kit.protected import Protected
 from kit.snapshots import frozen
 from kit.writers import writing
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from kit.disks import ext4, write
 from kit.dtd import Agent
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 
 from replicator import events
 from replicator.limits import MIB

@@ -7,7 +7,8 @@ import pytest
 from kit.campaign import amount
 from kit.file_exerciser import TOLD_EVERY
 from kit.file_operations import History
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 from kit.snapshots import frozen
 from kit.writers import writing
 

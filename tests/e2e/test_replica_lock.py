@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from kit.leftovers import mounts_below
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 from kit.trees import assert_same_tree
 
 from replicator.fs import target_lock

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from kit.hidden_change import change_in_place
-from kit.protected import Protected, protected, serves, until
+from kit.patience import until
+from kit.protected import Protected, protected, serves
 from kit.snapshots import beneath, frozen
 from kit.unused import build_unused, forget_reads, was_read
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from kit import leftovers
 from kit.dtd import running
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 from kit.trees import build_random_tree, differences, snapshot
 
 pytestmark = [pytest.mark.fs, pytest.mark.e2e]

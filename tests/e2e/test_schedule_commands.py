@@ -1,7 +1,8 @@
 """A transmission schedule with real agents: outside of a session nothing leaves the source, over restarts."""
 
 import pytest
-from kit.protected import protected, until
+from kit.patience import until
+from kit.protected import protected
 
 pytestmark = [pytest.mark.fs, pytest.mark.e2e]
 

@@ -23,7 +23,8 @@ from cryptography.x509.oid import NameOID
 from kit import dtd, machine
 from kit.dtd import Agent
 from kit.hosts import lan
-from kit.protected import Protected, until
+from kit.patience import until
+from kit.protected import Protected
 
 from replicator.agent.state import load_identity
 from replicator.paths import Home

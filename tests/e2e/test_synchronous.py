@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from kit import bank, dtd, postgres
 from kit.campaign import amount
+from kit.patience import until
 from kit.power_cut import Disk, NoDisk
-from kit.protected import Protected, until
+from kit.protected import Protected
 from kit.slow_line import SlowLine, slow_line
 from kit.writers import writing
 

@@ -16,7 +16,7 @@ import pytest
 from kit import machine
 from kit.address_driver import Driver, driver
 from kit.hosts import Host, lan
-from kit.protected import until
+from kit.patience import until
 
 from replicator.failovers import Monitor, MonitorSettings, Take, WatchedAddress
 

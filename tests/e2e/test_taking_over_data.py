@@ -5,7 +5,7 @@ becomes a copy of it, by what both have changed.
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,10 @@ import pytest
 from kit import machine
 from kit.dtd import Agent, running
 from kit.hosts import lan
+from kit.patience import until
 from kit.trees import assert_same_tree
 
 pytestmark = pytest.mark.skipif(not machine.is_root(), reason="mounts and network namespaces need root")
-
-WAIT_S = 40.0
-
-
-def until(condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, what()
-        time.sleep(0.1)
 
 
 class Pair:
@@ -64,7 +56,7 @@ class Pair:
         status = lambda: (self.returning, self.alpha.json("failover", "guards"), self.events[-8:])  # noqa: E731
         until(
             lambda: self.returning["target_data_state"] == "OK" and self.returning["state"] == "Started",
-            status,
+            what=status,
         )
         assert self.beta.dtctl("wait", str(self.returning["id"]), "--timeout", "40").code == 0, status()
 
@@ -90,7 +82,7 @@ def test_a_source_that_comes_back_follows(pair: Pair) -> None:
     os.unlink(copy / "file-3")
     assert os.path.ismount(copy)
     alpha.start()
-    until(lambda: any("follow web" in text for text in pair.events), lambda: pair.events)
+    until(lambda: any("follow web" in text for text in pair.events), what=lambda: pair.events)
     alpha.json("failover", "follow", "web")
     pair.follows()
     assert pair.returning["sent_mirror_bytes"] < 100_000
@@ -129,7 +121,8 @@ def test_a_chain_goes_on(three: tuple[Pair, Agent], tmp_path: Path) -> None:
     alpha.start()
     returning = [status for status in beta.json("status") if str(status["id"]) != chain]
     until(
-        lambda: beta.dtctl("wait", str(returning[0]["id"]), "--timeout", "5").code == 0, lambda: pair.events
+        lambda: beta.dtctl("wait", str(returning[0]["id"]), "--timeout", "5").code == 0,
+        what=lambda: pair.events,
     )
     assert_same_tree(source, copy)
     assert beta.dtctl("wait", chain, "--timeout", "20").code == 0
@@ -151,13 +144,13 @@ def test_the_target_is_killed_meanwhile(pair: Pair, seed: int) -> None:
         beta.kill_all()
         beta.start()
     phase = lambda: beta.json("failover", "show", "web")["phase"]  # noqa: E731
-    until(lambda: phase() != "taking over", lambda: pair.events[-8:])
+    until(lambda: phase() != "taking over", what=lambda: pair.events[-8:])
     if phase() != "failed over":
         pair.fail_over()
     until(lambda: os.path.ismount(copy))
     (copy / "file-2").write_text("written at the target")
     alpha.start()
-    until(lambda: any("follow web" in text for text in pair.events), lambda: pair.events)
+    until(lambda: any("follow web" in text for text in pair.events), what=lambda: pair.events)
     alpha.json("failover", "follow", "web")
     pair.follows()
     assert_same_tree(source, copy)
@@ -175,7 +168,7 @@ def test_another_target_learns_of_the_new_owner(three: tuple[Pair, Agent], tmp_p
     until(lambda: bool(list((beta.home / "failover").glob("*/siblings.json"))))
     pair.fail_over()
     state = lambda: next(s for s in alpha.json("status") if s["id"] == other["id"])["state_reason"]  # noqa: E731
-    until(lambda: "beta has taken over" in state(), state)
+    until(lambda: "beta has taken over" in state(), what=state)
     (copy / "file-2").write_text("by the new master")
     found = beta.json("failover", "adopt", "web", gamma.address)
     (number,) = found["connections"]

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 
 from replicator.limits import KIB, MIB
 

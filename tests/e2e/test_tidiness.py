@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from kit.dtd import Agent, running
+from kit.patience import until
 
 from replicator.child.control import Control
 
@@ -38,13 +38,6 @@ def kept(agent: Agent) -> set[str]:
     """What the agent keeps for mounts and connections."""
     below = [p for d in ("run", "queue", "target", "source") for p in agent.home.joinpath(d).glob("*")]
     return {p.name for p in [*below, *memory_of(agent).glob("*")] if p.name != "agent.bell"}
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
 
 
 def test_nothing_is_left_of_what_is_no_longer_protected(alone: Agent, source: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kit import dtd
 from kit.counting_proxy import CountingProxy, counting_proxy
-from kit.protected import until
+from kit.patience import until
 from kit.trees import assert_same_tree
 
 pytestmark = pytest.mark.e2e

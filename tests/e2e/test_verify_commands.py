@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from kit.protected import Protected, protected, until
+from kit.patience import until
+from kit.protected import Protected, protected
 
 from replicator.limits import MIB
 

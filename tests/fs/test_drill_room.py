@@ -7,13 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import trio
 from kit.leftovers import mounts_below
+from kit.patience import until_async
 
 from replicator import limits
 from replicator.agent.failover.drill_order import Command, Findings, Order, Place
@@ -177,17 +178,11 @@ async def test_it_looks_beneath_the_lock_of_a_copy(kind: TargetLock, setting: Se
 @pytest.mark.usefixtures("untouched")
 async def test_what_it_leaves_running_ends_with_it(setting: Setting) -> None:
     await setting.room.start(setting.order("setsid sleep 4711 >/dev/null 2>&1 & setsid sh -c 'sleep 4711'"))
-    await until(lambda: len(processes("sleep 4711")) == 2)
+    await until_async(lambda: len(processes("sleep 4711")) == 2)
     await setting.room.end(at_once=True)
     assert processes("sleep 4711") == []
     with pytest.raises(RoomError, match="it was killed"):
         await setting.room.result()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110  # of other processes
-            await trio.sleep(0.05)
 
 
 def processes(line: str) -> list[int]:
@@ -215,7 +210,7 @@ async def test_it_ends_by_itself_when_its_agent_is_killed(setting: Setting, tmp_
     arguments = [program, str(ROOT), str(setting.copy), str(setting.at), str(setting.drill)]
     agent = await trio.lowlevel.open_process([sys.executable, "-c", *arguments])
     try:
-        await until(lambda: processes("/bin/sleep 4712"))
+        await until_async(lambda: processes("/bin/sleep 4712"))
     finally:
         agent.kill()
         await agent.wait()
@@ -279,7 +274,7 @@ async def test_it_can_be_kept(setting: Setting) -> None:
 
 async def test_nothing_of_it_is_left(setting: Setting) -> None:
     await setting.room.start(setting.order("sleep 4713"))
-    await until(lambda: processes("sleep 4713"))
+    await until_async(lambda: processes("sleep 4713"))
     during = mounts_below(str(setting.copy.parent))
     await setting.room.end(at_once=True)
     await trio.to_thread.run_sync(setting.room.remove)

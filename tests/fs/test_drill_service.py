@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from kit.patience import until_async
 
 from replicator import events, limits
 from replicator.agent.core import Core
@@ -120,17 +121,11 @@ class Agent:
     async def begin(self, check: str, **options: Any) -> Drill:
         """Returns when its check runs."""
         await self.drills.begin("web", DrillRequest(check=f"touch {self.at}/began; {check}", **options))
-        await until(self.in_the_room)
+        await until_async(self.in_the_room)
         return await self.last()
 
     def in_the_room(self) -> bool:
         return any(self.scratch.glob("*/changes/0/began"))
-
-
-async def until(condition: Any) -> None:
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110  # of other processes
-            await trio.sleep(0.01)
 
 
 @pytest.fixture
@@ -146,7 +141,7 @@ async def test_it_gives_way_to_a_failover_at_once(agent: Agent) -> None:
         await agent.drills.give_way(UUID)
         assert trio.current_time() - began_s < limits.SCRIPT_TERM_S / 2  # its commands are not asked to end
         assert agent.receiver.holds == "" and not os.path.exists(f"/proc/{begun.pid}")
-        await until(lambda: agent.notes)
+        await until_async(lambda: agent.notes)
         drill = await agent.last()
         assert (drill.state, drill.reason) == (DrillState.ENDED, "a failover began")
     assert not list(agent.scratch.glob("*/"))
@@ -191,8 +186,8 @@ async def test_what_an_agent_could_not_tell_its_successor_does(
     successor.receiver = agent.receiver
     agent.receiver.away = 3
     async with successor.running():
-        await until(lambda: not agent.receiver.holds)
-        await until(lambda: successor.notes)
+        await until_async(lambda: not agent.receiver.holds)
+        await until_async(lambda: successor.notes)
         assert (await successor.last()).state is DrillState.INTERRUPTED
     assert successor.events == [events.DRILL_NOT_PASSED.id]
 
@@ -201,15 +196,15 @@ async def test_only_a_state_that_was_is_tried(agent: Agent) -> None:
     async with agent.running():
         agent.state = "Mirroring"
         await agent.drills.begin("web", DrillRequest(check="true"))
-        await until(lambda: agent.notes)
+        await until_async(lambda: agent.notes)
         assert "no state that its source was in" in (await agent.last()).reason
         agent.state, agent.synchronous = "OK", True
         await agent.drills.begin("web", DrillRequest(check="true"))
-        await until(lambda: len(agent.notes) == 2)
+        await until_async(lambda: len(agent.notes) == 2)
         assert "--copy" in (await agent.last()).reason
         assert agent.receiver.calls == []
         await agent.drills.begin("web", DrillRequest(check="true", duplicate=True))
-        await until(lambda: len(agent.notes) == 3)
+        await until_async(lambda: len(agent.notes) == 3)
         assert (await agent.last()).state is DrillState.PASSED
 
 
@@ -226,7 +221,7 @@ async def test_one_at_a_time(agent: Agent) -> None:
 async def test_its_point_is_remembered(agent: Agent) -> None:
     async with agent.running():
         await agent.drills.begin("web", DrillRequest(check="exit 3"))
-        await until(lambda: agent.notes)
+        await until_async(lambda: agent.notes)
         drill = await agent.last()
     (point,) = drill.points
     assert (point.applied, point.time) == ({"journal": 7}, 5.0)

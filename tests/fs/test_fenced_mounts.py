@@ -17,6 +17,7 @@ import pytest
 from kit import fence_worker
 from kit.fence_worker import CHANGES, LOOKS
 from kit.mount import CALL_TIMEOUT_S, CaptureMount, replace_by_kill, replace_in_order
+from kit.patience import until
 from kit.trees import snapshot
 
 from replicator.fences import FOREVER_NS, FenceMode
@@ -297,10 +298,7 @@ def test_programs_see_what_is_there_and_not_what_was_refused(by_binding: Fenced)
             by_binding.page.set(FenceMode.READ_ONLY, 0)
             with pytest.raises(OSError, match=r"Read-only file system|Input/output error"):
                 mapping.flush()
-            deadline = time.monotonic() + CALL_TIMEOUT_S
-            while file.read_bytes()[:5] != b"aaaaa":  # it is forgotten by another thread
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: file.read_bytes()[:5] == b"aaaaa")  # it is forgotten by another thread
     finally:
         os.close(descriptor)
 

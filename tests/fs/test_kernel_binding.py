@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from kit.mount import CaptureMount, shown
-from kit.protected import until
+from kit.patience import until
 
 from replicator import limits
 from replicator.fs import calls

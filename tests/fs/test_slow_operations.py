@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from kit.mount import CALL_TIMEOUT_S, CaptureMount
+from kit.patience import until
 
 pytestmark = pytest.mark.fs
 
@@ -184,10 +185,7 @@ def test_who_waits_for_a_lock_gets_it_in_the_end(mount: CaptureMount, lock: str,
         listeners = [threading.Thread(target=listen, args=(number,)) for number in range(2)]
         for listener in listeners:
             listener.start()
-        deadline = time.monotonic() + CALL_TIMEOUT_S
-        while not said:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: said)
         time.sleep(0.3)
         use(mount)
         ((first, text),) = said.items()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 from kit.mount import CALL_TIMEOUT_S, MOUNT_ID, CaptureMount, replace_by_kill, replace_in_order
+from kit.patience import until, until_async
 
 from replicator import limits
 from replicator.agent.launcher import Launch, Launcher
@@ -371,8 +372,7 @@ def test_a_capture_that_served_is_replaced_at_once_however_often_it_is_killed(tm
                 former = child.pid
                 assert former is not None
                 os.kill(former, signal.SIGKILL)
-                while child.pid in (None, former):  # noqa: ASYNC110  # nobody tells
-                    await trio.sleep(0.01)
+                await until_async(lambda former=former: child.pid not in (None, former))
             await supervisor.stop("capture", MOUNT_ID)
 
     try:
@@ -408,9 +408,7 @@ def test_a_capture_that_is_killed_while_its_agent_talks_to_it_is_replaced_at_onc
             await trio.sleep(2 * limits.CAPTURE_STABLE_S)
             assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
-            with trio.fail_after(limits.CONTROL_TIMEOUT_S / 2):
-                while len(greeted) < 3:  # noqa: ASYNC110  # nobody tells
-                    await trio.sleep(0.01)
+            await until_async(lambda: len(greeted) >= 3, limits.CONTROL_TIMEOUT_S / 2)
             await supervisor.stop("capture", MOUNT_ID)
 
     try:
@@ -483,8 +481,7 @@ def test_killed_before_that_it_has_not_started(tmp_path: Path, monkeypatch: pyte
             former = child.pid
             assert former is not None
             os.kill(former, signal.SIGKILL)
-            while child.pid in (None, former):  # noqa: ASYNC110  # nobody tells
-                await trio.sleep(0.01)
+            await until_async(lambda former=former: child.pid not in (None, former))
             assert await trio.to_thread.run_sync(os.listdir, mount.mountpoint) == []
             await supervisor.stop("capture", MOUNT_ID)
 
@@ -501,10 +498,7 @@ def test_a_holder_that_is_killed_is_replaced(mount: CaptureMount) -> None:
         for _ in range(2):
             former = holder_of(mount)
             os.kill(former, signal.SIGKILL)
-            deadline = time.monotonic() + CALL_TIMEOUT_S
-            while holder_of(mount) in (0, former):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(lambda former=former: holder_of(mount) not in (0, former))
         mount.kill()
         mount.start()
         assert file.read() == "x"

@@ -617,7 +617,7 @@ def _requests() -> list[bytes]:
     ]
     paths = [
         getattr(route, "path", "/").replace("{", "").replace("}", "")
-        for route in module.Api(service, service).routes()
+        for route in module.application(service, service).routes
     ]
     found = [
         b"x" * (i % 5 or 5) + b"\n" + path.encode() + b"\n" + bodies[i % 8] for i, path in enumerate(paths)

@@ -20,7 +20,7 @@ from kit.trees import Node, differences, snapshot
 from replicator.mirror.pieces import Batch, Refused
 from replicator.net.frames import Connect
 from replicator.ops import Kind, Record
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.receiver.replica_tree import ReplicaTree
 
 _NOT_JOURNALED_AT_ONCE = frozenset({"mtime_ns"})

@@ -30,8 +30,8 @@ from kit import ledger, leftovers
 from kit.dtd import Agent, pair
 from kit.hosts import Host, lan
 from kit.ledger_client import Acknowledged, Answer
+from kit.patience import until
 from kit.power_disk import PowerDisk, power_disk
-from kit.protected import until
 from kit.snapshots import beneath
 from kit.trees import assert_same_tree
 from kit.two_hosts import small_disk

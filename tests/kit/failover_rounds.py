@@ -13,7 +13,7 @@ from typing import NamedTuple
 from kit.bulk import build_bulk, change_bulk
 from kit.failover_lab import FailoverLab
 from kit.ledger_client import Acknowledged, Answer, owners
-from kit.protected import until
+from kit.patience import until
 
 LOAD_S = 1.5  # of a client, before the source fails
 AFTER_S = 0.5  # and at the target

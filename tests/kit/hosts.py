@@ -16,10 +16,11 @@ import os
 import select
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from kit.patience import until
 
 _NETWORK = "10.77.0"
 _NETWORK_6 = "fd77:"
@@ -157,10 +158,11 @@ class Host(_Namespace):
                     descriptors.append(os.pidfd_open(process_id))
                     stack.callback(os.close, descriptors[-1])
             self.send(signal.SIGKILL)
-            deadline_s = time.monotonic() + _END_TIMEOUT_S
-            while len(select.select(descriptors, [], [], 0)[0]) < len(descriptors):
-                assert time.monotonic() < deadline_s, f"processes of {self.address} do not end"
-                time.sleep(0.01)
+            until(
+                lambda: len(select.select(descriptors, [], [], 0)[0]) == len(descriptors),
+                _END_TIMEOUT_S,
+                what=f"processes of {self.address} do not end",
+            )
 
     @property
     def sent_bytes(self) -> int:

@@ -57,6 +57,20 @@ class Host:
         self.lose_power()
 
 
+def journal_record(writer: JournalWriter, record: Record) -> int:
+    """Journal what a record says. The sequence that it has there; 0: there was no room."""
+    return writer.append(
+        record.kind,
+        record.path,
+        path2=record.path2,
+        payload=record.payload,
+        flags=record.flags,
+        inode=record.inode,
+        arg0=record.arg0,
+        arg1=record.arg1,
+    )
+
+
 def read_all(cursor: Cursor, max_bytes: int = 4096) -> list[Record]:
     """All records up to the head, with payloads of their own, having checked that runs join without a gap."""
     records = []

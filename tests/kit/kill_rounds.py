@@ -21,7 +21,7 @@ from subprocess import TimeoutExpired
 from typing import Any, NamedTuple
 
 from kit.failover_lab import MONITOR, FailoverLab, Machine
-from kit.protected import until
+from kit.patience import until
 from replicator.failovers import Phase, ScriptKind
 
 PATIENCE_S = 90.0

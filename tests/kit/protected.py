@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,6 @@ def protected(
         if connect:
             pair.connect()
         yield pair
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 30.0, pause_s: float = 0.02) -> Any:
-    """What `condition` returns, once that is true."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline_s, "this did not happen in time"
-        time.sleep(pause_s)
-    return found
 
 
 def serves(mountpoint: Path) -> bool:

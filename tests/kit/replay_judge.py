@@ -24,7 +24,7 @@ from kit.failover_histories import History
 from kit.failover_lab import VIRTUAL
 from kit.failover_world import Violation
 from kit.ledger_client import Acknowledged, Answer, owners
-from kit.protected import until
+from kit.patience import until
 from replicator.failovers import Phase
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kit.failover_agents import Setup
 from kit.failover_lab import MONITOR, VIRTUAL
 from kit.failover_world import Fault
-from kit.protected import until
+from kit.patience import until
 from replicator.cli.client import Client
 from replicator.errors import ReplicatorError
 from replicator.failovers import Lapse, Phase

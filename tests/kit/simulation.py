@@ -19,8 +19,10 @@ from typing import TypeVar
 import trio
 
 from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
+from kit.journals import journal_record
 from kit.links import LinkStream, Network
 from kit.losing_source import LosingSource
+from kit.patience import LONG_S, until_async
 from kit.recording import Source
 from kit.simulated_directory import simulated_directory
 from kit.stories import check_story
@@ -34,7 +36,7 @@ from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.repset import ReplicationSet, Rule, compile_filter
 from replicator.sender.arguments import (
     JournalArguments,
@@ -44,8 +46,8 @@ from replicator.sender.arguments import (
     SenderOptions,
 )
 from replicator.sender.flow import Flow
-from replicator.sender.process import Sender
-from replicator.status import ConnectionStatus
+from replicator.sender.sender import Sender
+from replicator.status import ConnectionStatus, MirrorStatus, TargetDataState
 from replicator.world import World
 
 T = TypeVar("T")
@@ -209,16 +211,7 @@ class Simulation:
     def _journal(self, record: Record) -> None:
         sequence = 0
         if self.journaling and self.writer.has_readers:
-            sequence = self.writer.append(
-                record.kind,
-                record.path,
-                path2=record.path2,
-                payload=record.payload,
-                flags=record.flags,
-                inode=record.inode,
-                arg0=record.arg0,
-                arg1=record.arg1,
-            )
+            sequence = journal_record(self.writer, record)
             assert sequence
         self.sequences.append(sequence)
 
@@ -357,6 +350,33 @@ class Simulation:
     def status(self) -> ConnectionStatus:
         assert self.sender is not None
         return self.sender.status()
+
+    async def mirror_ended(self) -> None:
+        """The mirror that was begun is over, and the target has heard of it.
+
+        Nothing is journaled to see that: what is journaled is sent whole.
+        """
+
+        def is_over() -> bool:
+            return (
+                bool(self.status.mirror.elapsed_s)
+                and self.status.mirror_status is MirrorStatus.IDLE
+                and self.status.target_data_state is not TargetDataState.MIRRORING
+            )
+
+        await until_async(is_over, LONG_S)
+
+    async def fault(self, chance: random.Random) -> None:
+        """A cable is cut for a moment, or somebody is killed, and started again."""
+        which = chance.choice(("cut", "sender", "receiver", "both"))
+        if which == "cut":
+            self.network.cut("source", "target")
+        if which in ("sender", "both"):
+            await self.kill_sender()
+            self.start_sender()
+        if which in ("receiver", "both"):
+            await self.kill_receiver()
+            self.start_receiver()
 
     async def drained(self, timeout_s: float = 600) -> None:
         """Everything captured is applied, and no mirror runs."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 
 import trio
 
+from kit.patience import until
 from replicator.child.control import Control
 from replicator.paths import Home
 
@@ -37,10 +38,14 @@ def frozen(process_id: int) -> Iterator[float]:
 
 def _wait_stopped(process_id: int) -> None:
     # The signal is sent; a thread inside a system call stops only when that returns.
-    deadline_s = time.monotonic() + STOP_TIMEOUT_S
-    while any(_state(process_id, thread) not in "TtZX" for thread in os.listdir(f"/proc/{process_id}/task")):
-        assert time.monotonic() < deadline_s, f"process {process_id} does not stop"
-        time.sleep(0.0005)
+    until(
+        lambda: all(
+            _state(process_id, thread) in "TtZX" for thread in os.listdir(f"/proc/{process_id}/task")
+        ),
+        STOP_TIMEOUT_S,
+        0.0005,
+        what=f"process {process_id} does not stop",
+    )
 
 
 def _state(process_id: int, thread: str) -> str:

@@ -23,7 +23,7 @@ from replicator.mirror.pieces import Batch
 from replicator.net.frames import Connect, Connected, Mark, RefusedConnection
 from replicator.ops import RENAME_EXCHANGE, Position, Record
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.receiver.replica_tree import ReplicaTree
 from replicator.world import World
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import trio
 
 from kit.disk import Process, ProcessDied
+from kit.journals import journal_record
 from kit.links import Network
 from kit.recording import Source
 from kit.simulated_directory import simulated_directory
@@ -40,12 +41,12 @@ from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalWriter
 from replicator.queue.settings import JournalSettings
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.receiver.replica_tree import ReplicaTree, Tree
 from replicator.repset import Filter, ReplicationSet, Rule, compile_filter
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.sender.flow import Flow
-from replicator.sender.process import Sender
+from replicator.sender.sender import Sender
 from replicator.status import ConnectionStatus
 
 SEGMENT_BYTES = 64 * 1024
@@ -111,16 +112,7 @@ class Mount:
         if not self.writer.has_readers:
             return
         try:
-            taken = self.writer.append(
-                record.kind,
-                record.path,
-                path2=record.path2,
-                payload=record.payload,
-                flags=record.flags,
-                inode=record.inode,
-                arg0=record.arg0,
-                arg1=record.arg1,
-            )
+            taken = journal_record(self.writer, record)
         except Exception as error:
             raise AssertionError(f"production first: an application would have seen {error!r}") from error
         self.lost += not taken

@@ -24,8 +24,9 @@ from typing import Any
 from kit import leftovers
 from kit.dtd import Agent, pair
 from kit.hosts import Host, lan
+from kit.patience import until
 from kit.power_disk import PowerDisk, power_disk
-from kit.protected import Protected, serves, until
+from kit.protected import Protected, serves
 
 QUEUE_DISK = "24m"
 MEMORY_DISK = "512m"

@@ -15,7 +15,7 @@ from replicator import limits
 from replicator.mirror import digests
 from replicator.mirror.patches import PatchRequest
 from replicator.sender.arguments import SenderOptions
-from replicator.status import MirrorProgress, MirrorStatus, TargetDataState
+from replicator.status import MirrorProgress, TargetDataState
 
 pytestmark = pytest.mark.sim
 
@@ -54,13 +54,7 @@ def progress(simulation: Simulation) -> MirrorProgress:
 async def mirrored(simulation: Simulation) -> None:
     simulation.start_receiver()
     simulation.start_sender()
-    with trio.fail_after(600):
-        while (  # noqa: ASYNC110  # a look from outside: nothing tells
-            not progress(simulation).elapsed_s
-            or simulation.status.mirror_status is not MirrorStatus.IDLE
-            or simulation.status.target_data_state is TargetDataState.MIRRORING  # it has not heard of the end
-        ):
-            await trio.sleep(0.01)
+    await simulation.mirror_ended()
 
 
 @pytest.mark.parametrize("checksum_all", [False, True])

@@ -16,7 +16,6 @@ from replicator import limits
 from replicator.mirror.pieces import Alike
 from replicator.mirror.place import Placer
 from replicator.sender.arguments import SenderOptions
-from replicator.status import MirrorStatus, TargetDataState
 
 pytestmark = pytest.mark.sim
 
@@ -45,18 +44,7 @@ def copy_tree(simulation: Simulation) -> None:
 async def mirrored(simulation: Simulation) -> None:
     simulation.start_receiver()
     simulation.start_sender()
-    await ended(simulation)
-
-
-async def ended(simulation: Simulation) -> None:
-    """The mirror that was begun is over. Nothing is journaled for that: what is journaled is sent whole."""
-    with trio.fail_after(600):
-        while (  # noqa: ASYNC110  # a look from outside: nothing tells
-            not simulation.status.mirror.elapsed_s
-            or simulation.status.mirror_status is not MirrorStatus.IDLE
-            or simulation.status.target_data_state is TargetDataState.MIRRORING
-        ):
-            await trio.sleep(0.01)
+    await simulation.mirror_ended()
 
 
 @pytest.fixture
@@ -171,11 +159,11 @@ async def test_a_full_mirror_that_is_killed_goes_on_where_it_was(
         sent = await killed_in_the_middle(simulation, share, side)
         if side == "sender":
             simulation.start_sender()
-            await ended(simulation)
+            await simulation.mirror_ended()
             run = simulation.status.mirror
             assert run.sent_bytes <= size - sent + 0.15 * size
         else:
             simulation.start_receiver()
-            await ended(simulation)
+            await simulation.mirror_ended()
         simulation.assert_equal()
         assert simulation.status.mirror.complete

@@ -3,18 +3,13 @@
 import pytest
 import trio
 import trio.testing
+from kit.patience import until_async
 from kit.simulation import Simulation, simulate
 
 from replicator.errors import ReplicatorError
 from replicator.status import ConnectionState, TargetDataState
 
 pytestmark = pytest.mark.sim
-
-
-async def until(simulation: Simulation, state: ConnectionState) -> None:
-    with trio.fail_after(60):
-        while simulation.status.state is not state:  # noqa: ASYNC110  # nothing tells
-            await trio.sleep(0.1)
 
 
 async def taken_into_use(simulation: Simulation, *, backlog: bool) -> None:
@@ -25,12 +20,12 @@ async def taken_into_use(simulation: Simulation, *, backlog: bool) -> None:
     receiver = simulation.receiver
     assert receiver is not None
     with pytest.raises(ReplicatorError, match="pause it first"):
-        await receiver.replica.take_into_use()
+        await receiver.replica.ownership.take_into_use()
     receiver.pause()
     if backlog:
         simulation.source.write(b"both", 0, b"queued on the target")
     await trio.sleep(1)
-    await receiver.replica.take_into_use()
+    await receiver.replica.ownership.take_into_use()
     with pytest.raises(ReplicatorError, match="in use"):
         receiver.resume()
     (simulation.target_root / "both").write_bytes(b"changed there")
@@ -43,7 +38,7 @@ async def taken_into_use(simulation: Simulation, *, backlog: bool) -> None:
 async def test_the_source_is_chosen(kill: str, backlog: bool, autojump_clock: trio.testing.MockClock) -> None:
     async with simulate(1) as simulation:
         await taken_into_use(simulation, backlog=backlog)
-        await until(simulation, ConnectionState.ERROR)
+        await until_async(lambda: simulation.status.state is ConnectionState.ERROR, 60, 0.1)
         assert "recovery force" in simulation.status.state_reason
         simulation.source.write(b"source-only", 0, b"changed here")
         for who in ("sender", "receiver"):

@@ -32,7 +32,7 @@ from replicator.ops import Kind
 from replicator.queue.dirty import DirtyMap, Scope
 from replicator.receiver.drift import Drift
 from replicator.receiver.drift_watch import dirty_map
-from replicator.receiver.replica import Replica
+from replicator.receiver.tree_in_use import TreeInUse
 from replicator.sender.arguments import SenderOptions
 
 pytestmark = pytest.mark.sim
@@ -119,18 +119,6 @@ class Somebody:
         replica.drift.looked()
 
 
-async def fault(simulation: Simulation, chance: random.Random) -> None:
-    which = chance.choice(("cut", "sender", "receiver", "both"))
-    if which == "cut":
-        simulation.network.cut("source", "target")
-    if which in ("sender", "both"):
-        await simulation.kill_sender()
-        simulation.start_sender()
-    if which in ("receiver", "both"):
-        await simulation.kill_receiver()
-        simulation.start_receiver()
-
-
 async def one_run(seed: int, *, faults: bool, links: bool = True) -> None:
     chance = random.Random(seed)
     random_changes.SIZE_MAX = 400
@@ -163,7 +151,7 @@ async def one_run(seed: int, *, faults: bool, links: bool = True) -> None:
                 if chance.random() < 0.1 and simulation.sender is not None:
                     simulation.sender.mirror_start(chance.choice(("full", "difference")))
                 if faults and chance.random() < 0.15:
-                    await fault(simulation, chance)
+                    await simulation.fault(chance)
             await equal_again(simulation)
 
 
@@ -267,7 +255,7 @@ def renames_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def old_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Replica, "_look_afresh", lambda self: None)
+    monkeypatch.setattr(TreeInUse, "look_afresh", lambda self: None)
 
 
 def linked_files_are_as_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from kit.simulation import MockedClock, Simulation, simulate
 from replicator import limits
 from replicator.net.frames import Records
 from replicator.net.session import Session
+from replicator.receiver.durability import Durability
 from replicator.receiver.replica import Replica
 
 pytestmark = pytest.mark.sim
@@ -49,7 +50,7 @@ def late_apply(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def late_sync(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    delay(Replica, "make_durable", monkeypatch)
+    delay(Durability, "make_durable", monkeypatch)
 
 
 def delay(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from kit.simulation import Simulation, simulate
 
 from replicator import limits
 from replicator.sender.arguments import SenderOptions
-from replicator.status import MirrorStatus, TargetDataState
 
 pytestmark = pytest.mark.sim
 
@@ -41,13 +40,7 @@ def make(simulation: Simulation, old: bytes, new: bytes) -> None:
 async def mirrored(simulation: Simulation) -> None:
     simulation.start_receiver()
     simulation.start_sender()
-    with trio.fail_after(600):
-        while (  # noqa: ASYNC110  # a look from outside: nothing tells
-            not simulation.status.mirror.elapsed_s
-            or simulation.status.mirror_status is not MirrorStatus.IDLE
-            or simulation.status.target_data_state is TargetDataState.MIRRORING
-        ):
-            await trio.sleep(0.01)
+    await simulation.mirror_ended()
 
 
 CONTENT = random.Random(1).randbytes(FILE_BYTES)

@@ -14,7 +14,6 @@ from replicator import limits
 from replicator.mirror.elsewhere import FileIndex
 from replicator.mirror.place import Placer
 from replicator.sender.arguments import SenderOptions
-from replicator.status import MirrorStatus, TargetDataState
 
 pytestmark = pytest.mark.sim
 
@@ -39,13 +38,7 @@ async def mirrored(simulation: Simulation) -> None:
     simulation.journaling = True
     simulation.start_receiver()
     simulation.start_sender()
-    with trio.fail_after(600):
-        while (  # noqa: ASYNC110  # a look from outside: nothing tells
-            not simulation.status.mirror.elapsed_s
-            or simulation.status.mirror_status is not MirrorStatus.IDLE
-            or simulation.status.target_data_state is TargetDataState.MIRRORING
-        ):
-            await trio.sleep(0.01)
+    await simulation.mirror_ended()
 
 
 def assert_new_is_equal(simulation: Simulation) -> None:

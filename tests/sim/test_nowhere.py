@@ -10,7 +10,7 @@ from kit.simulation import Simulation, simulate
 
 from replicator.diagnostics import DiagnosticsReport
 from replicator.sender.nowhere import Nowhere
-from replicator.sender.process import Sender
+from replicator.sender.sender import Sender
 from replicator.status import TargetDataState
 
 

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from kit.patience import LONG_S, until_async
 from kit.random_changes import RandomChanges
 from kit.simulation import Simulation, simulate
 from kit.trees import differences, snapshot
@@ -55,13 +56,6 @@ def put(root: Path, *names: str, age_s: float = 0.0) -> None:
 
 def names_below(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*")}
-
-
-async def until(condition: Callable[[], bool], pause_s: float = 0.0001) -> None:
-    while True:
-        if condition():
-            return
-        await trio.sleep(pause_s)
 
 
 async def handled(simulation: Simulation, run: str = "") -> OrphanReport:
@@ -237,11 +231,16 @@ async def test_paused_resumed_and_stopped(
 
         async def paused(run: str) -> int:
             """Some are gone, and nothing goes on."""
-            await until(lambda: (replica.orphans.run, replica.orphans.phase) == (run, OrphanPhase.PAUSED))
-            done = replica.orphans.done_files
+
+            def is_paused() -> bool:
+                report = replica.orphans.report
+                return (report.run, report.phase) == (run, OrphanPhase.PAUSED)
+
+            await until_async(is_paused, LONG_S, 0.0001)
+            done = replica.orphans.report.done_files
             await trio.sleep(60)
-            assert replica.orphans.phase is OrphanPhase.PAUSED
-            assert replica.orphans.done_files == done
+            assert replica.orphans.report.phase is OrphanPhase.PAUSED
+            assert replica.orphans.report.done_files == done
             return done
 
         remove = ReplicaTree.remove_orphans
@@ -249,7 +248,7 @@ async def test_paused_resumed_and_stopped(
         def remove_five(tree: ReplicaTree, *arguments: Any) -> None:
             remove(tree, *arguments)
             if tree.orphans.report.done_files == 5:
-                replica.act_on_orphans("pause")
+                replica.orphans.act("pause")
 
         monkeypatch.setattr(ReplicaTree, "remove_orphans", remove_five)
         run = sender.orphans_start(START)

@@ -17,7 +17,7 @@ from replicator.ops import Kind, Record
 from replicator.queue.dirty import DirtyMap
 from replicator.queue.journal import JournalWriter
 from replicator.queue.merge import Merge
-from replicator.receiver.replica import Replica
+from replicator.receiver.durability import Durability
 from replicator.receiver.shared_value import SharedValue
 from replicator.sender.mirrors import Mirrors
 from replicator.sender.resync import Resync
@@ -43,7 +43,7 @@ def positions_are_stored_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def durable_is_what_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Replica, "durable", property(lambda self: dict(self.applied.marks)))
+    monkeypatch.setattr(Durability, "durable", property(lambda self: dict(self._applied.marks)))
 
 
 def some_attributes_are_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:

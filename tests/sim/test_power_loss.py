@@ -12,7 +12,7 @@ from kit.simulation import Simulation, simulate
 from kit.trees import build_random_tree
 
 from replicator import limits
-from replicator.receiver.replica import Replica
+from replicator.receiver.durability import Durability
 
 pytestmark = pytest.mark.sim
 
@@ -39,7 +39,7 @@ async def some_files_are_there(simulation: Simulation) -> None:
     raise AssertionError("no mirror runs")
 
 
-async def never_durable(replica: Replica, *, clean: bool = False) -> None:
+async def never_durable(durability: Durability, *, clean: bool = False) -> None:
     raise OSError(errno.EIO, "this disk syncs nothing")
 
 
@@ -50,7 +50,7 @@ async def test_the_source_brings_everything_again_that_a_mirror_brought_and_nobo
 ) -> None:
     monkeypatch.setattr(limits, "STEP_FILES", 3)
     monkeypatch.setattr(limits, "PIECES_IN_FLIGHT", 6)
-    monkeypatch.setattr(Replica, "make_durable", never_durable)
+    monkeypatch.setattr(Durability, "make_durable", never_durable)
     async with simulate(5, start=False) as simulation:
         build_random_tree(simulation.source_root, 5, 150)
         simulation.start_receiver()

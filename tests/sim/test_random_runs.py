@@ -56,7 +56,7 @@ async def one_run(seed: int, *, kind: str, stale: bool, faults: bool) -> None:
             changes.steps(chance.choice((0, 1, 1, 3, 20)))
             await trio.sleep(chance.choice((0, 0.0002, 0.001, 0.01)))
             if faults and chance.random() < 0.08:
-                await _fault(simulation, chance)
+                await simulation.fault(chance)
         # The old copy was made by a tool with its own idea of holes, and equal size and time are believed.
         ignore = frozenset({"holes"}) if stale else frozenset()
         await simulation.drained()
@@ -65,18 +65,6 @@ async def one_run(seed: int, *, kind: str, stale: bool, faults: bool) -> None:
         changes.steps(30)  # strict from here on
         await simulation.drained()
         simulation.assert_equal(ignore)
-
-
-async def _fault(simulation: Simulation, chance: random.Random) -> None:
-    which = chance.choice(("cut", "sender", "receiver", "both"))
-    if which == "cut":
-        simulation.network.cut("source", "target")
-    if which in ("sender", "both"):
-        await simulation.kill_sender()
-        simulation.start_sender()
-    if which in ("receiver", "both"):
-        await simulation.kill_receiver()
-        simulation.start_receiver()
 
 
 def _copy(simulation: Simulation) -> None:

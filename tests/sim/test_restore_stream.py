@@ -25,12 +25,12 @@ from kit.trees import assert_same_tree, differences, snapshot
 
 from replicator.orphans import OrphanAction, OrphanSettings
 from replicator.receiver.arguments import ReceiverArguments
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.receiver.replica_tree import ReplicaTree
 from replicator.repset import ReplicationSet, Rule
 from replicator.sender.arguments import JournalArguments, MapArguments, SenderArguments, SenderOptions
 from replicator.sender.copies import open_copies
-from replicator.sender.process import Sender
+from replicator.sender.sender import Sender
 from replicator.status import ConnectionStatus, TargetDataState
 
 pytestmark = pytest.mark.sim

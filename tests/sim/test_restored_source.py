@@ -78,7 +78,7 @@ async def test_protection_resumes(
             changes.steps(20)
             await trio.sleep(1)
         if where == "in use":
-            await receiver.replica.take_into_use()
+            await receiver.replica.ownership.take_into_use()
             (simulation.target_root / "made in the copy").write_bytes(b"while it was in use")
         await copy_stands_still(simulation)
         if where in ("backlog", "waiting", "in use"):

@@ -39,7 +39,7 @@ def record(simulation: Simulation, epoch: int = 1) -> Promotion:
 async def promote(simulation: Simulation, *, ends_session: bool, record: Promotion) -> None:
     """What a promotion leaves in a receiver."""
     assert simulation.receiver is not None
-    await simulation.receiver.replica._save(epoch=record.epoch, promotion=record, owned=True)
+    await simulation.receiver.replica._kept.save(epoch=record.epoch, promotion=record, owned=True)
     if ends_session:
         await simulation.kill_receiver()
         simulation.start_receiver()

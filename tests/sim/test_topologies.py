@@ -5,12 +5,12 @@ under virtual time.
 import os
 import random
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from kit.patience import LONG_S, until_async
 from kit.random_changes import RandomChanges
 from kit.topology import SOURCE, Mount, topology
 from kit.trees import build_random_tree
@@ -38,12 +38,6 @@ def fill(mount: Mount, seed: int = 1, steps: int = 40) -> RandomChanges:
     return changes
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 600) -> None:
-    with trio.fail_after(timeout_s):
-        while not condition():  # noqa: ASYNC110  # a look from outside: nothing tells
-            await trio.sleep(0.01)
-
-
 # --- one to many ---
 
 
@@ -68,7 +62,7 @@ async def test_one_to_many_with_a_dead_target(autojump_clock: trio.testing.MockC
         for connection in (near, far):
             assert connection.status.target_data_state is TargetDataState.OK
         assert far.status.mirror.kind == "full"  # the first one: what was queued was enough
-        await until(lambda: data.writer.statistics().segments == 1)  # nobody needs the rest any more
+        await until_async(lambda: data.writer.statistics().segments == 1, LONG_S)  # nobody needs more
 
 
 async def test_one_to_many_with_a_slow_target(autojump_clock: trio.testing.MockClock) -> None:
@@ -283,7 +277,7 @@ async def test_a_root_that_is_gone(how: str, autojump_clock: trio.testing.MockCl
             source.rename(b"www", b"away")
         else:
             source.rmdir(b"www")
-        await until(lambda: connection.status.state is ConnectionState.ERROR)
+        await until_async(lambda: connection.status.state is ConnectionState.ERROR, LONG_S)
         status = connection.status
         assert how in status.state_reason and "dtctl transmit start" in status.state_reason
         await trio.sleep(60)
@@ -345,7 +339,7 @@ async def test_replication_stops(autojump_clock: trio.testing.MockClock) -> None
         changes.steps(20)
         connection.running.replicate_start()
         data.source.create(b"sent again")
-        await until((connection.copy_of(data) / "sent again").exists)
+        await until_async((connection.copy_of(data) / "sent again").exists, LONG_S)
         await connection.drained()  # what happened meanwhile was tracked, and is brought
         connection.assert_equal()
         assert connection.status.target_data_state is TargetDataState.OK
@@ -356,7 +350,7 @@ async def test_a_mirror_pauses_and_stops(autojump_clock: trio.testing.MockClock)
         data = net.mount("data")
         build_random_tree(data.root, 12, 150)
         connection = net.connect([data])
-        await until(lambda: connection.status.sent_mirror_bytes > 0)
+        await until_async(lambda: connection.status.sent_mirror_bytes > 0, LONG_S)
         connection.running.mirror_pause()
         await trio.sleep(1)
         sent = connection.status.sent_mirror_bytes
@@ -378,7 +372,7 @@ async def test_a_mirror_that_was_stopped_is_required_again(autojump_clock: trio.
         data = net.mount("data")
         build_random_tree(data.root, 13, 150)
         connection = net.connect([data])
-        await until(lambda: connection.status.sent_mirror_bytes > 0)
+        await until_async(lambda: connection.status.sent_mirror_bytes > 0, LONG_S)
         connection.running.mirror_stop()
         assert await connection.applied()
         assert connection.status.mirror.status is MirrorStatus.STOPPED
@@ -451,10 +445,10 @@ async def test_the_story_tells_what_happened(autojump_clock: trio.testing.MockCl
         connection = net.connect([data], "backup")
         await connection.drained()
         await connection.kill_receiver()
-        await until(lambda: connection.status.state is ConnectionState.ERROR)
+        await until_async(lambda: connection.status.state is ConnectionState.ERROR, LONG_S)
         await trio.sleep(60)
         connection.start_receiver()
-        await until(lambda: connection.status.state is ConnectionState.STARTED)
+        await until_async(lambda: connection.status.state is ConnectionState.STARTED, LONG_S)
         await connection.drained()
         connection.running.transmit_pause()
         connection.sender.transmit_stop()
@@ -500,7 +494,7 @@ async def test_pending_until_a_mirror_begins(autojump_clock: trio.testing.MockCl
         await connection.drained()
         assert connection.status.replication_status is ReplicationStatus.READY
         data.source.rename(b"root", b"other")
-        await until(lambda: connection.status.transmit_mode is TransmitMode.ERROR)
+        await until_async(lambda: connection.status.transmit_mode is TransmitMode.ERROR, LONG_S)
         assert connection.status.replication_status is ReplicationStatus.PENDING
         assert connection.status.state is ConnectionState.ERROR
         assert "put it back" in connection.status.state_reason
@@ -525,10 +519,10 @@ async def test_a_queue_that_is_full_says_so(
         for _ in range(100):
             data.source.write(b"file", 0, b"x" * 10_000)
             await trio.sleep(0.1)
-        await until(lambda: connection.status.replication_status is ReplicationStatus.OUT_OF_MEMORY, 10)
+        await until_async(lambda: connection.status.replication_status is ReplicationStatus.OUT_OF_MEMORY, 10)
         connection.start_receiver()
         await connection.drained()
-        await until(lambda: connection.status.replication_status is ReplicationStatus.READY, 10)
+        await until_async(lambda: connection.status.replication_status is ReplicationStatus.READY, 10)
         connection.assert_equal()
         told = [
             (e.event, e.after)

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 from kit import random_changes
+from kit.patience import LONG_S, until_async
 from kit.random_changes import RandomChanges
 from kit.simulation import simulate
 from kit.topology import TICK_S, Connection, Mount, Topology, topology
@@ -20,7 +21,7 @@ from kit.topology import TICK_S, Connection, Mount, Topology, topology
 from replicator import limits
 from replicator.ops import Kind, Record
 from replicator.queue.cursor import Cursor
-from replicator.receiver.replica import Replica
+from replicator.receiver.durability import Durability
 from replicator.sender.arguments import SenderOptions
 from replicator.sender.dirt import Dirt
 from replicator.sender.mirrors import Mirrors
@@ -43,14 +44,6 @@ def build(data: Mount) -> None:
             source.write(path, 0, bytes([file]) * 40_000)
 
 
-async def wait_for(condition: Callable[[], bool], what: str, tick_s: float = TICK_S) -> None:
-    for _ in range(int(1000 / tick_s)):
-        if condition():
-            return
-        await trio.sleep(tick_s)
-    raise AssertionError(f"not seen: {what}")
-
-
 async def write_much(data: Mount, chance: random.Random, times: int = 60) -> int:
     """Several queues full of changes to few places. Returns how many bytes were changed."""
     for number in range(times):
@@ -65,7 +58,7 @@ async def settled(connection: Connection, data: Mount) -> None:
     await connection.drained()
     connection.assert_equal()
     assert connection.status.target_data_state is TargetDataState.OK
-    await wait_for(lambda: not connection.running.dirt.active, "all is durable")
+    await until_async(lambda: not connection.running.dirt.active, LONG_S, TICK_S)
     await trio.sleep(20)
 
 
@@ -92,7 +85,7 @@ async def test_a_dead_target_costs_bounded_space_and_only_what_changed(
         assert status.tracking and status.replication_status is ReplicationStatus.PENDING
         assert status.tracked_files == 6 and 0 < status.tracked_bytes <= changed
         assert data.lost == 0
-        await wait_for(lambda: data.writer.statistics().segments == 1, "the queue was given back")
+        await until_async(lambda: data.writer.statistics().segments == 1, LONG_S, TICK_S)
         connection.start_receiver()
         await settled(connection, data)
         assert connection.status.sent_mirror_bytes - sent < changed + 4096
@@ -145,9 +138,9 @@ async def test_a_sender_killed_meanwhile_has_forgotten_nothing(
             sent = 0
         connection.start_receiver()
         if when != "tracking":
-            await wait_for(lambda: connection.running.mirrors.run is not None, "a recovery runs", 0.001)
+            await until_async(lambda: connection.running.mirrors.run is not None, LONG_S, 0.001)
             if when == "complete":
-                await wait_for(lambda: connection.running.mirrors.run is None, "it is complete", 0.001)
+                await until_async(lambda: connection.running.mirrors.run is None, LONG_S, 0.001)
             await connection.kill_sender()
             connection.start_sender()
             sent = 0
@@ -226,7 +219,7 @@ async def test_another_way_of_bringing_it_can_be_chosen(
             connection.running.mirror_start("log")
         else:
             wanted = ("difference" if kind == "checksum" else kind, kind == "checksum")
-            await wait_for(lambda: _kind_of_mirror(connection) == wanted, "a mirror of that kind runs")
+            await until_async(lambda: _kind_of_mirror(connection) == wanted, LONG_S, TICK_S)
         await settled(connection, data)
 
 
@@ -267,7 +260,7 @@ async def test_a_root_that_is_renamed_while_it_is_tracked_stops_for_a_person(
         data.source.rename(b"d0", b"elsewhere")
         await write_much_elsewhere(data)
         connection.start_receiver()
-        await wait_for(lambda: "root" in connection.status.state_reason, "a person is asked")
+        await until_async(lambda: "root" in connection.status.state_reason, LONG_S, TICK_S)
         assert (connection.copy_of(data) / "d0/f0").exists()
         data.source.rename(b"elsewhere", b"d0")
         connection.running.transmit_start()
@@ -317,7 +310,7 @@ async def one_run(seed: int, *, faults: bool) -> None:
             if chance.random() < 0.5:
                 await equal(connection, data)
         await equal(connection, data)
-        await wait_for(lambda: not connection.running.dirt.active, "all is durable")
+        await until_async(lambda: not connection.running.dirt.active, LONG_S, TICK_S)
 
 
 async def part(net: Topology, connection: Connection, chance: random.Random) -> None:
@@ -437,7 +430,7 @@ async def removal(clock: trio.testing.MockClock) -> None:
         await settled(connection, data)
 
 
-async def never_durable(replica: Replica, *, clean: bool = False) -> None:
+async def never_durable(durability: Durability, *, clean: bool = False) -> None:
     raise OSError(errno.EIO, "this disk syncs nothing")
 
 
@@ -452,10 +445,10 @@ async def power_lost_at_the_end(clock: trio.testing.MockClock) -> None:
         await connection.kill_receiver()
         await write_much(data, chance)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Replica, "make_durable", never_durable)
+            patched.setattr(Durability, "make_durable", never_durable)
             connection.start_receiver()
-            await wait_for(lambda: connection.running.mirrors.run is not None, "a recovery runs", 0.001)
-            await wait_for(lambda: connection.running.mirrors.run is None, "it is complete", 0.001)
+            await until_async(lambda: connection.running.mirrors.run is not None, LONG_S, 0.001)
+            await until_async(lambda: connection.running.mirrors.run is None, LONG_S, 0.001)
             await trio.sleep(1)
             await connection.lose_target_power()
         for _ in range(5):
@@ -474,9 +467,9 @@ async def away_again(clock: trio.testing.MockClock) -> None:
         await connection.kill_receiver()
         await write_much(data, chance)
         connection.start_receiver()
-        await wait_for(lambda: connection.running.mirrors.run is not None, "a recovery runs", 0.001)
+        await until_async(lambda: connection.running.mirrors.run is not None, LONG_S, 0.001)
         connection.running.mirror_pause()
-        await wait_for(lambda: connection.running.dirt.told != "", "the target has heard of it", 0.001)
+        await until_async(lambda: connection.running.dirt.told != "", LONG_S, 0.001)
         await connection.kill_receiver()
         data.source.write(b"d4/f4", 0, b"written while it is away again")
         await write_much(data, chance)

@@ -15,6 +15,9 @@ from replicator.access import Access, Account, Caller, LoginRequiredError, SlowD
 from replicator.agent import accounts, api, pam
 from replicator.agent.api_rules import RULES, Rule, rule, spoken
 from replicator.agent.gate import Gate, Peer
+from replicator.agent.routes.connections import MirrorBody
+from replicator.agent.routes.mounts import MountBody, OptionsBody
+from replicator.agent.routes.targets import TargetsBody
 from replicator.agent.service import Service
 from replicator.config import Access as Settings
 from replicator.errors import NotPermittedError, UnreachableError, UsageError
@@ -90,18 +93,18 @@ class Secretive(msgspec.Struct, frozen=True, kw_only=True):
         (
             "mirror {action} {connection}",
             {"connection": "web"},
-            api.MirrorBody(action="start", checksum=True),
+            MirrorBody(action="start", checksum=True),
             "mirror start web checksum=true",
         ),
-        ("mount add {path}", {}, api.MountBody(path="/srv/my data"), 'mount add "/srv/my data"'),
+        ("mount add {path}", {}, MountBody(path="/srv/my data"), 'mount add "/srv/my data"'),
         (
             "mount add {path}",
             {},
-            api.MountBody(path="/srv", options={"writes": "direct"}),
+            MountBody(path="/srv", options={"writes": "direct"}),
             'mount add /srv options={"writes":"direct"}',
         ),
-        ("target {action} {uuid}", {}, api.TargetsBody(action="pause"), "target pause all"),
-        ("mount add {path}", {}, api.MountBody(path="/a\nb\x1b[2J\udc80"), r"mount add /a\nb\x1b[2J\udc80"),
+        ("target {action} {uuid}", {}, TargetsBody(action="pause"), "target pause all"),
+        ("mount add {path}", {}, MountBody(path="/a\nb\x1b[2J\udc80"), r"mount add /a\nb\x1b[2J\udc80"),
         ("mount add {path}", {}, None, "mount add …"),  # the body was none
         ("x {path}", {}, Secretive(path="/", pairing_code="pw"), "x / pairing_code=(hidden)"),
         (
@@ -119,7 +122,7 @@ def test_a_command_in_users_words(words: str, path: dict[str, str], body: Any, t
 
 def test_a_command_is_never_long() -> None:
     options = {f"name{number}": "x" * 100 for number in range(10_000)}
-    body = api.OptionsBody(path="/" * 5000, options=options)
+    body = OptionsBody(path="/" * 5000, options=options)
     assert len(spoken("mount set {path}", {}, body)) <= limits.AUDIT_CHARS
 
 

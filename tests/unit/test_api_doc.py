@@ -2,7 +2,9 @@
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +13,8 @@ from starlette.routing import Route
 
 from replicator.access import AccessView
 from replicator.agent import api
+from replicator.agent import routes as resources
+from replicator.agent.api_body import ActionBody, Body, Empty
 from replicator.agent.calendar_service import CalendarRequest, CalendarView, TargetCalendarRequest
 from replicator.agent.connections import ConnectRequest
 from replicator.agent.failover.api import MonitorActionBody, RemoveMonitorBody
@@ -26,6 +30,16 @@ from replicator.agent.mounts import MountView
 from replicator.agent.protect import ProtectRequest
 from replicator.agent.recovery_control import RecoveryView
 from replicator.agent.repsets import RepsetView
+from replicator.agent.routes.access import LoginBody
+from replicator.agent.routes.agent import StopBody
+from replicator.agent.routes.connections import MirrorBody, WaitBody
+from replicator.agent.routes.mounts import MountBody, OptionsBody, ReloadBody, UnmountBody
+from replicator.agent.routes.orphans import OrphansBody, OrphanSettingsBody
+from replicator.agent.routes.recovery import ForceBody, PriorityBody, SpeedBody
+from replicator.agent.routes.repsets import NameBody, RepsetBody, RuleBody, RulesBody
+from replicator.agent.routes.restores import CopiesBody
+from replicator.agent.routes.targets import TargetsBody
+from replicator.agent.routes.trust import PairBody, PeerBody
 from replicator.agent.schedule_service import ScheduleRequest, TargetScheduleRequest
 from replicator.agent.service import AgentView, Service
 from replicator.agent.targets import TargetView
@@ -61,43 +75,43 @@ TEXT = Path(api.__file__).parents[2].joinpath("docs", "developers", "api.md").re
 
 # What a request may say, and what only its group's beginning speaks of.
 BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
-    ("POST", "/v1/login"): api.LoginBody,
-    ("POST", "/v1/agent/stop"): api.StopBody,
-    ("POST", "/v1/mounts"): api.MountBody,
-    ("DELETE", "/v1/mounts"): api.UnmountBody,
-    ("POST", "/v1/mounts/options"): api.OptionsBody,
-    ("POST", "/v1/mounts/reload"): api.ReloadBody,
-    ("POST", "/v1/repsets"): api.RepsetBody,
-    ("PUT", "/v1/repsets/{name}"): api.RulesBody,
-    ("POST", "/v1/repsets/{name}/rules"): api.RuleBody,
-    ("DELETE", "/v1/repsets/{name}/rules"): api.RuleBody,
-    ("POST", "/v1/repsets/{name}/copy"): api.NameBody,
-    ("POST", "/v1/repsets/{name}/rename"): api.NameBody,
+    ("POST", "/v1/login"): LoginBody,
+    ("POST", "/v1/agent/stop"): StopBody,
+    ("POST", "/v1/mounts"): MountBody,
+    ("DELETE", "/v1/mounts"): UnmountBody,
+    ("POST", "/v1/mounts/options"): OptionsBody,
+    ("POST", "/v1/mounts/reload"): ReloadBody,
+    ("POST", "/v1/repsets"): RepsetBody,
+    ("PUT", "/v1/repsets/{name}"): RulesBody,
+    ("POST", "/v1/repsets/{name}/rules"): RuleBody,
+    ("DELETE", "/v1/repsets/{name}/rules"): RuleBody,
+    ("POST", "/v1/repsets/{name}/copy"): NameBody,
+    ("POST", "/v1/repsets/{name}/rename"): NameBody,
     ("POST", "/v1/connections"): ConnectRequest,
-    ("POST", "/v1/connections/{connection}/mirror"): api.MirrorBody,
-    ("POST", "/v1/connections/{connection}/replicate"): api.ActionBody,
-    ("POST", "/v1/connections/{connection}/transmit"): api.ActionBody,
-    ("POST", "/v1/connections/{connection}/target"): api.ActionBody,
-    ("POST", "/v1/connections/{connection}/recovery"): api.ActionBody,
-    ("POST", "/v1/connections/{connection}/force"): api.ForceBody,
-    ("POST", "/v1/recovery"): api.SpeedBody,
-    ("POST", "/v1/repsets/{name}/priority"): api.PriorityBody,
+    ("POST", "/v1/connections/{connection}/mirror"): MirrorBody,
+    ("POST", "/v1/connections/{connection}/replicate"): ActionBody,
+    ("POST", "/v1/connections/{connection}/transmit"): ActionBody,
+    ("POST", "/v1/connections/{connection}/target"): ActionBody,
+    ("POST", "/v1/connections/{connection}/recovery"): ActionBody,
+    ("POST", "/v1/connections/{connection}/force"): ForceBody,
+    ("POST", "/v1/recovery"): SpeedBody,
+    ("POST", "/v1/repsets/{name}/priority"): PriorityBody,
     ("POST", "/v1/connections/{connection}/transmission"): TransmissionRequest,
     ("POST", "/v1/transmission"): TargetRequest,
-    ("POST", "/v1/connections/{connection}/wait"): api.WaitBody,
+    ("POST", "/v1/connections/{connection}/wait"): WaitBody,
     ("POST", "/v1/protect"): ProtectRequest,
-    ("POST", "/v1/targets"): api.TargetsBody,
-    ("POST", "/v1/identity"): api.ActionBody,
-    ("POST", "/v1/peers"): api.PeerBody,
-    ("POST", "/v1/pairing"): api.ActionBody,
-    ("POST", "/v1/pair"): api.PairBody,
-    ("POST", "/v1/targets/orphans"): api.OrphanSettingsBody,
-    ("POST", "/v1/connections/{connection}/orphans"): api.OrphansBody,
+    ("POST", "/v1/targets"): TargetsBody,
+    ("POST", "/v1/identity"): ActionBody,
+    ("POST", "/v1/peers"): PeerBody,
+    ("POST", "/v1/pairing"): ActionBody,
+    ("POST", "/v1/pair"): PairBody,
+    ("POST", "/v1/targets/orphans"): OrphanSettingsBody,
+    ("POST", "/v1/connections/{connection}/orphans"): OrphansBody,
     ("POST", "/v1/connections/{connection}/schedule"): ScheduleRequest,
     ("POST", "/v1/connections/{connection}/calendar"): CalendarRequest,
     ("POST", "/v1/schedule"): TargetScheduleRequest,
     ("POST", "/v1/calendar"): TargetCalendarRequest,
-    ("POST", "/v1/connections/{connection}/diagnostics"): api.ActionBody,
+    ("POST", "/v1/connections/{connection}/diagnostics"): ActionBody,
     ("POST", "/v1/connections/{connection}/verify"): VerifyRequest,
     ("POST", "/v1/failover/monitors/{name}/scripts/{kind}"): ScriptRequest,
     ("POST", "/v1/failover/monitors/{name}/drills"): DrillRequest,
@@ -105,8 +119,8 @@ BODIES: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("POST", "/v1/failover/monitors/{name}/failback"): FailbackBody,
     ("POST", "/v1/failover/monitors/{name}/siblings"): SiblingBody,
     ("POST", "/v1/restores"): RestoreRequest,
-    ("POST", "/v1/restores/copies"): api.CopiesBody,
-    ("POST", "/v1/restores/{restore}"): api.ActionBody,
+    ("POST", "/v1/restores/copies"): CopiesBody,
+    ("POST", "/v1/restores/{restore}"): ActionBody,
     ("POST", "/v1/failover/monitors"): MonitorRequest,
     ("POST", "/v1/failover/guards/{guard}"): GuardActionBody,
     ("PUT", "/v1/failover/monitors/{name}"): MonitorRequest,
@@ -180,10 +194,14 @@ def test_every_resource_is_documented_and_every_documented_one_is_there() -> Non
 
 
 def test_every_request_body_is_known_here() -> None:
+    modules = [
+        import_module(f"{resources.__name__}.{found.name}") for found in iter_modules(resources.__path__)
+    ]
     bodies = {
         value
-        for value in vars(api).values()
-        if isinstance(value, type) and issubclass(value, api.Body) and value not in (api.Body, api.Empty)
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Body) and value not in (Body, Empty)
     }
     assert bodies | {
         CalendarRequest,

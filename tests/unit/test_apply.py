@@ -12,8 +12,10 @@ import pytest
 from kit.recording import Source, make_record
 from kit.trees import acl, assert_same_tree, snapshot
 
-from replicator.fs.apply import Applier, ApplyError, CrossDevice, Outcome, OutsideError
+from replicator.fs.apply import Applier
+from replicator.fs.apply_outcome import ApplyError, CrossDevice, Outcome
 from replicator.fs.beneath import Root, UnsafePathError
+from replicator.fs.path_maps import OutsideError
 from replicator.mirror.links import LinkTable
 from replicator.ops import (
     RENAME_EXCHANGE,

@@ -8,7 +8,8 @@ import pytest
 from kit.recording import Source, make_record
 from kit.trees import assert_same_tree
 
-from replicator.fs.apply import Applier, ApplyError, Outcome
+from replicator.fs.apply import Applier
+from replicator.fs.apply_outcome import ApplyError, Outcome
 from replicator.fs.beneath import Root
 from replicator.fs.credentials import prepare_process
 from replicator.fs.deleted import Deleted

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import UsageError
-from replicator.fs.apply import PathMaps
 from replicator.fs.beneath import Root
+from replicator.fs.path_maps import PathMaps
 from replicator.mirror.orphan_table import OrphanTable
 from replicator.mirror.orphans import Finder
 from replicator.ops import RENAME_EXCHANGE, Kind, Record

@@ -13,7 +13,8 @@ import pytest
 from kit.recording import make_record
 from kit.trees import acl, assert_same_tree, build_random_tree, snapshot
 
-from replicator.fs.apply import Applier, Outcome
+from replicator.fs.apply import Applier
+from replicator.fs.apply_outcome import Outcome
 from replicator.fs.attributes import attributes_of, data_extents, read_xattrs
 from replicator.fs.beneath import Root
 from replicator.mirror.comparison import Claim

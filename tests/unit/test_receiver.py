@@ -24,7 +24,7 @@ from kit.target_host import AGENT, Host, TestTree, die_at_once, mark, some_work
 from kit.trees import assert_same_tree
 
 from replicator import limits
-from replicator.fs.apply import ApplyError
+from replicator.fs.apply_outcome import ApplyError
 from replicator.mirror.pieces import (
     Batch,
     Content,
@@ -55,7 +55,7 @@ from replicator.ops import (
     Kind,
     Record,
 )
-from replicator.receiver.process import Receiver
+from replicator.receiver.receiver import Receiver
 from replicator.status import TargetDataState, TargetStatus
 
 
@@ -555,7 +555,7 @@ async def test_the_durable_mark_follows_a_sync_of_the_copy(host: Host, autojump_
         host.source.write(b"b", 0, b"x" * 1000)
         host.record_everything()
         more = len(host.journal)
-        receiver.replica._unsynced_bytes = limits.SYNC_BYTES
+        receiver.replica.durability._unsynced_bytes = limits.SYNC_BYTES
         began_s = trio.current_time()
         await source.send(*host.journal.run(end, more))
         await source.durable(more)
@@ -632,7 +632,7 @@ async def lose_power_in_a_mirror(host: Host, *, complete: bool) -> None:
         await source.send(MirrorBegin("m", "full"))
         await source.send_batch(Batch(1, 0, (file_piece(b"old", b"durable", 1),)))
         await source.batches(1)
-        await receiver.replica.make_durable()
+        await receiver.replica.durability.make_durable()
         host.before_sync = _no_sync
         await source.send_batch(Batch(2, 0, (file_piece(b"new", b"in memory", 2),)))
         await source.batches(2)
@@ -686,7 +686,7 @@ async def test_a_mirror_that_was_stopped_is_not_begun_by_power_loss(host: Host, 
         await source.send(MirrorBegin("m", "full"))
         await source.send(MirrorEnd("m", False))
         await source.until(lambda: source.events != [] and source.state.data_state == "Mirror Required")
-        await receiver.replica.make_durable()
+        await receiver.replica.durability.make_durable()
     host.disk.lose_power()
     host.clock.reboot()
     async with host.receiver() as receiver, host.session(receiver) as (_, connected):

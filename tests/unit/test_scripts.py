@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from kit.patience import until_async
 
 from replicator import events, limits
 from replicator.config import Failover
@@ -76,12 +77,6 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
-
-
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110  # of other processes
-            await trio.sleep(0.01)
 
 
 # --- what it is told ---
@@ -152,7 +147,7 @@ async def test_one_that_hangs_is_ended_with_its_children(
     result = await scripts.run(script, OCCASION, "one")
     assert result.outcome is Outcome.TIMED_OUT and not result.succeeded
     assert 0.5 <= result.duration_s < 3 and result.output == "began\n"
-    await until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+    await until_async(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
 async def test_one_that_ignores_the_end_of_its_time_is_killed(
@@ -185,7 +180,7 @@ async def test_a_child_that_holds_the_output_holds_nobody_up_and_lives(
     result = await scripts.run(script, OCCASION, "one")
     assert time.monotonic() - began_s < 3 and result.output == "started\n"
     try:
-        await until(done.exists)  # it could go on printing: nobody's end of the pipe was closed
+        await until_async(done.exists)  # it could go on printing: nobody's end of the pipe was closed
         assert alive(int(pid.read_text()))
     finally:
         os.killpg(os.getpgid(int(pid.read_text())), signal.SIGKILL)
@@ -225,7 +220,7 @@ async def test_one_that_is_stopped(scripts: Scripts, write: Callable[..., Script
             found.append(await scripts.run(script, OCCASION, "one"))
 
         nursery.start_soon(run)
-        await until((tmp_path / "began").exists)
+        await until_async((tmp_path / "began").exists)
         await scripts.stop("one")
     assert found[0].outcome is Outcome.STOPPED
 
@@ -258,7 +253,7 @@ async def test_one_that_is_not_waited_for_tells_its_end_later(
         result = await scripts.run(script, OCCASION, "one")
         assert result.outcome is Outcome.STARTED and not log.events
         (tmp_path / "go").touch()
-        await until(lambda: log.events)
+        await until_async(lambda: log.events)
         nursery.cancel_scope.cancel()
     assert "exit code 4" in log.events[0][1]
 
@@ -270,7 +265,7 @@ async def test_its_end_is_told_by_the_next_agent(
     successor = Scripts(str(tmp_path / "runs"), log.add)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(successor.serve)
-        await until(lambda: log.events)
+        await until_async(lambda: log.events)
         await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
     assert len(log.events) == 1
@@ -288,7 +283,7 @@ async def test_an_attempt_under_way_is_found_again_and_not_begun_twice(
     )
     async with trio.open_nursery() as nursery:  # an agent that does not live to see its end
         nursery.start_soon(scripts.run, script, OCCASION, "one")
-        await until(count.exists)
+        await until_async(count.exists)
         nursery.cancel_scope.cancel()
     successor = Scripts(str(tmp_path / "runs"), log.add)
     assert [name for name, result in successor.results() if result is None] == ["one"]
@@ -313,10 +308,10 @@ async def test_one_whose_keeper_was_killed_is_lost_and_its_attempt_can_be_repeat
             found.append(await scripts.run(script, OCCASION, "one"))
 
         nursery.start_soon(run)
-        await until(pid.exists)
+        await until_async(pid.exists)
         os.kill(int((tmp_path / "runs/one/keeper.pid").read_text()), signal.SIGKILL)
     assert found[0].outcome is Outcome.LOST and not found[0].succeeded
-    await until(lambda: not alive(int(pid.read_text())))  # there are never two of them
+    await until_async(lambda: not alive(int(pid.read_text())))  # there are never two of them
     (tmp_path / "go").touch()
     assert (await scripts.run(script, OCCASION, "one")).outcome is Outcome.DONE
 

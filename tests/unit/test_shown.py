@@ -5,9 +5,9 @@ import errno
 import msgspec
 from kit.recording import make_record
 
-from replicator.fs.apply import ApplyError
+from replicator.fs.apply_outcome import ApplyError
 from replicator.ops import Kind, shown
-from replicator.receiver.replica import _reason
+from replicator.receiver.failures import reason_of
 from replicator.status import Problem
 
 
@@ -19,6 +19,6 @@ def test_any_name_can_be_shown() -> None:
 
 def test_reasons_with_any_name_can_be_sent() -> None:
     error = ApplyError(make_record(Kind.RENAME, b"a\xff", b"b\xfe"), "no")
-    for reason in (_reason(error), _reason(OSError(errno.EIO, "broken", "a\udcff"))):
+    for reason in (reason_of(error), reason_of(OSError(errno.EIO, "broken", "a\udcff"))):
         assert "\\xff" in reason
         msgspec.msgpack.encode(reason)

@@ -3,16 +3,14 @@
 import mmap
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kit.patience import until
 
 from replicator import limits
 from replicator.fs.unseen import Identity, Unseen, mapped, mapped_by_any_process
-
-PATIENCE_S = 20.0
 
 
 def test_only_shared_and_writable_mappings_count() -> None:
@@ -65,16 +63,10 @@ class Scene:
             self.unseen.released(node_id)
 
     def wait(self, looks: int) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while self.looks < looks:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: self.looks >= looks)
 
     def wait_for_end(self, node_id: int) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while self.unseen.is_watched(node_id):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: not self.unseen.is_watched(node_id))
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from kit.recording import Source, make_record
 from kit.trees import acl, assert_same_tree, snapshot
 
-from replicator.fs import apply, calls, unfinished, whole_file
-from replicator.fs.apply import Applier, ApplyError, Outcome
+from replicator.fs import apply, apply_creation, calls, unfinished, whole_file
+from replicator.fs.apply import Applier
+from replicator.fs.apply_outcome import ApplyError, Outcome
 from replicator.fs.beneath import Root
 from replicator.fs.whole_file import WholeFile, place_whole, read_whole
 from replicator.mirror.links import LinkTable
@@ -180,7 +181,7 @@ def test_identities_of_links_follow(trees: tuple[Source, Path]) -> None:
 
 def _kill_at(line: int, work: Callable[[], object]) -> bool:
     """Do it in a process that is killed before the given line of our modules. False: it ended before that."""
-    files = {apply.__file__, whole_file.__file__, unfinished.__file__}
+    files = {apply.__file__, apply_creation.__file__, whole_file.__file__, unfinished.__file__}
     pid = os.fork()
     if not pid:
         count = 0

@@ -1,4 +1,4 @@
-"""Routes of failover. As in `agent/api.py`, nothing is decided here."""
+"""Routes of failover. As in `agent/routes`, nothing is decided here."""
 
 from starlette.requests import Request
 
@@ -24,7 +24,7 @@ class RemoveMonitorBody(Body, frozen=True, kw_only=True):
 
 
 class FailoverApi:
-    """Handlers, as `agent.api.Api`."""
+    """Handlers, as in `agent.routes`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -1,4 +1,4 @@
-"""Routes of divergence bundles. As in `agent/api.py`, nothing is decided here."""
+"""Routes of divergence bundles. As in `agent/routes`, nothing is decided here."""
 
 from starlette.requests import Request
 
@@ -15,7 +15,7 @@ class DivergenceBody(ActionBody, frozen=True, kw_only=True):
 
 
 class DivergenceApi:
-    """Handlers, as `agent.api.Api`."""
+    """Handlers, as in `agent.routes`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

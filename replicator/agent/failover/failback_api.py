@@ -1,4 +1,4 @@
-"""Routes of failback. As in `agent/api.py`, nothing is decided here."""
+"""Routes of failback. As in `agent/routes`, nothing is decided here."""
 
 from enum import StrEnum
 from typing import TypeVar
@@ -32,7 +32,7 @@ class FailbackView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailbackApi:
-    """Handlers, as `agent.api.Api`."""
+    """Handlers, as in `agent.routes`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

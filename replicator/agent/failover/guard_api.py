@@ -1,4 +1,4 @@
-"""Routes of groups in which this host is the source. As in `agent/api.py`, nothing is decided here."""
+"""Routes of groups in which this host is the source. As in `agent/routes`, nothing is decided here."""
 
 from starlette.requests import Request
 
@@ -11,7 +11,7 @@ class GuardActionBody(ActionBody, frozen=True, kw_only=True):
 
 
 class GuardApi:
-    """Handlers, as `agent.api.Api`."""
+    """Handlers, as in `agent.routes`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -1,4 +1,4 @@
-"""Routes of scripts, tests and drills. As in `agent/api.py`, nothing is decided here."""
+"""Routes of scripts, tests and drills. As in `agent/routes`, nothing is decided here."""
 
 from starlette.requests import Request
 
@@ -13,7 +13,7 @@ _MONITOR = "/v1/failover/monitors/{name}"
 
 
 class TrialsApi:
-    """Handlers, as `agent.api.Api`."""
+    """Handlers, as in `agent.routes`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

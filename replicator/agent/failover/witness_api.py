@@ -1,4 +1,4 @@
-"""Routes of groups that this agent is the witness of. As in `agent/api.py`, nothing is decided here."""
+"""Routes of groups that this agent is the witness of. As in `agent/routes`, nothing is decided here."""
 
 from starlette.requests import Request
 
@@ -7,7 +7,7 @@ from replicator.agent.service import Service
 
 
 class WitnessApi:
-    """Handlers, as `agent.api.Api`."""
+    """Handlers, as in `agent.routes`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

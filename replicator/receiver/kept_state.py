@@ -1,0 +1,36 @@
+"""What a replica remembers over a loss of power (`state.json`), and how that changes."""
+
+import msgspec
+import trio
+
+from replicator.receiver.replica_state import ReplicaState, StateFile
+from replicator.states import DATA, DataEvent, step
+from replicator.status import TargetDataState
+from replicator.world import World
+
+
+class KeptState:
+    """`state`: as it is now; `save` changes it, and the file."""
+
+    def __init__(self, world: World, file: StateFile, state: ReplicaState) -> None:
+        self.state = state
+        self._world = world
+        self._file = file
+        self._lock = trio.Lock()
+
+    async def save(self, **changes: object) -> None:
+        """Durably. OSError."""
+        async with self._lock:
+            state = msgspec.structs.replace(self.state, boot_id=self._world.clock.boot_id(), **changes)
+            await self._world.in_thread(lambda: self._file.save(state))
+            # Meanwhile these may have changed, and only these.
+            self.state = msgspec.structs.replace(
+                state, data_state=self.state.data_state, drifted=self.state.drifted
+            )
+
+    def happen(self, event: DataEvent) -> None:
+        """Take the step of the data state that this means. It is not saved."""
+        before = self.state
+        data_state = step(DATA, before.data_state, event)
+        drifted = event is DataEvent.DRIFT and (before.drifted or before.data_state is TargetDataState.OK)
+        self.state = msgspec.structs.replace(before, data_state=data_state, drifted=drifted)
