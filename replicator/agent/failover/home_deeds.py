@@ -10,6 +10,7 @@ from replicator.agent.failover.group_scripts import GroupScripts
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.homecoming import Deeds
+from replicator.agent.failover.promotion import Promotions
 from replicator.failover.witness import Ballot
 from replicator.failovers import Guard, Monitor, Phase, TakeOver, return_of
 
@@ -26,6 +27,7 @@ class HomeDeeds:
         scripts: GroupScripts,
         divergences: Divergences,
         arbiter: Arbiter,
+        promotions: Promotions,
     ) -> None:
         self._core = core
         self._connections = connections
@@ -34,6 +36,7 @@ class HomeDeeds:
         self._scripts = scripts
         self._divergences = divergences
         self._arbiter = arbiter
+        self._promotions = promotions
 
     def deeds(self) -> Deeds:
         return Deeds(
@@ -77,6 +80,8 @@ class HomeDeeds:
             copies=tuple(return_of(uuid) for uuid in guard.copies),
         )
         record = guard.superseded
+        # A witness that was away when the owner was promoted learns of it by a later vote of this host.
+        await self._promotions.keep(record)
         await self._groups.add(
             msgspec.structs.replace(
                 monitor,

@@ -124,7 +124,8 @@ class FailoverService:
             self.procedures, self.groups.get, core.identity.name, self._failback_parts(connections, mounts)
         )
         deeds = HomeDeeds(
-            *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter)
+            *(core, connections, self.groups, self.guards, self.scripts, self.divergences, self.arbiter),
+            self.promotions,
         ).deeds()
         self.homecoming = Homecoming(
             core,
