@@ -110,7 +110,7 @@ def wake_up_us(settings: JournalSettings, writer: JournalWriter) -> float:
             process.stdout.readline()
             times.append(time.perf_counter() - begun)
         process.terminate()
-    writer.remove_reader(READER)
+    Cursor.open(World(), settings, JOURNAL, READER).remove()
     return sorted(times)[len(times) // 2] * 1e6
 
 

@@ -1,7 +1,5 @@
 """`dtctl failover`: monitors of sources, and taking their place."""
 
-import os
-import shlex
 from typing import Annotated, Any
 
 import msgspec
@@ -11,127 +9,45 @@ from replicator.addresses import parse_host_port
 from replicator.cli import complete, failover_addresses, failover_trials, output
 from replicator.cli.client import Client
 from replicator.cli.following import until_over
+from replicator.cli.monitor_options import (
+    Addresses,
+    Also,
+    Automatic,
+    Checks,
+    Copies,
+    Drain,
+    EvenIfSilent,
+    FenceCommand,
+    HostName,
+    Interval,
+    LapseOption,
+    Misses,
+    NewName,
+    Partitioned,
+    PolicyOption,
+    PreferNode,
+    Scripts,
+    Taken,
+    When,
+    Witness,
+)
+from replicator.cli.monitor_settings import (
+    chosen,
+    monitored_addresses,
+    other_addresses,
+    readdressed,
+    scripted,
+    timed,
+)
 from replicator.cli.options import Json, agent
 from replicator.errors import ReplicatorError, UsageError
-from replicator.failover_settings import ip_of, parse_address, parse_check
-from replicator.failovers import (
-    Check,
-    FailWhen,
-    Lapse,
-    MonitorSettings,
-    Phase,
-    Policy,
-    Script,
-    ScriptKind,
-    Take,
-    WatchedAddress,
-)
+from replicator.failovers import MonitorSettings, Phase, Take
 
 app = typer.Typer(help="Monitors of sources, and taking their place when they fail.")
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of a monitor.", autocompletion=complete.monitors)
 ]
-NewName = Annotated[
-    str, typer.Option("--name", metavar="NAME", help="Name of the monitor (default: its source).")
-]
-Addresses = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--address",
-        metavar="IP/PREFIX[@INTERFACE]",
-        help="An address of the source that is monitored and taken, and this host's interface for it."
-        " Repeatable.",
-    ),
-]
-Also = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--also", metavar="IP/PREFIX[@INTERFACE]", help="Taken as well, and not monitored. Repeatable."
-    ),
-]
-Interval = Annotated[
-    float | None, typer.Option("--interval", metavar="SECONDS", help="Between two signs of life (5).")
-]
-Misses = Annotated[
-    int | None, typer.Option("--misses", metavar="N", min=1, help="How many of them may be missing (5).")
-]
-Checks = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--check",
-        metavar="[N*]agent|ping|tcp:PORT|http:URL|command:LINE",
-        help="Sign of life; default: of its agent. Of agent and ping one is enough, each other one has to be"
-        " there. N of its answers may be missing, if not as many as --misses says. Repeatable.",
-    ),
-]
-When = Annotated[
-    str | None,
-    typer.Option("--fail-when", metavar="|".join(FailWhen), help="Which addresses have to be silent (all)."),
-]
-Taken = Annotated[
-    str | None,
-    typer.Option("--take", metavar="|".join(Take), help="Which addresses are taken (all, with --also)."),
-]
-Automatic = Annotated[
-    bool | None,
-    typer.Option("--automatic/--manual", help="Take over without asking a person. Default: ask."),
-]
-Witness = Annotated[
-    str | None,
-    typer.Option(
-        "--witness",
-        metavar="HOST[:PORT]|etcd://…",
-        help="A third agent, or etcd, that says whose turn it is. Empty: none.",
-    ),
-]
-FenceCommand = Annotated[
-    str | None,
-    typer.Option("--fence-command", metavar="LINE", help="Switches the source off before it is replaced."),
-]
-LapseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--lapse",
-        metavar="|".join(Lapse),
-        help="What the source's mounts do while neither this host nor the witness can be reached.",
-    ),
-]
-Partitioned = Annotated[
-    bool | None,
-    typer.Option(
-        "--even-if-partitioned/--not-if-partitioned",
-        help="Automatic without a witness or fence command: both hosts may write.",
-    ),
-]
-Scripts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--script", metavar="KIND=COMMAND", help=f"Run at {', '.join(ScriptKind)}. Empty: none. Repeatable."
-    ),
-]
-HostName = Annotated[
-    str | None, typer.Option("--host-name", metavar="NAME", help="This host takes that name. Empty: none.")
-]
-Drain = Annotated[
-    float | None,
-    typer.Option("--drain", metavar="SECONDS", help="For the copies to apply what has arrived (30)."),
-]
-PolicyOption = Annotated[
-    str | None,
-    typer.Option("--policy", metavar="|".join(Policy), help="Which side survives when both wrote (manual)."),
-]
-PreferNode = Annotated[
-    str | None,
-    typer.Option("--prefer-node", metavar="AGENT", help="Name of the one that --policy prefer-node prefers."),
-]
-Copies = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--copy", metavar="UUID", help="Connection whose copy fails over; default: all of the source."
-    ),
-]
-EvenIfSilent = Annotated[bool, typer.Option("--even-if-silent", help="Its addresses need not answer now.")]
 Force = Annotated[
     bool,
     typer.Option(
@@ -187,11 +103,11 @@ def add(
     settings = MonitorSettings(
         source_host=host.host,
         source_port=host.port,
-        addresses=(*_monitored(address), *_unmonitored(also)),
+        addresses=(*monitored_addresses(address), *other_addresses(also)),
         take=Take.ALL if also else Take.MONITORED,
     )
-    settings = _timed(settings, "", interval, misses, check)
-    settings = _chosen(
+    settings = timed(settings, "", interval, misses, check)
+    settings = chosen(
         settings,
         fail_when=fail_when,
         take=take,
@@ -206,7 +122,7 @@ def add(
         prefer_node=prefer_node,
         copies=tuple(copy) if copy else None,
     )
-    settings = _scripted(settings, script)
+    settings = scripted(settings, script)
     client = agent(context)
     made = client.post("failover", "monitors", body=_body(settings, name, even_if_silent))
     _emit(made, json)
@@ -253,9 +169,9 @@ def edit(
     if source is not None:
         host = parse_host_port(source)
         settings = msgspec.structs.replace(settings, source_host=host.host, source_port=host.port)
-    settings = _readdressed(settings, address, also)
-    settings = _timed(settings, only, interval, misses, check)
-    settings = _chosen(
+    settings = readdressed(settings, address, also)
+    settings = timed(settings, only, interval, misses, check)
+    settings = chosen(
         settings,
         fail_when=fail_when,
         take=take,
@@ -270,7 +186,7 @@ def edit(
         prefer_node=prefer_node,
         copies=tuple(copy) if copy else None,
     )
-    settings = _scripted(settings, script)
+    settings = scripted(settings, script)
     _emit(client.put("failover", "monitors", known["uuid"], body=_body(settings, name, even_if_silent)), json)
 
 
@@ -381,95 +297,6 @@ def reports(
     from replicator.cli import render, render_failover_reports
 
     render.show(render_failover_reports.failover_reports(found[-last:]))
-
-
-# --- settings ---
-
-
-def _monitored(texts: list[str]) -> list[WatchedAddress]:
-    return [parse_address(text) for text in texts]
-
-
-def _unmonitored(texts: list[str] | None) -> list[WatchedAddress]:
-    found = [parse_address(text) for text in texts or []]
-    return [msgspec.structs.replace(address, monitored=False) for address in found]
-
-
-def _readdressed(
-    settings: MonitorSettings, address: list[str] | None, also: list[str] | None
-) -> MonitorSettings:
-    """None: as they are. What is there under the same IP keeps its timing and checks."""
-    known = {ip_of(each.address): each for each in settings.addresses}
-    monitored = [each for each in settings.addresses if each.monitored]
-    others = [each for each in settings.addresses if not each.monitored]
-    if address is not None:
-        monitored = [
-            msgspec.structs.replace(
-                known.get(ip_of(new.address), new),
-                address=new.address,
-                interface=new.interface,
-                monitored=True,
-            )
-            for new in _monitored(address)
-        ]
-    if also is not None:
-        others = _unmonitored([text for text in also if text])
-    return msgspec.structs.replace(settings, addresses=(*monitored, *others))
-
-
-def _timed(
-    settings: MonitorSettings, only: str, interval: float | None, misses: int | None, check: list[str] | None
-) -> MonitorSettings:
-    wanted = ip_of(only)
-    if wanted and all(ip_of(each.address) != wanted for each in settings.addresses):
-        raise UsageError(f"--for {only}: is no address of this monitor")
-    checks: tuple[Check, ...] | None = tuple(parse_check(text) for text in check) if check else None
-
-    def timed(address: WatchedAddress) -> WatchedAddress:
-        if not address.monitored or (wanted and ip_of(address.address) != wanted):
-            return address
-        return msgspec.structs.replace(
-            address,
-            interval_s=address.interval_s if interval is None else interval,
-            misses=address.misses if misses is None else misses,
-            checks=address.checks if checks is None else checks,
-        )
-
-    return msgspec.structs.replace(settings, addresses=tuple(timed(each) for each in settings.addresses))
-
-
-def _chosen(settings: MonitorSettings, **given: Any) -> MonitorSettings:
-    """What is None stays. Raises UsageError."""
-    fields = {name: value for name, value in given.items() if value is not None}
-    for name, allowed in (("fail_when", FailWhen), ("take", Take), ("lapse", Lapse), ("policy", Policy)):
-        if fields.get(name, allowed) is not allowed and fields[name] not in list(allowed):
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} {fields[name]}: must be one of {', '.join(allowed)}")
-    known = msgspec.to_builtins(settings)
-    try:
-        return msgspec.convert({**known, **fields}, MonitorSettings)
-    except msgspec.ValidationError as error:
-        raise UsageError(" ".join(str(error).split()) + " (dtctl failover add --help)") from None
-
-
-def _scripted(settings: MonitorSettings, texts: list[str] | None) -> MonitorSettings:
-    chosen = dict(settings.scripts)
-    for text in texts or []:
-        kind, separator, line = text.partition("=")
-        if not separator or kind not in list(ScriptKind):
-            raise UsageError(f"--script {text}: write it as KIND=COMMAND; kinds: {', '.join(ScriptKind)}")
-        try:
-            words = shlex.split(line)
-        except ValueError as error:
-            raise UsageError(f"--script {text}: {error}: quote it as in a shell") from None
-        if words:
-            known = chosen.get(ScriptKind(kind), Script(path=""))
-            chosen[ScriptKind(kind)] = msgspec.structs.replace(
-                known, path=os.path.abspath(words[0]), arguments=tuple(words[1:])
-            )
-        else:
-            chosen.pop(ScriptKind(kind), None)
-    return msgspec.structs.replace(settings, scripts=chosen)
 
 
 def _body(settings: MonitorSettings, name: str, even_if_silent: bool) -> dict[str, object]:

@@ -33,7 +33,6 @@ class Estimate(NamedTuple):
 
     files: int  # entries that name one file
     bytes: int  # in regions of known length
-    whole_files: int  # of `files`: those to be compared whole, or from some offset to their end
     directories: int  # whose names or files have to be looked at
     trees: int
 

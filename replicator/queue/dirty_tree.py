@@ -88,7 +88,7 @@ class DirtyTree:
                 ]
 
     def estimate(self) -> Estimate:
-        files = size = whole = directories = trees = 0
+        files = size = directories = trees = 0
         for entry in self:
             if entry.scope & _TREE:
                 trees += 1
@@ -96,9 +96,8 @@ class DirtyTree:
                 directories += 1
             elif not entry.scope & _DIRECTORY:
                 files += 1
-                whole += bool(entry.scope & _WHOLE or (entry.regions and entry.regions[-1][1] == regions.END))
                 size += sum(end - start for start, end in entry.regions if end != regions.END)
-        return Estimate(files, size, whole, directories, trees)
+        return Estimate(files, size, directories, trees)
 
     # --- merging ---
 

@@ -17,7 +17,7 @@ from replicator.queue import segment as segments
 from replicator.queue.activity import Activity, ActivityLog
 from replicator.queue.answers import Answers
 from replicator.queue.doorbell import answers_path, bell_path, ring_all, ring_sleepers, urgent_path
-from replicator.queue.header import Flight, Header, State, identify, short_boot_id
+from replicator.queue.header import Flight, Header, State, short_boot_id
 from replicator.queue.losses import Losses
 from replicator.queue.record import HEADER_BYTES, encode
 from replicator.queue.recovery import Recovery, Row, Segment, Tier, directory_of
@@ -443,17 +443,6 @@ class JournalWriter:
     def readers(self) -> list[str]:
         """Ids of the cursors registered here."""
         return [str(self._header.slot_uuid(index)) for index in self._header.readers()]
-
-    def remove_reader(self, cursor_id: str) -> None:
-        """Give up the slot of a cursor whose own process no longer exists, and what is kept for it."""
-        header = self._header
-        with header.lock():
-            index = header.find_slot(identify(cursor_id))
-            if index is not None:
-                header.give_slot(index)
-                headers.save(self._world, self._settings.disk_directory, header.image(State.OPEN))
-        for path_of in (bell_path, urgent_path):
-            self._world.doorbells.remove(path_of(self._settings.memory_directory, identify(cursor_id)))
 
     def statistics(self) -> JournalStatistics:
         if self._segments:

@@ -10,15 +10,11 @@ from collections.abc import Callable
 import trio
 
 from replicator import limits
-from replicator.errors import ReplicatorError, UsageError
 from replicator.mirror.mirroring import (
     CHECKSUM,
-    DIFFERENCE,
     FORCED,
     FULL,
     KINDS,
-    LOG,
-    OFF,
     RECOVERY,
     MirrorRun,
 )
@@ -120,7 +116,7 @@ class Mirrors:
         what the target lacks is not known. `continued`: the target is in the middle of a mirror of a
         predecessor of this process.
         """
-        exact_now = not lost and self._is_exact  # should it be stopped, what is folded is enough to know
+        exact_now = not lost and self.is_exact_now  # should it be stopped, what is folded is enough to know
         unfinished_ns = self._memory.state.mirror_started_wall_ns
         if unfinished_ns is not None:  # what an earlier run had left to bring was not shipped either
             given_ns = distrust_ctime_after_ns
@@ -147,7 +143,7 @@ class Mirrors:
         """Bring some paths only; the orders are told by the caller which."""
         started_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
         dirt = self.dirt
-        exact_now = self._is_exact
+        exact_now = self.is_exact_now
         lacking = dirt.outstanding and (not dirt.known or bool(dirt.told))
         partial = lacking if dirt.active else not exact_now
         settled = self._memory.state.settled and (dirt.active or exact_now)
@@ -164,82 +160,25 @@ class Mirrors:
         return run
 
     @property
-    def _is_exact(self) -> bool:
+    def is_exact_now(self) -> bool:
         """Whether the target is an exact copy of where the stream is."""
         return self.run is None and (self._copy.is_exact or self.was_exact)
 
     def recover_tracked(self) -> MirrorRun:
         """Bring all that the target may lack, in a run of its own."""
         if self.run is not None:
-            self._forget_run()
+            self.forget_run()
         run = self.begin_recovery()
         run.partial = False
         self.dirt.bring()
         self.recover(self.dirt.require)
         return run
 
-    def _forget_run(self) -> None:
+    def forget_run(self) -> None:
         """Another run brings what this one had left."""
         for flow in self._flows:
             flow.forget_mirror()
         self._sent.clear()
-
-    def bring_tracked(self, *, replicating: bool) -> None:
-        """The stream has come to where the tracking ended; the target lacks what the dirt says."""
-        run = self.run
-        self._begin_tracked(run, replicating)
-        if self.run is not None and self.run is not run:
-            self.run.by_itself = True
-            self.hold()
-
-    def _begin_tracked(self, run: MirrorRun | None, replicating: bool) -> None:
-        dirt = self.dirt
-        self._ended = None
-        if run is not None and run.stopped:
-            return  # its end will say that the target is not exact
-        if run is not None and not (run.kind == RECOVERY and run.some_paths):
-            self._bring_tracked_with(run)
-        elif not replicating or self.remirror == OFF:
-            self._tell_inexact()
-        elif not dirt.sufficient:
-            dirt.bring()
-            wanted = self._memory.state.mirror_wanted
-            if wanted in KINDS:
-                self._begin_wanted(wanted, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
-            else:
-                kind = FULL if self.remirror == FULL else RECOVERY
-                self.begin(kind, exact=True, distrust_ctime_after_ns=dirt.distrust_wall_ns)
-        elif self.remirror == LOG:
-            self.recover_tracked()
-        else:
-            dirt.bring()
-            checksum = self.remirror == CHECKSUM
-            kind = DIFFERENCE if checksum else self.remirror
-            self.begin(kind, exact=True, checksum=checksum, distrust_ctime_after_ns=dirt.distrust_wall_ns)
-
-    def _bring_tracked_with(self, run: MirrorRun) -> None:
-        """The run that is under way brings the whole set: what it has brought may be old again."""
-        dirt = self.dirt
-        run.exact = True
-        self.distrust_since(dirt.distrust_wall_ns, not dirt.tells)
-        for flow in self._flows:
-            flow.order.operations_lost()
-            flow.links_seen.clear()
-            if dirt.tells:
-                with run.expecting(flow.order):
-                    dirt.require(flow)
-            else:
-                for root in flow.filter.roots:
-                    flow.order.require(root)
-        self._scanner.ring()
-
-    def _tell_inexact(self) -> None:
-        """Nobody brings it now: from here on the target is not exact."""
-        if self.run is not None:
-            self._forget_run()
-        self.begin_recovery().happen(MirrorEvent.STOP)
-        self._memory.state.mirror_wanted = None
-        self._memory.save()
 
     def recover(self, require: Callable[[Flow], None]) -> MirrorRun:
         """Bring what is known to be old: `require` asks the order of each flow for names, regions and paths.
@@ -305,7 +244,7 @@ class Mirrors:
             state.mirror_started_wall_ns = since_ns
             self._memory.save()
 
-    def _begin_wanted(
+    def begin_wanted(
         self,
         kind: str,
         *,
@@ -379,6 +318,10 @@ class Mirrors:
         if event is not MirrorEvent.END:  # which says how, see `end`
             self._moved(after, event, reason)
 
+    def forget_end(self) -> None:
+        """What has ended is not all that the target lacks."""
+        self._ended = None
+
     def end(self, complete: bool) -> None:
         """The end of the run is in the stream (or it never began there)."""
         run = self.run
@@ -420,7 +363,7 @@ class Mirrors:
             self.begin(RECOVERY, exact=True, distrust_ctime_after_ns=distrust_ns, lost=True)
         elif connected.power_lost and not self.dirt.active:  # what was brought by mirrors may be torn
             partial_run = run is not None and run.some_paths
-            self._begin_wanted(
+            self.begin_wanted(
                 RECOVERY if partial_run else state.mirror_wanted or RECOVERY,
                 exact=state.mirror_exact,  # of the last one, if none runs: what it removed may be back
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
@@ -514,7 +457,7 @@ class Mirrors:
         if kind == RECOVERY and self.dirt.active and self.dirt.sufficient:
             self.recover_tracked()
             return
-        self._begin_wanted(
+        self.begin_wanted(
             kind,
             exact=state.mirror_exact,
             distrust_ctime_after_ns=state.mirror_started_wall_ns,
@@ -550,110 +493,16 @@ class Mirrors:
             return MirrorStatus.REMOVING_ORPHANS
         return run.status
 
-    # --- orphans ---
-
     def want_orphans(self, wanted: bool) -> None:
         """Whether the target's settings have mirrors handle its orphans."""
         self._orphans_wanted = wanted
         if self.run is not None and self.run.orphans == MIRROR:
             self.run.lists_names = wanted
 
-    def find_orphans(self, mode: str) -> None:
-        """Have all names compared, and nothing else (OR-02)."""
-        if self.run is not None:
-            raise ReplicatorError("a mirror is running: start again when it has ended")
-        if not self._is_exact:
-            raise ReplicatorError(
-                "the copy is not exact, so what its orphans are is not known: mirror it first"
-            )
-        run = self.begin_recovery()
-        run.by_itself = False
-        run.orphans, run.lists_names = mode, True
-        for flow in self._flows:
-            flow.order.active = True
-            for root in flow.filter.roots:
-                flow.order.walk_names(root)
-        self.wake_workers()
-        self._changes.notify()
-
-    def stop_orphans(self) -> None:
-        """No more names are compared; the copy is as exact as before."""
-        run = self._running()
-        run.orphans_stopped = True
-        for flow in self._flows:
-            flow.order.stop_walking()
-        if run.paused:
-            self.resume_paused()
-        self._changes.notify()
-        self.wake_workers()
-
-    # --- what an administrator asks for ---
-
-    def start(
-        self, kind: str, *, exact: bool, newer: bool = False, checksum: bool = False, connected: bool
-    ) -> None:
-        """MR-08. A mirror that runs is stopped and begun anew."""
-        if kind not in KINDS and kind != LOG:
-            raise UsageError(f"unknown kind of mirror {kind!r}: use full, difference or log")
-        if kind == LOG and not (self.dirt.active and self.dirt.sufficient):
-            raise ReplicatorError("what the target lacks is not known: start a difference mirror")
-        if self.run is not None:
-            self.stop(connected=connected)
-        if kind == LOG:
-            self.recover_tracked().by_itself = False
-        else:
-            self.begin(kind, exact=exact, newer=newer, checksum=checksum)
-        self._changes.notify()
-
-    def force(self) -> None:
-        """The source was chosen to survive: the next session begins with all of it."""
-        if self.run is not None:
-            self.stop(connected=False)
-        state = self._memory.state
-        state.mirror_wanted, state.mirror_exact, state.mirror_paused = FORCED, True, False
-        self._memory.save()
-
     @property
     def forced(self) -> bool:
         """Whether the source was chosen, or restored from the copy, and the target does not know yet."""
         return self._memory.state.mirror_wanted == FORCED or bool(self._memory.state.restored)
-
-    def stop(self, *, connected: bool) -> None:
-        """MR-07: the position is lost; the data state becomes Mirror Required."""
-        run = self._running()
-        run.happen(MirrorEvent.STOP)
-        self._memory.state.mirror_wanted = None
-        self._memory.save()
-        if not connected or self._sent.announced != run.run_id:
-            for flow in self._flows:
-                flow.forget_mirror()
-            self.end(False)
-        self._changes.notify()
-        self._shipper.ring()
-
-    def pause(self) -> None:
-        """MR-06."""
-        if self._running().stopped:
-            raise ReplicatorError("the mirror is being stopped")
-        self._set_paused(self._running(), True, "by request")
-
-    def resume_paused(self) -> None:
-        """MR-06: go on where it was."""
-        if self.run is None or not self.run.paused:
-            raise ReplicatorError("no mirror is paused")
-        self._memory.state.mirror_by_hand = True
-        self._set_paused(self.run, False, "by request")
-
-    def set_automatic(self, automatic: bool) -> None:
-        """DC-22. A recovery that runs is paused, one that is paused goes on; mirrors that were asked for are
-        not touched.
-        """
-        self.automatic = automatic
-        run = self.run
-        if run is not None and run.by_itself and not run.stopped and run.paused is automatic:
-            self._memory.state.mirror_by_hand = False
-            reason = "automatic recovery is on" if automatic else NOT_BY_ITSELF
-            self._set_paused(run, not automatic, reason)
 
     def hold(self) -> None:
         """Something has to be recovered: if not by itself, when a person says so (DC-22)."""
@@ -661,19 +510,15 @@ class Mirrors:
         if run is None or not run.by_itself or run.paused or run.stopped:
             return
         if not self.automatic and not self._memory.state.mirror_by_hand:
-            self._set_paused(run, True, NOT_BY_ITSELF)
+            self.set_paused(run, True, NOT_BY_ITSELF)
 
-    def _set_paused(self, run: MirrorRun, paused: bool, reason: str) -> None:
+    def set_paused(self, run: MirrorRun, paused: bool, reason: str) -> None:
+        """Also for a successor of this process."""
         run.happen(MirrorEvent.PAUSE if paused else MirrorEvent.RESUME, reason)
         run.other_pace(self._world.clock.monotonic_ns())
         self._memory.state.mirror_paused = paused
         self._memory.save()
         self._changes.notify()
-
-    def _running(self) -> MirrorRun:
-        if self.run is None:
-            raise ReplicatorError("no mirror is running")
-        return self.run
 
     # --- beside it ---
 

@@ -14,19 +14,23 @@ from replicator.net.frames import Connected, Orphans, OrphanTask
 from replicator.net.session import Session
 from replicator.orphans import FORCE, PREVIEW, START, OrphanReport
 from replicator.sender.changes import Changes
+from replicator.sender.mirror_commands import MirrorCommands
 from replicator.sender.mirrors import Mirrors
 
 
 class OrphanControl:
     """Of one sender."""
 
-    def __init__(self, mirrors: Mirrors, changes: Changes, ring: Callable[[], object]) -> None:
+    def __init__(
+        self, mirrors: Mirrors, commands: MirrorCommands, changes: Changes, ring: Callable[[], object]
+    ) -> None:
         """`ring`: the agent is to look, for a run has ended."""
         self._ring = ring
         self.ended: Callable[[OrphanReport], None] = lambda report: None
         """Hears how each run ended on the target, perhaps again in each session."""
         self.report = OrphanReport()  # of the target, with its names
         self._mirrors = mirrors
+        self._commands = commands
         self._changes = changes
         self._understood = False
         self._names: list[str] = []
@@ -59,7 +63,7 @@ class OrphanControl:
         if mode not in (PREVIEW, START, FORCE):
             raise UsageError(f"unknown way to handle orphans {mode!r}")
         self._check(session)
-        self._mirrors.find_orphans(mode)
+        self._commands.find_orphans(mode)
         assert self._mirrors.run is not None
         return self._mirrors.run.run_id
 
@@ -72,11 +76,11 @@ class OrphanControl:
             raise ReplicatorError("no orphans are being handled")
         if comparing:
             if action == "pause":
-                self._mirrors.pause()
+                self._commands.pause()
             elif action == "resume":
-                self._mirrors.resume_paused()
+                self._commands.resume()
             else:
-                self._mirrors.stop_orphans()
+                self._commands.stop_orphans()
         else:
             await checked.send(OrphanTask(action))
 

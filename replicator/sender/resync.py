@@ -18,6 +18,7 @@ from replicator.sender.mirrors import Mirrors
 from replicator.sender.root_guard import RootChanged, missing_root
 from replicator.sender.sender_state import SenderStateFile
 from replicator.sender.stream_start import StreamStart
+from replicator.sender.tracked_changes import TrackedChanges
 from replicator.sender.tracking import Tracker
 from replicator.states import ReplicationEvent
 from replicator.status import TargetDataState
@@ -35,6 +36,7 @@ class Resync:
         dirt: Dirt,
         tracker: Tracker,
         mirrors: Mirrors,
+        tracked: TrackedChanges,
         states: ConnectionStates,
         lag: LagWatch,
         shipper: Wake,
@@ -46,6 +48,7 @@ class Resync:
         self._dirt = dirt
         self._tracker = tracker
         self._mirrors = mirrors
+        self._tracked = tracked
         self._states = states
         self._lag = lag
         self._shipper = shipper
@@ -181,13 +184,13 @@ class Resync:
             return
         if self.jumps or torn or restored:
             self._guard_roots()
-            mirrors.bring_tracked(replicating=replicating)
+            self._tracked.bring(replicating=replicating)
         elif mirrors.run is not None:
             self._wanted = wanted  # when it has ended
         elif self._copy.is_exact:
             self._bring_what_exact_lacks()
         elif wanted and replicating and dirt.outstanding:
-            mirrors.bring_tracked(replicating=True)
+            self._tracked.bring(replicating=True)
 
     def changed_by_others(self, *, exact: bool) -> None:
         """AD-09. A copy that was exact until then lacks no more than one that still is."""
@@ -199,11 +202,11 @@ class Resync:
         dirt, replicating = self._dirt, self._states.replicating
         if dirt.skipped:  # while a mirror ran that was to be without replication
             if replicating:
-                self._mirrors.bring_tracked(replicating=True)
+                self._tracked.bring(replicating=True)
         elif not dirt.told or dirt.told == self._target_mirror:
             dirt.brought()  # it has all of it
         elif dirt.outstanding:  # it has never heard that it lacks something
-            self._mirrors.bring_tracked(replicating=replicating)
+            self._tracked.bring(replicating=replicating)
 
     def _guard_roots(self) -> None:
         """RS-15, for what was tracked."""

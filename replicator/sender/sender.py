@@ -28,6 +28,7 @@ from replicator.sender.flow import Flow
 from replicator.sender.known_copy import KnownCopy
 from replicator.sender.lag_watch import LagWatch
 from replicator.sender.limit_watch import LimitWatch
+from replicator.sender.mirror_commands import MirrorCommands
 from replicator.sender.mirror_stream import MirrorStream
 from replicator.sender.mirrors import Mirrors
 from replicator.sender.orphan_control import OrphanControl
@@ -47,6 +48,7 @@ from replicator.sender.stream_start import StreamStart
 from replicator.sender.synchronous import Synchronous
 from replicator.sender.tail import Tail, tail_of_all
 from replicator.sender.target_reports import TargetReports
+from replicator.sender.tracked_changes import TrackedChanges
 from replicator.sender.tracking import Tracker
 from replicator.sender.transmission_control import TransmissionControl
 from replicator.sender.verifier import Verifier
@@ -131,8 +133,9 @@ class Sender:
         )
         self._take_up_restored()
         start = StreamStart(flows, [j.root for j in arguments.journals], memory, dirt, tracker)
+        tracked = TrackedChanges(mirrors, flows, memory, dirt, scanner=scanner_wake)
         self.resync = resync = Resync(
-            flows, start, copy, memory, dirt, tracker, mirrors, states, lag, shipper_wake
+            flows, start, copy, memory, dirt, tracker, mirrors, tracked, states, lag, shipper_wake
         )
         scanner = Scanner(
             world,
@@ -188,8 +191,11 @@ class Sender:
             synchronous=lambda: self._synchronous,
         )
         drift = DriftRepair(flows, mirrors, remove=options.orphans == "delete")
+        self._mirror_commands = commands = MirrorCommands(
+            mirrors, flows, memory, dirt, sent, changes, shipper=shipper_wake
+        )
         self._orphans = orphans = OrphanControl(
-            mirrors, changes, lambda: world.doorbells.ring(self._agent_bell)
+            mirrors, commands, changes, lambda: world.doorbells.ring(self._agent_bell)
         )
         orphans.ended = verify.reports.orphans_ended
         self.reports = reports = TargetReports(
@@ -364,7 +370,9 @@ class Sender:
         if is_nowhere(self._arguments.target_host) and kind != "log":
             kind, newer, checksum = "full", False, False  # there is nothing to compare with
         exact = (orphans or self._arguments.options.orphans) == "delete"
-        self.mirrors.start(kind, exact=exact, newer=newer, checksum=checksum, connected=self._connected)
+        self._mirror_commands.start(
+            kind, exact=exact, newer=newer, checksum=checksum, connected=self._connected
+        )
 
     def orphans_start(self, mode: str) -> str:
         """OR-02, by hand. Returns the id of the run."""
@@ -378,13 +386,13 @@ class Sender:
         return self._orphans.report
 
     def mirror_stop(self) -> None:
-        self.mirrors.stop(connected=self._connected)
+        self._mirror_commands.stop(connected=self._connected)
 
     def mirror_pause(self) -> None:
-        self.mirrors.pause()
+        self._mirror_commands.pause()
 
     def mirror_resume(self) -> None:
-        self.mirrors.resume_paused()
+        self._mirror_commands.resume()
 
     def set_recovery(self, share: float | None = None, automatic: bool | None = None) -> None:
         """How much of its time a recovery or mirror may work; whether a recovery begins by itself."""
@@ -394,12 +402,12 @@ class Sender:
             if self.mirrors.run is not None:
                 self.mirrors.run.other_pace(self._world.clock.monotonic_ns())
         if automatic is not None:
-            self.mirrors.set_automatic(automatic)
+            self._mirror_commands.set_automatic(automatic)
         self._changes.notify()
 
     def force_source(self) -> None:
         """The source survives: what was changed in the copy since it was taken into use is lost (DC-25)."""
-        self.mirrors.force()
+        self._mirror_commands.force()
         self.transmit_start()
 
     # --- verification ---

@@ -238,7 +238,7 @@ def test_estimate() -> None:
         write(b"l", 0, 1, 9, Flag.MULTILINK),
     )
     estimate = found.estimate()
-    assert estimate == (4, 8192 + 4096, 2, 1, 1)
+    assert estimate == (4, 8192 + 4096, 1, 1)
 
 
 # --- the limit ---

@@ -120,21 +120,6 @@ def test_the_slowest_reader_decides() -> None:
     assert sorted(writer.readers()) == sorted(READERS[:2])
 
 
-def test_the_owner_removes_a_reader_that_is_gone() -> None:
-    host = Host()
-    writer = host.writer()
-    host.cursor(create=True).close()
-    fill(host, writer, 3)
-    writer.remove_reader(READERS[5])
-    assert writer.has_readers
-    writer.remove_reader(READER)
-    assert not writer.has_readers
-    writer.collect()
-    assert writer.statistics().segments == 1
-    with pytest.raises(JournalError, match="no cursor"):
-        host.cursor()
-
-
 @pytest.mark.parametrize("disk_bytes", [0, 512, 1024])
 def test_the_disk_limit(disk_bytes: int) -> None:
     host = Host(small(disk_bytes=disk_bytes))
