@@ -484,12 +484,14 @@ class Mirrors:
             if not self._memory.state.settled:
                 self._memory.state.settled = True
                 self._memory.save()
+            if not dirt.active:  # everything was compared instead of what was tracked
+                self._restore_known()
         elif self._to_settle or dirt.told:
             return False
         if not dirt.active or dirt.outstanding:
             return False
+        self._restore_known()  # first: that it is to be told, and nothing is tracked, means a loss
         dirt.clear()
-        self._restore_known()
         return True
 
     def restored(self, restore: str, *, complete: bool) -> None:

@@ -160,7 +160,7 @@ class Simulation:
         self.sequences: list[int] = []  # of the source's records
         self.source_lost_power = False  # and with it, maybe, some lines of the story
         self.source: Source = (
-            LosingSource(self.source_root, self._journal, directory / "removed")
+            LosingSource(self.source_root, self._journal, directory / f"removed-{self.hosts[0]}")
             if losing
             else Source(self.source_root, self._journal)
         )
