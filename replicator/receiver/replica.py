@@ -764,8 +764,14 @@ class Replica:
     def _data_event(self, event: DataEvent) -> None:
         before = self.state
         data_state = step(DATA, before.data_state, event)
-        drifted = event is DataEvent.DRIFT and (before.drifted or before.data_state is TargetDataState.OK)
-        self.state = msgspec.structs.replace(before, data_state=data_state, drifted=drifted)
+        was_exact = before.data_state is TargetDataState.OK
+        drifted = event is DataEvent.DRIFT and (before.drifted or was_exact)
+        lacking_since_ns = before.lacking_since_ns if data_state is TargetDataState.MIRROR_REQUIRED else None
+        if event is DataEvent.LOSS and was_exact:
+            lacking_since_ns = self._world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS
+        self.state = msgspec.structs.replace(
+            before, data_state=data_state, drifted=drifted, lacking_since_ns=lacking_since_ns
+        )
 
     def tell(self) -> None:
         """There is something new to tell the source."""
@@ -939,8 +945,12 @@ class Replica:
             state = msgspec.structs.replace(self.state, boot_id=self._world.clock.boot_id(), **changes)
             await self._world.in_thread(lambda: self._state_file.save(state))
             # Meanwhile these may have changed, and only these.
+            now = self.state
             self.state = msgspec.structs.replace(
-                state, data_state=self.state.data_state, drifted=self.state.drifted
+                state,
+                data_state=now.data_state,
+                drifted=now.drifted,
+                lacking_since_ns=now.lacking_since_ns,
             )
 
 

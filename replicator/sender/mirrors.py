@@ -405,14 +405,16 @@ class Mirrors:
 
     # --- the next session ---
 
-    def resume(self, connected: Connected, lost: bool) -> None:
+    def resume(self, connected: Connected, lost: bool, *, was_exact: bool) -> None:
         """Bring the run in line with what the target has. `lost`: operations between its position and ours
-        are neither in the journal nor tracked, so everything is compared.
+        are neither in the journal nor tracked, so everything is compared. `was_exact`: so the target was
+        heard to be last.
 
         What the stream will jump over is for `bring_tracked`.
         """
         run, state = self.run, self._memory.state
         self.was_exact = False
+        knows = None not in connected.received
         if connected.data_state == TargetDataState.RESTORE_REQUIRED:  # and the source was chosen
             self.begin(FORCED, exact=True)
         elif lost:
@@ -425,6 +427,10 @@ class Mirrors:
                 exact=state.mirror_exact,  # of the last one, if none runs: what it removed may be back
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
             )
+        elif run is not None and not (knows or run.partial or run.stopped):
+            self._begin_wanted(  # nothing that it has brought is there any more
+                run.kind, exact=run.exact, distrust_ctime_after_ns=state.mirror_started_wall_ns
+            )
         elif run is not None:
             self.take_up(connected)
         elif connected.mirroring and self._ended is not None and self._ended[0].run_id == connected.mirror_id:
@@ -436,6 +442,10 @@ class Mirrors:
             self._to_settle = connected.mirror_id
         elif state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
+        elif connected.data_state == TargetDataState.MIRROR_REQUIRED:
+            # Exact but for what it will say: since the last session others have changed something there, or
+            # single paths could not be kept up to date.
+            self.was_exact = was_exact and knows and not connected.power_lost and not self.dirt.told
         if self.run is not None and connected.mirroring:
             self._go_on_with_begun()
         self.hold()

@@ -65,10 +65,10 @@ class Resync:
         """
         dirt, copy, mirrors = self._dirt, self._copy, self._mirrors
         was_exact = dirt.active or copy.was_exact_last
-        was_complete = bool(self._memory.state.restored)
+        was_complete = copy.was_exact_last or mirrors.was_exact or bool(self._memory.state.restored)
         lost_since_ns = dirt.distrust_wall_ns if dirt.active else 0
         self._target_mirror = connected.mirror_id
-        copy.is_now(TargetDataState(connected.data_state))
+        copy.found(TargetDataState(connected.data_state))
         self._states.reported_data = copy.data_state
         self.refuse_copy_in_use()
         if await self._go_on_restored(connected):
@@ -98,7 +98,7 @@ class Resync:
         if lost:
             self._states.replicate(ReplicationEvent.FAIL, lost.why)
         if lost or not (self._torn or self.jumps):
-            mirrors.resume(connected, bool(lost))
+            mirrors.resume(connected, bool(lost), was_exact=copy.was_exact_last)
         else:
             mirrors.take_up(connected)
         if lost and lost.since_wall_ns:

@@ -65,7 +65,7 @@ class StreamStart:
         if placed and not (unknown and complete):
             return None
         if placed:
-            self._lost_why = "the target does not know its copy"
+            self._lost_why = "the target does not know how far its copy has come"
         return Lost(self._lost_why, self._lost_since_ns)
 
     def go_on_restored(self, connected: Connected) -> bool:

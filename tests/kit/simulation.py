@@ -19,6 +19,7 @@ from typing import TypeVar
 import trio
 
 from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
+from kit.left_behind import nobody_is_left_behind
 from kit.links import LinkStream, Network
 from kit.losing_source import LosingSource
 from kit.recording import Source
@@ -359,11 +360,12 @@ class Simulation:
         return self.sender.status()
 
     async def drained(self, timeout_s: float = 600) -> None:
-        """Everything captured is applied, and no mirror runs."""
+        """Everything captured is applied, and no mirror runs, nor is one lacking."""
         assert self.sender is not None
         self.source.settle()
         sequences = {self.journal_id: self.writer.position.sequence}
         assert await self.sender.wait(sequences, timeout_s), self.status
+        await nobody_is_left_behind(self.sender)
 
     def assert_equal(self, ignore: frozenset[str] = frozenset()) -> None:
         assert_same_tree(self.source_root, self.target_root, ignore)
@@ -393,6 +395,8 @@ async def simulate(
                 simulation.start_sender()
             try:
                 yield simulation
+                if simulation.sender is not None:
+                    await nobody_is_left_behind(simulation.sender)
                 if simulation.sender is not None and not simulation.source_lost_power:
                     check_story(simulation.sender.story.since())
             finally:
