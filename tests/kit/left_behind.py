@@ -1,5 +1,5 @@
-"""A checker: no connected copy that lacks something waits for a mirror that nobody begins, but where a person,
-or a setting, wants it so.
+"""A checker: no connected copy that lacks something waits for a mirror that nobody begins, unless a person
+or a setting wants it so.
 """
 
 import trio
