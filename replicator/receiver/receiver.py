@@ -28,7 +28,7 @@ from replicator.receiver.intake import Intake
 from replicator.receiver.local_offers import OwnProcesses
 from replicator.receiver.position_file import PositionFile
 from replicator.receiver.receiver_status import ReceiverStatus, status_of
-from replicator.receiver.recovery import Remains, open_page
+from replicator.receiver.recovery import Remains, Standing, open_page
 from replicator.receiver.refused_file import RefusedFile
 from replicator.receiver.replica import Replica
 from replicator.receiver.replica_state import ReplicaState, StateFile
@@ -99,7 +99,7 @@ class Receiver:
             refused_file.save,
             lambda connect: open_tree(connect, directory),
             self._news_here,
-            _drift(world, directory, found.state),
+            _drift(world, directory, found),
             found.comes_again,
             arguments.orphans,
         )
@@ -305,9 +305,12 @@ class Receiver:
         print(line, file=sys.stderr, flush=True)
 
 
-def _drift(world: World, directory: str, state: ReplicaState) -> Drift:
-    drift = Drift(world, directory)
-    if drift.damaged or (state.drifted and not drift.pending):
+def _drift(world: World, directory: str, found: Standing) -> Drift:
+    """What the source is to be told that is not as it should be; anything, if nobody knows what it was."""
+    drift, state = Drift(world, directory), found.state
+    forgotten = state.lacking_since_ns is not None and not found.refused
+    if drift.damaged or forgotten or (state.drifted and not drift.pending):
         for journal in state.connect.journals if state.connect is not None else ():
             drift.add(journal.journal_id, None)
+        drift.tell()
     return drift

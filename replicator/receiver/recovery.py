@@ -82,9 +82,12 @@ class Remains:
         """
         connect = state.connect
         lost = connect is not None and not state.clean
+        lacking = state.lacking_since_ns is not None  # what that was is forgotten with the memory
         suspect_since_ns = state.suspect_since_ns
         if lost and suspect_since_ns is None:
             suspect_since_ns = self.positions.wall_ns
+        if state.lacking_since_ns is not None:
+            suspect_since_ns = min(suspect_since_ns or state.lacking_since_ns, state.lacking_since_ns)
         self._remove_identities()
         self.spool.seek_head()
         received = Received(
@@ -104,8 +107,9 @@ class Remains:
             if state.clean and not state.mirroring
             else step(DATA, state.data_state, DataEvent.POWER_LOST),
             suspect_since_ns=suspect_since_ns,
-            drifted=state.drifted and state.clean,
-            power_lost=state.power_lost or (lost and state.data_state != TargetDataState.MIRROR_REQUIRED),
+            drifted=(state.drifted or lacking) and state.clean,
+            power_lost=state.power_lost
+            or (lost and (state.data_state != TargetDataState.MIRROR_REQUIRED or state.drifted or lacking)),
         )
         # This order: until the last of them is written, the next start comes here again.
         self.refused_file.save([])

@@ -47,6 +47,7 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     mirror_since_ns: int | None = None  # a full mirror: what was made after that (btime here) it has brought
     suspect_since_ns: int | None = None  # power was lost: files changed since may hold anything (ctime here)
     drifted: bool = False  # exact, but for what others have changed since
+    lacking_since_ns: int | None = None  # exact, but for paths that it has given up since then (ctime here)
     epoch: int = 0  # of the set, see `Connect.epoch`
     source_epoch: int = 0  # the latest of a source that was let in
     fork: Marks = {}  # what of each journal the copy had when the last restore or promotion raised it

@@ -35,7 +35,17 @@ class KnownCopy:
         self.durable = list(frame.durable)
         self.secured = list(frame.secured or frame.durable)
 
+    def found(self, data_state: TargetDataState) -> None:
+        """A session begins, and the target says so. If it lacks something since the last one, that is noted
+        only when it has been heard what (`is_now`): until then a successor has to know that it was exact.
+        """
+        if data_state is TargetDataState.MIRROR_REQUIRED:
+            self.data_state = data_state
+        else:
+            self.is_now(data_state)
+
     def is_now(self, data_state: TargetDataState) -> None:
+        """It says what has become of it."""
         self.data_state = data_state
         if self.is_exact is not self._memory.state.exact:
             self._memory.state.exact = self.is_exact
@@ -47,5 +57,5 @@ class KnownCopy:
 
     @property
     def was_exact_last(self) -> bool:
-        """The same, if this process has not heard of it yet."""
+        """The same, when it was heard of last; see `found`."""
         return self._memory.state.exact

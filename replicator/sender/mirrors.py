@@ -348,14 +348,16 @@ class Mirrors:
 
     # --- the next session ---
 
-    def resume(self, connected: Connected, lost: bool) -> None:
+    def resume(self, connected: Connected, lost: bool, *, was_exact: bool) -> None:
         """Bring the run in line with what the target has. `lost`: operations between its position and ours
-        are neither in the journal nor tracked, so everything is compared.
+        are neither in the journal nor tracked, so everything is compared. `was_exact`: so the target was
+        heard to be last.
 
         What the stream will jump over is for `bring_tracked`.
         """
         run, state = self.run, self._memory.state
         self.was_exact = False
+        knows = None not in connected.received
         if connected.data_state == TargetDataState.RESTORE_REQUIRED:  # and the source was chosen
             self.begin(FORCED, exact=True)
         elif lost:
@@ -368,6 +370,10 @@ class Mirrors:
                 exact=state.mirror_exact,  # of the last one, if none runs: what it removed may be back
                 distrust_ctime_after_ns=state.mirror_started_wall_ns,
             )
+        elif run is not None and not (knows or run.partial or run.stopped):
+            self.begin_wanted(  # nothing that it has brought is there any more
+                run.kind, exact=run.exact, distrust_ctime_after_ns=state.mirror_started_wall_ns
+            )
         elif run is not None:
             self.take_up(connected)
         elif connected.mirroring and self._ended is not None and self._ended[0].run_id == connected.mirror_id:
@@ -379,6 +385,10 @@ class Mirrors:
             self._to_settle = connected.mirror_id
         elif state.mirror_wanted is not None:
             self._begin_again(state.mirror_wanted)
+        elif connected.data_state == TargetDataState.MIRROR_REQUIRED:
+            # Exact but for what it will say: since the last session others have changed something there, or
+            # single paths could not be kept up to date.
+            self.was_exact = was_exact and knows and not connected.power_lost and not self.dirt.told
         if self.run is not None and connected.mirroring:
             self._go_on_with_begun()
         self.hold()
@@ -427,12 +437,14 @@ class Mirrors:
             if not self._memory.state.settled:
                 self._memory.state.settled = True
                 self._memory.save()
+            if not dirt.active:  # everything was compared instead of what was tracked
+                self._restore_known()
         elif self._to_settle or dirt.told:
             return False
         if not dirt.active or dirt.outstanding:
             return False
+        self._restore_known()  # first: that it is to be told, and nothing is tracked, means a loss
         dirt.clear()
-        self._restore_known()
         return True
 
     def restored(self, restore: str, *, complete: bool) -> None:

@@ -68,9 +68,10 @@ class Resync:
         """
         dirt, copy, mirrors = self._dirt, self._copy, self._mirrors
         was_exact = dirt.active or copy.was_exact_last
+        was_complete = copy.was_exact_last or mirrors.was_exact or bool(self._memory.state.restored)
         lost_since_ns = dirt.distrust_wall_ns if dirt.active else 0
         self._target_mirror = connected.mirror_id
-        copy.is_now(TargetDataState(connected.data_state))
+        copy.found(TargetDataState(connected.data_state))
         self._states.reported_data = copy.data_state
         self.refuse_copy_in_use()
         if await self._go_on_restored(connected):
@@ -88,7 +89,7 @@ class Resync:
             and is_exact(
                 connected.data_state, mirroring=connected.mirroring, power_lost=connected.power_lost
             ),
-            complete=copy.is_exact or (connected.power_lost and was_exact),
+            complete=copy.is_exact or was_complete or (connected.power_lost and was_exact),
             torn=torn,
             lost_since_ns=lost_since_ns,
         )
@@ -100,7 +101,7 @@ class Resync:
         if lost:
             self._states.replicate(ReplicationEvent.FAIL, lost.why)
         if lost or not (self._torn or self.jumps):
-            mirrors.resume(connected, bool(lost))
+            mirrors.resume(connected, bool(lost), was_exact=copy.was_exact_last)
         else:
             mirrors.take_up(connected)
         if lost and lost.since_wall_ns:
@@ -109,7 +110,8 @@ class Resync:
     async def _go_on_restored(self, connected: Connected) -> bool:
         """The source was restored from the copy, which does not know that yet: nothing is compared.
 
-        False: it was not, or the copy knows, or the journals have begun anew since.
+        False: it was not, or the copy knows, or the journals have begun anew since and cannot say what they
+        have lost: then everything is compared.
         """
         if not self._is_restored(connected):
             return False

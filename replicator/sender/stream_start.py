@@ -64,15 +64,19 @@ class StreamStart:
             placed = self._go_on_journaled(connected, exact)
         if placed and not (unknown and complete):
             return None
+        if placed:
+            self._lost_why = "the target does not know how far its copy has come"
         return Lost(self._lost_why, self._lost_since_ns)
 
     def go_on_restored(self, connected: Connected) -> bool:
         """The source was restored from the copy, and equals it where what is tracked begins: the stream jumps
-        over whatever the journals have before that. False: the journals do not have it any more.
+        over whatever the journals have before that. False: the journals do not have it any more, nor say what
+        they have lost since.
         """
         try:
             for flow, mark in zip(self._flows, connected.received, strict=True):
                 flow.reached = Position(mark.sequence, mark.chain) if mark is not None else START
+                self._track_on_in_row(flow)
                 flow.seek(flow.position)
         except JournalError:
             return False

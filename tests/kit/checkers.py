@@ -10,6 +10,7 @@
 | durability | what a source is told to be durable was synced before |
 | nobody gets out | a directory beside the copy stays as it is |
 | states | no forbidden step (`kit.stories`) |
+| completeness | no copy that lacks something is left to itself (`kit.left_behind`) |
 """
 
 from collections.abc import Callable

@@ -20,6 +20,7 @@ import trio
 
 from kit.disk import MemoryDisk, MemoryDoorbells, MemoryPage
 from kit.journals import journal_record
+from kit.left_behind import nobody_is_left_behind
 from kit.links import LinkStream, Network
 from kit.losing_source import LosingSource
 from kit.patience import LONG_S, until_async
@@ -162,7 +163,7 @@ class Simulation:
         self.sequences: list[int] = []  # of the source's records
         self.source_lost_power = False  # and with it, maybe, some lines of the story
         self.source: Source = (
-            LosingSource(self.source_root, self._journal, directory / "removed")
+            LosingSource(self.source_root, self._journal, directory / f"removed-{self.hosts[0]}")
             if losing
             else Source(self.source_root, self._journal)
         )
@@ -379,11 +380,12 @@ class Simulation:
             self.start_receiver()
 
     async def drained(self, timeout_s: float = 600) -> None:
-        """Everything captured is applied, and no mirror runs."""
+        """Everything captured is applied, and no mirror runs, nor is one lacking."""
         assert self.sender is not None
         self.source.settle()
         sequences = {self.journal_id: self.writer.position.sequence}
         assert await self.sender.wait(sequences, timeout_s), self.status
+        await nobody_is_left_behind(self.sender)
 
     def assert_equal(self, ignore: frozenset[str] = frozenset()) -> None:
         assert_same_tree(self.source_root, self.target_root, ignore)
@@ -413,6 +415,8 @@ async def simulate(
                 simulation.start_sender()
             try:
                 yield simulation
+                if simulation.sender is not None:
+                    await nobody_is_left_behind(simulation.sender)
                 if simulation.sender is not None and not simulation.source_lost_power:
                     check_story(simulation.sender.story.since())
             finally:

@@ -84,10 +84,12 @@ class Back(Simulation):
         self.start_sender()
 
 
-def opened(forward: Simulation, record: Promotion, seed: int, *, reader_first: bool = True) -> Back:
+def opened(
+    forward: Simulation, record: Promotion, seed: int, *, reader_first: bool = True, losing: bool = False
+) -> Back:
     """The copy is captured: what is changed from here on is journaled."""
     options = SenderOptions(mirror=None, orphans="keep")
-    back = Back(seed, forward.directory, forward.nursery, options, [], False, forward)
+    back = Back(seed, forward.directory, forward.nursery, options, [], losing, forward)
     if reader_first:
         open_reader(back)
     back.epoch = record.epoch

@@ -26,6 +26,7 @@ import trio
 
 from kit.disk import Process, ProcessDied
 from kit.journals import journal_record
+from kit.left_behind import nobody_is_left_behind
 from kit.links import Network
 from kit.recording import Source
 from kit.simulated_directory import simulated_directory
@@ -372,6 +373,7 @@ class Connection:
 
     async def drained(self) -> None:
         assert await self.applied(), self.status
+        await nobody_is_left_behind(self.running)
 
     def assert_equal(self, ignore: frozenset[str] = frozenset()) -> None:
         for mount in self.mounts:
@@ -450,6 +452,7 @@ async def topology(seed: int = 1, *, power_fails: bool = False) -> AsyncIterator
                 yield net
                 for connection in net.connections:
                     if connection.sender is not None:
+                        await nobody_is_left_behind(connection.sender)
                         check_story(connection.sender.story.since())
             finally:
                 nursery.cancel_scope.cancel()

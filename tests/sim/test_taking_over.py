@@ -134,6 +134,37 @@ async def test_a_tail_that_only_the_dirt_has(
         await goes_on(back, there)
 
 
+@pytest.mark.parametrize("sender", [False, True], ids=["", "it tracks"])
+@pytest.mark.parametrize("seed", range(4 * SEEDS))
+async def test_an_owner_loses_power_before_it_was_ever_connected(
+    sender: bool, seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its journal is another one then than that in which it took over."""
+    chance = random.Random(f"owner {sender} {seed}")
+    async with simulate(seed, options=FULL) as forward:
+        here = await lived_through(forward, chance, "dead")
+        record = await take_over(forward)
+        here.steps(chance.choice((0, 5)))
+        back = opened(forward, record, seed + 5000, losing=True)
+        back.restored = msgspec.structs.replace(back.restored, waits="not prepared")
+        there = RandomChanges(back.source, chance)
+        there.steps(chance.choice((0, 5, 30)))
+        if sender:
+            back.start_sender()
+        await trio.sleep(chance.choice((0, 0.001, 1, 60)))
+        there.steps(chance.choice((0, 5)))
+        tails = await tails_of(forward, record)
+        await forward.kill_receiver()  # of the same host
+        await back.lose_source_power()
+        owner = back.start_sender()
+        there.steps(chance.choice((0, 5)))
+        await trio.sleep(chance.choice((0, 1)))
+        back.prepare(tails, record)
+        back.start_receiver()
+        owner.transmit_start()
+        await goes_on(back, there, ZEROS)
+
+
 # --- planted mistakes must be found ---
 
 
