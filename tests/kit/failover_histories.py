@@ -113,6 +113,36 @@ def draw(seed: int) -> History:
     )
 
 
+def draw_lost(seed: int) -> History:
+    """While a group is handed back its source is gone, and a person says that it is lost: rightly or not."""
+    random = Random(f"lost {seed}")
+    history = draw(seed)
+    gone_s = 14.0 + random.uniform(0.05, 1.5)
+    back_s = gone_s + random.choice([1.0, 5.0, 15.0]) * random.uniform(0.5, 1.5)
+    match random.choice(["cut", "half cut", "isolate", "crash", "pause"]):
+        case "cut":
+            pairs = [(S, T), (T, S)]
+        case "half cut":
+            pairs = [random.choice([(S, T), (T, S)])]
+        case "isolate":
+            pairs = [(S, T), (T, S), (S, W), (W, S)]
+        case other:
+            pairs = []
+            crash = [Fault(gone_s, "crash", (S,)), Fault(back_s, "boot", (S,))]
+            gone = crash if other == "crash" else [Fault(gone_s, "pause", (S, back_s - gone_s))]
+    if pairs:
+        gone = [Fault(gone_s, "cut", pair) for pair in pairs] + [
+            Fault(back_s, "heal", pair) for pair in pairs
+        ]
+    if random.random() < 0.3:
+        gone.append(Fault(gone_s + random.uniform(0.0, 3.0), "crash at save", (T, random.randint(1, 4))))
+        gone.append(Fault(gone_s + 4.0, "boot", (T,)))
+    said = [Fault(gone_s + random.uniform(0.3, 8.0), "lost") for _ in range(random.randint(1, 3))]
+    later = [fault for fault in history.faults if fault.at_s > 25.0]
+    faults = [Fault(8.0, "now"), Fault(14.0, "failback"), *gone, *said, *later]
+    return replace(history, faults=sorted(faults, key=lambda fault: fault.at_s))
+
+
 KINDS = {
     "cut": 4.0,
     "half cut": 3.0,
@@ -304,6 +334,8 @@ class Play:
             case "failback":
                 if target.stored.phase is Phase.ACTIVE:
                     target.begin(Order.PERSON, kind="failback")
+            case "lost":
+                target.lose_source()
             case "retry":
                 target.retry()
             case "edit":
@@ -333,6 +365,9 @@ class Play:
             return
         if target.halted:
             target.retry(forced=True)
+        nobody = not target.owns and source.guard.is_superseded
+        if nobody and not target.kind:
+            target.begin(Order.PERSON)  # a source that was taken to own the group, and does not
         if target.owns and target.state_of_source == "opened":
             source.host.spawn(source.follow())  # a person sees the fork, and chooses
             source.resolved = True
@@ -470,12 +505,14 @@ def _violation(history: History, player: Player) -> Violation | None:
     return None
 
 
-def run(seeds: Sequence[int], player: Player = play) -> tuple[Outcome, list[int]]:
+def run(
+    seeds: Sequence[int], player: Player = play, drawn: Callable[[int], History] = draw
+) -> tuple[Outcome, list[int]]:
     """Sums of all that went well, and seeds of those that did not."""
     total, failed = Outcome(), []
     for seed in seeds:
         try:
-            outcome = player(draw(seed))
+            outcome = player(drawn(seed))
         except Violation:
             failed.append(seed)
             continue
@@ -490,11 +527,12 @@ def run(seeds: Sequence[int], player: Player = play) -> tuple[Outcome, list[int]
 
 def main() -> None:
     first, count = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2].isdigit() else 1
+    drawn = draw_lost if "--lost" in sys.argv else draw
     began = time.monotonic()
-    total, failed = run(range(first, first + count))
+    total, failed = run(range(first, first + count), drawn=drawn)
     print(f"{count} histories in {time.monotonic() - began:.1f} s: {total}")
     for seed in failed[: 1 if "--verbose" in sys.argv else 10]:
-        history, violation = shrink(draw(seed))
+        history, violation = shrink(drawn(seed))
         print(f"\n{violation}\n{history}")
         if "--verbose" in sys.argv:
             print("\n".join(violation.story))
