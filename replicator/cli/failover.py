@@ -117,6 +117,12 @@ Drain = Annotated[
     float | None,
     typer.Option("--drain", metavar="SECONDS", help="For the copies to apply what has arrived (30)."),
 ]
+MaxLag = Annotated[
+    float | None,
+    typer.Option(
+        "--max-lag", metavar="SECONDS", help="Automatic only if the copies lack no more than that (0: any)."
+    ),
+]
 PolicyOption = Annotated[
     str | None,
     typer.Option("--policy", metavar="|".join(Policy), help="Which side survives when both wrote (manual)."),
@@ -172,6 +178,7 @@ def add(
     script: Scripts = None,
     host_name: HostName = None,
     drain: Drain = None,
+    max_lag: MaxLag = None,
     policy: PolicyOption = None,
     prefer_node: PreferNode = None,
     copy: Copies = None,
@@ -202,6 +209,7 @@ def add(
         even_if_partitioned=even_if_partitioned,
         host_name=host_name,
         drain_s=drain,
+        lag_max_s=max_lag,
         policy=policy,
         prefer_node=prefer_node,
         copies=tuple(copy) if copy else None,
@@ -240,6 +248,7 @@ def edit(
     script: Scripts = None,
     host_name: HostName = None,
     drain: Drain = None,
+    max_lag: MaxLag = None,
     policy: PolicyOption = None,
     prefer_node: PreferNode = None,
     copy: Copies = None,
@@ -266,6 +275,7 @@ def edit(
         even_if_partitioned=even_if_partitioned,
         host_name=host_name,
         drain_s=drain,
+        lag_max_s=max_lag,
         policy=policy,
         prefer_node=prefer_node,
         copies=tuple(copy) if copy else None,

@@ -146,7 +146,10 @@ def monitor(found: Mapping[str, Any]) -> RenderableType:
             grid.add_row("", f"{address['address']}: {checks}, {timing}")
     grid.add_row("fails when", f"{settings['fail_when']} of them are silent")
     grid.add_row("takes", f"{settings['take']} addresses")
-    grid.add_row("failover", "by itself" if settings["automatic"] else "a person is asked")
+    how = "by itself" if settings["automatic"] else "a person is asked"
+    if settings["automatic"] and settings["lag_max_s"]:
+        how += f", if the copies lack no more than {seconds_text(settings['lag_max_s'])}"
+    grid.add_row("failover", how)
     grid.add_row("source", "stops by itself without a lease" if found["armed"] else "does not stop by itself")
     for label, field in (
         ("witness", "witness"),

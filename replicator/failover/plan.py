@@ -9,8 +9,9 @@ notes, `plan_runner.py` does the steps. A note is durable before what it announc
 it reports is built on. So of a crash at any point only one thing is unknown: whether the one step that was
 begun last took effect. Therefore both `do` and `undo` may come twice, and `undo` may find the work half done.
 
-Where the other side of a procedure is **lost** for good nobody can tell any more whether the step that commits
-took effect. A person says so, and it counts as done: that is the side on which nothing is overruled.
+Where the other side of a procedure is **lost** for good nobody can tell any more whether the step that
+commits took effect. A person says so, and it counts as done: of both answers it is the one that overrules
+nobody.
 """
 
 from collections.abc import Sequence

@@ -35,8 +35,8 @@ def prepare(
     `directory`: home/target/<connection>. `tails`: by id of the new source's journals, in terms of its paths;
     None: anything may differ, and no claim of "same" is believed for what was changed since
     `suspect_since_ns` (ctime here). `connect`: what its source will say, as far as that is known already: the
-    copy can be taken over before it was heard. Blocks; durable on return. OSError. May be done again after a crash: the
-    state, which makes it a copy, is written last.
+    copy can be taken over before it was heard. Blocks; durable on return. OSError. May be done again after a
+    crash: the state, which makes it a copy, is written last.
     """
     state_file = StateFile(world, directory)
     world.disk.makedirs(directory)

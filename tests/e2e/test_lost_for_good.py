@@ -160,7 +160,7 @@ def stands_still(agent: Agent) -> bool:
 def test_home_is_lost_while_the_group_is_handed_back(
     tmp_path: Path, moment: str, witness: bool, order: str
 ) -> None:
-    """Nobody can say whether it owns the group. The target takes over from it; then home comes back after all."""
+    """Nobody can say whether it owns the group. The target takes over from it; home comes back after all."""
     with failover_lab(tmp_path, witness=witness, planted=moment) as lab:
         taken_over(lab)
         target = lab.target.agent

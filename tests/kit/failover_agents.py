@@ -768,7 +768,7 @@ class TargetAgent(Agent):
             self.shared.failbacks += completed
         yield from self.set_phase(event, epoch=self.epoch)
         yield Save("plan", ())
-        self.shut = False
+        self.shut = self.source_lost = False
         if takes_over:
             self.begin(Order.PERSON)
 

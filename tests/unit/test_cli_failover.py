@@ -59,7 +59,7 @@ def test_add(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) ->
     line = (
         "failover add alpha:1600 --name web --address 10.0.0.5/24@eth0 --also 10.0.0.6/24 --interval 1"
         " --misses 3 --check ping --check 9*http:/health --fail-when any --automatic --witness gamma"
-        " --lapse read-only --drain 5 --policy prefer-node --prefer-node beta --host-name alpha"
+        " --lapse read-only --drain 5 --max-lag 60 --policy prefer-node --prefer-node beta --host-name alpha"
         " --copy 93d1 --even-if-silent --json"
     )
     assert dtctl(home, *line.split(), "--script", "post-failover=/srv/start 'a b'") == 0
@@ -68,7 +68,7 @@ def test_add(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) ->
     wanted = msgspec.convert(
         {
             "source_host": "alpha", "source_port": 1600, "fail_when": "any", "take": "all",
-            "automatic": True, "witness": "gamma", "lapse": "read-only", "drain_s": 5.0,
+            "automatic": True, "witness": "gamma", "lapse": "read-only", "drain_s": 5.0, "lag_max_s": 60.0,
             "policy": "prefer-node", "prefer_node": "beta", "host_name": "alpha", "copies": ["93d1"],
             "scripts": {"post-failover": {"path": "/srv/start", "arguments": ["a b"]}},
         },

@@ -285,7 +285,9 @@ async def test_home_is_lost_and_the_owner_dies_at_every_call_of_the_disk(
 async def test_as_long_as_all_can_be_taken_back_that_is_the_way(name: str) -> None:
     sides = TwoSides()
     arguments = {
-        **{"monitor": monitor(), "order": Order.RESTORE_FIRST, "then": Then.MONITOR},
+        "monitor": monitor(),
+        "order": Order.RESTORE_FIRST,
+        "then": Then.MONITOR,
         "connections": (CONNECTION,),
     }
     run = PlanRun(failback_of(sides).plan(arguments), PlanJournal(sides.disk, PATH), sides.world)
