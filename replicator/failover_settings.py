@@ -71,6 +71,8 @@ def check_settings(settings: MonitorSettings) -> None:
     _check_addresses(settings.addresses)
     if not 0 <= settings.drain_s <= limits.FAILOVER_DRAIN_MAX_S:
         raise UsageError(f"drain: must be from 0 to {limits.FAILOVER_DRAIN_MAX_S:.0f} s")
+    if not 0 <= settings.lag_max_s <= limits.LAG_MAX_S:
+        raise UsageError(f"max-lag: must be from 0 (any) to {limits.LAG_MAX_S} s")
     if settings.policy is Policy.PREFER_NODE and not settings.prefer_node:
         raise UsageError("policy prefer-node: which agent is preferred? (--prefer-node AGENT)")
     if settings.witness.startswith(_ETCD):

@@ -154,6 +154,7 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     prefer_node: str = ""
     host_name: str = ""  # the target takes it; "": keeps its own
     drain_s: float = limits.FAILOVER_DRAIN_S  # how long the copies may apply what has arrived
+    lag_max_s: float = 0.0  # automatic only if what the copies lack is no older than that; 0: whatever it is
 
     @property
     def taken(self) -> tuple[WatchedAddress, ...]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from replicator.cli import output
+from replicator.cli.client import Client
 from replicator.cli.options import (
     NEWER_WARNING,
     Checksum,
@@ -22,7 +23,7 @@ from replicator.cli.options import (
     agent,
 )
 from replicator.cli.units import target_text
-from replicator.errors import UsageError
+from replicator.errors import ReplicatorError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -142,6 +143,18 @@ def disconnect(context: typer.Context, connection: Connection, json: Json = Fals
         output.print_json(ended)
     else:
         output.say(f"connection {connection} has ended; the copy on the target stays")
+        for guard in _guards(agent(context)):
+            if ended["uuid"] in guard["copies"]:  # FO-18: a monitor lives on
+                name = guard["name"]
+                output.say(f"{guard['target']} watches this host still: dtctl failover remove {name} there")
+
+
+def _guards(client: Client) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = client.get("failover", "guards")
+    except ReplicatorError:  # an agent that takes no part in failover
+        return []
+    return found
 
 
 def _transmission(compression: str | None, limit: str | None) -> dict[str, str]:

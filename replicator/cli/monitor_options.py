@@ -91,6 +91,12 @@ Drain = Annotated[
     float | None,
     typer.Option("--drain", metavar="SECONDS", help="For the copies to apply what has arrived (30)."),
 ]
+MaxLag = Annotated[
+    float | None,
+    typer.Option(
+        "--max-lag", metavar="SECONDS", help="Automatic only if the copies lack no more than that (0: any)."
+    ),
+]
 PolicyOption = Annotated[
     str | None,
     typer.Option("--policy", metavar="|".join(Policy), help="Which side survives when both wrote (manual)."),

@@ -55,6 +55,8 @@ def question(monitor: Mapping[str, Any]) -> list[Text]:
             Text(f"{name}: {monitor['question']}", style="bold red"),
             Text(f"  dtctl failover answer {name} yes    dtctl failover answer {name} no"),
         ]
+    if monitor["phase"] == "failing back":
+        return _failback(monitor)
     if monitor["halted"]:
         return [
             Text(f"{name}: the failover waits for a person: {monitor['halted']}", style="bold red"),
@@ -62,6 +64,24 @@ def question(monitor: Mapping[str, Any]) -> list[Text]:
         ]
     if monitor["phase"] == "declined":
         return [Text(f"{name}: was declined; dtctl failover answer {name} yes still begins it")]
+    return []
+
+
+def _failback(monitor: Mapping[str, Any]) -> list[Text]:
+    """Where it waits for a person, or for home, which only a person can know to be lost."""
+    name, source = monitor["name"], monitor["source_name"] or monitor["source"]
+    lost = Text(f"  only if {source} is lost for good: dtctl failover now {name} --source-is-off")
+    if monitor["halted"]:
+        return [
+            Text(f"{name}: the failback waits for a person: {monitor['halted']}", style="bold red"),
+            Text(f"  dtctl failback {name}    dtctl failback {name} --force"),
+            lost,
+        ]
+    steps = monitor["report"]["steps"] if monitor["report"] is not None else []
+    doubt = [step for step in steps if step["name"] == "promote" and step["outcome"] == "running"]
+    if any(step["said"] for step in doubt):
+        text = f"{name}: only {source} can say whether it owns the group now; programs wait until it answers"
+        return [Text(text, style="bold red"), lost]
     return []
 
 
@@ -126,7 +146,10 @@ def monitor(found: Mapping[str, Any]) -> RenderableType:
             grid.add_row("", f"{address['address']}: {checks}, {timing}")
     grid.add_row("fails when", f"{settings['fail_when']} of them are silent")
     grid.add_row("takes", f"{settings['take']} addresses")
-    grid.add_row("failover", "by itself" if settings["automatic"] else "a person is asked")
+    how = "by itself" if settings["automatic"] else "a person is asked"
+    if settings["automatic"] and settings["lag_max_s"]:
+        how += f", if the copies lack no more than {seconds_text(settings['lag_max_s'])}"
+    grid.add_row("failover", how)
     grid.add_row("source", "stops by itself without a lease" if found["armed"] else "does not stop by itself")
     for label, field in (
         ("witness", "witness"),

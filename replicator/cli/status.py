@@ -47,7 +47,7 @@ def _show_questions(client: Client) -> None:
         monitors = client.get("failover", "monitors")
     except ReplicatorError:  # an agent of an older release: it is asked nothing
         return
-    if any(monitor["question"] or monitor["halted"] for monitor in monitors):
+    if any(m["question"] or m["halted"] or m["phase"] == "failing back" for m in monitors):
         from replicator.cli import render, render_failover
 
         for monitor in monitors:

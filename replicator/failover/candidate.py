@@ -78,6 +78,8 @@ class Candidacy(msgspec.Struct, frozen=True, kw_only=True):
     voted: Voted | None = None  # its last answer to this try
     voted_s: float = 0.0  # when it came
     unreachable: str = ""  # why it did not answer the last time; "": it did, or was not asked
+    lag_max_s: float = 0.0  # as `MonitorSettings.lag_max_s`
+    behind_s: float | None = None  # what the copies lacked when the source was heard last; None: unknown
 
     @property
     def owner_is_fenced(self) -> bool:
@@ -217,6 +219,21 @@ def _is_wanted(facts: Candidacy) -> Verdict | None:
         return Verdict(Action.REFUSE, "the source answers")
     if not facts.automatic:
         return Verdict(Action.ASK, "the source has failed")
+    return _is_near(facts)
+
+
+def _is_near(facts: Candidacy) -> Verdict | None:
+    """Old data is better than none only if a person says so."""
+    if not facts.lag_max_s:
+        return None
+    if facts.behind_s is None:
+        return Verdict(Action.ASK, "nobody knows how much the copies lack (--max-lag)")
+    if facts.behind_s > facts.lag_max_s:
+        return Verdict(
+            Action.ASK,
+            f"the copies lacked the last {facts.behind_s:.0f} s when the source was heard last, and"
+            f" {facts.lag_max_s:g} s are allowed (--max-lag)",
+        )
     return None
 
 

@@ -64,6 +64,7 @@ class Renew(msgspec.Struct, frozen=True, kw_only=True):
     terms: Count = 0  # number of the settings that it goes by: who grants, and what a lapse means
     holds_lease: bool = False  # it has a valid one; False: it comes back, or has lost touch
     promotion: Promotion | None = None  # by which it owns the group; None: as configured
+    behind_s: Annotated[float, msgspec.Meta(ge=0)] | None = None  # age of what its copies lack; None: unknown
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,10 @@ Pure: what has happened is a row of notes, and `decide` says what comes next. `p
 notes, `plan_runner.py` does the steps. A note is durable before what it announces is begun, and before what
 it reports is built on. So of a crash at any point only one thing is unknown: whether the one step that was
 begun last took effect. Therefore both `do` and `undo` may come twice, and `undo` may find the work half done.
+
+Where the other side of a procedure is **lost** for good nobody can tell any more whether the step that
+commits took effect. A person says so, and it counts as done: of both answers it is the one that overrules
+nobody.
 """
 
 from collections.abc import Sequence
@@ -99,12 +103,18 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True, tag="retried"):
     time: float
 
 
+class Lost(msgspec.Struct, frozen=True, kw_only=True, tag="lost"):
+    """A person says that the other side is gone for good: what only it could do, or say, is passed over."""
+
+    time: float
+
+
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     outcome: Outcome
     time: float
 
 
-Note = Opened | Doing | Done | Failed | Undoing | Undone | Restarted | Abandoned | Retried | Ended
+Note = Opened | Doing | Done | Failed | Undoing | Undone | Restarted | Abandoned | Retried | Lost | Ended
 
 
 # --- what comes next ---
@@ -176,7 +186,7 @@ def decide(shapes: Sequence[Shape], notes: Sequence[Note]) -> Next:
                     backwards, why_back = True, f"{note.step}: {note.reason}"
             case Undone():
                 at[note.step] = _At.UNDONE
-            case Restarted() | Retried():
+            case Restarted() | Retried() | Lost():
                 if committed:  # whatever failed is tried again
                     at = {name: _At.IDLE if how is _At.FAILED else how for name, how in at.items()}
                 elif isinstance(note, Restarted):
@@ -215,3 +225,15 @@ def is_committed(shapes: Sequence[Shape], notes: Sequence[Note]) -> bool:
     """Whether nothing is taken back any more."""
     commits = {shape.name for shape in shapes if shape.commits}
     return any(isinstance(note, Done) and note.step in commits for note in notes)
+
+
+def is_in_doubt(shapes: Sequence[Shape], notes: Sequence[Note]) -> bool:
+    """Whether the step that commits was begun, and nobody knows yet whether it took effect."""
+    commits = {shape.name for shape in shapes if shape.commits}
+    how = [note for note in notes if isinstance(note, Doing | Done | Failed) and note.step in commits]
+    return bool(how) and isinstance(how[-1], Doing)
+
+
+def is_lost(notes: Sequence[Note]) -> bool:
+    """Whether the other side is."""
+    return any(isinstance(note, Lost) for note in notes)

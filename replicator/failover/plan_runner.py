@@ -85,7 +85,8 @@ class Step:
     `do` raises ReplicatorError or OSError (one line for a person) if it fails; both it and `undo` may be
     called again after a crash in the middle of them. `about`: what `undo` needs, noted before `do`.
     `commits`: its `do` is one durable write, and `was_done` says afterwards whether it took effect (its
-    result, or None). Cancellation: the agent ends, or nobody wants it any more; nothing is noted.
+    result, or None). `if_lost`: the result with which it counts as done when the other side is lost for good.
+    Cancellation: the agent ends, or nobody wants it any more; nothing is noted.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Step:
     about: Callable[[Run], Any] | None = None
     commits: bool = False
     was_done: Callable[[Run], Awaitable[Any]] | None = None
+    if_lost: Callable[[Run], Any] | None = None
     optional: bool = False
     tries: int = 1  # until its failure counts
 
@@ -181,6 +183,24 @@ class PlanRun:
         self._scope.cancel()
         return True
 
+    async def lose_other_side(self) -> bool:
+        """A person says that it is gone for good: the next `go_on`, or the one that runs, does without it.
+        Returns False, with nothing noted, if all can be taken back without it, or is over.
+        """
+        async with self._decided:
+            doubt = plans.is_in_doubt(self.plan.shapes, self.notes)
+            if self.outcome is not None or not (doubt or self.is_committed):
+                return False
+            await self._note(plans.Lost(time=self._now()))
+        self.halted = ""
+        if self._waits_for_other_side():
+            self._scope.cancel()
+        return True
+
+    def _waits_for_other_side(self) -> bool:
+        begun = next(note.step for note in reversed(self.notes) if isinstance(note, plans.Doing))
+        return self.plan.step(begun).if_lost is not None
+
     @property
     def notes(self) -> list[Note]:
         """All so far."""
@@ -222,6 +242,8 @@ class PlanRun:
             if decide(self.plan.shapes, self.notes) != Next(Action.DO, step.name):
                 return
             await self._note(plans.Doing(step=step.name, about=msgspec.to_builtins(about), time=self._now()))
+            if self._note_lost(step):
+                return
             self._scope = trio.CancelScope()
         began_ns = self.world.clock.monotonic_ns()
         self._running = run = Run(self.notes)
@@ -237,7 +259,7 @@ class PlanRun:
                 if left:
                     run.say(f"tried again: {reason}")
                     await trio.sleep(limits.PLAN_TRY_PAUSE_S)
-        if self._scope.cancelled_caught:  # abandoned: the note says so
+        if self._scope.cancelled_caught:  # abandoned, or the other side is lost: the note says so
             return
         if step.commits:
             await self._look(step, reason, self._since(began_ns), run.take_said())
@@ -254,12 +276,27 @@ class PlanRun:
     async def _look(self, step: Step, reason: str, duration_s: float, said: tuple[str, ...] = ()) -> None:
         """Whether a step that commits took effect, though it did not come to its end."""
         assert step.was_done is not None
-        result = await step.was_done(Run(self.notes))
+        async with self._decided:
+            if self._note_lost(step):
+                return
+            self._scope = trio.CancelScope()
+        self._running = run = Run(self.notes)
+        with self._scope:
+            result = await step.was_done(run)
+        if self._scope.cancelled_caught:  # to be looked at again, or the other side is lost
+            return
         if result is None:
             failed = plans.Failed(step=step.name, reason=reason, duration_s=duration_s, said=said)
             self._unwritten.append(failed)
         else:
             self._note_done(step, result, duration_s, said, found=True)
+
+    def _note_lost(self, step: Step) -> bool:
+        """Whether it counts as done because the other side is lost."""
+        if step.if_lost is None or not plans.is_lost(self.notes):
+            return False
+        self._note_done(step, step.if_lost(Run(self.notes)), 0.0, ("passed over: the other side is lost",))
+        return True
 
     def _note_done(
         self, step: Step, result: Any, duration_s: float, said: tuple[str, ...], *, found: bool = False

@@ -8,8 +8,11 @@ where that took over, and knows of the tail as of what others have changed.
 import os
 from collections.abc import Mapping
 
+from replicator import limits
+from replicator.net.frames import Connect
 from replicator.queue.dirty import DirtyMap
 from replicator.receiver.drift import Drift
+from replicator.receiver.position_file import PositionFile
 from replicator.receiver.replica_state import ReplicaState, StateFile
 from replicator.status import TargetDataState
 from replicator.world import World
@@ -25,13 +28,15 @@ def prepare(
     epoch: int,
     tails: Mapping[str, DirtyMap | None],
     suspect_since_ns: int = 0,
+    connect: Connect | None = None,
 ) -> None:
     """Write what the first receiver of this connection will find. No other may run, and none have been there.
 
     `directory`: home/target/<connection>. `tails`: by id of the new source's journals, in terms of its paths;
     None: anything may differ, and no claim of "same" is believed for what was changed since
-    `suspect_since_ns` (ctime here). Blocks; durable on return. OSError. May be done again after a crash: the
-    state, which makes it a copy, is written last.
+    `suspect_since_ns` (ctime here). `connect`: what its source will say, as far as that is known already: the
+    copy can be taken over before it was heard. Blocks; durable on return. OSError. May be done again after a
+    crash: the state, which makes it a copy, is written last.
     """
     state_file = StateFile(world, directory)
     world.disk.makedirs(directory)
@@ -39,6 +44,10 @@ def prepare(
     if world.disk.exists(drift_path):  # of an attempt that was cut short
         world.disk.unlink(drift_path)
     Drift(world, directory).add_tails(tails)
+    if connect is not None:  # what is there was made by others, and is as durable as it will be
+        positions = PositionFile(world, directory)
+        positions.save({}, world.clock.wall_ns() - limits.FILE_CLOCK_STEP_NS)
+        positions.close()
     differs = any(dirty is None or not dirty.is_empty for dirty in tails.values())
     state_file.save(
         ReplicaState(
@@ -47,6 +56,7 @@ def prepare(
             clean=True,
             source_uuid=source_uuid,
             source_name=source_name,
+            connect=connect,
             data_state=TargetDataState.MIRROR_REQUIRED if differs else TargetDataState.OK,
             drifted=differs,
             suspect_since_ns=suspect_since_ns if None in tails.values() else None,

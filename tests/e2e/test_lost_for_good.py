@@ -1,10 +1,14 @@
 """Hosts that are lost for good, with real agents: how whoever is left goes on, by the documented commands."""
 
 import json
+import subprocess
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from kit import machine
+from kit.dtd import Agent
 from kit.failover_lab import MONITOR, VIRTUAL, FailoverLab, failover_lab
 from kit.patience import until
 
@@ -135,6 +139,69 @@ def test_a_source_that_is_lost(tmp_path: Path) -> None:
         destination = f"{third.agent.address}:{copy}"
         target.json("protect", lab.target.root, destination, "--wait")
         assert (copy / "after").read_bytes() == b"of the only one"
+
+
+def stands_still(agent: Agent) -> bool:
+    assert agent.process is not None
+    return Path(f"/proc/{agent.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.timeout_s(900)
+@pytest.mark.parametrize(
+    ("moment", "witness", "order"),
+    [
+        ("home_stands_still_before_it_is_promoted", True, "restore-first"),
+        ("home_stands_still_when_it_is_promoted", False, "failback-first"),
+        ("home_stands_still_when_it_is_promoted", True, "restore-first"),
+        ("home_stands_still_before_it_opens", False, "restore-first"),
+        ("home_stands_still_before_it_sends", True, "restore-first"),
+    ],
+)
+def test_home_is_lost_while_the_group_is_handed_back(
+    tmp_path: Path, moment: str, witness: bool, order: str
+) -> None:
+    """Nobody can say whether it owns the group. The target takes over from it; home comes back after all."""
+    with failover_lab(tmp_path, witness=witness, planted=moment) as lab:
+        taken_over(lab)
+        target = lab.target.agent
+        until(lambda: target.dtctl("failback", MONITOR, "--dry-run").code == 0, 60, 0.5)
+        command = ("failback", MONITOR, "--order", order, "--yes")
+        failback = Thread(target=lambda: suppress_timeout(target, *command), daemon=True)
+        failback.start()
+        until(lambda: stands_still(lab.source.agent), 60, 0.05)
+        lab.source.lose_power()
+        lab.source.agent.planted = ""
+        assert "certainly off" in refused(target, "failover", "now", MONITOR)
+        target.dtctl("failback", MONITOR, "--abandon")  # as somebody would try first
+        assert lab.group["phase"] == Phase.HANDING_BACK
+        found = target.json("failover", "now", MONITOR, "--source-is-off")
+        assert (found["phase"], found["epoch"]) == (Phase.ACTIVE, 3), found
+        lab.only_holder_becomes("target")
+        assert (lab.target.root / "new").read_bytes() == b"of the owner"
+        (lab.target.root / "after").write_bytes(b"of whoever is left")
+        target.kill_all()
+        target.start()
+        until(lambda: target.json("mount", "list")[0]["state"] == "serving", 60, 0.5)
+        (lab.target.root / "later").write_bytes(b"captured still")
+        failback.join(60)
+
+        lab.source.boot()
+        until(lambda: lab.source.agent.json("failover", "guards")[0]["superseded"]["epoch"] == 3, 60, 0.2)
+        with pytest.raises(OSError):
+            (lab.source.root / "more").write_bytes(b"of nobody")
+        assert lab.holders() == ["target"]
+        until(lambda: target.dtctl("failback", MONITOR, "--dry-run").code == 0, 120, 0.5)
+        report = target.json("failback", MONITOR, "--yes")
+        assert report["outcome"] == "completed", report
+        assert (lab.source.root / "after").read_bytes() == b"of whoever is left"
+        assert (lab.source.root / "later").read_bytes() == b"captured still"
+        lab.only_holder_becomes("source")
+        assert lab.phase_becomes(Phase.WATCHING)["epoch"] == 4
+
+
+def suppress_timeout(agent: Agent, *words: str) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        agent.dtctl(*words)
 
 
 @pytest.mark.timeout_s(900)

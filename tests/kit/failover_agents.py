@@ -523,6 +523,7 @@ class TargetAgent(Agent):
         self.level_s = 0.0
         self.at_level: Data | None = None
         self.asked = 0
+        self.source_lost = False  # a person has said so
         if self.owns:
             self.has_address = self._has_done(ADDRESSES) if self.kind == "failover" else True
             frozen = self.kind == "failback"
@@ -693,6 +694,14 @@ class TargetAgent(Agent):
         if self.kind and self.halted:
             self.host.spawn(self.go_on(plan.Retried(forced=forced, time=0.0)))
 
+    def lose_source(self) -> None:
+        """A person says that the source is lost for good, in a failback that cannot be taken back."""
+        doubt = plan.is_in_doubt(FAILBACK, self.notes) or plan.is_committed(FAILBACK, self.notes)
+        if self.kind == "failback" and doubt:
+            self.source_lost = True
+            if self.halted:
+                self.host.spawn(self.go_on(plan.Lost(time=0.0)))
+
     @property
     def opened(self) -> plan.Opened:
         opened = self.notes[0]
@@ -748,6 +757,7 @@ class TargetAgent(Agent):
     def end(self, kind: str, outcome: plan.Outcome) -> Program:
         self.say(f"{kind}: {outcome}")
         completed = outcome is plan.Outcome.COMPLETED
+        takes_over = plan.is_lost(self.notes) and completed
         if kind == "failover":
             event = GroupEvent.COMPLETED if completed else GroupEvent.TAKEN_BACK
             self.shared.failovers += completed
@@ -758,7 +768,9 @@ class TargetAgent(Agent):
             self.shared.failbacks += completed
         yield from self.set_phase(event, epoch=self.epoch)
         yield Save("plan", ())
-        self.shut = False
+        self.shut = self.source_lost = False
+        if takes_over:
+            self.begin(Order.PERSON)
 
     def do(self, step: str) -> Program:
         """Returns why it failed, or None."""
@@ -911,8 +923,8 @@ class TargetAgent(Agent):
                 return None if voted.given else voted.reason
         return "the witness does not answer"
 
-    def hand_over(self) -> Program:
-        record = Promotion(
+    def handed_over(self) -> Promotion:
+        return Promotion(
             group=GROUP_ID,
             epoch=self.opened.arguments["epoch"],
             parent_epoch=self.epoch,
@@ -920,6 +932,9 @@ class TargetAgent(Agent):
             owner_name=S,
             vote=self.stored.settings.witness,
         )
+
+    def hand_over(self) -> Program:
+        record = self.handed_over()
         answer = yield Ask(S, "take", (record, self.opened.uuid, self.data), CALL_S)
         if isinstance(answer, Promotion):
             yield from self.learn(answer)
@@ -930,6 +945,8 @@ class TargetAgent(Agent):
         if not self.owns:
             return True
         while True:
+            if self.source_lost or plan.is_lost(self.notes):
+                return (yield from self.presume())
             answer = yield Ask(S, "abandon", (self.opened.uuid, self.opened.arguments["epoch"]), CALL_S)
             if isinstance(answer, Promotion):
                 yield from self.learn(answer)
@@ -938,9 +955,18 @@ class TargetAgent(Agent):
                 return False
             yield Sleep(0.5)
 
+    def presume(self) -> Program:
+        """Nobody can say whether the source has taken it: it counts as if."""
+        yield from self.note(plan.Lost(time=0.0))
+        self.say("takes its source to own the group")
+        yield from self.learn(self.handed_over())
+        return True
+
     def leave(self) -> Program:
         self.has_address = False
         self.host.memory.pop("until_s", None)
+        if self.source_lost or plan.is_lost(self.notes):
+            return None
         answer = yield Ask(S, "address", None, CALL_S)
         return None if answer else "the source did not take the address"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from kit.failover_agents import (
+    FAILBACK,
     GROUP_ID,
     EtcdAgent,
     S,
@@ -26,6 +27,7 @@ from kit.failover_agents import (
 )
 from kit.failover_world import Fault, Host, Violation, World
 from replicator import limits
+from replicator.failover import plan
 from replicator.failover.candidate import Order
 from replicator.failovers import Lapse, Phase
 
@@ -111,6 +113,37 @@ def draw(seed: int) -> History:
         loss=random.choice([0.0, 0.0, 0.01, 0.1]),
         slow=random.choice([0.0, 0.02, 0.2, 0.5]),
     )
+
+
+def draw_lost(seed: int) -> History:
+    """While a group is handed back its source is gone, and a person says that it is lost: rightly or not."""
+    random = Random(f"lost {seed}")
+    history = draw(seed)
+    gone_s = random.choice([0.0, 0.0, 0.1]) + random.uniform(0.0, 0.04)  # a hand-over is quick
+    back_s = gone_s + random.choice([1.0, 5.0, 15.0]) * random.uniform(0.5, 1.5)
+    apart = {
+        "cut": [(S, T), (T, S)],
+        "no answers": [(S, T)],
+        "no requests": [(T, S)],
+        "isolate": [(S, T), (T, S), (S, W), (W, S)],
+    }
+    match random.choice([*apart, "crash", "pause"]):
+        case "crash":
+            then = [Fault(gone_s, "crash", (S,)), Fault(back_s, "boot", (S,))]
+        case "pause":
+            then = [Fault(gone_s, "pause", (S, back_s - gone_s))]
+        case how:
+            then = [Fault(gone_s, "cut", pair) for pair in apart[how]]
+            then += [Fault(back_s, "heal", pair) for pair in apart[how]]
+    if random.random() < 0.3:
+        then.append(Fault(gone_s + random.uniform(0.0, 3.0), "crash at save", (T, random.randint(1, 4))))
+        then.append(Fault(gone_s + 4.0, "boot", (T,)))
+    then += [Fault(gone_s + random.uniform(0.3, 8.0), "lost") for _ in range(random.randint(1, 3))]
+    people = [Fault(at_s, what) for at_s in (11.0, 15.0, 19.0) for what in ("retry", "resolve")]
+    people += [Fault(at_s, "failback") for at_s in range(20, 40, 2)]
+    later = [fault for fault in history.faults if fault.at_s > 36.0]
+    faults = [Fault(8.0, "now"), Fault(8.0, "at hand-over", tuple(then)), *people, *later]
+    return replace(history, faults=sorted(faults, key=lambda fault: fault.at_s))
 
 
 KINDS = {
@@ -214,11 +247,13 @@ class Play:
         self.written: set[tuple[str, int]] = set()
         self.checker = Checker(self)
         self._number = 0
+        self._at_hand_over: tuple[Fault, ...] = ()  # times from when one has begun
 
     def run(self) -> Outcome:
         for host in self.hosts.values():
             host.boot()
         self.world.watchers.append(self.checker.look)
+        self.world.watchers.append(self._look_for_hand_over)
         self.world.later(0.0, self._write)
         for fault in self.history.faults:
             self.world.at(fault.at_s, lambda fault=fault: self.befall(fault))
@@ -249,9 +284,17 @@ class Play:
                 agent.sync()
         self.world.later(WRITE_S * self.world.random.uniform(0.2, 1.8), self._write)
 
+    def _look_for_hand_over(self) -> None:
+        target = self.target
+        if self._at_hand_over and target.kind == "failback" and plan.is_in_doubt(FAILBACK, target.notes):
+            then, self._at_hand_over = self._at_hand_over, ()
+            for fault in then:
+                self.world.later(fault.at_s, lambda fault=fault: self.befall(fault))
+
     def befall(self, fault: Fault) -> None:
         world, what = self.world, fault.what
-        host = self.hosts.get(fault.arguments[0]) if fault.arguments else None
+        named = fault.arguments[0] if fault.arguments else None
+        host = self.hosts.get(named) if isinstance(named, str) else None
         world.say(f"--- {fault.what} {' '.join(map(str, fault.arguments))}")
         match what:
             case "cut":
@@ -277,6 +320,8 @@ class Play:
             case "pause":
                 assert host
                 host.pause(fault.arguments[1])
+            case "at hand-over":
+                self._at_hand_over = fault.arguments
             case "suspend":
                 assert host
                 host.pause(fault.arguments[1], clock_stops=True)
@@ -304,6 +349,8 @@ class Play:
             case "failback":
                 if target.stored.phase is Phase.ACTIVE:
                     target.begin(Order.PERSON, kind="failback")
+            case "lost":
+                target.lose_source()
             case "retry":
                 target.retry()
             case "edit":
@@ -317,6 +364,7 @@ class Play:
 
     def _repair(self) -> None:
         self.world.say("--- repair")
+        self._at_hand_over = ()
         self.world.cut.clear()
         self.world.loss = self.world.slow = 0.0
         for host in self.hosts.values():
@@ -333,6 +381,9 @@ class Play:
             return
         if target.halted:
             target.retry(forced=True)
+        nobody = not target.owns and (source.guard.is_superseded or not source.has_address)
+        if nobody and not target.kind:
+            target.begin(Order.PERSON)  # a source that was taken to own the group, and does not
         if target.owns and target.state_of_source == "opened":
             source.host.spawn(source.follow())  # a person sees the fork, and chooses
             source.resolved = True
@@ -470,12 +521,14 @@ def _violation(history: History, player: Player) -> Violation | None:
     return None
 
 
-def run(seeds: Sequence[int], player: Player = play) -> tuple[Outcome, list[int]]:
+def run(
+    seeds: Sequence[int], player: Player = play, drawn: Callable[[int], History] = draw
+) -> tuple[Outcome, list[int]]:
     """Sums of all that went well, and seeds of those that did not."""
     total, failed = Outcome(), []
     for seed in seeds:
         try:
-            outcome = player(draw(seed))
+            outcome = player(drawn(seed))
         except Violation:
             failed.append(seed)
             continue
@@ -490,11 +543,12 @@ def run(seeds: Sequence[int], player: Player = play) -> tuple[Outcome, list[int]
 
 def main() -> None:
     first, count = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2].isdigit() else 1
+    drawn = draw_lost if "--lost" in sys.argv else draw
     began = time.monotonic()
-    total, failed = run(range(first, first + count))
+    total, failed = run(range(first, first + count), drawn=drawn)
     print(f"{count} histories in {time.monotonic() - began:.1f} s: {total}")
     for seed in failed[: 1 if "--verbose" in sys.argv else 10]:
-        history, violation = shrink(draw(seed))
+        history, violation = shrink(drawn(seed))
         print(f"\n{violation}\n{history}")
         if "--verbose" in sys.argv:
             print("\n".join(violation.story))

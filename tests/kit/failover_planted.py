@@ -1,7 +1,10 @@
 """Mistakes for `tests/sim/test_failover_planted.py`, and a search for histories that find them."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any, NamedTuple
 
@@ -12,6 +15,7 @@ from kit import failover_agents
 from kit.failover_agents import EtcdAgent, S, Setup, SourceAgent, T, TargetAgent, W
 from kit.failover_histories import History, draw, play
 from kit.failover_world import Ask, Fault, Host, Save, Violation
+from replicator.agent.failover.homecoming import Homecoming
 from replicator.failover import lease, plan, rejoin, witness, writing
 from replicator.failover.candidate import Action, Attempt, Verdict
 from replicator.failover.lease import Granter, Holder, Renew, Renewed
@@ -265,6 +269,16 @@ def a_failback_without_an_answer_is_taken_back(patch: Patch) -> None:
     patch.setattr(TargetAgent, "was_handed_over", hasty)
 
 
+def a_source_that_is_lost_is_taken_to_own_nothing(patch: Patch) -> None:
+    """The owner thaws by a person's word, with the epoch that it has."""
+
+    def hasty(self: TargetAgent) -> Any:
+        yield failover_agents.Sleep(0.0)
+        return False
+
+    patch.setattr(TargetAgent, "presume", hasty)
+
+
 def an_owner_thaws_when_it_restarts(patch: Patch) -> None:
     start = TargetAgent.start
 
@@ -303,6 +317,54 @@ def a_plan_forgets_that_it_is_final(patch: Patch) -> None:
         return decide([shape._replace(commits=False) for shape in shapes], notes)
 
     patch.setattr(plan, "decide", forgetful)
+
+
+# --- moments: of use where a host is to be lost just then ---
+
+
+def home_stands_still_before_it_is_promoted(patch: Patch) -> None:
+    """In a failback: it is asked for that, and has done nothing."""
+    promote = Homecoming._promote
+
+    async def stopped(self: Homecoming, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return await promote(self, *arguments)
+
+    patch.setattr(Homecoming, "_promote", stopped)
+
+
+def home_stands_still_when_it_is_promoted(patch: Patch) -> None:
+    """The record is durable there, and nobody else knows."""
+    promote = Homecoming._promote
+
+    async def stopped(self: Homecoming, *arguments: Any) -> Any:
+        record = await promote(self, *arguments)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return record
+
+    patch.setattr(Homecoming, "_promote", stopped)
+
+
+def home_stands_still_before_it_opens(patch: Patch) -> None:
+    """The owner knows that it owns the group."""
+    opened = Homecoming._open
+
+    async def stopped(self: Homecoming, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return await opened(self, *arguments)
+
+    patch.setattr(Homecoming, "_open", stopped)
+
+
+def home_stands_still_before_it_sends(patch: Patch) -> None:
+    """Its programs may write; the owner is a copy already, and has heard nothing of it as such."""
+    resume = Homecoming._resume
+
+    async def stopped(self: Homecoming, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return await resume(self, *arguments)
+
+    patch.setattr(Homecoming, "_resume", stopped)
 
 
 # --- histories in which what is rare is likely ---
@@ -411,6 +473,12 @@ def a_hand_over_is_cut(random: Random) -> History:
     )
 
 
+def a_person_gives_a_source_up(random: Random) -> History:
+    history = a_hand_over_is_cut(random)
+    cut_s = max(fault.at_s for fault in history.faults)
+    return replace(history, faults=[*history.faults, Fault(cut_s + random.uniform(0.5, 4.0), "lost")])
+
+
 def an_owner_restarts_in_a_hand_over(random: Random) -> History:
     at_s = 14.0 + random.uniform(0.1, 0.6)
     return _history(
@@ -493,6 +561,7 @@ PLANTED = [
     Planted(a_superseded_source_keeps_its_address, "superseded source has the address", 0),
     Planted(a_tail_is_overwritten, "changes are nowhere", 0),
     Planted(a_failback_without_an_answer_is_taken_back, WRITERS, 8, a_hand_over_is_cut),
+    Planted(a_source_that_is_lost_is_taken_to_own_nothing, WRITERS, 8, a_person_gives_a_source_up),
     Planted(an_owner_thaws_when_it_restarts, WRITERS, 67, an_owner_restarts_in_a_hand_over),
     Planted(a_promotion_is_not_durable, "epoch of target falls", 0, a_promotion_is_followed_by_a_power_loss),
     Planted(a_plan_forgets_that_it_is_final, "not protected again", 0),

@@ -9,7 +9,7 @@ import trio
 
 from kit.disk import MemoryDisk, ProcessDied, SteppingClock
 from kit.plans import InlineWorld
-from replicator.agent.failover.failback_parts import Held, Parts
+from replicator.agent.failover.failback_parts import Frozen, Held, Parts
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.errors import ReplicatorError
 from replicator.failover.handback import Behind, Home, HomeCopy, Mark
@@ -86,6 +86,7 @@ class TwoSides:
         self.written = 100  # operations of the owner
         self.arrived = 90
         self.resumed = False
+        self.lost = False  # home never answers again
         self.errands: list[str] = []
         self.calls: list[str] = []
         self.wrong: list[str] = []
@@ -96,8 +97,11 @@ class TwoSides:
             addresses=_Addresses(self), errands=_Errands(self),
         )  # fmt: skip
 
-    async def happen(self, name: str, effect: Callable[[], object]) -> None:
+    async def happen(self, name: str, effect: Callable[[], object], *, home: bool = False) -> None:
+        """`home`: only home can do it."""
         await trio.lowlevel.checkpoint()
+        if home and self.lost:
+            raise ReplicatorError("no answer")
         self.calls.append(name)
         how = self.act(name)
         if how not in ("fail", "die before"):
@@ -149,6 +153,15 @@ class TwoSides:
             ]
         return [*self.wrong, *(text for holds, text in expected if not holds)]
 
+    def problems_without_home(self) -> list[str]:
+        """Where home was lost: whether this host can take over, with an epoch that home cannot have."""
+        expected = [
+            (self.owner.copy and not self.owner.open, "the owner keeps no copy"),
+            (not self.owner.frozen, "the owner is frozen"),
+            (self.owner.epoch == 4, "the owner may take an epoch that home has"),
+        ]
+        return [*self.wrong, *(text for holds, text in expected if not holds)]
+
 
 @dataclass
 class _Part:
@@ -161,7 +174,7 @@ class _Home(_Part):
         return Home(agent="agent-alpha", name=HOME, host="10.0.0.1", epoch=3, follows=True, copies=(copy,))
 
     async def prepare(self, monitor: Monitor) -> None:
-        await self.sides.happen("prepare", lambda: None)
+        await self.sides.happen("prepare", lambda: None, home=True)
 
     async def hold(self, monitor: Monitor, order: TakeOver, attempt: str, say: object) -> Held:
         sides = self.sides
@@ -169,7 +182,7 @@ class _Home(_Part):
         def effect() -> None:
             sides.home.held = True
 
-        await sides.happen("hold", effect)
+        await sides.happen("hold", effect, home=True)
         return Held(marks={CONNECTION: {"journal": (sides.arrived, sides.arrived)}})
 
     async def promote(self, monitor: Monitor, order: TakeOver, attempt: str) -> Promotion:
@@ -191,18 +204,20 @@ class _Home(_Part):
             sides.record = sides.record or record
             sides.home.epoch = order.epoch
 
-        await sides.happen("promote", effect)
+        await sides.happen("promote", effect, home=True)
         assert sides.record is not None
         return sides.record
 
     async def promotion(self, monitor: Monitor, epoch: int, attempt: str) -> Promotion | None:
+        if self.sides.lost:
+            await trio.sleep_forever()
         return self.sides.record
 
     async def open(self, monitor: Monitor, promotion: Promotion, say: object) -> None:
         def effect() -> None:
             self.sides.home.open, self.sides.home.held, self.sides.home.copy = True, False, False
 
-        await self.sides.happen("open", effect)
+        await self.sides.happen("open", effect, home=True)
 
     async def resume(self, monitor: Monitor, promotion: Promotion) -> None:
         def effect() -> None:
@@ -210,39 +225,39 @@ class _Home(_Part):
             if not self.sides.owner.copy:
                 self.sides.wrong.append("home sends before there is a copy")
 
-        await self.sides.happen("resume", effect)
+        await self.sides.happen("resume", effect, home=True)
 
     async def take(self, monitor: Monitor, attempt: str, *, forced: bool, say: object) -> Taken:
         def effect() -> None:
             self.sides.home.address = True
 
-        await self.sides.happen("home takes", effect)
+        await self.sides.happen("home takes", effect, home=True)
         return Taken(taken=(ADDRESS,))
 
     async def give_up(self, monitor: Monitor, attempt: str) -> None:
         def effect() -> None:
             self.sides.home.address = False
 
-        await self.sides.happen("home gives up", effect)
+        await self.sides.happen("home gives up", effect, home=True)
 
     async def adopt(self, monitor: Monitor, attempt: str) -> None:
         def effect() -> None:
             self.sides.home_monitor = monitor
 
-        await self.sides.happen("adopt", effect)
+        await self.sides.happen("adopt", effect, home=True)
 
     async def disown(self, monitor: Monitor, attempt: str) -> None:
         def effect() -> None:
             self.sides.home_monitor = None
 
-        await self.sides.happen("disown", effect)
+        await self.sides.happen("disown", effect, home=True)
 
     async def retire(self, monitor: Monitor) -> None:
         def effect() -> None:
             if self.sides.monitor is not None:
                 self.sides.wrong.append("home retires before the owner has turned")
 
-        await self.sides.happen("retire", effect)
+        await self.sides.happen("retire", effect, home=True)
 
 
 class _Own(_Part):
@@ -258,12 +273,12 @@ class _Own(_Part):
 
         await self.sides.happen("catch up", effect)
 
-    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
+    async def freeze(self, monitor: Monitor) -> Frozen:
         def effect() -> None:
             self.sides.owner.frozen = True
 
         await self.sides.happen("freeze", effect)
-        return ("mount",)
+        return Frozen(mounts=("mount",))
 
     async def thaw(self, monitor: Monitor) -> None:
         def effect() -> None:
@@ -283,14 +298,14 @@ class _Own(_Part):
         return {CONNECTION: {"journal": (sides.written, sides.written)}}
 
     async def follow(
-        self, monitor: Monitor, promotion: Promotion, connections: object, mounts: object, say: object
+        self, monitor: Monitor, promotion: Promotion, connections: object, frozen: Frozen, say: object
     ) -> None:
         sides = self.sides
 
         def effect() -> None:
-            if (connections, mounts) != ((CONNECTION,), ("mount",)):
+            if (connections, frozen.mounts) != ((CONNECTION,), ("mount",)):
                 sides.wrong.append("it follows with something else")
-            if not sides.home.open:
+            if not sides.home.open and not sides.lost:
                 sides.wrong.append("the owner lets go before home is open")
             sides.owner.open, sides.owner.frozen, sides.owner.copy = False, False, True
             sides.owner.epoch = promotion.epoch

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from kit.campaign import amount
 from kit.failover_agents import S, Setup, T, W
-from kit.failover_histories import Fault, History, Play, draw, play, run, shrink
+from kit.failover_histories import Fault, History, Play, draw, draw_lost, play, run, shrink
 from kit.failover_world import Violation
 
 from replicator.failovers import Lapse
@@ -30,6 +30,11 @@ FOUND = {
 @pytest.mark.parametrize("seed", [*FOUND, *range(1000, 1000 + amount("FAILOVERS_SHORT", 40))])
 def test_a_history(seed: int) -> None:
     play(draw(seed))
+
+
+@pytest.mark.parametrize("seed", range(amount("FAILOVERS_LOST", 40)))
+def test_a_source_that_is_given_up_in_a_hand_over(seed: int) -> None:
+    play(draw_lost(seed))
 
 
 def test_a_source_that_dies_is_taken_over_from_and_gets_its_place_back() -> None:

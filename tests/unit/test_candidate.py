@@ -29,6 +29,11 @@ PLAIN = Candidacy(now_s=100.0, order=Order.PERSON, failed=True, granting=False)
         (ARMED, {"automatic": False}, Action.ASK),
         (ARMED, {"automatic": False, "order": Order.PERSON}, Action.STOP_GRANTING),
         (ARMED, {"failed": False, "order": Order.PERSON}, Action.STOP_GRANTING),
+        (ARMED, {"lag_max_s": 60.0}, Action.ASK),  # nobody knows
+        (ARMED, {"lag_max_s": 60.0, "behind_s": 60.1}, Action.ASK),
+        (ARMED, {"lag_max_s": 60.0, "behind_s": 59.9}, Action.STOP_GRANTING),
+        (ARMED, {"behind_s": 9999.0}, Action.STOP_GRANTING),  # whatever they lack
+        (ARMED, {"lag_max_s": 60.0, "order": Order.PERSON}, Action.STOP_GRANTING),
         # whether the copies may be used
         (ARMED, {"copies": FLAWED}, Action.ASK),
         (ARMED, {"copies": FLAWED, "order": Order.PERSON}, Action.ASK),

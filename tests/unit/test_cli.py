@@ -312,7 +312,7 @@ HERE = os.getcwd()
             },
             STATUS,
         ),
-        ("disconnect 1", "POST", "connections/1/disconnect", {}, {}),
+        ("disconnect 1 --json", "POST", "connections/1/disconnect", {}, {}),
         (
             "mirror start 1",
             "POST",

@@ -59,7 +59,7 @@ def test_add(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) ->
     line = (
         "failover add alpha:1600 --name web --address 10.0.0.5/24@eth0 --also 10.0.0.6/24 --interval 1"
         " --misses 3 --check ping --check 9*http:/health --fail-when any --automatic --witness gamma"
-        " --lapse read-only --drain 5 --policy prefer-node --prefer-node beta --host-name alpha"
+        " --lapse read-only --drain 5 --max-lag 60 --policy prefer-node --prefer-node beta --host-name alpha"
         " --copy 93d1 --even-if-silent --json"
     )
     assert dtctl(home, *line.split(), "--script", "post-failover=/srv/start 'a b'") == 0
@@ -68,7 +68,7 @@ def test_add(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) ->
     wanted = msgspec.convert(
         {
             "source_host": "alpha", "source_port": 1600, "fail_when": "any", "take": "all",
-            "automatic": True, "witness": "gamma", "lapse": "read-only", "drain_s": 5.0,
+            "automatic": True, "witness": "gamma", "lapse": "read-only", "drain_s": 5.0, "lag_max_s": 60.0,
             "policy": "prefer-node", "prefer_node": "beta", "host_name": "alpha", "copies": ["93d1"],
             "scripts": {"post-failover": {"path": "/srv/start", "arguments": ["a b"]}},
         },
@@ -177,6 +177,40 @@ def test_lists_show_what_is_asked_and_how_to_answer(
             "dtctl failover now db --force", "answer old yes",
         ):  # fmt: skip
             assert part in text, line
+
+
+def test_a_failback_that_waits_for_home_says_so(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = StepReport(name="promote", outcome=StepOutcome.RUNNING, said=("only home can say",))
+    report = Report(uuid="7c1d", kind="failback", group="0b6c", began=1.0, steps=(step,))
+    doubt = view(Phase.HANDING_BACK, report=report)
+    quick = view(Phase.HANDING_BACK, report=msgspec.structs.replace(report, steps=()), name="db")
+    halted = view(Phase.HANDING_BACK, name="files", halted="open at home: no route")
+    fake.answer("GET", "connections", [])
+    fake.answer("GET", "failover/monitors", [doubt, quick, halted])
+    for line in ("failover list", "status"):
+        assert dtctl(home, *line.split()) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "web: only alpha can say whether it owns the group now" in text
+        assert "lost for good: dtctl failover now web --source-is-off" in text
+        assert "files: the failback waits for a person: open at home: no route dtctl failback files" in text
+        assert "db:" not in text
+
+
+def test_a_connection_that_ends_leaves_a_monitor(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guards = [
+        {"name": "web", "target": "beta (10.0.0.6:1500)", "copies": ["uuid-1"]},
+        {"name": "db", "target": "gamma (10.0.0.7:1500)", "copies": ["uuid-2"]},
+    ]
+    fake.answer("POST", "connections/1/disconnect", {"uuid": "uuid-1"})
+    fake.answer("GET", "failover/guards", guards)
+    assert dtctl(home, "disconnect", "1") == 0
+    text = capsys.readouterr().out
+    assert "beta (10.0.0.6:1500) watches this host still: dtctl failover remove web there" in text
+    assert "gamma" not in text
 
 
 def test_show(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

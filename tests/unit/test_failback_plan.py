@@ -196,6 +196,120 @@ async def test_reversal_interrupted_at_every_step() -> None:
             assert (outcome is Outcome.COMPLETED) == (sides.monitor is None) == watched, (name, how)
 
 
+# --- home is lost for good ---
+
+
+async def lose_home(sides: TwoSides, order: Order, *, restarted: bool = False) -> Outcome | None:
+    """It stands still until a person says that home is lost; then it ends. Raises ProcessDied."""
+    arguments = {"monitor": monitor(), "order": order, "then": Then.MONITOR, "connections": (CONNECTION,)}
+    found: list[Outcome | None] = []
+
+    async def work(run: PlanRun) -> None:
+        found.append(await run.go_on())
+
+    run = PlanRun(failback_of(sides).plan(arguments), PlanJournal(sides.disk, PATH), sides.world)
+    if not run.notes:
+        await run.open(uuid="uuid", subject="group", arguments={}, reason="test")
+    elif restarted:
+        await run.restart()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work, run)
+        with trio.move_on_after(60):
+            await trio.testing.wait_all_tasks_blocked()
+        if run.outcome is None:
+            assert await run.lose_other_side()
+            if found == [None]:
+                found.clear()
+                nursery.start_soon(work, run)
+    return found[0]
+
+
+def from_then_on(sides: TwoSides, name: str, how: str) -> Callable[[str], str]:
+    """At that call home is lost: `how` "fail": before it has done anything, "half": after."""
+
+    def act(called: str) -> str:
+        if called != name or sides.lost:
+            return ""
+        sides.lost = True
+        return how
+
+    return act
+
+
+AT_HOME = {
+    Order.RESTORE_FIRST: ("promote", "home takes", "open", "resume"),
+    Order.FAILBACK_FIRST: ("promote", "open", "resume"),
+}
+
+
+@pytest.mark.parametrize("order", HOMEWARD)
+@pytest.mark.parametrize("how", ["fail", "half"])
+async def test_home_is_lost_where_nothing_can_be_taken_back_any_more(
+    order: Order, how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    for name in AT_HOME[order]:
+        sides = TwoSides()
+        sides.act = from_then_on(sides, name, how)
+        assert await lose_home(sides, order) is Outcome.COMPLETED, name
+        assert sides.problems_without_home() == [], name
+        assert "tell" not in sides.calls and sides.errands == [], name
+
+
+@pytest.mark.parametrize("order", HOMEWARD)
+@pytest.mark.parametrize("how", ["fail", "half"])
+async def test_home_is_lost_and_the_owner_dies_at_every_call_of_the_disk(
+    order: Order, how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    sides = TwoSides()
+    sides.act = from_then_on(sides, "promote", how)
+    assert await lose_home(sides, order) is Outcome.COMPLETED
+    for call in range(1, sides.disk.calls + 1):
+        for when in ("before", "after", "torn"):
+            other = TwoSides()
+            other.act = from_then_on(other, "promote", how)
+            other.disk.die_at(call, when)  # type: ignore[arg-type]
+            outcome: Outcome | None = None
+            try:
+                outcome = await lose_home(other, order)
+            except (ProcessDied, BaseExceptionGroup):
+                other.disk.die()
+            for _ in range(3):
+                outcome = outcome or await lose_home(other, order, restarted=True)
+            if outcome is Outcome.COMPLETED:
+                assert other.problems_without_home() == [], (call, when)
+            else:  # it died earlier, and all was taken back
+                assert not other.lost and other.problems() == [], (call, when)
+
+
+@pytest.mark.parametrize("name", ["prepare", "catch up", "freeze", "drain", "hold", "vote"])
+async def test_as_long_as_all_can_be_taken_back_that_is_the_way(name: str) -> None:
+    sides = TwoSides()
+    arguments = {
+        "monitor": monitor(),
+        "order": Order.RESTORE_FIRST,
+        "then": Then.MONITOR,
+        "connections": (CONNECTION,),
+    }
+    run = PlanRun(failback_of(sides).plan(arguments), PlanJournal(sides.disk, PATH), sides.world)
+    asked: list[bool] = []
+
+    async def act() -> None:
+        asked.append(await run.lose_other_side())
+
+    async with trio.open_nursery() as nursery:
+
+        def begin(called: str) -> str:
+            if called == name:
+                nursery.start_soon(act)
+                return "fail"
+            return ""
+
+        sides.act = begin
+        await run.open(uuid="uuid", subject="group", arguments={}, reason="test")
+        assert await run.go_on() is Outcome.TAKEN_BACK
+    assert asked == [False] and sides.problems() == []
+
+
 # --- looking ---
 
 

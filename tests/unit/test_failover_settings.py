@@ -114,6 +114,7 @@ def test_settings_that_can_be() -> None:
         (settings(policy=Policy.PREFER_NODE), "--prefer-node"),
         (settings(host_name="a_b c"), "host name"),
         (settings(drain_s=-1.0), "drain"),
+        (settings(lag_max_s=-1.0), "max-lag"),
     ],
 )
 def test_settings_that_cannot_be(wrong: MonitorSettings, text: str) -> None:

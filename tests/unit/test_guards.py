@@ -18,7 +18,7 @@ from replicator.agent.failover.calls import Caller, Calls
 from replicator.agent.failover.fenced_start import FencedStart
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.grants import Answer
-from replicator.agent.failover.guards import Guards, Unwatch, Watch
+from replicator.agent.failover.guards import Guards, Unwatch, Watch, boottime_s
 from replicator.agent.failover.leases import Leases
 from replicator.agent.failover.releasing import Releasing
 from replicator.agent.failover.returning import Returning
@@ -55,11 +55,19 @@ class FakeCore:
             capture=lambda mount: self.capture,
             fence=lambda mount: self.home.fence(mount.id),
             tell_sender=self._tell_sender,
+            sender=lambda connection: self.sender,
             journal_settings=lambda mount: SimpleNamespace(memory_directory=str(base / "memory")),
         )
         self.capture = SimpleNamespace(pid=1, call=self._call)
+        self.sender: Any = SimpleNamespace(call=self._say)
+        self.tracking = False
+        self.behind_s = 0.0
         self.pages: list[str] = []
         self.superseded: list[str] = []
+
+    async def _say(self, name: str) -> dict[str, object]:
+        await trio.lowlevel.checkpoint()
+        return {"tracking": self.tracking} if name == "status" else {"recovery_point_seconds": self.behind_s}
 
     async def _call(self, name: str, **arguments: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -459,6 +467,35 @@ async def test_a_copy_of_a_lost_owner_is_this_hosts_own_again(bench: Bench) -> N
         await release.release("web", even_if_two_masters=False)
     await release.release("web", even_if_two_masters=True)
     assert sent.ended == [record(1)] and started == [MOUNT, CON] and bench.mode is None
+
+
+async def test_its_target_hears_what_the_copies_lack(bench: Bench, clock: Advance) -> None:
+    await bench.watch()
+    bench.answers["target"] = grant()
+    (guard,) = bench.guards.all()
+
+    async def said() -> float | None:
+        bench.leases._behind[GROUP] = await bench.leases._behind_of(guard), boottime_s()
+        await bench.ask()
+        return bench.asked[-1].behind_s
+
+    await bench.ask()
+    assert bench.asked[-1].behind_s is None  # nobody has looked yet
+    assert await said() == 0.0
+    bench.core.behind_s = 7.0
+    found = await said()
+    assert found is not None and 7.0 <= found < 8.0
+    clock(10.0)  # the sender does not answer meanwhile
+    await bench.ask()
+    found = bench.asked[-1].behind_s
+    assert found is not None and 17.0 <= found < 18.0
+    clock(limits.GUARD_LAG_OLD_S)
+    await bench.ask()
+    assert bench.asked[-1].behind_s is None
+    bench.core.tracking = True  # what is tracked has no age
+    assert await said() is None
+    bench.core.sender = None
+    assert await said() is None
 
 
 async def test_who_is_believed(bench: Bench) -> None:

@@ -12,11 +12,19 @@ from kit.two_sides import ADDRESS, CONNECTION, GROUP, monitor
 
 from replicator.agent.failover import home_calls
 from replicator.agent.failover.calls import Caller
-from replicator.agent.failover.home_calls import About, AboutEpoch, AboutOrder, AboutTaking, AboutTry
+from replicator.agent.failover.home_calls import (
+    About,
+    AboutEpoch,
+    AboutOrder,
+    AboutScript,
+    AboutTaking,
+    AboutTry,
+)
 from replicator.agent.failover.homecoming import Deeds, Homecoming
-from replicator.agent.failover.procedure import Taken
+from replicator.agent.failover.procedure import Facts, Taken
 from replicator.errors import ReplicatorError
-from replicator.failovers import Promotion, TakeOver, return_of
+from replicator.failover.script_result import Outcome, ScriptResult
+from replicator.failovers import Promotion, ScriptKind, TakeOver, return_of
 from replicator.paths import Home as HomeDirectory
 
 HOME, OWNER = "agent-alpha", "agent-beta"
@@ -76,6 +84,7 @@ class HomeHost:
         self.addresses: set[str] = set()
         self.watches = False
         self.withdrawn: list[str] = []
+        self.ran: list[str] = []
         self.start()
 
     def start(self, *, up: bool = True) -> None:
@@ -91,7 +100,7 @@ class HomeHost:
         )
         guard = SimpleNamespace(
             name="web",
-            superseded=SimpleNamespace(owner=OWNER, epoch=3),
+            superseded=SimpleNamespace(owner=OWNER, owner_name="beta", epoch=3),
             addresses=(SimpleNamespace(address=ADDRESS),),
         )
         nobody: Any = None
@@ -104,7 +113,7 @@ class HomeHost:
             nobody,
             nobody,
             self,
-            Deeds(nobody, nobody, self.withdraw, self.adopt, self.disown, nobody),
+            Deeds(self.run_script, nobody, self.withdraw, self.adopt, self.disown, nobody),
         )
 
     # --- addresses and deeds ---
@@ -125,6 +134,10 @@ class HomeHost:
 
     async def disown(self, group: str) -> None:
         self.watches = False
+
+    async def run_script(self, facts: Facts, attempt: str) -> ScriptResult:
+        self.ran.append(attempt)
+        return ScriptResult(kind=facts.kind, path="/start", outcome=Outcome.DONE, exit_code=0)
 
     # --- what the owner asks for ---
 
@@ -228,6 +241,18 @@ async def test_what_is_being_held_is_let_go_afterwards(home: HomeHost) -> None:
         await trio.testing.wait_all_tasks_blocked()
         home.copies.may_drain.set()
     assert not home.copies.held
+
+
+@pytest.mark.parametrize(("epoch", "ran"), [(2, []), (4, ["late"])])
+async def test_no_services_are_started_where_another_agent_has_taken_over_since(
+    home: HomeHost, epoch: int, ran: list[str]
+) -> None:
+    """It is owned by another one since epoch 3. The script was asked for when home had got `epoch`."""
+    kind = ScriptKind.SOURCE_POST_FAILBACK
+    facts = Facts(monitor=monitor(), kind=kind, epoch=epoch, reason="", forced=False)
+    about = AboutScript(agent=OWNER, monitor=monitor(), facts=facts, attempt="late")
+    answer = await home.answers[home_calls.SCRIPT](GROUP, about, CALLER)
+    assert home.ran == ran and answer.problem == ("" if ran else "not run: beta has taken over since")
 
 
 async def test_an_agent_that_starts_answers_when_it_is_up(

@@ -92,6 +92,12 @@ class Agent:
         await self._do("now", key, source_is_off)
         return key
 
+    # failback
+    async def without_home(self, group: str) -> None:
+        if self.problem:
+            raise ReplicatorError(self.problem)
+        await self._do("without home", group)
+
     # addresses, promotions, copies
     async def give_up(self, monitor: Monitor, say: object) -> None:
         if self.problem:
@@ -112,7 +118,7 @@ class Agent:
 
     def taking_back(self) -> TakingBack:
         me = cast(Any, self)
-        return TakingBack(me, self.guards, me, me, me, lambda: SCRIPTS)
+        return TakingBack(me, self.guards, me, me, me, lambda: SCRIPTS, me)
 
     def deposed(self) -> Deposed:
         me = cast(Any, self)
@@ -139,6 +145,26 @@ async def test_a_copy_becomes_the_target_of_its_group_and_fails_over() -> None:
     assert (settings.witness, settings.lapse, settings.scripts) == ("gamma", Lapse.SUSPEND, SCRIPTS)
     await agent.taking_back().now("web", forced=False, source_is_off=True)  # again: it is a monitor by now
     assert [entry[0] for entry in cast(Any, agent.done)] == ["adopt", "now", "now"]
+
+
+async def test_an_owner_whose_home_is_lost_in_a_failback() -> None:
+    settings = MonitorSettings(source_host="10.0.0.5")
+    monitor = Monitor(
+        uuid=GROUP, name="web", settings=settings, source_name="alpha", phase=Phase.HANDING_BACK
+    )
+    agent = Agent(monitors=[monitor])
+    with pytest.raises(ReplicatorError, match="alpha is lost for good, or certainly off") as told:
+        await agent.taking_back().now("web", forced=False, source_is_off=False)
+    assert "--abandon" in str(told.value) and agent.done == []
+    agent.problem = "it can be taken back"
+    with pytest.raises(ReplicatorError, match="it can be taken back"):
+        await agent.taking_back().now("web", forced=False, source_is_off=True)
+    agent.problem = ""
+    await agent.taking_back().now("web", forced=False, source_is_off=True)
+    assert agent.done == [("without home", GROUP), ("now", "web", True)]
+    agent.monitors_known = [msgspec.structs.replace(monitor, phase=Phase.ASKING)]
+    await agent.taking_back().now("web", forced=False, source_is_off=False)
+    assert agent.done[2:] == [("now", "web", False)]
 
 
 async def test_a_group_without_addresses() -> None:

@@ -98,6 +98,8 @@ class Agreement:
             granting=not granter.is_stopped,
             free_s=granter.free_s,
             witness=bool(settings.witness),
+            lag_max_s=settings.lag_max_s,
+            behind_s=self._grants.behind_s(monitor),
         )
 
     def _try(self, question: Question) -> Try:

@@ -9,7 +9,9 @@ from replicator import limits
 from replicator.agent.core import Core
 from replicator.errors import ReplicatorError
 from replicator.failovers import Promotion
+from replicator.net.frames import Connect
 from replicator.receiver.prepared import is_prepared, prepare
+from replicator.receiver.replica_state import StateFile
 from replicator.world import World
 
 
@@ -19,7 +21,13 @@ class CopiesAgain:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    async def follow(self, connection: str, record: Promotion) -> None:
+    async def connect_of(self, connection: str) -> Connect | None:
+        """See `handing_over.Copies`."""
+        directory = self._core.home.target(connection)
+        state = await trio.to_thread.run_sync(lambda: StateFile(World(), directory).load())
+        return state.connect if state is not None else None
+
+    async def follow(self, connection: str, record: Promotion, connect: Connect | None) -> None:
         """See `handing_over.Copies`."""
         directory = self._core.home.target(connection)
         if not await trio.to_thread.run_sync(is_prepared, World(), directory, record.epoch):
@@ -33,6 +41,7 @@ class CopiesAgain:
                 source_name=record.owner_name,
                 epoch=record.epoch,
                 tails={},
+                connect=connect,
             )
             try:
                 await trio.to_thread.run_sync(make)

@@ -19,7 +19,7 @@ from replicator.errors import ReplicatorError
 from replicator.failover.handback import Home, Order, Preview, Situation, Then, preview
 from replicator.failover.phases import GroupEvent
 from replicator.failover.plan_runner import Plan
-from replicator.failover_reports import Report
+from replicator.failover_reports import Report, ReportOutcome
 from replicator.failovers import Monitor
 
 FAILBACK, FAILBACK_AND_STOP, STAY = "failback", "failback without monitoring", "reversal"
@@ -130,6 +130,24 @@ class Failback:
         """Raises ReplicatorError: there is none, or it is final."""
         if not await self._procedures.abandon(group, "a person has given it up"):
             raise ReplicatorError("nothing is under way that could be taken back")
+
+    async def without_home(self, group: str) -> None:
+        """A person says that home is lost for good: this host becomes a copy of what home may own, and can
+        take over from it. Nothing, if no failback of the group is under way. Raises ReplicatorError: it can
+        still be taken back, or halts all the same.
+        """
+        present = self._procedures.report(group)
+        if present is None or present.kind not in KINDS:
+            return
+        report = await self._procedures.lose_other_side(group)
+        name = self._monitor(group).name
+        if report is None:
+            raise ReplicatorError(
+                f"{name}: the failback that is under way can be taken back, this host owns the group still:"
+                f" dtctl failback {name} --abandon"
+            )
+        if report.outcome is not ReportOutcome.COMPLETED:
+            raise ReplicatorError(f"{name}: the failback without home halts: {report.text}")
 
     async def last(self, group: str) -> Report | None:
         """The one under way, or the last that has ended."""

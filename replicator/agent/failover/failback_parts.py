@@ -10,6 +10,7 @@ import msgspec
 from replicator.agent.failover.procedure import Facts, Taken
 from replicator.failover.handback import Behind, Home, Mark
 from replicator.failovers import Monitor, Promotion, TakeOver
+from replicator.net.frames import Connect
 
 Say = Callable[[str], None]
 
@@ -21,9 +22,12 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frozen(msgspec.Struct, frozen=True, kw_only=True):
-    """Ids of the mounts whose programs wait."""
+    """Ids of the mounts whose programs wait. `copies`: what the streams of the forward connections say of
+    themselves, by their uuids.
+    """
 
     mounts: tuple[str, ...] = ()
+    copies: dict[str, Connect] = {}
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,8 +105,8 @@ class OwnSide(Protocol):
         """Until the copies at home are exact, and little is queued for them."""
         ...
 
-    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
-        """Changes on the mounts of the group wait, and all that were done are in the journals. Their ids."""
+    async def freeze(self, monitor: Monitor) -> Frozen:
+        """Changes on the mounts of the group wait, and all that were done are in the journals."""
         ...
 
     async def thaw(self, monitor: Monitor) -> None: ...
@@ -116,11 +120,11 @@ class OwnSide(Protocol):
         monitor: Monitor,
         promotion: Promotion,
         connections: Sequence[str],
-        mounts: Sequence[str],
+        frozen: Frozen,
         say: Say,
     ) -> None:
         """These mounts end, return connections too, the directories are copies again, locked as before, and
-        the record is kept. `connections`: the forward ones.
+        the record is kept. `connections`: the forward ones. Needs nobody else.
         """
         ...
 

@@ -1,6 +1,13 @@
 """The steps of a failback, and their orders (docs/developers/failover.md). Until `promote` everything is
 taken back; from there on it is completed: home owns the group then.
+
+Where **home is lost** for good, in `promote` or later, nobody can say any more whether it owns the group. A
+person says that it is lost, and it is taken to own it: what only home could do is passed over, this host
+becomes its copy, and takes over from it as from any source that is lost, with an epoch beyond the one that
+home may have.
 """
+
+from collections.abc import Callable
 
 import msgspec
 
@@ -84,7 +91,7 @@ class FailbackSteps:
             undo=lambda run: home.disown(monitor, run.uuid),
         )
         turn = Step(TURN, lambda run: own.turn_around(monitor), commits=True, was_done=turned)
-        retire = Step(RETIRE, lambda run: home.retire(monitor))
+        retire = Step(RETIRE, lambda run: home.retire(monitor), if_lost=_nothing)
         return [self._prepare(), self._catch_up(), *([adopt] if then is Then.MONITOR else []), turn, retire]
 
     # --- parts of them ---
@@ -106,7 +113,7 @@ class FailbackSteps:
         own = self._parts.own
 
         async def freeze(run: Run) -> Frozen:
-            return Frozen(mounts=await own.freeze(self._monitor))
+            return await own.freeze(self._monitor)
 
         return Step(FREEZE, freeze, undo=lambda run: own.thaw(self._monitor))
 
@@ -115,7 +122,13 @@ class FailbackSteps:
             Step(DRAIN, self._drain),
             Step(HOLD, self._hold, undo=self._release),
             Step(VOTE, self._vote),  # `_release` takes it back
-            Step(PROMOTE, self._promote, commits=True, was_done=self._was_promoted),
+            Step(
+                PROMOTE,
+                self._promote,
+                commits=True,
+                was_done=self._was_promoted,
+                if_lost=self._presumed,
+            ),
         ]
 
     def _move_addresses(self, *, undo: bool) -> list[Step]:
@@ -137,18 +150,24 @@ class FailbackSteps:
                 TAKE,
                 lambda run: home.take(monitor, run.uuid, forced=run.forced, say=run.say),
                 undo=give_up if undo else None,
+                if_lost=_nothing,
             ),
         ]
 
     def _settle(self) -> list[Step]:
         monitor, home = self._monitor, self._parts.home
         return [
-            Step(OPEN, lambda run: home.open(monitor, self._promotion(run), run.say)),
+            Step(OPEN, lambda run: home.open(monitor, self._promotion(run), run.say), if_lost=_nothing),
             Step(FOLLOW, self._follow),
-            Step(RESUME, lambda run: home.resume(monitor, self._promotion(run))),
-            *self._script(POST_SCRIPT, ScriptKind.POST_FAILBACK),
+            Step(RESUME, lambda run: home.resume(monitor, self._promotion(run)), if_lost=_nothing),
+            *self._script(POST_SCRIPT, ScriptKind.POST_FAILBACK, if_lost=_nothing),
             *self._home_script(),
-            Step(TELL, lambda run: self._parts.arbiter.tell(monitor, self._promotion(run)), optional=True),
+            Step(
+                TELL,
+                lambda run: self._parts.arbiter.tell(monitor, self._promotion(run)),
+                if_lost=_nothing,  # the ballot of the failover that follows says it
+                optional=True,
+            ),
         ]
 
     # --- steps ---
@@ -178,22 +197,37 @@ class FailbackSteps:
         return await self._parts.home.promote(self._monitor, order, run.uuid)
 
     async def _was_promoted(self, run: Run) -> Promotion | None:
+        run.say("only home can say whether it owns the group now")
         return await self._parts.home.promotion(self._monitor, self._order.epoch, run.uuid)
 
+    def _presumed(self, run: Run) -> Promotion:
+        """The record that home may have. It is of an epoch in which nobody else can own the group."""
+        return Promotion(
+            group=self._order.group,
+            epoch=self._order.epoch,
+            parent_epoch=self._order.parent_epoch,
+            owner=self._monitor.source_uuid,
+            owner_name=self._monitor.source_name,
+            reason="presumed: it was lost while the group was handed over",
+            vote=run.result(VOTE, Vote).vote,
+        )
+
     async def _follow(self, run: Run) -> None:
-        mounts = run.result(FREEZE, Frozen).mounts
+        frozen = run.result(FREEZE, Frozen)
         connections = self._order.copies
-        await self._parts.own.follow(self._monitor, self._promotion(run), connections, mounts, run.say)
+        await self._parts.own.follow(self._monitor, self._promotion(run), connections, frozen, run.say)
 
     def _promotion(self, run: Run) -> Promotion:
         return run.result(PROMOTE, Promotion)
 
-    def _script(self, step: str, kind: ScriptKind) -> list[Step]:
+    def _script(
+        self, step: str, kind: ScriptKind, if_lost: Callable[[Run], None] | None = None
+    ) -> list[Step]:
         async def run_script(run: Run) -> None:
             attempt = f"{run.uuid}-{kind}-{run.failures(step)}"
             await self._parts.scripts.run(self._facts(run, kind), attempt, run.say)
 
-        return [Step(step, run_script)] if kind in self._monitor.settings.scripts else []
+        return [Step(step, run_script, if_lost=if_lost)] if kind in self._monitor.settings.scripts else []
 
     def _home_script(self) -> list[Step]:
         kind = ScriptKind.SOURCE_POST_FAILBACK
@@ -201,7 +235,7 @@ class FailbackSteps:
         async def post(run: Run) -> None:
             await self._parts.errands.post_script(self._facts(run, kind), f"{run.uuid}-{kind}")
 
-        return [Step(HOME_SCRIPT, post)] if kind in self._monitor.settings.scripts else []
+        return [Step(HOME_SCRIPT, post, if_lost=_nothing)] if kind in self._monitor.settings.scripts else []
 
     def _facts(self, run: Run, kind: ScriptKind) -> Facts:
         return Facts(
@@ -212,3 +246,7 @@ class FailbackSteps:
             forced=run.forced,
             promotion=self._promotion(run) if run.has_done(PROMOTE) else None,
         )
+
+
+def _nothing(run: Run) -> None:
+    """Of a step that only home could do, or that is of use only if home serves."""

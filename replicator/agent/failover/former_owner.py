@@ -34,6 +34,7 @@ from replicator.failovers import CopyFork, Promotion, return_of, superseded_reas
 from replicator.fs import target_lock
 from replicator.queue.dirty import DirtyMap
 from replicator.receiver import prepared
+from replicator.receiver.replica_state import StateFile
 from replicator.repset import is_inside
 from replicator.sender.tail import Tail
 from replicator.status import TargetLock
@@ -92,7 +93,12 @@ class FormerOwner:
         known = load_document(path, _KeptTails)
         if known is not None and known.epoch == record.epoch:
             return known
-        found = {c.uuid: await self._tail(c, fork, record) for c, fork in self._forks(record)}
+        found = {}
+        for connection, fork in self._forks(record):
+            if self._away(connection.uuid) is None:
+                found[connection.uuid] = await self._tail(connection, fork, record)
+            else:
+                found[connection.uuid] = await trio.to_thread.run_sync(self._tail_of_copy, connection, record)
         kept = _KeptTails(epoch=record.epoch, connections=found)
 
         def save() -> None:
@@ -120,6 +126,20 @@ class FormerOwner:
         await child.call("supersede", reason=superseded_reason(record))
         found = await child.call("tail", limits.RESTORE_CALL_S, marks=fork.marks, exact=fork.exact)
         return msgspec.convert(found, Tail, strict=False)
+
+    def _tail_of_copy(self, connection: Connection, record: Promotion) -> Tail:
+        """It was a copy of an owner in an earlier term, and nothing was written here since. Whether it has
+        all that the new owner began with is known where it stood still for a hand-over that came to no end:
+        then both were found equal, and neither has moved since.
+        """
+        state = StateFile(World(), self._core.home.target(return_of(connection.uuid))).load()
+        own = state.promotion if state is not None else None
+        is_level = state is not None and (
+            state.restoring == record.group or (own is not None and own.epoch == record.parent_epoch)
+        )
+        same = DirtyMap().encode() if is_level else None
+        journals = {journal.mount.id: same for journal in self._core.children.journals(connection)}
+        return Tail(journals=journals, since_ns=0)
 
     # --- a copy of what the new owner has ---
 

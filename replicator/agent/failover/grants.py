@@ -78,6 +78,9 @@ class Grants:
         self._lock = trio.Lock()
         self._told: dict[str, Watch | Tell] = {}
         self._silent: set[str] = set()
+        self._behind: dict[
+            str, tuple[float, float]
+        ] = {}  # by group: what its copies lack, and when it was said
         calls.register("renew", Renew, self._renew)
 
     def granter(self, group: str) -> Granter:
@@ -96,6 +99,19 @@ class Grants:
     def _granted(self, group: str) -> Granted:
         return self._file.groups.get(group, Granted())
 
+    def behind_s(self, monitor: Monitor) -> float | None:
+        """What the copies of a group lacked when its source was heard last, which was no longer ago than a
+        failure takes to be seen. None: nobody knows.
+        """
+        found_s, heard_s = self._behind.get(monitor.uuid, (None, 0.0))
+        watched = [a for a in monitor.settings.addresses if a.monitored]
+        countdown_s = max(
+            (a.interval_s * max([a.misses, *(check.misses for check in a.checks)]) for a in watched),
+            default=0.0,
+        )
+        recent_s = countdown_s + 2 * limits.GUARD_LOOK_S + limits.FAILOVER_CALL_S
+        return found_s if self._now_s() - heard_s < recent_s else None
+
     # --- leases ---
 
     async def _renew(self, group: str, body: Renew, caller: Caller) -> Answer:
@@ -110,6 +126,10 @@ class Grants:
             return Answer(renewed=Renewed(granted=False, epoch=epoch, promotion=record))
         if monitor.source_uuid and caller.peer is not None and monitor.source_uuid != caller.peer.uuid:
             raise NotPermittedError("this group has another source")
+        if body.behind_s is None:
+            self._behind.pop(group, None)
+        else:
+            self._behind[group] = body.behind_s, self._now_s()
         async with self._lock:
             return Answer(renewed=await self._decide(monitor, record, body))
 

@@ -9,7 +9,7 @@ import trio
 from replicator import limits
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
-from replicator.agent.failover.failback_parts import Say
+from replicator.agent.failover.failback_parts import Frozen, Say
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
@@ -19,6 +19,7 @@ from replicator.errors import JournalError, ReplicatorError
 from replicator.failover.handback import Behind, Mark
 from replicator.failovers import Monitor, Promotion, return_of
 from replicator.fences import FenceMode
+from replicator.net.frames import Connect
 from replicator.queue.cursor import Cursor
 from replicator.status import MirrorStatus, TargetDataState
 from replicator.world import World
@@ -36,10 +37,15 @@ class Records(Protocol):
 class Copies(Protocol):
     """Copies of this agent that were promoted, and follow their source again."""
 
-    async def follow(self, connection: str, record: Promotion) -> None:
+    async def follow(self, connection: str, record: Promotion, connect: Connect | None) -> None:
         """The directories of this copy equal what its source has at the hand-over: a new copy is made of
-        them, in which nothing is to be compared. Its receiver waits for a source of that epoch.
+        them, in which nothing is to be compared. Its receiver waits for a source of that epoch. `connect`:
+        what is copied there.
         """
+        ...
+
+    async def connect_of(self, connection: str) -> Connect | None:
+        """What its stream has said last."""
         ...
 
     async def discard(self, connection: str) -> None:
@@ -128,10 +134,12 @@ class HandingOver:
                 f"a return connection of {monitor.name} is gone: restore to the source instead"
             )
 
-    async def freeze(self, monitor: Monitor) -> tuple[str, ...]:
+    async def freeze(self, monitor: Monitor) -> Frozen:
+        found = {uuid: await self._copies.connect_of(uuid) for uuid in self.connections(monitor)}
+        copies = {uuid: connect for uuid, connect in found.items() if connect is not None}
         mounts = tuple(mount.id for mount in self._captured(monitor))
         await self._fencing.freeze(mounts)
-        return mounts
+        return Frozen(mounts=mounts, copies=copies)
 
     async def thaw(self, monitor: Monitor) -> None:
         await self._fencing.thaw([mount.id for mount in self._captured(monitor)])
@@ -174,12 +182,12 @@ class HandingOver:
         monitor: Monitor,
         promotion: Promotion,
         connections: Sequence[str],
-        mounts: Sequence[str],
+        frozen: Frozen,
         say: Say,
     ) -> None:
         """First nothing writes here any more; the record is kept last."""
         reason = f"{promotion.owner_name} owns the data now"
-        known = [mount for mount in self._core.state.mounts if mount.id in mounts]
+        known = [mount for mount in self._core.state.mounts if mount.id in frozen.mounts]
         await self._fencing.set_mode(
             [mount.id for mount in known], FenceMode.READ_ONLY, 0, reason, for_good=True
         )
@@ -189,7 +197,7 @@ class HandingOver:
         for mount in known:
             await self._release(mount, say)
         for uuid in connections:
-            await self._copies.follow(uuid, promotion)
+            await self._copies.follow(uuid, promotion, frozen.copies.get(uuid))
         await self._records.keep(promotion)
         if self._groups.get(monitor.uuid) is not None:
             await self._groups.change(monitor.uuid, epoch=promotion.epoch)

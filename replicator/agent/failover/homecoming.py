@@ -306,8 +306,12 @@ class Homecoming:
 
     async def _script(self, group: str, about: AboutScript, caller: Caller) -> Ran:
         """Answered when it was started, or when it has ended, if it is waited for. That it has failed is an
-        answer: it is not run again.
+        answer: it is not run again. What is asked for late, when another agent owns the group again, starts
+        no services where nothing may be written.
         """
+        guard = self._guards.get(group)
+        if guard is not None and guard.superseded is not None and guard.superseded.epoch > about.facts.epoch:
+            return Ran(problem=f"not run: {guard.superseded.owner_name} has taken over since")
         with trio.move_on_after(limits.FAILBACK_CALL_S / 2):  # else the next try asks how this one does
             result = await self._deeds.run_script(about.facts, about.attempt)
             return Ran(problem="" if result.succeeded else f"{result.path}: {result.how()}")

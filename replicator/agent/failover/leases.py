@@ -20,6 +20,7 @@ from replicator.errors import ReplicatorError
 from replicator.failover.lease import Asked, Renew, Renewed
 from replicator.failover.owner import WITNESS
 from replicator.failovers import Guard, Lapse
+from replicator.status import Lag
 
 
 class WitnessClient(Protocol):
@@ -48,6 +49,7 @@ class Leases:
         self._contained = Contained(core.events)
         self._kept: set[str] = set()
         self._waits_said: set[str] = set()
+        self._behind: dict[str, tuple[float | None, float]] = {}  # by group: what its copies lack, and when
         self._patient: set[tuple[str, str]] = set()  # groups and granters of requests that may take long
 
     async def run(self) -> None:
@@ -70,6 +72,7 @@ class Leases:
     async def _keep(self, group: str) -> None:
         """Until nobody watches it any more."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_behind, group)
             while (guard := self._guards.get(group)) is not None:
                 owner = self._guards.standing(guard).owner
                 changed = self._guards.news.event
@@ -89,6 +92,37 @@ class Leases:
                     await changed.wait()
             nursery.cancel_scope.cancel()
         self._kept.discard(group)
+        self._behind.pop(group, None)
+
+    async def _look_behind(self, group: str) -> None:
+        """What its copies lack: beside the leases, which wait for no sender."""
+        while (guard := self._guards.get(group)) is not None:
+            self._behind[group] = await self._behind_of(guard), boottime_s()
+            await trio.sleep(limits.GUARD_LAG_S)
+
+    async def _behind_of(self, guard: Guard) -> float | None:
+        """Seconds. None: nobody knows."""
+        children, found_s = self._core.children, None
+        for connection in self._core.state.connections:
+            if connection.uuid not in guard.copies:
+                continue
+            child = children.sender(connection)
+            try:
+                if child is None or (await child.call("status"))["tracking"]:
+                    return None  # what is tracked has no age
+                lag = msgspec.convert(await child.call("lag"), Lag)
+            except ReplicatorError:
+                return None
+            found_s = max(found_s or 0.0, lag.recovery_point_seconds)
+        return found_s
+
+    def _is_behind(self, group: str) -> float | None:
+        """As of now: what was lacking then has only become older."""
+        found_s, looked_s = self._behind.get(group, (None, 0.0))
+        passed_s = boottime_s() - looked_s
+        if found_s is None or passed_s > limits.GUARD_LAG_OLD_S:
+            return None
+        return found_s + passed_s if found_s else 0.0
 
     def _period_s(self, guard: Guard) -> float:
         owner = self._guards.standing(guard).owner
@@ -124,6 +158,7 @@ class Leases:
             if granter == WITNESS:
                 answer = Answer(renewed=await self._witnesses.at(guard.witness).renew(guard.group, request))
             else:
+                request = msgspec.structs.replace(request, behind_s=self._is_behind(guard.group))
                 address = Address(guard.target_host, guard.target_port)
                 answer = await self._calls.ask(address, "renew", guard.group, request, Answer)
         except ReplicatorError:

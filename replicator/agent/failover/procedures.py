@@ -138,6 +138,19 @@ class Procedures:
         present = self._under_way.get(group)
         return present is not None and await present.run.abandon(reason)
 
+    async def lose_other_side(self, group: str) -> Report | None:
+        """A person says that the other side of what is under way is gone for good: it is done without it.
+        Returns how that has ended, or halted; None: nothing is under way that needs it, or it can still be
+        taken back.
+        """
+        present = self._under_way.get(group)
+        if present is None or not await present.run.lose_other_side():
+            return None
+        if present.ended.is_set():
+            present.ended = trio.Event()
+            self._begin(present)
+        return await self._end_of(present)
+
     def report(self, group: str) -> Report | None:
         """Of the procedure under way, as far as it is; None: there is none."""
         present = self._under_way.get(group)

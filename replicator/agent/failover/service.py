@@ -139,7 +139,7 @@ class FailoverService:
             deeds,
         )
         self.taking_back = TakingBack(
-            *(core, self.guards, self.groups, self.monitors, deeds, self.scripts.defaults)
+            *(core, self.guards, self.groups, self.monitors, deeds, self.scripts.defaults, self.failback)
         )
         self.promotions.before_opening = self.taking_back.before_opening
         self.deposed = Deposed(core, self.guards, self.groups, self.promotions, self.addresses)

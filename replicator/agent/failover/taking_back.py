@@ -1,12 +1,17 @@
-"""A former source takes back what it has become a copy of, because its owner is lost for good.
+"""Taking over where the other side is lost for good: `dtctl failover now NAME --source-is-off`.
+
+A former source takes back what it has become a copy of, because its owner is lost.
 
 The roles are those of a reversal (`failback --stay`), but the owner is not there to agree: this host becomes
 the target of a monitor of the same group, made of what it knew as its source, and fails over as any target
 does. So the epoch rises, the copy is opened and captured, and the owner finds itself superseded if it comes
 back all the same (`deposed.py`).
+
+An owner whose home is lost in the middle of a failback takes over from it again (`Failback.without_home`).
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.failover.groups import Groups
@@ -19,6 +24,7 @@ from replicator.failovers import (
     Lapse,
     Monitor,
     MonitorSettings,
+    Phase,
     Promotion,
     Script,
     ScriptKind,
@@ -27,6 +33,12 @@ from replicator.failovers import (
     superseded_reason,
 )
 from replicator.repset import unique_name
+
+
+class HomeIsLost(Protocol):
+    """`failback.Failback`."""
+
+    async def without_home(self, group: str) -> None: ...
 
 
 class TakingBack:
@@ -40,6 +52,7 @@ class TakingBack:
         monitors: Monitors,
         deeds: Deeds,
         scripts: Callable[[], dict[ScriptKind, Script]],
+        failback: HomeIsLost,
     ) -> None:
         self._core = core
         self._guards = guards
@@ -47,16 +60,18 @@ class TakingBack:
         self._monitors = monitors
         self._deeds = deeds
         self._scripts = scripts
+        self._failback = failback
 
     async def now(self, key: str, *, forced: bool, source_is_off: bool) -> MonitorView:
-        """Fail over a group by its name or uuid, whether this host is its target or has become a copy of what
-        its target owns. Raises ReplicatorError, with what can be done instead.
+        """Fail over a group by its name or uuid, whether this host is its target, is just handing it back, or
+        has become a copy of what its target owns. Raises ReplicatorError, with what can be done instead.
         """
         guard = self._guard(key)
         if guard is not None and self._groups.get(guard.group) is None:
             record = self._check(guard, source_is_off)
             await self._deeds.adopt(self._monitor(guard, record), guard)
             key = guard.group
+        await self._end_failback(key, source_is_off)
         return await self._monitors.now(key, forced=forced, source_is_off=source_is_off)
 
     async def before_opening(self, record: Promotion) -> None:
@@ -64,6 +79,20 @@ class TakingBack:
         guard = self._guards.get(record.group)
         if guard is not None and guard.is_held and record.owner == self._core.identity.uuid:
             await self._deeds.retire(guard)
+
+    async def _end_failback(self, key: str, home_is_off: bool) -> None:
+        """Home may own the group by now. Raises ReplicatorError."""
+        monitor = next((m for m in self._groups.all() if key in (m.name, m.uuid)), None)
+        if monitor is None or monitor.phase is not Phase.HANDING_BACK:
+            return
+        name, home = monitor.name, monitor.source_name or monitor.settings.source_host
+        if not home_is_off:
+            raise ReplicatorError(
+                f"{name}: a failback is under way: dtctl failback {name} --abandon takes it back, as long as"
+                f" that can be. Only if {home} is lost for good, or certainly off: dtctl failover now {name}"
+                " --source-is-off"
+            )
+        await self._failback.without_home(monitor.uuid)
 
     def _guard(self, key: str) -> Guard | None:
         """None: a monitor has that name, or nothing has."""
