@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from replicator import limits
-from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
+from replicator.fs.attributes import attributes_of, data_end, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
 from replicator.fs.many_states import read_states
 from replicator.mirror import alike, packed
@@ -555,7 +555,7 @@ class Transfer:
                 start = state.st_size  # only a hole is left
             if start < state.st_size:
                 # One extent a part: a part never covers a hole, and the hole stays one.
-                end = os.lseek(self.descriptor, start, os.SEEK_HOLE)
+                end = data_end(self.descriptor, start, state.st_size)
                 data = os.pread(self.descriptor, min(bytes_max, end - start), start)
                 self.offset = start + len(data) if data else state.st_size
                 extents = ((start, len(data)),) if data else ()
