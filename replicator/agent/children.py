@@ -22,6 +22,7 @@ from replicator.agent import planning
 from replicator.agent.launcher import answer
 from replicator.agent.process import serving_process
 from replicator.agent.queue_places import Place, QueuePlaces
+from replicator.agent.restore_checks import orphan_settings
 from replicator.agent.state import AgentIdentity, Connection, Mount, Restore, State
 from replicator.agent.supervisor import Child, Plan, Supervisor, stop_serving
 from replicator.bounds import MALFORMED
@@ -32,7 +33,7 @@ from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.failovers import superseded_reason
 from replicator.fs import mounts as fs_mounts
-from replicator.orphans import OrphanAction, OrphanSettings
+from replicator.orphans import OrphanSettings
 from replicator.paths import Home, memory_directory
 from replicator.queue.cursor import Cursor
 from replicator.queue.header import Header
@@ -655,10 +656,8 @@ class Children:
         if restore is None:
             return known
         request = restore.request
-        return OrphanSettings(
-            action=request.orphans or OrphanAction.KEEP,
-            directory=request.orphans_directory,
-            older_than_days=request.orphans_older_than_days,
+        return msgspec.structs.replace(
+            orphan_settings(request),
             log_names=known.log_names,
             limit_count=0 if request.orphans_over_limit else known.limit_count,
             limit_percent=0 if request.orphans_over_limit else known.limit_percent,

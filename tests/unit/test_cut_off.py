@@ -70,7 +70,9 @@ def test_regions_end(file: int) -> None:
         read.append(reader.next())
     reader.close()
     assert read[-1].size == CUT
-    assert [extent for entry in read if isinstance(entry, Patch) for extent in entry.extents] == [(0, 4 * KIB)]
+    assert [extent for entry in read if isinstance(entry, Patch) for extent in entry.extents] == [
+        (0, 4 * KIB)
+    ]
 
 
 @pytest.mark.usefixtures("cut_when_looked_for_a_hole")
