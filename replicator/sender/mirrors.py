@@ -576,6 +576,11 @@ class Mirrors:
         self.wake_workers()
         self._changes.notify()
 
+    def handle_orphans(self) -> None:
+        """A verification has met some: as a mirror of the whole set, if the target's settings have that."""
+        if self._orphans_wanted and self.run is None and self._is_exact:
+            self.find_orphans(MIRROR)
+
     def stop_orphans(self) -> None:
         """No more names are compared; the copy is as exact as before."""
         run = self._running()

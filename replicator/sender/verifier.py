@@ -528,6 +528,7 @@ class Verifier:
         if not wanted:
             return
         run.remirrored += len(wanted)
+        run.remirrored_directories += sum(d.is_directory for d in wanted)
         run.happen(VerifyEvent.REPAIR)
         bring(self._mirrors, self._flows, wanted, checksum=run.options.checksum)
         self._changes.notify()
@@ -548,6 +549,8 @@ class Verifier:
         self._sides.clear()
         self._shipper.ring()
         self._ended(run)
+        if run.extra and run.options.remirror and run.phase is VerifyPhase.COMPLETE and not run.background:
+            self._mirrors.handle_orphans()
         self._changes.notify()
 
 
