@@ -279,6 +279,10 @@ class Api:
         body = await _body(request, NameBody)
         return await self._service.repsets.rename(request.path_params["name"], body.new_name)
 
+    async def size_of_repset(self, request: Request) -> object:
+        await _body(request, Empty)
+        return await self._service.repsets.size(request.path_params["name"])
+
     async def copy_repset(self, request: Request) -> object:
         body = await _body(request, NameBody)
         return await self._service.repsets.copy(request.path_params["name"], body.new_name)
@@ -548,6 +552,7 @@ class Api:
             "/v1/repsets/{name}/rules": {"POST": self.add_rule, "DELETE": self.remove_rule},
             "/v1/repsets/{name}/rename": {"POST": self.rename_repset},
             "/v1/repsets/{name}/copy": {"POST": self.copy_repset},
+            "/v1/repsets/{name}/size": {"POST": self.size_of_repset},
             "/v1/connections": {"GET": self.connections, "POST": self.connect},
             "/v1/connections/{connection}": {"GET": self.connection, "DELETE": self.disconnect},
             "/v1/connections/{connection}/lag": {"GET": self.lag},

@@ -381,12 +381,14 @@ class Source:
             try:
                 directory_fd = self.root.open_directory(directory)
             except NotADirectoryError:
-                yield 1, 0
+                yield 1, self._size_at(directory)
                 continue
             except OSError:
                 continue
             try:
                 state = os.fstat(directory_fd)
+                if state.st_dev != self.root.device:
+                    continue  # mounted there: no mirror brings it
                 directories, names = _names_in(self._size_filter, directory_fd, directory, state)
                 stack += directories
                 size = read_states(directory_fd, names).bytes_of_files()
@@ -395,6 +397,19 @@ class Source:
             finally:
                 os.close(directory_fd)
             yield len(names), size
+
+    def _size_at(self, path: bytes) -> int:
+        """Of what is no directory."""
+        try:
+            directory_fd = self.root.open_directory(parent_of(path))
+        except OSError:
+            return 0
+        try:
+            return read_states(directory_fd, [path.rpartition(b"/")[2]]).bytes_of_files()
+        except OSError:
+            return 0
+        finally:
+            os.close(directory_fd)
 
     # --- reading ---
 
