@@ -8,6 +8,7 @@ import trio
 from starlette.requests import Request
 
 from replicator import limits
+from replicator.agent.wrong_values import in_words
 from replicator.bounds import MALFORMED
 from replicator.errors import UsageError
 
@@ -53,7 +54,7 @@ async def read_body(request: Request, type_: type[T]) -> T:
         request.state.body = body = msgspec.json.decode(data or b"{}", type=type_)
         return body
     except msgspec.ValidationError as error:
-        raise UsageError(f"request body: {error}") from None
+        raise UsageError(in_words(error, type_)) from None
     except MALFORMED as error:
         raise UsageError(f"request body: not valid JSON: {error}") from None
 

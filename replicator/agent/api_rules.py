@@ -57,6 +57,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("DELETE", _REPSET + "/rules"): _change("repset rule remove {name} {path}"),
     ("POST", _REPSET + "/rename"): _change("repset rename {name} {new_name}"),
     ("POST", _REPSET + "/copy"): _change("repset copy {name} {new_name}"),
+    ("POST", _REPSET + "/size"): _ASK,
     ("POST", _REPSET + "/priority"): _change("recovery priority {name} {priority}"),
     ("POST", "/v1/protect"): _change("protect {source} {destination}"),
     ("GET", "/v1/connections"): _LOOK,

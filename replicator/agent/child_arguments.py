@@ -6,17 +6,20 @@ It is made anew for every start, so that one that crashed comes back with what h
 import os
 from collections.abc import Callable
 
+import msgspec
+
 from replicator import transmission
 from replicator.addresses import Address
 from replicator.agent import planning
 from replicator.agent.queue_layout import QueueLayout
 from replicator.agent.queue_places import Place
+from replicator.agent.restore_checks import orphan_settings
 from replicator.agent.state import AgentIdentity, Connection, Mount, Restore, State
 from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
 from replicator.errors import ReplicatorError
 from replicator.failovers import superseded_reason
-from replicator.orphans import OrphanAction, OrphanSettings
+from replicator.orphans import OrphanSettings
 from replicator.paths import Home
 from replicator.receiver.arguments import ReceiverArguments
 from replicator.restores import Existing
@@ -238,10 +241,8 @@ class ChildArguments:
         if restore is None:
             return known
         request = restore.request
-        return OrphanSettings(
-            action=request.orphans or OrphanAction.KEEP,
-            directory=request.orphans_directory,
-            older_than_days=request.orphans_older_than_days,
+        return msgspec.structs.replace(
+            orphan_settings(request),
             log_names=known.log_names,
             limit_count=0 if request.orphans_over_limit else known.limit_count,
             limit_percent=0 if request.orphans_over_limit else known.limit_percent,

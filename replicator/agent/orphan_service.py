@@ -10,6 +10,7 @@ from replicator import events
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.agent.state import Connection
+from replicator.agent.wrong_values import in_words
 from replicator.errors import ReplicatorError, UsageError
 from replicator.orphans import FORCE, PREVIEW, START, OrphanReport, OrphanSettings, check, settings_text
 from replicator.receiver.replica_paths import RefusedTarget, check_target
@@ -45,7 +46,7 @@ class OrphanService:
                 known = msgspec.to_builtins(self._core.state.orphans)
                 wanted = msgspec.convert({**known, **changes}, OrphanSettings)
             except msgspec.ValidationError as error:
-                raise UsageError(f"orphans: {error}") from None
+                raise UsageError(in_words(error, OrphanSettings)) from None
             check(wanted)
             if wanted.directory:
                 copies = await self._copies()

@@ -7,6 +7,7 @@ import msgspec
 from replicator import events
 from replicator import repset as sets
 from replicator.agent.core import Change, Core, NotFoundError
+from replicator.agent.set_size import SetSize, size_of
 from replicator.repset import ReplicationSet, Rule
 
 
@@ -29,6 +30,10 @@ class Repsets:
 
     def get(self, name: str) -> RepsetView:
         return self._view(self.find(name))
+
+    async def size(self, name: str) -> SetSize:
+        """Counted now."""
+        return await size_of(self.find(name))
 
     async def create(self, name: str, rules: Sequence[Rule]) -> RepsetView:
         async with self._core.change() as change:

@@ -8,8 +8,17 @@ import msgspec
 
 from replicator.addresses import normalise_path
 from replicator.errors import UsageError
-from replicator.orphans import OrphanAction
-from replicator.repset import ReplicationSet, Rule, compile_filter, escape, is_inside, rule_anchor
+from replicator.orphans import OrphanAction, OrphanSettings
+from replicator.orphans import check as check_orphans
+from replicator.repset import (
+    ReplicationSet,
+    Rule,
+    compile_filter,
+    escape,
+    is_inside,
+    overlapping,
+    rule_anchor,
+)
 from replicator.restores import CopyView, Danger, Existing, RestoreRequest, Root
 from replicator.status import TargetDataState
 
@@ -29,6 +38,22 @@ def check_request(request: RestoreRequest) -> None:
         raise UsageError("--only-missing leaves everything as it is that is there: drop --orphans")
     if request.orphans is OrphanAction.MOVE and not request.orphans_directory:
         raise UsageError("--orphans move: name a directory with --orphans-directory")
+    if request.orphans_directory and request.orphans is not OrphanAction.MOVE:
+        raise UsageError("--orphans-directory says where moved ones go: add --orphans move")
+    if not removes and (request.orphans_older_than_days or request.orphans_over_limit):
+        raise UsageError(
+            "--orphans-older-than and --orphans-over-limit say which ones go: add --orphans delete or move"
+        )
+    check_orphans(orphan_settings(request))
+
+
+def orphan_settings(request: RestoreRequest) -> OrphanSettings:
+    """What becomes of names that the copy does not have; limits are those of the host."""
+    return OrphanSettings(
+        action=request.orphans or OrphanAction.KEEP,
+        directory=request.orphans_directory,
+        older_than_days=request.orphans_older_than_days,
+    )
 
 
 def restricted(repset: ReplicationSet, paths: Sequence[str], roots: Sequence[Root]) -> ReplicationSet:
@@ -68,6 +93,13 @@ def job_of(request: RestoreRequest, copy: CopyView) -> Job:
     """Raises UsageError."""
     paths = tuple(dict.fromkeys(normalise_path(path, "path") for path in request.paths))
     repset = restricted(copy.repset, paths, copy.roots)
+    for entry in request.maps:
+        if not any(is_inside(root.source, normalise_path(entry.source, "--map")) for root in copy.roots):
+            begins = ", ".join(root.source for root in copy.roots)
+            raise UsageError(
+                f"--map {entry.source}: the copy begins at {begins}: map that, or a directory above it"
+                " (parts of it are restored with --path)"
+            )
     roots = tuple(
         root for root in copy.roots if not paths or any(is_inside(path, root.source) for path in paths)
     )
@@ -89,6 +121,15 @@ def _place(request: RestoreRequest, root: Root, count: int) -> str:
     if request.maps:
         raise UsageError(f"no map says where {root.source} goes: add --map {root.source}=/path")
     return root.source
+
+
+def check_orphans_directory(directory: str, places: Sequence[str], taken: Sequence[tuple[str, str]]) -> None:
+    """Raises UsageError if moved orphans would come into what is restored, or into one of `taken` (path,
+    what it is). All are real paths.
+    """
+    for path, what in [*((place, f"{place}, which is restored,") for place in places), *taken]:
+        if overlapping(directory, path):
+            raise UsageError(f"--orphans-directory {directory} and {what} overlap: choose another directory")
 
 
 class Facts(NamedTuple):

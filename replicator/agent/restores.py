@@ -11,6 +11,7 @@ Anything else is written as a program would write it: through the mount, if ther
 import os
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,14 +25,21 @@ from replicator.agent.core import Change, Core, NotFoundError
 from replicator.agent.mounts import Mounts
 from replicator.agent.repsets import Repsets
 from replicator.agent.restore_calls import ANY_COPY, Call, ask, calling
-from replicator.agent.restore_checks import Facts, Job, check_request, job_of, refusal
+from replicator.agent.restore_checks import (
+    Facts,
+    Job,
+    check_orphans_directory,
+    check_request,
+    job_of,
+    refusal,
+)
 from replicator.agent.restore_compare import first_newer, not_there, plan_of, what_differs
 from replicator.agent.restore_ending import Ending, lacking_everything
 from replicator.agent.restore_progress import how_it_goes, view_of
 from replicator.agent.state import Connection, Mount, Restore, new_uuid
 from replicator.errors import ReplicatorError, UnreachableError, UsageError
 from replicator.orphans import OrphanAction
-from replicator.receiver.replica_paths import check_target
+from replicator.receiver.replica_paths import RefusedTarget, check_target
 from replicator.restores import CopyView, Danger, Existing, Phase, Plan, RestoreRequest, RestoreView
 from replicator.status import ConnectionState
 from replicator.world import local_zone
@@ -102,6 +110,8 @@ class Restores:
         job = job_of(request, copy)
         places = [await trio.to_thread.run_sync(check_target, place) for place in job.places]
         job = job._replace(places=tuple(places))
+        if request.orphans_directory:
+            await trio.to_thread.run_sync(self._check_orphans_directory, request.orphans_directory, places)
         whole = not request.paths and request.existing is Existing.OVERWRITE
         over_source = connection is not None and whole and job.is_at_home
         if request.paths:
@@ -127,6 +137,18 @@ class Restores:
         assert self._nursery is not None
         self._nursery.start_soon(self._carry_out, restore.uuid)
         return self.get(restore.uuid)
+
+    def _check_orphans_directory(self, directory: str, places: Sequence[str]) -> None:
+        """As for orphans of copies (OR-03). Blocks. UsageError."""
+        try:
+            real = check_target(directory)
+        except RefusedTarget as error:
+            raise UsageError(f"orphans cannot be moved there: {error}") from None
+        taken = [(self._core.home.path, f"the agent's own {self._core.home.path}")]
+        for mount in self._core.state.mounts:
+            taken += [(place, f"{place}, which is captured,") for place in (mount.path, mount.mountpoint)]
+        taken = [(os.path.realpath(place), what) for place, what in taken]
+        check_orphans_directory(real, places, taken)
 
     async def _copy_of(self, request: RestoreRequest) -> tuple[Connection | None, Address, CopyView]:
         try:

@@ -5,6 +5,7 @@ starts at once: http.client alone would take a fifth of that time, most of it fo
 """
 
 import json
+import math
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -70,7 +71,7 @@ class Client:
         timeout_s: float | None = ANSWER_TIMEOUT_S,
     ) -> Any:
         target = "/v1/" + "/".join(quote(part, safe="") for part in path) + query
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else encoded(body)
         try:
             status, answer = _exchange(Home(self.home).api_socket, method, target, data, timeout_s)
         except PermissionError:
@@ -108,6 +109,15 @@ def _exchange(
         while data := connection.recv(65536):
             received += data
     return parse(bytes(received))
+
+
+def encoded(body: Mapping[str, object]) -> bytes:
+    """JSON. UsageError if it has numbers that are none, as `--older-than nan`."""
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except ValueError:
+        wrong = [n for n, v in body.items() if isinstance(v, float) and not math.isfinite(v)]
+        raise UsageError(f"{', '.join(wrong)}: is not a number") from None
 
 
 def encode(method: str, target: str, body: bytes | None, *more: str) -> bytes:

@@ -16,7 +16,7 @@ _REGISTERED = {
     "queue": ("queue",),
     "story": ("story",),
     "why": ("why",),
-    "verify": ("runs",),
+    "runs": ("runs",),
     "trust": ("pair",),
 }
 """Modules whose `register` adds commands of these names."""

@@ -11,7 +11,6 @@ from replicator.cli.options import (
     Checksum,
     Connection,
     Json,
-    MirrorKind,
     Newer,
     Timeout,
     agent,
@@ -101,7 +100,10 @@ def _mirror_start(
         str | None,
         typer.Argument(metavar="[full|difference|log]", help="The same as --mirror.", show_default=False),
     ] = None,
-    mirror: MirrorKind = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option("--mirror", metavar="full|difference|log", help="What it sends: see above."),
+    ] = None,
     kind_option: Annotated[str | None, typer.Option("--kind", hidden=True)] = None,
     newer: Newer = False,
     checksum: Checksum = False,
@@ -109,8 +111,9 @@ def _mirror_start(
 ) -> None:
     """Copy the whole set, or what differs, to the target while changes flow.
 
-    "log": only what was noted as changed while both sides were apart.
-    Files that differ in size or time are sent whole; with --checksum, only their blocks that differ.
+    "full": every file. "difference" (the default): files that differ in size or time are sent whole; with
+    --checksum, only their blocks that differ. "log": only what was noted as changed while both sides were
+    apart.
     """
     wanted = mirror or kind_option or kind
     if newer:

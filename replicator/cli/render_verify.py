@@ -11,6 +11,7 @@ from rich.text import Text
 from replicator.cli.units import bytes_text, count_text, seconds_text
 
 _SHOWN = 50
+_REASONS = 3  # of one run, in a list of many
 _COUNTS = ("missing_files", "missing_directories", "different_files", "different_directories", "extra")
 
 
@@ -90,6 +91,7 @@ def runs(reports: Sequence[Mapping[str, Any]]) -> RenderableType:
         "bytes",
         "sent",
         "matched",
+        "skipped",
         "problems",
         "took",
         "rate",
@@ -106,11 +108,24 @@ def runs(reports: Sequence[Mapping[str, Any]]) -> RenderableType:
             bytes_text(report["bytes"]),
             bytes_text(report["sent_bytes"]),
             bytes_text(report["matched_bytes"]),
+            count_text(report["skipped"]),
             count_text(report["problem_count"]),
             seconds_text(report["elapsed_s"]),
             f"{bytes_text(report['rate_bytes_per_s'])}/s",
         )
-    return table if reports else Text("no run has ended yet")
+    if not reports:
+        return Text("no run has ended yet")
+    return Group(table, *(line for report in reports for line in _problems(report)))
+
+
+def _problems(report: Mapping[str, Any]) -> list[RenderableType]:
+    """What a run could not do, and why: the first of it."""
+    shown = report["problems"][:_REASONS]
+    when = f"{_when(report['finished'])} {report['kind']}"
+    lines = [f"{when}: {problem['path']}: {problem['reason']}" for problem in shown]
+    if shown and report["problem_count"] > len(shown):
+        lines.append(f"{when}: … and {count_text(report['problem_count'] - len(shown))} more")
+    return [Text(line, style="yellow") for line in lines]
 
 
 def verifications(reports: Sequence[Mapping[str, Any]]) -> RenderableType:

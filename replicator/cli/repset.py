@@ -82,6 +82,21 @@ def rename(context: typer.Context, name: RepsetName, new_name: NewName, json: Js
     output.emit(agent(context).post("repsets", name, "rename", body={"new_name": new_name}), json, "repset")
 
 
+@app.command("size", epilog="Example: dtctl repset size web")
+def size(context: typer.Context, name: RepsetName, json: Json = False) -> None:
+    """Count the files of a set and their bytes, as they are now."""
+    found = agent(context).post("repsets", name, "size", timeout_s=None)
+    if json:
+        output.print_json(found)
+        return
+    from replicator.cli.units import bytes_text, count_text, seconds_text
+
+    output.say(
+        f"{name}: {count_text(found['files'])} files, {bytes_text(found['bytes'])};"
+        f" counted in {seconds_text(found['elapsed_s'])}"
+    )
+
+
 @app.command("copy", epilog="Example: dtctl repset copy web web-test")
 def copy(context: typer.Context, name: RepsetName, new_name: NewName, json: Json = False) -> None:
     """Create a set with the same rules."""

@@ -1,4 +1,4 @@
-"""`dtctl verify`, `dtctl runs`: whether a copy is what its source is, and how runs ended."""
+"""`dtctl verify`: whether a copy is what its source is."""
 
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 Checksum = Annotated[
     bool, typer.Option("--checksum", help="Compare the content of all files, whatever sizes and times are.")
 ]
-Remirror = Annotated[bool, typer.Option("--remirror", help="Bring what differs. Extra names stay.")]
+Remirror = Annotated[bool, typer.Option("--remirror", help="Bring what differs; extra names are orphans.")]
 Newer = Annotated[
     bool, typer.Option("--newer", help="Bring only files that are newer on the source. Wrong for databases.")
 ]
@@ -189,26 +189,3 @@ def background(
     body: dict[str, object] = {"action": "background", "bytes_per_s": bytes_per_s, "remirror": remirror}
     text = f"compared at {bytes_per_s} bytes per second" if bytes_per_s else "not compared in the background"
     _say(context, connection, body, text, json)
-
-
-def runs(
-    context: typer.Context,
-    connection: Annotated[
-        str | None, typer.Argument(metavar="[CON]", help="Connection; without it, all.", show_default=False)
-    ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="So many of the newest.")] = 20,
-    json: Json = False,
-) -> None:
-    """Show how mirrors, recoveries and verifications ended."""
-    client = agent(context)
-    keys = [connection] if connection is not None else [str(c["id"]) for c in client.get("connections")]
-    found: list[Any] = []
-    for key in keys:
-        reports = client.get("connections", key, "runs", count=count)
-        found += [{"connection": key, **report} for report in reports]
-    found.sort(key=lambda report: report["finished"])
-    output.emit(found[-count:], json, "runs")
-
-
-def register(root: typer.Typer) -> None:
-    root.command("runs", epilog="Example: dtctl runs 1")(runs)

@@ -224,11 +224,23 @@ def data_extents(descriptor: int, size: int, offset: int = 0) -> Iterator[tuple[
                 yield offset, size - offset
                 return
             raise
-        if start >= size:
+        end = data_end(descriptor, start, size) if start < size else start
+        if end <= start:
             return
-        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         yield start, end - start
         offset = end
+
+
+def data_end(descriptor: int, start: int, size: int) -> int:
+    """Where the data that was found at `start` ends, `size` at most; `start` if the file was cut off before
+    it meanwhile.
+    """
+    try:
+        return min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # beyond the end (lseek(2))
+            return start
+        raise
 
 
 def write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:

@@ -6,7 +6,14 @@ import stat
 from collections import deque
 
 from replicator import limits
-from replicator.fs.attributes import attributes_of, data_extents, identity_of, proc_path, read_xattrs
+from replicator.fs.attributes import (
+    attributes_of,
+    data_end,
+    data_extents,
+    identity_of,
+    proc_path,
+    read_xattrs,
+)
 from replicator.mirror import digests, moved
 from replicator.mirror.order import parent_of
 from replicator.mirror.patches import ALIGN_BYTES, Block, PatchRequest, Range, Todo, merged
@@ -269,4 +276,4 @@ def _next_data(descriptor: int, start: int, stop: int) -> tuple[int, int]:
         if error.errno == errno.EINVAL:  # holes are unknown here
             return start, stop
         raise
-    return data, min(os.lseek(descriptor, data, os.SEEK_HOLE), stop) if data < stop else stop
+    return data, data_end(descriptor, data, stop) if data < stop else stop

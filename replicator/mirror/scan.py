@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from replicator import limits
-from replicator.fs.attributes import attributes_of, data_extents, identity_of, read_xattrs
+from replicator.fs.attributes import attributes_of, data_end, data_extents, identity_of, read_xattrs
 from replicator.fs.beneath import Root
 from replicator.fs.many_states import read_states
 from replicator.mirror import alike, packed
@@ -381,12 +381,14 @@ class Source:
             try:
                 directory_fd = self.root.open_directory(directory)
             except NotADirectoryError:
-                yield 1, 0
+                yield 1, self._size_at(directory)
                 continue
             except OSError:
                 continue
             try:
                 state = os.fstat(directory_fd)
+                if state.st_dev != self.root.device:
+                    continue  # mounted there: no mirror brings it
                 directories, names = _names_in(self._size_filter, directory_fd, directory, state)
                 stack += directories
                 size = read_states(directory_fd, names).bytes_of_files()
@@ -395,6 +397,19 @@ class Source:
             finally:
                 os.close(directory_fd)
             yield len(names), size
+
+    def _size_at(self, path: bytes) -> int:
+        """Of what is no directory."""
+        try:
+            directory_fd = self.root.open_directory(parent_of(path))
+        except OSError:
+            return 0
+        try:
+            return read_states(directory_fd, [path.rpartition(b"/")[2]]).bytes_of_files()
+        except OSError:
+            return 0
+        finally:
+            os.close(directory_fd)
 
     # --- reading ---
 
@@ -555,7 +570,7 @@ class Transfer:
                 start = state.st_size  # only a hole is left
             if start < state.st_size:
                 # One extent a part: a part never covers a hole, and the hole stays one.
-                end = os.lseek(self.descriptor, start, os.SEEK_HOLE)
+                end = data_end(self.descriptor, start, state.st_size)
                 data = os.pread(self.descriptor, min(bytes_max, end - start), start)
                 self.offset = start + len(data) if data else state.st_size
                 extents = ((start, len(data)),) if data else ()

@@ -2,6 +2,7 @@
 
 from replicator.errors import ReplicatorError, UsageError
 from replicator.mirror.mirroring import FORCED, KINDS, LOG, MirrorRun
+from replicator.orphans import MIRROR
 from replicator.sender.changes import Changes, Wake
 from replicator.sender.dirt import Dirt
 from replicator.sender.flow import Flow
@@ -111,6 +112,11 @@ class MirrorCommands:
                 flow.order.walk_names(root)
         self._mirrors.wake_workers()
         self._changes.notify()
+
+    def handle_orphans(self) -> None:
+        """A verification has met some: as a mirror of the whole set, if the target's settings have that."""
+        if self._mirrors.orphans_wanted and self._mirrors.is_exact_now:
+            self.find_orphans(MIRROR)
 
     def stop_orphans(self) -> None:
         """No more names are compared; the copy is as exact as before."""

@@ -93,7 +93,7 @@ class Mirrors:
         self._ended: tuple[MirrorRun, list[int]] | None = None  # and where in each journal
         # Number of the last comparison: larger than any of an earlier process.
         self._comparisons = world.clock.wall_ns() // 1000
-        self._orphans_wanted = False
+        self.orphans_wanted = False
         self._to_settle = ""  # id of a complete run that is not durable on the target yet
 
     # --- beginning and ending ---
@@ -128,7 +128,7 @@ class Mirrors:
             kind, exact, started_ns, newer=newer, checksum=checksum, track=exact_now, settled=False
         )
         run.continued = continued and kind in (FULL, FORCED)
-        run.orphans, run.lists_names = MIRROR, self._orphans_wanted
+        run.orphans, run.lists_names = MIRROR, self.orphans_wanted
         run.distrust_ctime_after_ns = distrust_ctime_after_ns
         for flow in self._flows:
             flow.forget_mirror()
@@ -507,7 +507,7 @@ class Mirrors:
 
     def want_orphans(self, wanted: bool) -> None:
         """Whether the target's settings have mirrors handle its orphans."""
-        self._orphans_wanted = wanted
+        self.orphans_wanted = wanted
         if self.run is not None and self.run.orphans == MIRROR:
             self.run.lists_names = wanted
 

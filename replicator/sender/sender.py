@@ -194,6 +194,7 @@ class Sender:
         self._mirror_commands = commands = MirrorCommands(
             mirrors, flows, memory, dirt, sent, changes, shipper=shipper_wake
         )
+        verifier.met_orphans = commands.handle_orphans
         self._orphans = orphans = OrphanControl(
             mirrors, commands, changes, lambda: world.doorbells.ring(self._agent_bell)
         )

@@ -75,6 +75,7 @@ class Verifier:
         self._world = world
         self._flows = flows
         self._mirrors = mirrors
+        self.met_orphans: Callable[[], None] = lambda: None
         self._pace = pace
         self._totals = totals
         self._changes = changes
@@ -528,6 +529,7 @@ class Verifier:
         if not wanted:
             return
         run.remirrored += len(wanted)
+        run.remirrored_directories += sum(d.is_directory for d in wanted)
         run.happen(VerifyEvent.REPAIR)
         bring(self._mirrors, self._flows, wanted, checksum=run.options.checksum)
         self._changes.notify()
@@ -548,6 +550,8 @@ class Verifier:
         self._sides.clear()
         self._shipper.ring()
         self._ended(run)
+        if run.extra and run.options.remirror and run.phase is VerifyPhase.COMPLETE and not run.background:
+            self.met_orphans()
         self._changes.notify()
 
 

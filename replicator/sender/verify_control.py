@@ -108,7 +108,7 @@ class VerifyControl:
         if schedule is not None:
             check(options)
             if not 0 <= schedule.every_s <= limits.SCHEDULE_MAX_S:
-                raise UsageError(f"every {schedule.every_s:g} s: must be at most a year")
+                raise UsageError(f"every {every_text(schedule.every_s)}: must be at most a year")
         now_s = self._world.clock.wall_ns() / 1e9
         self.state.schedule, self.state.schedule_options = schedule, options
         self.state.next_s = None

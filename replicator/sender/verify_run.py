@@ -106,6 +106,7 @@ class VerifyRun:
     different_directories: int = 0
     extra: int = 0
     remirrored: int = 0
+    remirrored_directories: int = 0  # of them
     left: int = 0
     changing: int = 0
     bytes_out_of_sync: int = 0

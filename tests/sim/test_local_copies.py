@@ -106,6 +106,35 @@ async def test_what_the_kernel_cannot_copy_is_read(
         assert 0 < run.skipped_bytes < run.sent_bytes and len(calls) == 5
 
 
+async def test_one_that_is_cut_off_meanwhile_is_copied_on(
+    monkeypatch: pytest.MonkeyPatch, descriptors: None, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nothing went wrong: what cut it off is in the queue."""
+    async with simulate(3, start=False) as simulation:
+        make(simulation, random.Random(3))
+        monkeypatch.setattr(sessions, "reach", lambda uuid, pid: Reached(simulation))
+        real, calls = os.copy_file_range, []
+
+        def cuts(*arguments: int) -> int:
+            calls.append(arguments)
+            if len(calls) != 4:
+                return real(*arguments)
+            simulation.source.truncate(b"file", arguments[3])
+            count = real(*arguments)
+            simulation.source.write(b"file", FILE_BYTES + 64 * KIB, b"and longer than before")
+            return count
+
+        monkeypatch.setattr(os, "copy_file_range", cuts)
+        simulation.start_receiver()
+        simulation.start_sender()
+        await simulation.drained()
+        simulation.source.settle()
+        await simulation.drained()
+        simulation.assert_equal()
+        run = simulation.status.mirror
+        assert run.complete and not run.problem_count and run.sent_bytes == 0 and len(calls) == 5
+
+
 @pytest.mark.parametrize("seed", range(25))
 async def test_under_changes_cuts_and_kills(
     seed: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock

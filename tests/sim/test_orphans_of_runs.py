@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -21,11 +22,21 @@ from kit.trees import differences, snapshot
 from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import relocate
-from replicator.orphans import FORCE, PREVIEW, START, OrphanAction, OrphanPhase, OrphanReport, OrphanSettings
+from replicator.orphans import (
+    FORCE,
+    MIRROR,
+    PREVIEW,
+    START,
+    OrphanAction,
+    OrphanPhase,
+    OrphanReport,
+    OrphanSettings,
+)
 from replicator.receiver import replica_tree
 from replicator.receiver.replica_tree import ReplicaTree
 from replicator.repset import ReplicationSet, Rule, compile_filter
 from replicator.sender.arguments import SenderOptions
+from replicator.status import VerifyPhase
 
 pytestmark = pytest.mark.sim
 
@@ -109,6 +120,31 @@ async def test_a_mirror_deletes_them(autojump_clock: trio.testing.MockClock) -> 
         assert (report.done_files, report.done_directories) == (3, 2)
         assert report.done_bytes == sum(len(f"orphan {name}") for name in ("x", "d/y", "z/1/2"))
         assert report.phase is OrphanPhase.COMPLETE
+
+
+@pytest.mark.parametrize("by", ["remirror", "verify only", "by hand only"])
+async def test_a_verification_that_brings_what_differs_handles_them(
+    by: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    settings = msgspec.structs.replace(DELETE, with_mirrors=by != "by hand only")
+    async with mirrored(settings) as simulation:
+        sender = simulation.sender
+        assert sender is not None
+        put(simulation.target_root, "x", "z/1/2")
+        (simulation.target_root / "a").chmod(0o600)
+        sender.verify_start(remirror=by != "verify only")
+        await until_async(lambda: sender.verify_progress().phase is VerifyPhase.COMPLETE, LONG_S, 0.01)
+        await simulation.drained()
+        assert sender.verify_progress().extra == 2
+        if by == "remirror":
+            report = await handled(simulation)
+            assert (report.done_files, report.done_directories, report.mode) == (2, 2, MIRROR)
+            await simulation.drained()
+            simulation.assert_equal()
+            assert sender.runs(["orphans"], 5)[-1].result == "complete"
+        else:
+            assert {"x", "z/1/2"} <= names_below(simulation.target_root)
+            assert not sender.runs(["orphans"], 5)
 
 
 async def test_by_hand_only(autojump_clock: trio.testing.MockClock) -> None:

@@ -19,7 +19,6 @@ from replicator.errors import ReplicatorError
 from replicator.mirror import digests
 from replicator.mirror.compare import Comparer
 from replicator.schedules import Schedule
-from replicator.sender.arguments import SenderOptions
 from replicator.sender.touched import Touched
 from replicator.sender.verifier import Verifier
 from replicator.sender.verify_run import VerifyOptions
@@ -88,87 +87,6 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
         os.pwrite(file.fileno(), data, offset)
 
 
-def other_object(make: Callable[[Path], object]) -> Callable[[Path], object]:
-    def change(path: Path) -> None:
-        path.unlink()
-        make(path)
-
-    return change
-
-
-def unlinked(path: Path) -> None:
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content)
-
-
-def acl(path: Path) -> None:
-    # version 2; user::rw-, user:1000:r--, group::r--, mask::r--, other::r-- (acl(5), linux/posix_acl_xattr.h)
-    entries = [(1, 6, 2**32 - 1), (2, 4, 1000), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 4, 2**32 - 1)]
-    value = (2).to_bytes(4, "little") + b"".join(
-        tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + who.to_bytes(4, "little")
-        for tag, perm, who in entries
-    )
-    os.setxattr(path, "system.posix_acl_access", value)
-
-
-DIFFERENCES: list[tuple[str, Callable[[Path], object], dict[str, set[str]], bool]] = [
-    # what is changed in the copy, how, what is found, and whether only checksums see it
-    ("file", lambda p: overwrite(p, 1000, b"flipped"), {"file": {"content"}}, True),
-    ("d/e/large", lambda p: overwrite(p, 2 * 1024 * KIB, b"x"), {"d/e/large": {"content"}}, True),
-    ("sparse", lambda p: overwrite(p, 5, b"no zero"), {"sparse": {"content"}}, True),
-    ("file", lambda p: os.truncate(p, 4999), {"file": {"size"}}, False),
-    ("file", lambda p: p.chmod(0o601), {"file": {"mode"}}, False),
-    ("file", lambda p: p.chmod(0o4755), {"file": {"mode"}}, False),
-    ("d", lambda p: p.chmod(0o701), {"d": {"mode"}}, False),
-    ("file", lambda p: os.chown(p, 12, -1), {"file": {"owner"}}, False),
-    ("link", lambda p: os.chown(p, -1, 12, follow_symlinks=False), {"link": {"owner"}}, False),
-    ("file", lambda p: os.setxattr(p, "user.colour", b"red"), {"file": {"xattrs"}}, False),
-    ("file", lambda p: os.removexattr(p, "user.colour"), {"file": {"xattrs"}}, False),
-    ("d/other", lambda p: os.setxattr(p, "user.new", b""), {"d/other": {"xattrs"}}, False),
-    ("file", acl, {"file": {"acl"}}, False),
-    ("link", other_object(lambda p: p.symlink_to("elsewhere")), {"link": {"link text"}}, False),
-    ("link", other_object(lambda p: p.write_bytes(b"")), {"link": {"type"}}, False),
-    ("d/other", other_object(lambda p: os.mkfifo(p, 0o600)), {"d/other": {"type"}}, False),
-    ("one name", unlinked, {"one name": {"hard link"}}, False),
-]
-
-
-@pytest.mark.parametrize("checksum", [False, True])
-@pytest.mark.parametrize("number", range(len(DIFFERENCES)))
-async def test_a_difference_is_found_and_named(
-    number: int, checksum: bool, autojump_clock: trio.testing.MockClock
-) -> None:
-    name, change, expected, hidden = DIFFERENCES[number]
-    async with simulate(1) as simulation:
-        furnish(simulation)
-        await simulation.drained()
-        keeping_times(simulation.target_root / name, change)
-        report = await verified(simulation, checksum=checksum)
-        if hidden and not checksum:
-            assert not found(report)
-            return
-        assert report.difference_count == len(report.differences) == 1
-        (path, aspects), (wanted, names) = *found(report).items(), *expected.items()
-        if names == {"hard link"}:
-            assert path in ("one name", "another name") and "hard link" in aspects
-        else:
-            assert path == wanted
-            assert names <= set(aspects) <= names | ({"content"} if "size" in names and checksum else set())
-        # Nothing was changed.
-        assert found(await verified(simulation, checksum=checksum)) == found(report)
-
-
-@pytest.mark.parametrize("name", ["file", "d", "link", ""])
-async def test_one_nanosecond_is_found(name: str, autojump_clock: trio.testing.MockClock) -> None:
-    async with simulate(2) as simulation:
-        furnish(simulation)
-        await simulation.drained()
-        path = simulation.target_root / name
-        os.utime(path, ns=(0, path.lstat().st_mtime_ns + 1), follow_symlinks=False)
-        assert found(await verified(simulation)) == {name or "": ("mtime",)}
-
-
 async def test_what_is_missing_and_what_is_extra(autojump_clock: trio.testing.MockClock) -> None:
     async with simulate(3) as simulation:
         furnish(simulation)
@@ -213,63 +131,6 @@ async def test_two_files_that_are_one_in_the_copy(autojump_clock: trio.testing.M
         assert not found(await verified(simulation, checksum=True))
 
 
-def everything(root: Path) -> None:
-    """What file systems can hold, of all that a copy is to have."""
-    base = os.fsencode(root)
-    for name in (b"\xff\xfe not text", b"n" * 255, b"line\nbreak", b"set-user-ID", b"no permission"):
-        with open(os.path.join(base, name), "wb") as file:
-            file.write(name * 100)
-    os.chmod(root / "set-user-ID", 0o6755)
-    os.chmod(root / "no permission", 0)
-    deep = base
-    while len(deep) < 3000:
-        deep = os.path.join(deep, b"d" * 200)
-        os.mkdir(deep)
-    (root / "empty").mkdir(mode=0o1777)
-    os.mkfifo(root / "fifo", 0o640)
-    os.mknod(root / "device", 0o20600, os.makedev(1, 7))
-    os.symlink(b"\xff/nowhere", base + b"/link")
-    os.chown(root / "link", 5, 6, follow_symlinks=False)
-    with open(root / "sparse", "wb") as file:
-        file.truncate(5 * 1024 * KIB)
-        os.pwrite(file.fileno(), b"data", 3 * 1024 * KIB)
-    os.link(root / "sparse", root / "empty" / "linked")
-    acl(root / "fifo")
-    os.setxattr(root / "sparse", "user.empty", b"")
-    os.setxattr(root / "empty", "trusted.of root", b"\0\xff")
-    os.utime(root / "sparse", ns=(0, -123_456_789))
-    os.utime(root / "link", ns=(0, 2**62), follow_symlinks=False)
-
-
-@pytest.mark.parametrize("kind", ["full", "difference"])
-@pytest.mark.parametrize("checksum", [False, True])
-async def test_a_tree_of_everything_is_equal(
-    kind: str, checksum: bool, autojump_clock: trio.testing.MockClock
-) -> None:
-    options = SenderOptions(mirror=kind, checksum=checksum and kind == "difference")
-    async with simulate(17, options=options, start=False) as simulation:
-        everything(simulation.source_root)
-        simulation.start_receiver()
-        simulation.start_sender()
-        await simulation.drained()
-        report = await verified(simulation, checksum=checksum)
-        assert not found(report) and not report.problems and not report.changing
-        simulation.assert_equal()
-
-
-async def test_another_device(autojump_clock: trio.testing.MockClock) -> None:
-    async with simulate(18, start=False) as simulation:
-        everything(simulation.source_root)
-        simulation.start_receiver()
-        simulation.start_sender()
-        await simulation.drained()
-        other = other_object(lambda p: os.mknod(p, 0o20600, os.makedev(1, 3)))
-        keeping_times(simulation.target_root / "device", other)
-        assert found(await verified(simulation)) == {"device": ("device",)}
-        assert (await verified(simulation, remirror=True)).remirrored == 1
-        assert not found(await verified(simulation))
-
-
 async def test_a_hole_that_became_data_is_equal(autojump_clock: trio.testing.MockClock) -> None:
     async with simulate(4) as simulation:
         furnish(simulation)
@@ -277,25 +138,6 @@ async def test_a_hole_that_became_data_is_equal(autojump_clock: trio.testing.Moc
         keeping_times(simulation.target_root / "sparse", lambda p: overwrite(p, 0, bytes(64 * KIB)))
         report = await verified(simulation, checksum=True)
         assert not found(report) and report.files == 7 and report.directories == 4
-
-
-@pytest.mark.parametrize("checksum", [False, True])
-@pytest.mark.parametrize("number", range(len(DIFFERENCES)))
-async def test_what_differs_is_brought(
-    number: int, checksum: bool, autojump_clock: trio.testing.MockClock
-) -> None:
-    name, change, _, hidden = DIFFERENCES[number]
-    async with simulate(5) as simulation:
-        furnish(simulation)
-        await simulation.drained()
-        keeping_times(simulation.target_root / name, change)
-        report = await verified(simulation, checksum=checksum, remirror=True)
-        await trio.sleep(1)
-        if not hidden or checksum:
-            assert report.remirrored == 1
-            simulation.assert_equal()
-        assert simulation.status.target_data_state is TargetDataState.OK
-        assert not found(await verified(simulation, checksum=not hidden or checksum))
 
 
 async def test_only_what_differs_travels(autojump_clock: trio.testing.MockClock) -> None:

@@ -219,6 +219,13 @@ HERE = os.getcwd()
             REPSET,
         ),
         ("repset show web", "GET", "repsets/web", None, REPSET),
+        (
+            "repset size web",
+            "POST",
+            "repsets/web/size",
+            {},
+            {"name": "web", "files": 7, "bytes": 4096, "counted": 1.0, "elapsed_s": 0.4},
+        ),
         ("repset delete web", "DELETE", "repsets/web", {}, {}),
         ("repset rename web w2", "POST", "repsets/web/rename", {"new_name": "w2"}, REPSET),
         ("compression set 1 auto", "POST", "connections/1/transmission", {"compression": "auto"}, STATUS),

@@ -7,7 +7,15 @@ import pytest
 
 from replicator.agent.copy_keeper import orders_of
 from replicator.agent.restore_calls import Call
-from replicator.agent.restore_checks import Facts, check_request, dangers, job_of, refusal, restricted
+from replicator.agent.restore_checks import (
+    Facts,
+    check_orphans_directory,
+    check_request,
+    dangers,
+    job_of,
+    refusal,
+    restricted,
+)
 from replicator.agent.state import Connection, ConnectionOptions, State
 from replicator.errors import UsageError
 from replicator.limit_calendar import LimitEntry
@@ -98,8 +106,24 @@ def test_another_directory() -> None:
 def test_maps() -> None:
     assert job_of(request(maps=(Root("/srv", "/mnt"),)), COPY).places == ("/mnt/www",)
     assert job_of(request(maps=(Root("/srv", "/a"), Root("/srv/www", "/b"))), COPY).places == ("/b",)
-    with pytest.raises(UsageError, match="--map /srv/www="):
-        job_of(request(maps=(Root("/etc", "/mnt"),)), COPY)
+    two = copy(roots=(ROOT, Root("/etc/web", "/replica/etc")))
+    with pytest.raises(UsageError, match="no map says where /etc/web goes: add --map /etc/web="):
+        job_of(request(maps=(Root("/srv", "/mnt"),)), two)
+
+
+@pytest.mark.parametrize("wrong", ["/etc", "/srv/www/a", "/srv/ww"])
+def test_a_map_of_what_the_copy_does_not_have(wrong: str) -> None:
+    """Beside one that says all: it means something else than what would happen."""
+    with pytest.raises(UsageError, match=f"--map {wrong}: the copy begins at /srv/www: map that"):
+        job_of(request(maps=(Root("/srv/www", "/mnt"), Root(wrong, "/mnt/other"))), COPY)
+
+
+def test_where_moved_orphans_go() -> None:
+    taken = [("/var/lib/replicator", "the agent's own /var/lib/replicator")]
+    check_orphans_directory("/srv/orphans", ["/srv/www"], taken)
+    for wrong in ("/srv/www", "/srv/www/orphans", "/srv", "/var/lib/replicator/orphans"):
+        with pytest.raises(UsageError, match="overlap: choose another directory"):
+            check_orphans_directory(wrong, ["/srv/www"], taken)
 
 
 def test_paths_restrict_the_set_and_heed_its_rules() -> None:
@@ -128,6 +152,12 @@ def test_a_path_that_is_not_in_the_set(path: str) -> None:
         {"protect": True, "existing": Existing.NEWER},
         {"existing": Existing.MISSING, "orphans": OrphanAction.DELETE},
         {"orphans": OrphanAction.MOVE},
+        {"orphans_directory": "/a"},
+        {"orphans": OrphanAction.DELETE, "orphans_directory": "/a"},
+        {"orphans": OrphanAction.MOVE, "orphans_directory": "a"},
+        {"orphans": OrphanAction.DELETE, "orphans_older_than_days": -1.0},
+        {"orphans_older_than_days": 7.0},
+        {"orphans": OrphanAction.KEEP, "orphans_over_limit": True},
     ],
 )
 def test_contradictions(values: dict[str, object]) -> None:

@@ -72,6 +72,10 @@ class RepsetRoutes:
         body = await read_body(request, NameBody)
         return await self._service.repsets.copy(request.path_params["name"], body.new_name)
 
+    async def size_of_repset(self, request: Request) -> object:
+        await read_body(request, Empty)
+        return await self._service.repsets.size(request.path_params["name"])
+
     def routes(self) -> Routes:
         return {
             "/v1/repsets": {"GET": self.repsets, "POST": self.create_repset},
@@ -79,4 +83,5 @@ class RepsetRoutes:
             "/v1/repsets/{name}/rules": {"POST": self.add_rule, "DELETE": self.remove_rule},
             "/v1/repsets/{name}/rename": {"POST": self.rename_repset},
             "/v1/repsets/{name}/copy": {"POST": self.copy_repset},
+            "/v1/repsets/{name}/size": {"POST": self.size_of_repset},
         }
