@@ -69,7 +69,7 @@ class Client:
         timeout_s: float | None = ANSWER_TIMEOUT_S,
     ) -> Any:
         target = "/v1/" + "/".join(quote(part, safe="") for part in path) + query
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else body_of(body)
         try:
             status, answer = _exchange(Home(self.home).api_socket, method, target, data, timeout_s)
         except PermissionError:
@@ -107,6 +107,14 @@ def _exchange(
         while data := connection.recv(65536):
             received += data
     return parse(bytes(received))
+
+
+def body_of(document: Mapping[str, object]) -> bytes:
+    """Of a request. Raises UsageError for numbers that JSON has no word for."""
+    try:
+        return json.dumps(document, allow_nan=False).encode()
+    except ValueError:
+        raise UsageError("nan and inf are no numbers here: write digits") from None
 
 
 def encode(method: str, target: str, body: bytes | None, *more: str) -> bytes:

@@ -17,6 +17,7 @@ from replicator.cli.options import (
     MirrorKind,
     Newer,
     RepsetName,
+    Route,
     Timeout,
     absolute,
     agent,
@@ -42,6 +43,7 @@ def protect(
     wait: Annotated[bool, typer.Option("--wait", help="Return when the target equals the source.")] = False,
     checksum: Checksum = False,
     lock: Lock = None,
+    route: Route = None,
     compression: Compression = None,
     limit: Limit = None,
     timeout: Timeout = None,
@@ -57,6 +59,8 @@ def protect(
         body["checksum"] = True
     if lock is not None:
         body["lock"] = lock
+    if route is not None:
+        body["route"] = route
     body |= _transmission(compression, limit)
     status = client.post("protect", body=body)
     if wait:
@@ -85,12 +89,7 @@ def connect(
     newer: Newer = False,
     checksum: Checksum = False,
     lock: Lock = None,
-    route: Annotated[
-        str | None,
-        typer.Option(
-            "--route", metavar="HOST[:PORT]", help="Another address of the target, for the data: its network."
-        ),
-    ] = None,
+    route: Route = None,
     compression: Compression = None,
     limit: Limit = None,
     json: Json = False,
@@ -145,6 +144,9 @@ def disconnect(context: typer.Context, connection: Connection, json: Json = Fals
 
 
 def _transmission(compression: str | None, limit: str | None) -> dict[str, str]:
+    for option, text in (("--compression", compression), ("--limit", limit)):
+        if text is not None and not text.strip():
+            raise UsageError(f"{option}: an empty text says nothing; leave the option out")
     given = {"compression": compression, "bandwidth": limit}
     return {name: text for name, text in given.items() if text is not None}
 

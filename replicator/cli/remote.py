@@ -6,7 +6,6 @@ said that it is right. Nothing is sent to any other. Who the user is says a clie
 
 import getpass
 import hashlib
-import json
 import os
 import re
 import socket
@@ -19,7 +18,7 @@ from urllib.parse import quote
 from replicator import limits
 from replicator.access import LoginRequiredError
 from replicator.addresses import Address, parse_host_port
-from replicator.cli.client import ANSWER_TIMEOUT_S, Client, document_of, encode, parse
+from replicator.cli.client import ANSWER_TIMEOUT_S, Client, body_of, document_of, encode, parse
 from replicator.cli.known_servers import KnownServers, Logins
 from replicator.errors import NotPermittedError, ReplicatorError, UnreachableError, UsageError
 
@@ -118,7 +117,7 @@ class RemoteClient(Client):
         fingerprint: str = "",
     ) -> tuple[int, bytes]:
         """One request on a connection of its own. Raises UnreachableError, UnknownServerError."""
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else body_of(body)
         more = [] if token is None else [f"Authorization: Bearer {token}"]
         try:
             with self._connect(fingerprint) as connection:

@@ -350,6 +350,13 @@ HERE = os.getcwd()
             STATUS,
         ),
         (
+            "protect /d backup:/c --route 10.9.0.7",
+            "POST",
+            "protect",
+            {"source": "/d", "destination": "backup:/c", "route": "10.9.0.7"},
+            STATUS,
+        ),
+        (
             "protect /d [::1]:1500:/d",
             "POST",
             "protect",
@@ -746,6 +753,42 @@ def test_usage_errors(home: Path, line: str, capsys: pytest.CaptureFixture[str])
     assert captured.out == ""
     assert captured.err.startswith("dtctl: ")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("limit", "bandwidth", "1", ""),
+        ("limit", "bandwidth", "--target", "backup", " "),
+        ("compression", "set", "1", ""),
+        ("protect", "/d", "backup:/c", "--limit", ""),
+        ("connect", "web", "backup:1500", "--compression", ""),
+        ("schedule", "start", "1", "--queue-percent", "nan"),
+        ("schedule", "start", "1", "--queue-percent", "inf"),
+    ],
+)
+def test_what_says_nothing_changes_nothing(
+    home: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script's variable that nobody has set must not take a limit away."""
+    assert dtctl(home, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("dtctl: ") and captured.err.count("\n") == 1
+
+
+def test_a_limit_is_told_in_the_bytes_that_act(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("POST", "connections/1/transmission", STATUS)
+    for limit, shown in (
+        ("10 % of T1", "10 % of T1 (19 300 bytes per second)"),
+        ("19300, 5", "19300, 5 (3 860 bytes per second on average)"),
+        ("19300", "19300"),
+        ("unlimited", "unlimited"),
+    ):
+        assert dtctl(home, "limit", "bandwidth", "1", limit) == 0
+        assert capsys.readouterr().out == f"connection 1: bandwidth {shown}\n"
 
 
 def test_no_agent(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
