@@ -59,4 +59,7 @@ def calendar(found: Mapping[str, Any]) -> RenderableType:
         table.add_row(mark, entry["label"], days, entry["start"], end, entry["limit"])
     until = datetime.fromtimestamp(found["until"]).strftime("%Y-%m-%d %H:%M") if found["until"] else "–"
     holds = found["label"] or "the limit without a calendar"
-    return Group(table, Text(f"now: {holds}, until {until}"))
+    now = f"now: {holds}, until {until}"
+    if not found["limiting"]:
+        now = "now: none of them, for limiting is off; `dtctl limit on` lets them act"
+    return Group(table, Text(now))

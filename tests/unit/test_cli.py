@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from replicator.agent.transmissions import ConnectionTransmission, TransmissionView
-from replicator.cli import render, render_transmission, units
+from replicator.cli import render, render_schedule, render_transmission, units
 from replicator.cli.client import Client
 from replicator.cli.console import Shell
 from replicator.cli.main import command
@@ -147,12 +147,14 @@ REPSET = {"name": "web", "generation": 2, "rules": [], "connections": [], "advic
 TRANSMISSION = msgspec.to_builtins(
     TransmissionView(
         targets={"backup": TransmissionSettings(compression="auto", bandwidth="10 % of T1")},
+        calendars={"other": ("office",)},
         connections=(
             ConnectionTransmission(
                 id=1,
                 repset="web",
                 target="backup",
                 settings=TransmissionSettings(bandwidth="19300, 5", limiting=False),
+                calendar=(),
                 now=TransmissionStatus(compression="auto", level=2, ratio=3.1, peer_understands=True),
             ),
         ),
@@ -1000,6 +1002,27 @@ def test_version_and_help(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "protect" in capsys.readouterr().out
     assert run(DTCTL, ["--version"]) == 0
     assert capsys.readouterr().out.startswith("dtctl ")
+
+
+def test_a_calendar_that_is_switched_off_says_so() -> None:
+    def row(**more: Any) -> str:
+        (connection,) = TRANSMISSION["connections"]
+        found = {**TRANSMISSION, "targets": {}, "calendars": {}, "connections": [{**connection, **more}]}
+        return shown(render_transmission.transmission(found)).splitlines()[1]
+
+    settings = {"compression": "", "bandwidth": "", "limiting": False}
+    assert "unlimited, calendar: night, day" in row(settings=settings, calendar=["night", "day"])
+    assert " off " in row(settings=settings, calendar=["night"])
+    assert " on " in row(settings={**settings, "limiting": True}, calendar=["night"])
+    assert " off " not in row(settings=settings)  # there is nothing that could act
+    assert "calendar: office" in shown(render_transmission.transmission(TRANSMISSION)).splitlines()[2]
+
+    entry = {"label": "night", "days": [], "start": "22:00", "end": "", "limit": "1 MB/s"}
+    calendar = {"entries": [entry], "label": "night", "until": None, "zone": "UTC"}
+    assert "now: night" in shown(render_schedule.calendar({**calendar, "limiting": True}))
+    assert "now: none of them, for limiting is off" in shown(
+        render_schedule.calendar({**calendar, "limiting": False})
+    )
 
 
 def test_how_a_connection_transmits_is_told_in_words() -> None:
