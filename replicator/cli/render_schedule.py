@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.units import bytes_text, seconds_text
+from replicator.transmission_schedule import size_text
 
 
 def schedule(found: Mapping[str, Any]) -> RenderableType:
@@ -21,11 +22,11 @@ def schedule(found: Mapping[str, Any]) -> RenderableType:
         f"at {start['at']}" if start["at"] else "",
         f"every {start['every']}" if start["every"] else "",
         f"when the queue is {start['queue_percent']:g} % full" if start["queue_percent"] is not None else "",
-        f"when {start['queue_bytes']} are queued" if start["queue_bytes"] else "",
+        f"when {size_text(start['queue_bytes'])} are queued" if start["queue_bytes"] else "",
     ]
     stops = [
         f"after {stop['after']}" if stop["after"] else "",
-        f"after {stop['sent_bytes']}" if stop["sent_bytes"] else "",
+        f"when {size_text(stop['sent_bytes'])} are sent" if stop["sent_bytes"] else "",
         "when the queue is empty",
     ]
     if found["target"]:

@@ -38,6 +38,7 @@ from replicator.status import (
     Problem,
     QueueView,
     RecoveryStatus,
+    ScheduleStatus,
     StageLag,
     TargetDataState,
 )
@@ -47,6 +48,7 @@ from replicator.transmission import (
     TransmissionSettings,
     TransmissionStatus,
 )
+from replicator.transmission_schedule import StartCriteria, StopCriteria, TransmissionSchedule
 
 STATUS = ConnectionStatus(
     id=1,
@@ -1002,6 +1004,28 @@ def test_version_and_help(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "protect" in capsys.readouterr().out
     assert run(DTCTL, ["--version"]) == 0
     assert capsys.readouterr().out.startswith("dtctl ")
+
+
+def test_a_schedule_shows_sizes_as_they_were_written() -> None:
+    settings = TransmissionSchedule(
+        start=StartCriteria(queue_bytes="10 MB"), stop=StopCriteria(sent_bytes="1000")
+    )
+    found = shown(render_schedule.schedule(msgspec.to_builtins(ScheduleStatus(settings=settings))))
+    assert "when 10 MB are queued" in found and "when 1000 bytes are sent, when the queue is empty" in found
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("schedule start 1", "--at, --every, --queue-percent, --queue-bytes"),
+        ("schedule stop 1", "--after, --bytes"),
+    ],
+)
+def test_criteria_are_named_as_options(
+    home: Path, line: str, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dtctl(home, *line.split()) == 2
+    assert capsys.readouterr().err.strip().endswith(options)
 
 
 def test_a_calendar_that_is_switched_off_says_so() -> None:
