@@ -478,6 +478,15 @@ class Connections:
         known = ", ".join(str(c.id) for c in self._core.state.connections) or "none"
         raise NotFoundError(f"no connection {key!r}; connections: {known}")
 
+    def find_copied(self, key: str) -> Connection:
+        """The same, of those that have a copy. Raises UsageError for one that only measures."""
+        connection = self.find(key)
+        if is_nowhere(connection.target_host):
+            raise UsageError(
+                f"connection {connection.id} goes to {NOWHERE}: it measures, and there is no copy"
+            )
+        return connection
+
 
 def _captured(path: str, mounts: Sequence[Mount]) -> tuple[Mount, str] | None:
     """The mount that captures a path, and the path relative to it."""

@@ -23,6 +23,7 @@ from replicator.cli.options import (
     agent,
 )
 from replicator.cli.units import target_text
+from replicator.diagnostics import is_nowhere
 from replicator.errors import UsageError
 
 
@@ -140,7 +141,10 @@ def disconnect(context: typer.Context, connection: Connection, json: Json = Fals
     if json:
         output.print_json(ended)
     else:
-        output.say(f"connection {connection} has ended; the copy on the target stays")
+        left = (
+            "what it measured is forgotten" if is_nowhere(ended["target"]) else "the copy on the target stays"
+        )
+        output.say(f"connection {connection} has ended; {left}")
 
 
 def _transmission(compression: str | None, limit: str | None) -> dict[str, str]:

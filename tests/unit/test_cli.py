@@ -316,7 +316,7 @@ HERE = os.getcwd()
             },
             STATUS,
         ),
-        ("disconnect 1", "POST", "connections/1/disconnect", {}, {}),
+        ("disconnect 1", "POST", "connections/1/disconnect", {}, STATUS),
         (
             "mirror start 1",
             "POST",
