@@ -268,8 +268,10 @@ class Door:
         self._contexts = Contexts(settings)
 
     def check_files(self) -> None:
-        """Raises ReplicatorError."""
+        """Raises ReplicatorError, also for a private key that everybody can read."""
         self._contexts.get()
+        certificate, key = self._settings.credentials
+        pem.refuse_public(key or certificate)
 
     async def open(self, stream: trio.SocketStream) -> Channel:
         """A stranger is refused here, by the handshake, and costs nothing else. Raises NotTrusted, OSError,
