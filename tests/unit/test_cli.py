@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from replicator.agent.service import AgentView
 from replicator.agent.transmissions import ConnectionTransmission, TransmissionView
 from replicator.cli import render, render_schedule, render_transmission, units
 from replicator.cli.client import Client
@@ -1004,6 +1005,31 @@ def test_version_and_help(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "protect" in capsys.readouterr().out
     assert run(DTCTL, ["--version"]) == 0
     assert capsys.readouterr().out.startswith("dtctl ")
+
+
+def test_an_agent_says_what_it_is(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view = AgentView(
+        uuid="5a2c",
+        name="alpha",
+        version="0.1.0",
+        pid=4711,
+        home="/h",
+        listen="0.0.0.0:1500",
+        insecure=True,
+        started=1.0,
+        mounts=1,
+        repsets=2,
+        connections=3,
+        receivers=4,
+        logins=5,
+        failed_logins=6,
+    )
+    fake.answer("GET", "agent", msgspec.to_builtins(view))
+    assert dtctl(home, "info") == 0
+    shown = capsys.readouterr().out
+    assert "5 since it started, 6 failed" in shown and "plain text is allowed" in shown  # SC-04
+    assert dtctl(home, "info", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["failed_logins"] == 6
 
 
 def test_a_schedule_shows_sizes_as_they_were_written() -> None:
