@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from replicator import limits
 from replicator.errors import UsageError
 from replicator.local_time import days_around, moment_of, parse_time, span_on
 
@@ -54,6 +55,10 @@ def parse_days(text: str) -> tuple[str, ...]:
     return tuple(day for day in DAYS if day in found)
 
 
+def labels(entries: Sequence[LimitEntry]) -> tuple[str, ...]:
+    return tuple(entry.label for entry in entries)
+
+
 def check(entries: Sequence[LimitEntry]) -> None:
     """UsageError unless they make sense."""
     for entry in entries:
@@ -64,8 +69,11 @@ def check(entries: Sequence[LimitEntry]) -> None:
             raise UsageError(f"{entry.label}: days must be of {', '.join(DAYS)}")
         if not entry.label:
             raise UsageError("an entry of the calendar needs a label")
-    labels = [entry.label for entry in entries]
-    if len(set(labels)) < len(labels):
+        if len(entry.label) > limits.NAME_CHARS or not entry.label.isprintable():
+            raise UsageError(f"a label of the calendar: one line of at most {limits.NAME_CHARS} characters")
+    if len(entries) > limits.CALENDAR_ENTRIES:
+        raise UsageError(f"a calendar has at most {limits.CALENDAR_ENTRIES} entries")
+    if len(set(labels(entries))) < len(entries):
         raise UsageError("each entry of the calendar needs a label of its own")
 
 

@@ -240,6 +240,7 @@ LIMIT_SLACK_NS = 120_000_000  # a sender that wakes late by no more makes up for
 LIMIT_ARREARS_NS = 1_000_000_000  # of later ones so much is remembered,
 LIMIT_REPAID = 0.02  # and comes back with so much more of the rate
 LIMIT_TRICKLE_BYTES = 16  # sent once in a heartbeat, however slow a limit is
+CALENDAR_ENTRIES = 100  # looked at once a second
 BURST_MAX_S = 3600.0  # of a limit of so many bytes in so many seconds
 PEER_SILENCE_S = 12.0  # nothing heard for this long ends a session
 CONNECT_TIMEOUT_S = 10.0

@@ -36,7 +36,7 @@ def _end(criteria: Criteria, session: Session, now: float) -> Outlook:
             at, why = up, "its time is up"
     conditions = ["the queue is empty"]
     if criteria.sent_bytes is not None:
-        conditions.append(f"{criteria.sent_bytes} bytes are sent ({session.sent_bytes} so far)")
+        conditions.append(f"{criteria.sent_text} are sent ({session.sent_bytes} bytes so far)")
     condition = f"when {' or '.join(conditions)}"
     if at is None:
         return Outlook("stop", None, condition)
@@ -75,7 +75,7 @@ def _why_due(criteria: Criteria) -> str:
 def _by_queue(criteria: Criteria) -> str:
     parts = []
     if criteria.queue_bytes is not None:
-        parts.append(f"{criteria.queue_bytes} bytes are queued")
+        parts.append(f"{criteria.queue_text} are queued")
     if criteria.queue_percent is not None:
         parts.append(f"the queue is {criteria.queue_percent:g} % full")
     return f"when {' or '.join(parts)}" if parts else ""

@@ -125,6 +125,7 @@ _UNITS = {
     "mbit/s": 1e6 / 8,
     "gbit/s": 1e9 / 8,
 }
+"""Bytes per second of each, in small letters."""
 _NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,6})?)"
 _RATE = re.compile(_NUMBER + r"\s*([A-Za-z]*(?:/s)?)")
 _PERCENT = re.compile(_NUMBER + r"\s*%\s*(?:of\s+)?(\S.*)")
@@ -132,8 +133,8 @@ _BURST = re.compile(r"([0-9]{1,15})\s*,\s*" + _NUMBER)
 
 
 def parse_limit(text: str) -> Limit | None:
-    """What a limit means: "19300" (bytes per second), "1.5 MB/s", "10 Mbit/s", "10 % of T1", "19300, 5"
-    (bytes, seconds); None for "unlimited" and for no text at all. Raises UsageError.
+    """What a limit means: "19300" (bytes per second), "1.5 MB/s", "10 Mbit/s", "10 % of T1", "25 % of 50
+    Mbit/s", "19300, 5" (bytes, seconds); None for "unlimited" and for no text at all. Raises UsageError.
 
     Rounded down to whole bytes: a line is never given more than was said.
     """
@@ -148,9 +149,9 @@ def parse_limit(text: str) -> Limit | None:
         percent = float(match[1])
         if not 0 < percent <= 100:
             raise UsageError(f"limit {text!r}: must be more than 0 and at most 100 %")
-        limit = Limit(math.floor(round(_link(match[2]) / 8 * percent / 100, 6)))
-    elif (match := _RATE.fullmatch(words)) and match[2].lower() in _UNITS:
-        limit = Limit(math.floor(round(float(match[1]) * _UNITS[match[2].lower()], 6)))
+        limit = Limit(_whole(_link(match[2]) * percent / 100))
+    elif (rate := _rate(words)) is not None:
+        limit = Limit(_whole(rate))
     else:
         raise UsageError(
             f'limit {text!r}: write it as "10 MB/s", "10 % of T1", "19300, 5" (bytes, seconds), or unlimited'
@@ -160,11 +161,36 @@ def parse_limit(text: str) -> Limit | None:
     return limit
 
 
-def _link(name: str) -> int:
-    known = {_plain(link): rate for link, rate in LINKS_BIT_PER_S.items()}
+def _whole(bytes_per_s: float) -> int:
+    return math.floor(round(bytes_per_s, 6))
+
+
+def _rate(words: str) -> float | None:
+    """Bytes per second of "10 MB/s"; None: that is no rate. Raises UsageError where it may be bits or bytes:
+    to guess would be wrong by a factor of 8.
+    """
+    match = _RATE.fullmatch(words)
+    if match is None:
+        return None
+    unit = match[2]
+    if unit.endswith(("b/s", "bps", "Bps")):
+        power = "k" if unit[0] in "kK" else unit[:-3][:1].upper()
+        count = match[1]
+        raise UsageError(f"{words!r}: bytes or bits? Write {count} {power}B/s or {count} {power}bit/s")
+    factor = _UNITS.get(unit.lower())
+    return None if factor is None else float(match[1]) * factor
+
+
+def _link(name: str) -> float:
+    """Bytes per second of one of the links, or of a rate as a line is sold with. Raises UsageError."""
+    known = {_plain(link): bits / 8 for link, bits in LINKS_BIT_PER_S.items()}
     rate = known.get(_plain(name))
     if rate is None:
-        raise UsageError(f"link {name!r}: must be one of {', '.join(LINKS_BIT_PER_S)}")
+        rate = _rate(name)
+    if rate is None:
+        raise UsageError(
+            f'link {name!r}: write a rate, as "50 Mbit/s", or one of {", ".join(LINKS_BIT_PER_S)}'
+        )
     return rate
 
 

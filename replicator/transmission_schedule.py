@@ -91,6 +91,8 @@ class Criteria(NamedTuple):
     after_s: float | None = None
     sent_bytes: int | None = None
     window: Window | None = None
+    queue_text: str = ""  # `queue_bytes` and `sent_bytes` in the words of their user
+    sent_text: str = ""
 
     @property
     def repeats(self) -> bool:
@@ -126,7 +128,15 @@ def compiled(schedule: TransmissionSchedule, zone: tzinfo) -> Criteria:
         after_s=_interval(stop.after, "after") if stop.after else None,
         sent_bytes=_size(stop.sent_bytes, "a session") if stop.sent_bytes else None,
         window=window if window.opens else None,
+        queue_text=size_text(start.queue_bytes),
+        sent_text=size_text(stop.sent_bytes),
     )
+
+
+def size_text(text: str) -> str:
+    """A size as its user wrote it; "10" → "10 bytes"."""
+    words = " ".join(text.split())
+    return f"{words} bytes" if words.isdigit() else words
 
 
 def _interval(text: str, what: str) -> float:

@@ -344,7 +344,8 @@ async def _run_in_thread(function: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(function)
 
 
-async def _connect_tcp(host: str, port: int) -> trio.abc.HalfCloseableStream:
+async def connect_tcp(host: str, port: int) -> trio.SocketStream:
+    """Raises OSError with the reason that one of the addresses had: trio says only that all have failed."""
     try:
         return await trio.open_tcp_stream(host, port)
     except OSError as error:
@@ -363,7 +364,7 @@ class World:
     disk: Disk = field(default_factory=RealDisk)
     clock: Clock = field(default_factory=RealClock)
     random: Random = field(default_factory=Random)
-    connect: Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]] = _connect_tcp
+    connect: Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]] = connect_tcp
     shared_memory: Callable[[str, int, bool], SharedMemory] = MappedFile  # path, size, create
     doorbells: Doorbells = field(default_factory=FifoDoorbells)
     zone: tzinfo = field(default_factory=local_zone)

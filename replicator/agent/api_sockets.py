@@ -27,7 +27,7 @@ from replicator.addresses import Address, parse_host_port
 from replicator.agent.audit import Sparing
 from replicator.agent.control_tls import ControlTls, certified_user
 from replicator.agent.gate import Gate, Peer
-from replicator.agent.listener import open_listeners
+from replicator.agent.listener import note_other_port, open_listeners, permitted
 from replicator.agent.throttle import network
 from replicator.errors import ReplicatorError, UsageError
 from replicator.events import EventRing
@@ -87,7 +87,9 @@ class ApiSockets:
         clients.cancel()
 
     async def _open_port(self, listen: str, tls: ControlTls) -> list[trio.SocketListener]:
-        address = parse_host_port(listen, any_port=True)
+        asked = parse_host_port(listen)
+        address = permitted(asked, limits.CONTROL_PORT)
+        note_other_port(self._ring, asked, address)
         try:
             listeners = await open_listeners(address)
         except ReplicatorError as error:  # on this host the agent can still be used

@@ -12,8 +12,8 @@ from replicator.agent.core import Core, NotFoundError
 from replicator.agent.state import Connection
 from replicator.agent.transmissions import known_target
 from replicator.errors import UsageError
-from replicator.limit_calendar import LimitEntry, check, in_force, parse_days
-from replicator.transmission import parse_limit
+from replicator.limit_calendar import LimitEntry, check, in_force, labels, parse_days
+from replicator.transmission import TransmissionSettings, parse_limit
 from replicator.world import local_zone
 
 
@@ -33,12 +33,15 @@ class TargetCalendarRequest(CalendarRequest, frozen=True, kw_only=True):
 
 
 class CalendarView(msgspec.Struct, frozen=True, kw_only=True):
-    """`label` of the entry that holds now, "" if the full-time limit does; `until`: when that may change."""
+    """`label` of the entry that holds now, "" if the full-time limit does; `until`: when that may change.
+    `limiting` False: nothing of it acts, TX-04.
+    """
 
     entries: tuple[LimitEntry, ...]
     label: str
     until: float | None
     zone: str
+    limiting: bool
 
 
 class CalendarService:
@@ -49,11 +52,13 @@ class CalendarService:
         self._connections = connections
 
     async def show(self, key: str) -> CalendarView:
-        return _view(self._connections.find(key).options.limit_calendar)
+        options = self._connections.find(key).options
+        return _view(options.limit_calendar, options.transmission)
 
     def show_target(self, host: str) -> CalendarView:
         state = self._core.state
-        return _view(state.calendar_of(known_target(state, host)))
+        host = known_target(state, host)
+        return _view(state.calendar_of(host), state.transmission_of(host))
 
     async def act(self, key: str, request: CalendarRequest) -> CalendarView:
         """It holds when this returns."""
@@ -66,7 +71,7 @@ class CalendarService:
             await change.save(connections=tuple(other if c.uuid == other.uuid else c for c in known))
         self._note(f"connection {other.id}", entries)
         await self._tell(other)
-        return _view(entries)
+        return _view(entries, options.transmission)
 
     async def act_on_target(self, request: TargetCalendarRequest) -> CalendarView:
         """The same for the limit that all connections to a target share."""
@@ -80,11 +85,11 @@ class CalendarService:
         for connection in self._core.state.connections:
             if connection.host == host:
                 await self._tell(connection)
-        return _view(entries)
+        return _view(entries, self._core.state.transmission_of(host))
 
     def _note(self, what: str, entries: tuple[LimitEntry, ...]) -> None:
-        labels = ", ".join(entry.label for entry in entries) or "none"
-        self._core.events.add(events.CALENDAR_CHANGED, what=what, labels=labels)
+        text = ", ".join(labels(entries)) or "none"
+        self._core.events.add(events.CALENDAR_CHANGED, what=what, labels=text)
 
     async def _tell(self, connection: Connection) -> None:
         own = msgspec.to_builtins(connection.options.limit_calendar)
@@ -92,22 +97,23 @@ class CalendarService:
         await self._core.children.tell_sender(connection, "set_limit_calendar", entries=own, target=target)
 
 
-def _view(entries: tuple[LimitEntry, ...]) -> CalendarView:
+def _view(entries: tuple[LimitEntry, ...], settings: TransmissionSettings) -> CalendarView:
     zone = local_zone()
     entry, until = in_force(entries, time.time(), zone)
     label = entry.label if entry is not None else ""
-    return CalendarView(entries=entries, label=label, until=until, zone=str(zone))
+    return CalendarView(entries=entries, label=label, until=until, zone=str(zone), limiting=settings.limiting)
 
 
 def changed(entries: tuple[LimitEntry, ...], request: CalendarRequest) -> tuple[LimitEntry, ...]:
     """UsageError unless what is asked for makes sense."""
-    others = tuple(entry for entry in entries if entry.label != request.label)
+    label = request.label.strip()
+    others = tuple(entry for entry in entries if entry.label != label)
     if request.action == "clear":
         return ()
     if request.action == "remove":
         if len(others) == len(entries):
-            known = ", ".join(entry.label for entry in entries) or "none"
-            raise NotFoundError(f"no entry {request.label!r} in the calendar; entries: {known}")
+            known = ", ".join(labels(entries)) or "none"
+            raise NotFoundError(f"no entry {label!r} in the calendar; entries: {known}")
         return others
     if request.action != "add":
         raise UsageError(f"action {request.action!r}: must be one of add, remove, clear")
@@ -115,6 +121,6 @@ def changed(entries: tuple[LimitEntry, ...], request: CalendarRequest) -> tuple[
         raise UsageError("an entry needs a limit: '1 MB/s', '10 % of T1', or unlimited")
     parse_limit(request.limit)
     days, limit = parse_days(request.days), " ".join(request.limit.split())
-    entry = LimitEntry(label=request.label, start=request.start, end=request.end, days=days, limit=limit)
+    entry = LimitEntry(label=label, start=request.start, end=request.end, days=days, limit=limit)
     check((*others, entry))
     return (*others, entry)

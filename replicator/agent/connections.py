@@ -73,6 +73,7 @@ def _with_synchrony(status: ConnectionStatus, view: SyncView | None) -> Connecti
 
 
 THIS_HOST = "this host"
+_DONE = {"start": "started", "resume": "resumed", "pause": "paused", "stop": "stopped"}
 _MIRROR_EVENTS = {
     "start": events.MIRROR_STARTED,
     "stop": events.MIRROR_STOPPED,
@@ -286,11 +287,8 @@ class Connections:
     async def transmit(self, key: str, action: str) -> ConnectionStatus:
         connection = self.find(key)
         await self._ask(connection, f"transmit_{action}")
-        if action in ("start", "resume"):
-            self._core.events.add(events.TRANSMISSION_STARTED, id=connection.id)
-        else:
-            how = "paused" if action == "pause" else "stopped"
-            self._core.events.add(events.TRANSMISSION_STOPPED, id=connection.id, how=how)
+        type_ = events.TRANSMISSION_STARTED if action in ("start", "resume") else events.TRANSMISSION_STOPPED
+        self._core.events.add(type_, id=connection.id, how=_DONE[action])
         return await self.status(connection)
 
     async def wait(self, key: str, timeout_s: float | None) -> ConnectionStatus:
@@ -479,6 +477,15 @@ class Connections:
             raise UsageError(f"replication set {key!r} has several connections: name one of {numbers}")
         known = ", ".join(str(c.id) for c in self._core.state.connections) or "none"
         raise NotFoundError(f"no connection {key!r}; connections: {known}")
+
+    def find_copied(self, key: str) -> Connection:
+        """The same, of those that have a copy. Raises UsageError for one that only measures."""
+        connection = self.find(key)
+        if is_nowhere(connection.target_host):
+            raise UsageError(
+                f"connection {connection.id} goes to {NOWHERE}: it measures, and there is no copy"
+            )
+        return connection
 
 
 def _captured(path: str, mounts: Sequence[Mount]) -> tuple[Mount, str] | None:

@@ -6,11 +6,11 @@
 import hashlib
 import os
 import ssl
-import stat
 from typing import Protocol
 
 from replicator.config import Access as Settings
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ReplicatorError
+from replicator.security import pem
 
 
 class ControlTls(Protocol):
@@ -68,7 +68,10 @@ class Tls:
         return found
 
     def _load(self) -> ssl.SSLContext:
-        _refuse_public(self._key)
+        try:
+            pem.refuse_public(self._key)
+        except ReplicatorError as error:
+            raise ConfigError(f"access.key: {error}") from None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(["http/1.1"])
@@ -96,15 +99,6 @@ def _first_certificate(path: str) -> bytes:
         text = file.read()
     end = "-----END CERTIFICATE-----"
     return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERT") :].partition(end)[0] + end)
-
-
-def _refuse_public(path: str) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise ConfigError(f"access.key: {path}: {error.strerror}") from None
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise ConfigError(f"access.key: {path} can be read or written by everybody: chmod o= {path}")
 
 
 def _no_passphrase() -> bytes:

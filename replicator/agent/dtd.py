@@ -25,7 +25,7 @@ from replicator.agent.children import Children
 from replicator.agent.core import Core
 from replicator.agent.eventlog import EventLog
 from replicator.agent.launcher import Launcher, code_version
-from replicator.agent.listener import Greeter, PortInUseError, open_listeners, permitted
+from replicator.agent.listener import Greeter, PortInUseError, note_other_port, open_listeners, permitted
 from replicator.agent.peers import EVERYBODY, Peers, make_identity, settings_of
 from replicator.agent.process import NOTIFY_VARIABLE, Process
 from replicator.agent.service import Service
@@ -213,9 +213,7 @@ async def run_agent(
                 ring.add(events.IDENTITY_MADE, fingerprint=fingerprint)
             if settings.allow_plain:
                 ring.add(events.PLAIN_ALLOWED, peers=_plain_text(settings.allow_plain))
-            if asked.port != listen.port and asked != permitted(asked):
-                first, last = limits.PORT_FIRST, limits.PORT_LAST
-                ring.add(events.PORT_OUT_OF_RANGE, port=asked.port, listen=listen, first=first, last=last)
+            note_other_port(ring, asked, listen)
             async with trio.open_nursery() as answering:  # ends once the last answer is given
                 async with trio.open_nursery() as starting:
                     starting.start_soon(_cancel_on_stop, service, starting.cancel_scope)

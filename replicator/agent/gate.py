@@ -96,15 +96,19 @@ class Gate:
                 self.audit.seen(caller)
             return
         self.audit.refused(caller, command)
+        raise self._denied(caller)
+
+    def _denied(self, caller: Caller) -> NotPermittedError:
+        """What says who would have been let in."""
         admins, monitors = (
             group or "(none is configured)"
             for group in (self.settings.admin_group, self.settings.monitor_group)
         )
         if caller.access is Access.MONITOR:
-            raise NotPermittedError(
+            return NotPermittedError(
                 f"{caller.user} may only look here; to change something takes root, or the group {admins}"
             )
-        raise NotPermittedError(
+        return NotPermittedError(
             f"{caller.user} has no access to this agent; it takes root, or the group {admins} or {monitors}"
         )
 
@@ -127,7 +131,7 @@ class Gate:
         caller = await self._remote(name, peer, "password")
         if caller.access is Access.NONE:
             self.audit.login_failed(name, peer.address, "is in no group that has access")
-            self.require(caller, Access.MONITOR, "login")
+            raise self._denied(caller)
         token = self._sessions.open(name, self._clock())
         self.audit.let_in(caller)
         return token, caller

@@ -44,10 +44,17 @@ class PortInUseError(ListenError):
     """Another program has it."""
 
 
-def permitted(address: Address) -> Address:
+def permitted(address: Address, default_port: int = limits.PORT) -> Address:
     """NT-02: the same host, and a port that an agent may listen on: the default for any other."""
     allowed = limits.PORT_FIRST <= address.port <= limits.PORT_LAST
-    return address if allowed else Address(address.host, limits.PORT)
+    return address if allowed else Address(address.host, default_port)
+
+
+def note_other_port(ring: EventRing, asked: Address, listen: Address) -> None:
+    """Say so if the port that was asked for is not permitted. `listen`: where is listened instead."""
+    if asked != permitted(asked):
+        first, last = limits.PORT_FIRST, limits.PORT_LAST
+        ring.add(events.PORT_OUT_OF_RANGE, port=asked.port, listen=listen, first=first, last=last)
 
 
 async def open_listeners(address: Address) -> list[trio.SocketListener]:

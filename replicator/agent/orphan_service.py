@@ -96,7 +96,7 @@ class OrphanService:
         """`start`, `stop`, `pause`, `resume`. `dry_run`: only say what would happen. `over_limit`: a person
         has seen how many they are.
         """
-        connection = self._connections.find(key)
+        connection = self._connections.find_copied(key)
         run = ""
         if action == "start":
             mode = PREVIEW if dry_run else FORCE if over_limit else START

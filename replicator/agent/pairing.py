@@ -27,6 +27,7 @@ from replicator.security.pairing import (
 )
 from replicator.security.tls import TlsError, TlsStream
 from replicator.security.trust import KnownCertificate, KnownPeer
+from replicator.world import connect_tcp
 
 
 class PairingView(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +144,7 @@ class Pairing:
         return known
 
     async def _pair(self, address: Address, code: str) -> KnownPeer:
-        stream = await trio.open_tcp_stream(address.host, address.port)
+        stream = await connect_tcp(address.host, address.port)
         async with stream:
             await stream.send_all(encode_greeting(NO_CONNECTION, PURPOSE))
             secured = TlsStream(stream, tls.unverified_client_context(), server=False)
@@ -151,6 +152,8 @@ class Pairing:
             mine = self._hello()
             await channel.send(mine)
             theirs = await channel.receive(PairHello)
+            if theirs.uuid == mine.uuid:
+                raise PairingError(f"not paired: {address} is this same agent")
             if pem.der_of(theirs.certificate) != secured.peer_certificate:
                 raise PairingError(f"not paired: somebody stands between this host and {address}")
             certificates = await trio.to_thread.run_sync(load_certificates)

@@ -199,7 +199,7 @@ def check_route(route: str, target: Address | None) -> str:
         raise UsageError(f"route: nothing of a connection to {NOWHERE} leaves this host; leave it out")
     if is_nowhere(parse_host_port(route).host):
         raise UsageError(f"route {route!r}: is another address of the target, and {NOWHERE} is none")
-    return str(parse_host_port(route))
+    return route  # without a port, if there is none: that of the target is meant, see `address_of`
 
 
 def address_of(connection: Connection, own: Address) -> Address:

@@ -22,7 +22,8 @@ class ProtectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     destination: str
     lock: str = TargetLock.NONE
     checksum: bool = False  # of files that are there already, and differ, only blocks that differ are sent
-    compression: str = ""  # these two as in ConnectRequest
+    route: str = ""  # these three as in ConnectRequest
+    compression: str = ""
     bandwidth: str = ""
 
 
@@ -60,6 +61,7 @@ async def protect(
                 mirror="difference" if request.checksum else await _first_mirror(target),
                 checksum=request.checksum,
                 lock=request.lock,
+                route=request.route,
                 compression=request.compression,
                 bandwidth=request.bandwidth,
             ),

@@ -20,6 +20,7 @@ from replicator.transmission_schedule import (
     TransmissionSchedule,
     Window,
     compiled,
+    size_text,
 )
 from replicator.world import local_zone
 
@@ -71,7 +72,13 @@ class ScheduleService:
         """What connections to it obey that have no schedule of their own."""
         host = known_target(self._core.state, host)
         settings = self._core.state.schedules.get(host, NOTHING)
-        return ScheduleStatus(settings=settings, holds=settings.holds, target=host)
+        if settings == NOTHING:
+            reason = "no schedule is set"
+        elif settings.holds:
+            reason = "each connection by its own queue: dtctl schedule show CON"
+        else:
+            reason = "the schedule is disabled"
+        return ScheduleStatus(settings=settings, holds=settings.holds, target=host, next_reason=reason)
 
     async def act(self, key: str, request: ScheduleRequest) -> ScheduleStatus:
         """Change the settings. They hold when this returns."""
@@ -145,8 +152,8 @@ def changed(known: TransmissionSchedule, request: ScheduleRequest) -> Transmissi
 
 
 def _made(kind: Any, action: str, given: dict[str, Any]) -> Any:
-    found = {name: value for name, value in given.items() if name in kind.__struct_fields__ and value}
-    foreign = [name for name in given if name not in kind.__struct_fields__ and given[name]]
+    found = {name: value for name, value in given.items() if value != ""}
+    foreign = [name for name in found if name not in kind.__struct_fields__]
     if foreign:
         raise UsageError(f"{foreign[0]}: is none of {action}, which has {', '.join(kind.__struct_fields__)}")
     if not found:
@@ -165,11 +172,11 @@ def described(schedule: TransmissionSchedule) -> str:
     if start.queue_percent is not None:
         parts.append(f"when the queue is {start.queue_percent:g} % full")
     if start.queue_bytes:
-        parts.append(f"when {start.queue_bytes} are queued")
+        parts.append(f"when {size_text(start.queue_bytes)} are queued")
     if stop.after:
         parts.append(f"for at most {stop.after}")
     if stop.sent_bytes:
-        parts.append(f"at most {stop.sent_bytes} a session")
+        parts.append(f"at most {size_text(stop.sent_bytes)} a session")
     if window.opens:
         parts.append(f"between {window.opens} and {window.closes}")
     text = ", ".join(parts) or "none"

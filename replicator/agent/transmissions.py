@@ -12,6 +12,7 @@ from replicator.agent.connections import Connections
 from replicator.agent.core import Core, NotFoundError
 from replicator.agent.state import Connection, State
 from replicator.errors import UsageError
+from replicator.limit_calendar import labels
 from replicator.status import ConnectionStatus
 from replicator.transmission import TransmissionSettings, TransmissionStatus
 
@@ -35,6 +36,7 @@ class ConnectionTransmission(msgspec.Struct, frozen=True, kw_only=True):
     repset: str
     target: str  # host
     settings: TransmissionSettings
+    calendar: tuple[str, ...]  # labels of its entries; they go before the limit of `settings`
     now: TransmissionStatus
 
 
@@ -42,6 +44,7 @@ class TransmissionView(msgspec.Struct, frozen=True, kw_only=True):
     """All of this source."""
 
     targets: dict[str, TransmissionSettings]
+    calendars: dict[str, tuple[str, ...]]  # of targets: labels
     connections: tuple[ConnectionTransmission, ...]
     zstd_levels: tuple[int, ...]  # of the levels from 1 on
     links_bit_per_s: dict[str, int]
@@ -59,12 +62,14 @@ class Transmissions:
         state = self._core.state
         return TransmissionView(
             targets=state.transmissions,
+            calendars={host: labels(entries) for host, entries in state.limit_calendars.items()},
             connections=tuple(
                 ConnectionTransmission(
                     id=connection.id,
                     repset=connection.repset.name,
                     target=connection.host,
                     settings=connection.options.transmission,
+                    calendar=labels(connection.options.limit_calendar),
                     now=now.get(connection.uuid, TransmissionStatus()),
                 )
                 for connection in state.connections

@@ -62,7 +62,7 @@ class VerifyService:
 
     async def act(self, key: str, request: VerifyRequest) -> VerifyView:
         """Do what is asked for (VF-01, VF-04)."""
-        connection, run, action = self._connections.find(key), "", request.action
+        connection, run, action = self._connections.find_copied(key), "", request.action
         if action == "start":
             run = str(await self._ask(connection, "verify_start", **request.options))
             wanted = msgspec.convert(request.options, VerifyProgress).options_text

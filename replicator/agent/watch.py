@@ -108,7 +108,7 @@ def _transmission_changes(before: ConnectionStatus, now: ConnectionStatus) -> It
     if ended is not None and ended != began and now.transmit_mode is TransmitMode.SCHEDULED:
         yield events.TRANSMISSION_STOPPED, {"id": now.id, "how": f"stopped: {now.schedule.last_end}"}
     if began is not None and began != ended and now.schedule.session_why != BY_HAND:
-        yield events.TRANSMISSION_STARTED, {"id": now.id}
+        yield events.TRANSMISSION_STARTED, {"id": now.id, "how": f"started: {now.schedule.session_why}"}
     if _is_not_understood(now.transmission) and not _is_not_understood(before.transmission):
         yield events.LEVELS_UNAVAILABLE, {"id": now.id, "target": now.target}
 

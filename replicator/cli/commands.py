@@ -10,7 +10,7 @@ import typer
 
 _REGISTERED = {
     "connect": ("protect", "connect", "disconnect"),
-    "status": ("status",),
+    "status": ("status", "info"),
     "connection": ("wait", "mirror", "replicate", "transmit", "target"),
     "lag": ("lag",),
     "queue": ("queue",),

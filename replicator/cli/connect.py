@@ -18,11 +18,13 @@ from replicator.cli.options import (
     MirrorKind,
     Newer,
     RepsetName,
+    Route,
     Timeout,
     absolute,
     agent,
 )
 from replicator.cli.units import target_text
+from replicator.diagnostics import is_nowhere
 from replicator.errors import ReplicatorError, UsageError
 
 
@@ -43,6 +45,7 @@ def protect(
     wait: Annotated[bool, typer.Option("--wait", help="Return when the target equals the source.")] = False,
     checksum: Checksum = False,
     lock: Lock = None,
+    route: Route = None,
     compression: Compression = None,
     limit: Limit = None,
     timeout: Timeout = None,
@@ -58,6 +61,8 @@ def protect(
         body["checksum"] = True
     if lock is not None:
         body["lock"] = lock
+    if route is not None:
+        body["route"] = route
     body |= _transmission(compression, limit)
     status = client.post("protect", body=body)
     if wait:
@@ -86,12 +91,7 @@ def connect(
     newer: Newer = False,
     checksum: Checksum = False,
     lock: Lock = None,
-    route: Annotated[
-        str | None,
-        typer.Option(
-            "--route", metavar="HOST[:PORT]", help="Another address of the target, for the data: its network."
-        ),
-    ] = None,
+    route: Route = None,
     compression: Compression = None,
     limit: Limit = None,
     json: Json = False,
@@ -142,7 +142,10 @@ def disconnect(context: typer.Context, connection: Connection, json: Json = Fals
     if json:
         output.print_json(ended)
     else:
-        output.say(f"connection {connection} has ended; the copy on the target stays")
+        left = (
+            "what it measured is forgotten" if is_nowhere(ended["target"]) else "the copy on the target stays"
+        )
+        output.say(f"connection {connection} has ended; {left}")
         for guard in _guards(agent(context)):
             if ended["uuid"] in guard["copies"]:  # FO-18: a monitor lives on
                 name = guard["name"]
@@ -158,6 +161,9 @@ def _guards(client: Client) -> list[dict[str, Any]]:
 
 
 def _transmission(compression: str | None, limit: str | None) -> dict[str, str]:
+    for option, text in (("--compression", compression), ("--limit", limit)):
+        if text is not None and not text.strip():
+            raise UsageError(f"{option}: an empty text says nothing; leave the option out")
     given = {"compression": compression, "bandwidth": limit}
     return {name: text for name, text in given.items() if text is not None}
 

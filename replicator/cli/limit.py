@@ -7,7 +7,9 @@ import typer
 from replicator.cli import limit_schedule, output
 from replicator.cli.options import Json, agent
 from replicator.cli.transmission import Target, split, tell
+from replicator.cli.units import count_text
 from replicator.errors import UsageError
+from replicator.transmission import parse_limit
 
 app = typer.Typer(help="Limits of the bandwidth that is used.")
 app.add_typer(limit_schedule.app, name="schedule")
@@ -34,15 +36,24 @@ def bandwidth(
 ) -> None:
     """Limit a connection, or all connections to a target together.
 
-    Bytes per second, a percentage of a link ("dtctl limit links"), or BYTES, SECONDS: so many bytes at once,
-    then nothing until the seconds are over.
+    Bytes per second, a percentage of a line ("25 % of 50 Mbit/s", "dtctl limit links"), or BYTES, SECONDS: so
+    many bytes at once, then nothing until the seconds are over.
     """
     connection, limit = split(words, target, "a limit")
     what, found = tell(agent(context), connection, target, {"bandwidth": limit})
     if json:
         output.print_json(found)
     else:
-        output.say(f"{what}: bandwidth {limit}")
+        output.say(f"{what}: bandwidth {limit}{_in_bytes(limit)}")
+
+
+def _in_bytes(text: str) -> str:
+    """What acts of a limit that was written in another way."""
+    limit = parse_limit(text)
+    if limit is None or text.strip().isdigit():
+        return ""
+    average = " on average" if limit.seconds else ""
+    return f" ({count_text(limit.bytes_per_s)} bytes per second{average})"
 
 
 def _switch(name: str, limiting: bool, help_text: str) -> None:
@@ -74,4 +85,4 @@ def links(context: typer.Context, json: Json = False) -> None:
         output.print_json(found)
         return
     for name, bit_per_s in found.items():
-        output.say(f"{name:20} {bit_per_s / 8:>15,.0f} bytes per second".replace(",", " "))
+        output.say(f"{name:20} {count_text(bit_per_s / 8):>15} bytes per second")

@@ -49,6 +49,12 @@ Lock = Annotated[
         help="What others may do with the copy while it is kept: read it, nothing, or (default) everything.",
     ),
 ]
+Route = Annotated[
+    str | None,
+    typer.Option(
+        "--route", metavar="HOST[:PORT]", help="Another address of the target, for the data: its network."
+    ),
+]
 Compression = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from replicator.cli.render_guards import fence
 from replicator.cli.render_recovery import ends_text
 from replicator.cli.render_verify import verified
 from replicator.cli.units import bytes_text, count_text, seconds_text, target_text
+from replicator.diagnostics import is_nowhere
 
 _PIPE_COLUMNS = 240  # nobody wraps a pipe: cells are never cut there
 
@@ -329,6 +330,9 @@ def mirror_bar(status: Mapping[str, Any]) -> RenderableType:
 def _notes(status: Mapping[str, Any]) -> list[Text]:
     """Reasons a person should read, one line each."""
     notes = []
+    if is_nowhere(str(status["target"])):
+        text = f"measures only, there is no copy: dtctl diagnostics report {status['id']}"
+        notes.append(Text(f"{status['id']} {status['repset']}: {text}", style="yellow"))
     for member in ("state_reason", "target_status_reason"):
         if status.get(member):
             style = "yellow" if status.get("state") == "Scheduled" else "red"

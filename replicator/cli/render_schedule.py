@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.units import bytes_text, seconds_text
+from replicator.transmission_schedule import size_text
 
 
 def schedule(found: Mapping[str, Any]) -> RenderableType:
@@ -21,11 +22,11 @@ def schedule(found: Mapping[str, Any]) -> RenderableType:
         f"at {start['at']}" if start["at"] else "",
         f"every {start['every']}" if start["every"] else "",
         f"when the queue is {start['queue_percent']:g} % full" if start["queue_percent"] is not None else "",
-        f"when {start['queue_bytes']} are queued" if start["queue_bytes"] else "",
+        f"when {size_text(start['queue_bytes'])} are queued" if start["queue_bytes"] else "",
     ]
     stops = [
         f"after {stop['after']}" if stop["after"] else "",
-        f"after {stop['sent_bytes']}" if stop["sent_bytes"] else "",
+        f"when {size_text(stop['sent_bytes'])} are sent" if stop["sent_bytes"] else "",
         "when the queue is empty",
     ]
     if found["target"]:
@@ -59,4 +60,7 @@ def calendar(found: Mapping[str, Any]) -> RenderableType:
         table.add_row(mark, entry["label"], days, entry["start"], end, entry["limit"])
     until = datetime.fromtimestamp(found["until"]).strftime("%Y-%m-%d %H:%M") if found["until"] else "–"
     holds = found["label"] or "the limit without a calendar"
-    return Group(table, Text(f"now: {holds}, until {until}"))
+    now = f"now: {holds}, until {until}"
+    if not found["limiting"]:
+        now = "now: none of them, for limiting is off; `dtctl limit on` lets them act"
+    return Group(table, Text(now))

@@ -1,6 +1,6 @@
 """How compression and limits look to people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,21 +15,28 @@ def transmission(found: Mapping[str, Any]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("of", "compression", "bandwidth", "limiting", "now"):
         table.add_column(column)
-    for host, settings in sorted(found["targets"].items()):
-        table.add_row(Text(f"target {host}"), *_settings(settings), Text(""))
+    targets, calendars = found["targets"], found["calendars"]
+    for host in sorted({*targets, *calendars}):
+        settings = _settings(targets.get(host, {}), calendars.get(host, ()))
+        table.add_row(Text(f"target {host}"), *settings, Text(""))
     for connection in found["connections"]:
         name = f"connection {connection['id']} ({connection['repset']} to {connection['target']})"
-        table.add_row(Text(name), *_settings(connection["settings"]), Text(now(connection["now"])))
-    if not found["connections"] and not found["targets"]:
+        settings = _settings(connection["settings"], connection["calendar"])
+        table.add_row(Text(name), *settings, Text(now(connection["now"])))
+    if not found["connections"] and not targets and not calendars:
         return Text("no connections")
     levels = ", ".join(f"{n} = {zstd}" for n, zstd in enumerate(found["zstd_levels"], 1))
     return Group(table, Text(f"compression levels, and what zstd calls them: {levels}", style="dim"))
 
 
-def _settings(settings: Mapping[str, Any]) -> list[Text]:
-    limiting = "" if not settings["bandwidth"] else "on" if settings["limiting"] else "off"
-    words = (settings["compression"] or "–", settings["bandwidth"] or "unlimited", limiting)
-    return [Text(word) for word in words]
+def _settings(settings: Mapping[str, Any], calendar: Sequence[str]) -> list[Text]:
+    """Columns; `settings` {}: nothing was said."""
+    bandwidth = settings.get("bandwidth") or ""
+    limiting = "" if not bandwidth and not calendar else "on" if settings.get("limiting", True) else "off"
+    limit = bandwidth or "unlimited"
+    if calendar:
+        limit += f", calendar: {', '.join(calendar)}"
+    return [Text(word) for word in (settings.get("compression") or "–", limit, limiting)]
 
 
 def now(status: Mapping[str, Any]) -> str:

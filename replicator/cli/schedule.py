@@ -7,6 +7,7 @@ import typer
 from replicator.cli import output
 from replicator.cli.options import Json, agent
 from replicator.cli.transmission import Target, Whose, act, ask, whose
+from replicator.errors import UsageError
 
 app = typer.Typer(
     help="When a connection transmits: start and stop criteria, and a window.",
@@ -49,6 +50,8 @@ def start(
     json: Json = False,
 ) -> None:
     """Say what starts a session. It replaces all start criteria there were."""
+    if not (at or every or queue_bytes or queue_percent is not None):
+        raise UsageError("say what starts a session: --at, --every, --queue-percent, --queue-bytes")
     body: dict[str, object] = {
         "action": "start",
         "at": at,
@@ -71,6 +74,8 @@ def stop(
     json: Json = False,
 ) -> None:
     """Say what ends a session before the queue is empty. It replaces all stop criteria there were."""
+    if not (after or sent):
+        raise UsageError("say what ends a session: --after, --bytes")
     _act(context, connection, target, {"action": "stop", "after": after, "sent_bytes": sent}, json)
 
 

@@ -1,5 +1,6 @@
-"""`dtctl status`: states and statistics of connections."""
+"""`dtctl status`: states and statistics of connections. `dtctl info`: the agent itself."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from replicator.errors import ReplicatorError
 
 def register(app: typer.Typer) -> None:
     app.command("status", epilog="Examples: dtctl status  |  dtctl status 1 --json")(status)
+    app.command("info", epilog="Example: dtctl info")(info)
 
 
 def status(
@@ -39,6 +41,25 @@ def status(
         output.print_json([found])  # a list in every case: one program reads both forms
     else:
         output.emit(found, False, "connection")
+
+
+def info(context: typer.Context, json: Json = False) -> None:
+    """Show which agent this is, what it has, and how many have logged in."""
+    found = agent(context).get("agent")
+    if json:
+        output.print_json(found)
+        return
+    since = f"{datetime.fromtimestamp(found['started']):%Y-%m-%d %H:%M:%S}"
+    plain = "; plain text is allowed: dtctl identity" if found["insecure"] else ""
+    output.say(f"agent      {found['name']} ({found['uuid']}), version {found['version']}")
+    output.say(f"running    since {since}, pid {found['pid']}")
+    output.say(f"home       {found['home']}")
+    output.say(f"listens on {found['listen']}{plain}")
+    output.say(
+        f"has        {found['mounts']} captured directories, {found['repsets']} replication sets,"
+        f" {found['connections']} connections, {found['receivers']} copies of others"
+    )
+    output.say(f"logins     {found['logins']} since it started, {found['failed_logins']} failed")
 
 
 def _show_questions(client: Client) -> None:

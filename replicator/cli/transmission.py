@@ -31,10 +31,11 @@ def split(words: list[str], target: str | None, what: str) -> tuple[str | None, 
     if target is not None:
         if len(words) != 1:
             raise UsageError(f"with --target HOST one more word is needed: {what}")
-        return None, words[0]
-    if len(words) != 2:
+    elif len(words) != 2:
         raise UsageError(f"two words are needed: a connection (or --target HOST), and {what}")
-    return words[0], words[1]
+    if not words[-1].strip():  # a script's variable that nobody has set must not take a limit away
+        raise UsageError(f"an empty text is not {what}")
+    return (None if target is not None else words[0]), words[-1]
 
 
 def whose(words: list[str], target: str | None, *wanted: str) -> tuple[str | None, list[str]]:

@@ -57,7 +57,8 @@ def pair(
         str | None, typer.Argument(metavar="HOST[:PORT]", help="The other agent, which shows a code.")
     ] = None,
     code: Annotated[
-        str | None, typer.Option("--code", help="The code it shows; -: read it from standard input.")
+        str | None,
+        typer.Option("--code", metavar="CODE", help="The code it shows; -: read it from standard input."),
     ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Show a code here, for 10 minutes, to be typed there.")
@@ -113,7 +114,8 @@ def list_(context: typer.Context, json: Json = False) -> None:
     for peer in found:
         state = f"revoked {_date(peer['revoked'])}" if peer["revoked"] else f"paired {_date(peer['added'])}"
         more = ", restores from all copies" if peer["restores_all"] else ""
-        output.say(f"{peer['name']}  {peer['fingerprint'][:47]}…  {state}{more}  {peer['address']}".rstrip())
+        output.say(f"{peer['name']}  {state}{more}  {peer['address']}".rstrip())
+        output.say(f"  fingerprint  {peer['fingerprint']}")
 
 
 @app.command("revoke", epilog="Example: dtctl trust revoke alpha")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from replicator.diagnostics import is_nowhere
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -36,5 +38,7 @@ def seconds_text(seconds: float) -> str:
 
 def target_text(status: Mapping[str, Any]) -> str:
     """Which agent gets the copy of a connection."""
+    if is_nowhere(str(status["target"])):
+        return f"{status['target']} (measures only: there is no copy)"
     name, address = str(status["target"]), str(status.get("target_address") or "")
     return name if address in ("", name) else f"{name} ({address})"

@@ -27,6 +27,7 @@ from replicator.security.revocation import parse as parse_revocations
 from replicator.security.settings import SecuritySettings
 from replicator.security.tls import TlsError, TlsStream
 from replicator.security.trust import KnownPeer, NotTrusted, Peer, TrustStore, judge
+from replicator.world import connect_tcp
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -163,7 +164,7 @@ async def dial(address: Address, settings: SecuritySettings) -> Channel:
     """A channel to the agent at an address. Raises OSError, ChannelRefused, and ReplicatorError if a file of
     ours is damaged.
     """
-    stream = await trio.open_tcp_stream(address.host, address.port)
+    stream = await connect_tcp(address.host, address.port)
     try:
         return await secure(stream, address, settings)
     except BaseException:
@@ -267,8 +268,10 @@ class Door:
         self._contexts = Contexts(settings)
 
     def check_files(self) -> None:
-        """Raises ReplicatorError."""
+        """Raises ReplicatorError, also for a private key that everybody can read."""
         self._contexts.get()
+        certificate, key = self._settings.credentials
+        pem.refuse_public(key or certificate)
 
     async def open(self, stream: trio.SocketStream) -> Channel:
         """A stranger is refused here, by the handshake, and costs nothing else. Raises NotTrusted, OSError,

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import ssl
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,6 +75,16 @@ def write_secret(path: str, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def refuse_public(path: str) -> None:
+    """Raises ReplicatorError if others than its owner and group can read or write a secret."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ReplicatorError(f"{path}: cannot be used: {error.strerror}") from None
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ReplicatorError(f"{path}: can be read or written by everybody: chmod o= {path}")
 
 
 @contextmanager

@@ -29,6 +29,11 @@ def test_a_directory_is_measured(tmp_path: Path) -> None:
         text = alpha.dtctl("diagnostics", "report", connection).out
         assert "absence of one hour" in text and "T1" in text
         assert alpha.json("diagnostics", "reset", connection)["change_bytes"] == 0
+        for words in (("verify", connection), ("orphans", "start", connection)):
+            refused = alpha.dtctl(*words)
+            assert refused.code == 2 and "it measures, and there is no copy" in refused.err, words
+        for words in ((), (connection,)):  # nobody is to take it for protection
+            assert "there is no copy" in alpha.dtctl("status", *words).out
         alpha.json("disconnect", connection)
         refused = alpha.dtctl("connect", status["repset"], "Diagnostics", "--route", "127.0.0.1:1500")
         assert refused.code == 2 and refused.err.count("\n") == 1 and "leaves this host" in refused.err

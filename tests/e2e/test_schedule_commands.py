@@ -1,5 +1,7 @@
 """A transmission schedule with real agents: outside of a session nothing leaves the source, over restarts."""
 
+import re
+
 import pytest
 from kit.patience import until
 from kit.protected import protected
@@ -15,8 +17,8 @@ def test_between_sessions_nothing_leaves(tmp_path) -> None:  # type: ignore[no-u
         (pair.source / "small").write_text("waits")
         status = until(lambda: s if (s := pair.status)["connected_since"] is None else None)
         assert status["state"] == status["transmit_mode"] == "Scheduled"
-        assert "1000000 bytes are queued" in status["state_reason"]
-        assert "1000000 bytes" in alpha.dtctl("why", str(pair.source / "small")).out
+        assert "when 1 MB are queued" in status["state_reason"]
+        assert "1 MB are queued" in alpha.dtctl("why", str(pair.source / "small")).out
         assert alpha.json("lag", pair.id)["waits_for"] == status["state_reason"]
         alpha.stop()
         alpha.start()
@@ -26,8 +28,10 @@ def test_between_sessions_nothing_leaves(tmp_path) -> None:  # type: ignore[no-u
         (pair.source / "large").write_bytes(bytes(1_200_000))
         until(lambda: (pair.copy / "large").exists() and pair.status["transmit_mode"] == "Scheduled")
         assert (pair.copy / "small").read_text() == "waits"
-        told = [event["id"] for event in alpha.json("events") if event["id"] in (4014, 4015)]
-        assert told[-2:] == [4014, 4015]
+        told = [event for event in alpha.json("events") if event["id"] in (4014, 4015)]
+        assert [event["id"] for event in told[-2:]] == [4014, 4015]
+        assert re.search(r"started: \d+ bytes are queued$", told[-2]["text"]), told[-2]
+        assert told[-1]["text"].endswith("stopped: the queue is empty")
 
         assert alpha.dtctl("schedule", "window", pair.id, "21:00", "21:00").code == 2
         (pair.source / "more").write_text("flows")

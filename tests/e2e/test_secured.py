@@ -80,6 +80,7 @@ def test_a_stranger_is_refused_and_one_line_pairs(tmp_path: Path) -> None:
         assert alpha.dtctl("trust", "list").out.split()[0] == "beta"
         shown = beta.json("identity")["fingerprint"]
         assert alpha.json("trust", "list")[0]["fingerprint"] == shown
+        assert shown in alpha.dtctl("trust", "list").out  # as a whole: it is there to be compared
         for agent in (alpha, beta):
             home = Home(str(agent.home))
             modes = [os.stat(path).st_mode & 0o777 for path in (home.credentials, home.trust)]
@@ -110,6 +111,11 @@ def test_wrong_codes_close_pairing_and_nobody_stands_between(tmp_path: Path) -> 
     with dtd.running(tmp_path, "alpha", "beta", configuration=SECURED) as (alpha, beta):
         assert alpha.dtctl("pair", beta.address, "--code", "ABCD-EFGH-JKLM").code == 1
         assert events_of(beta, "pairing is not open")
+        nobody = alpha.dtctl("pair", "127.0.0.1:9", "--code", "ABCD-EFGH-JKLM")
+        assert nobody.code == 3 and "Connection refused" in nobody.err, nobody.err
+        code = alpha.json("pair", "--show")["code"]
+        itself = alpha.dtctl("pair", alpha.address, "--code", code)
+        assert itself.code == 1 and "is this same agent" in itself.err, itself.err
         code = beta.json("pair", "--show")["code"]
         assert re.fullmatch(r"[A-Z2-9]{4}(-[A-Z2-9]{4}){2}", code)
         with between(beta.port) as proxy:

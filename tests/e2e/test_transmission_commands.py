@@ -9,6 +9,7 @@ import pytest
 from kit import dtd
 from kit.counting_proxy import CountingProxy, counting_proxy
 from kit.patience import until
+from kit.protected import protected
 from kit.trees import assert_same_tree
 
 pytestmark = pytest.mark.e2e
@@ -114,3 +115,31 @@ def test_a_limit_is_kept_where_it_arrives(rate: int, tmp_path: Path) -> None:
         assert_same_tree(source, copy)
     assert mean == pytest.approx(rate, rel=0.03)
     assert worst <= 1.2 * rate
+
+
+def test_the_configuration_says_what_new_connections_get(tmp_path: Path) -> None:
+    """[transmission] of the source, unless somebody says something else; target.keep_deleted (RP-04)."""
+    source, copy, kept = tmp_path / "source", tmp_path / "copy", tmp_path / "kept"
+    source.mkdir()
+    (source / "file").write_text("precious")
+    said = '[transmission]\ncompression = "3"\nbandwidth = "40 % of 1 Gbit Ethernet"\n'
+    with protected(
+        tmp_path,
+        configuration=said + "[mirror]\nreplication_ratio = 5\n",
+        beta_configuration=f'[target]\nkeep_deleted = "{kept}"\n',
+    ) as pair:
+        now = pair.status["transmission"]
+        assert (now["compression"], now["limit"]) == ("3", "40 % of 1 Gbit Ethernet")
+        assert now["limit_bytes_per_s"] == 50_000_000
+        (source / "file").unlink()
+        pair.drained()
+        assert not (copy / "file").exists()
+        assert [path.read_text() for path in (kept / pair.status["uuid"]).rglob("file")] == ["precious"]
+        pair.assert_equal()
+        # What is said of a target, or with the command, goes before it.
+        alpha, host = pair.alpha, ("--target", "127.0.0.1")
+        assert alpha.dtctl("compression", "set", *host, "auto").code == 0
+        other = tmp_path / "other"
+        other.mkdir()
+        made = alpha.json("protect", other, f"{pair.beta.address}:{tmp_path / 'second'}", "--limit", "1 MB/s")
+        assert made["transmission"]["compression"] == "auto" and made["transmission"]["limit"] == "1 MB/s"

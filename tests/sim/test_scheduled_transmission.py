@@ -123,7 +123,7 @@ async def test_a_session_of_so_many_bytes(autojump_clock: trio.testing.MockClock
         assert 10**6 <= sent <= 10**6 + 300_000, sent
         assert simulation.status.transmit_mode is TransmitMode.SCHEDULED
         assert 300_000 < simulation.status.queued_bytes < 10**6
-        assert "1000000 bytes are queued" in simulation.status.state_reason
+        assert "when 1 MB are queued" in simulation.status.state_reason
         tell(simulation, TransmissionSchedule())
         await simulation.drained()
         simulation.assert_equal()

@@ -159,3 +159,25 @@ async def test_keys_that_were_used_enough_are_no_loss_of_the_connection(
         assert status.connected_since != before and status.state is ConnectionState.STARTED
         events = [entry.event for entry in simulation.sender.story.since()]
         assert "connected again" in events and "connection lost" not in events
+
+
+async def test_a_ratio_lets_changes_go_first_and_ends_the_mirror_all_the_same(autojump_clock: Any) -> None:
+    """RP-05, with a program that writes all the time; it may be set while the mirror runs."""
+    settings = SenderOptions(mirror="full", replication_ratio=20)
+    async with simulate(5, options=settings, start=False) as simulation:
+        for number in range(200):
+            write(simulation, b"before%d" % number, TEXT[:20_000])
+        simulation.start_receiver()
+        sender = simulation.start_sender()
+        held = 0
+        simulation.source.create(b"log")
+        for number in range(400):
+            simulation.source.write(b"log", number * 1000, bytes(1000))
+            held += sender.mirrors.mix.holds
+            await trio.sleep(0.001)
+        assert held, "no step ever had to wait for changes"
+        assert sender.mirrors.mix.ratio == 20
+        sender.configure(remirror="log", reconnect=True, replication_ratio=0)
+        assert not sender.mirrors.mix.holds
+        await simulation.drained()
+        simulation.assert_equal()

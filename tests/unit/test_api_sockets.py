@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import trio
 from hypercorn.config import Config as HypercornConfig
+from kit import dtd
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from replicator import limits
+from replicator import events, limits
 from replicator.agent.api_sockets import ApiSockets
+from replicator.agent.control_tls import ControlTls
 from replicator.agent.gate import Gate
 from replicator.config import Access as Settings
 from replicator.events import Event, EventRing
@@ -38,6 +41,7 @@ class Server:
         self.path = path
         self.told: list[Event] = []
         self.stop = trio.Event()
+        self.remote: tuple[str, ControlTls] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -45,7 +49,7 @@ class Server:
         app: Any = Starlette(routes=[Route("/who", _who), Route("/much", _much)])
         sockets = ApiSockets(app, HypercornConfig(), Gate(Settings(), ring), ring)
         async with trio.open_nursery() as nursery:
-            await nursery.start(sockets.serve, str(self.path), None, self.stop.wait)
+            await nursery.start(sockets.serve, str(self.path), self.remote, self.stop.wait)
             yield
             self.stop.set()
 
@@ -69,6 +73,25 @@ async def test_the_kernel_says_who_is_there(server: Server) -> None:
             answer += part
     if os.geteuid() == 0:
         assert answer.endswith(b"\r\n\r\nroot DT_FULL_ACCESS")
+
+
+class _Shown:
+    fingerprint = "AA:BB"
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+async def test_remote_control_has_no_port_of_the_system(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NT-02 holds for it, too."""
+    monkeypatch.setattr(limits, "CONTROL_PORT", dtd.free_port())
+    server.remote = "127.0.0.1:1024", _Shown()
+    async with server.running():
+        await (await trio.open_tcp_stream("127.0.0.1", limits.CONTROL_PORT)).aclose()
+    assert [event.id for event in server.told[:2]] == [events.PORT_OUT_OF_RANGE.id, events.REMOTE_CONTROL.id]
+    assert str(limits.CONTROL_PORT) in server.told[0].text and "1024 is not from 1025" in server.told[0].text
 
 
 async def test_a_socket_that_was_left_is_replaced(server: Server) -> None:

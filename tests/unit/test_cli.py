@@ -16,8 +16,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from replicator.agent.service import AgentView
 from replicator.agent.transmissions import ConnectionTransmission, TransmissionView
-from replicator.cli import render, render_transmission, units
+from replicator.cli import render, render_schedule, render_transmission, units
 from replicator.cli.client import Client
 from replicator.cli.console import Shell
 from replicator.cli.main import command
@@ -38,6 +39,7 @@ from replicator.status import (
     Problem,
     QueueView,
     RecoveryStatus,
+    ScheduleStatus,
     StageLag,
     TargetDataState,
 )
@@ -47,6 +49,7 @@ from replicator.transmission import (
     TransmissionSettings,
     TransmissionStatus,
 )
+from replicator.transmission_schedule import StartCriteria, StopCriteria, TransmissionSchedule
 
 STATUS = ConnectionStatus(
     id=1,
@@ -147,12 +150,14 @@ REPSET = {"name": "web", "generation": 2, "rules": [], "connections": [], "advic
 TRANSMISSION = msgspec.to_builtins(
     TransmissionView(
         targets={"backup": TransmissionSettings(compression="auto", bandwidth="10 % of T1")},
+        calendars={"other": ("office",)},
         connections=(
             ConnectionTransmission(
                 id=1,
                 repset="web",
                 target="backup",
                 settings=TransmissionSettings(bandwidth="19300, 5", limiting=False),
+                calendar=(),
                 now=TransmissionStatus(compression="auto", level=2, ratio=3.1, peer_understands=True),
             ),
         ),
@@ -319,7 +324,7 @@ HERE = os.getcwd()
             },
             STATUS,
         ),
-        ("disconnect 1 --json", "POST", "connections/1/disconnect", {}, {}),
+        ("disconnect 1 --json", "POST", "connections/1/disconnect", {}, STATUS),
         (
             "mirror start 1",
             "POST",
@@ -354,6 +359,13 @@ HERE = os.getcwd()
             "POST",
             "protect",
             {"source": "/d", "destination": "/c", "compression": "3", "bandwidth": "19300,5"},
+            STATUS,
+        ),
+        (
+            "protect /d backup:/c --route 10.9.0.7",
+            "POST",
+            "protect",
+            {"source": "/d", "destination": "backup:/c", "route": "10.9.0.7"},
             STATUS,
         ),
         (
@@ -755,6 +767,42 @@ def test_usage_errors(home: Path, line: str, capsys: pytest.CaptureFixture[str])
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("limit", "bandwidth", "1", ""),
+        ("limit", "bandwidth", "--target", "backup", " "),
+        ("compression", "set", "1", ""),
+        ("protect", "/d", "backup:/c", "--limit", ""),
+        ("connect", "web", "backup:1500", "--compression", ""),
+        ("schedule", "start", "1", "--queue-percent", "nan"),
+        ("schedule", "start", "1", "--queue-percent", "inf"),
+    ],
+)
+def test_what_says_nothing_changes_nothing(
+    home: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script's variable that nobody has set must not take a limit away."""
+    assert dtctl(home, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("dtctl: ") and captured.err.count("\n") == 1
+
+
+def test_a_limit_is_told_in_the_bytes_that_act(
+    fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("POST", "connections/1/transmission", STATUS)
+    for limit, shown in (
+        ("10 % of T1", "10 % of T1 (19 300 bytes per second)"),
+        ("19300, 5", "19300, 5 (3 860 bytes per second on average)"),
+        ("19300", "19300"),
+        ("unlimited", "unlimited"),
+    ):
+        assert dtctl(home, "limit", "bandwidth", "1", limit) == 0
+        assert capsys.readouterr().out == f"connection 1: bandwidth {shown}\n"
+
+
 def test_no_agent(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for missing in (home, home / "nowhere"):
         assert dtctl(missing, "status") == 3
@@ -964,6 +1012,74 @@ def test_version_and_help(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "protect" in capsys.readouterr().out
     assert run(DTCTL, ["--version"]) == 0
     assert capsys.readouterr().out.startswith("dtctl ")
+
+
+def test_an_agent_says_what_it_is(fake: FakeAgent, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view = AgentView(
+        uuid="5a2c",
+        name="alpha",
+        version="0.1.0",
+        pid=4711,
+        home="/h",
+        listen="0.0.0.0:1500",
+        insecure=True,
+        started=1.0,
+        mounts=1,
+        repsets=2,
+        connections=3,
+        receivers=4,
+        logins=5,
+        failed_logins=6,
+    )
+    fake.answer("GET", "agent", msgspec.to_builtins(view))
+    assert dtctl(home, "info") == 0
+    shown = capsys.readouterr().out
+    assert "5 since it started, 6 failed" in shown and "plain text is allowed" in shown  # SC-04
+    assert dtctl(home, "info", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["failed_logins"] == 6
+
+
+def test_a_schedule_shows_sizes_as_they_were_written() -> None:
+    settings = TransmissionSchedule(
+        start=StartCriteria(queue_bytes="10 MB"), stop=StopCriteria(sent_bytes="1000")
+    )
+    found = shown(render_schedule.schedule(msgspec.to_builtins(ScheduleStatus(settings=settings))))
+    assert "when 10 MB are queued" in found and "when 1000 bytes are sent, when the queue is empty" in found
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("schedule start 1", "--at, --every, --queue-percent, --queue-bytes"),
+        ("schedule stop 1", "--after, --bytes"),
+    ],
+)
+def test_criteria_are_named_as_options(
+    home: Path, line: str, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dtctl(home, *line.split()) == 2
+    assert capsys.readouterr().err.strip().endswith(options)
+
+
+def test_a_calendar_that_is_switched_off_says_so() -> None:
+    def row(**more: Any) -> str:
+        (connection,) = TRANSMISSION["connections"]
+        found = {**TRANSMISSION, "targets": {}, "calendars": {}, "connections": [{**connection, **more}]}
+        return shown(render_transmission.transmission(found)).splitlines()[1]
+
+    settings = {"compression": "", "bandwidth": "", "limiting": False}
+    assert "unlimited, calendar: night, day" in row(settings=settings, calendar=["night", "day"])
+    assert " off " in row(settings=settings, calendar=["night"])
+    assert " on " in row(settings={**settings, "limiting": True}, calendar=["night"])
+    assert " off " not in row(settings=settings)  # there is nothing that could act
+    assert "calendar: office" in shown(render_transmission.transmission(TRANSMISSION)).splitlines()[2]
+
+    entry = {"label": "night", "days": [], "start": "22:00", "end": "", "limit": "1 MB/s"}
+    calendar = {"entries": [entry], "label": "night", "until": None, "zone": "UTC"}
+    assert "now: night" in shown(render_schedule.calendar({**calendar, "limiting": True}))
+    assert "now: none of them, for limiting is off" in shown(
+        render_schedule.calendar({**calendar, "limiting": False})
+    )
 
 
 def test_how_a_connection_transmits_is_told_in_words() -> None:

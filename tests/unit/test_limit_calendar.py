@@ -85,6 +85,9 @@ def test_refused() -> None:
         [LimitEntry(label="a", start="08:00", end="08:00", limit="1")],
         [LimitEntry(label="a", days=("never",), start="08:00", limit="1")],
         [LimitEntry(label="", start="08:00", limit="1")],
+        [LimitEntry(label="two\nlines", start="08:00", limit="1")],  # it is in events, and in lists
+        [LimitEntry(label="x" * 101, start="08:00", limit="1")],
+        [LimitEntry(label=str(number), start="08:00", limit="1") for number in range(101)],
         [DTCL[0], DTCL[0]],
     ):
         with pytest.raises(UsageError):

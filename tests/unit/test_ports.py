@@ -63,10 +63,28 @@ def test_a_route_is_where_a_sender_dials(text: str) -> None:
     assert parse_host_port(text).port == 1600
 
 
+def test_a_route_without_a_port_has_that_of_the_target() -> None:
+    target = Address("backup", 1501)
+    made = Connection(
+        uuid="u",
+        id=1,
+        repset=ReplicationSet("web"),
+        target_host=target.host,
+        target_port=target.port,
+        maps=(),
+        options=ConnectionOptions(route=check_route("10.0.0.7", target)),
+        created=0.0,
+    )
+    assert address_of(made, Address("0.0.0.0", 1500)) == Address("10.0.0.7", 1501)
+
+
 def test_a_route_is_refused_where_nothing_may_leave_the_host() -> None:
     backup = Address("backup", 1500)
     assert check_route("", Address("Diagnostics", 1500)) == ""
     assert check_route("10.0.0.7:1600", backup) == check_route("10.0.0.7:1600", None) == "10.0.0.7:1600"
+    for wrong in ("10.0.0.7:70000", "10.0.0.7/24", "::1", "-"):
+        with pytest.raises(UsageError, match="address"):
+            check_route(wrong, backup)
     with pytest.raises(UsageError, match="nothing of a connection to Diagnostics leaves this host"):
         check_route("10.0.0.7:1600", Address("diagnostics", 1500))
     with pytest.raises(UsageError, match="Diagnostics is none"):  # and what is sent there arrives nowhere

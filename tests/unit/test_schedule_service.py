@@ -49,11 +49,23 @@ def test_now() -> None:
         ScheduleRequest(action="window", opens="21:00"),
         ScheduleRequest(action="clear", what="everything"),
         ScheduleRequest(action="begin"),
+        ScheduleRequest(action="start", queue_percent=0),
     ],
 )
 def test_refused(request_: ScheduleRequest) -> None:
     with pytest.raises(UsageError):
         changed(NONE, request_)
+
+
+def test_what_is_out_of_range_is_named() -> None:
+    with pytest.raises(UsageError, match="0 % of the queue: must be more than 0"):
+        changed(NONE, ScheduleRequest(action="start", queue_percent=0))
+
+
+def test_a_size_without_a_unit_is_one_of_bytes() -> None:
+    known = changed(NONE, ScheduleRequest(action="start", queue_bytes="1000"))
+    known = changed(known, ScheduleRequest(action="stop", sent_bytes=" 10  MB "))
+    assert described(known) == "when 1000 bytes are queued, at most 10 MB a session"
 
 
 def test_calendar() -> None:

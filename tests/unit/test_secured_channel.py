@@ -15,12 +15,15 @@ from kit.simulation import MockedClock
 
 from replicator import limits, plain
 from replicator.agent.local_peer import is_ours
+from replicator.errors import ReplicatorError
 from replicator.net.engine import Engine, Role, State
 from replicator.net.frames import PieceBatch, Ping
 from replicator.net.session import KeysUsed, PeerLeft, Session
 from replicator.net.transmission import Transmission
 from replicator.security import certificates, pem, tls
+from replicator.security.channel import Door
 from replicator.security.pairing import PairHello, Window, new_nonce, normal_code, proofs
+from replicator.security.settings import SecuritySettings
 from replicator.security.tls import TlsError, TlsStream
 from replicator.security.trust import KnownCertificate, KnownPeer, NotTrusted, TrustStore, judge
 from replicator.transmission import Limit
@@ -275,6 +278,31 @@ def test_secrets_are_their_owners(tmp_path: Path) -> None:
     finally:
         os.umask(former)
     assert path.stat().st_mode & 0o777 == 0o600 and os.listdir(tmp_path) == ["secret"]
+
+
+def test_a_key_that_everybody_can_read_is_none(tmp_path: Path) -> None:
+    own = tmp_path / "identity.pem"
+    own.write_bytes(made(ALPHA).encode())
+    own.chmod(0o640)  # the group may be one of those who back it up
+    certificate, key = tmp_path / "agent.pem", tmp_path / "agent.key"
+    settings = SecuritySettings(identity=str(own), trust=str(tmp_path / "trust"))
+    Door(settings).check_files()
+    own.chmod(0o644)
+    with pytest.raises(ReplicatorError, match=f"chmod o= {own}"):
+        Door(settings).check_files()
+    # One that the organisation's authority has signed: the certificate is no secret, its key is.
+    text = made(ALPHA)
+    certificate.write_text(pem.certificate_of(text))
+    key.write_text(text)
+    certificate.chmod(0o644)
+    key.chmod(0o600)
+    theirs = SecuritySettings(
+        identity=str(own), trust=str(tmp_path / "trust"), certificate=str(certificate), key=str(key)
+    )
+    Door(theirs).check_files()
+    key.chmod(0o604)
+    with pytest.raises(ReplicatorError, match=f"chmod o= {key}"):
+        Door(theirs).check_files()
 
 
 def test_peers_are_found_by_what_a_person_knows(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from replicator.transmission import (
         ("33.3 % of isdn", Limit(2_664)),
         ("100 % of 100 Mbit Ethernet", Limit(12_500_000)),
         ("50 % of oc3", Limit(9_720_000)),
+        ("25 % of 50 Mbit/s", Limit(1_562_500)),
+        ("10 % of 2 MB/s", Limit(200_000)),
         ("19300, 5", Limit(19_300, 5.0)),  # DTCL: limit bandwidth 19300, 5 to beta
         ("1000000,0.5", Limit(1_000_000, 0.5)),
         ("unlimited", None),
@@ -72,6 +74,17 @@ def test_limits_are_read(text: str, limit: Limit | None) -> None:
 def test_what_is_no_limit_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_limit(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["10 Mb/s", "10 mb/s", "100kb/s", "8 Kib/s", "800 b/s", "10Mbps", "10 % of 50 Mb/s"]
+)
+def test_what_may_be_bits_or_bytes_is_asked_back(text: str) -> None:
+    """A guess would be wrong by a factor of 8."""
+    with pytest.raises(UsageError, match=r"Write (\d+ [kM]?B/s) or (\d+ [kM]?bit/s)$") as found:
+        parse_limit(text)
+    for proposal in str(found.value).partition("Write ")[2].split(" or "):
+        assert parse_limit(proposal) is not None
 
 
 def test_every_link_can_be_named_as_it_is_shown() -> None:

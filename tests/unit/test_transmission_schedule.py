@@ -421,7 +421,7 @@ def test_a_start_with_an_offset_says_which_of_two_it_is() -> None:
             StartCriteria(queue_bytes="10 MB"),
             StopCriteria(),
             "2026-12-01 20:00",
-            "waits: transmission starts when 10000000 bytes are queued",
+            "waits: transmission starts when 10 MB are queued",
         ),
         (
             StartCriteria(at="2026-12-24 22:00", every="1 day", queue_percent=50),
@@ -449,5 +449,5 @@ def test_words_of_a_session() -> None:
     assert outlook(run.criteria, run.progress, run.now) == (
         "stop",
         at("2026-12-02 04:00"),
-        "the window closes; or before, when the queue is empty or 10000000 bytes are sent (59000 so far)",
+        "the window closes; or before, when the queue is empty or 10 MB are sent (59000 bytes so far)",
     )

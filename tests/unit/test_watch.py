@@ -12,11 +12,14 @@ from replicator.status import (
     Lag,
     MirrorProgress,
     MirrorStatus,
+    ScheduleStatus,
     TargetDataState,
     TargetStatus,
+    TransmitMode,
     VerifyPhase,
     VerifyProgress,
 )
+from replicator.transmission_schedule import BY_HAND
 
 GOOD = ConnectionStatus(
     id=3,
@@ -103,3 +106,13 @@ def test_verifications_are_events() -> None:
     assert not list(
         connection_changes(verifying, msgspec.structs.replace(GOOD, mirror_status=MirrorStatus.IDLE))
     )
+
+
+def test_a_session_of_a_schedule_is_told_with_its_reason() -> None:
+    scheduled = {"transmit_mode": TransmitMode.SCHEDULED}
+    session = {"schedule": ScheduleStatus(session_began=5.0, session_why="every 30 minutes")}
+    over = {**scheduled, "schedule": ScheduleStatus(last_end="the window has closed")}
+    assert said(scheduled, session) == ["connection 3: transmission started: every 30 minutes"]
+    assert said(session, over) == ["connection 3: transmission stopped: the window has closed"]
+    by_hand = {"schedule": ScheduleStatus(session_began=5.0, session_why=BY_HAND)}
+    assert said(scheduled, by_hand) == []  # who did it was told
