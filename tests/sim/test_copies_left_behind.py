@@ -123,7 +123,7 @@ async def test_a_target_that_has_forgotten_its_copy_gets_all_of_it(
         if when != "while it mirrors":
             await simulation.drained()
         if when == "while it recovers":
-            sender.mirrors.start("difference", exact=False, connected=True)
+            sender.mirror_start()
         for _ in range(0 if when == "idle" else 10_000):
             if simulation.status.mirror.done_files >= 20:
                 break

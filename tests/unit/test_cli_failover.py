@@ -205,7 +205,7 @@ def test_a_connection_that_ends_leaves_a_monitor(
         {"name": "web", "target": "beta (10.0.0.6:1500)", "copies": ["uuid-1"]},
         {"name": "db", "target": "gamma (10.0.0.7:1500)", "copies": ["uuid-2"]},
     ]
-    fake.answer("POST", "connections/1/disconnect", {"uuid": "uuid-1"})
+    fake.answer("POST", "connections/1/disconnect", {"uuid": "uuid-1", "target": "beta"})
     fake.answer("GET", "failover/guards", guards)
     assert dtctl(home, "disconnect", "1") == 0
     text = capsys.readouterr().out
