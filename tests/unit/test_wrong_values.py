@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from replicator.agent.api import OrphanSettingsBody
+from replicator.agent.routes.orphans import OrphanSettingsBody
 from replicator.agent.wrong_values import in_words
 from replicator.cli.client import encoded
 from replicator.errors import UsageError
