@@ -493,7 +493,7 @@ GUARD_LOOK_S = (
     5.0  # between two questions of a source that nobody counts on to stop, whether it still owns its data
 )
 LEASE_ASK_MIN_S = 0.2  # between two requests for a lease
-GUARD_LAG_S = 1.0  # between two looks of a source at what its copies lack
+GUARD_LAG_S = 2.0  # between two looks of a source at what its copies lack
 GUARD_LAG_OLD_S = 30.0  # an older look says nothing: the sender does not answer
 SCRIPT_EVENT_BYTES = 4 * KIB  # of it, in the event of its end
 SCRIPT_TERM_S = 5.0  # between SIGTERM and SIGKILL

@@ -9,6 +9,7 @@ import pytest
 from kit import machine
 from kit.campaign import amount
 from kit.failover_lab import MONITOR, FailoverLab, failover_lab
+from kit.protected import until
 
 from replicator import limits
 from replicator.cli.client import Client
@@ -38,6 +39,23 @@ def test_a_person_is_asked_and_the_question_outlives_the_agent(tmp_path: Path) -
         lab.source.host.mend()
         lab.phase_becomes(Phase.WATCHING)
         assert lab.holders() == ["source"] and "begun" not in lab.history()
+
+
+def test_copies_that_lack_too_much_are_a_persons_affair(tmp_path: Path) -> None:
+    with failover_lab(tmp_path) as lab:
+        lab.protect()
+        lab.monitor("--max-lag", "3", interval_s=INTERVAL_S, misses=MISSES, serve=False)
+        until(lambda: lab.source.agent.json("failover", "guards"), 20, 0.2)
+        assert lab.source.agent.dtctl("transmit", "stop", "1").code == 0
+        (lab.source.root / "late").write_bytes(b"nobody else has it")
+        time.sleep(3 + limits.GUARD_LAG_S + limits.GUARD_LOOK_S + 1)  # it is too old, and the target has heard so
+        lab.cut(lab.source)
+        lab.phase_becomes(Phase.ASKING)
+        until(lambda: "lacked the last" in lab.target.agent.dtctl("failover", "history", MONITOR).out, 20, 0.2)
+        assert lab.holders() == ["source"]
+        lab.target.agent.json("failover", "answer", MONITOR, "yes", "--force")
+        lab.phase_becomes(Phase.ACTIVE)
+        assert not (lab.target.root / "late").exists()
 
 
 @pytest.mark.soak

@@ -139,8 +139,8 @@ class Failback:
         present = self._procedures.report(group)
         if present is None or present.kind not in KINDS:
             return
-        report = await self._procedures.lose_other_side(group)
         name = self._monitor(group).name
+        report = await self._procedures.lose_other_side(group)
         if report is None:
             raise ReplicatorError(
                 f"{name}: the failback that is under way can be taken back, this host owns the group still:"
