@@ -449,7 +449,11 @@ class Api:
         return await self._service.calendars.act(request.path_params["connection"], body)
 
     async def diagnostics(self, request: Request) -> object:
-        return await self._service.diagnostics.report(request.path_params["connection"])
+        query = dict(request.query_params)
+        line = query.pop("line", "")
+        if query:
+            raise UsageError("only a line can be asked for: ?line=50 Mbit/s")
+        return await self._service.diagnostics.report(request.path_params["connection"], line=line)
 
     async def reset_diagnostics(self, request: Request) -> object:
         _action(await _body(request, ActionBody), "reset")

@@ -6,7 +6,7 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -690,10 +690,10 @@ async def _serve_nowhere(world: World, arguments: SenderArguments) -> None:
     world = replace(world, connect=nowhere.dial)
     sender = Sender(world, arguments, await open_flows(world, arguments))
 
-    async def diagnostics(*, reset: bool = False) -> object:
+    async def diagnostics(*, reset: bool = False, lines: Mapping[str, int] | None = None) -> object:
         if reset:
             nowhere.reset()
-        return nowhere.report()
+        return nowhere.report(lines)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(nowhere.run)
