@@ -6,6 +6,7 @@ from replicator.agent.connections import Connections
 from replicator.agent.core import Core
 from replicator.diagnostics import NOWHERE, DiagnosticsReport, is_nowhere
 from replicator.errors import ReplicatorError, UsageError
+from replicator.transmission import parse_limit
 
 
 class DiagnosticsService:
@@ -15,8 +16,8 @@ class DiagnosticsService:
         self._core = core
         self._connections = connections
 
-    async def report(self, key: str, *, reset: bool = False) -> DiagnosticsReport:
-        """`reset`: measure anew from now on."""
+    async def report(self, key: str, *, reset: bool = False, line: str = "") -> DiagnosticsReport:
+        """`reset`: measure anew from now on. `line`: one more that is judged, as `parse_limit` takes it."""
         connection = self._connections.find(key)
         if not is_nowhere(connection.target_host):
             raise UsageError(
@@ -27,4 +28,14 @@ class DiagnosticsService:
         if child is None:
             raise ReplicatorError(f"connection {connection.id} does not run")
         await child.wait_running()
-        return msgspec.convert(await child.call("diagnostics", reset=reset), DiagnosticsReport)
+        lines = _bit_per_s(line) if line else {}
+        found = await child.call("diagnostics", reset=reset, lines=lines)
+        return msgspec.convert(found, DiagnosticsReport)
+
+
+def _bit_per_s(line: str) -> dict[str, int]:
+    """By its name, which is as it was written. Raises UsageError."""
+    rate = parse_limit(line)
+    if rate is None:
+        raise UsageError(f'line {line!r}: write its rate, as "50 Mbit/s"')
+    return {" ".join(line.split()): round(rate.bytes_per_s * 8)}

@@ -128,7 +128,7 @@ def changed(known: TransmissionSchedule, request: ScheduleRequest) -> Transmissi
     values: dict[str, Any] = {}
     if request.action == "start":
         at = given.get("at") or ("now" if request.every else "")
-        given["at"] = datetime.now().astimezone().isoformat(timespec="seconds") if at == "now" else at
+        given["at"] = datetime.now().astimezone().isoformat(" ", "seconds") if at == "now" else at
         values["start"] = _made(StartCriteria, "start", given)
     elif request.action == "stop":
         values["stop"] = _made(StopCriteria, "stop", given)

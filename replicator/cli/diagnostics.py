@@ -1,5 +1,7 @@
 """`dtctl diagnostics`: what replication of a set would need, measured without a target."""
 
+from typing import Annotated
+
 import typer
 
 from replicator.cli import output
@@ -11,10 +13,19 @@ app = typer.Typer(
 )
 
 
-@app.command("report", epilog="Example: dtctl diagnostics report 1")
-def report(context: typer.Context, connection: Connection, json: Json = False) -> None:
+@app.command("report", epilog='Examples: dtctl diagnostics report 1  |  … 1 --line "50 Mbit/s"')
+def report(
+    context: typer.Context,
+    connection: Connection,
+    line: Annotated[
+        str | None,
+        typer.Option("--line", metavar="RATE", help='Judge this line, too: "50 Mbit/s", "25 % of T3".'),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show bandwidth, queue and time that replication would have needed until now."""
-    output.emit(agent(context).get("connections", connection, "diagnostics"), json, "diagnostics")
+    found = agent(context).get("connections", connection, "diagnostics", line=line)
+    output.emit(found, json, "diagnostics")
 
 
 @app.command("reset", epilog="Example: dtctl diagnostics reset 1")

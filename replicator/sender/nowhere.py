@@ -9,6 +9,7 @@ mirrors are full ones.
 import os
 import socket
 import sys
+from collections.abc import Mapping
 
 import msgspec
 import trio
@@ -37,6 +38,7 @@ from replicator.net.frames import (
 from replicator.net.session import Session, SessionEnded
 from replicator.queue.durable_file import read_if_there, replace
 from replicator.status import TargetDataState, TargetStatus
+from replicator.transmission import LINKS_BIT_PER_S
 from replicator.world import World
 
 
@@ -78,11 +80,12 @@ class Nowhere:
         await self._send_dialled.send(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         return trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
 
-    def report(self) -> DiagnosticsReport:
+    def report(self, lines: Mapping[str, int] | None = None) -> DiagnosticsReport:
+        """`lines`: bits per second by name, that are judged before the known links."""
         for amount in (self._state.measured.changes, self._state.measured.mirror):
             if not amount.sampled_bytes:
                 self._compress(amount)
-        return report(self._state.measured, self._now())
+        return report(self._state.measured, self._now(), {**(lines or {}), **LINKS_BIT_PER_S})
 
     def reset(self) -> None:
         """Measure anew from now on; the mirror's part stays."""

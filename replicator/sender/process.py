@@ -1,7 +1,7 @@
 """The sender as a process: one per connection, on the source. Its control calls, and its main."""
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -80,10 +80,10 @@ async def _serve_nowhere(world: World, arguments: SenderArguments) -> None:
     world = replace(world, connect=nowhere.dial)
     sender = Sender(world, arguments, await open_flows(world, arguments))
 
-    async def diagnostics(*, reset: bool = False) -> object:
+    async def diagnostics(*, reset: bool = False, lines: Mapping[str, int] | None = None) -> object:
         if reset:
             nowhere.reset()
-        return nowhere.report()
+        return nowhere.report(lines)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(nowhere.run)

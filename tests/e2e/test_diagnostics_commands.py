@@ -26,6 +26,12 @@ def test_a_directory_is_measured(tmp_path: Path) -> None:
         assert status["target"] == "Diagnostics" and status["target_data_state"] == "OK"
         found = alpha.json("diagnostics", "report", connection)
         assert 320_000 < found["change_bytes"] < 400_000 and found["change_ratio"] < 0.2
+        mine = alpha.json("diagnostics", "report", connection, "--line", "50  Mbit/s")["links"][0]
+        assert (mine["link"], mine["bytes_per_s"]) == ("50 Mbit/s", 6_250_000)
+        assert mine["mirror_s"] == pytest.approx(found["mirror_bytes"] / 6_250_000)
+        for wrong in ("50 Mb/s", "unlimited", "fast"):
+            refused = alpha.dtctl("diagnostics", "report", connection, "--line", wrong)
+            assert refused.code == 2 and refused.err.count("\n") == 1, refused.err
         text = alpha.dtctl("diagnostics", "report", connection).out
         assert "absence of one hour" in text and "T1" in text
         assert alpha.json("diagnostics", "reset", connection)["change_bytes"] == 0

@@ -8,6 +8,7 @@ from replicator.agent.routes.asked import target_named
 from replicator.agent.schedule_service import ScheduleRequest, TargetScheduleRequest
 from replicator.agent.service import Service
 from replicator.agent.transmissions import TargetRequest, TransmissionRequest
+from replicator.errors import UsageError
 
 
 class TransmissionRoutes:
@@ -52,7 +53,11 @@ class TransmissionRoutes:
         return await self._service.calendars.act_on_target(await read_body(request, TargetCalendarRequest))
 
     async def diagnostics(self, request: Request) -> object:
-        return await self._service.diagnostics.report(request.path_params["connection"])
+        query = dict(request.query_params)
+        line = query.pop("line", "")
+        if query:
+            raise UsageError("only a line can be asked for: ?line=50 Mbit/s")
+        return await self._service.diagnostics.report(request.path_params["connection"], line=line)
 
     async def reset_diagnostics(self, request: Request) -> object:
         check_action(await read_body(request, ActionBody), "reset")
