@@ -28,6 +28,7 @@ from replicator.errors import (
 )
 from replicator.failovers import Promotion
 from replicator.fs import credentials
+from replicator.fs.bare_files import BareFiles
 from replicator.mirror.local_copy import Wanted
 from replicator.net.engine import Engine, Event, Role
 from replicator.net.frames import Connect, Disconnect, OrphanTask, RefusedConnection, Secure
@@ -621,7 +622,12 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
     receiver = Receiver(
         world,
         arguments,
-        partial(ReplicaTree, keeps_existing=arguments.keeps_existing, keep_deleted=arguments.keep_deleted),
+        partial(
+            ReplicaTree,
+            keeps_existing=arguments.keeps_existing,
+            keep_deleted=arguments.keep_deleted,
+            bare=BareFiles(Home(arguments.home).bare_files, world.clock.boot_id()),
+        ),
     )
     socket_path = Home(arguments.home).socket("receiver", arguments.connection_uuid)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
