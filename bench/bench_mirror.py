@@ -255,6 +255,7 @@ def measure_unchanged(work: Path, source: Path, files: int, rounds: int) -> None
         texts = harness.median_text(mine, 2), harness.median_text(theirs, 2)
         table.row(f"processor, {name}, seconds", rounds, *texts, f"{ratio:.2f}")
     if others := times["rclone"][1:]:
+        mine = times["mirror"][1:]
         ratio = statistics.median(a / b for a, b in zip(mine, others, strict=True))
         texts = (harness.median_text(values, 2) for values in (mine, others))
         table.row("seconds (rclone)", rounds, *texts, f"{ratio:.2f}")

@@ -79,6 +79,11 @@ class Home:
         return os.path.join(self.run, "agent.bell")
 
     @property
+    def bare_files(self) -> str:
+        """Which files need not be asked for extended attributes; of no value after a reboot."""
+        return os.path.join(self.run, "bare-files")
+
+    @property
     def log(self) -> str:
         return os.path.join(self.path, "log")
 

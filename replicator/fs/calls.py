@@ -9,6 +9,7 @@ import struct
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.syncfs.argtypes = [ctypes.c_int]
+_libc.fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _libc.getdents64.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 _libc.getdents64.restype = ctypes.c_ssize_t
 _libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
@@ -74,6 +75,14 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2)."""
     if _libc.fallocate(descriptor, mode, offset, length) != 0:
         raise _failure()
+
+
+def file_system_type(descriptor: int) -> int:
+    """Its number (linux/magic.h): the first field of struct statfs, see statfs(2)."""
+    state = (ctypes.c_long * 64)()
+    if _libc.fstatfs(descriptor, state) != 0:
+        raise _failure()
+    return state[0] & 0xFFFFFFFF
 
 
 def syncfs(descriptor: int) -> None:

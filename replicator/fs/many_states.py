@@ -27,8 +27,10 @@ STATE_WORDS = 5
 _STATX_WORDS = 32
 _STATX_BYTES = _STATX_WORDS * WORD_BYTES
 _FLAGS = 0x100 | 0x800  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT
-_MASK = 0xFFF  # STATX_BASIC_STATS, STATX_BTIME
+_MOUNT_ID_UNIQUE = 0x4000  # STATX_MNT_ID_UNIQUE; since Linux 6.8, ignored before
+_MASK = 0xFFF | _MOUNT_ID_UNIQUE  # STATX_BASIC_STATS, STATX_BTIME
 # Words of struct statx (linux/stat.h).
+_MASK_AND_BLOCK = 0
 _LINKS_AND_UID = 2
 _GID_AND_MODE = 3
 _INODE = 4
@@ -40,6 +42,8 @@ _CTIME_S = 12
 _CTIME_NS = 13
 _MTIME_S = 14
 _MTIME_NS = 15
+_DEVICE = 17
+_MOUNT = 18
 _COLUMNS = (_LINKS_AND_UID, _GID_AND_MODE, _SIZE, _MTIME_S, _MTIME_NS)
 
 _LISTXATTRAT = 465  # the same number on every architecture; since Linux 6.13
@@ -96,6 +100,13 @@ _spare: list[_Buffer] = []
 """Those that no thread uses at this moment."""
 
 
+class Mount(NamedTuple):
+    """One mount of one boot, however often its number is used again; `device` as of stat_result."""
+
+    number: int
+    device: int
+
+
 class ManyStates(NamedTuple):
     """Of `names`, in their order; what is not there has zeros."""
 
@@ -104,7 +115,7 @@ class ManyStates(NamedTuple):
 
     def states(self) -> bytes:
         """Links, owner, mode, size and mtime: `STATE_WORDS` columns, one behind another."""
-        return b"".join([self.words[column::_STATX_WORDS].tobytes() for column in _COLUMNS])
+        return b"".join([self._raw(column) for column in _COLUMNS])
 
     def plain(self) -> list[bool]:
         """Which are regular files with one name."""
@@ -146,7 +157,7 @@ class ManyStates(NamedTuple):
         return list(zip(*(self.words[column::_STATX_WORDS].tolist() for column in columns), strict=True))
 
     def inodes(self) -> "array[int]":
-        return array("Q", self.words[_INODE::_STATX_WORDS].tobytes())
+        return array("Q", self._raw(_INODE))
 
     def sizes(self) -> list[int]:
         return self.words[_SIZE::_STATX_WORDS].tolist()
@@ -159,6 +170,30 @@ class ManyStates(NamedTuple):
             both = zip(modes, sizes, strict=True)
             return sum(size for mode, size in both if mode >> 32 & 0o170000 == stat.S_IFREG)
         return sum(sizes)
+
+    def mount(self) -> Mount | None:
+        """Where all of them are; None: in several, or one is not there, or the kernel does not say."""
+        masks, devices, mounts = (self._raw(column) for column in (_MASK_AND_BLOCK, _DEVICE, _MOUNT))
+        if not all(_is_constant(column) for column in (masks, devices, mounts)):
+            return None
+        mask, device, number = (
+            int.from_bytes(column[:WORD_BYTES], "little") for column in (masks, devices, mounts)
+        )
+        if not mask & _MOUNT_ID_UNIQUE:
+            return None
+        return Mount(number, os.makedev(device & 0xFFFFFFFF, device >> 32))
+
+    def changes(self) -> list[bytes]:
+        """Columns: inode, ctime, device and mount of each, of which one changes with every change."""
+        columns = (_INODE, _CTIME_S, _CTIME_NS, _DEVICE, _MOUNT)
+        return [self._raw(column) for column in columns]
+
+    def _raw(self, column: int) -> bytes:
+        return self.words[column::_STATX_WORDS].tobytes()
+
+    def any_changed_since(self, since_ns: int) -> bool:
+        """Whether one has a ctime of such a second, or a later one; or one before 1970."""
+        return max(self.words[_CTIME_S::_STATX_WORDS].tolist(), default=0) >= since_ns // 10**9
 
     def changed_since(self, since_ns: int) -> list[bool]:
         """Which have such a ctime, or a later one."""
@@ -219,6 +254,11 @@ def _has_xattrs(directory: int, name: bytes) -> bool:
         return bool(read_xattrs(b"/proc/self/fd/%d/%s" % (directory, name)))
     except FileNotFoundError:
         return False
+
+
+def _is_constant(column: bytes) -> bool:
+    """Whether all words are the same; False of none."""
+    return bool(column) and column == column[:WORD_BYTES] * (len(column) // WORD_BYTES)
 
 
 def differing(one: bytes, other: bytes) -> list[int]:

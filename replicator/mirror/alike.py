@@ -9,7 +9,15 @@ both sides get from the kernel as they are. Whatever else a directory holds goes
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from replicator.fs.many_states import STATE_WORDS, WORD_BYTES, differing, read_states, with_xattrs
+from replicator.fs.bare_files import BareFiles
+from replicator.fs.many_states import (
+    STATE_WORDS,
+    WORD_BYTES,
+    ManyStates,
+    differing,
+    read_states,
+    with_xattrs,
+)
 from replicator.mirror.comparison import Claim
 from replicator.mirror.pieces import Alike
 
@@ -32,9 +40,10 @@ def claim(
     how: Claim,
     unsure: Callable[[Sequence[int]], Sequence[int]],
     distrust_ctime_after_ns: int | None,
+    bare: BareFiles | None = None,
 ) -> Claimed:
     """What to claim about `names` of the open directory, and `how`. `unsure`: indices of inodes whose size
-    and mtime prove nothing. OSError.
+    and mtime prove nothing. `bare`: what need not be asked for extended attributes. OSError.
     """
     states = read_states(descriptor, names)
     kept = [index for index, plain in enumerate(states.plain()) if plain]
@@ -42,7 +51,7 @@ def claim(
         changed = states.changed_since(distrust_ctime_after_ns)
         kept = [index for index in kept if not changed[index]]
     chosen = states.chosen(kept)
-    dropped = {*with_xattrs(descriptor, chosen.names), *unsure(chosen.inodes())}
+    dropped = {*_with_xattrs(descriptor, chosen, bare), *unsure(chosen.inodes())}
     if dropped:
         kept = [kept[index] for index in range(len(kept)) if index not in dropped]
         chosen = states.chosen(kept)
@@ -75,21 +84,29 @@ def are_names(names: Sequence[bytes]) -> bool:
 
 
 def unlike(
-    descriptor: int, entry: Alike, suspect_since_ns: int | None, mirror_since_ns: int | None
+    descriptor: int,
+    entry: Alike,
+    suspect_since_ns: int | None,
+    mirror_since_ns: int | None,
+    bare: BareFiles | None = None,
 ) -> list[int]:
     """Indices of names that are not as claimed in the open directory. `suspect_since_ns`: files with such a
     ctime, or a later one, may hold anything; files made after `mirror_since_ns` were brought by this
-    mirror. OSError.
+    mirror. `bare` as of `claim`. OSError.
     """
     if entry.claim is Claim.BROUGHT and mirror_since_ns is None:
         return list(range(len(entry.names)))
     states = read_states(descriptor, entry.names)
-    found = {*differing(entry.states, states.states()), *with_xattrs(descriptor, entry.names)}
+    found = {*differing(entry.states, states.states()), *_with_xattrs(descriptor, states, bare)}
     if suspect_since_ns is not None:
         found.update(index for index, late in enumerate(states.changed_since(suspect_since_ns)) if late)
     if entry.claim is Claim.BROUGHT and mirror_since_ns is not None:
         found.update(i for i, late in enumerate(states.made_after(mirror_since_ns)) if not late)
     return sorted(found)
+
+
+def _with_xattrs(descriptor: int, states: ManyStates, bare: BareFiles | None) -> list[int]:
+    return with_xattrs(descriptor, states.names) if bare is None else bare.with_xattrs(descriptor, states)
 
 
 def without(entry: Alike, names: set[bytes]) -> tuple[Alike | None, list[int]]:

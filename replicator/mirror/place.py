@@ -23,6 +23,7 @@ from replicator.fs.attributes import (
     set_times,
     write_xattrs,
 )
+from replicator.fs.bare_files import BareFiles
 from replicator.fs.beneath import MISSING, Root, check_name
 from replicator.fs.copying import clone, copy_on
 from replicator.fs.many_states import AVAILABLE, read_states, sizes_of
@@ -85,8 +86,12 @@ class Placer:
         finder: Finder | None = None,
         *,
         keeps_existing: bool = False,
+        bare: BareFiles | None = None,
     ) -> None:
-        """`finder`: of orphans; None where nobody cares. `keeps_existing`: only what is missing is made."""
+        """`finder`: of orphans; None where nobody cares. `keeps_existing`: only what is missing is made.
+        `bare`: what need not be asked for extended attributes.
+        """
+        self._bare = bare
         self._keeps_existing = keeps_existing
         self._made: OrderedDict[bytes, None] = OrderedDict()  # the last directories that were missing
         self._finder = finder
@@ -610,7 +615,7 @@ class Placer:
         if self._finder is not None:
             self._finder.are_the_sources(entry.path, entry.names)
         try:
-            others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns)
+            others = alike.unlike(directory, entry, self.suspect_since_ns, self.mirror_since_ns, self._bare)
         except OSError as error:
             if error.errno in TARGET_IS_ILL:
                 raise

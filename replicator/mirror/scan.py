@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from replicator import limits
 from replicator.fs.attributes import attributes_of, data_end, data_extents, identity_of, read_xattrs
+from replicator.fs.bare_files import BareFiles
 from replicator.fs.beneath import Root
 from replicator.fs.many_states import read_states
 from replicator.mirror import alike, packed
@@ -169,11 +170,15 @@ class Source:
     Owns `root_fd`. Of `root`, use what opens for the caller: the source's names change under cached ones.
     """
 
-    def __init__(self, root_fd: int, make_filter: Callable[[], Filter]) -> None:
+    def __init__(
+        self, root_fd: int, make_filter: Callable[[], Filter], bare: BareFiles | None = None
+    ) -> None:
+        """`bare`: what need not be asked for extended attributes."""
         self.root = Root(f"/proc/self/fd/{root_fd}")
         os.close(root_fd)
         self.filter = make_filter()  # a filter belongs to one thread; `walk_sizes` runs beside the scanner
         self._size_filter = make_filter()
+        self._bare = bare
 
     def close(self) -> None:
         self.root.close()
@@ -262,6 +267,7 @@ class Source:
                 Claim.BROUGHT if choice.continued else Claim.SIZE_AND_TIME,
                 choice.unsure,
                 choice.distrust_ctime_after_ns,
+                self._bare,
             )
         except OSError:
             return self._step(directory_fd, directory, names, start, replace(choice, claims_many=False))

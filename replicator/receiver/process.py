@@ -15,6 +15,7 @@ from replicator.child import control, interpreter
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failovers import Promotion
 from replicator.fs import credentials
+from replicator.fs.bare_files import BareFiles
 from replicator.orphans import OrphanSettings
 from replicator.paths import Home, remove_if_empty
 from replicator.receiver.arguments import ReceiverArguments
@@ -121,7 +122,12 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
     receiver = Receiver(
         world,
         arguments,
-        partial(ReplicaTree, keeps_existing=arguments.keeps_existing, keep_deleted=arguments.keep_deleted),
+        partial(
+            ReplicaTree,
+            keeps_existing=arguments.keeps_existing,
+            keep_deleted=arguments.keep_deleted,
+            bare=BareFiles(Home(arguments.home).bare_files, world.clock.boot_id()),
+        ),
     )
     socket_path = Home(arguments.home).socket("receiver", arguments.connection_uuid)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -12,6 +12,7 @@ from replicator.bounds import MALFORMED
 from replicator.errors import ReplicatorError
 from replicator.fs import target_lock
 from replicator.fs.apply import Applier, incoming_name
+from replicator.fs.bare_files import BareFiles
 from replicator.fs.beneath import Root
 from replicator.fs.deleted import Deleted
 from replicator.mirror.begun import remove_begun
@@ -186,11 +187,17 @@ class ReplicaTree:
     """`Tree` on the operating system. The process must have called `credentials.prepare_process`."""
 
     def __init__(
-        self, connect: Connect, directory: str, *, keeps_existing: bool = False, keep_deleted: str = ""
+        self,
+        connect: Connect,
+        directory: str,
+        *,
+        keeps_existing: bool = False,
+        keep_deleted: str = "",
+        bare: BareFiles | None = None,
     ) -> None:
         """`directory`: where tables of hard links are kept. `keeps_existing`: see `Placer`. `keep_deleted`:
-        where deleted files go; "": nowhere. OSError if a mapped directory cannot be opened, LockError if it
-        cannot be locked as the connection wants it.
+        where deleted files go; "": nowhere. `bare`: see `Placer`. OSError if a mapped directory cannot be
+        opened, LockError if it cannot be locked as the connection wants it.
         """
         self._deleted = Deleted(keep_deleted) if keep_deleted else None
         self._roots: dict[bytes, Root] = {}
@@ -221,7 +228,7 @@ class ReplicaTree:
                 self._appliers.append(applier)
                 rules = _rules(connect, journal)
                 finder = Finder(table, index, applier.maps, rules, applier.incoming)
-                self._placers.append(Placer(applier, links, finder, keeps_existing=keeps_existing))
+                self._placers.append(Placer(applier, links, finder, keeps_existing=keeps_existing, bare=bare))
                 self._comparers.append(Comparer(applier, rules))
             self._orphans = Orphans(table, [applier.maps for applier in self._appliers], _log)
         except BaseException:

@@ -9,7 +9,9 @@ import trio
 from replicator import limits
 from replicator.child import control
 from replicator.errors import ReplicatorError
+from replicator.fs.bare_files import BareFiles
 from replicator.mirror.scan import Source
+from replicator.paths import Home
 from replicator.queue.cursor import Cursor
 from replicator.queue.journal import JournalSettings
 from replicator.repset import compile_filter
@@ -36,7 +38,8 @@ async def open_flows(world: World, arguments: SenderArguments) -> list[Flow]:
                 print(f"waiting for the mount {journal.root}: {error}", file=sys.stderr, flush=True)
                 await trio.sleep(limits.RECONNECT_FIRST_S)
         make_filter = partial(compile_filter, arguments.repset, os.fsencode(journal.root))
-        source = Source(root_fd, make_filter)
+        bare = BareFiles(Home(arguments.home).bare_files, world.clock.boot_id())
+        source = Source(root_fd, make_filter, bare)
         flows.append(Flow(index, journal.mount_id, cursor, lookahead, make_filter(), source, checking))
     return flows
 

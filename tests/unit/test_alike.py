@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from replicator import limits
+from replicator.fs.bare_files import BareFiles
 from replicator.fs.many_states import read_states
 from replicator.mirror import alike
 from replicator.mirror.comparison import Claim
@@ -107,6 +109,25 @@ def test_each_difference_is_found(what: str, two: tuple[Path, int, int]) -> None
     except PermissionError:
         pytest.skip("only root changes owners")
     assert alike.unlike(other, claimed, None, None) == [7]
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_each_difference_is_found_where_attributes_are_remembered(
+    what: str, two: tuple[Path, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FILE_CLOCK_STEP_NS", -2 * 10**9)  # all files count as quiet
+    directory, one, other = two
+    bare = BareFiles(str(tmp_path / "bare-files"), "boot")
+    claimed = alike.claim(one, b"d", NAMES, Claim.SIZE_AND_TIME, lambda inodes: (), None, bare).alike
+    assert claimed is not None and alike.unlike(other, claimed, None, None, bare) == []
+    try:
+        CHANGES[what](directory / "f07")
+    except PermissionError:
+        pytest.skip("only root changes owners")
+    assert alike.unlike(other, claimed, None, None, bare) == [7]
+    if what in SPECIAL:
+        special = alike.claim(other, b"d", NAMES, Claim.SIZE_AND_TIME, lambda inodes: (), None, bare)
+        assert special.others == [b"f07"]
 
 
 SPECIAL = [
