@@ -9,6 +9,7 @@ from kit.protected import protected
 pytestmark = [pytest.mark.fs, pytest.mark.e2e]
 
 
+@pytest.mark.timeout_s(240)
 def test_between_sessions_nothing_leaves(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with protected(tmp_path) as pair:
         alpha = pair.alpha
