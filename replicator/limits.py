@@ -389,6 +389,7 @@ SCHEDULE_LINGER_S = 15.0  # for what was sent to be durable, before a scheduled 
 CLOCK_BACK_S = 86400.0  # a clock set back by no more starts nothing a second time
 SCHEDULE_MAX_S = 366 * 86400.0  # longest time between two runs
 RUNS_KEPT = 200  # reports of runs, of each connection
+RUNS_ASKED = 2 * RUNS_KEPT  # so many at a time are shown
 RUN_PROBLEMS_KEPT = 20  # of these, in a report that is kept
 PROBLEMS_KEPT = 1000  # problems of a run shown by name; the rest are counted
 ORPHAN_STEP_NS = 5_000_000  # what comes from the source waits so long for a step that removes orphans

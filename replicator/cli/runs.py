@@ -7,6 +7,7 @@ import typer
 
 from replicator.cli import output
 from replicator.cli.options import Json, agent
+from replicator.limits import RUNS_ASKED
 
 
 def runs(
@@ -15,7 +16,7 @@ def runs(
         str | None,
         typer.Argument(metavar="[CON]", help="Connection; without it, all and restores.", show_default=False),
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="So many of the newest.")] = 20,
+    count: Annotated[int, typer.Option("--count", min=1, max=RUNS_ASKED, help="So many of the newest.")] = 20,
     json: Json = False,
 ) -> None:
     """Show how mirrors, recoveries, verifications and restores ended, and what they could not do."""

@@ -9,6 +9,7 @@ from replicator.cli import output
 from replicator.cli.following import until_over
 from replicator.cli.options import NEWER_WARNING, Connection, Json, agent
 from replicator.errors import ExitCode, ReplicatorError
+from replicator.limits import RUNS_ASKED
 
 _OVER = ("stopped", "complete")
 
@@ -131,7 +132,7 @@ def status(context: typer.Context, connection: Connection, json: Json = False) -
 def history(
     context: typer.Context,
     connection: Connection,
-    count: Annotated[int, typer.Option("--count", min=1, help="So many of the newest.")] = 20,
+    count: Annotated[int, typer.Option("--count", min=1, max=RUNS_ASKED, help="So many of the newest.")] = 20,
     json: Json = False,
 ) -> None:
     """Show past verifications, and whether they find more or less than before."""

@@ -9,7 +9,7 @@ import pytest
 from kit import machine
 from kit.campaign import amount
 from kit.failover_lab import MONITOR, FailoverLab, failover_lab
-from kit.protected import until
+from kit.patience import until
 
 from replicator import limits
 from replicator.cli.client import Client

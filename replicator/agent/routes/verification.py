@@ -24,8 +24,8 @@ class VerificationRoutes:
     async def runs(self, request: Request) -> object:
         query = dict(request.query_params)
         kind, count = query.pop("kind", ""), query.pop("count", str(limits.RUNS_KEPT))
-        if query or not count.isdecimal() or not 1 <= int(count) <= 2 * limits.RUNS_KEPT:
-            raise UsageError(f"only kind and count (from 1 to {2 * limits.RUNS_KEPT}) can be asked for")
+        if query or not count.isdecimal() or not 1 <= int(count) <= limits.RUNS_ASKED:
+            raise UsageError(f"only kind and count (from 1 to {limits.RUNS_ASKED}) can be asked for")
         return await self._service.verify.runs(request.path_params["connection"], kind, int(count))
 
     def routes(self) -> Routes:
