@@ -470,7 +470,7 @@ class Replica:
         assert self.in_use.tree is not None
         self.refusals.clear()
         self._given_up.clear()
-        self._stale_descriptors = True  # what others did to the copy is what a mirror is for
+        self.in_use.is_stale = True  # what others did to the copy is what a mirror is for
         since_ns: int | None = None
         if begin.kind in (FULL, FORCED):
             since_ns = self.state.mirror_since_ns if begin.continued and self.state.mirroring else None

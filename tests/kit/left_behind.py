@@ -5,7 +5,7 @@ or a setting wants it so.
 import trio
 
 from replicator import limits
-from replicator.sender.process import Sender
+from replicator.sender.sender import Sender
 from replicator.status import (
     ConnectionState,
     MirrorStatus,
