@@ -18,6 +18,7 @@ class Copy:
 
     def __init__(self, restoring: str = "") -> None:
         self.state = SimpleNamespace(restoring=restoring)
+        self.ownership = self
         self.fails = 0
 
     async def release(self, restore: str) -> None:
