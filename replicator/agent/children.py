@@ -28,6 +28,7 @@ from replicator.bounds import MALFORMED
 from replicator.capture import held_mount
 from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
+from replicator.diagnostics import is_nowhere
 from replicator.errors import JournalError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.failovers import superseded_reason
@@ -197,12 +198,14 @@ class Children:
         return planning.active_prefixes(filters)
 
     def synchronous(self, mount: Mount) -> dict[str, list[bytes]]:
-        """The connections that the mount waits for if it is synchronous, and where their sets begin in it."""
+        """Connections that the mount waits for if it is synchronous, and where their sets begin in it. Not
+        those that only measure: nothing would be safe.
+        """
         return {
             connection.uuid: list(journal.filter.roots)
             for connection in self._state().connections
             for journal in self.journals(connection)
-            if journal.mount.id == mount.id
+            if journal.mount.id == mount.id and not is_nowhere(connection.target_host)
         }
 
     def active(self, mount: Mount) -> dict[str, object]:
