@@ -46,10 +46,8 @@ class Destination(NamedTuple):
     path: str
 
 
-def parse_host_port(text: str, *, default_port: int = limits.PORT, any_port: bool = False) -> Address:
-    """`HOST`, `HOST:PORT` or `[V6]:PORT`. `any_port`: port 0 (let the system choose) is allowed. Raises
-    UsageError.
-    """
+def parse_host_port(text: str, *, default_port: int = limits.PORT) -> Address:
+    """`HOST`, `HOST:PORT` or `[V6]:PORT`. Raises UsageError."""
     if text.count(":") > 1 and not text.startswith("["):
         raise UsageError(f"address {text!r}: write an IPv6 address in brackets, as in [::1]:{default_port}")
     match = _HOST_PORT.fullmatch(text)
@@ -68,9 +66,7 @@ def parse_host_port(text: str, *, default_port: int = limits.PORT, any_port: boo
     port = match["port"]
     if port is None:
         return Address(host, default_port)
-    if not (
-        port.isascii() and port.isdigit() and len(port) <= 5 and (0 if any_port else 1) <= int(port) <= 65535
-    ):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise UsageError(f"address {text!r}: the port must be a number from 1 to 65535")
     return Address(host, int(port))
 

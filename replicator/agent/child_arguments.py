@@ -17,6 +17,7 @@ from replicator.agent.restore_checks import orphan_settings
 from replicator.agent.state import AgentIdentity, Connection, Mount, Restore, State
 from replicator.capture.arguments import CaptureSettings
 from replicator.config import Config
+from replicator.diagnostics import is_nowhere
 from replicator.errors import ReplicatorError
 from replicator.failovers import superseded_reason
 from replicator.orphans import OrphanSettings
@@ -106,12 +107,14 @@ class ChildArguments:
         return planning.active_prefixes(filters)
 
     def synchronous(self, mount: Mount) -> dict[str, list[bytes]]:
-        """The connections that the mount waits for if it is synchronous, and where their sets begin in it."""
+        """Connections that the mount waits for if it is synchronous, and where their sets begin in it. Not
+        those that only measure: nothing would be safe.
+        """
         return {
             connection.uuid: list(journal.filter.roots)
             for connection in self._state().connections
             for journal in self.journals(connection)
-            if journal.mount.id == mount.id
+            if journal.mount.id == mount.id and not is_nowhere(connection.target_host)
         }
 
     def journals(self, connection: Connection) -> list[planning.Journal]:

@@ -1,6 +1,7 @@
 """Throughput diagnostics with a real agent: a directory is measured, and no second agent is there."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_a_directory_is_measured(tmp_path: Path) -> None:
         for words in (("verify", connection), ("orphans", "start", connection)):
             refused = alpha.dtctl(*words)
             assert refused.code == 2 and "it measures, and there is no copy" in refused.err, words
+        assert alpha.dtctl("mount", "set", str(source), "sync=fsync,sync_timeout=1").code == 0
+        with open(source / "log", "a") as log:
+            log.write("a commit")
+            os.fsync(log.fileno())
+        time.sleep(2)  # so long a target that cannot be waited for would have been given up
+        assert alpha.json("status")[0]["synchrony"] == ""
+        assert not [event for event in alpha.json("events") if event["id"] in (9140, 9141, 9142)]
         for words in ((), (connection,)):  # nobody is to take it for protection
             assert "there is no copy" in alpha.dtctl("status", *words).out
         alpha.json("disconnect", connection)
