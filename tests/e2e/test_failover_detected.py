@@ -48,12 +48,12 @@ def test_copies_that_lack_too_much_are_a_persons_affair(tmp_path: Path) -> None:
         until(lambda: lab.source.agent.json("failover", "guards"), 20, 0.2)
         assert lab.source.agent.dtctl("transmit", "stop", "1").code == 0
         (lab.source.root / "late").write_bytes(b"nobody else has it")
-        # It is too old, and the target has heard so.
+        # Until it is too old, and the target has heard so.
         time.sleep(3 + limits.GUARD_LAG_S + limits.GUARD_LOOK_S + 1)
         lab.cut(lab.source)
         lab.phase_becomes(Phase.ASKING)
-        target = lab.target.agent
-        until(lambda: "lacked the last" in target.dtctl("failover", "history", MONITOR).out, 20, 0.2)
+        history = ("failover", "history", MONITOR)
+        until(lambda: "lacked the last" in lab.target.agent.dtctl(*history).out, 20, 0.2)
         assert lab.holders() == ["source"]
         lab.target.agent.json("failover", "answer", MONITOR, "yes", "--force")
         lab.phase_becomes(Phase.ACTIVE)
