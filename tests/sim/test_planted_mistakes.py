@@ -111,8 +111,8 @@ def lost_renames_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def every_new_session_compares_all(monkeypatch: pytest.MonkeyPatch) -> None:
     resume = Mirrors.resume
 
-    def warily(self: Mirrors, connected: Connected, lost: bool) -> None:
-        resume(self, connected, lost or connected.data_state == TargetDataState.OK)
+    def warily(self: Mirrors, connected: Connected, lost: bool, *, was_exact: bool) -> None:
+        resume(self, connected, lost or connected.data_state == TargetDataState.OK, was_exact=was_exact)
 
     monkeypatch.setattr(Mirrors, "resume", warily)
 
