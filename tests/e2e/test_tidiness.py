@@ -37,7 +37,7 @@ def memory_of(agent: Agent) -> Path:
 def kept(agent: Agent) -> set[str]:
     """What the agent keeps for mounts and connections."""
     below = [p for d in ("run", "queue", "target", "source") for p in agent.home.joinpath(d).glob("*")]
-    return {p.name for p in [*below, *memory_of(agent).glob("*")] if p.name != "agent.bell"}
+    return {p.name for p in [*below, *memory_of(agent).glob("*")]} - {"agent.bell", "bare-files"}
 
 
 def test_nothing_is_left_of_what_is_no_longer_protected(alone: Agent, source: Path, tmp_path: Path) -> None:
