@@ -69,7 +69,12 @@ class Pair:
     def write(self, text: str) -> int:
         """0, or the errno."""
         try:
-            (self.source / "file").write_text(text)
+            # One change, as the fence may close at any moment: an open that truncates would be another.
+            file = os.open(self.source / "file", os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.write(file, text.encode())
+            finally:
+                os.close(file)
         except OSError as error:
             return error.errno or -1
         return 0
