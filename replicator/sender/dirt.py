@@ -162,6 +162,10 @@ class Dirt:
             self.known = True
             self._touched()
 
+    def lacks(self) -> None:
+        """Records were folded that nobody ships, so there is something to bring, be the rest brought or not."""
+        self.outstanding = True
+
     def skip(self) -> None:
         """Records pass that are not shipped."""
         if not self.skipped:

@@ -196,6 +196,8 @@ class Tracker:
                 done += self._step(flow)
             except JournalError as error:
                 self._lost(flow, error)
+        if done:
+            self._dirt.lacks()
         self._unsaved_bytes += done
         if self._must_save(at_head=not done):
             self._save()

@@ -93,6 +93,23 @@ async def test_a_dead_target_costs_bounded_space_and_only_what_changed(
         assert connection.status.replication_status is ReplicationStatus.READY
 
 
+async def test_a_target_that_goes_away_again_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """It has all that was tracked, and not durably yet: that is kept, and what is added to it is shown."""
+    chance = random.Random(1)
+    async with one_copy(1) as (data, connection):
+        await connection.kill_receiver()
+        await write_much(data, chance)
+        connection.start_receiver()
+        dirt = connection.running.dirt
+        await until_async(lambda: dirt.active and not dirt.outstanding, LONG_S, 0.001)
+        assert connection.status.tracked_files == 0
+        await connection.kill_receiver()
+        await write_much(data, chance)
+        assert connection.status.tracking and connection.status.tracked_files == 6
+        connection.start_receiver()
+        await settled(connection, data)
+
+
 async def test_a_fast_target_beside_a_dead_and_a_slow_one_loses_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
