@@ -163,7 +163,7 @@ class Dirt:
             self._touched()
 
     def lacks(self) -> None:
-        """Records were folded that nobody ships, so there is something to bring, be the rest brought or not."""
+        """Records were folded that nobody ships: there is something to bring, be the rest brought or not."""
         self.outstanding = True
 
     def skip(self) -> None:
