@@ -39,7 +39,7 @@ class Pair:
         self.alpha, self.beta = alpha, beta
         self.source, self.copy = base / "source", base / "copy"
         self.source.mkdir()
-        (self.source / "file").write_text("first")
+        (self.source / "file").write_text("one")
         alpha.json("protect", self.source, f"{beta.address}:{self.copy}", "--wait")
 
     def watch(self, *options: str) -> None:
