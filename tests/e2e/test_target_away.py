@@ -68,7 +68,7 @@ def test_what_changed_while_a_target_was_away_is_brought_and_nothing_else(tmp_pa
     with protected(tmp_path, configuration=QUEUE) as pair:
         build(pair.source, chance)
         pair.drained()
-        until(lambda: not pair.status["lag"]["held_bytes"], 30)
+        until(lambda: not pair.status["lag"]["held_bytes"], 90)  # a sync of a busy disk
         sent = pair.status["sent_bytes"]
         pair.beta.stop()
         overwrite(pair.source, chance, 40 * MIB)
@@ -105,7 +105,7 @@ def test_a_target_whose_disk_lost_what_was_not_synced_is_compared_only_there(tmp
     ) as pair:  # a queue that is never full: the end of a recovery would be synced at once
         build(pair.source, chance)
         pair.drained()
-        until(lambda: not pair.status["lag"]["held_bytes"], 30)
+        until(lambda: not pair.status["lag"]["held_bytes"], 90)  # a sync of a busy disk
         change_some(pair.source, chance)
         pair.drained()
         receiver = pair.status["receiver_pid"]
