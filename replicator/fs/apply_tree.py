@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from replicator.fs.beneath import MISSING, Root
+from replicator.fs.beneath import Root
 from replicator.fs.path_maps import PathMaps
 from replicator.ops import Identity
 
@@ -41,12 +41,4 @@ class AppliedTree:
     def look(self, path: bytes) -> os.stat_result | None:
         """The state of what is at `path` itself, None if there is nothing."""
         root, below = self.maps.place(path)
-        try:
-            if not below:
-                return os.fstat(root.descriptor)
-            directory, name = root.parent(below)
-            return os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in MISSING:
-                return None
-            raise
+        return root.look(below) if below else os.fstat(root.descriptor)

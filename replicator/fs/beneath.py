@@ -200,6 +200,16 @@ class Root:
             while cache:
                 os.close(cache.popitem()[1])
 
+    def look(self, path: bytes) -> os.stat_result | None:
+        """The state of what is at `path` itself, not of what a symbolic link points to; None: nothing is."""
+        try:
+            directory, name = self.parent(path)
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in MISSING:
+                return None
+            raise
+
     # --- trees ---
 
     def remove(self, path: bytes) -> bool:

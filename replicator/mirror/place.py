@@ -840,13 +840,7 @@ class Placer:
 
     def state(self, path: bytes) -> os.stat_result | None:
         root, below = self._maps.place_name(path)
-        try:
-            directory, name = root.parent(below)
-            return os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in MISSING:
-                return None
-            raise
+        return root.look(below)
 
     # --- names ---
 
