@@ -67,3 +67,4 @@ ASSUMING = frozenset({Phase.TAKING_OVER, Phase.HANDING_BACK})
 """FO-21: phases in which addresses move."""
 OWNING = frozenset({Phase.ACTIVE, Phase.HANDING_BACK})
 """Phases in which this target owns the group and has its addresses. In TAKING_OVER it may already."""
+MAY_OWN = OWNING | {Phase.TAKING_OVER}

@@ -14,10 +14,8 @@ from replicator.agent.failover.addresses import GroupAddresses
 from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
 from replicator.errors import ReplicatorError
-from replicator.failover.phases import OWNING
+from replicator.failover.phases import MAY_OWN
 from replicator.failovers import Phase
-
-_MAY_HAVE = OWNING | {Phase.TAKING_OVER}
 
 
 class AddressKeeper:
@@ -44,7 +42,7 @@ class AddressKeeper:
         """As its target, or else as its source."""
         monitor, guard = self._groups.get(group), self._guards.get(group)
         if monitor is not None:
-            return monitor.phase in _MAY_HAVE
+            return monitor.phase in MAY_OWN
         return guard is None or not guard.is_superseded
 
     def _is_due(self, group: str) -> bool:

@@ -29,6 +29,7 @@ from replicator.agent.failover.groups import Groups
 from replicator.agent.state import new_uuid
 from replicator.errors import ReplicatorError, UsageError
 from replicator.failover.occasion import Occasion, environment
+from replicator.failover.phases import MAY_OWN
 from replicator.failover.supervised import How
 from replicator.failover_drills import (
     HOLD,
@@ -39,10 +40,9 @@ from replicator.failover_drills import (
     DrillRequest,
     DrillState,
 )
-from replicator.failovers import Monitor, Phase, ScriptKind
+from replicator.failovers import Monitor, ScriptKind
 from replicator.status import TargetDataState
 
-_OWNING = frozenset({Phase.TAKING_OVER, Phase.ACTIVE, Phase.HANDING_BACK})
 _AGENT_ENDED = "the agent ended in the middle"
 _STOP_S = 2.0  # for the copies to go on, when the agent ends; else its successor sees to it
 
@@ -101,7 +101,7 @@ class Drills:
             raise ReplicatorError(
                 f"a drill of {monitor.name} runs: dtctl failover drill {monitor.name} --end"
             )
-        if monitor.phase in _OWNING:
+        if monitor.phase in MAY_OWN:
             raise ReplicatorError(f"{monitor.name} is {monitor.phase}: a drill is for a target that waits")
         has_script = request.scripts and ScriptKind.POST_FAILOVER in monitor.settings.scripts
         if not (request.check or has_script or request.keep):

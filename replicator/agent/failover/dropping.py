@@ -19,11 +19,9 @@ from replicator.agent.failover.groups import Groups
 from replicator.agent.failover.guards import Guards
 from replicator.agent.failover.procedure import Say, Taken
 from replicator.errors import NotPermittedError, ReplicatorError
-from replicator.failover.phases import OWNING
-from replicator.failovers import Phase
+from replicator.failover.phases import MAY_OWN
 
 ACTION = "dropped"
-_MAY_HAVE = OWNING | {Phase.TAKING_OVER}
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +116,7 @@ class Dropping:
 
     async def _dropped(self, group: str, body: Dropped, caller: Caller) -> Announced:
         monitor = self._groups.get(group)
-        if monitor is None or monitor.phase not in _MAY_HAVE:
+        if monitor is None or monitor.phase not in MAY_OWN:
             return Announced(announced=False)
         if caller.peer is not None and monitor.source_uuid not in ("", caller.peer.uuid):
             raise NotPermittedError("this group has another source")

@@ -1,4 +1,6 @@
-"""The owner's own side of a failback: see `failback.OwnSide`. All of it may be called again after a crash."""
+"""The owner's own side of a failback: see `failback_parts.OwnSide`. All of it may be called again after a
+crash.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol

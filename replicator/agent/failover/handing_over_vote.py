@@ -21,7 +21,7 @@ class HandingOverVote:
     async def hand_over(
         self, monitor: Monitor, epoch: int, to: str, attempt: str, *, forced: bool, say: Say
     ) -> str:
-        """See `failback.Arbiter`."""
+        """See `failback_parts.Arbiter`."""
         witness = monitor.settings.witness
         if not witness:
             return ""
@@ -47,7 +47,7 @@ class HandingOverVote:
         return witness
 
     async def tell(self, monitor: Monitor, promotion: Promotion) -> None:
-        """See `failback.Arbiter`."""
+        """See `failback_parts.Arbiter`."""
         if monitor.settings.witness:
             tell = Tell(agent=self._agent, other=promotion.owner, promotion=promotion)
             await self._witnesses.at(monitor.settings.witness).promoted(monitor.uuid, tell)

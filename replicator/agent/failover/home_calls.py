@@ -90,8 +90,8 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HomeCalls:
-    """The other side of a failback, over calls: see `failback.HomeSide`. `ways`: where the home of a monitor
-    may be, the likeliest first.
+    """The other side of a failback, over calls: see `failback_parts.HomeSide`. `ways`: where the home of a
+    monitor may be, the likeliest first.
     """
 
     def __init__(self, calls: Calls, agent: str, ways: Callable[[Monitor], Sequence[Address]]) -> None:
@@ -156,7 +156,7 @@ class HomeCalls:
     # --- what it does ---
 
     async def prepare(self, monitor: Monitor) -> None:
-        """See `failback.HomeSide`. What is in the way for `limits.FAILBACK_PREPARE_S` ends it."""
+        """See `failback_parts.HomeSide`. What is in the way for `limits.FAILBACK_PREPARE_S` ends it."""
         about = About(agent=self._agent, monitor=monitor)
         since_s, waits = trio.current_time(), ""
         while True:

@@ -33,7 +33,7 @@ WATCHED = frozenset({Phase.WATCHING, Phase.ASKING, Phase.DECLINED})
 
 
 class TakesOver(Protocol):
-    """`procedure.Failover`."""
+    """`failover_plan.Failover`."""
 
     async def fail_over(
         self, group: str, *, reason: str, forced: bool, order: Order | None = None
