@@ -204,8 +204,6 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     parent_epoch: Count
     owner: Id  # uuid of its agent
     owner_name: str
-    owner_host: str = ""
-    owner_port: int = 0
     copies: tuple[CopyFork, ...] = ()
     reason: str = ""
     time: float = 0.0  # seconds since the epoch of clocks

@@ -491,6 +491,7 @@ SCRIPT_TIMEOUT_S = 60.0
 FENCE_TIMEOUT_S = 60.0  # of a fence command
 SCRIPT_OUTPUT_BYTES = 64 * 1024  # of a script, kept
 GUARD_TELL_S = 2.0  # until a source that could not be told that it is watched is told again
+GUARD_TELL_AGAIN_S = 60.0  # the same once more: one that was under way may have come after it
 GUARD_LOOK_S = (
     5.0  # between two questions of a source that nobody counts on to stop, whether it still owns its data
 )

@@ -24,7 +24,6 @@ from replicator.failover.witness import Ballot, Voted
 class Order(StrEnum):
     """Who wants it."""
 
-    NOBODY = "nobody"  # a question: may it be begun by itself?
     MONITOR = "monitor"  # by itself, since the monitor is automatic
     PERSON = "person"  # answered, or `failover now`
     FORCE = "force"  # a person who knows what is missing

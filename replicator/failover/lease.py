@@ -142,8 +142,8 @@ class GrantMemory(msgspec.Struct, frozen=True, kw_only=True):
     """What a target remembers over restarts.
 
     `lease_s`: the longest lease that may be out. `armed`: number of the settings by which the source stops
-    by itself when its leases have lapsed; None: it does not, or nobody knows. Whoever changes the settings
-    disarms first: a request that was under way does not arm again, for it has the number of the former ones.
+    by itself when its leases have lapsed; None: it does not, or nobody knows. A change of the settings
+    disarms by their number, and a request of former ones that was under way arms by theirs: not at all.
     """
 
     lease_s: float = 0.0
@@ -195,10 +195,6 @@ class Granter:
         if armed != self.memory.armed:
             self.memory = msgspec.structs.replace(self.memory, armed=armed)
 
-    def disarm(self) -> None:
-        """The source is about to be told that it need not stop any more, or to ask another witness."""
-        self.memory = msgspec.structs.replace(self.memory, armed=None)
-
     def stop(self, epoch: int) -> None:
         """The target has decided to take over from the owner of that epoch: it gets nothing any more."""
         self._stopped = epoch
@@ -215,6 +211,3 @@ class Granter:
     def free_s(self) -> float:
         """From then on no lease that was granted here is valid. It moves as long as something is granted."""
         return self._free_s
-
-    def is_free(self, now_s: float) -> bool:
-        return self.is_stopped and now_s >= self._free_s

@@ -330,13 +330,13 @@ class SourceAgent(Agent):
             self.say(f"superseded by epoch {record.epoch}")
             self.set_until(0.0)
             self.has_address = False
-            yield from self.change(superseded=record)
+            yield from self.change(lambda guard: msgspec.structs.replace(guard, superseded=record))
         self.apply()
 
-    def change(self, **fields: Any) -> Program:
-        guard = msgspec.structs.replace(self.guard, **fields)
-        yield Save("guard", guard)
-        self.owner.follow(guard)
+    def change(self, of: Callable[[Guard], Guard]) -> Program:
+        """Of what the guard is by then: others change it meanwhile."""
+        yield Save("guard", lambda: of(self.guard))
+        self.owner.follow(self.guard)
         self.apply()
 
     # --- its copy, and the way home ---
@@ -356,9 +356,7 @@ class SourceAgent(Agent):
                 return True
             case "watch":
                 lapse, terms = body
-                if terms > self.guard.terms:
-                    self.set_until(0.0)
-                    yield from self.change(lapse=lapse, terms=terms)
+                yield from self.change(lambda guard: _watched(guard, lapse, terms))
                 return self.guard.terms
             case "return" | "take" | "abandon":
                 while self.busy:
@@ -424,13 +422,14 @@ class SourceAgent(Agent):
         ):
             return False
         self.shared.forks[record.epoch] = data
-        taken = msgspec.structs.replace(guard, epoch=record.epoch, owned_by=record, superseded=None, opened=0)
-        yield Save("guard", taken)
+        yield from self.change(
+            lambda guard: msgspec.structs.replace(
+                guard, epoch=record.epoch, owned_by=record, superseded=None, opened=0
+            )
+        )
         self.shared.records.setdefault(record.epoch, record)
         self.say(f"owns epoch {record.epoch} again")
         self.resolved = False
-        self.owner.follow(taken)
-        self.apply()
         return record
 
     def open(self) -> Program:
@@ -438,13 +437,13 @@ class SourceAgent(Agent):
         superseded = self.guard.superseded
         if superseded is not None:
             yield Save("followed", None)
-            yield from self.change(opened=superseded.epoch)
+            yield from self.change(lambda guard: msgspec.structs.replace(guard, opened=superseded.epoch))
 
     def follow(self) -> Program:
         """A person decides that it was wrong to open it."""
         self.set_until(0.0)
         self.has_address = False
-        yield from self.change(opened=0)
+        yield from self.change(lambda guard: msgspec.structs.replace(guard, opened=0))
 
     def abandon(self, attempt: str, epoch: int) -> Program:
         """That hand-over is given up, unless it was taken: then the record of it."""
@@ -453,6 +452,11 @@ class SourceAgent(Agent):
         abandoned = (*self.host.disk.get("abandoned", ()), attempt)
         yield Save("abandoned", abandoned)
         return True
+
+
+def _watched(guard: Guard, lapse: Lapse, terms: int) -> Guard:
+    """Requests overtake each other: those of settings that were replaced since change nothing."""
+    return guard if terms < guard.terms else msgspec.structs.replace(guard, lapse=lapse, terms=terms)
 
 
 def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
@@ -632,12 +636,12 @@ class TargetAgent(Agent):
 
     def edit(self, lapse: Lapse) -> Program:
         """A person changes the settings: nobody is armed by them yet."""
-        self.granter.disarm()
-        yield Save("grants", self.granter.memory)
-        settings = msgspec.structs.replace(self.stored.settings, lapse=lapse)
-        yield Save(
-            "monitor", msgspec.structs.replace(self.stored, settings=settings, terms=self.stored.terms + 1)
-        )
+
+        def edited() -> Any:
+            settings = msgspec.structs.replace(self.stored.settings, lapse=lapse)
+            return msgspec.structs.replace(self.stored, settings=settings, terms=self.stored.terms + 1)
+
+        yield Save("monitor", edited)
 
     def say_settings(self) -> Program:
         while True:

@@ -229,7 +229,6 @@ def settings_that_change_leave_a_source_armed(patch: Patch) -> None:
         if request.enforced:
             self.memory = msgspec.structs.replace(self.memory, armed=terms)
 
-    patch.setattr(Granter, "disarm", lambda self: None)
     patch.setattr(Granter, "_arm", arm)
     patch.setattr(Attempt, "_is_armed", property(lambda self: self._granter.memory.armed is not None))
 

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.sim
 FOUND = {
     10_111: "a source that was fenced, was up again with a new lease, and was voted away as one that is off",
     10_594: "a vote that was not used, and of which the witness was never told: two changed what was owed",
+    10_835: "settings that came late replaced those that a source had heard of since",
+    11_941: "a change of settings that forgot what became of the group meanwhile",
     11: "a source that answered while a failover was being taken back: its group asked for ever",
     14: "a target that granted nothing after it had handed back",
     478: "a target whose agent ended right after it had taken a failover back: it granted nothing any more",

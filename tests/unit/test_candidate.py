@@ -146,7 +146,7 @@ def test_a_source_that_was_armed_by_other_settings_is_not_armed(granter: Granter
 def test_a_source_that_is_disarmed_meanwhile_is_seen(granter: Granter) -> None:
     attempt = Attempt(ARMED, BALLOT, granter, 1, witness=True)
     attempt.look(100.0, failed=True)
-    granter.disarm()
+    granter.memory = msgspec.structs.replace(granter.memory, armed=None)
     assert attempt.look(103.0, failed=True).action is Action.ASK
 
 

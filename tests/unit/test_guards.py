@@ -129,9 +129,9 @@ class Bench:
             raise UnreachableError("away")
         return self.answers["witness"](body).renewed
 
-    async def watch(self, **fields: Any) -> None:
+    async def watch(self, **fields: Any) -> guards_module.Watched:
         body = Watch(name="web", target_uuid=TARGET, target_name="beta", copies=(CON,), **fields)
-        await self.guards._watch(GROUP, body, caller())
+        return await self.guards._watch(GROUP, body, caller())
 
     async def ask(self) -> None:
         """One round."""
@@ -518,6 +518,43 @@ async def test_who_is_believed(bench: Bench) -> None:
     foreign = Watch(name="theirs", target_uuid=OTHER, target_name="gamma", copies=(CON,))
     answer = await bench.guards._watch(str(uuid.uuid4()), foreign, caller(OTHER))
     assert answer.copies == ()
+
+
+async def test_settings_that_come_late_change_nothing(bench: Bench) -> None:
+    await bench.watch(lapse=Lapse.SUSPEND, lease_s=5.0, terms=3)
+    answer = await bench.watch(lapse=Lapse.NONE, terms=2)  # was sent before, and held up
+    assert bench.guards.find("web").lapse is Lapse.SUSPEND and answer.terms == 3
+    await bench.watch(lapse=Lapse.NONE, terms=4)
+    assert bench.guards.find("web").lapse is Lapse.NONE
+
+
+async def test_who_is_superseded_while_its_target_says_something_stays_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.watch(terms=1)
+    is_target = bench.guards._is_target
+
+    async def slow(connection: str, target_uuid: str) -> bool:
+        await bench.guards.supersede(GROUP, record())
+        return await is_target(connection, target_uuid)
+
+    monkeypatch.setattr(bench.guards, "_is_target", slow)
+    await bench.watch(terms=2)
+    assert bench.guards.find("web").terms == 2 and bench.guards.find("web").is_superseded
+    assert bench.mode is FenceMode.READ_ONLY
+
+
+async def test_nobody_asks_senders_what_no_target_wants_to_know(bench: Bench) -> None:
+    await bench.watch()
+    bench.answers["target"] = grant()
+    await bench.ask()
+    assert bench.leases._asked_lag == set()
+    bench.answers["target"] = lambda request: msgspec.structs.replace(grant()(request), asks_lag=True)
+    await bench.ask()
+    assert bench.leases._asked_lag == {GROUP}
+    bench.answers["target"] = grant()
+    await bench.ask()
+    assert bench.leases._asked_lag == set()
 
 
 async def test_nobody_watches_any_more(bench: Bench, clock: Advance) -> None:

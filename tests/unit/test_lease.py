@@ -74,9 +74,8 @@ def test_a_target_that_takes_over_grants_nothing_and_waits_for_what_it_granted()
     granter.stop(0)
     assert not renew(granter, 6.0).granted
     assert granter.free_s == 5.0 + lapse_s(3.0)
-    assert not granter.is_free(granter.free_s - 0.01) and granter.is_free(granter.free_s)
     granter.resume()
-    assert renew(granter, 9.0).granted and not granter.is_free(100.0)
+    assert renew(granter, 9.0).granted and not granter.is_stopped
 
 
 def test_a_restarted_target_waits_for_leases_that_may_be_out() -> None:
@@ -104,7 +103,6 @@ def test_a_source_is_armed_by_the_settings_it_has_heard_of_only() -> None:
     granter = Granter(GrantMemory(), 0.0)
     renew(granter, 1.0, enforced=True, terms=1)
     assert granter.memory.armed == 1
-    granter.disarm()
     request = Renew(agent="source", epoch=0, lease_s=3.0, enforced=True, terms=1)  # was under way
     granter.renew(request, 2.0, epoch=0, owns=False, promotion=None, lease_s=3.0, terms=2)
     assert granter.memory.armed is None

@@ -7,6 +7,7 @@ Leases that may be out are durable: after a restart of this agent nothing is dec
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 import trio
@@ -32,10 +33,13 @@ Record = Callable[[str], Promotion | None]
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """To the call `renew`. `watched` False: this agent has no such monitor (any more)."""
+    """To the call `renew`. `watched` False: this agent has no such monitor (any more). `asks_lag`: next time
+    it wants to hear what the copies lack.
+    """
 
     renewed: Renewed
     watched: bool = True
+    asks_lag: bool = False
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +80,7 @@ class Grants:
         self._file = load_document(core.home.grants, GrantFile) or GrantFile()
         self._granters: dict[str, Granter] = {}
         self._lock = trio.Lock()
-        self._told: dict[str, Watch | Tell] = {}
+        self._told: dict[str, tuple[Watch | Tell, float]] = {}  # by group, and when
         self._silent: set[str] = set()
         self._behind: dict[
             str, tuple[float, float]
@@ -131,7 +135,8 @@ class Grants:
         else:
             self._behind[group] = body.behind_s, self._now_s()
         async with self._lock:
-            return Answer(renewed=await self._decide(monitor, record, body))
+            renewed = await self._decide(monitor, record, body)
+        return Answer(renewed=renewed, asks_lag=bool(monitor.settings.lag_max_s))
 
     async def _decide(self, monitor: Monitor, record: Promotion | None, body: Renew) -> Renewed:
         group, known = monitor.uuid, monitor.epoch
@@ -200,10 +205,15 @@ class Grants:
             await self._remember(monitor)
             news = await self._watch_of(monitor)
             action = "watch"
-        if self._told.get(monitor.uuid) == news:
+        told, told_s = self._told.get(monitor.uuid, (None, 0.0))
+        if told == news and self._now_s() - told_s < limits.GUARD_TELL_AGAIN_S:
             return None
         answer = await self._calls.ask(address, action, monitor.uuid, news, Watched)
-        self._told[monitor.uuid] = news
+        if answer.terms > monitor.terms:
+            # This agent's state is from a backup: what it says has to count from now on.
+            await self._groups.change(monitor.uuid, terms=answer.terms + 1)
+        else:
+            self._told[monitor.uuid] = news, self._now_s()
         return answer
 
     async def _watch_of(self, monitor: Monitor) -> Watch:
@@ -240,7 +250,10 @@ class Grants:
         try:
             answer = await self.tell(monitor)
             if answer is not None and not monitor.source_uuid:  # no heartbeat has said it
-                source = {"source_uuid": answer.agent_uuid, "source_name": answer.agent_name}
+                source: dict[str, Any] = {
+                    "source_uuid": answer.agent_uuid,
+                    "source_name": answer.agent_name,
+                }
                 await self.tell(await self._groups.change(monitor.uuid, **source))  # now with its copies
         except ReplicatorError as error:
             if monitor.uuid not in self._silent:

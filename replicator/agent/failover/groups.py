@@ -5,6 +5,7 @@ change waits for no other change of the agent's state (`Core.change`), which may
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -51,10 +52,16 @@ class Groups:
                 raise UsageError(f"an agent has at most {limits.MONITORS} monitors")
             await self._save((*self.all(), monitor))
 
-    async def change(self, uuid: str, **fields: Any) -> Monitor:
-        """Replace fields of one, durably. Raises NotFoundError: it was removed."""
+    async def change(
+        self, uuid: str, *, check: Callable[[Monitor], None] | None = None, **fields: Any
+    ) -> Monitor:
+        """Replace fields of one, durably. `check` may refuse, of what it is by then. Raises NotFoundError: it
+        was removed.
+        """
         async with self._changing:
             before = self.find(uuid)
+            if check is not None:
+                check(before)
             monitor = msgspec.structs.replace(before, **fields)
             if terms_of(monitor.settings) != terms_of(before.settings):
                 monitor = msgspec.structs.replace(monitor, terms=before.terms + 1)

@@ -52,6 +52,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     agent_name: str
     copies: tuple[str, ...] = ()  # those that are guarded now
     epoch: int = 0
+    terms: int = 0  # number of the settings that it goes by
 
 
 class Unwatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -312,8 +313,8 @@ class Guards:
         """
         if self.get(group) is None:
             return
-        async with self._core.change() as change:
-            await change.save(guards=tuple(g for g in self.all() if g.group != group))
+        async with self._changing:
+            await self._core.save(guards=tuple(g for g in self.all() if g.group != group))
         self._standings.pop(group, None)
         self.news.ring()
         await self.settle()
@@ -323,28 +324,13 @@ class Guards:
     async def _watch(self, group: str, body: Watch, caller: Caller) -> Watched:
         if caller.peer is not None and caller.peer.uuid != body.target_uuid:
             raise NotPermittedError("an agent can only say of itself that it watches")
-        known = self.get(group)
-        if known is not None and caller.peer is not None and known.target_uuid not in ("", caller.peer.uuid):
-            raise NotPermittedError(f"this group is watched by another agent ({known.target_name})")
         copies = tuple([uuid for uuid in body.copies if await self._is_target(uuid, body.target_uuid)])
-        former = known or Guard(group=group)
-        guard = msgspec.structs.replace(
-            former,
-            name=body.name,
-            target_uuid=body.target_uuid,
-            target_name=body.target_name,
-            target_host=caller.host or former.target_host,
-            target_port=body.target_port,
-            witness=body.witness,
-            lease_s=body.lease_s,
-            lapse=body.lapse,
-            terms=body.terms,
-            copies=copies or former.copies,
-            addresses=body.addresses,
-            epoch=former.epoch if known is not None else body.epoch,
-        )
-        if guard != known:
-            async with self._changing:
+        async with self._changing:
+            known = self.get(group)  # what it is by now: it may have been superseded meanwhile
+            if known is not None:
+                _check_target(known, caller)
+            guard = _watched(known or Guard(group=group, epoch=body.epoch), body, copies, caller.host)
+            if guard != known:
                 others = tuple(g for g in self.all() if g.group != group)
                 await self._core.save(guards=(*others, guard))
                 if known is None:
@@ -353,14 +339,21 @@ class Guards:
                     if known.lapse is Lapse.NONE:
                         self.standing(guard).enforcing = False
                     self._follow(guard)
+        if guard != known:
             await self.settle()
             self.news.ring()
-            if known is None:
-                self._core.events.add(
-                    events.GUARD_ADDED, name=guard.name, target=guard.target_name, lapse=guard.lapse.value
-                )
+        if known is None:
+            self._core.events.add(
+                events.GUARD_ADDED, name=guard.name, target=guard.target_name, lapse=guard.lapse.value
+            )
         identity = self._core.identity
-        return Watched(agent_uuid=identity.uuid, agent_name=identity.name, copies=copies, epoch=guard.epoch)
+        return Watched(
+            agent_uuid=identity.uuid,
+            agent_name=identity.name,
+            copies=copies,
+            epoch=guard.epoch,
+            terms=guard.terms,
+        )
 
     async def _is_target(self, connection: str, target_uuid: str) -> bool:
         """Whether that agent has the copy of this connection, as far as it has ever proved it."""
@@ -387,6 +380,28 @@ class Guards:
         return Watched(
             agent_uuid=identity.uuid, agent_name=identity.name, copies=guard.copies, epoch=guard.epoch
         )
+
+
+def _watched(guard: Guard, body: Watch, copies: tuple[str, ...], host: str) -> Guard:
+    """With what its target says of it. Requests overtake each other on the way, and those of settings that
+    have been replaced since change nothing: their target counts on the later ones.
+    """
+    if body.terms < guard.terms:
+        return guard
+    return msgspec.structs.replace(
+        guard,
+        name=body.name,
+        target_uuid=body.target_uuid,
+        target_name=body.target_name,
+        target_host=host or guard.target_host,
+        target_port=body.target_port,
+        witness=body.witness,
+        lease_s=body.lease_s,
+        lapse=body.lapse,
+        terms=body.terms,
+        copies=copies or guard.copies,
+        addresses=body.addresses,
+    )
 
 
 class _Remembered(msgspec.Struct, frozen=True):

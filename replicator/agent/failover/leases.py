@@ -49,6 +49,7 @@ class Leases:
         self._contained = Contained(core.events)
         self._kept: set[str] = set()
         self._waits_said: set[str] = set()
+        self._asked_lag: set[str] = set()  # groups whose target wants to know what the copies lack
         self._behind: dict[str, tuple[float | None, float]] = {}  # by group: what its copies lack, and when
         self._patient: set[tuple[str, str]] = set()  # groups and granters of requests that may take long
 
@@ -92,12 +93,14 @@ class Leases:
                     await changed.wait()
             nursery.cancel_scope.cancel()
         self._kept.discard(group)
+        self._asked_lag.discard(group)
         self._behind.pop(group, None)
 
     async def _look_behind(self, group: str) -> None:
-        """What its copies lack: beside the leases, which wait for no sender."""
+        """What its copies lack, if its target wants to know: beside the leases, which wait for no sender."""
         while (guard := self._guards.get(group)) is not None:
-            self._behind[group] = await self._behind_of(guard), boottime_s()
+            if group in self._asked_lag:
+                self._behind[group] = await self._behind_of(guard), boottime_s()
             await trio.sleep(limits.GUARD_LAG_S)
 
     async def _behind_of(self, guard: Guard) -> float | None:
@@ -164,6 +167,8 @@ class Leases:
         except ReplicatorError:
             return  # the other one may answer; if none does the lease lapses
         with trio.CancelScope(shield=True):  # what was heard counts
+            if granter != WITNESS:
+                (self._asked_lag.add if answer.asks_lag else self._asked_lag.discard)(guard.group)
             await self._heard(guard.group, asked, answer)
 
     def _stops(self, guard: Guard) -> bool:

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 import trio
@@ -154,17 +155,12 @@ class Monitors:
     async def edit(self, key: str, request: MonitorRequest) -> MonitorView:
         """FO-11: while it watches. Raises as `add`."""
         before = self._groups.find(key)
-        _check_not_moving(before)
+        _check_edit(before, request.settings)
         name = request.name or before.name
         check_name(name)
         if any(name == other.name and other.uuid != before.uuid for other in self._groups.all()):
             raise UsageError(f"monitor {name!r} exists: choose another name")
         wanted = msgspec.structs.replace(before, settings=request.settings, name=name)
-        if before.phase in OWNING and _moves(before.settings) != _moves(wanted.settings):
-            raise ReplicatorError(
-                f"this host has taken over from {before.settings.source_host}: source, addresses and copies"
-                f" of {before.name} stay until they have gone home (dtctl failback {before.name})"
-            )
         await self._check(wanted, before)
         new = [a for a in request.settings.addresses if a not in before.settings.addresses]
         if (
@@ -175,7 +171,13 @@ class Monitors:
             await self._check_answers(wanted, tuple(new))
         same_source = _source(wanted.settings) == _source(before.settings)
         known = {} if same_source else {"source_uuid": "", "source_name": ""}
-        monitor = await self._groups.change(before.uuid, settings=request.settings, name=name, **known)
+        monitor = await self._groups.change(
+            before.uuid,
+            check=partial(_check_edit, settings=request.settings),  # all this took its time
+            settings=request.settings,
+            name=name,
+            **known,
+        )
         self.watching.edited(monitor)
         what = ", ".join(_differences(before, monitor)) or "nothing"
         text = self.watching.tell(events.MONITOR_EDITED, name=monitor.name, what=what)
@@ -329,6 +331,15 @@ _DOING = {
 def _check_not_moving(monitor: Monitor) -> None:
     if monitor.phase in ASSUMING:
         raise ReplicatorError(f"monitor {monitor.name}: {_DOING[monitor.phase]}; wait for the end of that")
+
+
+def _check_edit(monitor: Monitor, settings: MonitorSettings) -> None:
+    _check_not_moving(monitor)
+    if monitor.phase in OWNING and _moves(monitor.settings) != _moves(settings):
+        raise ReplicatorError(
+            f"this host has taken over from {monitor.settings.source_host}: source, addresses and copies"
+            f" of {monitor.name} stay until they have gone home (dtctl failback {monitor.name})"
+        )
 
 
 def _source(settings: MonitorSettings) -> tuple[str, int]:

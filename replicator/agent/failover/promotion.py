@@ -123,7 +123,6 @@ class Promotions:
                 parent_epoch=order.parent_epoch,
                 owner=self._core.identity.uuid,
                 owner_name=self._core.identity.name,
-                owner_port=self._core.listen.port,
                 copies=tuple(forks),
                 reason=order.reason,
                 time=time.time(),
