@@ -304,8 +304,8 @@ DRIFT_REPORTS = 8  # of one journal that are not repaired; more become one
 # --- mirror ---
 PART_BYTES = 2 * MIB  # content of one piece; 1 MiB costs both sides a third more processor time
 CLAIMS_PER_FILE = 8  # files that are claimed together in the time in which one is read
-STEP_PATHS = 64  # directories, or single paths, read in one step of the scanner, as long as that takes
-STEP_PATHS_NS = 10_000_000  # no longer than this
+STEP_PATHS = 256  # directories, or single paths, read in one step of the scanner, as long as that takes
+STEP_PATHS_NS = 25_000_000  # no longer than this
 BARE_GROUPS = 1 << 19  # groups of files that are known to have no extended attributes, 8 bytes each
 STEP_FILES = 256  # files read in one step of the scanner; the stream waits for the step
 FILE_WEIGHT_BYTES = 1 * KIB  # a small file counts for so much more than it has, of what is on its way
