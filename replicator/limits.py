@@ -357,6 +357,7 @@ BEGUN_QUESTIONS = 16  # large files asked for after one of these: few can have b
 COMPARE_MIN_BYTES = 16 * KIB  # smaller files that differ are sent whole
 CHECKSUM_ALL = False  # MR-05
 SIZE_COUNT_DELAY_S = 3.0  # a mirror that takes longer is counted beside it, for percent and remaining bytes
+SIZE_COUNT_FILES_PER_S = 50_000  # nor one that is faster: it would be over before the count, too
 SIZE_ASKED_RESTS = 0.5  # the same, where somebody waits for the count of a set
 SIZE_COUNT_RESTS = 3.0  # it pauses for so many times as long as it has worked
 ESTIMATE_WINDOW_NS = 60_000_000_000  # the end of a mirror is estimated from how fast it was within this time
