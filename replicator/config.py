@@ -68,11 +68,12 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """[connection]: of this source with its targets, after they were apart."""
+    """[connection]: of this source with its targets."""
 
     auto_reconnect: bool = limits.AUTO_RECONNECT
     reconnect_at_start: bool = limits.RECONNECT_AT_START
     auto_remirror: str = limits.AUTO_REMIRROR
+    congestion_control: str = ""  # "": that of the host
 
 
 class Transmission(msgspec.Struct, frozen=True):
@@ -259,6 +260,12 @@ def _file(value: Any) -> str:
     return "" if value == "" else _directory(value)
 
 
+def _congestion_control(value: Any) -> str:
+    if value != "" and not re.fullmatch(r"[a-z0-9_]{1,15}", _text(value)):
+        raise _Wrong('must be the name of one, as "bbr"')
+    return str(value)
+
+
 def _number(low: int, high: int) -> Check:
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -345,6 +352,7 @@ _CHECKS: dict[str, Check] = {
     "connection.auto_reconnect": _flag,
     "connection.reconnect_at_start": _flag,
     "connection.auto_remirror": _one_of(*limits.REMIRROR),
+    "connection.congestion_control": _congestion_control,
     "mirror.remap_links": _flag,
     "mirror.replication_ratio": _number(0, limits.REPLICATION_RATIO_MAX),
     "mirror.checksum_all": _flag,

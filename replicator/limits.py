@@ -465,6 +465,7 @@ FAILBACK_PATIENCE_S = 5.0  # the same while programs wait
 FAILBACK_CALL_S = 60.0  # for one answer: copies that come to a stand, mounts that come up
 FAILBACK_POLL_S = 0.05  # until one that was asked for has begun
 FAILBACK_CLOSE_S = 1.0  # what is queued takes no longer: then programs are held up
+FAILBACK_SAY_S = 10.0  # without that for so long: what a person should do is said
 FAILBACK_LOOK_S = 1.0  # between two looks at what is still to be brought
 ERRAND_RETRY_S = 10.0  # until somebody who has not acknowledged is asked again
 ERRAND_GIVE_UP_S = 30 * 86400.0

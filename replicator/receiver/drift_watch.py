@@ -127,7 +127,7 @@ class DriftWatch:
             else:  # whoever works with the copy must not keep its source busy with repairing it
                 self._pause_s = min(2 * self._pause_s, limits.DRIFT_PAUSE_MAX_S)
             self._tell_at = max(now + limits.DRIFT_QUIET_S, self._told_at + self._pause_s)
-            what = "more than could be looked at" if seen.overflow else shown(drift.last_path)
+            what = "more than could be looked at" if seen.overflow else shown(drift.last_path) or "its top"
             print(f"others have changed the copy: {what}", file=sys.stderr, flush=True)
         await replica.changed_by_others(drift.since_ns if anything else None)
 

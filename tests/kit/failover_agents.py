@@ -356,7 +356,8 @@ class SourceAgent(Agent):
                 return True
             case "watch":
                 lapse, terms = body
-                yield from self.change(lambda guard: _watched(guard, lapse, terms))
+                if _watched(self.guard, lapse, terms) != self.guard:
+                    yield from self.change(lambda guard: _watched(guard, lapse, terms))
                 return self.guard.terms
             case "return" | "take" | "abandon":
                 while self.busy:

@@ -233,6 +233,14 @@ def settings_that_change_leave_a_source_armed(patch: Patch) -> None:
     patch.setattr(Attempt, "_is_armed", property(lambda self: self._granter.memory.armed is not None))
 
 
+def settings_that_come_late_count(patch: Patch) -> None:
+    patch.setattr(
+        failover_agents,
+        "_watched",
+        lambda guard, lapse, terms: msgspec.structs.replace(guard, lapse=lapse, terms=terms),
+    )
+
+
 def a_superseded_source_keeps_its_address(patch: Patch) -> None:
     heard = SourceAgent.heard
 
@@ -460,6 +468,13 @@ def a_lapse_is_switched_off(random: Random) -> History:
     )
 
 
+def settings_overtake_each_other(random: Random) -> History:
+    edits = [
+        Fault(10.0 + 1.5 * i, "edit", (lapse,)) for i, lapse in enumerate((Lapse.NONE, Lapse.SUSPEND) * 4)
+    ]
+    return _history(random, Setup(automatic=False), *edits, slow=0.5)
+
+
 def a_hand_over_is_cut(random: Random) -> History:
     at_s = 14.0 + random.uniform(0.1, 1.0)
     return _history(
@@ -557,6 +572,9 @@ PLANTED = [
     Planted(a_superseded_source_goes_by_its_leases, WRITERS, 440),
     Planted(a_restarted_source_gives_itself_a_lease, WRITERS, 0),
     Planted(settings_that_change_leave_a_source_armed, WRITERS, 0, a_lapse_is_switched_off),
+    Planted(
+        settings_that_come_late_count, "does not know that its source stops", 4, settings_overtake_each_other
+    ),
     Planted(a_superseded_source_keeps_its_address, "superseded source has the address", 0),
     Planted(a_tail_is_overwritten, "changes are nowhere", 0),
     Planted(a_failback_without_an_answer_is_taken_back, WRITERS, 8, a_hand_over_is_cut),

@@ -303,15 +303,15 @@ class FormerOwner:
         """The former owner is prepared: the return connection may send."""
         await self._check(about.connection, caller)
         self.met[group] = caller.host
-        connection = self._opening.find(about.connection)
-        if connection is None or connection.restored is None or connection.epoch != about.epoch:
-            raise ReplicatorError(f"there is no return connection of epoch {about.epoch}")
-        host = self._host_of(connection, group, caller)
-        moved = host != connection.target_host
-        if connection.restored.waits or moved:
-            restored = msgspec.structs.replace(connection.restored, waits="")
-            connection = msgspec.structs.replace(connection, restored=restored, target_host=host)
-            async with self._core.change() as change:
+        async with self._core.change() as change:
+            connection = self._opening.find(about.connection)
+            if connection is None or connection.restored is None or connection.epoch != about.epoch:
+                raise ReplicatorError(f"there is no return connection of epoch {about.epoch}")
+            host = self._host_of(connection, group, caller)
+            moved = host != connection.target_host
+            if connection.restored.waits or moved:
+                restored = msgspec.structs.replace(connection.restored, waits="")
+                connection = msgspec.structs.replace(connection, restored=restored, target_host=host)
                 known = self._core.state.connections
                 await change.save(
                     connections=tuple(connection if c.uuid == connection.uuid else c for c in known)

@@ -8,9 +8,9 @@ from typing import Protocol
 import msgspec
 import trio
 
-from replicator import limits
 from replicator.agent.connections import Connections
 from replicator.agent.core import Core
+from replicator.agent.failover.catching_up import catch_up
 from replicator.agent.failover.failback_parts import Frozen, Say
 from replicator.agent.failover.fencing import Fencing
 from replicator.agent.failover.groups import Groups
@@ -23,7 +23,7 @@ from replicator.failovers import Monitor, Promotion, return_of
 from replicator.fences import FenceMode
 from replicator.net.frames import Connect
 from replicator.queue.cursor import Cursor
-from replicator.status import MirrorStatus, TargetDataState
+from replicator.status import TargetDataState
 from replicator.world import World
 
 _DRAIN_TRIES = 5
@@ -117,17 +117,10 @@ class HandingOver:
     # --- before the hand-over ---
 
     async def catch_up(self, monitor: Monitor, say: Say) -> None:
-        """Returns when what is queued takes less than `limits.FAILBACK_CLOSE_S` to be applied at home."""
+        """See `catching_up`; of all connections of the group."""
         self._expect_all(monitor)
         for connection in self._returning(monitor):
-            while True:
-                began_s = trio.current_time()
-                status = await self._connections.wait(connection.uuid, None)
-                took_s = trio.current_time() - began_s
-                exact = status.target_data_state is TargetDataState.OK
-                if exact and status.mirror_status is MirrorStatus.IDLE and took_s < limits.FAILBACK_CLOSE_S:
-                    break
-                await trio.sleep(limits.FAILBACK_LOOK_S)
+            await catch_up(self._connections, connection, say)
 
     def _expect_all(self, monitor: Monitor) -> None:
         """Raises ReplicatorError: a return connection is gone."""
