@@ -173,99 +173,6 @@ failed:
     return NULL;
 }
 
-/* What is to be made; a row of a piece, see STATE_WORDS in `many_states.py`. */
-struct row {
-    const char *name;
-    const char *content; /* of a symbolic link its text, without NUL at its end */
-    uint64_t size;
-    mode_t mode;
-    uid_t uid;
-    gid_t gid;
-    struct timespec times[2];
-};
-
-static int make_file(int directory, const struct row *row, int flags)
-{
-    /* With its mode at once: what is read too early here is what its readers may read in a moment. */
-    int descriptor = openat(directory, row->name, flags, row->mode & 0777);
-    if (descriptor < 0)
-        return -1;
-    ssize_t written = 0;
-    for (uint64_t done = 0; done < row->size && written >= 0; done += written)
-        written = write(descriptor, row->content + done, row->size - done);
-    int failed = written < 0 || ((row->uid || row->gid) && fchown(descriptor, row->uid, row->gid)) ||
-                 (row->mode & 07000 && fchmod(descriptor, row->mode & 07777)) || futimens(descriptor, row->times);
-    if (failed)
-        unlinkat(directory, row->name, 0);
-    close(descriptor);
-    return failed ? -1 : 0;
-}
-
-static int make_symlink(int directory, const struct row *row)
-{
-    char text[PATH_MAX];
-    if (row->size >= sizeof text || memchr(row->content, 0, row->size))
-        return -1;
-    memcpy(text, row->content, row->size);
-    text[row->size] = 0;
-    if (symlinkat(text, directory, row->name))
-        return -1;
-    int nofollow = AT_SYMLINK_NOFOLLOW;
-    if (((row->uid || row->gid) && fchownat(directory, row->name, row->uid, row->gid, nofollow)) ||
-        utimensat(directory, row->name, row->times, nofollow)) {
-        unlinkat(directory, row->name, 0);
-        return -1;
-    }
-    return 0;
-}
-
-static PyObject *make(PyObject *module, PyObject *arguments)
-{
-    int directory, flags;
-    PyObject *sequence, *result = NULL;
-    Py_buffer states, contents;
-    struct names names;
-
-    if (!PyArg_ParseTuple(arguments, "iOy*y*i", &directory, &sequence, &states, &contents, &flags))
-        return NULL;
-    if (take_names(sequence, &names))
-        goto no_names;
-    const uint64_t *column = states.buf;
-    Py_ssize_t count = names.count, made = 0;
-    uint64_t offset = 0;
-    if (states.len != 5 * count * (Py_ssize_t)sizeof *column) {
-        PyErr_SetString(PyExc_ValueError, "the states are not those of the names");
-        goto done;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    for (; made < count; made++) {
-        struct row row = {
-            .name = names.text[made],
-            .content = (const char *)contents.buf + offset,
-            .size = column[2 * count + made],
-            .mode = column[count + made] >> 32,
-            .uid = column[made] >> 32,
-            .gid = (gid_t)column[count + made],
-            .times[1] = {(time_t)column[3 * count + made], (uint32_t)column[4 * count + made]},
-        };
-        row.times[0] = row.times[1];
-        if (row.size > (uint64_t)contents.len - offset)
-            break;
-        if (S_ISREG(row.mode) ? make_file(directory, &row, flags)
-                              : !S_ISLNK(row.mode) || make_symlink(directory, &row))
-            break;
-        offset += row.size;
-    }
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("nK", made, (unsigned long long)offset);
-done:
-    drop_names(&names);
-no_names:
-    PyBuffer_Release(&states);
-    PyBuffer_Release(&contents);
-    return result;
-}
-
 /* Whether it has exactly so many bytes, as far as it is read: more are not asked for. */
 static int read_file(int directory, const char *name, int flags, char *content, uint64_t size)
 {
@@ -335,7 +242,6 @@ no_names:
 
 static PyMethodDef methods[] = {
     {"contents", contents, METH_VARARGS, "See _many.pyi."},
-    {"make", make, METH_VARARGS, "See _many.pyi."},
     {"states", states, METH_VARARGS, "See _many.pyi."},
     {"names_in", names_in, METH_VARARGS, "See _many.pyi."},
     {0},

@@ -14,19 +14,6 @@ def states(
 def names_in(directory: int) -> tuple[list[bytes], list[bytes]]:
     """Names of its directories, and of everything else. OSError."""
 
-def make(
-    directory: int,
-    names: Sequence[bytes],
-    states: bytes | memoryview,
-    contents: bytes | bytearray | memoryview,
-    flags: int,
-) -> tuple[int, int]:
-    """Make regular files, opened with `flags`, and symbolic links of these names, with owner, mode and mtime
-    of `states` (columns as of `ManyStates.states`); `contents` has their contents, or texts, one behind
-    another. Returns how many it has made, and the bytes of these: where one cannot be made it ends, and
-    leaves nothing of that one. ValueError: the states are not those of the names.
-    """
-
 def contents(
     directory: int,
     names: Sequence[bytes],

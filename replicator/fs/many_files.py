@@ -1,15 +1,11 @@
-"""Many small files and symbolic links of one directory: make them, or read them whole.
-
-Done by `_many.c`, as the interpreter takes half as long as the kernel for each of them. Where that could not
-be built, none is made, and they are read one by one.
+"""Many small files and symbolic links of one directory, read whole: by `_many.c`, or one by one where that
+could not be built.
 """
 
 import os
 import stat
 from array import array
 from collections.abc import Sequence
-
-from replicator.fs.unfinished import CREATE_FLAGS
 
 try:
     from replicator.fs import _many
@@ -62,8 +58,3 @@ def _read(directory: int, name: bytes, flags: int, size: int) -> bytes:
         return os.pread(descriptor, size, 0) if size else b""
     finally:
         os.close(descriptor)
-
-
-def make_many(directory: int, names: Sequence[bytes], states: bytes, contents: memoryview) -> tuple[int, int]:
-    """Arguments and result as of `_many.make`. The umask is 0, and nothing is inherited of the directory."""
-    return (0, 0) if _many is None else _many.make(directory, names, states, contents, CREATE_FLAGS)

@@ -11,10 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from replicator.fs.many_files import read_many
-from replicator.fs.many_states import STATE_WORDS, WORD_BYTES, read_states, with_xattrs
+from replicator.fs.many_states import WORD_BYTES, read_states, with_xattrs
 from replicator.mirror.pieces import Content, Files, Links
-
-_KINDS = frozenset({stat.S_IFREG, stat.S_IFLNK})
 
 
 class Packed(NamedTuple):
@@ -124,37 +122,27 @@ class PackedFile(NamedTuple):
     links: int
 
 
-class Several(NamedTuple):
-    """A file with several names, on the target."""
-
-    name: bytes
-    inode: int
-    links: int
-
-
-def kinds_of(entry: Files) -> set[int] | None:
-    """S_IFREG, S_IFLNK, whichever are in it; None: it is malformed."""
+def unpack(entry: Files) -> list[PackedFile] | None:
+    """None: it is malformed."""
+    words = memoryview(entry.states).cast("Q") if len(entry.states) % 8 == 0 else memoryview(b"")
     count = len(entry.names)
-    if len(entry.states) != count * STATE_WORDS * WORD_BYTES:
+    if len(words) != 5 * count:
         return None
-    if entry.inodes and len(inodes_of(entry)) != count:
-        return None
-    words = memoryview(entry.states).cast("Q")
-    kinds = {mode >> 32 & 0o170000 for mode in set(words[count : 2 * count])}
-    right = kinds <= _KINDS and sum(words[2 * count : 3 * count]) == len(entry.data)
-    return kinds if right else None
-
-
-def unpack(entry: Files, first: int = 0, offset: int = 0) -> list[PackedFile]:
-    """From the one of index `first` on, whose content begins at `offset`. It is not malformed."""
-    words = memoryview(entry.states).cast("Q")
-    count = len(entry.names)
     inodes = inodes_of(entry) if entry.inodes else [0] * count
-    columns = [words[start : start + count].tolist() for start in range(0, STATE_WORDS * count, count)]
+    if len(inodes) != count:
+        return None
+    owners, modes, sizes, seconds, rest = (
+        words[start : start + count].tolist() for start in range(0, 5 * count, count)
+    )
     files: list[PackedFile] = []
-    rows = zip(entry.names, *columns, inodes, strict=True)
-    for name, owner, mode, size, second, ns, inode in itertools.islice(rows, first, None):
-        is_link = mode >> 32 & 0o170000 == stat.S_IFLNK
+    offset = 0
+    for name, owner, mode, size, second, ns, inode in zip(
+        entry.names, owners, modes, sizes, seconds, rest, inodes, strict=True
+    ):
+        kind = mode >> 32 & 0o170000
+        is_link = kind == stat.S_IFLNK
+        if not is_link and kind != stat.S_IFREG:
+            return None
         mtime_ns = (second - (1 << 64) if second >> 63 else second) * 10**9 + (ns & 0xFFFFFFFF)
         end = offset + size
         links = owner & 0xFFFFFFFF
@@ -173,16 +161,7 @@ def unpack(entry: Files, first: int = 0, offset: int = 0) -> list[PackedFile]:
             )
         )
         offset = end
-    return files
-
-
-def several(entry: Files, count: int) -> list[Several]:
-    """Those of its first `count` that have several names."""
-    if not entry.inodes:
-        return []
-    owners = memoryview(entry.states).cast("Q")[:count].tolist()
-    rows = zip(entry.names, inodes_of(entry), owners, strict=False)
-    return [Several(*row[:2], row[2] & 0xFFFFFFFF) for row in rows if row[2] & 0xFFFFFFFF > 1]
+    return files if offset == len(entry.data) else None
 
 
 def inodes_of(entry: Files | Links) -> list[int]:
