@@ -7,6 +7,7 @@ Both take turns. "processor" is that of sender and receiver, which share two pro
 import os
 import shutil
 import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -20,9 +21,11 @@ UUIDS = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222
 SECURED = "[security]\nloopback_plain = false\n[queue]\n"
 
 
-def copy_s(work: Path, size: int, *, secured: bool) -> tuple[float, float]:
-    """Seconds from `dtctl connect` on until the copy is there, and of the processor."""
-    source, copy = work / "source", work / "copy"
+def copy_s(work: Path, place: Path, size: int, *, secured: bool) -> tuple[float, float]:
+    """Seconds from `dtctl connect` on until the copy is there, and of the processor. `place`: of both
+    trees.
+    """
+    source, copy = place / "source", place / "copy"
     source.mkdir()
     harness.make_file(source / "large", size)
     os.sync()
@@ -75,24 +78,36 @@ def records(size: int) -> tuple[float, float]:
     return encrypting_s, decrypting_s
 
 
-def measure(work: Path, quick: bool, rounds: int, mib: int) -> None:
-    size = mib * harness.MIB
+def compare(work: Path, place: Path, where: str, rounds: int, size: int) -> None:
     taken: dict[bool, list[float]] = {False: [], True: []}
     worked: dict[bool, list[float]] = {False: [], True: []}
     for index in range(rounds):
         for secured in (False, True) if index % 2 == 0 else (True, False):
-            taken_s, processor_s = copy_s(work, size, secured=secured)
+            taken_s, processor_s = copy_s(work, place, size, secured=secured)
             taken[secured].append(taken_s)
             worked[secured].append(processor_s)
     ratios = [plain / secured for plain, secured in zip(taken[False], taken[True], strict=True)]
-    table = harness.Table(
-        f"First copy of {mib} MiB, median (range)", "what", "seconds", "rate, of plain", "processor, s"
-    )
+    title = f"First copy of {size // harness.MIB} MiB, {where}, median (range)"
+    table = harness.Table(title, "what", "seconds", "rate, of plain", "processor, s")
     table.row(
         "plain text", harness.median_text(taken[False], 2), "1.00", harness.median_text(worked[False], 2)
     )
     ratio = harness.median_text(ratios, 2)
     table.row("TLS 1.3", harness.median_text(taken[True], 2), ratio, harness.median_text(worked[True], 2))
+
+
+def measure(work: Path, quick: bool, rounds: int, mib: int, cases: list[str]) -> None:
+    size = mib * harness.MIB
+    if "memory" in cases:
+        harness.warm_memory(3 * size)
+        trees = work / "memory" / "trees"
+        trees.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "huge=within_size", "trees", trees], check=True)
+        compare(work, trees, "in memory (tmpfs)", rounds, size)
+    if "disk" in cases:
+        compare(work, work, "on disk", rounds, size)
+    if "records" not in cases:
+        return
     encrypting_s, decrypting_s = records(size)
     table = harness.Table(f"{mib} MiB between two buffers in memory", "what", "seconds")
     table.row("encrypt", f"{encrypting_s:.2f}")
@@ -100,4 +115,4 @@ def measure(work: Path, quick: bool, rounds: int, mib: int) -> None:
 
 
 if __name__ == "__main__":
-    harness.run(__doc__, measure, rounds=(5, 1), mib=(2048, 64))
+    harness.run(__doc__, measure, rounds=(5, 1), mib=(2048, 64), cases=("memory", "disk", "records"))
