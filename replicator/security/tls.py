@@ -79,7 +79,7 @@ def _context(protocol: int, certificate: str, key: str | None, anchors: str) -> 
     return context
 
 
-def _opened(
+def opened(
     context: AnyContext, server: bool
 ) -> "tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO] | tuple[Connection, Incoming, Outgoing]":
     """One end, what has arrived for it, and what it has to send."""
@@ -114,7 +114,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._object: ssl.SSLObject | Connection
         self._incoming: ssl.MemoryBIO | Incoming
         self._outgoing: ssl.MemoryBIO | Outgoing
-        self._object, self._incoming, self._outgoing = _opened(context, server)
+        self._object, self._incoming, self._outgoing = opened(context, server)
         if first_bytes:
             self._incoming.write(first_bytes)
         self._expected = expected
