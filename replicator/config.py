@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from replicator import limits, transmission
+from replicator import congestion, limits, transmission
 from replicator.addresses import parse_host_port
 from replicator.errors import ConfigError, UsageError
 from replicator.plain import is_entry
@@ -68,11 +68,12 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """[connection]: of this source with its targets, after they were apart."""
+    """[connection]: of this source with its targets."""
 
     auto_reconnect: bool = limits.AUTO_RECONNECT
     reconnect_at_start: bool = limits.RECONNECT_AT_START
     auto_remirror: str = limits.AUTO_REMIRROR
+    congestion_control: str = ""  # "": that of the host
 
 
 class Transmission(msgspec.Struct, frozen=True):
@@ -259,6 +260,12 @@ def _file(value: Any) -> str:
     return "" if value == "" else _directory(value)
 
 
+def _congestion_control(value: Any) -> str:
+    if value != "" and not congestion.is_usable(_text(value)):
+        raise _Wrong(f"must be one that this kernel has: {', '.join(congestion.available())}")
+    return str(value)
+
+
 def _number(low: int, high: int) -> Check:
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -345,6 +352,7 @@ _CHECKS: dict[str, Check] = {
     "connection.auto_reconnect": _flag,
     "connection.reconnect_at_start": _flag,
     "connection.auto_remirror": _one_of(*limits.REMIRROR),
+    "connection.congestion_control": _congestion_control,
     "mirror.remap_links": _flag,
     "mirror.replication_ratio": _number(0, limits.REPLICATION_RATIO_MAX),
     "mirror.checksum_all": _flag,

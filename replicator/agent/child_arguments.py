@@ -161,6 +161,7 @@ class ChildArguments:
                 automatic_recovery=connection.options.automatic_recovery,
                 recovery_share=self._recovery_share(connection),
                 lock=connection.options.lock,
+                congestion_control=self._config.connection.congestion_control,
                 remirror=self._config.connection.auto_remirror,
                 reconnect=self._config.connection.auto_reconnect,
                 reconnect_at_start=self._config.connection.reconnect_at_start,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from replicator import limits
+from replicator import congestion, limits
 from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError
 from replicator.net.buffers import joined
@@ -44,8 +44,8 @@ class PeerSilent(SessionEnded):
     """Nothing was heard for too long."""
 
 
-def tune_socket(stream: trio.abc.Stream) -> None:
-    """Options of a session's socket; other streams are left alone."""
+def tune_socket(stream: trio.abc.Stream, congestion_control: str = "") -> None:
+    """Options of a session's socket; other streams are left alone. `congestion_control` "": the host's."""
     stream = transport_of(stream)
     if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a record must not wait for the next
@@ -58,6 +58,8 @@ def tune_socket(stream: trio.abc.Stream) -> None:
         # minutes, in which a send that waits for room would not hear that the session is over.
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.UNACKNOWLEDGED_MS)
         _widen(stream)
+        if congestion_control:
+            congestion.use(stream, congestion_control)  # the agent has looked whether it can be
 
 
 def _widen(stream: trio.SocketStream) -> None:
@@ -87,9 +89,12 @@ class Session:
         heartbeat_s: float = limits.HEARTBEAT_S,
         silence_s: float = limits.PEER_SILENCE_S,
         first_bytes: bytes = b"",
+        congestion_control: str = "",
     ) -> None:
-        """`first_bytes`: what somebody has already read from the stream."""
-        tune_socket(stream)
+        """`first_bytes`: what somebody has already read from the stream. `congestion_control`: see
+        `tune_socket`.
+        """
+        tune_socket(stream, congestion_control)
         self.engine = engine
         self.sent_bytes = 0
         self.received_bytes = 0

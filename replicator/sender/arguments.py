@@ -46,6 +46,7 @@ class SenderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     lock: str = "none"  # of the copy: see status.TargetLock
     remirror: str = "log"  # what brings what the target lacks after it was away, see `limits.REMIRROR`
+    congestion_control: str = ""  # of the session's socket, see `congestion.py`; "": the host's
     reconnect: bool = True  # by itself, after a connection was lost
     reconnect_at_start: bool = True  # the same, after the source's host was down
     verify_log: VerifyLogSettings = VerifyLogSettings()

@@ -213,7 +213,8 @@ class Sessions:
         arguments = self._arguments
         self._attempting = True
         stream = await self._connect()
-        session = Session(stream, Engine(Role.SOURCE))
+        how = arguments.options.congestion_control
+        session = Session(stream, Engine(Role.SOURCE), congestion_control=how)
         try:
             with trio.fail_after(limits.CONNECT_TIMEOUT_S):
                 connected, features = await introduce(session, arguments)

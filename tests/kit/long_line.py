@@ -1,149 +1,162 @@
-"""A long, thin, lossy line between two programs on one machine, without privileges: a TCP proxy.
+"""A long line that loses packets, between two hosts: what TCP really makes of it.
 
-    with long_line.running(agent.port, LongLine(round_trip_s=0.05, loss=0.01)) as proxy:
-        connect(proxy.port)
+    with lan("alpha", "beta") as (alpha, beta), long_line(alpha, beta, LongLine(loss=0.01)) as line:
+        ...                            # what they send each other goes over it
+        line.cut()                     # nothing goes either way, and nobody is told
+        line.mend()
 
-What passes arrives half a round trip later, at the line's rate. Of all segments a share of `loss` is "lost":
-it and all behind it wait for its retransmission, one round trip longer (RTO_S where nothing follows that
-would tell).
-TCP itself ends at the proxy, so windows do not shrink by the loss; what this shows is what the product does
-with delay, stalls and a window of `window_bytes`.
+A process carries the packets between a TUN device on each host (Documentation/networking/tuntap.rst): with
+half a round trip of delay, at a rate, through a queue that drops what it has no room for, and some are lost.
+The kernel's own netem is not everywhere.
 """
 
-import multiprocessing
+import ctypes
+import fcntl
+import os
 import random
-import signal
+import select
+import struct
+import subprocess
+import sys
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
-import trio
+from kit.hosts import Host
 
-SEGMENT_BYTES = 1448
-READ_BYTES = 32 * SEGMENT_BYTES
-RTO_S = 0.2
-_CUT, _MEND = "cut", "mend"
+_DEVICE = "line"
+_MTU_BYTES = 1500
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_CUT, _MEND = b"-", b"+"
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PACKETS = 64  # at most, before what is due is looked at
 
 
 @dataclass(frozen=True)
 class LongLine:
-    """`window_bytes`: of what is on the line in one direction."""
+    """`loss`: share of packets, either way. `queue_bytes`: what waits for the line, in one direction."""
 
     round_trip_s: float = 0.05
     bytes_per_s: float = 12_500_000.0
     loss: float = 0.01
-    window_bytes: int = 8 << 20
+    queue_bytes: int = 1 << 20
     seed: int = 1
 
 
-class Pipe:
-    """When what is sent now arrives. Pure: the clock comes from outside."""
+class _Way:
+    """One direction. What is sent at a moment arrives later, in order."""
 
     def __init__(self, line: LongLine, seed: int) -> None:
         self._line = line
         self._random = random.Random(seed)
-        self._free_at_s = 0.0  # the line has sent what it was given
-        self._arrives_s = 0.0  # of the last: the order stays
+        self._free_s = 0.0  # the line has sent what it was given
+        self._packets: deque[tuple[float, bytes]] = deque()
 
-    def arrival_s(self, size: int, now_s: float) -> float:
+    def send(self, packet: bytes, now_s: float) -> None:
         line = self._line
-        quiet = now_s > self._free_at_s
-        self._free_at_s = max(self._free_at_s, now_s) + size / line.bytes_per_s
-        arrives_s = self._free_at_s + line.round_trip_s / 2
-        segments = -(-size // SEGMENT_BYTES)
-        if self._random.random() < 1 - (1 - line.loss) ** segments:
-            arrives_s += max(RTO_S, line.round_trip_s) if quiet and segments < 4 else line.round_trip_s
-        self._arrives_s = max(self._arrives_s, arrives_s)
-        return self._arrives_s
-
-
-async def _forward(
-    source: trio.SocketStream, sink: trio.SocketStream, line: LongLine, pipe: Pipe, scope: trio.CancelScope
-) -> None:
-    send, receive = trio.open_memory_channel[tuple[float, bytes]](max(line.window_bytes // READ_BYTES, 1))
-
-    async def deliver() -> None:
-        async for arrives_s, data in receive:
-            await trio.sleep_until(arrives_s)
-            await sink.send_all(data)
-        await sink.send_eof()
-
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(deliver)
-            async with send:
-                while data := await source.receive_some(READ_BYTES):
-                    await send.send((pipe.arrival_s(len(data), trio.current_time()), data))
-    except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-        scope.cancel()
-
-
-async def _serve(target_port: int, line: LongLine, control: Connection) -> None:
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    control.send(listeners[0].socket.getsockname()[1])
-    scopes: set[trio.CancelScope] = set()
-    is_cut = False
-
-    async def serve_one(client: trio.SocketStream) -> None:
-        if is_cut:
-            await trio.aclose_forcefully(client)
+        waits_bytes = (self._free_s - now_s) * line.bytes_per_s
+        if waits_bytes > line.queue_bytes or self._random.random() < line.loss:
             return
-        async with client, await trio.open_tcp_stream("127.0.0.1", target_port) as server:
-            with trio.CancelScope() as scope:
-                scopes.add(scope)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_forward, client, server, line, Pipe(line, line.seed), scope)
-                    nursery.start_soon(_forward, server, client, line, Pipe(line, line.seed + 1), scope)
-            scopes.discard(scope)
+        self._free_s = max(self._free_s, now_s) + len(packet) / line.bytes_per_s
+        self._packets.append((self._free_s + line.round_trip_s / 2, packet))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, serve_one, listeners)
-        while True:
-            order = await trio.to_thread.run_sync(control.recv, abandon_on_cancel=True)
-            is_cut = order == _CUT
-            for scope in list(scopes) if is_cut else ():
-                scope.cancel()
-            control.send(order)
+    def due_s(self) -> float:
+        return self._packets[0][0] if self._packets else float("inf")
+
+    def arrived(self, now_s: float) -> Iterator[bytes]:
+        while self._packets and self._packets[0][0] <= now_s:
+            yield self._packets.popleft()[1]
 
 
-def _main(target_port: int, line: LongLine, control: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        trio.run(_serve, target_port, line, control)
-    except* (EOFError, OSError):
-        pass  # whoever started it is gone
+def _carry(tunnels: tuple[int, int], line: LongLine) -> None:
+    """Until standard input ends. A byte there cuts or mends the line."""
+    near, far = tunnels
+    to_far, to_near = _Way(line, line.seed), _Way(line, line.seed + 1)
+    routes = ((near, far, to_far), (far, near, to_near))
+    is_cut = False
+    while True:
+        wait_s = max(min(to_far.due_s(), to_near.due_s()) - time.monotonic(), 0.0)
+        readable, _, _ = select.select([near, far, 0], [], [], min(wait_s, 1.0))
+        if 0 in readable:
+            said = os.read(0, 1)
+            if not said:
+                return
+            is_cut = said == _CUT
+        for source, destination, way in routes:
+            if source in readable:
+                for _ in range(_PACKETS):
+                    try:
+                        packet = os.read(source, _MTU_BYTES)
+                    except BlockingIOError:
+                        break
+                    if not is_cut:
+                        way.send(packet, time.monotonic())
+            for packet in way.arrived(time.monotonic()):
+                try:
+                    os.write(destination, packet)
+                except OSError:
+                    pass  # the device is down, or has no room: lost
 
 
-class Proxy:
-    """A line that is up. `port`: where to connect to."""
+def _tunnel(pid: int) -> int:
+    """A device in the network of that process; it belongs to where it is opened."""
+    with open(f"/proc/{pid}/ns/net", "rb") as network:
+        if _LIBC.setns(network.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", _DEVICE.encode(), _IFF_TUN | _IFF_NO_PI))
+    return device
 
-    def __init__(self, control: Connection) -> None:
-        self._control = control
-        self.port: int = control.recv()
+
+class Carrier:
+    """Carries the packets of a line."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        self._orders = process.stdin
 
     def cut(self) -> None:
-        """All connections break, and none is let through."""
-        self._control.send(_CUT)
-        self._control.recv()
+        self._order(_CUT)
 
     def mend(self) -> None:
-        self._control.send(_MEND)
-        self._control.recv()
+        self._order(_MEND)
+
+    def _order(self, order: bytes) -> None:
+        self._orders.write(order)
+        self._orders.flush()
 
 
 @contextmanager
-def running(target_port: int, line: LongLine) -> Iterator[Proxy]:
-    """In a process of its own, that delays nothing else."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_main, args=(target_port, line, there), daemon=True
+def long_line(one: Host, other: Host, line: LongLine) -> Iterator[Carrier]:
+    """The way between both hosts."""
+    words = [str(value) for value in (one.pid, other.pid, *astuple(line))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kit.long_line", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
     )
-    process.start()
     try:
-        yield Proxy(here)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        for host, peer in ((one, other), (other, one)):
+            host.ip("link", "set", _DEVICE, "mtu", str(_MTU_BYTES), "txqueuelen", "1000", "up")
+            host.ip("route", "replace", f"{peer.address}/32", "dev", _DEVICE, "src", host.address)
+        yield Carrier(process)
     finally:
-        process.kill()
-        process.join()
-        here.close()
-        there.close()
+        process.communicate(timeout=20)
+
+
+def main() -> None:
+    one, other, round_trip_s, bytes_per_s, loss, queue_bytes, seed = sys.argv[1:]
+    tunnels = _tunnel(int(one)), _tunnel(int(other))
+    print("ready", flush=True)
+    line = LongLine(float(round_trip_s), float(bytes_per_s), float(loss), int(queue_bytes), int(seed))
+    _carry(tunnels, line)
+
+
+if __name__ == "__main__":
+    main()

@@ -331,5 +331,24 @@ async def test_over_a_real_socket() -> None:
         await source.close("")
 
 
+async def test_a_socket_has_the_congestion_control_that_was_asked_for() -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    name = "reno"  # every kernel has it
+    near = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
+    assert _congestion_control(near) != name
+    Session(near, Engine(Role.SOURCE))
+    assert _congestion_control(near) != name
+    Session(near, Engine(Role.SOURCE), congestion_control=name)
+    assert _congestion_control(near) == name
+    for closing in (near, *listeners):
+        await closing.aclose()
+
+
+def _congestion_control(stream: trio.SocketStream) -> str:
+    return (
+        bytes(stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)).rstrip(b"\0").decode()
+    )
+
+
 def test_the_greeting_is_what_engine_and_session_say() -> None:
     assert encode_greeting("abc") == b"REPLICATOR 1 replicate abc\n"
