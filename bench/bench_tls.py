@@ -1,8 +1,8 @@
 """What encryption costs: the first copy of one large file over loopback, in plain text and in TLS 1.3.
 
 Both take turns. "processor" is that of sender and receiver, which share two processors with everything else.
-On disk both wait for it now and then. In memory (of large pages, where holes are found at once) the processors
-are all that counts: that is the stricter comparison, and the steadier one. `records` is encryption and
+On disk both wait for it now and then. In memory (of large pages, where holes are found at once) nothing
+counts but the processors: that is the stricter comparison, and the steadier one. `records` is encryption and
 decryption alone, between two buffers in memory, by both libraries: what is left to a session.
 """
 

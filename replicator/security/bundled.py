@@ -106,7 +106,6 @@ class Connection:
         _lib.SSL_set_bio(self._pointer, self.incoming.pointer, self.outgoing.pointer)  # they are its own now
         begin = _lib.SSL_set_accept_state if context.server else _lib.SSL_set_connect_state
         begin(self._pointer)
-        self._failure: ssl.SSLError | None = None  # of reading; told behind what came before it
 
     def do_handshake(self) -> None:
         _lib.ERR_clear_error()
@@ -137,26 +136,17 @@ class Connection:
 
     def read(self, size: int, buffer: memoryview) -> int:
         """Decrypt into `buffer` what has arrived, as many records as fit. 0: the peer has ended."""
-        if self._failure is not None:
-            raise self._failure
         filled = 0
         _lib.ERR_clear_error()
         with _ffi.from_buffer(buffer) as start:
             while filled < size:
                 count = _lib.SSL_read(self._pointer, start + filled, size - filled)
                 if count <= 0:
-                    return self._stopped(count, filled)
+                    break
                 filled += count
-        return filled
-
-    def _stopped(self, result: int, filled: int) -> int:
-        if _lib.SSL_get_error(self._pointer, result) != _lib.SSL_ERROR_ZERO_RETURN:
-            error = self._error(result)
-            if not filled:
-                raise error
-            if not isinstance(error, ssl.SSLWantReadError):
-                self._failure = error
-        return filled
+        if not filled and _lib.SSL_get_error(self._pointer, count) != _lib.SSL_ERROR_ZERO_RETURN:
+            raise self._error(count)
+        return filled  # what came behind it is told by the next call
 
     def _error(self, result: int) -> ssl.SSLError:
         if _lib.SSL_get_error(self._pointer, result) == _lib.SSL_ERROR_WANT_READ:

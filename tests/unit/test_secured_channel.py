@@ -5,6 +5,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from kit.certificates import Issuer
 from kit.simulation import MockedClock
 
 from replicator import limits, plain
@@ -214,6 +216,8 @@ async def test_who_is_not_trusted_gets_nowhere(who: str, pair_of: Pair) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pem.as_file(alpha) as path:
+            context.load_cert_chain(path)
         one = TlsStream(one.transport, context, server=False)
     heard: list[bytes] = []
     failed: list[str] = []
@@ -283,6 +287,26 @@ def test_a_context_of_what_cannot_be_used(tmp_path: Path) -> None:
     ):
         with pytest.raises(ssl.SSLError):
             Context(str(certificate), key and str(key), anchor, server=True)
+
+
+async def test_one_certificate_of_an_authority_is_trusted_and_no_other(pair_of: Pair, tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path, "authority")
+    alpha, beta, other_one = (issuer.issue(name)[0].read_text() for name in ("alpha", "beta", "gamma"))
+    for shown, trusted in ((beta, True), (other_one, False)):
+        one, other = pair_of(alpha, shown, beta, alpha)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+
+                async def dialled(stream: TlsStream) -> None:
+                    with suppress(TlsError):
+                        await stream.handshake()
+
+                nursery.start_soon(dialled, other)
+                if trusted:
+                    await one.handshake()
+                else:
+                    with pytest.raises(TlsError, match="is not known"):
+                        await one.handshake()
 
 
 async def test_reasons_are_those_that_people_know(pair_of: Pair) -> None:
