@@ -2,8 +2,8 @@
 
 That one is newer than what Python is linked to on most systems, knows the wide instructions of today's
 processors (VAES, AVX-512), and can be called without copies to and from objects of Python: half the time for
-the same bytes, if the processor has nothing else to do. Its functions are those that pyOpenSSL is made of. Importing this module raises ImportError
-where they are not all there; Python's `ssl` does the same work then.
+the same bytes, if the processor has nothing else to do. Its functions are those that pyOpenSSL is made of.
+Importing this module raises ImportError where they are not all there; Python's `ssl` does the same work then.
 
 Errors are those of `ssl`. An object is for one thread at a time.
 """
