@@ -36,6 +36,7 @@ from replicator.config import Config, load
 from replicator.errors import ExitCode, NotPermittedError, ReplicatorError, UsageError
 from replicator.events import EventRing
 from replicator.fs import mounts as fs_mounts
+from replicator.net import congestion
 from replicator.paths import (
     HOME_VARIABLE,
     ROLES,
@@ -120,6 +121,7 @@ def run(home: Home, options: argparse.Namespace) -> None:
     code = code_version()
     config = load(home.path, options.config)
     listen = _listen_address(config, options)
+    congestion.check(config.connection.congestion_control)
     _create(home)
     with locked(home):
         state = load_state(home.state)

@@ -520,6 +520,7 @@ class Transfer:
     changed_ns: int | None = field(init=False)  # see `Part`
     copied: int = 0  # bytes that the last step brought, and that are in no part
     _local: LocalCopy | None = None
+    _data_end: int = 0  # of the extent that is being read
 
     def __post_init__(self) -> None:
         state = os.fstat(self.descriptor)
@@ -568,15 +569,9 @@ class Transfer:
         if self._copy(state.st_size):
             return Part(self.path, self.identity, self.number, first, (), NO_CONTENT, None, first)
         if self.offset < state.st_size:
-            try:
-                start = os.lseek(self.descriptor, self.offset, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                start = state.st_size  # only a hole is left
+            start, end = self._extent(state.st_size)
             if start < state.st_size:
                 # One extent a part: a part never covers a hole, and the hole stays one.
-                end = data_end(self.descriptor, start, state.st_size)
                 data = os.pread(self.descriptor, min(bytes_max, end - start), start)
                 self.offset = start + len(data) if data else state.st_size
                 extents = ((start, len(data)),) if data else ()
@@ -594,6 +589,23 @@ class Transfer:
             read_xattrs(self.descriptor),
             state.st_size,
         )
+
+    def _extent(self, size: int) -> tuple[int, int]:
+        """From where to where there is data next; (size, size): only a hole is left.
+
+        What was found to be data counts as that until it was read: a hole that is made in it meanwhile is a
+        change of its own. To look for the next hole takes tmpfs as long as what lies before it is large.
+        """
+        if self.offset < self._data_end:
+            return self.offset, min(self._data_end, size)
+        try:
+            start = os.lseek(self.descriptor, self.offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return size, size
+        self._data_end = data_end(self.descriptor, start, size) if start < size else size
+        return start, self._data_end
 
     def close(self) -> None:
         self._end_copy()

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from replicator import congestion, limits
+from replicator import limits
 from replicator.bounds import one_line
 from replicator.errors import RemoteProtocolError
+from replicator.net import congestion
 from replicator.net.buffers import joined
 from replicator.net.engine import Buffer, Data, Engine, Event, Role
 from replicator.net.frames import Bye, Disconnect, Frame, Ping

@@ -11,7 +11,7 @@ from kit.long_line import LongLine, long_line
 from kit.protected import Protected
 from kit.trees import assert_same_tree
 
-from replicator import congestion
+from replicator.net import congestion
 
 pytestmark = pytest.mark.e2e
 

@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ('[agent]\nname = "a/b"', "without /"),
         ('[agent]\nname = ["a"]', "must be a text"),
         ("[agent]\ninsecure = 1", "must be true or false"),
-        ('[connection]\ncongestion_control = "bbbr"', "must be one that this kernel has: "),
+        ('[connection]\ncongestion_control = "bbr 2"', 'must be the name of one, as "bbr"'),
         ("[agent\n", "not valid TOML"),
         ("\x00", "not valid TOML"),
     ],

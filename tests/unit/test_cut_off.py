@@ -49,15 +49,47 @@ def test_its_data_ends(file: int) -> None:
     assert list(data_extents(file, SIZE)) == [(0, CUT)]
 
 
+def rest_of(transfer: Transfer) -> tuple[list[Part], Finish]:
+    parts = []
+    while isinstance(entry := transfer.next(20 * KIB), Part):
+        parts.append(entry)
+    transfer.close()
+    return parts, entry
+
+
 @pytest.mark.usefixtures("cut_when_looked_for_a_hole")
 def test_a_transfer_ends(file: int) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, b"x", 20 * KIB)
+    parts, end = rest_of(Transfer(b"file", os.dup(file), 1, 0))
+    assert end.size == CUT and [part.extents for part in parts] == [()]
+
+
+def test_a_transfer_ends_between_two_parts(file: int) -> None:
     transfer = Transfer(b"file", os.dup(file), 1, 0)
-    read = [transfer.next(20 * KIB)]
-    while not isinstance(read[-1], Finish):
-        read.append(transfer.next(20 * KIB))
-    transfer.close()
-    assert read[-1].size == CUT
-    assert [entry.extents for entry in read if isinstance(entry, Part)] == [((0, 20 * KIB),), ()]
+    first = transfer.next(20 * KIB)
+    assert isinstance(first, Part) and first.extents == ((0, 20 * KIB),)
+    os.ftruncate(file, 30 * KIB)
+    parts, end = rest_of(transfer)
+    assert end.size == 30 * KIB and [part.extents for part in parts] == [((20 * KIB, 10 * KIB),)]
+
+
+def test_holes_are_looked_for_once_in_each_extent(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tmpfs walks through all that is behind to find one."""
+    os.truncate(file, 2 * SIZE)
+    os.pwrite(file, b"y" * SIZE, 2 * SIZE)
+    real, looks = os.lseek, 0
+
+    def counts(descriptor: int, offset: int, whence: int) -> int:
+        nonlocal looks
+        looks += whence == os.SEEK_HOLE
+        return real(descriptor, offset, whence)
+
+    monkeypatch.setattr(os, "lseek", counts)
+    parts, end = rest_of(Transfer(b"file", os.dup(file), 1, 0))
+    assert looks == 2 and end.size == 3 * SIZE
+    assert b"".join(bytes(part.data.buffer) for part in parts) == b"x" * SIZE + b"y" * SIZE
+    assert parts[-1].extents[0][0] >= 2 * SIZE
 
 
 @pytest.mark.usefixtures("cut_when_looked_for_a_hole")

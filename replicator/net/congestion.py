@@ -9,6 +9,8 @@ import socket
 from pathlib import Path
 from typing import Protocol
 
+from replicator.errors import ConfigError
+
 _AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
@@ -25,6 +27,15 @@ def use(connection: Socket, name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def check(name: str) -> None:
+    """Of the configuration; "": the host's own. Raises ConfigError: this kernel has no such thing."""
+    if name and not is_usable(name):
+        raise ConfigError(
+            f'connection.congestion_control = "{name}": this kernel does not have it; it has:'
+            f" {', '.join(available())}"
+        )
 
 
 def is_usable(name: str) -> bool:
