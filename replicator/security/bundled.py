@@ -136,7 +136,7 @@ class Connection:
 
     def read(self, size: int, buffer: memoryview) -> int:
         """Decrypt into `buffer` what has arrived, as many records as fit. 0: the peer has ended."""
-        filled = 0
+        filled = count = 0
         _lib.ERR_clear_error()
         with _ffi.from_buffer(buffer) as start:
             while filled < size:

@@ -7,6 +7,8 @@ records that have arrived, into the caller's buffer, and one write to the socket
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar, Union
 
 import trio
@@ -44,6 +46,11 @@ def session_context(certificate: str, key: str | None, anchor: str, *, server: b
     except ImportError:
         return (server_context if server else client_context)(certificate, key, anchor)
     return Context(certificate, key, anchor, server=server)
+
+
+def preload() -> None:
+    with suppress(ImportError):
+        import_module("replicator.security.bundled")
 
 
 def unverified_server_context(certificate: str, key: str | None) -> ssl.SSLContext:
