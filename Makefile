@@ -44,5 +44,5 @@ clean:
 	rm -rf .venv build bench/results *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.ready: pyproject.toml scripts/setup.sh
+.venv/.ready: pyproject.toml setup.py replicator/fs/_many.c scripts/setup.sh
 	@PYTHON='$(PYTHON)' sh scripts/setup.sh

@@ -2,7 +2,7 @@
 # Makes a checkout ready on Debian 12: the Debian packages that are missing, a virtual environment, all dependencies.
 #
 # Needs root (or sudo) only if a Debian package is missing. Running it again costs nothing but a look: the Makefile
-# runs it when .venv/.ready is older than pyproject.toml. Output of pip and apt goes to build/setup.log and is shown only if
+# runs it when .venv/.ready is older than what it depends on. Output of pip and apt goes to build/setup.log and is shown only if
 # something fails.
 set -eu
 cd "$(dirname "$0")/.."

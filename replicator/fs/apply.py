@@ -125,6 +125,11 @@ class Applier:
             return INTENT.pack(state.st_size, 1) if state else b""
         return b""
 
+    @property
+    def remaps_links(self) -> bool:
+        """Whether `link_text` changes any."""
+        return self._source_root is not None
+
     def link_text(self, text: bytes) -> bytes:
         """The text of a symlink as it has to be on the target."""
         source_root = self._source_root

@@ -21,8 +21,17 @@ Xattrs = dict[bytes, bytes]
 
 MIRROR_MASK = AttributeMask.MODE | AttributeMask.UID | AttributeMask.GID | AttributeMask.MTIME
 
-_OWNER = AttributeMask.UID | AttributeMask.GID
-_TIMES = AttributeMask.ATIME | AttributeMask.MTIME
+# As plain numbers: operations on flags take microseconds.
+_MODE, _UID, _GID, _ATIME, _MTIME = (
+    int(bit)
+    for bit in (
+        AttributeMask.MODE,
+        AttributeMask.UID,
+        AttributeMask.GID,
+        AttributeMask.ATIME,
+        AttributeMask.MTIME,
+    )
+)
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.ENOSYS})
 _PREFIXES = (b"user.", b"trusted.")
 _SYSTEM_NAMES = frozenset({b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability"})
@@ -144,11 +153,11 @@ def set_attributes(
     `current` (its state now) saves calls for what is equal already. Type and rdev of an object cannot be
     set. A symlink's mode is fixed: asked for, it is ignored. Raises OSError.
     """
-    mask = attributes.mask
+    mask = int(attributes.mask)
     suid_dropped = False
-    if mask & _OWNER:
-        uid = attributes.uid if mask & AttributeMask.UID else _UNCHANGED
-        gid = attributes.gid if mask & AttributeMask.GID else _UNCHANGED
+    if mask & (_UID | _GID):
+        uid = attributes.uid if mask & _UID else _UNCHANGED
+        gid = attributes.gid if mask & _GID else _UNCHANGED
         if (
             current is None
             or uid not in (_UNCHANGED, current.st_uid)
@@ -156,13 +165,13 @@ def set_attributes(
         ):
             _chown(descriptor, name, uid, gid)
             suid_dropped = True  # the kernel clears suid and sgid with a change of owner
-    if mask & AttributeMask.MODE and not stat.S_ISLNK(attributes.mode):
+    if mask & _MODE and not stat.S_ISLNK(attributes.mode):
         mode = attributes.mode & _PERMISSIONS
         if current is None or current.st_mode & _PERMISSIONS != mode or (suid_dropped and mode & 0o6000):
             _chmod(descriptor, name, mode)
-    if mask & _TIMES:
-        atime_ns = attributes.atime_ns if mask & AttributeMask.ATIME else None
-        mtime_ns = attributes.mtime_ns if mask & AttributeMask.MTIME else None
+    if mask & (_ATIME | _MTIME):
+        atime_ns = attributes.atime_ns if mask & _ATIME else None
+        mtime_ns = attributes.mtime_ns if mask & _MTIME else None
         if (
             current is None
             or atime_ns not in (None, current.st_atime_ns)

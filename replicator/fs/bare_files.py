@@ -74,7 +74,7 @@ class BareFiles:
         if stamps is None:
             inside = os.fstat(directory).st_dev == mount.device  # and no file that is a mount of its own
             stamps = self._stamping[mount] = inside and calls.file_system_type(directory) in _STAMPING
-        return xxhash.xxh3_128_intdigest(b"".join([self._seed, *states.changes()])) if stamps else None
+        return xxhash.xxh3_128_intdigest(b"".join([self._seed, states.changes()])) if stamps else None
 
     def _read(self, place: int) -> int:
         try:

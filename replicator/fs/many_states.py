@@ -1,8 +1,10 @@
 """What many names of one directory look like: statx(2) and listxattr(2) of each, into one buffer.
 
-A stat_result for each file costs more than the system call. Here the kernel writes its structures one behind
-another, and what is asked of them is asked of a column: the same word of all structures, as raw bytes. So
-comparing a thousand files is one comparison of bytes.
+A stat_result for each file costs more than the system call. Here what is asked of them is asked of a column:
+the same word of the kernel's structures of all, one behind another, as raw bytes. So comparing a thousand
+files is one comparison of bytes.
+
+`_many.c` makes the calls. Where it could not be built, ctypes does, which takes half as long again.
 """
 
 import ctypes
@@ -17,6 +19,11 @@ from itertools import compress, count, repeat
 from typing import NamedTuple
 
 from replicator.fs.attributes import read_xattrs
+
+try:
+    from replicator.fs import _many
+except ImportError:  # there was no compiler
+    _many = None  # type: ignore[assignment]
 
 AVAILABLE = sys.byteorder == "little"
 """Columns travel as they lie in memory."""
@@ -44,7 +51,16 @@ _MTIME_S = 14
 _MTIME_NS = 15
 _DEVICE = 17
 _MOUNT = 18
-_COLUMNS = (_LINKS_AND_UID, _GID_AND_MODE, _SIZE, _MTIME_S, _MTIME_NS)
+# The columns that are kept, in this order: first those that are compared, then those that tell of changes.
+_KEPT = bytes(
+    [
+        *(_LINKS_AND_UID, _GID_AND_MODE, _SIZE, _MTIME_S, _MTIME_NS),
+        *(_INODE, _CTIME_S, _CTIME_NS, _DEVICE, _MOUNT),
+        *(_MASK_AND_BLOCK, _BLOCKS, _BTIME_S, _BTIME_NS),
+    ]
+)
+_CHANGES = range(STATE_WORDS, STATE_WORDS + 5)
+_PLACES = {word: place for place, word in enumerate(_KEPT)}
 
 _LISTXATTRAT = 465  # the same number on every architecture; since Linux 6.13
 _AT_SYMLINK_NOFOLLOW = 0x100
@@ -111,26 +127,26 @@ class ManyStates(NamedTuple):
     """Of `names`, in their order; what is not there has zeros."""
 
     names: Sequence[bytes]
-    words: memoryview  # structures statx, as words
+    words: memoryview  # columns of words, in the order of `_KEPT`
 
     def states(self) -> bytes:
         """Links, owner, mode, size and mtime: `STATE_WORDS` columns, one behind another."""
-        return b"".join([self._raw(column) for column in _COLUMNS])
+        return self.words[: STATE_WORDS * len(self.names)].tobytes()
 
-    def plain(self) -> list[bool]:
-        """Which are regular files with one name."""
-        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
-        links = self.words[_LINKS_AND_UID::_STATX_WORDS].tolist()
+    def plain(self) -> Sequence[int]:
+        """Indices of regular files with one name."""
+        modes, links = self._column(_GID_AND_MODE).tolist(), self._column(_LINKS_AND_UID).tolist()
         # There are few modes, owners and groups in a directory: each is looked at once.
         regular = {mode for mode in set(modes) if mode >> 32 & 0o170000 == stat.S_IFREG}
         single = {link for link in set(links) if link & 0xFFFFFFFF == 1}
         if regular.issuperset(modes) and single.issuperset(links):
-            return [True] * len(modes)
-        return [mode in regular and link in single for mode, link in zip(modes, links, strict=True)]
+            return range(len(modes))
+        both = enumerate(zip(modes, links, strict=True))
+        return [index for index, (mode, link) in both if mode in regular and link in single]
 
     def directories(self) -> list[bool]:
         """Which are directories."""
-        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        modes = self._column(_GID_AND_MODE).tolist()
         return [mode >> 32 & 0o170000 == stat.S_IFDIR for mode in modes]
 
     def whole_kinds(self) -> list[int]:
@@ -138,9 +154,8 @@ class ManyStates(NamedTuple):
         take.
         """
         columns = (_GID_AND_MODE, _SIZE, _BLOCKS)
-        words = (self.words[column::_STATX_WORDS].tolist() for column in columns)
         found = []
-        for mode, size, blocks in zip(*words, strict=True):
+        for mode, size, blocks in zip(*(self._column(word).tolist() for word in columns), strict=True):
             kind = mode >> 32 & 0o170000
             found.append(
                 kind if kind == stat.S_IFLNK or (kind == stat.S_IFREG and blocks * 512 >= size) else 0
@@ -149,22 +164,22 @@ class ManyStates(NamedTuple):
 
     def links(self) -> list[int]:
         """How many names each has."""
-        return [word & 0xFFFFFFFF for word in self.words[_LINKS_AND_UID::_STATX_WORDS].tolist()]
+        return [word & 0xFFFFFFFF for word in self._column(_LINKS_AND_UID).tolist()]
 
     def versions(self) -> list[tuple[int, ...]]:
         """Inode, size and ctime of each: what changes with every change."""
         columns = (_INODE, _SIZE, _CTIME_S, _CTIME_NS)
-        return list(zip(*(self.words[column::_STATX_WORDS].tolist() for column in columns), strict=True))
+        return list(zip(*(self._column(word).tolist() for word in columns), strict=True))
 
     def inodes(self) -> "array[int]":
-        return array("Q", self._raw(_INODE))
+        return array("Q", self._column(_INODE).tobytes())
 
     def sizes(self) -> list[int]:
-        return self.words[_SIZE::_STATX_WORDS].tolist()
+        return self._column(_SIZE).tolist()
 
     def bytes_of_files(self) -> int:
         """Of the regular ones, together."""
-        modes = self.words[_GID_AND_MODE::_STATX_WORDS].tolist()
+        modes = self._column(_GID_AND_MODE).tolist()
         sizes = self.sizes()
         if any(mode >> 32 & 0o170000 != stat.S_IFREG for mode in set(modes)):
             both = zip(modes, sizes, strict=True)
@@ -173,7 +188,7 @@ class ManyStates(NamedTuple):
 
     def mount(self) -> Mount | None:
         """Where all of them are; None: in several, or one is not there, or the kernel does not say."""
-        masks, devices, mounts = (self._raw(column) for column in (_MASK_AND_BLOCK, _DEVICE, _MOUNT))
+        masks, devices, mounts = (self._column(word).tobytes() for word in (_MASK_AND_BLOCK, _DEVICE, _MOUNT))
         if not all(_is_constant(column) for column in (masks, devices, mounts)):
             return None
         mask, device, number = (
@@ -183,17 +198,18 @@ class ManyStates(NamedTuple):
             return None
         return Mount(number, os.makedev(device & 0xFFFFFFFF, device >> 32))
 
-    def changes(self) -> list[bytes]:
+    def changes(self) -> memoryview:
         """Columns: inode, ctime, device and mount of each, of which one changes with every change."""
-        columns = (_INODE, _CTIME_S, _CTIME_NS, _DEVICE, _MOUNT)
-        return [self._raw(column) for column in columns]
+        count = len(self.names)
+        return self.words[_CHANGES.start * count : _CHANGES.stop * count]
 
-    def _raw(self, column: int) -> bytes:
-        return self.words[column::_STATX_WORDS].tobytes()
+    def _column(self, word: int) -> memoryview:
+        start = _PLACES[word] * len(self.names)
+        return self.words[start : start + len(self.names)]
 
     def any_changed_since(self, since_ns: int) -> bool:
         """Whether one has a ctime of such a second, or a later one; or one before 1970."""
-        return max(self.words[_CTIME_S::_STATX_WORDS].tolist(), default=0) >= since_ns // 10**9
+        return max(self._column(_CTIME_S).tolist(), default=0) >= since_ns // 10**9
 
     def changed_since(self, since_ns: int) -> list[bool]:
         """Which have such a ctime, or a later one."""
@@ -204,36 +220,59 @@ class ManyStates(NamedTuple):
         return [time_ns > ns for time_ns in self._times_ns(_BTIME_S, _BTIME_NS)]
 
     def _times_ns(self, seconds: int, rest: int) -> list[int]:
-        columns = (self.words[column::_STATX_WORDS].tolist() for column in (seconds, rest))
+        columns = (self._column(word).tolist() for word in (seconds, rest))
         return [_signed(s) * 10**9 + (ns & 0xFFFFFFFF) for s, ns in zip(*columns, strict=True)]
 
     def chosen(self, indices: Sequence[int]) -> "ManyStates":
         """Only these of the names."""
         if len(indices) == len(self.names):
             return self
-        size = _STATX_BYTES
-        raw = self.words.cast("B")
-        kept = b"".join([raw[index * size : (index + 1) * size] for index in indices])
-        return ManyStates([self.names[index] for index in indices], memoryview(kept).cast("Q"))
+        kept = array("Q")
+        for word in _KEPT:
+            column = self._column(word).tolist()
+            kept.extend([column[index] for index in indices])
+        return ManyStates([self.names[index] for index in indices], memoryview(kept))
+
+
+def names_in(directory: int) -> tuple[list[bytes], list[bytes]]:
+    """Names of the directories in an open one, and of everything else, in no order. OSError."""
+    if _many is not None:
+        return _many.names_in(directory)
+    directories: list[bytes] = []
+    others: list[bytes] = []
+    with os.scandir(b"/proc/self/fd/%d" % directory) as entries:  # names as they are, not as text
+        for entry in entries:
+            (directories if entry.is_dir(follow_symlinks=False) else others).append(entry.name)
+    return directories, others
 
 
 def read_states(directory: int, names: Sequence[bytes]) -> ManyStates:
     """Of names of an open directory; links are not followed. OSError if the directory cannot be read."""
+    columns = bytearray(len(_KEPT) * len(names) * WORD_BYTES)
+    read = _read_by_ctypes if _many is None else _many.states
+    read(directory, names, _FLAGS, _MASK, _KEPT, columns)
+    return ManyStates(names, memoryview(columns).cast("Q"))
+
+
+def _read_by_ctypes(
+    directory: int, names: Sequence[bytes], flags: int, mask: int, words: bytes, columns: bytearray
+) -> None:
+    """What `_many.states` does."""
     read: list[bytes] = []
     buffer = _spare.pop() if _spare else _Buffer()
     for _, some, calls in _lock.chunks(names):
         # One expression: the interpreter would take as long as the kernel.
-        constant = repeat(_FLAGS), repeat(_MASK)
-        failed = map(calls.statx, repeat(directory), some, *constant, buffer.places)
+        failed = map(calls.statx, repeat(directory), some, repeat(flags), repeat(mask), buffer.places)
         for index in list(compress(count(), failed)):
             ctypes.memset(buffer.places[index], 0, _STATX_BYTES)
-            if _LETTING_GO.statx(directory, some[index], _FLAGS, _MASK, buffer.places[index]):
+            if _LETTING_GO.statx(directory, some[index], flags, mask, buffer.places[index]):
                 number = ctypes.get_errno()
                 if number not in (errno.ENOENT, errno.ENOTDIR):
                     raise OSError(number, os.strerror(number), some[index])
         read.append(memoryview(buffer.memory)[: len(some) * _STATX_BYTES].tobytes())
     _spare.append(buffer)
-    return ManyStates(names, memoryview(b"".join(read)).cast("Q"))
+    structures = memoryview(b"".join(read)).cast("Q")
+    columns[:] = b"".join([structures[word::_STATX_WORDS].tobytes() for word in words])
 
 
 def with_xattrs(directory: int, names: Sequence[bytes]) -> list[int]:

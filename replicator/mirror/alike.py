@@ -46,7 +46,7 @@ def claim(
     and mtime prove nothing. `bare`: what need not be asked for extended attributes. OSError.
     """
     states = read_states(descriptor, names)
-    kept = [index for index, plain in enumerate(states.plain()) if plain]
+    kept = states.plain()
     if distrust_ctime_after_ns is not None:
         changed = states.changed_since(distrust_ctime_after_ns)
         kept = [index for index in kept if not changed[index]]
@@ -57,8 +57,10 @@ def claim(
         chosen = states.chosen(kept)
     if not kept:
         return Claimed(None, list(names), [], 0)
-    claimed = set(kept)
-    others = [name for index, name in enumerate(names) if index not in claimed]
+    others: list[bytes] = []
+    if len(kept) < len(names):
+        claimed = set(kept)
+        others = [name for index, name in enumerate(names) if index not in claimed]
     entry = Alike(directory, tuple(chosen.names), chosen.states(), how)
     return Claimed(entry, others, chosen.inodes(), sum(chosen.sizes()))
 

@@ -4,16 +4,17 @@ Only files that are nothing special: regular, without holes, or symbolic links; 
 So are further names of files that were read already. Whatever else a directory holds goes its own way.
 """
 
-import os
+import itertools
 import stat
 from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from replicator.fs.many_states import WORD_BYTES, read_states, with_xattrs
+from replicator.fs.many_files import read_many
+from replicator.fs.many_states import STATE_WORDS, WORD_BYTES, read_states, with_xattrs
 from replicator.mirror.pieces import Content, Files, Links
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = frozenset({stat.S_IFREG, stat.S_IFLNK})
 
 
 class Packed(NamedTuple):
@@ -68,34 +69,26 @@ def pack(
     if kept:
         special = set(with_xattrs(descriptor, [names[index] for index in kept]))
         kept = [index for place, index in enumerate(kept) if place not in special]
-    contents: list[bytes] = []
-    read: list[int] = []
-    for index in kept:
-        if kinds[index] == stat.S_IFLNK:
-            content = _text(descriptor, names[index], sizes[index])
-        else:
-            content = _content(descriptor, names[index], sizes[index])
-        if content is not None:
-            contents.append(content)
-            read.append(index)
-    before = states.chosen(read)
+    before = states.chosen(kept)
+    content, right = read_many(
+        descriptor, before.names, [kinds[index] for index in kept], [sizes[index] for index in kept]
+    )
     # After the contents: attributes must not be older than these. What changed meanwhile is read by itself.
     after = read_states(descriptor, before.names)
-    changed = {
-        place for place, (a, b) in enumerate(zip(before.versions(), after.versions(), strict=True)) if a != b
-    }
-    if changed:
-        contents = [content for place, content in enumerate(contents) if place not in changed]
-        read = [index for place, index in enumerate(read) if place not in changed]
-        after = after.chosen([place for place in range(len(after.names)) if place not in changed])
-    packed = {*read, *again}
+    if 0 in right or before.words.tobytes() != after.words.tobytes():
+        versions = zip(right, before.versions(), after.versions(), strict=True)
+        whole = [place for place, (there, a, b) in enumerate(versions) if there and a == b]
+        content = _parts(content, before.sizes(), whole)
+        after = after.chosen(whole)
+        kept = [kept[place] for place in whole]
+    packed = {*kept, *again}
     others = [names[index] for index in range(looked) if index not in packed]
     links = None
     if again:
         theirs = array("Q", [inodes[index] for index in again])
         links = Links(directory, tuple(names[index] for index in again), theirs.tobytes())
     links_size = sum(sizes[index] for index in again if kinds[index] == stat.S_IFREG)
-    if not read:
+    if not kept:
         return Packed(None, links, looked, others, (), (), 0, links_size)
     found = after.inodes()
     linked = [inode for inode, count in zip(found, after.links(), strict=True) if count > 1]
@@ -103,37 +96,17 @@ def pack(
         directory,
         tuple(after.names),
         after.states(),
-        Content(b"".join(contents)),
+        Content(content),
         found.tobytes() if linked else b"",
     )
-    size = sum(
-        len(content) for index, content in zip(read, contents, strict=True) if kinds[index] == stat.S_IFREG
-    )
+    size = sum(sizes[index] for index in kept if kinds[index] == stat.S_IFREG)
     return Packed(entry, links, looked, others, found, linked, size, links_size)
 
 
-def _content(directory: int, name: bytes, size: int) -> bytes | None:
-    """All of it, if there is so much."""
-    try:
-        descriptor = os.open(name, _READ, dir_fd=directory)
-    except OSError:
-        return None
-    try:
-        content = os.pread(descriptor, size, 0) if size else b""
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return content if len(content) == size else None
-
-
-def _text(directory: int, name: bytes, size: int) -> bytes | None:
-    """Of a symbolic link, if it is so long."""
-    try:
-        text = os.readlink(name, dir_fd=directory)
-    except OSError:
-        return None
-    return text if len(text) == size else None
+def _parts(content: bytearray, sizes: list[int], places: list[int]) -> bytearray:
+    """Those of these places only."""
+    ends = list(itertools.accumulate(sizes))
+    return bytearray().join([content[ends[place] - sizes[place] : ends[place]] for place in places])
 
 
 class PackedFile(NamedTuple):
@@ -151,27 +124,37 @@ class PackedFile(NamedTuple):
     links: int
 
 
-def unpack(entry: Files) -> list[PackedFile] | None:
-    """None: it is malformed."""
-    words = memoryview(entry.states).cast("Q") if len(entry.states) % 8 == 0 else memoryview(b"")
+class Several(NamedTuple):
+    """A file with several names, on the target."""
+
+    name: bytes
+    inode: int
+    links: int
+
+
+def kinds_of(entry: Files) -> set[int] | None:
+    """S_IFREG, S_IFLNK, whichever are in it; None: it is malformed."""
     count = len(entry.names)
-    if len(words) != 5 * count:
+    if len(entry.states) != count * STATE_WORDS * WORD_BYTES:
         return None
+    if entry.inodes and len(inodes_of(entry)) != count:
+        return None
+    words = memoryview(entry.states).cast("Q")
+    kinds = {mode >> 32 & 0o170000 for mode in set(words[count : 2 * count])}
+    right = kinds <= _KINDS and sum(words[2 * count : 3 * count]) == len(entry.data)
+    return kinds if right else None
+
+
+def unpack(entry: Files, first: int = 0, offset: int = 0) -> list[PackedFile]:
+    """From the one of index `first` on, whose content begins at `offset`. It is not malformed."""
+    words = memoryview(entry.states).cast("Q")
+    count = len(entry.names)
     inodes = inodes_of(entry) if entry.inodes else [0] * count
-    if len(inodes) != count:
-        return None
-    owners, modes, sizes, seconds, rest = (
-        words[start : start + count].tolist() for start in range(0, 5 * count, count)
-    )
+    columns = [words[start : start + count].tolist() for start in range(0, STATE_WORDS * count, count)]
     files: list[PackedFile] = []
-    offset = 0
-    for name, owner, mode, size, second, ns, inode in zip(
-        entry.names, owners, modes, sizes, seconds, rest, inodes, strict=True
-    ):
-        kind = mode >> 32 & 0o170000
-        is_link = kind == stat.S_IFLNK
-        if not is_link and kind != stat.S_IFREG:
-            return None
+    rows = zip(entry.names, *columns, inodes, strict=True)
+    for name, owner, mode, size, second, ns, inode in itertools.islice(rows, first, None):
+        is_link = mode >> 32 & 0o170000 == stat.S_IFLNK
         mtime_ns = (second - (1 << 64) if second >> 63 else second) * 10**9 + (ns & 0xFFFFFFFF)
         end = offset + size
         links = owner & 0xFFFFFFFF
@@ -190,7 +173,16 @@ def unpack(entry: Files) -> list[PackedFile] | None:
             )
         )
         offset = end
-    return files if offset == len(entry.data) else None
+    return files
+
+
+def several(entry: Files, count: int) -> list[Several]:
+    """Those of its first `count` that have several names."""
+    if not entry.inodes:
+        return []
+    owners = memoryview(entry.states).cast("Q")[:count].tolist()
+    rows = zip(entry.names, inodes_of(entry), owners, strict=False)
+    return [Several(*row[:2], row[2] & 0xFFFFFFFF) for row in rows if row[2] & 0xFFFFFFFF > 1]
 
 
 def inodes_of(entry: Files | Links) -> list[int]:

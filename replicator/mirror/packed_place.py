@@ -15,12 +15,13 @@ from replicator.errors import ReplicatorError
 from replicator.fs.apply import Applier
 from replicator.fs.attributes import MIRROR_MASK, write_at
 from replicator.fs.beneath import Root
+from replicator.fs.many_files import make_many
 from replicator.fs.path_maps import PathMaps
 from replicator.fs.unfinished import CREATE_FLAGS, unlink_quietly
 from replicator.mirror import alike
 from replicator.mirror.links import LinkTable
 from replicator.mirror.orphans import Finder
-from replicator.mirror.packed import PackedFile, inodes_of, unpack
+from replicator.mirror.packed import PackedFile, Several, inodes_of, kinds_of, several, unpack
 from replicator.mirror.patch import NotAsClaimed
 from replicator.mirror.pieces import Content, File, Files, Links, LinkTo, Object
 from replicator.mirror.transfers import OpenTransfers
@@ -107,6 +108,7 @@ class ManyPlacer:
         self._plainly = plainly
         self._maps = applier.maps
         self._link_text = applier.link_text
+        self._remaps_links = applier.remaps_links
         self._links = links
         self._transfers = transfers
         self._finder = finder
@@ -120,8 +122,7 @@ class ManyPlacer:
             raise ReplicatorError("malformed piece: its names are none")
         failed = self._place_files(entry) if isinstance(entry, Files) else self._place_links(entry)
         if self._finder is not None:
-            for name in entry.names:
-                self._finder.is_the_sources(_join(entry.path, name))
+            self._finder.are_the_sources(entry.path, entry.names)
         return failed
 
     def _open(self, path: bytes) -> tuple[Root, bytes, int]:
@@ -133,21 +134,25 @@ class ManyPlacer:
     # --- files and symbolic links ---
 
     def _place_files(self, entry: Files) -> list[Failed]:
-        files = unpack(entry)
-        if files is None:
+        kinds = kinds_of(entry)
+        if kinds is None:
             raise ReplicatorError("malformed piece: its states do not describe its files")
         root, below, directory = self._open(entry.path)
         data = memoryview(entry.data.buffer)
         plainly = not self._transfers and self._plainly.is_root_s(entry.path, directory)
         known = self._links.names_in(entry.path)
         failed: list[Failed] = []
-        made: list[PackedFile] = []  # of those with several names
-        for file in files:
+        count = end = 0  # what needs no care, as long as nothing is there
+        texts_stay = not self._remaps_links or stat.S_IFLNK not in kinds
+        if plainly and texts_stay and not self._keeps_existing and known.isdisjoint(entry.names):
+            count, end = make_many(directory, entry.names, entry.states, data)
+        made = several(entry, count)
+        for file in unpack(entry, count, end) if count < len(entry.names) else ():
             if self._keeps_existing and self._single.state(_join(entry.path, file.name)) is not None:
                 continue
             if plainly and file.name not in known and self._make(directory, file, data):
                 if file.inode:
-                    made.append(file)
+                    made.append(Several(file.name, file.inode, file.links))
                 continue
             self._place_one(_as_entry(entry.path, file, data), failed)
             directory = root.directory(below)
@@ -197,7 +202,7 @@ class ManyPlacer:
             raise
         return True
 
-    def _know(self, path: bytes, made: list[PackedFile]) -> None:
+    def _know(self, path: bytes, made: list[Several]) -> None:
         """These were made where nothing known was."""
         if not made:
             return

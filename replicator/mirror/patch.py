@@ -13,7 +13,14 @@ from replicator import limits
 from replicator.errors import ReplicatorError
 from replicator.fs import calls
 from replicator.fs.apply_data import allocate
-from replicator.fs.attributes import data_extents, set_attributes, set_times, write_at, write_xattrs
+from replicator.fs.attributes import (
+    data_extents,
+    read_xattrs,
+    set_attributes,
+    set_times,
+    write_at,
+    write_xattrs,
+)
 from replicator.fs.beneath import MISSING, Root, check_name
 from replicator.fs.path_maps import PathMaps
 from replicator.mirror import digests, moved
@@ -30,6 +37,7 @@ UNLIKE_NS = 1
 its end comes, nobody may take it for what the source has.
 """
 
+_ALL_BUT_TIMES = int(~(AttributeMask.MTIME | AttributeMask.ATIME))
 _PUNCH = calls.FALLOC_PUNCH_HOLE | calls.FALLOC_KEEP_SIZE
 
 Dress = Callable[[Root, bytes, int, bytes, Attributes, Mapping[bytes, bytes]], None]
@@ -302,9 +310,9 @@ def _has_data(descriptor: int, start: int, end: int) -> bool:
 
 def dress_directory(descriptor: int, attributes: Attributes, xattrs: Xattrs) -> None:
     """Attributes of a directory, but for its times, which come when all in it is in place."""
-    mask = attributes.mask & ~(AttributeMask.MTIME | AttributeMask.ATIME)
+    mask = attributes.mask & _ALL_BUT_TIMES
     set_attributes(descriptor, attributes._replace(mask=mask), current=os.fstat(descriptor))
-    write_xattrs(descriptor, xattrs)
+    write_xattrs(descriptor, xattrs, read_xattrs(descriptor, readable=True))
 
 
 def fill(descriptor: int, extents: tuple[tuple[int, int], ...], data: Buffer) -> None:

@@ -16,7 +16,7 @@ from replicator import limits
 from replicator.fs.attributes import attributes_of, data_end, data_extents, identity_of, read_xattrs
 from replicator.fs.bare_files import BareFiles
 from replicator.fs.beneath import Root
-from replicator.fs.many_states import read_states
+from replicator.fs.many_states import names_in, read_states
 from replicator.mirror import alike, packed
 from replicator.mirror.comparison import Claim, Comparison
 from replicator.mirror.digests import digest_of_file
@@ -41,7 +41,6 @@ from replicator.repset import Filter
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NO_FILE = _GONE | {errno.ENXIO}  # a socket
-_LINKS_WITHOUT_DIRECTORIES = 2  # its name and its "."; a file system that does not count "..", says 1
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -395,7 +394,7 @@ class Source:
                 state = os.fstat(directory_fd)
                 if state.st_dev != self.root.device:
                     continue  # mounted there: no mirror brings it
-                directories, names = _names_in(self._size_filter, directory_fd, directory, state)
+                directories, names = _names_in(self._size_filter, directory_fd, directory)
                 stack += directories
                 size = read_states(directory_fd, names).bytes_of_files()
             except OSError:
@@ -425,8 +424,8 @@ class Source:
             state = os.fstat(directory_fd)
             if state.st_dev != self.root.device:
                 return Found(path, problem="another file system is mounted here: protect it by itself")
-            xattrs = read_xattrs(directory_fd)
-            directories, names = _names_in(self.filter, directory_fd, path, state)
+            xattrs = read_xattrs(directory_fd, readable=True)
+            directories, names = _names_in(self.filter, directory_fd, path)
             directories.sort()
             names.sort()
             read = self._step(directory_fd, path, names, 0, choice)
@@ -614,25 +613,16 @@ class Transfer:
             self.descriptor = -1
 
 
-def _names_in(
-    rules: Filter, directory_fd: int, path: bytes, state: os.stat_result
-) -> tuple[list[bytes], list[bytes]]:
+def _names_in(rules: Filter, directory_fd: int, path: bytes) -> tuple[list[bytes], list[bytes]]:
     """Full paths of the sub-directories, and names of everything else, in the set."""
-    everything = rules.everything_below(path)
-    if everything and state.st_nlink == _LINKS_WITHOUT_DIRECTORIES:
-        return [], os.listdir(b"/proc/self/fd/%d" % directory_fd)
-    directories: list[bytes] = []
-    names: list[bytes] = []
-    with os.scandir(b"/proc/self/fd/%d" % directory_fd) as entries:  # names as they are, not as text
-        for entry in entries:
-            name = entry.name
-            if entry.is_dir(follow_symlinks=False):
-                child = join(path, name)
-                if everything or rules.may_contain(child):
-                    directories.append(child)
-            elif everything or rules.includes(join(path, name)):
-                names.append(name)
-    return directories, names
+    below, names = names_in(directory_fd)
+    directories = [join(path, name) for name in below]
+    if rules.everything_below(path):
+        return directories, names
+    return (
+        [child for child in directories if rules.may_contain(child)],
+        [name for name in names if rules.includes(join(path, name))],
+    )
 
 
 def _read_extents(descriptor: int, size: int) -> tuple[bytes, tuple[tuple[int, int], ...]]:

@@ -19,7 +19,7 @@ from replicator.mirror.local_copy import LocalTarget
 from replicator.mirror.mirroring import MirrorRun
 from replicator.mirror.names import names_changed
 from replicator.mirror.order import name_change_in_directory, name_change_touches, parent_of
-from replicator.mirror.pieces import Abandon, Alike, Files, Finish, Links, LinkTo, Part
+from replicator.mirror.pieces import Abandon, Alike, Files, Finish, Links, LinkTo, Part, Times
 from replicator.mirror.scan import Choice, Directory, Found, Source, join
 from replicator.ops import Kind, Record
 from replicator.sender.amending import Amender
@@ -122,12 +122,15 @@ class Scanner:
         unfinished: list[Directory] = []
         large: list[bytes] = []
         parents: dict[bytes, None] = {}
+        listed_in: dict[bytes, Times] = {}  # where a listing may have to make the directory
         for path, found in zip(paths, seen, strict=False):
             if isinstance(found, Directory):
                 if _unsettled(changes, path):
                     below.append(path)
                     continue
                 self._queue_directory(flow, path, place, found, changes)
+                if path:
+                    listed_in[found.parent_times.path] = found.parent_times
                 below += found.directories
                 if found.times is None:
                     unfinished.append(found)
@@ -137,8 +140,9 @@ class Scanner:
                     large.append(path)
                 else:
                     self._queue_valid(flow, place, [found], changes)
+        changed = [Found(p, t) for p, t in listed_in.items() if flow.has(p) and not _unsettled(changes, p)]
+        self._queue(flow, QueuedPiece(place, changed))
         self._read_later(flow, below)
-        self._shipper.ring()
         await self._bring_rest(flow, unfinished, large, list(parents))
 
     def _read_later(self, flow: Flow, paths: list[bytes]) -> None:
@@ -177,10 +181,6 @@ class Scanner:
     ) -> None:
         read = seen.read
         found = [Found(path, seen.listing, whole=True)]
-        parent = seen.parent_times.path
-        if path and flow.has(parent) and not _unsettled(changes, parent):
-            # If the listing has to make the directory, that changes the time of its parent.
-            found.append(Found(parent, seen.parent_times))
         valid = self._valid(flow, read.found, changes)
         found += valid
         self._leave(flow, path, read.later)

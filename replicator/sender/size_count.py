@@ -10,6 +10,7 @@ from functools import partial
 import trio
 
 from replicator import limits
+from replicator.mirror.mirroring import MirrorRun
 from replicator.sender.changes import Changes
 from replicator.sender.flow import Flow
 from replicator.sender.mirrors import Mirrors
@@ -26,13 +27,13 @@ async def count_sizes(world: World, flows: list[Flow], mirrors: Mirrors, changes
             await changes.wait()
             continue
         await trio.sleep(limits.SIZE_COUNT_DELAY_S)  # a short mirror is over before the count would be
-        if run is not mirrors.run:
+        if run is not mirrors.run or _outruns_a_count(run, world):
             continue
         files = size = 0
         for flow in flows:
             for root in flow.filter.roots:
                 walk = flow.source.walk_sizes(root)
-                while True:
+                while run is mirrors.run:
                     before_s = trio.current_time()
                     chunk = await world.in_thread(partial(_some, walk))
                     if not chunk:
@@ -41,7 +42,14 @@ async def count_sizes(world: World, flows: list[Flow], mirrors: Mirrors, changes
                     size += sum(c[1] for c in chunk)
                     # It takes from what it counts for: where nothing differs, as long as the mirror itself.
                     await trio.sleep((trio.current_time() - before_s) * limits.SIZE_COUNT_RESTS)
-        run.total_files, run.total_bytes, run.total_known = files, size, True
+        if run is mirrors.run:
+            run.total_files, run.total_bytes, run.total_known = files, size, True
+
+
+def _outruns_a_count(run: MirrorRun, world: World) -> bool:
+    """Where nearly nothing differs, a mirror does little more than a count."""
+    elapsed_s = (world.clock.monotonic_ns() - run.started_ns) / 1e9
+    return run.done_files > elapsed_s * limits.SIZE_COUNT_FILES_PER_S
 
 
 def _some(walk: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -270,7 +270,8 @@ def batch(data: bytes) -> None:
             assert 0 <= offset < 2**63 and 0 <= length < 2**63
         assert 0 <= getattr(entry, "size", 0) < 2**63
         if isinstance(entry, pieces.Files):
-            packed.unpack(entry)
+            if packed.kinds_of(entry) is not None:
+                packed.unpack(entry)
         elif isinstance(entry, pieces.Alike):
             alike.is_well_formed(entry)
         elif isinstance(entry, pieces.Digests) and entry.block_bytes:

@@ -11,7 +11,6 @@ import pytest
 
 from replicator import limits
 from replicator.fs.bare_files import BareFiles
-from replicator.fs.many_states import read_states
 from replicator.mirror import alike
 from replicator.mirror.comparison import Claim
 from replicator.mirror.pieces import Alike
@@ -159,8 +158,6 @@ def test_what_may_have_changed_is_not_claimed(two: tuple[Path, int, int]) -> Non
     directory, _, other = two
     unsure = (directory / "f03").stat().st_ino
     assert claim(other, unsure=(unsure,)).others == [b"f03"]
-    since_ns = read_states(other, NAMES).words  # all were changed just now
-    assert len(since_ns) == 20 * 32
     assert claim(other, distrust_ns=(directory / "f00").stat().st_ctime_ns).alike is None
 
 

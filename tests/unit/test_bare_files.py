@@ -123,11 +123,11 @@ def test_another_boot_or_mount_is_another_file_system(asked: Asked) -> None:
     asked.look()
     asked.look("the next boot")
     assert asked.times == 2
-    words = asked.states().words.tolist()
-    for place in range(18, len(words), 32):  # stx_mnt_id
-        words[place] += 1
-    raw = b"".join(word.to_bytes(8, "little") for word in words)
-    asked.look(states=ManyStates(NAMES, memoryview(raw).cast("Q")))
+    elsewhere = asked.states()
+    mounts = elsewhere._column(many_states._MOUNT)
+    for place, mount in enumerate(mounts):
+        mounts[place] = mount + 1
+    asked.look(states=elsewhere)
     assert asked.times == 3
 
 

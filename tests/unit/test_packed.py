@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -112,19 +113,22 @@ def test_what_changes_while_it_is_read_is_left_out(
     source: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, descriptor = source
-    content = packed._content
+    really = packed.read_many
 
-    def meanwhile(descriptor: int, name: bytes, size: int) -> bytes | None:
-        found = content(descriptor, name, size)
-        if name == b"f09":
-            (directory / "f09").write_bytes(b"!" * size)
-        if name == b"f10":
-            os.replace(directory / "f11", directory / "f10")
+    def meanwhile(descriptor: int, *arguments: Any) -> tuple[bytearray, bytes]:
+        (directory / "f12").write_bytes(b"shorter")
+        found = really(descriptor, *arguments)
+        size = (directory / "f09").stat().st_size
+        (directory / "f09").write_bytes(b"!" * size)
+        os.replace(directory / "f11", directory / "f10")
         return found
 
-    monkeypatch.setattr(packed, "_content", meanwhile)
+    monkeypatch.setattr(packed, "read_many", meanwhile)
     read = pack(descriptor)
-    assert set(read.others) == {b"f09", b"f10", b"f11"}
+    assert set(read.others) == {b"f09", b"f10", b"f11", b"f12"}
+    assert read.files is not None
+    contents = [(directory / os.fsdecode(name)).read_bytes() for name in read.files.names]
+    assert bytes(read.files.data.buffer) == b"".join(contents)
 
 
 def test_a_name_that_was_a_link_is_one_no_more(

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from replicator.mirror import scan
-from replicator.mirror.comparison import WHOLE, Claim, Comparison
+from replicator.mirror.comparison import WHOLE
 from replicator.mirror.scan import Choice, Directory, Source
 from replicator.repset import ReplicationSet, Rule, compile_filter
 
 
-def choice(*, claims_many: bool = False) -> Choice:
+def choice() -> Choice:
     def never(*_: object) -> bool:
         return False
 
-    comparison = Comparison(Claim.SIZE_AND_TIME, blocks=False) if claims_many else WHOLE
-    return Choice(comparison, True, False, never, never, never, never, set(), claims_many=claims_many)
+    return Choice(WHOLE, True, False, never, never, never, never, set())
 
 
 def source(root: Path, *rules: Rule) -> Iterator[Source]:
@@ -61,14 +59,3 @@ def test_rules_are_heeded(root: Path) -> None:
     rules = Rule(f"{root}/leaf/*.tmp", include=False), Rule(f"{root}/branch/skipped", include=False)
     assert names_of(listed(root, b"leaf", *rules)) == ([], (b"a", b"link", b"z", b"\xff"))
     assert names_of(listed(root, b"branch", *rules))[0] == [b"branch/a", b"branch/b"]
-
-
-@pytest.mark.parametrize("claims_many", [False, True])
-def test_a_file_system_that_does_not_count_directories_hides_none(
-    root: Path, monkeypatch: pytest.MonkeyPatch, claims_many: bool
-) -> None:
-    monkeypatch.setattr(scan, "_LINKS_WITHOUT_DIRECTORIES", (root / "branch").stat().st_nlink)
-    ((found),) = [source.look(b"branch", choice(claims_many=claims_many)) for source in source(root)]
-    assert isinstance(found, Directory) and found.directories == []
-    below = {one.path for one in found.read.found if one.directory}
-    assert below == {b"branch/a", b"branch/b", b"branch/skipped"}, "each is brought by itself"
