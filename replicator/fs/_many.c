@@ -190,10 +190,11 @@ static int make_file(int directory, const struct row *row, int flags)
     int descriptor = openat(directory, row->name, flags, row->mode & 0777);
     if (descriptor < 0)
         return -1;
-    ssize_t written = 0;
-    for (uint64_t done = 0; done < row->size && written >= 0; done += written)
+    ssize_t written = 1;
+    uint64_t done = 0;
+    for (; done < row->size && written > 0; done += written > 0 ? written : 0)
         written = write(descriptor, row->content + done, row->size - done);
-    int failed = written < 0 || ((row->uid || row->gid) && fchown(descriptor, row->uid, row->gid)) ||
+    int failed = done != row->size || ((row->uid || row->gid) && fchown(descriptor, row->uid, row->gid)) ||
                  (row->mode & 07000 && fchmod(descriptor, row->mode & 07777)) || futimens(descriptor, row->times);
     if (failed)
         unlinkat(directory, row->name, 0);
