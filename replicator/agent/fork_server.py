@@ -142,8 +142,7 @@ class _Server:
 def _import(role: Role) -> None:
     with suppress(Exception):  # a child meets the same, and says so in its log
         module = import_module(program(role))
-        if role == "capture":
-            module.preload()
+        module.preload()
 
 
 def _fork_sibling() -> int:

@@ -23,6 +23,7 @@ from replicator.receiver.local_offers import serve_offers
 from replicator.receiver.receiver import Receiver
 from replicator.receiver.receiver_status import ReceiverStatus
 from replicator.receiver.replica_tree import ReplicaTree
+from replicator.security import tls
 from replicator.security.channel import Handover, take_over
 from replicator.world import World
 
@@ -147,6 +148,11 @@ async def serve(world: World, arguments: ReceiverArguments) -> None:
         for directory in (arguments.memory_directory, arguments.disk_directory or target, target):
             shutil.rmtree(directory, ignore_errors=True)
         remove_if_empty(os.path.dirname(arguments.memory_directory))
+
+
+def preload() -> None:
+    """Import what nearly every session uses: for whoever forks these, so that none of them has to."""
+    tls.preload()
 
 
 def run(arguments_file: str) -> None:

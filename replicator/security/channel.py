@@ -334,9 +334,8 @@ async def _exchange(channel: Channel, certificate: str) -> tuple[str, bytes]:
 
 def take_over(transport: trio.abc.HalfCloseableStream, handover: Handover) -> TlsStream:
     """The session that was agreed on. Raises ReplicatorError, ssl.SSLError."""
-    make = tls.server_context if handover.server else tls.client_context
     with pem.as_file(handover.credentials) as path:
-        context = make(path, None, handover.peer_certificate)
+        context = tls.session_context(path, None, handover.peer_certificate, server=handover.server)
     return TlsStream(
         transport,
         context,
@@ -360,7 +359,7 @@ async def go_on(channel: Channel, settings: SecuritySettings) -> TlsStream:
     theirs, first = await _exchange(channel, shown)
     return TlsStream(
         channel.stream.transport,
-        tls.client_context(certificate, key, theirs),
+        tls.session_context(certificate, key, theirs, server=False),
         server=False,
         first_bytes=first,
         expected=pem.der_of(theirs),

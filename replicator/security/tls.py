@@ -1,20 +1,26 @@
 """TLS 1.3 over a trio stream, and the contexts for it.
 
-Python's `ssl` does the cryptography, between two buffers in memory. This is `trio.SSLStream` for bulk: one
-call takes all records that have arrived, into the caller's buffer, and one write to the socket takes many of
-them.
+The cryptography is done between two buffers in memory: by Python's `ssl`, and in sessions by the OpenSSL of
+`cryptography` if that can be used (`bundled.py`). This is `trio.SSLStream` for bulk: one call takes all
+records that have arrived, into the caller's buffer, and one write to the socket takes many of them.
 """
 
 import ssl
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar, Union
 
 import trio
 
 from replicator import limits
 from replicator.security import pem
 
+if TYPE_CHECKING:
+    from replicator.security.bundled import Connection, Context, Incoming, Outgoing
+
 T = TypeVar("T")
+AnyContext = Union[ssl.SSLContext, "Context"]
 
 
 class TlsError(trio.BrokenResourceError):
@@ -31,6 +37,20 @@ def server_context(certificate: str, key: str | None, anchors: str) -> ssl.SSLCo
 def client_context(certificate: str, key: str | None, anchors: str) -> ssl.SSLContext:
     """The same for the side that dials."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, anchors)
+
+
+def session_context(certificate: str, key: str | None, anchor: str, *, server: bool) -> AnyContext:
+    """For a session, whose peer shows exactly this certificate: by the faster library that is there."""
+    try:
+        from replicator.security.bundled import Context  # not in agents before their children run
+    except ImportError:
+        return (server_context if server else client_context)(certificate, key, anchor)
+    return Context(certificate, key, anchor, server=server)
+
+
+def preload() -> None:
+    with suppress(ImportError):
+        import_module("replicator.security.bundled")
 
 
 def unverified_server_context(certificate: str, key: str | None) -> ssl.SSLContext:
@@ -66,13 +86,24 @@ def _context(protocol: int, certificate: str, key: str | None, anchors: str) -> 
     return context
 
 
+def opened(
+    context: AnyContext, server: bool
+) -> "tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO] | tuple[Connection, Incoming, Outgoing]":
+    """One end, what has arrived for it, and what it has to send."""
+    if isinstance(context, ssl.SSLContext):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        return context.wrap_bio(incoming, outgoing, server_side=server), incoming, outgoing
+    connection = context.connect()
+    return connection, connection.incoming, connection.outgoing
+
+
 class TlsStream(trio.abc.HalfCloseableStream):
     """The handshake is made by the first call of any other method, or by `handshake`."""
 
     def __init__(
         self,
         transport: trio.abc.HalfCloseableStream,
-        context: ssl.SSLContext,
+        context: AnyContext,
         *,
         server: bool,
         first_bytes: bytes = b"",
@@ -87,8 +118,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self.peer_uuid = peer_uuid
         self.written_bytes = self.read_bytes = 0
         """Of the transport, ever: with what TLS adds to the data."""
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
+        self._object: ssl.SSLObject | Connection
+        self._incoming: ssl.MemoryBIO | Incoming
+        self._outgoing: ssl.MemoryBIO | Outgoing
+        self._object, self._incoming, self._outgoing = opened(context, server)
         if first_bytes:
             self._incoming.write(first_bytes)
         self._expected = expected
@@ -127,13 +160,16 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
     @property
     def parsed_certificate(self) -> dict[str, object]:
-        """As `SSLObject.getpeercert` has it."""
+        """As `SSLObject.getpeercert` has it. Not of a session, whose peer shows what was agreed on."""
+        assert isinstance(self._object, ssl.SSLObject)
         return dict(self._object.getpeercert() or {})
 
     async def unwrap(self) -> bytes:
         """Agree with the peer that what follows on the transport is not of this session. Returns what was
         read of it.
         """
+        # Nothing follows on a session.
+        assert isinstance(self._object, ssl.SSLObject) and isinstance(self._incoming, ssl.MemoryBIO)
         await self.handshake()
         await self._converse(self._object.unwrap)
         return self._incoming.read()

@@ -11,6 +11,7 @@ import trio
 from replicator.child import control, interpreter
 from replicator.diagnostics import is_nowhere
 from replicator.paths import Home
+from replicator.security import tls
 from replicator.sender.arguments import SenderArguments
 from replicator.sender.copies import Adoption, open_copies, stream_of
 from replicator.sender.dialler import Dialler
@@ -99,6 +100,11 @@ async def _run(
         await nursery.start(partial(control.serve, socket_path, calls))
         await sender.run()
         nursery.cancel_scope.cancel()
+
+
+def preload() -> None:
+    """Import what nearly every session uses: for whoever forks these, so that none of them has to."""
+    tls.preload()
 
 
 def run(arguments_file: str) -> None:

@@ -4,6 +4,9 @@ import os
 import ssl
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from kit.certificates import Issuer
 from kit.simulation import MockedClock
 
 from replicator import limits, plain
@@ -21,6 +25,7 @@ from replicator.net.frames import PieceBatch, Ping
 from replicator.net.session import KeysUsed, PeerLeft, Session
 from replicator.net.transmission import Transmission
 from replicator.security import certificates, pem, tls
+from replicator.security.bundled import Context
 from replicator.security.channel import Door
 from replicator.security.pairing import PairHello, Window, new_nonce, normal_code, proofs
 from replicator.security.settings import SecuritySettings
@@ -36,21 +41,50 @@ def made(uuid: str, name: str = "agent", days: float = 10) -> str:
     return certificates.make(uuid, name, days).decode()
 
 
-def pair_of(
-    client: str, server: str, client_trusts: str, server_trusts: str, expected: bytes = b""
+Pair = Callable[..., tuple[TlsStream, TlsStream]]
+
+
+@pytest.fixture(params=["bundled", "Python's", "dials bundled", "dialled bundled"])
+def pair_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pair:
+    """Sessions by either library, and by both: the other agent may have another one."""
+
+    def session(credentials: str, trusts: str, *, server: bool) -> tls.AnyContext:
+        bundled_here = request.param in ("bundled", "dialled bundled" if server else "dials bundled")
+        with monkeypatch.context() as patch, pem.as_file(credentials) as path:
+            if not bundled_here:
+                patch.setitem(sys.modules, "replicator.security.bundled", None)
+            context = tls.session_context(path, None, pem.certificate_of(trusts), server=server)
+        assert isinstance(context, Context) == bundled_here
+        return context
+
+    return partial(_pair_of, session)
+
+
+def ssl_context(credentials: str, trusts: str, *, server: bool) -> tls.AnyContext:
+    """Of the first channel."""
+    with pem.as_file(credentials) as path:
+        make = tls.server_context if server else tls.client_context
+        return make(path, None, pem.certificate_of(trusts))
+
+
+def _pair_of(
+    context: Callable[..., tls.AnyContext],
+    client: str,
+    server: str,
+    client_trusts: str,
+    server_trusts: str,
+    expected: bytes = b"",
 ) -> tuple[TlsStream, TlsStream]:
     """Both ends of a stream in memory. Credentials and certificates in PEM."""
     near, far = trio.testing.memory_stream_pair()
-    with pem.as_file(client) as a, pem.as_file(server) as b:
-        one = tls.client_context(a, None, pem.certificate_of(client_trusts) if client_trusts else "")
-        other = tls.server_context(b, None, pem.certificate_of(server_trusts) if server_trusts else "")
+    one, other = context(client, client_trusts, server=False), context(server, server_trusts, server=True)
     return (
         TlsStream(near, one, server=False, expected=expected),
         TlsStream(far, other, server=True),
     )
 
 
-async def test_bytes_arrive_both_ways_at_once_whatever_the_sizes() -> None:
+async def test_bytes_arrive_both_ways_at_once_whatever_the_sizes(pair_of: Pair) -> None:
     alpha, beta = made(ALPHA), made(BETA)
     one, other = pair_of(alpha, beta, beta, alpha, pem.der_of(beta))
     sent = os.urandom(3 * limits.TLS_WRITE_BYTES + 17)
@@ -82,7 +116,7 @@ async def test_bytes_arrive_both_ways_at_once_whatever_the_sizes() -> None:
 
 async def test_another_session_follows_on_the_same_transport() -> None:
     alpha, beta = made(ALPHA), made(BETA)
-    one, other = pair_of(alpha, beta, beta, alpha)
+    one, other = _pair_of(ssl_context, alpha, beta, beta, alpha)
     rest = []
 
     async def leave(stream: TlsStream) -> None:
@@ -109,7 +143,9 @@ async def at_once(function: Any) -> Any:
 
 
 @pytest.mark.parametrize(("rate", "size"), [(100_000, 100_000), (2_000, 100_000)])
-async def test_a_limit_holds_for_what_tls_adds_to_the_data(rate: int, size: int, autojump_clock: Any) -> None:
+async def test_a_limit_holds_for_what_tls_adds_to_the_data(
+    rate: int, size: int, pair_of: Pair, autojump_clock: Any
+) -> None:
     """Small pieces of a slow limit are records of their own: a twelfth of it is heads and seals."""
     alpha, beta = made(ALPHA), made(BETA)
     one, other = pair_of(alpha, beta, beta, alpha)
@@ -136,7 +172,7 @@ async def test_a_limit_holds_for_what_tls_adds_to_the_data(rate: int, size: int,
 
 
 async def test_a_session_ends_in_good_order_before_its_keys_have_encrypted_too_much(
-    monkeypatch: pytest.MonkeyPatch,
+    pair_of: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "TLS_KEY_BYTES", 300_000)
     alpha, beta = made(ALPHA), made(BETA)
@@ -163,7 +199,7 @@ async def test_a_session_ends_in_good_order_before_its_keys_have_encrypted_too_m
 
 
 @pytest.mark.parametrize("who", ["server", "client", "other certificate", "expired", "older TLS"])
-async def test_who_is_not_trusted_gets_nowhere(who: str) -> None:
+async def test_who_is_not_trusted_gets_nowhere(who: str, pair_of: Pair) -> None:
     alpha, beta = made(ALPHA), made(BETA)
     stranger = made(BETA, "mallory")
     if who == "server":
@@ -180,6 +216,8 @@ async def test_who_is_not_trusted_gets_nowhere(who: str) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pem.as_file(alpha) as path:
+            context.load_cert_chain(path)
         one = TlsStream(one.transport, context, server=False)
     heard: list[bytes] = []
     failed: list[str] = []
@@ -199,7 +237,7 @@ async def test_who_is_not_trusted_gets_nowhere(who: str) -> None:
     assert b"secret" not in heard and failed, "nothing is believed before both are known"
 
 
-async def test_what_was_changed_on_its_way_is_not_believed() -> None:
+async def test_what_was_changed_on_its_way_is_not_believed(pair_of: Pair) -> None:
     alpha, beta = made(ALPHA), made(BETA)
     one, other = pair_of(alpha, beta, beta, alpha)
     with trio.fail_after(10):
@@ -212,8 +250,85 @@ async def test_what_was_changed_on_its_way_is_not_believed() -> None:
         data = bytearray(await far.receive_some(5000))
         data[500] ^= 1
         await through.send_all(data)
+        for _ in range(2):
+            with pytest.raises(TlsError):
+                await other.receive_some(1000)
+
+
+async def test_what_came_before_a_change_arrives(pair_of: Pair) -> None:
+    alpha, beta = made(ALPHA), made(BETA)
+    one, other = pair_of(alpha, beta, beta, alpha)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.handshake)
+            nursery.start_soon(other.handshake)
+        near, far = trio.testing.memory_stream_pair()
+        through, one.transport = one.transport, near
+        for data in (b"good", b"worse"):
+            await one.send_all(data)
+        both = bytearray(await far.receive_some(5000))
+        both[-1] ^= 1
+        await through.send_all(both)
+        assert await other.receive_some(1000) == b"good"
         with pytest.raises(TlsError):
             await other.receive_some(1000)
+
+
+def test_a_context_of_what_cannot_be_used(tmp_path: Path) -> None:
+    own, damaged = tmp_path / "own.pem", tmp_path / "damaged.pem"
+    own.write_text(made(ALPHA))
+    damaged.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
+    good = pem.certificate_of(made(BETA))
+    for certificate, key, anchor in (
+        (damaged, None, good),
+        (own, damaged, good),
+        (own, None, ""),
+        (tmp_path / "missing", None, good),
+    ):
+        with pytest.raises(ssl.SSLError):
+            Context(str(certificate), key and str(key), anchor, server=True)
+
+
+async def test_one_certificate_of_an_authority_is_trusted_and_no_other(pair_of: Pair, tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path, "authority")
+    alpha, beta, other_one = (issuer.issue(name)[0].read_text() for name in ("alpha", "beta", "gamma"))
+    for shown, trusted in ((beta, True), (other_one, False)):
+        one, other = pair_of(alpha, shown, beta, alpha)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+
+                async def dialled(stream: TlsStream) -> None:
+                    with suppress(TlsError):
+                        await stream.handshake()
+
+                nursery.start_soon(dialled, other)
+                if trusted:
+                    await one.handshake()
+                else:
+                    with pytest.raises(TlsError, match="is not known"):
+                        await one.handshake()
+
+
+async def test_reasons_are_those_that_people_know(pair_of: Pair) -> None:
+    """Both libraries spell them in the same way."""
+    alpha, beta = made(ALPHA), made(BETA)
+    one, other = pair_of(alpha, made(BETA), beta, alpha)
+    failed: dict[TlsStream, str] = {}
+
+    async def talk(stream: TlsStream) -> None:
+        try:
+            await stream.handshake()
+            await stream.receive_some(10)
+        except TlsError as error:
+            failed[stream] = str(error)
+        await stream.aclose()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk, one)
+            nursery.start_soon(talk, other)
+    assert failed[one].startswith("its certificate is not known: "), failed
+    assert failed[other] == "the other agent does not know this one: pair them (dtctl pair)", failed
 
 
 def judged(text: str, known: list[KnownPeer], *, authority: bool = False, **parsed: object) -> str:
