@@ -13,7 +13,10 @@ from kit.trees import assert_same_tree
 
 from replicator.net import congestion
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="no /dev/net/tun here"),
+]
 
 MIB = 1 << 20
 LINE = LongLine(round_trip_s=0.05, bytes_per_s=12_500_000, loss=0.01)

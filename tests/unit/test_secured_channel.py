@@ -237,15 +237,23 @@ async def test_who_is_not_trusted_gets_nowhere(who: str, pair_of: Pair) -> None:
     assert b"secret" not in heard and failed, "nothing is believed before both are known"
 
 
-async def test_what_was_changed_on_its_way_is_not_believed(pair_of: Pair) -> None:
+async def tapped(
+    pair_of: Pair,
+) -> tuple[TlsStream, TlsStream, trio.abc.ReceiveStream, trio.abc.SendStream]:
+    """Two ends that know each other, where the first sends to from now on, and the way to the other."""
     alpha, beta = made(ALPHA), made(BETA)
     one, other = pair_of(alpha, beta, beta, alpha)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.handshake)
+        nursery.start_soon(other.handshake)
+    near, far = trio.testing.memory_stream_pair()
+    through, one.transport = one.transport, near
+    return one, other, far, through
+
+
+async def test_what_was_changed_on_its_way_is_not_believed(pair_of: Pair) -> None:
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.handshake)
-            nursery.start_soon(other.handshake)
-        near, far = trio.testing.memory_stream_pair()
-        through, one.transport = one.transport, near
+        one, other, far, through = await tapped(pair_of)
         await one.send_all(b"x" * 1000)
         data = bytearray(await far.receive_some(5000))
         data[500] ^= 1
@@ -256,14 +264,8 @@ async def test_what_was_changed_on_its_way_is_not_believed(pair_of: Pair) -> Non
 
 
 async def test_what_came_before_a_change_arrives(pair_of: Pair) -> None:
-    alpha, beta = made(ALPHA), made(BETA)
-    one, other = pair_of(alpha, beta, beta, alpha)
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.handshake)
-            nursery.start_soon(other.handshake)
-        near, far = trio.testing.memory_stream_pair()
-        through, one.transport = one.transport, near
+        one, other, far, through = await tapped(pair_of)
         for data in (b"good", b"worse"):
             await one.send_all(data)
         both = bytearray(await far.receive_some(5000))
