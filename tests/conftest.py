@@ -10,7 +10,6 @@ import faulthandler
 import gc
 import os
 import signal
-from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
@@ -38,11 +37,6 @@ class TestTimeoutError(Exception):
     """A test took longer than its limit."""
 
     __test__ = False  # a name pytest would otherwise collect
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    text = "of N sessions that run at the same time, what the K-th has to do"
-    parser.addoption("--part", metavar="K/N", default="1/1", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,19 +69,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return ["this machine: " + ", ".join(machine.report()), *swept]
 
 
-def _keep_part(config: pytest.Config, items: list[pytest.Item]) -> None:
-    number, parts = map(int, config.getoption("--part").split("/"))
-    shares: list[Counter[Path]] = [Counter() for _ in range(parts)]
-    for module, count in sorted(Counter(item.path for item in items).items(), key=lambda of: (-of[1], of[0])):
-        min(shares, key=Counter.total)[module] = count
-    mine = shares[number - 1]
-    config.hook.pytest_deselected(items=[item for item in items if item.path not in mine])
-    items[:] = [item for item in items if item.path in mine]
-
-
-@pytest.hookimpl(trylast=True)  # after -m and -k
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    _keep_part(config, items)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = machine.why_no_mounts()
     for item in items:
         if reason and (item.get_closest_marker("fs") or item.get_closest_marker("e2e")):
